@@ -1,0 +1,150 @@
+"""Every way this program says no.
+
+Rules of this module:
+
+* An error is for the person who must act: a stable ``code`` (kebab-case, never reused), one sentence that
+  says what happened this time, and one ``action`` that says what to do about it.
+* The code, the sentence and the action are the same on the boot console, in the API, on the command line and
+  in the audit record.  The action belongs to the code; :data:`ACTIONS` is the only place it is written.
+* *Malformed* evidence (cannot be read) and *refused* evidence (read, and not good enough) are different
+  classes, because different people act on them.
+* All mismatches are reported at once: :class:`Refused` carries every reason, the most important first.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+ACTIONS: Final[dict[str, str]] = {
+    # --- the request itself -------------------------------------------------------------------------------
+    "request-malformed": "Send the request as docs/protocol.md describes it.",
+    "request-too-large": "Send less; the limits are in docs/protocol.md.",
+    "point-invalid": "Send a point of the named curve as an EC JWK; the disk's header may be damaged.",
+    "curve-mismatch": "Use the curve of the device's exchange key, which its advertisement names.",
+    "key-unknown": "Check the server's address; if the device was removed, enroll it again and rebind the disk.",
+    "not-found": "List what exists, and check the name.",
+    # --- evidence: cannot be read ---------------------------------------------------------------------------
+    "evidence-required": "Make a quote over the challenge and send the request again with it.",
+    "evidence-malformed": "Update the clevis pin, or read the TPM's output: this is not what a TPM 2.0 returns.",
+    "evidence-unsupported": "Use an AK with RSASSA, RSAPSS or ECDSA and SHA-256 or better, and a SHA-2 PCR bank.",
+    # --- evidence: read, not good enough ----------------------------------------------------------------------
+    "nonce-invalid": "Ask this server for a new challenge; the nonce is not one of its own for this purpose and key.",
+    "nonce-expired": "Ask for a new challenge and answer it sooner; if it repeats, compare the servers' clocks.",
+    "nonce-used": "Ask for a new challenge; if nobody retried, somebody replayed this machine's evidence.",
+    "signature-invalid": "Check that this disk is in the machine that was enrolled; if its TPM was replaced, enroll again.",
+    "quote-invalid": "Make the evidence with TPM2_Quote; a signature over anything else proves nothing here.",
+    "qualifying-data-mismatch": "Look for a relay or an outdated pin: the quote was made for another request.",
+    "selection-mismatch": "Quote exactly the PCR bank and selection that the challenge names.",
+    "pcr-digest-mismatch": "Send the PCR values that were quoted; if it repeats, PCRs change while they are read.",
+    "reset-count-backwards": "Check whether the TPM was cleared or replaced; if it was, remove the device and enroll again.",
+    "clock-backwards": "Look for replayed evidence or a second machine that answers with this TPM.",
+    "pcr-mismatch": "If you changed the machine's software, run 'tang-attest approve DEVICE'; if not, look why it differs.",
+    "capped": "Reboot: a running system cannot unlock, only an initrd that has not opened its disks yet.",
+    "policy-empty": "Record or approve a reference state for the policy; an empty policy refuses everyone.",
+    "state-learned": "Type the passphrase once; from the next boot on, this state opens the disk.",
+    # --- enrollment -------------------------------------------------------------------------------------------
+    "token-invalid": "Ask the operator for a token made with 'tang-attest token create'.",
+    "token-expired": "Ask the operator for a new token.",
+    "token-used": "Ask the operator for a new token; if this one was not used by you, remove the device it enrolled.",
+    "name-taken": "Choose another name, or remove the device that has it.",
+    "device-exists": "Remove the device that has this TPM key first, or keep using its enrollment.",
+    "session-invalid": "Start the enrollment again.",
+    "ak-unsuitable": "Create the AK as a restricted signing key, as clevis-attest-enroll does.",
+    "ek-malformed": "Read the EK again with tpm2 createek; this is not a TPM 2.0 endorsement key.",
+    "ek-unsupported": "Use an RSA 2048, P-256 or P-384 endorsement key of the TCG EK Credential Profile.",
+    "ek-untrusted": "Add the TPM vendor's root with 'tang-attest ek-root add', or issue a token with --allow-unverified-ek.",
+    "activation-failed": "Check that the AK and the EK live in the same TPM.",
+    # --- the operator's commands and settings -----------------------------------------------------------------
+    "selection-invalid": "Name a SHA-2 bank and PCRs 0 to 23, such as sha256:0,2,4,7; 16 and 23 are resettable.",
+    "values-invalid": "Give one value of the bank's size for each PCR of the policy's selection.",
+    "values-all-zero": "Look whether anything measures this machine's boot; use --force if you accept that nothing does.",
+    "observation-missing": "Boot the machine once, so that the server has authentic evidence to approve.",
+    "setting-invalid": "Correct the named setting; 'tang-attest serve --help' explains it.",
+    "state-missing": "Run 'tang-attest init' first.",
+    "state-exists": "Use the existing state directory, or name an empty one.",
+    "file-unreadable": "Check the path and the permissions.",
+    "eventlog-malformed": "Copy the log again from /sys/kernel/security/tpm0/binary_bios_measurements.",
+    "key-malformed": "Check the key file: it must be a JWK or the format that the option names.",
+    # --- the server itself ------------------------------------------------------------------------------------
+    "unavailable": "Try again shortly; the operator finds the cause in the server's log.",
+    "internal": "Report it with the request id; the operator finds the cause in the server's log.",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Reason:
+    """One thing that is not as it should be.
+
+    ``code`` is a key of :data:`ACTIONS`; ``sentence`` is one sentence without secrets; ``data`` is small and
+    JSON-compatible (for ``pcr-mismatch``: ``{"pcr": 7, "got": "<hex>", "expected": ["<hex>", ...]}``).
+    """
+
+    code: str
+    sentence: str
+    data: tuple[tuple[str, object], ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.code not in ACTIONS:
+            raise KeyError(f"{self.code} has no action in tang_attest.errors.ACTIONS")
+
+    @property
+    def action(self) -> str:
+        """What the person who reads this should do, one sentence."""
+        return ACTIONS[self.code]
+
+    def as_json(self) -> dict[str, object]:
+        """``{"code", "sentence", ...data}``, JSON-compatible."""
+        return {"code": self.code, "sentence": self.sentence, **dict(self.data)}
+
+
+class TangAttestError(Exception):
+    """Base of every error a person is meant to read."""
+
+    def __init__(self, code: str, sentence: str, **data: object) -> None:
+        self.reasons: tuple[Reason, ...] = (Reason(code, sentence, tuple(data.items())),)
+        super().__init__(sentence)
+
+    @property
+    def code(self) -> str:
+        """The stable code of the first reason."""
+        return self.reasons[0].code
+
+    @property
+    def sentence(self) -> str:
+        """One sentence: what happened this time."""
+        return self.reasons[0].sentence
+
+    @property
+    def action(self) -> str:
+        """One sentence: what to do about it."""
+        return self.reasons[0].action
+
+
+class Malformed(TangAttestError):
+    """The input cannot be read; nothing was decided about it and nothing changed."""
+
+
+class Refused(TangAttestError):
+    """The input was read and is not good enough; carries every reason at once."""
+
+    @classmethod
+    def because(cls, *reasons: Reason) -> Refused:
+        """A refusal for *reasons*, the most important first (at least one)."""
+        if not reasons:
+            raise ValueError("a refusal needs a reason")
+        refusal = cls(reasons[0].code, reasons[0].sentence)
+        refusal.reasons = reasons
+        return refusal
+
+
+class NotFound(TangAttestError):
+    """What was named does not exist."""
+
+
+class Conflict(TangAttestError):
+    """The state of the world changed first, or forbids it; nothing changed."""
+
+
+class Unavailable(TangAttestError):
+    """Something this program depends on is away; nothing was released, trying again is safe."""
