@@ -1,0 +1,304 @@
+"""What the use cases need from the world, as Protocols; the edges (``store``, ``keys``, ``cli``) provide it.
+
+Records are plain frozen values.  Times are aware UTC datetimes.  Digests and public structures are bytes,
+private keys only ever appear *sealed*.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Protocol
+
+from tang_attest.protocol.exchange import ExchangeKey
+from tang_attest.protocol.pcr import Selection
+from tang_attest.protocol.policy import ReferencePolicy, ReferenceState
+from tang_attest.protocol.tpm import ClockInfo
+
+
+class Clock(Protocol):
+    """The time."""
+
+    def now(self) -> datetime:
+        """Now, aware, UTC."""
+
+
+class Randomness(Protocol):
+    """Random bytes fit for keys."""
+
+    def bytes(self, count: int) -> bytes:
+        """*count* fresh bytes."""
+
+
+# --- what is stored ----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class AuditEntry:
+    """One decision or change: who, when, what, about whom, and why.
+
+    ``event`` is a short verb phrase (``unlock``, ``enroll``, ``device remove``), ``actor`` a person
+    (``operator:NAME``) or a machine (``device:NAME``), ``verdict`` ``permitted``, ``refused`` or ``done``,
+    ``code`` a code of :mod:`tang_attest.errors` or ``ok``, ``details`` JSON-compatible, without secrets.
+    """
+
+    at: datetime
+    event: str
+    actor: str
+    verdict: str
+    code: str = "ok"
+    device: str | None = None
+    kid: str | None = None
+    address: str | None = None
+    request_id: str | None = None
+    details: Mapping[str, object] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Learning:
+    """One armed learning use: until when, and the values that must not differ (by PCR)."""
+
+    until: datetime
+    stable: Mapping[int, bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """A registered machine.
+
+    ``ak_public`` is its TPM2B_PUBLIC (empty when only ``ak_spki`` is known, see ``device register --pem``),
+    ``origin`` ``enrolled`` or ``registered``.  ``kids`` are its exchange keys, newest first.
+    """
+
+    id: int
+    name: str
+    policy: str
+    ak_public: bytes
+    ak_name: bytes
+    ak_spki: bytes
+    ak_scheme: str
+    ak_hash: str
+    ek_spki: bytes | None
+    ek_certificate: bytes | None
+    ek_verified: bool
+    ek_issuer: str | None
+    origin: str
+    enrolled_at: datetime
+    clock: ClockInfo | None = None
+    learning: Learning | None = None
+    last_seen_at: datetime | None = None
+    last_code: str | None = None
+    kids: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class NewDevice:
+    """What :meth:`Store.add_device` needs to know of a machine; the fields are those of :class:`Device`."""
+
+    name: str
+    ak_public: bytes
+    ak_name: bytes
+    ak_spki: bytes
+    ak_scheme: str
+    ak_hash: str
+    ek_spki: bytes | None
+    ek_certificate: bytes | None
+    ek_verified: bool
+    ek_issuer: str | None
+    origin: str
+    enrolled_at: datetime
+    clock: ClockInfo | None = None
+    learning: Learning | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SealedKey:
+    """An exchange or signing key at rest: ``sealed`` is a compact JWE around its PKCS #8 DER.
+
+    ``use`` is ``exchange`` or ``sign``; ``public`` the public JWK (crv, kty, x, y).  A rotated key is still
+    used for what was bound to it, and advertised no longer.
+    """
+
+    kid: str
+    use: str
+    curve: str
+    public: Mapping[str, str]
+    sealed: str
+    created_at: datetime
+    rotated_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class BoundKey:
+    """An exchange key and whom it serves: a device under its policy, or (open key, plain Tang) anybody."""
+
+    key: SealedKey
+    device: Device | None
+    policy: ReferencePolicy | None
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """A one-time enrollment token as the operator made it; the store knows only the SHA-256 of its text.
+
+    Either ``policy`` names an existing policy, or ``record`` is true and a policy of ``selection`` is made from
+    the first quote.  ``name`` restricts the token to one device name.
+    """
+
+    digest: bytes
+    created_at: datetime
+    created_by: str
+    expires_at: datetime
+    name: str | None
+    policy: str | None
+    record: bool
+    selection: Selection
+    cap_pcr: int
+    allow_unverified_ek: bool
+    force: bool
+    learn_for_s: int
+    used_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """Authentic evidence that the policy refused: what a person may approve.
+
+    ``selection`` and ``values`` are what was quoted, ``code`` why it was refused.
+    """
+
+    id: int
+    device: str
+    at: datetime
+    selection: Selection
+    values: Mapping[int, bytes]
+    code: str
+    reset_count: int
+    event_log: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class EkRoot:
+    """A trust anchor for EK certificates: DER, its SHA-256 in hex, and the operator's label."""
+
+    fingerprint: str
+    label: str
+    der: bytes
+    added_at: datetime
+
+
+# --- what changes together ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """Everything one appraisal writes, in one transaction.
+
+    ``nonce_digest`` is the SHA-256 of the nonce's text; ``clock`` the clock of the (authentic) quote;
+    ``observation`` is ``(selection, values, event_log)`` of a refused quote, ``learned`` the state that an armed
+    learning use made.
+    """
+
+    device_id: int
+    nonce_digest: bytes
+    nonce_expires_at: datetime
+    clock: ClockInfo
+    audit: AuditEntry
+    observation: tuple[Selection, Mapping[int, bytes], bytes] | None = None
+    learned: ReferenceState | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Enrollment:
+    """Everything one enrollment writes, in one transaction.  Exactly one of ``new_policy``, ``policy`` is given."""
+
+    token_digest: bytes
+    device: NewDevice
+    key: SealedKey
+    audit: AuditEntry
+    new_policy: ReferencePolicy | None = None
+    policy: str | None = None
+
+
+class Store(Protocol):
+    """The registry.  Every write is one transaction that includes its audit entries and is durable on return.
+
+    Races are decided here by compare-and-set.  Raises :class:`~tang_attest.errors.Conflict`,
+    :class:`~tang_attest.errors.NotFound`, and :class:`~tang_attest.errors.Unavailable` when the database is
+    away; nothing else.
+    """
+
+    # the request path
+    async def find_key(self, kid: str) -> BoundKey | None:
+        """The exchange key with thumbprint *kid*, fresh from the database; ``None`` when there is none."""
+
+    async def decide(self, decision: Decision) -> None:
+        """Write *decision*.
+
+        Raises ``nonce-used`` (nothing but an audit entry of the second use is written), ``clock-backwards``
+        when newer evidence of the device was written meanwhile, and ``key-unknown`` when the device is gone.
+        """
+
+    async def audit(self, entry: AuditEntry) -> None:
+        """Append one entry."""
+
+    async def find_token(self, digest: bytes) -> Token | None:
+        """The token whose text has this SHA-256."""
+
+    async def enroll(self, enrollment: Enrollment) -> Device:
+        """Use up the token and add device, key and (perhaps) policy.
+
+        Raises ``token-used``, ``name-taken`` (device or new policy), ``device-exists`` (same AK or same EK Name),
+        ``not-found`` (policy).
+        """
+
+    # the operator
+    async def add_token(self, token: Token, audit: AuditEntry) -> None: ...
+    async def list_tokens(self) -> Sequence[Token]: ...
+    async def add_device(self, device: NewDevice, policy: str, key: SealedKey, audit: AuditEntry) -> Device: ...
+    async def list_devices(self) -> Sequence[Device]: ...
+    async def get_device(self, name: str) -> Device: ...
+    async def remove_device(self, name: str, audit: AuditEntry) -> None:
+        """Forget the device and destroy its exchange keys, in the file and in the write-ahead log too."""
+
+    async def add_policy(self, policy: ReferencePolicy, audit: AuditEntry) -> None: ...
+    async def list_policies(self) -> Sequence[ReferencePolicy]: ...
+    async def get_policy(self, name: str) -> ReferencePolicy: ...
+    async def add_state(self, policy: str, state: ReferenceState, audit: AuditEntry) -> None:
+        """Append a reference state.  Raises ``name-taken`` when the policy has that label already."""
+
+    async def arm_learning(self, device: str, learning: Learning | None, audit: AuditEntry) -> None: ...
+    async def list_observations(self, device: str | None = None, limit: int = 100) -> Sequence[Observation]:
+        """The newest first."""
+
+    async def add_key(self, key: SealedKey, device: str | None, audit: AuditEntry) -> None:
+        """Add a signing key or an exchange key (an open one, or a further one of *device*)."""
+
+    async def list_keys(self) -> Sequence[tuple[SealedKey, str | None]]:
+        """Every key with its device's name, newest first."""
+
+    async def rotate_keys(self, kids: Sequence[str], at: datetime, audit: AuditEntry) -> None:
+        """Mark keys as rotated."""
+
+    async def add_ek_root(self, root: EkRoot, audit: AuditEntry) -> None: ...
+    async def list_ek_roots(self) -> Sequence[EkRoot]: ...
+    async def remove_ek_root(self, fingerprint: str, audit: AuditEntry) -> None: ...
+    async def list_audit(self, device: str | None = None, limit: int = 100) -> Sequence[tuple[int, AuditEntry]]:
+        """The newest first, with their row numbers."""
+
+    async def prune(self, now: datetime) -> int:
+        """Forget nonces that expired; how many."""
+
+    async def close(self) -> None:
+        """Finish what is under way and release the database."""
+
+
+class KeyStore(Protocol):
+    """Private keys: made, sealed and opened."""
+
+    def create(self, use: str, curve: str, now: datetime) -> SealedKey:
+        """A new key of *curve* (``P-256``, ``P-384``, ``P-521``)."""
+
+    def open_exchange(self, key: SealedKey) -> ExchangeKey:
+        """The exchange key, ready for use.  Raises ``internal`` when it was sealed under another secret."""

@@ -1,0 +1,102 @@
+"""Step 5: Y = s·X, for whoever holds a :class:`Permit`.  The only user of a private exchange key.
+
+The scalar s never becomes a Python integer: it stays inside OpenSSL, which gives the x-coordinate of s·P for any
+P we choose.  Two of them give the whole point, without a square root.  With S = s·G, Y = s·X and
+Z = s·(X + G) = Y + S, the chord rule for the sum Y + S says
+
+    x_Z + x_Y + x_S = ((y_Y - y_S) / (x_Y - x_S))^2
+
+and because Y is on the curve, y_Y^2 = x_Y^3 - 3 x_Y + b.  Multiply out and y_Y is the only unknown, linear:
+
+    y_Y = (x_Y^3 - 3 x_Y + b + y_S^2 - (x_Z + x_Y + x_S)(x_Y - x_S)^2) / (2 y_S)
+
+1/(2 y_S) is computed once for each key.  It exists, because a curve of odd order has no point with y = 0.
+x_Y = x_S happens only for X = G and X = -G, which are answered S and -S directly.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Final
+
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from tang_attest.errors import Malformed
+from tang_attest.protocol import tpm
+from tang_attest.protocol.advertisement import thumbprint
+from tang_attest.protocol.challenge import unlock_digest
+from tang_attest.protocol.points import CURVES, Curve, Point
+from tang_attest.protocol.policy import Permit
+
+_CURVE_NAMES: Final = {"secp256r1": "P-256", "secp384r1": "P-384", "secp521r1": "P-521"}
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """Y, and the bytes that say it on the wire."""
+
+    point: Point
+
+    def encode(self) -> bytes:
+        """Compact JSON with sorted members, byte for byte what tangd answers."""
+        members = {"alg": "ECMR", "key_ops": ["deriveKey"], **self.point.members()}
+        return json.dumps(members, separators=(",", ":"), sort_keys=True).encode()
+
+
+class ExchangeKey:
+    """A private exchange key, ready for use.
+
+    Holds the OpenSSL key and what can be computed about its public half once.  Never prints itself.
+    """
+
+    __slots__ = ("_half_inverse", "_private", "kid", "public")
+
+    def __init__(self, private: ec.EllipticCurvePrivateKey) -> None:
+        name = _CURVE_NAMES.get(private.curve.name)
+        if name is None:
+            raise Malformed("key-malformed", f"Curve {private.curve.name} is not one of {', '.join(CURVES)}.")
+        numbers = private.public_key().public_numbers()
+        self._private = private
+        self.public = Point(CURVES[name], numbers.x, numbers.y)
+        self.kid = thumbprint(self.public.members())
+        self._half_inverse = pow(2 * self.public.y, -1, self.curve.p)
+
+    @property
+    def curve(self) -> Curve:
+        """The curve of the key."""
+        return self.public.curve
+
+    def __repr__(self) -> str:
+        return f"ExchangeKey({self.kid})"
+
+    def _x_of_multiple(self, point: Point) -> int:
+        """The x-coordinate of s·point."""
+        return int.from_bytes(self._private.exchange(ec.ECDH(), point.public_key()), "big")
+
+    def multiply(self, x: Point) -> Point:
+        """s·X.  For :func:`respond` and for plain Tang, which has no permits (web/tang.py); nobody else."""
+        if x.curve is not self.curve:
+            raise Malformed("curve-mismatch", f"X is on {x.curve.name}, the key on {self.curve.name}.")
+        if x.is_generator():
+            return self.public
+        if x.is_negated_generator():
+            return self.public.negated()
+        p, s = self.curve.p, self.public
+        x_y = self._x_of_multiple(x)
+        x_z = self._x_of_multiple(x.plus_generator())
+        on_curve = x_y**3 - 3 * x_y + self.curve.b + s.y**2
+        return Point(
+            self.curve, x_y, (on_curve - (x_z + x_y + s.x) * (x_y - s.x) ** 2) * self._half_inverse % p
+        )
+
+
+def respond(permit: Permit, nonce: str, key: ExchangeKey, x: Point) -> Reply:
+    """Y = s·X for exactly the request that *permit* was given for.
+
+    Raises :class:`ValueError` when permit, key and X do not belong together: a programming error, never a
+    client's doing.
+    """
+    if not tpm.equal(permit.binding, unlock_digest(nonce, key.kid, thumbprint(x.members()))):
+        raise ValueError("the permit was given for another request")
+    return Reply(key.multiply(x))
