@@ -1,0 +1,61 @@
+"""Whether an event's data is what was measured, for the event types where the log holds all of it."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Final
+
+from tang_attest.protocol.eventlog.describe import split_variable
+from tang_attest.protocol.eventlog.replay import REPLAYABLE
+from tang_attest.protocol.eventlog.structures import Event, EventType
+
+REHASHABLE: Final = frozenset(
+    {
+        EventType.EV_SEPARATOR,
+        EventType.EV_ACTION,
+        EventType.EV_S_CRTM_VERSION,
+        EventType.EV_IPL,
+        EventType.EV_EFI_ACTION,
+        EventType.EV_EFI_GPT_EVENT,
+        EventType.EV_EFI_VARIABLE_DRIVER_CONFIG,
+        EventType.EV_EFI_VARIABLE_BOOT,
+        EventType.EV_EFI_VARIABLE_BOOT2,
+        EventType.EV_EFI_VARIABLE_AUTHORITY,
+    }
+)
+"""Types whose digest is over the data itself (PFP "Event Types"), or usually so (EV_IPL)."""
+
+_GRUB_PREFIXES: Final = (b"grub_cmd: ", b"kernel_cmdline: ", b"module_cmdline: ")
+
+
+def data_matches_digest(event: Event, bank: str) -> bool:
+    """Whether *event*'s data, or the part of it that its type measures, hashes to its digest in *bank*.
+
+    True ties the data to a digest, so that a log that replays to a quote proves it too: all of it, except for
+    the name of an EV_EFI_VARIABLE_BOOT and the prefix of a GRUB command.  False proves nothing bad: for most
+    types the digest is over something that the log does not hold (an image), and where there is no digest in
+    *bank*, or its hash is not available, there is no answer.
+    """
+    if event.type not in REHASHABLE or bank not in event.digests or bank not in REPLAYABLE:
+        return False
+    digest = event.digests[bank]
+    return any(hashlib.new(bank, measured).digest() == digest for measured in _measured(event))
+
+
+def _measured(event: Event) -> list[bytes]:
+    """What firmware or boot loaders may have hashed for this event."""
+    spans = [event.data]
+    if event.type == EventType.EV_EFI_VARIABLE_BOOT:
+        spans += _variable_value(event.data)  # EDK2 hashes the value alone for this one type
+    if event.type == EventType.EV_IPL:
+        text = event.data.removesuffix(b"\0")
+        spans.append(text)  # GRUB logs a terminating NUL and does not hash it
+        spans += [text.removeprefix(prefix) for prefix in _GRUB_PREFIXES if text.startswith(prefix)]
+    return spans
+
+
+def _variable_value(data: bytes) -> list[bytes]:
+    try:
+        return [split_variable(data)[2]]
+    except ValueError:
+        return []
