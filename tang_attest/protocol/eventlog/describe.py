@@ -11,7 +11,14 @@ from typing import Final
 
 from tang_attest.protocol.eventlog.device_path import device_path_text
 from tang_attest.protocol.eventlog.structures import Event, EventType
-from tang_attest.protocol.eventlog.text import Fields, printable, size_and_bytes, text_or_bytes, utf16
+from tang_attest.protocol.eventlog.text import (
+    Fields,
+    printable,
+    size_and_bytes,
+    text_or_bytes,
+    utf16,
+    value_text,
+)
 
 _GUID_NAMES: Final = {
     "8be4df61-93ca-11d2-aa0d-00e098032b8c": "EFI global",
@@ -54,7 +61,7 @@ def split_variable(data: bytes) -> tuple[str, str, bytes]:
 
 def _variable(data: bytes) -> str:
     guid, name, value = split_variable(data)
-    return f"{name} ({_GUID_NAMES.get(guid, guid)}): {size_and_bytes(value)}"
+    return f"{name} ({_GUID_NAMES.get(guid, guid)}): {value_text(value)}"
 
 
 def _boot_variable(data: bytes) -> str:

@@ -81,6 +81,11 @@ def _memory(node: Fields) -> str:
     return f"MemoryMapped(0x{node.integer(4):x},0x{node.integer(8):x},0x{node.integer(8):x})"
 
 
+def _offset(node: Fields) -> str:
+    node.take(4)
+    return f"Offset(0x{node.integer(8):x},0x{node.integer(8):x})"
+
+
 _NODES: Final[dict[tuple[int, int], Callable[[Fields], str]]] = {
     (1, 1): _pci,
     (1, 3): _memory,
@@ -97,4 +102,5 @@ _NODES: Final[dict[tuple[int, int], Callable[[Fields], str]]] = {
     (4, 4): lambda node: utf16(node.rest),
     (4, 6): lambda node: f"FvFile({node.guid()})",
     (4, 7): lambda node: f"Fv({node.guid()})",
+    (4, 8): _offset,
 }

@@ -226,8 +226,8 @@ def _startup_locality(events: list[Event]) -> int | None:
     """The locality that PCR 0 starts from, if the log tells (PFP "Startup Locality Event", "H-CRTM").
 
     Both must come before anything else is extended into PCR 0: later they could not have had an effect on it,
-    and readers of the log would differ.  An H-CRTM means 4 whatever StartupLocality says, because TPM2_Startup
-    does not touch PCR 0 after an H-CRTM sequence (TPM 2.0 Part 1, "H-CRTM before TPM2_Startup()").
+    and readers of the log would differ.  An H-CRTM means 4 whatever StartupLocality says: TPM2_Startup does
+    not touch PCR 0 after an H-CRTM sequence (TPM 2.0 Part 1, "H-CRTM before TPM2_Startup()").
     """
     told: int | None = None
     hcrtm = False

@@ -77,7 +77,7 @@ def initial_value(log: EventLog, bank: str, pcr: int) -> bytes:
     """What TPM2_Startup(CLEAR) leaves in *pcr*: zeros; ones for 17 to 22; the locality in PCR 0's last byte.
 
     (TPM 2.0 Part 3 "TPM2_Startup"; PC Client Platform TPM Profile "PCR Attributes".)  A dynamic launch
-    (D-RTM) resets 17 to 22 to zeros instead; firmware logs end before one, and logs of one do not replay here.
+    (D-RTM) resets 17 to 22 to zeros instead; firmware logs end before one.
     """
     size = next(algorithm.size for algorithm in log.algorithms if algorithm.name == bank)
     if pcr in _DRTM_PCRS:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from tang_attest.protocol.eventlog.describe import describe
 from tang_attest.protocol.eventlog.rehash import REHASHABLE, data_matches_digest
 from tang_attest.protocol.eventlog.replay import REPLAYABLE, replay
-from tang_attest.protocol.eventlog.structures import Event, EventLog
+from tang_attest.protocol.eventlog.structures import Event, EventLog, EventType
 
 
 def as_json(log: EventLog) -> dict[str, object]:
@@ -41,4 +41,6 @@ def _matches(event: Event) -> bool | None:
     banks = [bank for bank in event.digests if bank in REPLAYABLE]
     if event.type not in REHASHABLE or not banks:
         return None
-    return all(data_matches_digest(event, bank) for bank in banks)
+    if all(data_matches_digest(event, bank) for bank in banks):
+        return True
+    return None if event.type == EventType.EV_IPL else False  # EV_IPL is often a file's name with its hash

@@ -116,7 +116,7 @@ class Event:
 class EventLog:
     """A whole log.
 
-    ``algorithms`` are the banks that the events carry, in the order in which the Spec ID event announces them.
+    ``algorithms`` are the banks that the events carry, in the order of the Spec ID event.
     ``startup_locality`` is what the log claims for PCR 0's initial value: 4 after an H-CRTM event, else the
     value of the StartupLocality event, else ``None`` (which counts as locality 0).
     """

@@ -14,6 +14,7 @@ LONGEST: Final = 200
 """Characters of one piece of text; the whole is in the log itself."""
 
 _SHOWN_BYTES: Final = 16
+_LONGEST_FLAG: Final = 3
 
 
 class Fields:
@@ -56,7 +57,9 @@ def utf16(data: bytes) -> str:
 
 
 def text_or_bytes(data: bytes) -> str:
-    """Quoted text if *data* is UTF-8 or UTF-16LE without control characters, else its size and first bytes."""
+    """Quoted text if *data* is UTF-8 or UTF-16LE without control characters, else the first bytes."""
+    if len(data) % 2 and data.endswith(b"\0") and _looks_like_utf16(data[:-1]):
+        data = data[:-1]  # systemd-boot before 254 counts half a terminator
     for encoding in ("utf-16-le", "utf-8") if _looks_like_utf16(data) else ("utf-8",):
         try:
             text = data.decode(encoding).rstrip("\0")
@@ -72,6 +75,11 @@ def size_and_bytes(data: bytes) -> str:
     shown = data[:_SHOWN_BYTES].hex()
     more = "..." if len(data) > _SHOWN_BYTES else ""
     return f"{len(data)} bytes {shown}{more}" if data else "no data"
+
+
+def value_text(data: bytes) -> str:
+    """As :func:`text_or_bytes`, but flags and counters of up to 3 bytes stay bytes."""
+    return text_or_bytes(data) if len(data) > _LONGEST_FLAG else size_and_bytes(data)
 
 
 def _looks_like_utf16(data: bytes) -> bool:
