@@ -1,0 +1,62 @@
+# Run `make` to list the targets.  Each one sets up what it needs first.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+MAKEFLAGS += --no-builtin-rules
+
+BIN := .venv/bin
+export SETUP_APT
+
+.PHONY: help
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 22
+
+.PHONY: setup
+setup: ## install the Debian packages and .venv; done in a second if nothing is missing
+	@tools/setup
+
+.PHONY: demo
+demo: setup ## see the whole story on this machine, with software TPMs
+	@./tools/demo
+
+.PHONY: test
+test: lint ## lint and run the whole test suite
+	$(BIN)/pytest --numprocesses auto
+
+.PHONY: check
+check: lint ## lint and run the quick tests, in under two minutes
+	$(BIN)/pytest --numprocesses auto -m 'not boot and not bench and not slow'
+
+.PHONY: lint
+lint: setup ## check style, types and shell scripts; changes nothing
+	$(BIN)/ruff check --quiet
+	$(BIN)/ruff format --check --quiet
+	$(BIN)/mypy --no-error-summary
+	tools/shell-scripts | xargs --no-run-if-empty shellcheck
+	tools/shell-scripts | xargs --no-run-if-empty $(BIN)/shfmt --diff
+
+.PHONY: fmt
+fmt: setup ## format Python and shell, and fix what ruff can fix
+	$(BIN)/ruff check --fix-only --quiet
+	$(BIN)/ruff format
+	tools/shell-scripts | xargs --no-run-if-empty $(BIN)/shfmt --write
+
+.PHONY: test-fresh
+test-fresh: ## run CI in a new minimal Debian root under /var/tmp; needs root and mmdebstrap
+	tools/fresh-root
+
+.PHONY: bench
+bench: setup ## measure this server beside Debian's tangd; writes build/bench.json
+	@mkdir -p build
+	$(BIN)/python -m tests.bench
+
+.PHONY: lock
+lock: setup ## resolve pyproject.toml again into requirements.lock; LOCK_FLAGS=--upgrade takes new versions
+	UV_CUSTOM_COMPILE_COMMAND='make lock' $(BIN)/uv pip compile --quiet --generate-hashes --no-emit-index-url \
+		--python-version 3.11 --extra dev $(LOCK_FLAGS) --output-file requirements.lock pyproject.toml
+
+.PHONY: clean
+clean: ## remove everything that a target made, .venv too
+	rm -rf .venv build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
