@@ -1,0 +1,89 @@
+"""The ``tang-attest`` command: one file for each noun, no logic, and the single ``except`` of the program."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+from tang_attest import __version__
+from tang_attest.cli import output
+from tang_attest.errors import TangAttestError
+
+
+class LazyGroup(click.Group):
+    """Imports a command's module only when it is used, so that ``--help`` and small commands start fast."""
+
+    #: command -> "module:attribute"
+    commands_by_name = {
+        "approve": "tang_attest.cli.observation:approve",
+        "audit": "tang_attest.cli.audit:audit",
+        "checkquote": "tang_attest.cli.checkquote:checkquote",
+        "device": "tang_attest.cli.device:device",
+        "ek-root": "tang_attest.cli.ek_root:ek_root",
+        "eventlog": "tang_attest.cli.eventlog:eventlog",
+        "init": "tang_attest.cli.init:init",
+        "keys": "tang_attest.cli.keys:keys",
+        "observation": "tang_attest.cli.observation:observation",
+        "policy": "tang_attest.cli.policy:policy",
+        "serve": "tang_attest.cli.serve:serve",
+        "token": "tang_attest.cli.token:token",
+    }
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Every command's name, sorted."""
+        return sorted(self.commands_by_name)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """The command, imported now."""
+        target = self.commands_by_name.get(cmd_name)
+        if target is None:
+            return None
+        module_name, attribute = target.split(":")
+        module = __import__(module_name, fromlist=[attribute])
+        command = getattr(module, attribute)
+        assert isinstance(command, click.Command)
+        return command
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="tang-attest")
+@click.option(
+    "--state",
+    metavar="DIR",
+    envvar="TANG_ATTEST_STATE",
+    default="/var/lib/tang-attest",
+    show_default=True,
+    help="Where the database and the key-encryption key are.",
+)
+@click.pass_context
+def group(ctx: click.Context, state: str) -> None:
+    """A Tang server that answers only machines whose TPM has just proved what they booted.
+
+    \b
+    A first machine, in four steps:
+      tang-attest init                                      make the keys and the database
+      tang-attest serve                                     answer on port 7500
+      tang-attest token create --name pi-b --record         a one-time token for the machine
+      clevis luks bind -d DEV attest '{"url":..., "name":"pi-b", "token":"..."}'    on the machine
+
+    After an update that was refused:  tang-attest approve pi-b
+    """
+    ctx.obj = state
+
+
+def main() -> None:
+    """Run the command; every error a person can act on ends here as two lines on stderr and exit code 1."""
+    try:
+        group(standalone_mode=False)
+    except TangAttestError as error:
+        output.error(error)
+        sys.exit(1)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("tang-attest: interrupted", err=True)
+        sys.exit(130)
+    except BrokenPipeError:
+        sys.exit(1)

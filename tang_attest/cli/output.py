@@ -1,0 +1,95 @@
+"""How the command line speaks.
+
+Rules: a message has the program's name in front, is lower case and has no full stop; what to do about an error
+is on a line of its own that starts with ``hint:``.  Data goes to stdout, everything else to stderr.  A listing is
+a table for eyes, and JSON with ``--json``.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import sys
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from tang_attest.errors import TangAttestError
+
+json_option: Callable[[Any], Any] = click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
+
+
+def say(message: str) -> None:
+    """A message for the person, on stderr."""
+    click.echo(f"tang-attest: {message}", err=True)
+
+
+def hint(message: str) -> None:
+    """What to do next, on stderr."""
+    click.echo(f"hint: {message}", err=True)
+
+
+def error(problem: TangAttestError) -> None:
+    """An error: every sentence with its code, and one hint."""
+    for index, reason in enumerate(problem.reasons):
+        sentence = reason.sentence.rstrip(".")
+        say(f"{_decapitalize(sentence)} ({reason.code})" if index == 0 else f"  {_decapitalize(sentence)}")
+    hint(_decapitalize(problem.action.rstrip(".")))
+
+
+def _decapitalize(sentence: str) -> str:
+    first, _, _ = sentence.partition(" ")
+    # PCR, AK, EK, TPM and the like keep their capitals; so does a lone "A" not.
+    return sentence if first.isupper() and len(first) > 1 else sentence[:1].lower() + sentence[1:]
+
+
+def print_json(value: object) -> None:
+    """*value* as indented JSON on stdout; bytes become hex, times RFC 3339."""
+    json.dump(value, sys.stdout, indent=2, default=_encode, sort_keys=False)
+    sys.stdout.write("\n")
+
+
+def _encode(value: object) -> object:
+    if isinstance(value, bytes):
+        return value.hex()
+    if isinstance(value, datetime):
+        return value.isoformat(timespec="seconds")
+    raise TypeError(f"cannot print {type(value).__name__}")
+
+
+def table(columns: Sequence[str], rows: Sequence[Sequence[object]], empty: str) -> None:
+    """A table on stdout, or the sentence *empty* when there are no rows.
+
+    On a pipe the table is not folded to a width: a script that reads it sees whole cells.
+    """
+    if not rows:
+        say(empty)
+        return
+    console = Console(width=None if sys.stdout.isatty() else 1000, highlight=False)
+    view = Table(box=None, pad_edge=False, show_edge=False)
+    for column in columns:
+        view.add_column(column.upper(), no_wrap=not sys.stdout.isatty())
+    for row in rows:
+        # Text, not markup: a name or a reason in brackets is data, not formatting.
+        view.add_row(*(Text(_cell(value)) for value in row))
+    console.print(view)
+
+
+def _cell(value: object) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, datetime):
+        return value.strftime("%Y-%m-%d %H:%M:%S")
+    return str(value)
+
+
+def b64u(data: bytes) -> str:
+    """Base64url without padding."""
+    return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
