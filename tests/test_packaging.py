@@ -139,12 +139,6 @@ def test_ci_runs_make_test():
     assert re.findall(r"\bmake \S+", script) == ["make test"]
 
 
-def test_setup_again_is_quick_and_silent():
-    """A second `make setup` finds nothing to do."""
-    again = subprocess.run(["tools/setup"], cwd=ROOT, check=True, capture_output=True, text=True, timeout=5)
-    assert again.stdout == ""
-
-
 def test_no_test_is_skipped():
     """A skip hides a missing program; `make setup` installs what tests need, so none may skip."""
     skip = re.compile(
