@@ -74,9 +74,10 @@ def _boot_variable(data: bytes) -> str:
 
 
 def _boot_order(value: bytes) -> str:
-    entries = [f"{int.from_bytes(value[at : at + 2], 'little'):04x}" for at in range(0, len(value), 2)]
-    more = ["..."] if len(entries) > _MOST_BOOT_ENTRIES else []
-    return ", ".join(entries[:_MOST_BOOT_ENTRIES] + more) or "no data"
+    shown = value[: 2 * _MOST_BOOT_ENTRIES]
+    entries = [f"{int.from_bytes(shown[at : at + 2], 'little'):04x}" for at in range(0, len(shown), 2)]
+    more = ["..."] if len(shown) < len(value) else []
+    return ", ".join(entries + more) or "no data"
 
 
 def _load_option(value: bytes) -> str:
@@ -102,11 +103,9 @@ def _image(data: bytes) -> str:
 
 
 def _separator(data: bytes) -> str:
-    meanings = {
-        b"\0" * 4: "end of the firmware's measurements",
-        b"\xff" * 4: "end of the firmware's measurements",
-    }
-    return f"{meanings.get(data, 'error or vendor-defined')}: {size_and_bytes(data)}"
+    """EV_SEPARATOR (PFP): zeros or ones are normal, anything else stands for an error."""
+    meaning = "separator" if data in {bytes(4), b"\xff" * 4} else "separator after an error"
+    return f"{meaning}: {size_and_bytes(data)}"
 
 
 def _crtm_version(data: bytes) -> str:

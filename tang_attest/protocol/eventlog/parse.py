@@ -29,13 +29,13 @@ from tang_attest.protocol.eventlog.structures import (
 )
 
 MAX_LOG_SIZE: Final = 1 << 20
-"""Real logs have 2 to 60 KB (Linux reserves 64 KB for the firmware's log by default)."""
+"""Bytes.  Real logs have 2 to 60 KB; PFP asks firmware to reserve 64 KB."""
 
 MAX_EVENTS: Final = 4096
 """Real logs have 25 to 400 events."""
 
 MAX_ALGORITHMS: Final = 16
-"""TPM 2.0 Part 2 HASH_COUNT is 3 to 5 in practice; Linux' TPM2_ACTIVE_PCR_BANKS was 3."""
+"""TPM2_NUM_PCR_BANKS of the TSS; real TPMs have 2 to 5."""
 
 MAX_UNKNOWN_DIGEST: Final = 128
 """Bytes; a digest of an algorithm we do not know is skipped by its announced size, up to this one."""
