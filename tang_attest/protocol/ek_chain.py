@@ -23,8 +23,7 @@ EK_CERTIFICATE: Final = "2.23.133.8.1"
 """tcg-kp-EKCertificate (EK Credential Profile 2.0, section 3.2)."""
 
 MAX_ISSUERS: Final = 5
-"""Above the leaf. Intel's on-die CA has the longest chain in the field: kernel, ROM, platform, product, root.
-"""
+"""Above the leaf. Intel's on-die CA has the longest chains, most of them in the chip (tpm2-tss#2943)."""
 
 _ANY_PURPOSE: Final = "2.5.29.37.0"
 
@@ -73,13 +72,13 @@ def standing(certificate: Certificate, now: datetime) -> Iterator[Reason]:
     """
     # (4) valid now
     if now < certificate.not_before:
-        yield _untrusted(f"{certificate.who} is not valid before {_date(certificate.not_before)}")
+        yield _untrusted(f"{certificate.who} is not valid before {_date(certificate.not_before)}.")
     if now > certificate.not_after:
-        yield _untrusted(f"{certificate.who} expired on {_date(certificate.not_after)}")
+        yield _untrusted(f"{certificate.who} expired on {_date(certificate.not_after)}.")
     # (6) no critical extension that we would ignore
     if certificate.unhandled_critical:
         oids = ", ".join(certificate.unhandled_critical)
-        yield Reason("ek-unsupported", f"{certificate.who} has critical extensions not known here: {oids}")
+        yield Reason("ek-unsupported", f"{certificate.who} has critical extensions not known here: {oids}.")
 
 
 def weak_key(certificate: Certificate) -> Iterator[Reason]:
@@ -97,9 +96,9 @@ def _objections(issuer: Certificate, path: Chain, now: datetime) -> Iterator[Rea
     # (3) path length: the intermediates below this issuer; self-issued ones are free (section 6.1.4 (l))
     below = sum(not certificate.self_issued for certificate in path[1:])
     if issuer.path_length is not None and below > issuer.path_length:
-        yield _untrusted(f"{issuer.who} allows {issuer.path_length} intermediates, and there are {below}")
+        yield _untrusted(f"{issuer.who} allows {issuer.path_length} intermediates, and there are {below}.")
     if len(path) > MAX_ISSUERS:
-        yield _untrusted(f"the chain is longer than {MAX_ISSUERS} issuers at {issuer.who}")
+        yield _untrusted(f"The chain is longer than {MAX_ISSUERS} issuers at '{issuer.subject}'.")
     # (3) and (7): signed by this issuer, with an algorithm that holds
     unusable = tuple(weak_key(issuer))
     yield from unusable
@@ -113,12 +112,12 @@ def _objections(issuer: Certificate, path: Chain, now: datetime) -> Iterator[Rea
 def _not_an_issuer(certificate: Certificate) -> Iterator[Reason]:
     # (3) a CA by basic constraints, by key usage, and for endorsement keys if for anything in particular
     if not certificate.is_ca:
-        yield _untrusted(f"{certificate.who} is not a CA, so it cannot issue certificates")
+        yield _untrusted(f"{certificate.who} is not a CA's, so its key cannot issue others.")
     if certificate.key_usage is not None and "key_cert_sign" not in certificate.key_usage:
-        yield _untrusted(f"the key usage of {certificate.who} does not include signing certificates")
+        yield _untrusted(f"{certificate.who} has a key usage without signing certificates.")
     purposes = certificate.extended_key_usage
     if purposes is not None and not purposes & {EK_CERTIFICATE, _ANY_PURPOSE}:
-        yield _untrusted(f"{certificate.who} is a CA for purposes other than EK certificates")
+        yield _untrusted(f"{certificate.who} is a CA's for other purposes than EK certificates.")
 
 
 def _may_have_issued(issuer: Certificate, certificate: Certificate) -> bool:
@@ -134,7 +133,7 @@ def _no_root(certificate: Certificate) -> Reason:
     named = f"authority key id {key_id.hex(':')}" if key_id is not None else "no authority key id"
     return Reason(
         "ek-untrusted",
-        f"no root for issuer '{certificate.issuer}' ({named})",
+        f"No root for issuer '{certificate.issuer}' ({named}).",
         (("issuer", certificate.issuer), ("authority_key_id", key_id.hex() if key_id is not None else None)),
     )
 

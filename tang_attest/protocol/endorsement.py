@@ -29,13 +29,13 @@ from tang_attest.protocol.x509_keys import public_key
 from tang_attest.protocol.x509_loose import Certificate, read_certificate
 
 MAX_CERTIFICATE: Final = 8 * 1024
-"""Bytes. Real EK certificates have 700 to 1,500; most TPMs cap an NV index at 2,048."""
+"""Bytes. The largest among 45 vendor certificates (keylime's store) has 1,463."""
 
 MAX_INTERMEDIATES: Final = 8
-"""How many certificates a device may send along; Intel's on-die CA needs four."""
+"""How many certificates a device may send along; Intel's on-die CA keeps a few in the chip."""
 
 MAX_ROOTS_FILE: Final = 1024 * 1024
-"""Bytes. All vendors' roots and intermediates together have 100 KB."""
+"""Bytes. All of keylime's store in one file has 79 KB."""
 
 _SEQUENCE: Final = 0x30
 _OCTET_STRING: Final = 0x04
@@ -49,7 +49,8 @@ class EndorsementKey:
 
     ``public_der`` is the DER SubjectPublicKeyInfo as derived from the TPM's public area. ``verified`` is True
     only when :func:`verify_ek_certificate` made this value; then ``certificate`` (DER), ``issuer``
-    (distinguished name), ``root`` (label of the trust anchor) and ``root_sha256`` (hex) are set, and
+    (distinguished name), ``root`` (label of the trust anchor) and ``root_fingerprint`` (see
+    :attr:`Root.fingerprint`) are set, and
     ``subject_hint`` names manufacturer, model and firmware version if the certificate does.
     """
 
@@ -59,7 +60,7 @@ class EndorsementKey:
     issuer: str | None = None
     subject_hint: str | None = None
     root: str | None = None
-    root_sha256: str | None = None
+    root_fingerprint: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,8 +71,8 @@ class Root:
     label: str
 
     @property
-    def sha256(self) -> str:
-        """The fingerprint: SHA-256 of the DER, 64 lowercase hex digits."""
+    def fingerprint(self) -> str:
+        """SHA-256 of the DER, 64 lowercase hex digits."""
         return hashlib.sha256(self.der).hexdigest()
 
 
@@ -85,9 +86,9 @@ def trim_certificate(nv: bytes) -> bytes:
     NOT checked: that what is inside the outer SEQUENCE is a certificate.
     """
     if len(nv) > MAX_CERTIFICATE:
-        raise _malformed(f"the EK certificate has {len(nv)} bytes, and {MAX_CERTIFICATE} is the limit")
+        raise _malformed(f"The EK certificate has {len(nv)} bytes, and {MAX_CERTIFICATE} is the limit.")
     if nv.startswith(_STORED_CERT):
-        raise _malformed("the EK certificate has the TCG_PCCLIENT_STORED_CERT header of a TPM 1.2")
+        raise _malformed("The EK certificate has the TCG_PCCLIENT_STORED_CERT header of a TPM 1.2.")
     if nv and nv[0] == _OCTET_STRING:
         nv = _element(nv, _OCTET_STRING)[1]
     return _element(nv, _SEQUENCE)[0]
@@ -104,10 +105,12 @@ def parse_roots(data: bytes) -> tuple[Root, ...]:
     reaches it, as a vendor's bundle may hold old ones among the new.
     """
     if len(data) > MAX_ROOTS_FILE:
-        raise Malformed("key-malformed", f"the file has {len(data)} bytes, and {MAX_ROOTS_FILE} is the limit")
+        raise Malformed(
+            "key-malformed", f"The file has {len(data)} bytes, and {MAX_ROOTS_FILE} is the limit."
+        )
     ders = _pem_certificates(data) if b"-----BEGIN " in data else [data]
     if ders == [b""]:
-        raise Malformed("key-malformed", "the file is empty, and should hold a certificate as PEM or DER")
+        raise Malformed("key-malformed", "The file is empty, and should hold a certificate as PEM or DER.")
     certificates = [read_certificate(der, "key-malformed") for der in dict.fromkeys(ders)]
     return tuple(Root(certificate.der, certificate.subject or "(no name)") for certificate in certificates)
 
@@ -143,7 +146,7 @@ def verify_ek_certificate(
         raise ValueError("now must be aware of its time zone")
     # (1) readable, and the number of what has to be read is bounded
     if len(intermediates) > MAX_INTERMEDIATES:
-        raise _malformed(f"{len(intermediates)} intermediates came, and {MAX_INTERMEDIATES} is the limit")
+        raise _malformed(f"{len(intermediates)} intermediates came, and {MAX_INTERMEDIATES} is the limit.")
     leaf, *steps = [_read_sent(der) for der in (cert_der, *intermediates)]
     anchors = [_read_anchor(root.der) for root in roots]
     chain, broken = find_chain(leaf, anchors, steps, now)  # (3), and (4), (6) and (7) of the issuers
@@ -164,19 +167,19 @@ def verify_ek_certificate(
         issuer=leaf.issuer,
         subject_hint=leaf.tpm_model,
         root=root.label,
-        root_sha256=root.sha256,
+        root_fingerprint=root.fingerprint,
     )
 
 
 def _read_sent(der: bytes) -> Certificate:
     if len(der) > MAX_CERTIFICATE:
-        raise _malformed(f"a certificate has {len(der)} bytes, and {MAX_CERTIFICATE} is the limit")
+        raise _malformed(f"A certificate has {len(der)} bytes, and {MAX_CERTIFICATE} is the limit.")
     return read_certificate(der)
 
 
 @lru_cache(maxsize=512)
 def _read_anchor(der: bytes) -> Certificate:
-    # The same few dozen at every enrollment, at about a millisecond each; nothing that a device sends comes here
+    # The same few dozen at every enrollment, about a millisecond each; nothing that a device sends comes here
     return read_certificate(der, "key-malformed")
 
 
@@ -189,29 +192,29 @@ def _other_key(leaf: Certificate, ek_spki_der: bytes) -> Iterator[Reason]:
     except Refused:
         return  # weak_key() says why
     if certified.public_numbers() != ek.public_numbers():
-        yield Reason("ek-untrusted", "the EK certificate is for another key than this TPM's EK")
+        yield Reason("ek-untrusted", "The EK certificate is for another key than this TPM's EK.")
 
 
 def _other_purpose(leaf: Certificate) -> Iterator[Reason]:
     # (5) anyExtendedKeyUsage does not do: a platform certificate may be for the same key, by the same issuer
     if leaf.extended_key_usage is not None and EK_CERTIFICATE not in leaf.extended_key_usage:
         found = ", ".join(sorted(leaf.extended_key_usage))
-        yield Reason("ek-untrusted", f"the certificate is for {found}, not for an EK ({EK_CERTIFICATE})")
+        yield Reason("ek-untrusted", f"The certificate is for {found}, not for an EK ({EK_CERTIFICATE}).")
 
 
 def _element(data: bytes, tag: int) -> tuple[bytes, bytes]:
     """The DER element of *tag* that fills *data* up to its padding: the whole element, and its contents."""
     name = "SEQUENCE" if tag == _SEQUENCE else "OCTET STRING"
     if len(data) < 2:
-        raise _malformed(f"the EK certificate is too short: need 2 bytes, had {len(data)}")
+        raise _malformed(f"The EK certificate is too short: need 2 bytes, had {len(data)}.")
     if data[0] != tag:
-        raise _malformed(f"the EK certificate starts with 0x{data[0]:02x}, not as a {name} (0x{tag:02x})")
+        raise _malformed(f"The EK certificate starts with 0x{data[0]:02x}, not as a {name} (0x{tag:02x}).")
     start, end = _extent(data)
     if end > len(data):
-        raise _malformed(f"the EK certificate is too short: need {end} bytes, had {len(data)}")
+        raise _malformed(f"The EK certificate is too short: need {end} bytes, had {len(data)}.")
     padding = data[end:]
     if padding.strip(b"\xff") and padding.strip(b"\x00"):
-        raise _malformed(f"{len(padding)} bytes follow the EK certificate that are not padding")
+        raise _malformed(f"{len(padding)} bytes follow the EK certificate that are not padding.")
     return data[:end], data[start:end]
 
 
@@ -225,7 +228,7 @@ def _extent(data: bytes) -> tuple[int, int]:
     # Two octets reach 65,535; none at all is BER's open length. DER has no length that would fit into fewer.
     least = {1: 0x80, 2: 0x100}.get(octets)
     if least is None or length < least:
-        raise _malformed("the EK certificate's outer length is not DER")
+        raise _malformed("The EK certificate's outer length is not DER.")
     return 2 + octets, 2 + octets + length
 
 
@@ -236,14 +239,14 @@ def _pem_certificates(data: bytes) -> list[bytes]:
         label, _, rest = block.partition(b"-----")
         if label != b"CERTIFICATE":
             shown = label[:40].decode("ascii", "replace")
-            raise Malformed("key-malformed", f"the file has a {shown!r} block, not only certificates")
+            raise Malformed("key-malformed", f"The file has a {shown!r} block, not only certificates.")
         body, end, _ = rest.partition(b"-----END CERTIFICATE-----")
         try:
             ders.append(base64.b64decode(b"".join(body.split()), validate=True))
         except ValueError as error:
-            raise Malformed("key-malformed", "a certificate in the file is not Base64") from error
+            raise Malformed("key-malformed", "A certificate in the file is not Base64.") from error
         if not end:
-            raise Malformed("key-malformed", "a certificate in the file has no end line")
+            raise Malformed("key-malformed", "A certificate in the file has no end line.")
     return ders
 
 

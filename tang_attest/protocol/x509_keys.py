@@ -66,11 +66,11 @@ def public_key(spki: bytes) -> PublicKey:
         elif algorithm == _EC_KEY:
             key = _ec_key(info, bits)
         else:
-            raise Refused("ek-unsupported", f"keys of the algorithm {algorithm} are not supported")
+            raise Refused("ek-unsupported", f"Keys of the algorithm {algorithm} are not supported.")
     except READING_ERRORS as error:
-        raise Malformed("ek-malformed", "the public key cannot be read") from error
+        raise Malformed("ek-malformed", "A public key cannot be read.") from error
     if isinstance(key, rsa.RSAPublicKey) and key.key_size not in RSA_BITS:
-        raise Refused("ek-unsupported", f"RSA keys need 2048 to 8192 bits, this one has {key.key_size}")
+        raise Refused("ek-unsupported", f"RSA keys need 2048 to 8192 bits, this one has {key.key_size}.")
     return key
 
 
@@ -85,12 +85,12 @@ def verify_signature(certificate: Certificate, issuer: Certificate) -> None:
     """
     oid = certificate.signature_oid
     if oid in _WEAK_SIGNATURES:
-        weak = f"{certificate.who} is signed with {_WEAK_SIGNATURES[oid]}, which can be forged"
+        weak = f"{certificate.who} is signed with {_WEAK_SIGNATURES[oid]}, which can be forged."
         raise Refused("ek-unsupported", weak)
     if oid not in _RSA_SIGNATURES and oid not in _ECDSA_SIGNATURES:
-        raise Refused("ek-unsupported", f"{certificate.who} is signed with {oid}, which is not supported")
+        raise Refused("ek-unsupported", f"{certificate.who} is signed with {oid}, which is not supported.")
     if not _holds(certificate, public_key(issuer.spki)):
-        sentence = f"the signature on {certificate.who} does not hold under the key of {issuer.who}"
+        sentence = f"{certificate.who} is not signed by the key of '{issuer.subject}'."
         raise Refused("ek-untrusted", sentence)
 
 
@@ -120,5 +120,5 @@ def _ec_key(info: Any, bits: bytes) -> ec.EllipticCurvePublicKey:
     parameters = info["algorithm"]["parameters"]
     curve = parameters.chosen.dotted if parameters.name == "named" else "spelled-out parameters"
     if curve not in _CURVES:
-        raise Refused("ek-unsupported", f"EC keys need P-256, P-384 or P-521 by name, this one has {curve}")
+        raise Refused("ek-unsupported", f"EC keys need P-256, P-384 or P-521 by name, this one has {curve}.")
     return ec.EllipticCurvePublicKey.from_encoded_point(_CURVES[curve], bits)

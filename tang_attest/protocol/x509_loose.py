@@ -89,8 +89,10 @@ class Certificate:
 
     @property
     def who(self) -> str:
-        """The certificate in a sentence; the subject of an EK certificate is usually empty."""
-        return f"'{self.subject}'" if self.subject else f"the certificate issued by '{self.issuer}'"
+        """The start of a sentence about it; the subject of an EK certificate is usually empty."""
+        return (
+            f"The certificate of '{self.subject}'" if self.subject else f"The certificate by '{self.issuer}'"
+        )
 
     @property
     def self_issued(self) -> bool:
@@ -112,7 +114,7 @@ def read_certificate(der: bytes, code: str = "ek-malformed") -> Certificate:
     except READING_ERRORS as error:
         # asn1crypto describes the failure over several indented lines
         detail = printable(" ".join(str(error).split()), 160) or type(error).__name__
-        raise Malformed(code, f"the certificate cannot be read ({detail})") from error
+        raise Malformed(code, f"A certificate cannot be read ({detail}).") from error
 
 
 def printable(text: str, limit: int = 200) -> str:
