@@ -1,0 +1,179 @@
+"""A Tang key directory: ``*.jwk``, hidden by a leading dot, seen afresh at each request.
+
+tangd reads every file at each request.  We look at the files' names and inodes at each request, and read them only
+when something about those changed.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+import structlog
+
+from tang_attest.errors import Malformed, Unavailable
+from tang_attest.keys.jwk import EcSigner, generate, load_private
+from tang_attest.protocol.advertisement import thumbprint
+from tang_attest.protocol.exchange import ExchangeKey
+from tang_attest.protocol.points import CURVES, parse_point
+from tang_attest.service.plain_tang import KeySet, TangKey, load_json
+
+#: A file that changed this recently may change again within the same tick of the file system's clock (4 ms at
+#: most, 10 ms with CONFIG_HZ=100); git calls such a file racily clean.
+_YOUNG_NS: Final = 50_000_000
+
+#: name, inode, size, mtime, ctime.  The ctime also tells of a permission that was granted or taken.
+_Entry = tuple[str, int, int, int, int]
+
+_log: Final = structlog.get_logger(__name__)
+
+
+class TangDirectory:
+    """The keys in *path* as they are now."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._entries: tuple[_Entry, ...] | None = None
+        self._keys = KeySet(())
+
+    def current(self) -> KeySet:
+        """The keys; the same object as before when no file changed.
+
+        Makes a signing key and an exchange key when no visible file holds JSON, as tangd does.  Raises
+        ``unavailable`` when the directory cannot be read, or needs keys and cannot be written.
+        """
+        try:
+            started = time.time_ns()
+            entries = self._scan()
+            if entries != self._entries:
+                # Forget first: an error below must not leave keys that no longer are what the directory holds.
+                self._entries = None
+                entries = self._load(entries)
+                self._entries = None if _is_young(entries, started) else entries
+        except OSError as error:
+            sentence = f"The key directory {self._path} cannot be used: {error.strerror}."
+            raise Unavailable("unavailable", sentence) from error
+        return self._keys
+
+    def _load(self, entries: tuple[_Entry, ...]) -> tuple[_Entry, ...]:
+        files = self._read_files(entries)
+        if all(name.startswith(".") for name in files):
+            with self._locked():
+                entries = self._scan()  # somebody else may have made keys while we waited
+                files = self._read_files(entries)
+                if all(name.startswith(".") for name in files):
+                    self._generate()
+                    entries = self._scan()
+                    files = self._read_files(entries)
+        keys = (_as_key(name, jwk) for name, jwk in files.items())
+        self._keys = KeySet(key for key in keys if key is not None)
+        return entries
+
+    def _scan(self) -> tuple[_Entry, ...]:
+        entries = []
+        with os.scandir(self._path) as files:
+            for file in files:
+                if file.name.endswith(".jwk"):
+                    try:
+                        status = file.stat()
+                    except OSError:  # a symbolic link to nowhere, or removed just now
+                        continue
+                    entries.append(
+                        (file.name, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+                    )
+        return tuple(sorted(entries))
+
+    def _read_files(self, entries: tuple[_Entry, ...]) -> dict[str, Any]:
+        """What is JSON, by file name; the rest is passed over, as tangd does."""
+        files = {}
+        for name, *_ in entries:
+            try:
+                files[name] = load_json((self._path / name).read_bytes())
+            except OSError as error:
+                _log.warning("key file cannot be read", file=name, error=error.strerror)
+            except ValueError as error:
+                # Not the error's text: it might quote the file.
+                _log.warning("key file is not JSON", file=name, error=type(error).__name__)
+        return files
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        """Only one process makes keys, so that a new directory gets one pair and not two."""
+        descriptor = os.open(self._path, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(descriptor)
+
+    def _generate(self) -> None:
+        for alg in ("ECMR", "ES512"):  # a directory without an advertised signing key answers nobody
+            jwk = generate(alg)
+            name = f"{thumbprint(jwk)}.jwk"
+            _write(self._path, name, json.dumps(jwk).encode())
+            _log.info("key made", file=name, alg=alg)
+
+
+def _is_young(entries: tuple[_Entry, ...], started: int) -> bool:
+    """Whether a file may have changed after it was read without looking different."""
+    # A time in the future comes from a clock that was set back; it must not make us read at each request.
+    return any(0 <= started - ctime < _YOUNG_NS for *_, ctime in entries)
+
+
+def _as_key(name: str, jwk: Any) -> TangKey | None:
+    """A key with a point that we can use; ``d`` may be missing or wrong, tangd only notices in ``/rec``."""
+    if not _has_point(jwk):
+        _log.warning("key file is passed over", file=name, error=f"It is no key on {', '.join(CURVES)}.")
+        return None
+    try:
+        private = load_private(jwk)
+    except Malformed as error:
+        _log.warning("key file has no usable private key", file=name, error=error.sentence)
+        return TangKey.from_jwk(jwk, None, None, hidden=name.startswith("."))
+    signer = EcSigner(private)
+    usable = jwk.get("alg", signer.algorithm) == signer.algorithm
+    return TangKey.from_jwk(
+        jwk, signer if usable else None, ExchangeKey(private), hidden=name.startswith(".")
+    )
+
+
+def _has_point(jwk: Any) -> bool:
+    if not isinstance(jwk, dict) or jwk.get("kty") != "EC":
+        return False
+    try:
+        parse_point(jwk)
+    except Malformed:
+        return False
+    return True
+
+
+def _write(directory: Path, name: str, content: bytes) -> None:
+    """A file of mode 0440, whole or not at all, durable on return."""
+    # tangd and we read only what ends in .jwk.
+    temporary = directory / f".{name}.{os.getpid()}.tmp"
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o400)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fchmod(file.fileno(), 0o440)
+            os.fsync(file.fileno())
+        temporary.rename(directory / name)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
+    _sync(directory)
+
+
+def _sync(directory: Path) -> None:
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,95 @@
+"""Tang's routes: which targets they are, and plain Tang's answers to them.
+
+Targets are matched raw, before any library has decoded or normalized them, because tangd does it that way.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Awaitable
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Final, Literal, Protocol
+
+from aiohttp import web
+
+from tang_attest.service.plain_tang import BODY_LIMIT, KeySet, TangStatus
+
+#: tangd answers 414 to a longer target.
+_TARGET_LIMIT: Final = 4095
+
+_METHODS: Final = {"adv": "GET", "rec": "POST"}
+
+
+class KeySetProvider(Protocol):
+    """Whatever knows the keys of the moment: a Tang directory, or the database."""
+
+    def current(self) -> KeySet | Awaitable[KeySet]:
+        """The keys as they are now."""
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """One of Tang's routes; ``kid`` is the thumbprint in it, which only ``/adv`` may lack."""
+
+    name: Literal["adv", "rec"]
+    kid: str | None = None
+
+
+def match(method: str, raw_target: str, endpoint: str = "") -> Route | int:
+    """The route of a request, or the status that tangd gives: 404, 405 or 414.
+
+    *endpoint* is a path before every route, such as ``/tang``; slashes around it do not count.
+    """
+    if len(raw_target.encode("utf-8", "surrogateescape")) > _TARGET_LIMIT:
+        return 414
+    found = _pattern(endpoint.strip("/")).fullmatch(raw_target)
+    if found is None:
+        return 404
+    route = Route("rec", found["rec"]) if found["rec"] else Route("adv", found["adv"])
+    return route if method == _METHODS[route.name] else 405
+
+
+@lru_cache
+def _pattern(endpoint: str) -> re.Pattern[str]:
+    # tangd has three expressions, ^/+adv/+(KID)$, ^/+adv/*$ and ^/+rec/+(KID)$; no target matches two of them.
+    prefix = f"/{re.escape(endpoint)}" if endpoint else ""
+    kid = "[0-9A-Za-z_-]+"
+    return re.compile(f"{prefix}/+(?:adv(?:/+(?P<adv>{kid})|/*)|rec/+(?P<rec>{kid}))")
+
+
+async def handle_adv(keys: KeySetProvider, kid: str | None) -> web.Response:
+    """``GET /adv`` and ``GET /adv/{kid}``."""
+    try:
+        body = (await _current(keys)).advertisement(kid)
+    except TangStatus as refusal:
+        return web.Response(status=refusal.status)
+    return web.Response(body=body, content_type="application/jose+json")
+
+
+async def handle_rec(
+    keys: KeySetProvider, kid: str, body: bytes, executor: Executor | None = None
+) -> web.Response:
+    """``POST /rec/{kid}``.
+
+    With *executor* the exchange runs there: OpenSSL lets go of the interpreter while it multiplies, so threads use
+    the other processors, and other requests do not wait.
+    """
+    if len(body) > BODY_LIMIT:
+        return web.Response(status=413)
+    try:
+        current = await _current(keys)
+        if executor is None:
+            reply = current.recover(kid, body)
+        else:
+            reply = await asyncio.get_running_loop().run_in_executor(executor, current.recover, kid, body)
+    except TangStatus as refusal:
+        return web.Response(status=refusal.status)
+    return web.Response(body=reply, content_type="application/jwk+json")
+
+
+async def _current(keys: KeySetProvider) -> KeySet:
+    current = keys.current()
+    return current if isinstance(current, KeySet) else await current
