@@ -2,8 +2,8 @@
 
 Rules of this module:
 
-* One reader for every certificate. ``cryptography`` refuses encodings that vendors shipped by the million:
-  SETs out of order (every Nuvoton root), a FALSE that is written out (Intel), negative serial numbers. A
+* One reader for every certificate. ``cryptography`` refuses encodings that vendors shipped by the million,
+  such as SETs out of order (Nuvoton's roots) and a FALSE that is written out (Intel's EK certificates). A
   fallback to a second parser would leave it to the sender which of the two decides, so asn1crypto reads all
   of them, and ``cryptography`` only computes (``x509_keys``).
 * Signatures are checked over the bytes as they came. Nothing is encoded again: a repaired certificate no
@@ -130,7 +130,7 @@ def _read(der: bytes) -> Certificate:
     if signature_oid != outer["signature_algorithm"]["algorithm"].dotted:
         raise ValueError("the signed and the unsigned signature algorithm differ")
     values, critical = _extensions(tbs)
-    constraints = x509.BasicConstraints.load(values.get(_BASIC_CONSTRAINTS, b"\x30\x00"), strict=True)
+    is_ca, path_length = _basic_constraints(values.get(_BASIC_CONSTRAINTS))
     names = _alternative_names(values.get(_SUBJECT_ALT_NAME))
     return Certificate(
         der=der,
@@ -144,8 +144,8 @@ def _read(der: bytes) -> Certificate:
         subject_key=tbs["subject"].hashable,
         not_before=_moment(tbs["validity"]["not_before"]),
         not_after=_moment(tbs["validity"]["not_after"]),
-        is_ca=constraints["ca"].native,
-        path_length=constraints["path_len_constraint"].native,
+        is_ca=is_ca,
+        path_length=path_length,
         key_usage=_key_usage(values.get(_KEY_USAGE)),
         extended_key_usage=_extended_key_usage(values.get(_EXTENDED_KEY_USAGE)),
         authority_key_id=_authority_key_id(values.get(_AUTHORITY_KEY_ID)),
@@ -174,6 +174,16 @@ def _extensions(tbs: Any) -> tuple[dict[str, bytes], list[str]]:
         if extension["critical"].native:
             critical.append(oid)
     return values, critical
+
+
+def _basic_constraints(value: bytes | None) -> tuple[bool, int | None]:
+    if value is None:
+        return False, None
+    constraints = x509.BasicConstraints.load(value, strict=True)
+    path_length = constraints["path_len_constraint"].native
+    if path_length is not None and path_length < 0:
+        raise ValueError("a path length is negative")
+    return constraints["ca"].native, path_length
 
 
 def _unhandled(critical: Iterable[str], names: Any) -> tuple[str, ...]:

@@ -156,8 +156,8 @@ def resign(
 ) -> bytes:
     """The certificate *der* with its signed part put through *edit*, signed again with *key*.
 
-    *edit* keeps the length, and is applied to the outer signature algorithm too. An *algorithm* other than SHA-256
-    is only used: that the certificate names it is up to *edit*.
+    *edit* keeps the length, and is applied to the outer signature algorithm too. It also has to name
+    *algorithm* (the hash of the new signature, SHA-256 unless given) in the certificate.
     """
     outer = asn1.Certificate.load(der)
     tbs = edit(outer["tbs_certificate"].dump())

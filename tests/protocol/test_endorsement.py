@@ -346,7 +346,7 @@ def test_issuer_without_cert_sign() -> None:
 
 
 def test_issuer_for_another_purpose() -> None:
-    """(3) A CA that is restricted to other purposes does not issue EK certificates; Intel's is for just those."""
+    """(3) A CA that is restricted to other purposes does not issue EK certificates."""
     web = pki.ca("Web CA", ROOT, (x509.ExtendedKeyUsage([ObjectIdentifier("1.3.6.1.5.5.7.3.1")]), True))
     ((_, sentence),) = refusal(pki.ek(web), [ROOT], [web])
     assert sentence.endswith("is a CA's for other purposes than EK certificates.")
@@ -564,6 +564,45 @@ def test_repeated_extension() -> None:
         verify(leaf, [ROOT])
 
 
+def _with_extension(oid: bytes, value: bytes) -> bytes:
+    """A certificate, not validly signed, whose only extension is the given one."""
+    marker = x509.UnrecognizedExtension(ObjectIdentifier("1.2.3.4"), bytes(len(value)))
+    der = pki.issue(pki.name("Odd"), None, (marker, False), key_ids=False).der
+    assert len(oid) == 3
+    return der.replace(b"\x06\x03\x2a\x03\x04", b"\x06\x03" + oid).replace(bytes(len(value)), value)
+
+
+def test_negative_path_length() -> None:
+    """A path length is not negative, and one of thousands of digits does not end up in a message."""
+    for length in (b"\x02\x01\xff", b"\x02\x82\x10\x00\x80" + bytes(4095)):
+        value = pki.tlv(0x30, b"\x01\x01\xff" + length)
+        with pytest.raises(Malformed, match="negative"):
+            read_certificate(_with_extension(b"\x55\x1d\x13", value))
+
+
+def test_deep_nesting() -> None:
+    """A name with a thousand boxes inside each other is malformed; it does not exhaust Python's stack."""
+    value = b"\x05\x00"
+    while len(value) < 6000:
+        value = pki.tlv(0x30, value)
+    attribute = pki.tlv(0x30, b"\x06\x02\x2a\x03" + value)
+    directory = pki.tlv(0xA4, pki.tlv(0x30, pki.tlv(0x31, attribute)))
+    with pytest.raises(Malformed) as caught:
+        read_certificate(_with_extension(b"\x55\x1d\x11", pki.tlv(0x30, directory)))
+    assert caught.value.code == "ek-malformed"
+
+
+@pytest.mark.parametrize("modulus", [2**2048 - 2, 2**2047 + 1], ids=["even", "composite"])
+def test_issuer_with_a_nonsense_rsa_key(modulus: int) -> None:
+    """A device may send an intermediate with any numbers in it; that ends in a refusal."""
+    key = pki.rsa_key("ca")
+    real = key.public_key().public_numbers().n
+    middle = pki.ca("RSA CA", ROOT, key=key, key_ids=False)
+    edit = pki.swap(real.to_bytes(256), modulus.to_bytes(256))
+    nonsense = pki.resign(middle.der, ROOT.key, edit)
+    assert "ek-untrusted" in [code for code, _ in refusal(pki.ek(middle), [ROOT], [nonsense])]
+
+
 def test_two_signature_algorithms() -> None:
     """The unsigned algorithm has to be the signed one (RFC 5280, section 4.1.1.2)."""
     sha256, sha384 = bytes.fromhex("06082a8648ce3d040302"), bytes.fromhex("06082a8648ce3d040303")
@@ -643,7 +682,7 @@ def _vector(file: str) -> bytes:
 
 
 def test_nuvoton_root() -> None:
-    """cryptography refuses every Nuvoton root for the order of a SET; here it reads, and its signature holds."""
+    """cryptography refuses every Nuvoton root for the order of a SET; here its signature holds."""
     der = _vector("nuvoton-root-2111.pem")
     with pytest.raises(ValueError, match="InvalidSetOrdering"):
         x509.load_der_x509_certificate(der)
@@ -665,7 +704,7 @@ def test_infineon_intermediate() -> None:
 
 
 def test_infineon_sha1_intermediate_as_an_anchor() -> None:
-    """An anchor's own signature is not looked at: older Infineon chains work once the intermediate is added."""
+    """An anchor's own signature is not looked at: older Infineon chains work with the intermediate added."""
     der = _vector("infineon-intermediate-08-sha1.pem")
     certificate = read_certificate(der)
     with pytest.raises(Refused, match="SHA-1"):
