@@ -362,6 +362,19 @@ def test_path_length_that_is_exceeded() -> None:
     assert refusal(pki.ek(middle), [root], [middle]) == [("ek-untrusted", expected)]
 
 
+def test_namesake_with_another_key_id_is_not_asked() -> None:
+    """(3) A namesake whose key id is another is simply not the issuer: what is reported is the missing root."""
+    ((_, sentence),) = refusal(pki.ek(ROOT), [pki.ca("Root")])
+    assert sentence.startswith("No root for issuer 'CN=Root, O=TPM Works'")
+
+
+def test_self_issued_certificates_do_not_count_for_the_path_length() -> None:
+    """(3) A CA that signs its own new key keeps its place in the chain (RFC 5280, section 6.1.4 (l))."""
+    root = pki.ca("Root 0", path_length=0)
+    new_key = pki.ca("Root 0", root)
+    assert verify(pki.ek(new_key), [root], [new_key]).verified
+
+
 def test_cycle_of_intermediates_ends() -> None:
     """(3) Two CAs that issued each other lead nowhere, and the search says so."""
     one, two = pki.ca("One"), pki.ca("Two")
