@@ -363,7 +363,7 @@ def test_path_length_that_is_exceeded() -> None:
 
 
 def test_namesake_with_another_key_id_is_not_asked() -> None:
-    """(3) A namesake whose key id is another is simply not the issuer: what is reported is the missing root."""
+    """(3) A namesake whose key id is another is not the issuer: the missing root is reported."""
     ((_, sentence),) = refusal(pki.ek(ROOT), [pki.ca("Root")])
     assert sentence.startswith("No root for issuer 'CN=Root, O=TPM Works'")
 
