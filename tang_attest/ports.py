@@ -278,6 +278,9 @@ class Store(Protocol):
     async def list_keys(self) -> Sequence[tuple[SealedKey, str | None]]:
         """Every key with its device's name, newest first."""
 
+    async def server_keys(self) -> Sequence[SealedKey]:
+        """The keys that belong to no device: signing keys and open exchange keys, newest first."""
+
     async def rotate_keys(self, kids: Sequence[str], at: datetime, audit: AuditEntry) -> None:
         """Mark keys as rotated."""
 

@@ -74,7 +74,7 @@ def standing(certificate: Certificate, now: datetime) -> Iterator[Reason]:
     if now < certificate.not_before:
         yield _untrusted(f"{certificate.who} is not valid before {_date(certificate.not_before)}.")
     if now > certificate.not_after:
-        yield _untrusted(f"{certificate.who} expired on {_date(certificate.not_after)}.")
+        yield Reason("ek-expired", f"{certificate.who} expired on {_date(certificate.not_after)}.")
     # (6) no critical extension that we would ignore
     if certificate.unhandled_critical:
         oids = ", ".join(certificate.unhandled_critical)

@@ -98,7 +98,7 @@ def parse_roots(data: bytes) -> tuple[Root, ...]:
     """The trust anchors in a file that the operator adds: PEM with any number of certificates, or one in DER.
 
     Each certificate becomes an anchor of its own, an intermediate too, labeled with its subject; text between
-    PEM blocks is ignored, repeated certificates count once. Raises Malformed("key-malformed") if there is no
+    PEM blocks is ignored, repeated certificates count once. Raises Malformed("certificate-malformed") if there is no
     certificate, one of them cannot be read, or the file holds anything else, such as a private key.
 
     NOT checked: dates, signatures, key sizes. Whether an anchor is good enough is decided when a chain
@@ -106,12 +106,12 @@ def parse_roots(data: bytes) -> tuple[Root, ...]:
     """
     if len(data) > MAX_ROOTS_FILE:
         raise Malformed(
-            "key-malformed", f"The file has {len(data)} bytes, and {MAX_ROOTS_FILE} is the limit."
+            "certificate-malformed", f"The file has {len(data)} bytes, and {MAX_ROOTS_FILE} is the limit."
         )
     ders = _pem_certificates(data) if b"-----BEGIN " in data else [data]
     if ders == [b""]:
-        raise Malformed("key-malformed", "The file is empty, and should hold a certificate as PEM or DER.")
-    certificates = [read_certificate(der, "key-malformed") for der in dict.fromkeys(ders)]
+        raise Malformed("certificate-malformed", "The file is empty, and should hold a certificate as PEM or DER.")
+    certificates = [read_certificate(der, "certificate-malformed") for der in dict.fromkeys(ders)]
     return tuple(Root(certificate.der, certificate.subject or "(no name)") for certificate in certificates)
 
 
@@ -134,8 +134,8 @@ def verify_ek_certificate(
 
     *ek_spki_der* is a DER SubjectPublicKeyInfo; *intermediates* are DER certificates that the device sent
     along. Raises Malformed("ek-malformed") if something of the device's cannot be read,
-    Malformed("key-malformed") if a root cannot, and otherwise one Refused with every reason: "ek-untrusted"
-    or "ek-unsupported". When a root is missing, its reason carries ``issuer`` and ``authority_key_id`` (hex
+    Malformed("certificate-malformed") if a root cannot, and otherwise one Refused with every reason: "ek-untrusted",
+    "ek-mismatch", "ek-expired" or "ek-unsupported". When a root is missing, its reason carries ``issuer`` and ``authority_key_id`` (hex
     or None).
 
     NOT checked: revocation (no network here), the leaf's key usage (vendors disagree with the profile),
@@ -180,7 +180,7 @@ def _read_sent(der: bytes) -> Certificate:
 @lru_cache(maxsize=512)
 def _read_anchor(der: bytes) -> Certificate:
     # The same few dozen at every enrollment, about a millisecond each; nothing that a device sends comes here
-    return read_certificate(der, "key-malformed")
+    return read_certificate(der, "certificate-malformed")
 
 
 def _other_key(leaf: Certificate, ek_spki_der: bytes) -> Iterator[Reason]:
@@ -192,14 +192,14 @@ def _other_key(leaf: Certificate, ek_spki_der: bytes) -> Iterator[Reason]:
     except Refused:
         return  # weak_key() says why
     if certified.public_numbers() != ek.public_numbers():
-        yield Reason("ek-untrusted", "The EK certificate is for another key than this TPM's EK.")
+        yield Reason("ek-mismatch", "The EK certificate is for another key than this TPM's EK.")
 
 
 def _other_purpose(leaf: Certificate) -> Iterator[Reason]:
     # (5) anyExtendedKeyUsage does not do: a platform certificate may be for the same key, by the same issuer
     if leaf.extended_key_usage is not None and EK_CERTIFICATE not in leaf.extended_key_usage:
         found = ", ".join(sorted(leaf.extended_key_usage))
-        yield Reason("ek-untrusted", f"The certificate is for {found}, not for an EK ({EK_CERTIFICATE}).")
+        yield Reason("ek-mismatch", f"The certificate is for {found}, not for an EK ({EK_CERTIFICATE}).")
 
 
 def _element(data: bytes, tag: int) -> tuple[bytes, bytes]:
@@ -239,14 +239,14 @@ def _pem_certificates(data: bytes) -> list[bytes]:
         label, _, rest = block.partition(b"-----")
         if label != b"CERTIFICATE":
             shown = label[:40].decode("ascii", "replace")
-            raise Malformed("key-malformed", f"The file has a {shown!r} block, not only certificates.")
+            raise Malformed("certificate-malformed", f"The file has a {shown!r} block, not only certificates.")
         body, end, _ = rest.partition(b"-----END CERTIFICATE-----")
         try:
             ders.append(base64.b64decode(b"".join(body.split()), validate=True))
         except ValueError as error:
-            raise Malformed("key-malformed", "A certificate in the file is not Base64.") from error
+            raise Malformed("certificate-malformed", "A certificate in the file is not Base64.") from error
         if not end:
-            raise Malformed("key-malformed", "A certificate in the file has no end line.")
+            raise Malformed("certificate-malformed", "A certificate in the file has no end line.")
     return ders
 
 

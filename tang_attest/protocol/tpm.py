@@ -14,6 +14,7 @@ Section numbers are those of the Trusted Platform Module Library, Part 2: Struct
 from __future__ import annotations
 
 import hmac
+import os
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Final
@@ -27,6 +28,9 @@ from tpm2_pytss.types import TPM2B_NAME, TPM2B_PUBLIC, TPMS_ATTEST, TPMT_PUBLIC,
 from tpm2_pytss.utils import make_credential as pytss_make_credential
 
 from tang_attest.errors import Malformed, Reason, Refused
+
+# libtss2-mu writes to stderr what it dislikes about bytes that anyone can send; our errors say it better.
+os.environ.setdefault("TSS2_LOG", "all+NONE")
 
 _HASHES: Final[dict[int, hashes.HashAlgorithm]] = {
     int(TPM2_ALG.SHA256): hashes.SHA256(),
@@ -195,7 +199,7 @@ def parse_ak(public: bytes) -> AttestationKey:
     return AttestationKey(
         public=public,
         name=bytes(area.get_name()),
-        spki=area.to_der(),
+        spki=_spki(area, "AK public area", "evidence-malformed"),
         scheme=scheme,
         hash_name=_hash_name(hash_id),
         no_da=bool(int(area.objectAttributes) & int(TPMA_OBJECT.NODA)),
@@ -233,14 +237,14 @@ def ak_from_pem(pem: bytes, *, scheme: str | None = None, hash_name: str = "sha2
 def _own_scheme(area: Any) -> tuple[str, int]:
     kind = int(area.type)
     if kind == int(TPM2_ALG.RSA):
-        details, allowed = area.parameters.rsaDetail, ("rsassa", "rsapss")
+        details, allowed = area.parameters.rsaDetail, frozenset({"rsassa", "rsapss"})
     elif kind == int(TPM2_ALG.ECC):
-        details, allowed = area.parameters.eccDetail, ("ecdsa",)
+        details, allowed = area.parameters.eccDetail, frozenset({"ecdsa"})
     else:
         raise Refused("ak-unsuitable", f"The AK is of type {kind:#06x}, not RSA or ECC.")
     scheme = _SCHEMES.get(int(details.scheme.scheme))
-    if scheme not in allowed:
-        raise Refused("ak-unsuitable", f"The AK has no fixed scheme out of {', '.join(allowed)}.")
+    if scheme is None or scheme not in allowed:
+        raise Refused("ak-unsuitable", f"The AK has no fixed scheme out of {', '.join(sorted(allowed))}.")
     hash_id = int(getattr(details.scheme.details, scheme).hashAlg)
     if hash_id not in _HASHES:
         raise Refused("ak-unsuitable", f"The AK signs with hash {hash_id:#06x}, not SHA-256 or better.")
@@ -255,6 +259,20 @@ def _require_strength(area: Any) -> None:
             raise Refused("ak-unsuitable", "The AK is an RSA key of less than 2048 bits.")
     elif int(area.parameters.eccDetail.curveID) not in _AK_CURVES:
         raise Refused("ak-unsuitable", "The AK is not on P-256 or P-384.")
+
+
+def _spki(area: Any, what: str, code: str) -> bytes:
+    """The SubjectPublicKeyInfo of a key that exists: on its curve, or with a modulus as long as ``keyBits`` says."""
+    try:
+        der = bytes(area.to_der())
+    except ValueError as error:  # from cryptography: off the curve, or an impossible exponent
+        raise Malformed(code, f"The {what} holds no valid public key.") from error
+    if int(area.type) == int(TPM2_ALG.RSA):
+        bits = int.from_bytes(bytes(area.unique.rsa.buffer), "big").bit_length()
+        # The size that is judged is keyBits; a shorter modulus could be factored by whoever made it up.
+        if bits != int(area.parameters.rsaDetail.keyBits):
+            raise Malformed(code, f"The {what} holds a modulus of {bits} bits, which is not what it says.")
+    return der
 
 
 def ak_shortcomings(public: bytes) -> tuple[Reason, ...]:
@@ -347,7 +365,7 @@ def parse_ek(public: bytes) -> EkPublic:
     strong_ecc = kind == int(TPM2_ALG.ECC) and int(area.parameters.eccDetail.curveID) in _AK_CURVES
     if not (strong_rsa or strong_ecc) or int(area.nameAlg) not in _HASHES:
         raise Refused("ek-unsupported", "The EK is not RSA of 2048 bits or more, P-256 or P-384 with SHA-2.")
-    return EkPublic(public, area.to_der())
+    return EkPublic(public, _spki(area, "EK public area", "ek-malformed"))
 
 
 def make_credential(ek: EkPublic, ak_name: bytes, secret: bytes) -> tuple[bytes, bytes]:

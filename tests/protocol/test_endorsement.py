@@ -263,14 +263,14 @@ def test_tampered_certificate() -> None:
 @pytest.mark.parametrize("key", [pki.rsa_key("other"), pki.ec_key(), pki.ec_key(ec.SECP384R1())])
 def test_certificate_for_another_key(key: pki.Key) -> None:
     """(2) Somebody else's genuine certificate is no use, whatever the two keys are."""
-    expected = [("ek-untrusted", "The EK certificate is for another key than this TPM's EK.")]
+    expected = [("ek-mismatch", "The EK certificate is for another key than this TPM's EK.")]
     assert refusal(EK, [INTERMEDIATE], key=pki.spki(key)) == expected
 
 
 def test_expired_leaf() -> None:
     """(4) The certificate that expired is named, with its date."""
     leaf = pki.ek(ROOT, not_after=NOW - timedelta(days=1))
-    expected = [("ek-untrusted", "The certificate by 'CN=Root, O=TPM Works' expired on 2026-05-31.")]
+    expected = [("ek-expired", "The certificate by 'CN=Root, O=TPM Works' expired on 2026-05-31.")]
     assert refusal(leaf, [ROOT]) == expected
 
 
@@ -294,7 +294,7 @@ def test_both_ends_of_the_validity_belong_to_it() -> None:
 def test_expired_intermediate_and_expired_root() -> None:
     """(4) The chain has to be valid as well, the operator's anchor included."""
     old = pki.ca("Old CA", ROOT, not_after=NOW - timedelta(days=1))
-    expected = [("ek-untrusted", "The certificate of 'CN=Old CA, O=TPM Works' expired on 2026-05-31.")]
+    expected = [("ek-expired", "The certificate of 'CN=Old CA, O=TPM Works' expired on 2026-05-31.")]
     assert refusal(pki.ek(old), [ROOT], [old]) == expected
     assert refusal(pki.ek(old), [old]) == expected
 
@@ -317,7 +317,7 @@ def test_dates_need_a_time_zone() -> None:
 def test_certificate_for_another_purpose(purposes: tuple[ObjectIdentifier, ...]) -> None:
     """(5) When there is an EKU, it holds 2.23.133.8.1."""
     found = purposes[0].dotted_string
-    expected = [("ek-untrusted", f"The certificate is for {found}, not for an EK (2.23.133.8.1).")]
+    expected = [("ek-mismatch", f"The certificate is for {found}, not for an EK (2.23.133.8.1).")]
     assert refusal(pki.ek(ROOT, purposes=purposes), [ROOT]) == expected
 
 
@@ -675,7 +675,7 @@ def test_files_that_hold_something_else(data: bytes, sentence: str) -> None:
     """The operator hears what is wrong with the file, and nothing of it is added."""
     with pytest.raises(Malformed) as caught:
         parse_roots(data)
-    assert caught.value.code == "key-malformed"
+    assert caught.value.code == "certificate-malformed"
     assert caught.value.sentence.startswith(sentence)
 
 
@@ -683,7 +683,7 @@ def test_broken_root_is_not_the_devices_fault() -> None:
     """A root that cannot be read has the operator's code."""
     with pytest.raises(Malformed) as caught:
         verify(EK, [b"not a certificate"])
-    assert caught.value.code == "key-malformed"
+    assert caught.value.code == "certificate-malformed"
 
 
 # --- certificates of real vendors --------------------------------------------------------------------------

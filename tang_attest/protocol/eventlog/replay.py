@@ -37,7 +37,7 @@ def replay(log: EventLog, bank: str) -> dict[int, bytes]:
     Only PCRs into which at least one event is extended, and PCR 0 if the log tells its startup locality.
     EV_NO_ACTION is never extended (PFP "EV_NO_ACTION").  Initial values: see :func:`initial_value`.
 
-    Raises :class:`Malformed` ``eventlog-malformed`` if the log has no such bank or its hash is not available.
+    Raises :class:`Malformed` ``eventlog-bank-missing`` if the log has no such bank or its hash is not available.
     NOT checked: whether a TPM has these values; that is :func:`replays_to` over quoted ones.
     """
     _require(log, bank)
@@ -90,7 +90,7 @@ def _require(log: EventLog, bank: str) -> None:
     banks = [algorithm.name for algorithm in log.algorithms]
     if bank not in banks:
         raise Malformed(
-            "eventlog-malformed", f"the log has no {bank} bank, only {', '.join(banks)}", bank=bank
+            "eventlog-bank-missing", f"the log has no {bank} bank, only {', '.join(banks)}", bank=bank
         )
     if bank not in REPLAYABLE:
-        raise Malformed("eventlog-malformed", f"the {bank} bank cannot be replayed here", bank=bank)
+        raise Malformed("eventlog-bank-missing", f"the {bank} bank cannot be replayed here", bank=bank)

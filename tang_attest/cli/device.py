@@ -1,0 +1,136 @@
+"""``tang-attest device``."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from pathlib import Path
+
+import click
+
+from tang_attest.cli import output
+from tang_attest.cli.files import read_file
+from tang_attest.cli.state import State, run
+from tang_attest.cli.types import Duration
+from tang_attest.errors import Malformed
+from tang_attest.ports import Device
+from tang_attest.protocol.enrollment import accept_ak
+from tang_attest.protocol.tpm import AttestationKey, ak_from_pem, public_from_tpmt
+
+
+@click.group()
+def device() -> None:
+    """Machines: list, show, register, remove."""
+
+
+@device.command("list")
+@output.json_option
+def list_devices(as_json: bool) -> None:
+    """List the machines and how they fared last."""
+
+    async def load(state: State) -> list[Device]:
+        return list(await state.store.list_devices())
+
+    devices = run(load)
+    if as_json:
+        output.print_json([_as_json(entry) for entry in devices])
+        return
+    output.table(
+        ("name", "policy", "ek", "origin", "learning until", "last seen", "last verdict"),
+        [
+            (
+                d.name,
+                d.policy,
+                "verified" if d.ek_verified else "UNVERIFIED",
+                d.origin,
+                d.learning.until if d.learning else None,
+                d.last_seen_at,
+                d.last_code,
+            )
+            for d in devices
+        ],
+        empty="no machines yet; make a token with 'tang-attest token create'",
+    )
+
+
+@device.command()
+@click.argument("name")
+@output.json_option
+def show(name: str, as_json: bool) -> None:
+    """Show everything known about one machine."""
+    entry = run(lambda state: state.store.get_device(name))
+    view = _as_json(entry)
+    if as_json:
+        output.print_json(view)
+    else:
+        output.table(("field", "value"), [(key.replace("_", " "), value) for key, value in view.items()], empty="")
+
+
+@device.command()
+@click.argument("name")
+@click.option("--ak-public", type=click.Path(path_type=Path), required=True, help="TPM2B_PUBLIC or TPMT_PUBLIC file, as 'tpm2 readpublic -o' writes it.")  # fmt: skip
+@click.option("--policy", required=True, help="The policy it comes under.")
+@click.option("--pem", is_flag=True, help="The file is a PEM key: its attributes cannot be checked, and are not.")
+def register(name: str, ak_public: Path, policy: str, pem: bool) -> None:
+    """Add a machine whose AK you brought yourself, without credential activation.
+
+    Nothing then proves which TPM holds the key; enrollment with a token does.
+    """
+    data = read_file(ak_public, 16 * 1024)
+    key = ak_from_pem(data) if pem else _ak(data)
+    entry = run(lambda state: state.registry.register(name, key, policy))
+    output.say(f"SUCCESS: instance {name} registered")
+    click.echo(entry.kids[0])
+
+
+def _ak(data: bytes) -> AttestationKey:
+    if data.startswith(b"-----BEGIN"):
+        raise Malformed("key-malformed", "The file is a PEM key, whose attributes cannot be checked; say --pem.")
+    try:
+        return accept_ak(data)
+    except Malformed:
+        return accept_ak(public_from_tpmt(data))
+
+
+@device.command()
+@click.argument("name")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+def remove(name: str, yes: bool) -> None:
+    """Forget a machine and destroy its exchange keys, for good.
+
+    Its disks then open by passphrase only, even if the machine enrolls again: they have to be bound anew.
+    """
+    run(lambda state: state.store.get_device(name))
+    if not yes:
+        click.confirm(f"Destroy the exchange keys of {name}? Its disks will open by passphrase only", abort=True, err=True)
+    run(lambda state: state.registry.remove(name))
+    output.say(f"SUCCESS: instance {name} removed")
+
+
+@device.command()
+@click.argument("name")
+@click.option("--for", "window", type=Duration(), default="1h", show_default=True, help="How long the next boot is waited for.")  # fmt: skip
+def learn(name: str, window: timedelta) -> None:
+    """Record the next boot's PCR 10 and 11, if every other PCR is as expected.
+
+    That boot itself is refused, so that a person with the passphrase is there to see it.
+    """
+    learning = run(lambda state: state.reference_values.learn(name, window))
+    output.say(f"the next boot of {name} is learned, until {learning.until:%Y-%m-%d %H:%M} UTC")
+
+
+def _as_json(entry: Device) -> dict[str, object]:
+    return {
+        "name": entry.name,
+        "policy": entry.policy,
+        "kids": list(entry.kids),
+        "origin": entry.origin,
+        "enrolled_at": entry.enrolled_at,
+        "ek_verified": entry.ek_verified,
+        "ek_issuer": entry.ek_issuer,
+        "ak_name": entry.ak_name.hex(),
+        "ak_scheme": f"{entry.ak_scheme} {entry.ak_hash}",
+        "reset_count": entry.clock.reset_count if entry.clock else None,
+        "learning_until": entry.learning.until if entry.learning else None,
+        "last_seen_at": entry.last_seen_at,
+        "last_code": entry.last_code,
+    }

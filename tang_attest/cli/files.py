@@ -1,0 +1,26 @@
+"""Reading the files a command names, with a limit and a message."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from tang_attest.errors import Malformed, NotFound
+
+
+def read_file(path: Path, limit: int) -> bytes:
+    """At most *limit* bytes of *path* (``-`` is stdin).
+
+    Raises ``file-unreadable``, and ``request-too-large`` when there is more.
+    """
+    try:
+        if str(path) == "-":
+            data = sys.stdin.buffer.read(limit + 1)
+        else:
+            with path.open("rb") as file:
+                data = file.read(limit + 1)
+    except OSError as error:
+        raise NotFound("file-unreadable", f"{path} cannot be read: {error.strerror}.") from None
+    if len(data) > limit:
+        raise Malformed("request-too-large", f"{path} has more than {limit} bytes.")
+    return data

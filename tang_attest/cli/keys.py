@@ -1,0 +1,95 @@
+"""``tang-attest keys``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from tang_attest.cli import output
+from tang_attest.cli.files import read_file
+from tang_attest.cli.state import State, run
+from tang_attest.errors import NotFound
+from tang_attest.keys.jwk import load_private
+from tang_attest.ports import SealedKey
+from tang_attest.service.plain_tang import load_json, permits
+
+
+@click.group()
+def keys() -> None:
+    """Signing keys and exchange keys."""
+
+
+@keys.command("list")
+@output.json_option
+def list_keys(as_json: bool) -> None:
+    """List the keys; a rotated one still answers, but is advertised no longer."""
+
+    async def load(state: State) -> list[tuple[SealedKey, str | None]]:
+        return list(await state.store.list_keys())
+
+    rows = run(load)
+    if as_json:
+        output.print_json(
+            [
+                {"kid": k.kid, "use": k.use, "curve": k.curve, "device": device, "created_at": k.created_at, "rotated_at": k.rotated_at}
+                for k, device in rows
+            ]
+        )
+        return
+    output.table(
+        ("kid", "use", "curve", "serves", "created", "rotated"),
+        [
+            (k.kid, k.use, k.curve, device or ("anybody" if k.use == "exchange" else "advertisements"), k.created_at, k.rotated_at)
+            for k, device in rows
+        ],
+        empty="no keys",
+    )
+
+
+@keys.command()
+@click.option("--device", help="Give this machine a new exchange key instead.")
+def rotate(device: str | None) -> None:
+    """Make new keys; the old ones still answer what was bound to them.
+
+    Without --device: the signing keys and the open exchange keys. Machines that are bound later have to be told the
+    new thumbprint. With --device: rebind its disks with 'clevis luks attest-regen', so that the new key is used.
+    """
+    if device is not None:
+        kid, old = run(lambda state: state.keys.rotate_device(device))
+        made = [kid]
+    else:
+        made, old = run(lambda state: state.keys.rotate())
+    for kid in made:
+        click.echo(kid)
+    output.say(f"{len(made)} made, {len(old)} rotated")
+
+
+@keys.command("import")
+@click.argument("directory", type=click.Path(path_type=Path))
+def import_keys(directory: Path) -> None:
+    """Add the keys of a Tang server, hidden ones too, as open keys.
+
+    They answer without evidence, and only while the server runs with --plain-tang: disks that are bound with the
+    tang pin open as before, until they are bound anew with the attest pin.
+    """
+    if not directory.is_dir():
+        raise NotFound("file-unreadable", f"{directory} is not a directory.")
+    for path in sorted(directory.glob("*.jwk")) + sorted(directory.glob(".*.jwk")):
+        _import(path)
+
+
+def _import(path: Path) -> None:
+    try:
+        jwk = load_json(read_file(path, 64 * 1024))
+    except ValueError:
+        jwk = {}
+    if not isinstance(jwk, dict):
+        jwk = {}
+    use = "exchange" if permits(jwk, "deriveKey", explicit=True) else "sign" if permits(jwk, "sign") else ""
+    rotated = path.name.startswith(".")
+
+    async def add(state: State) -> str:
+        return await state.keys.import_key(load_private(jwk), use, rotated=rotated)
+
+    output.say(f"imported {run(add)} from {path.name} for {use}{', rotated' if rotated else ''}")

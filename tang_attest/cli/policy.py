@@ -1,0 +1,100 @@
+"""``tang-attest policy``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from tang_attest.cli import output
+from tang_attest.cli.files import read_file
+from tang_attest.cli.pcr_file import parse_values
+from tang_attest.cli.state import State, run
+from tang_attest.cli.types import SelectionType
+from tang_attest.protocol.pcr import Selection
+from tang_attest.protocol.policy import DEFAULT_CAP_PCR, ReferencePolicy
+
+
+@click.group()
+def policy() -> None:
+    """Reference values: which PCR values are approved."""
+
+
+@policy.command("list")
+@output.json_option
+def list_policies(as_json: bool) -> None:
+    """List the policies."""
+
+    async def load(state: State) -> list[ReferencePolicy]:
+        return list(await state.store.list_policies())
+
+    policies = run(load)
+    if as_json:
+        output.print_json([_as_json(entry) for entry in policies])
+        return
+    output.table(
+        ("name", "selection", "cap pcr", "states"),
+        [(p.name, p.selection, p.cap_pcr, ", ".join(s.label for s in p.states) or "EMPTY: refuses all") for p in policies],
+        empty="no policies yet",
+    )
+
+
+@policy.command()
+@click.argument("name")
+@output.json_option
+def show(name: str, as_json: bool) -> None:
+    """Show a policy's reference states and their values."""
+    entry = run(lambda state: state.store.get_policy(name))
+    if as_json:
+        output.print_json(_as_json(entry))
+        return
+    click.echo(f"{entry.name}: {entry.selection}, cap PCR {entry.cap_pcr}")
+    output.table(
+        ("state", "origin", "pcr", "value"),
+        [(s.label, s.origin, pcr, value.hex()) for s in entry.states for pcr, value in sorted(s.values.items())],
+        empty="no reference state: the policy refuses everyone",
+    )
+
+
+@policy.command()
+@click.argument("name")
+@click.option("--selection", type=SelectionType(), required=True, help="Bank and PCRs, such as sha256:0,2,4,7.")
+@click.option("--cap-pcr", type=click.IntRange(0, 23), default=DEFAULT_CAP_PCR, show_default=True, help="The PCR that is extended once the disks are open.")  # fmt: skip
+def create(name: str, selection: Selection, cap_pcr: int) -> None:
+    """Make an empty policy; it refuses everyone until a state is recorded or approved."""
+    made = run(lambda state: state.reference_values.create_policy(name, selection, cap_pcr))
+    output.say(f"policy {made.name} made over {made.selection}")
+    output.hint(f"add values with 'tang-attest policy record {made.name} --values FILE'")
+
+
+@policy.command()
+@click.argument("name")
+@click.option("--values", "file", type=click.Path(path_type=Path), required=True, help="Output of 'tpm2 pcrread', or JSON {\"0\": \"hex\", ...}; - is stdin.")  # fmt: skip
+@click.option("--label", help="Name of the state; the time by default.")
+@click.option("--force", is_flag=True, help="Accept values of a boot that nothing measured.")
+def record(name: str, file: Path, label: str | None, force: bool) -> None:
+    """Add a reference state from a file of values.
+
+    \b
+    tpm2 pcrread sha256:0,2,4,7 | tang-attest policy record webservers --values - --label 6.1.0-28
+    """
+    data = read_file(file, 64 * 1024)
+
+    async def add(state: State) -> str:
+        entry = await state.store.get_policy(name)
+        values = parse_values(data, entry.selection)
+        return (await state.reference_values.record(name, label, values, force=force)).label
+
+    output.say(f"policy {name} has a new state: {run(add)}")
+
+
+def _as_json(entry: ReferencePolicy) -> dict[str, object]:
+    return {
+        "name": entry.name,
+        "selection": str(entry.selection),
+        "cap_pcr": entry.cap_pcr,
+        "states": [
+            {"label": s.label, "origin": s.origin, "values": {str(pcr): v.hex() for pcr, v in sorted(s.values.items())}}
+            for s in entry.states
+        ],
+    }

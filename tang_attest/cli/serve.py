@@ -1,0 +1,180 @@
+"""``tang-attest serve``."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import ssl
+import tempfile
+from collections.abc import AsyncIterator
+from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import click
+import structlog
+from aiohttp import web
+
+from tang_attest import log
+from tang_attest.cli.state import State, SystemClock, SystemRandomness, opened
+from tang_attest.config import Settings, load_settings
+from tang_attest.errors import Malformed, NotFound, TangAttestError
+from tang_attest.keys.tang_dir import TangDirectory
+from tang_attest.service.enroll import Enroll
+from tang_attest.service.server_keys import ServerKeys
+from tang_attest.service.unlock import Unlock
+from tang_attest.web.app import MAX_LINE, Site, make_app
+from tang_attest.web.attest_routes import AttestRoutes
+
+#: Seconds between two sweeps of nonces that expired.
+_PRUNE_EVERY = 300
+
+_log = structlog.get_logger("serve")
+
+
+def _option(name: str, **attributes: Any) -> Any:
+    """A flag for the setting of the same name; its help is the setting's description."""
+    setting = name.removeprefix("--").replace("-", "_")
+    field = Settings.model_fields[setting]
+    text = field.description or ""
+    if field.default not in (None, False, ""):
+        text += f"  [default: {field.default}]"
+    return click.option(name, setting, default=None, help=text, envvar=f"TANG_ATTEST_{setting.upper()}", **attributes)
+
+
+_path = click.Path(path_type=Path)
+
+
+@click.command()
+@click.option("--config", type=_path, envvar="TANG_ATTEST_CONFIG", help="TOML file with these settings (docs/settings.md); flags win.")  # fmt: skip
+@_option("--database")
+@_option("--host")
+@_option("--port", type=int)
+@_option("--port-file", type=_path)
+@_option("--endpoint")
+@_option("--tls-certificate", type=_path)
+@_option("--tls-key", type=_path)
+@_option("--plain-tang", is_flag=True)
+@_option("--tang-dir", type=_path)
+@_option("--challenge-ttl", type=int)
+@_option("--enroll-ttl", type=int)
+@_option("--log-format")
+@_option("--log-level")
+@click.pass_context
+def serve(ctx: click.Context, config: Path | None, **flags: Any) -> None:
+    """Answer machines.
+
+    Without --plain-tang no exchange key answers anybody without evidence.  With --plain-tang --tang-dir DIR this is
+    a drop-in tangd over DIR; a state made by 'tang-attest init' is then optional, and served beside it.
+
+    \b
+    tang-attest serve --port 7500
+    tang-attest serve --plain-tang --tang-dir /var/db/tang --port 80
+    """
+    given_state = ctx.find_root().get_parameter_source("state") is not click.core.ParameterSource.DEFAULT
+    if given_state or config is None:
+        flags["state"] = ctx.obj
+    settings = load_settings(config, flags)
+    log.configure(settings.log_format, settings.log_level)
+    tls = _tls(settings)
+    import uvloop
+
+    uvloop.run(_serve(settings, tls))
+
+
+def _tls(settings: Settings) -> ssl.SSLContext | None:
+    if settings.tls_certificate is None or settings.tls_key is None:
+        return None
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    try:
+        context.load_cert_chain(settings.tls_certificate, settings.tls_key)
+    except (OSError, ssl.SSLError) as error:
+        name = "tls_certificate" if not settings.tls_certificate.exists() else "tls_key"
+        raise Malformed("setting-invalid", f"Setting {name}: {error.strerror or error}.") from None
+    return context
+
+
+async def _serve(settings: Settings, tls: ssl.SSLContext | None) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for name in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(name, stop.set)
+    async with _site(settings) as site:
+        # A slow client is cut: the body of an honest request is there at once.
+        runner = web.AppRunner(
+            make_app(site),
+            access_log=None,
+            max_line_size=MAX_LINE,
+            max_field_size=MAX_LINE,
+            keepalive_timeout=30,
+            shutdown_timeout=5,
+        )
+        await runner.setup()
+        try:
+            listener = web.TCPSite(runner, settings.host, settings.port, ssl_context=tls, backlog=1024)
+            try:
+                await listener.start()
+            except OSError as error:
+                where = f"{settings.host} port {settings.port}"
+                raise Malformed("setting-invalid", f"Settings host and port: cannot listen on {where}: {error.strerror}.") from None  # fmt: skip
+            port = runner.addresses[0][1]
+            if settings.port_file is not None:
+                _write_port(settings.port_file, port)
+            _log.info("listening", host=settings.host, port=port, https=tls is not None, plain_tang=settings.plain_tang, attested=site.attest is not None)  # fmt: skip
+            await stop.wait()
+        finally:
+            await runner.cleanup()
+    _log.info("stopped")
+
+
+@asynccontextmanager
+async def _site(settings: Settings) -> AsyncIterator[Site]:
+    """What *settings* say is served, with the state open for as long."""
+    directory = TangDirectory(settings.tang_dir) if settings.tang_dir is not None else None
+    async with AsyncExitStack() as stack:
+        # OpenSSL lets go of the interpreter while it multiplies: exchanges use the other processors.
+        executor = stack.enter_context(ThreadPoolExecutor(thread_name_prefix="exchange"))
+        try:
+            state = await stack.enter_async_context(opened(settings))
+        except NotFound as error:
+            # A drop-in tangd needs no state of ours.
+            if directory is None or error.code != "state-missing":
+                raise
+            yield Site(None, directory, directory, executor, settings.endpoint)
+            return
+        sweep = asyncio.create_task(_sweep(state))
+        stack.callback(sweep.cancel)
+        own = ServerKeys(state.store, state.sealed, SystemClock(), "server", open_keys=settings.plain_tang)
+        keys = directory or own
+        plain = keys if settings.plain_tang else None
+        yield Site(_attest_routes(settings, state, own, executor), keys, plain, executor, settings.endpoint)
+
+
+def _attest_routes(settings: Settings, state: State, keys: ServerKeys, executor: Executor) -> AttestRoutes:
+    clock, random = SystemClock(), SystemRandomness()
+    nonce_key = state.secret.derive("nonce")
+    return AttestRoutes(
+        Unlock(state.store, state.sealed, clock, random, nonce_key, settings.challenge_ttl, executor),
+        Enroll(state.store, state.sealed, state.sessions, clock, random, nonce_key, settings.enroll_ttl),
+        keys,
+    )
+
+
+async def _sweep(state: State) -> None:
+    """Forget expired nonces now and then; a failure is logged and tried again."""
+    while True:
+        await asyncio.sleep(_PRUNE_EVERY)
+        try:
+            await state.store.prune(SystemClock().now())
+        except TangAttestError as error:
+            _log.warning("sweep", code=error.code, sentence=error.sentence)
+
+
+def _write_port(path: Path, port: int) -> None:
+    """Write atomically: whoever waits for the file reads a whole number."""
+    with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False) as file:
+        file.write(f"{port}\n")
+    os.replace(file.name, path)

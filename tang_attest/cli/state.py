@@ -1,0 +1,102 @@
+"""How a command reaches the state: opened for one command, closed whatever happens."""
+
+from __future__ import annotations
+
+import asyncio
+import getpass
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TypeVar
+
+import click
+
+from tang_attest.config import Settings
+from tang_attest.keys.sealed import SealedKeys, SessionBox
+from tang_attest.keys.secret import ServerSecret, load_secret
+from tang_attest.ports import Store
+from tang_attest.service.reference_values import ReferenceValues
+from tang_attest.service.registry import Registry
+from tang_attest.service.server_keys import ServerKeys
+from tang_attest.store import open_store
+
+_Result = TypeVar("_Result")
+
+
+class SystemClock:
+    """The computer's clock."""
+
+    def now(self) -> datetime:
+        """Now, aware, UTC."""
+        return datetime.now(UTC)
+
+
+class SystemRandomness:
+    """The operating system's random bytes."""
+
+    def bytes(self, count: int) -> bytes:
+        """*count* fresh bytes."""
+        return os.urandom(count)
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """Everything a command may need of an initialized server."""
+
+    store: Store
+    sealed: SealedKeys
+    sessions: SessionBox
+    secret: ServerSecret
+    registry: Registry
+    reference_values: ReferenceValues
+    keys: ServerKeys
+
+
+@asynccontextmanager
+async def opened(settings: Settings) -> AsyncIterator[State]:
+    """The state that *settings* names.  Raises ``state-missing`` before anything is made."""
+    secret = load_secret(settings.state)
+    store = await open_store(settings.database_url)
+    try:
+        yield compose(store, secret)
+    finally:
+        await store.close()
+
+
+def compose(store: Store, secret: ServerSecret) -> State:
+    """Wire the use cases to *store* and to keys made from *secret*."""
+    clock, random, sealed = SystemClock(), SystemRandomness(), SealedKeys(secret)
+    operator = operator_name()
+    return State(
+        store,
+        sealed,
+        SessionBox(secret),
+        secret,
+        Registry(store, sealed, clock, random, operator),
+        ReferenceValues(store, clock, operator),
+        ServerKeys(store, sealed, clock, f"operator:{operator}"),
+    )
+
+
+def run(use: Callable[[State], Awaitable[_Result]]) -> _Result:
+    """Open the state of ``--state``, call *use* with it, close it."""
+
+    async def _run() -> _Result:
+        async with opened(Settings(state=Path(click.get_current_context().obj))) as state:
+            return await use(state)
+
+    return asyncio.run(_run())
+
+
+def operator_name() -> str:
+    """Who types: the person behind sudo, else the user; goes to the audit record."""
+    name = os.environ.get("SUDO_USER")
+    if name:
+        return name
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return str(os.getuid())

@@ -1,0 +1,101 @@
+"""``tang-attest token``."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import click
+
+from tang_attest.cli import output
+from tang_attest.cli.state import State, run
+from tang_attest.cli.types import Duration, SelectionType
+from tang_attest.ports import Token
+from tang_attest.protocol.pcr import Selection
+from tang_attest.protocol.policy import DEFAULT_CAP_PCR
+from tang_attest.service.registry import TokenTerms
+
+
+@click.group()
+def token() -> None:
+    """One-time tokens with which machines enroll."""
+
+
+@token.command()
+@click.option("--name", help="Only a machine of this name may use it.")
+@click.option("--record", is_flag=True, help="Make a policy from the machine's first quote.")
+@click.option("--policy", help="Put the machine under this existing policy instead.")
+@click.option(
+    "--selection",
+    type=SelectionType(),
+    default="sha256:0,2,4,7",
+    show_default=True,
+    help="With --record: the PCRs of the new policy.",
+)
+@click.option("--cap-pcr", type=click.IntRange(0, 23), default=DEFAULT_CAP_PCR, show_default=True, help="With --record: the PCR that is extended once the disks are open.")  # fmt: skip
+@click.option("--allow-unverified-ek", is_flag=True, help="Accept a TPM whose EK no known vendor root vouches for.")
+@click.option("--force", is_flag=True, help="Record values even if nothing measured this machine's boot.")
+@click.option("--valid-for", type=Duration(), default="24h", show_default=True, help="How long it can be used.")
+@click.option("--learn-for", type=Duration(), default="24h", show_default=True, help="With --record: how long a selection with PCR 10 or 11 may be learned at the next boot.")  # fmt: skip
+@output.json_option
+def create(
+    name: str | None,
+    record: bool,
+    policy: str | None,
+    selection: Selection,
+    cap_pcr: int,
+    allow_unverified_ek: bool,
+    force: bool,
+    valid_for: timedelta,
+    learn_for: timedelta,
+    as_json: bool,
+) -> None:
+    """Make a token and print it; it is shown only now.
+
+    \b
+    tang-attest token create --name pi-b --record
+    tang-attest token create --policy webservers --valid-for 7d
+    """
+    terms = TokenTerms(name, policy, record, selection, cap_pcr, allow_unverified_ek, force, valid_for, learn_for)
+    text, made = run(lambda state: state.registry.create_token(terms))
+    if as_json:
+        output.print_json({"token": text, **_as_json(made)})
+    else:
+        click.echo(text)
+        output.hint(f"it is good once, until {made.expires_at:%Y-%m-%d %H:%M} UTC, and is not shown again")
+
+
+@token.command("list")
+@output.json_option
+def list_tokens(as_json: bool) -> None:
+    """List tokens; their texts are not kept."""
+
+    async def load(state: State) -> list[Token]:
+        return list(await state.store.list_tokens())
+
+    tokens = run(load)
+    if as_json:
+        output.print_json([_as_json(entry) for entry in tokens])
+        return
+    output.table(
+        ("created", "name", "policy", "expires", "used", "unverified ek"),
+        [
+            (t.created_at, t.name, t.policy or f"record {t.selection}", t.expires_at, t.used_at, t.allow_unverified_ek)
+            for t in tokens
+        ],
+        empty="no tokens",
+    )
+
+
+def _as_json(entry: Token) -> dict[str, object]:
+    return {
+        "name": entry.name,
+        "policy": entry.policy,
+        "record": entry.record,
+        "selection": str(entry.selection),
+        "cap_pcr": entry.cap_pcr,
+        "allow_unverified_ek": entry.allow_unverified_ek,
+        "created_at": entry.created_at,
+        "created_by": entry.created_by,
+        "expires_at": entry.expires_at,
+        "used_at": entry.used_at,
+    }

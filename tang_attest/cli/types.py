@@ -1,0 +1,47 @@
+"""Kinds of option values: durations as people write them (30m, 24h, 7d), and PCR selections."""
+
+from __future__ import annotations
+
+import re
+from datetime import timedelta
+from typing import Any
+
+import click
+
+_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
+
+
+class Duration(click.ParamType):
+    """A number and a unit out of s, m, h, d."""
+
+    name = "duration"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> timedelta:
+        """*value* as a timedelta of more than nothing and at most 3650 days."""
+        if isinstance(value, timedelta):
+            return value
+        match = re.fullmatch(r"([0-9]{1,6})([smhd])", str(value))
+        if match is None:
+            self.fail(f"{value!r} is not a number with s, m, h or d, such as 30m", param, ctx)
+        span = timedelta(**{_UNITS[match[2]]: int(match[1])})
+        if not timedelta(0) < span <= timedelta(days=3650):
+            self.fail(f"{value!r} is not between 1s and 3650d", param, ctx)
+        return span
+
+
+class SelectionType(click.ParamType):
+    """A PCR selection, such as sha256:0,2,4,7."""
+
+    name = "selection"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """*value* as a :class:`~tang_attest.protocol.pcr.Selection`."""
+        from tang_attest.errors import Malformed
+        from tang_attest.protocol.pcr import Selection
+
+        if isinstance(value, Selection):
+            return value
+        try:
+            return Selection.parse(str(value))
+        except Malformed as error:
+            self.fail(error.sentence, param, ctx)

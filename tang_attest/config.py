@@ -1,0 +1,82 @@
+"""The server's settings: a TOML file, then the environment and the flags of ``serve``, which win.
+
+Every setting is documented here once; the man page, ``serve --help`` and docs/settings.md are compared with it
+by a test.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from tang_attest.errors import Malformed, NotFound
+
+
+class Settings(BaseModel):
+    """What ``tang-attest serve`` can be told."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    state: Path = Field(Path("/var/lib/tang-attest"), description="Directory of the database and the key-encryption key.")
+    database: str | None = Field(None, description="SQLAlchemy URL of the database; SQLite in the state directory by default.")
+    host: str = Field("0.0.0.0", description="Address to listen on; :: for IPv6.")  # noqa: S104 - a server listens
+    port: int = Field(7500, ge=0, le=65535, description="Port to listen on; 0 picks a free one.")
+    port_file: Path | None = Field(None, description="Write the port here once the server answers.")
+    endpoint: str = Field("", description="Path before every route, such as /tang.", pattern=r"^(/[A-Za-z0-9._-]+)*$")
+    tls_certificate: Path | None = Field(None, description="PEM certificate chain; turns HTTPS on.")
+    tls_key: Path | None = Field(None, description="PEM private key of the certificate.")
+    plain_tang: bool = Field(False, description="Answer open keys without evidence, as tangd does.")
+    tang_dir: Path | None = Field(None, description="Tang key directory that plain Tang serves.")
+    challenge_ttl: int = Field(120, ge=5, le=3600, description="Seconds in which a challenge has to be answered.")
+    enroll_ttl: int = Field(300, ge=5, le=3600, description="Seconds in which an enrollment has to be finished.")
+    log_format: Literal["console", "json"] = Field("console", description="How log lines look.")
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="The least that is logged.")
+
+    @field_validator("state", "port_file", "tls_certificate", "tls_key", "tang_dir")
+    @classmethod
+    def _no_empty_path(cls, value: Path | None) -> Path | None:
+        if value is not None and str(value) in ("", "."):
+            raise ValueError("a path must not be empty")
+        return value
+
+    @model_validator(mode="after")
+    def _belong_together(self) -> Self:
+        if (self.tls_certificate is None) != (self.tls_key is None):
+            raise ValueError("tls_certificate and tls_key are given together or not at all")
+        if self.tang_dir is not None and not self.plain_tang:
+            raise ValueError("tang_dir needs plain_tang: without it no key answers without evidence")
+        return self
+
+    @property
+    def database_url(self) -> str:
+        """The database, as SQLAlchemy names it."""
+        return self.database or f"sqlite+aiosqlite:///{self.state.absolute() / 'tang-attest.db'}"
+
+
+def load_settings(file: Path | None, flags: Mapping[str, Any]) -> Settings:
+    """Settings from *file* (TOML, optional), overridden by every flag that is not ``None``.
+
+    Raises :class:`Malformed` ``setting-invalid`` naming the setting, :class:`NotFound` ``file-unreadable``.
+    """
+    given = _read(file) if file is not None else {}
+    merged = {**given, **{name: value for name, value in flags.items() if value is not None}}
+    try:
+        return Settings.model_validate(merged)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = ".".join(str(part) for part in first["loc"])
+        message = first["msg"].removeprefix("Value error, ")
+        raise Malformed("setting-invalid", f"Setting {name}: {message}." if name else f"{message}.") from None
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise NotFound("file-unreadable", f"{file} cannot be read: {error.strerror}.") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise Malformed("setting-invalid", f"{file} is not TOML: {error}.") from None

@@ -1,0 +1,294 @@
+"""Enroll: from a one-time token to a device with an exchange key of its own (docs/protocol.md, section 4)."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Final, Protocol
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from tang_attest.errors import Refused, TangAttestError
+from tang_attest.ports import (
+    AuditEntry,
+    Clock,
+    Device,
+    Enrollment,
+    KeyStore,
+    Learning,
+    NewDevice,
+    Randomness,
+    Store,
+    Token,
+)
+from tang_attest.protocol import tpm
+from tang_attest.protocol.challenge import Challenge, Purpose, check_nonce, make_nonce
+from tang_attest.protocol.endorsement import EndorsementKey, Root, trim_certificate, verify_ek_certificate
+from tang_attest.protocol.enrollment import (
+    SECRET_SIZE,
+    Activation,
+    EnrolledDevice,
+    accept_ak,
+    begin_activation,
+    check_activation,
+    check_name,
+    enrollment_digest,
+)
+from tang_attest.protocol.pcr import Selection
+from tang_attest.protocol.policy import (
+    ReferencePolicy,
+    ReferenceState,
+    moving_pcrs,
+    reference_state,
+    unlock_phase_values,
+)
+from tang_attest.protocol.quote import Evidence, VerifiedQuote, verify_quote
+from tang_attest.service.caller import Caller
+
+#: Curve of a new device's exchange key.
+DEFAULT_CURVE: Final = "P-521"
+
+
+class Sealer(Protocol):
+    """Seals a session for its device to carry."""
+
+    def seal(self, payload: bytes) -> str:
+        """*payload* as opaque text."""
+
+    def open(self, text: str) -> bytes | None:
+        """What was sealed, or ``None`` when it was not sealed here."""
+
+
+@dataclass(frozen=True, slots=True)
+class Application:
+    """What a machine says of itself: names are text, the rest TPM2B_PUBLIC and (perhaps padded) DER."""
+
+    name: str
+    token: str
+    ak: bytes
+    ek: bytes
+    ek_certificate: bytes | None
+
+
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """The answer to an application."""
+
+    session: str
+    activation: Activation
+    challenge: Challenge
+
+
+class _Session(BaseModel):
+    """What the device carries, encrypted, from the first request to the second."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_bytes="base64", val_json_bytes="base64")
+
+    name: str
+    token: bytes
+    ak: bytes
+    ek: bytes
+    ek_certificate: bytes | None
+    ek_issuer: str | None
+    ek_verified: bool
+    secret: bytes
+    nonce: str
+    selection: str
+
+
+class Enroll:
+    """Answers ``POST /attest/enroll`` and ``POST /attest/enroll/finish``."""
+
+    def __init__(
+        self,
+        store: Store,
+        keys: KeyStore,
+        sessions: Sealer,
+        clock: Clock,
+        random: Randomness,
+        nonce_key: bytes,
+        ttl_s: int,
+        curve: str = DEFAULT_CURVE,
+    ) -> None:
+        self._store, self._keys, self._sessions, self._clock, self._random = store, keys, sessions, clock, random
+        self._nonce_key, self._ttl_s, self._curve = nonce_key, ttl_s, curve
+
+    async def begin(self, application: Application, caller: Caller) -> Begun:
+        """Check the token, the AK and the EK; wrap a secret for the TPM that has both.  Nothing is stored."""
+        now, name = self._clock.now(), check_name(application.name)
+        try:
+            token = await self._usable_token(application.token, name, now)
+            ak, ek = accept_ak(application.ak), tpm.parse_ek(application.ek)
+            endorsement = await self._endorse(ek, application.ek_certificate, token, now)
+            selection = await self._selection(token)
+        except Refused as refusal:
+            await self._audit_refusal(name, refusal, now, caller)
+            raise
+        secret = self._random.bytes(SECRET_SIZE)
+        nonce = make_nonce(self._nonce_key, Purpose.ENROLL, name, int(now.timestamp() * 1000), self._random.bytes(16))
+        session = _Session(
+            name=name,
+            token=token.digest,
+            ak=application.ak,
+            ek=application.ek,
+            ek_certificate=endorsement.certificate,
+            ek_issuer=endorsement.issuer,
+            ek_verified=endorsement.verified,
+            secret=secret,
+            nonce=nonce,
+            selection=str(selection),
+        )
+        return Begun(
+            self._sessions.seal(session.model_dump_json().encode()),
+            begin_activation(ek, ak, secret),
+            Challenge(nonce, selection, self._ttl_s),
+        )
+
+    async def finish(self, session_text: str, proof: str, evidence: Evidence, caller: Caller) -> Device:
+        """Check the proof and the first quote, then add the device; uses up the token.
+
+        *evidence.nonce* is ignored: the nonce is the session's.
+        """
+        now = self._clock.now()
+        session = self._open(session_text)
+        try:
+            quote = self._verify(session, proof, evidence, now)
+            enrollment = await self._compose(session, quote, now, caller)
+            return await self._store.enroll(enrollment)
+        except TangAttestError as error:
+            await self._audit_refusal(session.name, error, now, caller)
+            raise
+
+    # --- begin ---
+
+    async def _usable_token(self, text: str, name: str, now: datetime) -> Token:
+        token = await self._store.find_token(token_digest(text))
+        if token is None or (token.name is not None and token.name != name):
+            raise Refused("token-invalid", "The token is unknown, or was made for another name.")
+        if token.used_at is not None:
+            raise Refused("token-used", "The token was used already.")
+        if now >= token.expires_at:
+            raise Refused("token-expired", "The token has expired.")
+        return token
+
+    async def _endorse(
+        self, ek: tpm.EkPublic, certificate: bytes | None, token: Token, now: datetime
+    ) -> EndorsementKey:
+        """The EK, verified by its certificate, or as it is where the operator said so for this token."""
+        if certificate is None:
+            if token.allow_unverified_ek:
+                return EndorsementKey(ek.spki)
+            raise Refused("ek-untrusted", "The TPM has no EK certificate, and the token asks for one.")
+        der = trim_certificate(certificate)
+        roots = [Root(root.der, root.label) for root in await self._store.list_ek_roots()]
+        try:
+            return verify_ek_certificate(der, ek.spki, roots, (), now)
+        except Refused:
+            if token.allow_unverified_ek:
+                return EndorsementKey(ek.spki, certificate=der)
+            raise
+
+    async def _selection(self, token: Token) -> Selection:
+        if token.policy is None:
+            return token.selection
+        return (await self._store.get_policy(token.policy)).selection
+
+    # --- finish ---
+
+    def _open(self, text: str) -> _Session:
+        payload = self._sessions.open(text)
+        try:
+            if payload is not None:
+                return _Session.model_validate_json(payload)
+        except ValidationError:
+            pass  # sealed by another version of this program
+        raise Refused("session-invalid", "The enrollment session is not one of this server's.")
+
+    def _verify(self, session: _Session, proof: str, evidence: Evidence, now: datetime) -> VerifiedQuote:
+        now_ms = int(now.timestamp() * 1000)
+        check_nonce(self._nonce_key, Purpose.ENROLL, session.name, now_ms, self._ttl_s, session.nonce)
+        check_activation(session.nonce, session.secret, proof)
+        binding = enrollment_digest(session.nonce, session.name, proof)
+        device = EnrolledDevice(session.name, accept_ak(session.ak))
+        return verify_quote(device, evidence, Selection.parse(session.selection), binding)
+
+    async def _compose(self, session: _Session, quote: VerifiedQuote, now: datetime, caller: Caller) -> Enrollment:
+        token = await self._store.find_token(session.token)
+        if token is None:
+            raise Refused("token-invalid", "The token was withdrawn.")
+        states, learning = record(quote, token, now) if token.record else ((), None)
+        ak, ek = quote.device.ak, tpm.parse_ek(session.ek)
+        device = NewDevice(
+            name=session.name,
+            ak_public=ak.public,
+            ak_name=ak.name,
+            ak_spki=ak.spki,
+            ak_scheme=ak.scheme,
+            ak_hash=ak.hash_name,
+            ek_spki=ek.spki,
+            ek_certificate=session.ek_certificate,
+            ek_verified=session.ek_verified,
+            ek_issuer=session.ek_issuer,
+            origin="enrolled",
+            enrolled_at=now,
+            clock=quote.clock,
+            learning=learning,
+        )
+        key = self._keys.create("exchange", self._curve, now)
+        policy = ReferencePolicy(session.name, quote.selection, token.cap_pcr, tuple(states)) if token.record else None
+        audit = _entry(session.name, "done", now, caller, kid=key.kid)
+        return Enrollment(session.token, device, key, audit, new_policy=policy, policy=token.policy)
+
+    async def _audit_refusal(self, name: str, error: TangAttestError, now: datetime, caller: Caller) -> None:
+        details = {"reasons": [reason.as_json() for reason in error.reasons]}
+        await self._store.audit(_entry(name, "refused", now, caller, code=error.code, details=details))
+
+
+def record(
+    quote: VerifiedQuote, token: Token, now: datetime
+) -> tuple[Sequence[ReferenceState], Learning | None]:
+    """What a first quote, made in the running system, says about the initrd of the same boot.
+
+    The cap PCR is taken as zero.  Where the selection holds PCRs that move after the initrd, nothing is recorded
+    yet: one learning use is armed, in which every other PCR has to be as it is now.
+    Raises ``values-all-zero`` unless the token says ``force``.
+    """
+    values = unlock_phase_values(quote, token.cap_pcr)
+    label = f"recorded {now:%Y-%m-%d %H:%M:%S}"
+    state = reference_state(quote.selection, label, values, "recorded", cap_pcr=token.cap_pcr, force=token.force)
+    moving = moving_pcrs(quote.selection)
+    if not moving:
+        return (state,), None
+    stable = {pcr: value for pcr, value in values.items() if pcr not in moving}
+    return (), Learning(now + timedelta(seconds=token.learn_for_s), stable)
+
+
+def token_digest(text: str) -> bytes:
+    """What the store knows of a token: tokens carry 256 random bits, so a plain SHA-256 is enough."""
+    return hashlib.sha256(text.encode()).digest()
+
+
+def _entry(
+    name: str,
+    verdict: str,
+    now: datetime,
+    caller: Caller,
+    *,
+    code: str = "ok",
+    kid: str | None = None,
+    details: dict[str, object] | None = None,
+) -> AuditEntry:
+    return AuditEntry(
+        at=now.astimezone(UTC),
+        event="enroll",
+        actor=f"device:{name}",
+        verdict=verdict,
+        code=code,
+        device=name,
+        kid=kid,
+        address=caller.address,
+        request_id=caller.request_id,
+        details=details or {},
+    )

@@ -1,0 +1,114 @@
+"""The operator's side of machines: tokens, registration, removal, EK roots."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from datetime import timedelta
+
+from tang_attest.errors import Malformed
+from tang_attest.ports import AuditEntry, Clock, Device, EkRoot, KeyStore, NewDevice, Randomness, Store, Token
+from tang_attest.protocol.advertisement import b64u
+from tang_attest.protocol.endorsement import parse_roots
+from tang_attest.protocol.enrollment import check_name
+from tang_attest.protocol.pcr import Selection
+from tang_attest.protocol.policy import check_policy_selection
+from tang_attest.protocol.tpm import AttestationKey
+from tang_attest.service.enroll import DEFAULT_CURVE, token_digest
+
+
+@dataclass(frozen=True, slots=True)
+class TokenTerms:
+    """What a token allows; see :class:`tang_attest.ports.Token`."""
+
+    name: str | None
+    policy: str | None
+    record: bool
+    selection: Selection
+    cap_pcr: int
+    allow_unverified_ek: bool
+    force: bool
+    valid_for: timedelta
+    learn_for: timedelta
+
+
+class Registry:
+    """Changes to who is known; each is one transaction with its audit entry."""
+
+    def __init__(self, store: Store, keys: KeyStore, clock: Clock, random: Randomness, operator: str) -> None:
+        self._store, self._keys, self._clock, self._random = store, keys, clock, random
+        self._actor = f"operator:{operator}"
+
+    async def create_token(self, terms: TokenTerms) -> tuple[str, Token]:
+        """A new token: its text (shown once, 43 characters) and its record.
+
+        Raises ``request-malformed``, ``selection-invalid``, ``setting-invalid``, ``not-found`` (policy).
+        """
+        if terms.record == (terms.policy is not None):
+            raise Malformed("setting-invalid", "A token either records a policy or names an existing one.")
+        if terms.name is not None:
+            check_name(terms.name)
+        if terms.policy is not None:
+            await self._store.get_policy(terms.policy)
+        now, text = self._clock.now(), b64u(self._random.bytes(32))
+        token = Token(
+            digest=token_digest(text),
+            created_at=now,
+            created_by=self._actor,
+            expires_at=now + terms.valid_for,
+            name=terms.name,
+            policy=terms.policy,
+            record=terms.record,
+            selection=check_policy_selection(terms.selection),
+            cap_pcr=terms.cap_pcr,
+            allow_unverified_ek=terms.allow_unverified_ek,
+            force=terms.force,
+            learn_for_s=int(terms.learn_for.total_seconds()),
+        )
+        details = {"policy": terms.policy, "record": terms.record, "allow_unverified_ek": terms.allow_unverified_ek}
+        await self._store.add_token(token, self._entry("token create", terms.name, details))
+        return text, token
+
+    async def register(self, name: str, ak: AttestationKey, policy: str) -> Device:
+        """Add a machine whose AK the operator brought himself: nothing proves which TPM holds it."""
+        now, key = self._clock.now(), self._keys.create("exchange", DEFAULT_CURVE, self._clock.now())
+        device = NewDevice(
+            name=check_name(name),
+            ak_public=ak.public,
+            ak_name=ak.name,
+            ak_spki=ak.spki,
+            ak_scheme=ak.scheme,
+            ak_hash=ak.hash_name,
+            ek_spki=None,
+            ek_certificate=None,
+            ek_verified=False,
+            ek_issuer=None,
+            origin="registered",
+            enrolled_at=now,
+        )
+        return await self._store.add_device(device, policy, key, self._entry("device register", name, kid=key.kid))
+
+    async def remove(self, name: str) -> None:
+        """Forget a machine and destroy its exchange keys: its disks open by passphrase only, for good."""
+        await self._store.remove_device(name, self._entry("device remove", name))
+
+    async def add_ek_roots(self, data: bytes, label: str | None) -> list[EkRoot]:
+        """Trust every certificate in *data* (PEM or DER).  Raises ``ek-malformed``."""
+        added = []
+        for root in parse_roots(data):
+            fingerprint = hashlib.sha256(root.der).hexdigest()
+            record = EkRoot(fingerprint, label or root.label, root.der, self._clock.now())
+            await self._store.add_ek_root(record, self._entry("ek-root add", None, {"fingerprint": fingerprint}))
+            added.append(record)
+        return added
+
+    async def remove_ek_root(self, fingerprint: str) -> None:
+        """Trust a certificate no longer.  Devices that enrolled with it stay."""
+        await self._store.remove_ek_root(fingerprint, self._entry("ek-root remove", None, {"fingerprint": fingerprint}))
+
+    def _entry(
+        self, event: str, device: str | None, details: dict[str, object] | None = None, *, kid: str | None = None
+    ) -> AuditEntry:
+        return AuditEntry(
+            self._clock.now(), event, self._actor, "done", device=device, kid=kid, details=details or {}
+        )

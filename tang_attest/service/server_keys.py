@@ -1,0 +1,131 @@
+"""The server's own keys: signing keys, open exchange keys, and what is advertised of them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any, Final, Protocol
+
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from tang_attest.errors import Malformed, NotFound
+from tang_attest.ports import AuditEntry, Clock, Device, KeyStore, SealedKey, Store
+from tang_attest.protocol.advertisement import Signer, advertise
+from tang_attest.service.plain_tang import KeySet, TangKey
+
+#: Curve of signing keys and of new exchange keys: what tangd generates.
+_CURVE: Final = "P-521"
+
+
+class SigningKeyStore(KeyStore, Protocol):
+    """A :class:`KeyStore` that also opens signing keys and seals keys made elsewhere."""
+
+    def open_signer(self, key: SealedKey) -> Signer:
+        """The signing key, ready for use."""
+
+    def seal(self, use: str, private: ec.EllipticCurvePrivateKey, now: datetime) -> SealedKey:
+        """An existing key, sealed."""
+
+
+class ServerKeys:
+    """Keys that belong to no device, and the advertisements they sign.
+
+    With *open_keys* the open exchange keys are advertised and answer without evidence (plain Tang); without, they
+    are as if they were not there.
+    """
+
+    def __init__(
+        self, store: Store, keys: SigningKeyStore, clock: Clock, actor: str, *, open_keys: bool = False
+    ) -> None:
+        self._store, self._keys, self._clock, self._actor = store, keys, clock, actor
+        self._open_keys = open_keys
+        self._stored: Sequence[SealedKey] = ()
+        self._key_set = KeySet(())
+
+    async def current(self) -> KeySet:
+        """The keys as they are now; the same object as before when nothing changed, so nothing is signed again."""
+        stored = await self._store.server_keys()
+        if stored != self._stored:
+            used = [key for key in stored if key.use == "sign" or self._open_keys]
+            self._stored, self._key_set = stored, KeySet(self._as_tang_key(key) for key in used)
+        return self._key_set
+
+    async def device_advertisement(self, kid: str) -> bytes:
+        """The signed advertisement of one device's exchange key.  Raises ``key-unknown``."""
+        bound = await self._store.find_key(kid)
+        if bound is None or bound.device is None:
+            raise NotFound("key-unknown", "This server has no key with that identifier.")
+        signing = [key for key in (await self.current()).keys if key.signer is not None and not key.hidden]
+        exchange = {"alg": "ECMR", "key_ops": ["deriveKey"], **bound.key.public}
+        listed = [key.public for key in signing] + [exchange]
+        return advertise(listed, [key.signer for key in signing if key.signer is not None])
+
+    async def enrolled(self, device: Device) -> Mapping[str, Any]:
+        """The answer to a finished enrollment (docs/protocol.md, 4.2)."""
+        policy = await self._store.get_policy(device.policy)
+        kid = device.kids[0]
+        return {
+            "name": device.name,
+            "kid": kid,
+            "policy": policy.name,
+            "selection": str(policy.selection),
+            "ek_verified": device.ek_verified,
+            "learning": device.learning is not None,
+            "advertisement": json.loads(await self.device_advertisement(kid)),
+        }
+
+    async def create_signing_key(self) -> str:
+        """Make a signing key; its thumbprint."""
+        key = self._keys.create("sign", _CURVE, self._clock.now())
+        await self._store.add_key(key, None, self._entry("keys create", key.kid))
+        return key.kid
+
+    async def rotate(self) -> tuple[list[str], list[str]]:
+        """Make new signing (and, if there are any, open exchange) keys; the old ones are advertised no longer.
+
+        The old ones still answer and verify, so nothing that was bound breaks.  Returns new and old thumbprints.
+        """
+        old = [key for key in await self._store.server_keys() if key.rotated_at is None]
+        uses = sorted({key.use for key in old} | {"sign"})
+        new = [self._keys.create(use, _CURVE, self._clock.now()) for use in uses]
+        for key in new:
+            await self._store.add_key(key, None, self._entry("keys create", key.kid))
+        if old:
+            await self._store.rotate_keys(
+                [key.kid for key in old], self._clock.now(), self._entry("keys rotate", None, [key.kid for key in old])
+            )
+        return [key.kid for key in new], [key.kid for key in old]
+
+    async def rotate_device(self, name: str) -> tuple[str, list[str]]:
+        """Give a device a new exchange key for what is bound from now on; the old one still answers."""
+        device = await self._store.get_device(name)
+        key = self._keys.create("exchange", _CURVE, self._clock.now())
+        await self._store.add_key(key, name, self._entry("keys create", key.kid, device=name))
+        old = list(device.kids)
+        await self._store.rotate_keys(old, self._clock.now(), self._entry("keys rotate", None, old, device=name))
+        return key.kid, old
+
+    async def import_key(self, private: ec.EllipticCurvePrivateKey, use: str, *, rotated: bool) -> str:
+        """Add a key of a Tang server, sealed; it becomes a signing key or an open exchange key."""
+        if use not in ("sign", "exchange"):
+            raise Malformed("key-malformed", "The key is neither for signing nor for deriveKey.")
+        key = self._keys.seal(use, private, self._clock.now())
+        await self._store.add_key(key, None, self._entry("keys import", key.kid))
+        if rotated:
+            await self._store.rotate_keys([key.kid], self._clock.now(), self._entry("keys rotate", key.kid))
+        return key.kid
+
+    def _as_tang_key(self, key: SealedKey) -> TangKey:
+        hidden = key.rotated_at is not None
+        if key.use == "sign":
+            return TangKey.for_signing(self._keys.open_signer(key), dict(key.public), hidden=hidden)
+        return TangKey.for_exchange(self._keys.open_exchange(key), hidden=hidden)
+
+    def _entry(
+        self, event: str, kid: str | None, kids: Sequence[str] = (), *, device: str | None = None
+    ) -> AuditEntry:
+        details: dict[str, object] = {"kids": list(kids)} if kids else {}
+        return AuditEntry(
+            self._clock.now(), event, self._actor, "done", device=device, kid=kid, details=details
+        )

@@ -1,0 +1,179 @@
+"""Unlock: an unlock is five values, each made only from the one before it.
+
+    EnrolledDevice -> Challenge -> VerifiedQuote -> Permit -> Reply
+
+Every decision about a device's key is in the audit record, durably, before the answer leaves.  The numbers are
+those of docs/protocol.md, section 3.3.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import Mapping
+from concurrent.futures import Executor
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import Any
+
+from tang_attest.errors import Malformed, NotFound, Refused, TangAttestError
+from tang_attest.ports import AuditEntry, Clock, Decision, Device, KeyStore, Randomness, SealedKey, Store
+from tang_attest.protocol.advertisement import thumbprint
+from tang_attest.protocol.challenge import Challenge, Purpose, check_nonce, make_nonce, unlock_digest
+from tang_attest.protocol.enrollment import EnrolledDevice
+from tang_attest.protocol.exchange import ExchangeKey, Reply, respond
+from tang_attest.protocol.pcr import Selection
+from tang_attest.protocol.points import Point, parse_point
+from tang_attest.protocol.policy import (
+    Permit,
+    ReferencePolicy,
+    ReferenceState,
+    differing_pcrs,
+    learnable,
+)
+from tang_attest.protocol.quote import Evidence, VerifiedQuote, verify_quote
+from tang_attest.protocol.tpm import AttestationKey
+from tang_attest.service.caller import Caller
+
+
+@dataclass(frozen=True, slots=True)
+class _Bound:
+    """An exchange key that serves a device, as the database has it now."""
+
+    key: SealedKey
+    device: Device
+    policy: ReferencePolicy
+
+
+@dataclass(frozen=True, slots=True)
+class _Verdict:
+    """What appraisal came to: exactly one of ``permit`` and ``refusal``, and what is to be kept of the quote."""
+
+    permit: Permit | None
+    refusal: Refused | None
+    observation: tuple[Selection, Mapping[int, bytes], bytes] | None = None
+    learned: ReferenceState | None = None
+
+
+class Unlock:
+    """Answers ``POST /rec/{kid}`` for keys that belong to a device."""
+
+    def __init__(
+        self,
+        store: Store,
+        keys: KeyStore,
+        clock: Clock,
+        random: Randomness,
+        nonce_key: bytes,
+        ttl_s: int,
+        executor: Executor | None = None,
+    ) -> None:
+        self._store, self._keys, self._clock, self._random = store, keys, clock, random
+        self._nonce_key, self._ttl_s, self._executor = nonce_key, ttl_s, executor
+
+    async def challenge(self, kid: str) -> Challenge:
+        """What the machine that uses *kid* has to quote.  Raises ``key-unknown``.  Nothing is stored."""
+        bound = await self._find(kid)
+        nonce = make_nonce(self._nonce_key, Purpose.UNLOCK, kid, _milliseconds(self._clock.now()), self._random.bytes(16))
+        return Challenge(nonce, bound.policy.selection, self._ttl_s)
+
+    async def respond(self, kid: str, jwk: Mapping[str, Any], evidence: Evidence, caller: Caller) -> Reply:
+        """Y for the X in *jwk*, when *evidence* is good; raises whatever step refuses.
+
+        Raises :class:`Malformed`, :class:`Refused`, ``key-unknown``, and
+        :class:`~tang_attest.errors.Conflict` when the store lost a race (``nonce-used``, ``clock-backwards``).
+        """
+        bound = await self._find(kid)
+        entry = AuditEntry(
+            at=self._clock.now(),
+            event="unlock",
+            actor=f"device:{bound.device.name}",
+            verdict="refused",
+            device=bound.device.name,
+            kid=kid,
+            address=caller.address,
+            request_id=caller.request_id,
+        )
+        try:
+            x, key = self._read_point(bound, jwk)
+            expires_ms, quote = self._verify(bound, x, evidence, entry.at)
+        except (Malformed, Refused) as error:
+            await self._store.audit(replace(entry, code=error.code, details=_details(error)))
+            raise
+        verdict = _appraise(bound, quote, evidence, entry.at)
+        await self._store.decide(
+            Decision(
+                device_id=bound.device.id,
+                nonce_digest=hashlib.sha256(evidence.nonce.encode()).digest(),
+                nonce_expires_at=datetime.fromtimestamp(expires_ms / 1000, UTC),
+                clock=quote.clock,
+                audit=_conclude(entry, verdict),
+                observation=verdict.observation,
+                learned=verdict.learned,
+            )
+        )
+        if verdict.permit is None:
+            assert verdict.refusal is not None
+            raise verdict.refusal
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._executor, respond, verdict.permit, evidence.nonce, key, x)
+
+    async def _find(self, kid: str) -> _Bound:
+        bound = await self._store.find_key(kid)
+        if bound is None or bound.device is None or bound.policy is None:
+            raise NotFound("key-unknown", "This server has no key with that identifier.")
+        return _Bound(bound.key, bound.device, bound.policy)
+
+    def _read_point(self, bound: _Bound, jwk: Mapping[str, Any]) -> tuple[Point, ExchangeKey]:
+        # (2) X is a point of the key's curve
+        key, x = self._keys.open_exchange(bound.key), parse_point(jwk)
+        if x.curve is not key.curve:
+            raise Malformed("curve-mismatch", f"X is on {x.curve.name}, the key on {key.curve.name}.")
+        return x, key
+
+    def _verify(self, bound: _Bound, x: Point, evidence: Evidence, now: datetime) -> tuple[int, VerifiedQuote]:
+        # (3) the nonce is ours, for this purpose and kid, and young
+        kid, nonce = bound.key.kid, evidence.nonce
+        expires_ms = check_nonce(self._nonce_key, Purpose.UNLOCK, kid, _milliseconds(now), self._ttl_s, nonce)
+        # (4) to (9)
+        binding = unlock_digest(nonce, kid, thumbprint(x.members()))
+        return expires_ms, verify_quote(_enrolled(bound.device), evidence, bound.policy.selection, binding)
+
+
+def _appraise(bound: _Bound, quote: VerifiedQuote, evidence: Evidence, now: datetime) -> _Verdict:
+    """(12) The policy; what it refuses is kept for a person to look at, or learned when that was armed."""
+    try:
+        return _Verdict(bound.policy.appraise(quote), None)
+    except Refused as refusal:
+        learning = bound.device.learning
+        if learning is not None and now < learning.until and learnable(learning.stable, quote.values):
+            state = ReferenceState(f"learned {now:%Y-%m-%d %H:%M:%S}", dict(quote.values), "learned")
+            # Refused all the same: a person with the passphrase has to be there when a state is learned.
+            told = Refused("state-learned", "This boot's state was recorded as the one to expect.")
+            return _Verdict(None, told, learned=state)
+        return _Verdict(None, refusal, (quote.selection, quote.values, evidence.event_log))
+
+
+def _conclude(entry: AuditEntry, verdict: _Verdict) -> AuditEntry:
+    if verdict.permit is not None:
+        return replace(entry, verdict="permitted", details={"state": verdict.permit.state})
+    assert verdict.refusal is not None
+    return replace(entry, code=verdict.refusal.code, details=_details(verdict.refusal))
+
+
+def _details(error: TangAttestError) -> dict[str, object]:
+    details: dict[str, object] = {"reasons": [reason.as_json() for reason in error.reasons]}
+    if isinstance(error, Refused) and (pcrs := differing_pcrs(error)):
+        details["pcrs"] = list(pcrs)
+    return details
+
+
+def _enrolled(device: Device) -> EnrolledDevice:
+    key = AttestationKey(
+        device.ak_public, device.ak_name, device.ak_spki, device.ak_scheme, device.ak_hash, no_da=False
+    )
+    return EnrolledDevice(device.name, key, device.clock)
+
+
+def _milliseconds(at: datetime) -> int:
+    return int(at.timestamp() * 1000)

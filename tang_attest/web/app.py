@@ -1,0 +1,121 @@
+"""The application: which target goes where, limits, request ids, and the single place that turns errors into answers."""
+
+from __future__ import annotations
+
+import re
+import secrets
+from collections.abc import Awaitable, Callable
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from typing import Final
+
+import structlog
+from aiohttp import web
+
+from tang_attest.errors import Malformed, NotFound, TangAttestError, Unavailable
+from tang_attest.service.caller import Caller
+from tang_attest.service.plain_tang import KeySet
+from tang_attest.web import tang_routes
+from tang_attest.web.attest_routes import AttestRoutes
+from tang_attest.web.problems import problem
+from tang_attest.web.tang_routes import KeySetProvider, handle_adv, handle_rec
+
+#: An unlock request with the largest event log has about 180 KiB (docs/protocol.md, 3.3, step 1).
+MAX_BODY: Final = 256 * 1024
+#: aiohttp's own limit on the request line; longer targets than Tang's 4,095 still get a proper 414 up to here.
+MAX_LINE: Final = 16 * 1024
+
+_log = structlog.get_logger("web")
+
+_Handler = Callable[[web.Request, Caller], Awaitable[web.StreamResponse]]
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """What is served.
+
+    ``attest`` are the attested routes, or ``None`` for a mere tangd; ``advertised`` the keys that ``/adv`` shows;
+    ``plain`` the keys that answer without evidence, or ``None`` (the default) when none does.  ``endpoint`` is a
+    path before every route; exchanges run in ``executor``.
+    """
+
+    attest: AttestRoutes | None
+    advertised: KeySetProvider
+    plain: KeySetProvider | None
+    executor: Executor
+    endpoint: str = ""
+
+
+_ADV: Final = re.compile(r"/attest/adv/([0-9A-Za-z_-]+)")
+
+
+def make_app(site: Site) -> web.Application:
+    """The aiohttp application for *site*."""
+    app = web.Application(client_max_size=MAX_BODY)
+
+    async def answer(request: web.Request) -> web.StreamResponse:
+        return await _answer(site, request)
+
+    # Tang's routes are matched on the raw target, which aiohttp's router has already decoded: one route takes all.
+    app.router.add_route("*", "/{target:.*}", answer)
+    return app
+
+
+async def _answer(site: Site, request: web.Request) -> web.StreamResponse:
+    caller = Caller(request.remote, secrets.token_hex(8))
+    try:
+        response = await _route(site, request, caller)
+        code = "ok" if response.status < 400 else "refused"
+    except web.HTTPRequestEntityTooLarge:
+        response, code = _problem(Malformed("request-too-large", f"The body has more than {MAX_BODY} bytes."), caller)
+    except TangAttestError as error:
+        response, code = _problem(error, caller)
+    except Exception:
+        # A defect of ours: the client learns nothing, the log learns everything, nothing is released.
+        _log.exception("defect", request_id=caller.request_id)
+        response, code = _problem(Unavailable("internal", "The server failed to handle the request."), caller)
+    level = _log.warning if response.status >= 500 else _log.info
+    level(
+        "request",
+        request_id=caller.request_id,
+        address=caller.address,
+        method=request.method,
+        target=request.raw_path[:200],
+        status=response.status,
+        code=code,
+    )
+    return response
+
+
+def _problem(error: TangAttestError, caller: Caller) -> tuple[web.Response, str]:
+    return problem(error, caller.request_id), error.code
+
+
+async def _route(site: Site, request: web.Request, caller: Caller) -> web.StreamResponse:
+    target = request.raw_path
+    if site.attest is not None and target.startswith(f"{site.endpoint}/attest/"):
+        return await _attest(site.attest, request, target.removeprefix(site.endpoint), caller)
+    route = tang_routes.match(request.method, target, site.endpoint)
+    if isinstance(route, int):
+        return web.Response(status=route)
+    if route.name == "adv":
+        return await handle_adv(site.advertised, route.kid)
+    assert route.kid is not None
+    if site.attest is not None and (site.plain is None or await _is_not_open(site.plain, route.kid)):
+        return await site.attest.rec(request, caller, route.kid)
+    assert site.plain is not None
+    return await handle_rec(site.plain, route.kid, await request.read(), site.executor)
+
+
+async def _is_not_open(plain: KeySetProvider, kid: str) -> bool:
+    keys = plain.current()
+    return (keys if isinstance(keys, KeySet) else await keys).find(kid) is None
+
+
+async def _attest(routes: AttestRoutes, request: web.Request, target: str, caller: Caller) -> web.StreamResponse:
+    posts: dict[str, _Handler] = {"/attest/enroll": routes.begin, "/attest/enroll/finish": routes.finish}
+    if handler := posts.get(target):
+        return await handler(request, caller) if request.method == "POST" else web.Response(status=405)
+    if adv := _ADV.fullmatch(target):
+        return await routes.advertise(request, caller, adv[1]) if request.method == "GET" else web.Response(status=405)
+    raise NotFound("not-found", "There is nothing at this address.")

@@ -1,0 +1,83 @@
+"""Routes that stock Tang does not have, and ``/rec`` for keys that belong to a device."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+
+from aiohttp import web
+
+from tang_attest.errors import Malformed, Refused
+from tang_attest.protocol.advertisement import b64u
+from tang_attest.service.caller import Caller
+from tang_attest.service.enroll import Enroll
+from tang_attest.service.server_keys import ServerKeys
+from tang_attest.service.unlock import Unlock
+from tang_attest.web.problems import challenge_json, problem
+from tang_attest.web.wire import AttestMember, EnrollBody, FinishBody, parse_json, validate
+
+
+@dataclass(frozen=True, slots=True)
+class AttestRoutes:
+    """The handlers; each takes the request's caller, and what the route captured."""
+
+    unlock: Unlock
+    enroll: Enroll
+    keys: ServerKeys
+
+    async def rec(self, request: web.Request, caller: Caller, kid: str) -> web.Response:
+        """``POST /rec/{kid}`` for a device's key: a challenge, or Y (docs/protocol.md, section 3)."""
+        jwk = parse_json(await request.read())
+        member = jwk.pop("attest", None)
+        if member is None:
+            challenge = await self.unlock.challenge(kid)
+            missing = Refused("evidence-required", "This key answers only a machine that proves what it booted.")
+            return problem(missing, caller.request_id, challenge)
+        if jwk.get("kty") != "EC" or jwk.get("alg", "ECMR") != "ECMR":
+            raise Malformed("point-invalid", "X is not an EC key for ECMR.")
+        evidence = validate(AttestMember, member, "evidence-malformed").evidence()
+        try:
+            reply = await self.unlock.respond(kid, jwk, evidence, caller)
+        except Refused as refusal:
+            # An honest machine may have been slow: it can go on with the challenge that comes with the refusal.
+            expired = refusal.code == "nonce-expired"
+            return problem(refusal, caller.request_id, await self.unlock.challenge(kid) if expired else None)
+        return web.Response(
+            body=reply.encode(), content_type="application/jwk+json", headers={"Cache-Control": "no-store"}
+        )
+
+    async def begin(self, request: web.Request, caller: Caller) -> web.Response:
+        """``POST /attest/enroll`` (docs/protocol.md, 4.1)."""
+        body = validate(EnrollBody, parse_json(await request.read()))
+        begun = await self.enroll.begin(body.application(), caller)
+        challenge = challenge_json(begun.challenge)
+        challenge.pop("evidence")
+        return _json(
+            200,
+            {
+                "session": begun.session,
+                "credential_blob": b64u(begun.activation.credential_blob),
+                "encrypted_secret": b64u(begun.activation.encrypted_secret),
+                **challenge,
+            },
+        )
+
+    async def finish(self, request: web.Request, caller: Caller) -> web.Response:
+        """``POST /attest/enroll/finish`` (docs/protocol.md, 4.2)."""
+        body = validate(FinishBody, parse_json(await request.read()))
+        device = await self.enroll.finish(body.session, body.proof, body.evidence(), caller)
+        enrolled = await self.keys.enrolled(device)
+        return _json(201, enrolled)
+
+    async def advertise(self, _request: web.Request, _caller: Caller, kid: str) -> web.Response:
+        """``GET /attest/adv/{kid}`` (docs/protocol.md, section 5)."""
+        return web.Response(body=await self.keys.device_advertisement(kid), content_type="application/jose+json")
+
+
+def _json(status: int, value: object) -> web.Response:
+    return web.Response(
+        status=status,
+        body=json.dumps(value, separators=(",", ":")).encode(),
+        content_type="application/json",
+        headers={"Cache-Control": "no-store"},
+    )

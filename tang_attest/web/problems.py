@@ -1,0 +1,73 @@
+"""The one table from errors to statuses, and how a problem looks on the wire (RFC 9457)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Final
+
+from aiohttp import web
+
+from tang_attest.errors import Conflict, Malformed, NotFound, Refused, TangAttestError, Unavailable
+from tang_attest.protocol.challenge import Challenge
+from tang_attest.protocol.policy import differing_pcrs
+
+_STATUS_BY_CODE: Final[Mapping[str, int]] = {
+    "evidence-required": 401,
+    "nonce-expired": 401,
+    "nonce-used": 403,
+    "clock-backwards": 403,
+    "token-used": 403,
+    "request-too-large": 413,
+    "internal": 500,
+}
+_STATUS_BY_CLASS: Final[tuple[tuple[type[TangAttestError], int, str], ...]] = (
+    (Malformed, 400, "Malformed"),
+    (Refused, 403, "Refused"),
+    (NotFound, 404, "Not found"),
+    (Conflict, 409, "Conflict"),
+    (Unavailable, 503, "Unavailable"),
+)
+
+
+def status_of(error: TangAttestError) -> int:
+    """The HTTP status that answers *error*; never 3xx, which stock clients take for success."""
+    by_class = next((status for kind, status, _ in _STATUS_BY_CLASS if isinstance(error, kind)), 500)
+    return _STATUS_BY_CODE.get(error.code, by_class)
+
+
+def problem(error: TangAttestError, request_id: str, challenge: Challenge | None = None) -> web.Response:
+    """*error* as a response; a refused device hears which PCRs differ, never their values."""
+    status = status_of(error)
+    body: dict[str, object] = {
+        "type": f"urn:tang-attest:{error.code}",
+        "title": next((title for kind, _, title in _STATUS_BY_CLASS if isinstance(error, kind)), "Error"),
+        "status": status,
+        "code": error.code,
+        "detail": error.sentence,
+        "action": error.action,
+        "request_id": request_id,
+    }
+    if isinstance(error, Refused) and (pcrs := differing_pcrs(error)):
+        body["pcrs"] = list(pcrs)
+    headers = {"Cache-Control": "no-store"}
+    if challenge is not None:
+        body["challenge"] = challenge_json(challenge)
+    if status == 401:
+        headers["WWW-Authenticate"] = "TPM2-Quote"
+    return web.Response(
+        status=status,
+        body=json.dumps(body, separators=(",", ":")).encode(),
+        content_type="application/problem+json",
+        headers=headers,
+    )
+
+
+def challenge_json(challenge: Challenge) -> dict[str, object]:
+    """A challenge as docs/protocol.md, 3.1 has it."""
+    return {
+        "nonce": challenge.nonce,
+        "selection": str(challenge.selection),
+        "expires_in": challenge.expires_in,
+        "evidence": ["quote", *(["event-log"] if challenge.event_log_wanted else [])],
+    }

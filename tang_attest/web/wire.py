@@ -1,0 +1,138 @@
+"""What comes in over the wire: strict models, one for each body of docs/protocol.md."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+import re
+from typing import Annotated, Any, Final, TypeVar
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from tang_attest.errors import Malformed
+from tang_attest.protocol.quote import MAX_EVENT_LOG, MAX_PCRS, Evidence
+from tang_attest.protocol.tpm import MAX_STRUCTURE
+from tang_attest.service.enroll import Application
+
+#: Nesting of an honest request is 2.
+MAX_DEPTH: Final = 32
+_MAX_CERTIFICATE: Final = 8 * 1024
+_MAX_SESSION: Final = 16 * 1024
+_BRACKETS: Final = re.compile(rb"[\[\]{}]")
+
+
+def parse_json(body: bytes) -> dict[str, Any]:
+    """The JSON object in *body*.
+
+    Raises :class:`Malformed` ``request-malformed`` for anything but one object, for a repeated member, NaN,
+    Infinity, and nesting deeper than :data:`MAX_DEPTH`.
+    """
+    # Counting brackets first keeps a hostile nesting from ever reaching the recursive parser; brackets inside
+    # of strings only make the count larger, and no honest string here holds any.
+    if _depth(body) > MAX_DEPTH:
+        raise Malformed("request-malformed", f"The body is nested deeper than {MAX_DEPTH}.")
+    try:
+        value = json.loads(body, object_pairs_hook=_no_repetition, parse_constant=_no_constant)
+    except (ValueError, UnicodeDecodeError, RecursionError) as error:
+        reason = str(error) if isinstance(error, _Strict) else "it is not JSON"
+        raise Malformed("request-malformed", f"The body cannot be read: {reason}.") from None
+    if not isinstance(value, dict):
+        raise Malformed("request-malformed", "The body is not a JSON object.")
+    return value
+
+
+class _Strict(ValueError):
+    pass
+
+
+def _no_repetition(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    members = dict(pairs)
+    if len(members) != len(pairs):
+        raise _Strict("a member is repeated")
+    return members
+
+
+def _no_constant(_: str) -> None:
+    raise _Strict("it holds NaN or Infinity")
+
+
+def _depth(body: bytes) -> int:
+    depth = deepest = 0
+    for bracket in _BRACKETS.findall(body):
+        depth += 1 if bracket in b"[{" else -1
+        deepest = max(deepest, depth)
+    return deepest
+
+
+def _decode_b64u(value: object) -> bytes:
+    if not isinstance(value, str) or "=" in value:
+        raise ValueError("not base64url text without padding")
+    try:
+        return base64.b64decode(value + "=" * (-len(value) % 4), altchars=b"-_", validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise ValueError("not base64url text without padding") from error
+
+
+B64u = Annotated[bytes, BeforeValidator(_decode_b64u)]
+
+
+class _Body(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class AttestMember(_Body):
+    """Member ``attest`` of an unlock request (docs/protocol.md, 3.2)."""
+
+    nonce: str = Field(max_length=128)
+    quote: B64u = Field(max_length=MAX_STRUCTURE)
+    signature: B64u = Field(max_length=MAX_STRUCTURE)
+    pcrs: B64u = Field(max_length=MAX_PCRS)
+    event_log: B64u = Field(b"", max_length=MAX_EVENT_LOG)
+
+    def evidence(self) -> Evidence:
+        """As the core takes it."""
+        return Evidence(self.nonce, self.quote, self.signature, self.pcrs, self.event_log)
+
+
+class EnrollBody(_Body):
+    """``POST /attest/enroll`` (docs/protocol.md, 4.1)."""
+
+    name: str = Field(max_length=64)
+    token: str = Field(max_length=128)
+    ak: B64u = Field(max_length=MAX_STRUCTURE)
+    ek: B64u = Field(max_length=MAX_STRUCTURE)
+    ek_certificate: B64u | None = Field(None, max_length=_MAX_CERTIFICATE)
+
+    def application(self) -> Application:
+        """As the use case takes it."""
+        return Application(self.name, self.token, self.ak, self.ek, self.ek_certificate)
+
+
+class FinishBody(_Body):
+    """``POST /attest/enroll/finish`` (docs/protocol.md, 4.2)."""
+
+    session: str = Field(max_length=_MAX_SESSION)
+    proof: str = Field(pattern=r"^[0-9a-f]{64}$")
+    quote: B64u = Field(max_length=MAX_STRUCTURE)
+    signature: B64u = Field(max_length=MAX_STRUCTURE)
+    pcrs: B64u = Field(max_length=MAX_PCRS)
+    event_log: B64u = Field(b"", max_length=MAX_EVENT_LOG)
+
+    def evidence(self) -> Evidence:
+        """As the core takes it; the nonce is in the session."""
+        return Evidence("", self.quote, self.signature, self.pcrs, self.event_log)
+
+
+_Model = TypeVar("_Model", bound=_Body)
+
+
+def validate(model: type[_Model], value: object, code: str = "request-malformed") -> _Model:
+    """*value* as *model*.  Raises :class:`Malformed` *code*, naming the first member that is wrong."""
+    try:
+        return model.model_validate(value)
+    except ValidationError as error:
+        first = error.errors(include_input=False, include_context=False)[0]
+        member = ".".join(str(part) for part in first["loc"]) or "the body"
+        message = first["msg"].removeprefix("Value error, ")
+        raise Malformed(code, f"{member[:80]}: {message[:120]}.") from None

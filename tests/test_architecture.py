@@ -1,0 +1,137 @@
+"""The shape of the program, kept honest: who may import whom, and who may make the values that carry proof."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+from tang_attest import errors
+
+ROOT = Path(__file__).parent.parent
+PACKAGE = ROOT / "tang_attest"
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+#: layer -> the layers of ours it may import
+MAY_IMPORT = {
+    "errors": set(),
+    "protocol": {"errors", "protocol"},
+    "ports": {"errors", "protocol"},
+    "service": {"errors", "protocol", "ports", "service"},
+    "config": {"errors"},
+    "log": set(),
+    "keys": {"errors", "protocol", "ports", "service", "keys"},
+    "store": {"errors", "protocol", "ports", "store"},
+    "web": {"errors", "protocol", "ports", "service", "web"},
+    "cli": {"errors", "protocol", "ports", "service", "config", "log", "keys", "store", "web", "cli"},
+}
+#: library -> the only layer or file that may import it
+ONLY_IN = {
+    "tpm2_pytss": "protocol/tpm.py",
+    "aiohttp": "web",
+    "sqlalchemy": "store",
+    "alembic": "store",
+    "click": "cli",
+    "rich": "cli",
+}
+
+
+def _imports(path: Path) -> set[str]:
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names.add(node.module)
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+def _layer(path: Path) -> str:
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_dependencies_point_inward(path: Path) -> None:
+    """The protocol imports nothing of ours, the use cases only the core, and the edges meet only in the CLI."""
+    layer = _layer(path)
+    if layer in ("__init__", "__main__"):
+        return
+    for name in _imports(path):
+        parts = name.split(".")
+        if parts[0] == "tang_attest" and len(parts) > 1 and (PACKAGE / parts[1]).with_suffix("").name in MAY_IMPORT:
+            assert parts[1] in MAY_IMPORT[layer], f"{layer} must not import {name}"
+
+
+@pytest.mark.parametrize("library", ONLY_IN)
+def test_a_library_has_one_home(library: str) -> None:
+    """Whoever looks for all uses of a library finds them in one place."""
+    home = ONLY_IN[library]
+    for path in FILES:
+        inside = path.relative_to(PACKAGE)
+        at_home = str(inside) == home or inside.parts[0] == home
+        # `serve` runs what web makes: the runner is aiohttp's, the process is the command's.
+        if at_home or (library == "aiohttp" and str(inside) == "cli/serve.py"):
+            continue
+        assert not any(name.split(".")[0] == library for name in _imports(path)), f"{inside} imports {library}"
+
+
+def test_the_core_is_pure() -> None:
+    """No clock, randomness, file or coroutine in the protocol."""
+    for path in (PACKAGE / "protocol").rglob("*.py"):
+        names = {name.split(".")[0] for name in _imports(path)}
+        assert not names & {"os", "time", "random", "secrets", "asyncio", "pathlib", "socket", "io"}, path
+        text = path.read_text()
+        assert "async def" not in text, path
+        assert "open(" not in text.replace("reopen(", ""), path
+
+
+def _calls(name: str) -> set[str]:
+    """The functions, as file:function, that call *name*."""
+    found = set()
+    for path in FILES:
+        tree = ast.parse(path.read_text())
+        for function in ast.walk(tree):
+            if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef):
+                for node in ast.walk(function):
+                    if isinstance(node, ast.Call) and getattr(node.func, "id", getattr(node.func, "attr", "")) == name:
+                        found.add(f"{path.relative_to(PACKAGE)}:{function.name}")
+    return found
+
+
+def test_only_the_policy_makes_permits() -> None:
+    """Nothing reaches a private exchange key without an appraisal."""
+    assert _calls("Permit") == {"protocol/policy.py:appraise"}
+
+
+def test_only_verification_makes_verified_quotes() -> None:
+    """A value that says "verified" was."""
+    assert _calls("VerifiedQuote") == {"protocol/quote.py:verify_quote"}
+
+
+def test_only_the_exchange_and_plain_tang_multiply() -> None:
+    """There are two ways to Y: with a permit, and without for an open key."""
+    assert _calls("multiply") == {"protocol/exchange.py:respond", "service/plain_tang.py:recover"}
+
+
+def test_every_code_that_is_raised_has_an_action() -> None:
+    """A code that nobody explains helps nobody; a code that nobody raises is a lie."""
+    words = set()
+    for path in FILES:
+        if path.name == "errors.py":
+            continue
+        words |= {
+            node.value
+            for node in ast.walk(ast.parse(path.read_text()))
+            if isinstance(node, ast.Constant) and isinstance(node.value, str)
+        }
+    assert set(errors.ACTIONS) - words == set(), "codes that nothing raises"
+
+
+def test_every_code_is_documented() -> None:
+    """docs/errors.md explains every code; it is generated by tools/document-errors."""
+    text = (ROOT / "docs" / "errors.md").read_text()
+    for code, action in errors.ACTIONS.items():
+        assert f"`{code}`" in text, code
+        assert action in text, code
