@@ -331,7 +331,8 @@ def verify_signature(key: AttestationKey, signature: Signature, message: bytes) 
 @lru_cache(maxsize=4096)
 def _verifying_key(spki: bytes) -> ec.EllipticCurvePublicKey | rsa.RSAPublicKey:
     key = serialization.load_der_public_key(spki)
-    assert isinstance(key, ec.EllipticCurvePublicKey | rsa.RSAPublicKey)  # parse_ak and ak_from_pem saw to it
+    if not isinstance(key, ec.EllipticCurvePublicKey | rsa.RSAPublicKey):
+        raise TypeError("parse_ak and ak_from_pem let only RSA and EC keys through")
     return key
 
 
