@@ -1,0 +1,185 @@
+"""What an appraisal writes: nonce, clock, audit, and perhaps an observation or a learned state.
+
+Rules of this module:
+
+* Decisions of one batch share a transaction and are written one after the other, as if each were alone.
+* One that loses a race is an exception among the results; it has undone what it wrote, and its neighbors stand.
+* The nonce comes first: evidence that is replayed while the original is under way is ``nonce-used``, although its
+  clock did not move either.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import datetime
+from typing import Final
+
+import sqlalchemy as sa
+
+from tang_attest.errors import Conflict, NotFound, TangAttestError
+from tang_attest.ports import AuditEntry, Decision, Observation
+from tang_attest.store import audit_log, devices, policies, tables
+from tang_attest.store.sql import changed, insert_new
+
+_device = tables.device
+_nonce = tables.nonce
+_observation = tables.observation
+
+#: Observations kept for each device.  One has an event log of up to 128 KiB, and a machine that is refused
+#: tries again for as long as it has power.
+OBSERVATIONS_KEPT: Final = 32
+
+# Clock and counters of one device only move forward (TPM 2.0 part 1, section 36).  Two quotes of one device may
+# have been verified against the same stored clock; the condition is checked again in the statement that moves
+# it, under the row's lock, so the older of the two meets no row whenever the newer was first.
+_MOVES_FORWARD: Final = sa.or_(
+    _device.c.clock.is_(None),
+    _device.c.reset_count < sa.bindparam("new_reset_count"),
+    sa.and_(
+        _device.c.reset_count == sa.bindparam("new_reset_count"),
+        _device.c.restart_count <= sa.bindparam("new_restart_count"),
+        _device.c.clock < sa.bindparam("new_clock", type_=_device.c.clock.type),
+    ),
+)
+_SEEN: Final = (
+    _device.update()
+    .where(_device.c.id == sa.bindparam("device_id"), _MOVES_FORWARD)
+    .values(
+        clock=sa.bindparam("new_clock", type_=_device.c.clock.type),
+        reset_count=sa.bindparam("new_reset_count"),
+        restart_count=sa.bindparam("new_restart_count"),
+        clock_safe=sa.bindparam("new_safe"),
+        last_seen_at=sa.bindparam("seen_at"),
+        last_code=sa.bindparam("seen_code"),
+    )
+)
+# The learning use is one: taking it is part of the same compare-and-set.
+_SEEN_AND_LEARNED: Final = _SEEN.where(_device.c.learning.is_not(None)).values(learning=None)
+
+
+def write(connection: sa.Connection, items: Sequence[Decision | AuditEntry]) -> list[TangAttestError | None]:
+    """Write *items*; for each ``None``, or why it was not written."""
+    entries: list[AuditEntry] = []
+    outcomes: list[TangAttestError | None] = []
+    for item in items:
+        if isinstance(item, AuditEntry):
+            entries.append(item)
+            outcomes.append(None)
+            continue
+        outcomes.append(_write_one(connection, item, entries))
+    if entries:
+        audit_log.append(connection, *entries)
+    return outcomes
+
+
+def _write_one(
+    connection: sa.Connection, decision: Decision, entries: list[AuditEntry]
+) -> TangAttestError | None:
+    if not use_nonce(connection, decision):
+        entries.append(replace(decision.audit, verdict="refused", code="nonce-used"))
+        return Conflict("nonce-used", "The nonce was used before.")
+    if not _see_device(connection, decision):
+        # Ours alone: inserted above, and not committed yet.
+        connection.execute(_nonce.delete().where(_nonce.c.digest == decision.nonce_digest))
+        return _why_not_seen(connection, decision)
+    if decision.learned is not None:
+        query = sa.select(_device.c.policy_id).where(_device.c.id == decision.device_id)
+        policies.add_learned_state(connection, connection.scalars(query).one(), decision.learned)
+    if decision.observation is not None:
+        _observe(connection, decision)
+    entries.append(decision.audit)
+    return None
+
+
+def use_nonce(connection: sa.Connection, decision: Decision) -> bool:
+    """Use the nonce up; false when somebody did.  The primary key decides, not a look before."""
+    row = {"digest": decision.nonce_digest, "expires_at": decision.nonce_expires_at}
+    return insert_new(connection, _nonce, row)
+
+
+def _see_device(connection: sa.Connection, decision: Decision) -> bool:
+    statement = _SEEN if decision.learned is None else _SEEN_AND_LEARNED
+    values = {
+        "device_id": decision.device_id,
+        "new_clock": decision.clock.clock,
+        "new_reset_count": decision.clock.reset_count,
+        "new_restart_count": decision.clock.restart_count,
+        "new_safe": decision.clock.safe,
+        "seen_at": decision.audit.at,
+        "seen_code": decision.audit.code,
+    }
+    return connection.execute(statement, values).rowcount == 1
+
+
+def _why_not_seen(connection: sa.Connection, decision: Decision) -> TangAttestError:
+    row = connection.execute(
+        sa.select(_device.c.clock, _device.c.reset_count, _device.c.restart_count, _device.c.learning).where(
+            _device.c.id == decision.device_id
+        )
+    ).one_or_none()
+    if row is None:
+        return NotFound("key-unknown", "The device was removed while its evidence was appraised.")
+    stored = (row.reset_count, row.restart_count, row.clock)
+    if decision.learned is not None and row.learning is None and _forward(stored, decision):
+        return Conflict("pcr-mismatch", "The one learning use was taken while this evidence was appraised.")
+    return Conflict("clock-backwards", "Newer evidence of this device was accepted meanwhile.")
+
+
+def _forward(stored: tuple[int | None, int | None, int | None], decision: Decision) -> bool:
+    """What ``_MOVES_FORWARD`` says, to name the reason."""
+    reset_count, restart_count, clock = stored
+    if reset_count is None or restart_count is None or clock is None:
+        return True
+    new = decision.clock
+    if reset_count != new.reset_count:
+        return reset_count < new.reset_count
+    return restart_count <= new.restart_count and clock < new.clock
+
+
+def _observe(connection: sa.Connection, decision: Decision) -> None:
+    assert decision.observation is not None  # noqa: S101 - the caller looked
+    selection, values, event_log = decision.observation
+    row = {
+        "device_id": decision.device_id,
+        "at": decision.audit.at,
+        "selection": selection,
+        "pcr_values": values,
+        "code": decision.audit.code,
+        "reset_count": decision.clock.reset_count,
+        "event_log": event_log,
+    }
+    connection.execute(_observation.insert(), row)
+    mine = _observation.c.device_id == decision.device_id
+    kept = (
+        sa.select(_observation.c.id).where(mine).order_by(_observation.c.id.desc()).limit(OBSERVATIONS_KEPT)
+    )
+    connection.execute(_observation.delete().where(mine, _observation.c.id.not_in(kept)))
+
+
+def observations(connection: sa.Connection, device: str | None, limit: int) -> list[Observation]:
+    """The newest observations, perhaps only those of *device*."""
+    query = (
+        sa.select(_observation, _device.c.name).join(_device).order_by(_observation.c.id.desc()).limit(limit)
+    )
+    if device is not None:
+        query = query.where(_device.c.id == devices.find_id(connection, device))
+    return [_observation_of(row) for row in connection.execute(query).mappings()]
+
+
+def prune(connection: sa.Connection, now: datetime) -> int:
+    """Forget nonces that expired before *now*: they are refused as expired before anybody looks here."""
+    return changed(connection, _nonce.delete().where(_nonce.c.expires_at < now))
+
+
+def _observation_of(row: sa.RowMapping) -> Observation:
+    return Observation(
+        id=row["id"],
+        device=row["name"],
+        at=row["at"],
+        selection=row["selection"],
+        values=row["pcr_values"],
+        code=row["code"],
+        reset_count=row["reset_count"],
+        event_log=row["event_log"],
+    )

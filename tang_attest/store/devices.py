@@ -1,0 +1,151 @@
+"""Devices."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Collection
+from datetime import datetime
+from typing import Any
+
+import sqlalchemy as sa
+
+from tang_attest.errors import Conflict, NotFound
+from tang_attest.ports import Device, Learning, NewDevice
+from tang_attest.protocol.tpm import ClockInfo
+from tang_attest.store import policies, tables
+from tang_attest.store.sql import changed, insert_new
+from tang_attest.store.types import dump_pcrs, load_pcrs
+
+_device = tables.device
+_key = tables.sealed_key
+
+#: The columns of :class:`Device` that have the same name and type in the table.
+_PLAIN = (
+    "id",
+    "name",
+    "ak_public",
+    "ak_name",
+    "ak_spki",
+    "ak_scheme",
+    "ak_hash",
+    "ek_spki",
+    "ek_certificate",
+    "ek_verified",
+    "ek_issuer",
+    "origin",
+    "enrolled_at",
+    "last_seen_at",
+    "last_code",
+)
+
+
+def add(connection: sa.Connection, device: NewDevice, policy_id: int) -> int:
+    """Add *device*; its id.  Raises ``name-taken`` and ``device-exists``."""
+    row = {name: getattr(device, name) for name in _PLAIN if hasattr(device, name)}
+    row |= clock_columns(device.clock) | {"learning": dump_learning(device.learning), "policy_id": policy_id}
+    inserted = insert_new(connection, _device, row)
+    found = connection.scalar(sa.select(_device.c.id).where(_device.c.name == device.name))
+    if inserted:
+        return int(found or 0)
+    if found is not None:
+        raise Conflict("name-taken", f"There is a device '{device.name}' already.")
+    raise Conflict("device-exists", f"{_owner(connection, device)} has this TPM key already.")
+
+
+def load(connection: sa.Connection, *names: str) -> list[Device]:
+    """The devices *names*, or all of them, by name."""
+    query = sa.select(_device, tables.policy.c.name.label("policy_name")).join(tables.policy)
+    query = query.order_by(_device.c.name)
+    if names:
+        query = query.where(_device.c.name.in_(names))
+    rows = connection.execute(query).mappings().all()
+    kids = kids_of(connection, [row["id"] for row in rows])
+    return [from_row(row, kids[row["id"]]) for row in rows]
+
+
+def get(connection: sa.Connection, name: str) -> Device:
+    """The device *name*.  Raises ``not-found``."""
+    for device in load(connection, name):
+        return device
+    raise NotFound("not-found", f"There is no device '{name}'.")
+
+
+def find_id(connection: sa.Connection, name: str) -> int:
+    """The id of the device *name*.  Raises ``not-found``."""
+    device_id = connection.scalar(sa.select(_device.c.id).where(_device.c.name == name))
+    if device_id is None:
+        raise NotFound("not-found", f"There is no device '{name}'.")
+    return int(device_id)
+
+
+def remove(connection: sa.Connection, name: str) -> None:
+    """Remove the device *name*, its keys, its observations, and the policy that its enrollment recorded.
+
+    The audit stays.  Raises ``not-found``.
+    """
+    query = sa.select(_device.c.id, _device.c.policy_id).where(_device.c.name == name)
+    row = connection.execute(query.with_for_update()).one_or_none()
+    if row is None:
+        raise NotFound("not-found", f"There is no device '{name}'.")
+    connection.execute(_key.delete().where(_key.c.device_id == row.id))
+    connection.execute(tables.observation.delete().where(tables.observation.c.device_id == row.id))
+    connection.execute(_device.delete().where(_device.c.id == row.id))
+    policies.remove_if_recorded_for(connection, row.policy_id, name)
+
+
+def arm_learning(connection: sa.Connection, name: str, learning: Learning | None) -> None:
+    """Arm the one learning use, or disarm it.  Raises ``not-found``."""
+    update = _device.update().where(_device.c.name == name).values(learning=dump_learning(learning))
+    if changed(connection, update) != 1:
+        raise NotFound("not-found", f"There is no device '{name}'.")
+
+
+def kids_of(connection: sa.Connection, ids: Collection[int]) -> dict[int, tuple[str, ...]]:
+    """The exchange keys of each of the devices *ids*, newest first."""
+    query = sa.select(_key.c.device_id, _key.c.kid).where(_key.c.device_id.in_(ids))
+    kids: dict[int, list[str]] = defaultdict(list)
+    for row in connection.execute(query.order_by(_key.c.created_at.desc(), _key.c.kid)):
+        kids[row.device_id].append(row.kid)
+    return {device_id: tuple(kids[device_id]) for device_id in ids}
+
+
+def from_row(row: sa.RowMapping, kids: tuple[str, ...]) -> Device:
+    """The :class:`Device` of a row that has every column of the table, and ``policy_name``."""
+    clock = None
+    if row["clock"] is not None:
+        clock = ClockInfo(row["clock"], row["reset_count"], row["restart_count"], row["clock_safe"])
+    plain = {name: row[name] for name in _PLAIN}
+    learning = load_learning(row["learning"])
+    return Device(**plain, policy=row["policy_name"], clock=clock, learning=learning, kids=kids)
+
+
+def clock_columns(clock: ClockInfo | None) -> dict[str, object]:
+    """The four columns that hold *clock*."""
+    if clock is None:
+        return dict.fromkeys(("clock", "reset_count", "restart_count", "clock_safe"))
+    return {
+        "clock": clock.clock,
+        "reset_count": clock.reset_count,
+        "restart_count": clock.restart_count,
+        "clock_safe": clock.safe,
+    }
+
+
+def dump_learning(learning: Learning | None) -> dict[str, object] | None:
+    """*learning*, JSON-compatible."""
+    if learning is None:
+        return None
+    return {"until": learning.until.isoformat(), "stable": dump_pcrs(learning.stable)}
+
+
+def load_learning(fields: dict[str, Any] | None) -> Learning | None:
+    """What :func:`dump_learning` made, back."""
+    if fields is None:
+        return None
+    return Learning(datetime.fromisoformat(fields["until"]), load_pcrs(fields["stable"]))
+
+
+def _owner(connection: sa.Connection, device: NewDevice) -> str:
+    same = sa.or_(_device.c.ak_spki == device.ak_spki, _device.c.ek_spki == device.ek_spki)
+    name = connection.scalar(sa.select(_device.c.name).where(same))
+    return f"Device '{name}'"

@@ -1,0 +1,101 @@
+"""Exchange and signing keys at rest, and the one query of the request path."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+
+import sqlalchemy as sa
+
+from tang_attest.errors import Conflict, NotFound
+from tang_attest.ports import BoundKey, SealedKey
+from tang_attest.protocol.policy import ReferencePolicy
+from tang_attest.store import devices, policies, tables
+from tang_attest.store.sql import insert_new
+
+_key = tables.sealed_key
+_device = tables.device
+_policy = tables.policy
+
+_BOUND = (
+    sa.select(
+        *(column.label(f"key_{column.name}") for column in _key.c),
+        *_device.c,
+        _policy.c.name.label("policy_name"),
+        _policy.c.selection,
+        _policy.c.cap_pcr,
+    )
+    .select_from(_key.outerjoin(_device, _device.c.id == _key.c.device_id).outerjoin(_policy))
+    .where(_key.c.kid.in_(sa.bindparam("kids", expanding=True)), _key.c.use == "exchange")
+)
+
+
+def add(connection: sa.Connection, key: SealedKey, device_id: int | None) -> None:
+    """Add *key*.  Raises ``name-taken`` when its thumbprint is here already."""
+    row = {
+        "kid": key.kid,
+        "use": key.use,
+        "curve": key.curve,
+        "public": dict(key.public),
+        "sealed": key.sealed,
+        "created_at": key.created_at,
+        "rotated_at": key.rotated_at,
+        "device_id": device_id,
+    }
+    if not insert_new(connection, _key, row):
+        raise Conflict("name-taken", f"There is a key '{key.kid}' already.")
+
+
+def load(connection: sa.Connection) -> list[tuple[SealedKey, str | None]]:
+    """Every key with its device's name, newest first."""
+    query = sa.select(
+        *(column.label(f"key_{column.name}") for column in _key.c), _device.c.name.label("device_name")
+    ).select_from(_key.outerjoin(_device))
+    rows = connection.execute(query.order_by(_key.c.created_at.desc(), _key.c.kid))
+    return [(_sealed(row), row["device_name"]) for row in rows.mappings()]
+
+
+def load_server(connection: sa.Connection) -> list[SealedKey]:
+    """The keys of no device, newest first."""
+    query = sa.select(*(column.label(f"key_{column.name}") for column in _key.c))
+    query = query.where(_key.c.device_id.is_(None)).order_by(_key.c.created_at.desc(), _key.c.kid)
+    return [_sealed(row) for row in connection.execute(query).mappings()]
+
+
+def rotate(connection: sa.Connection, kids: Sequence[str], at: datetime) -> None:
+    """Mark *kids* as rotated at *at*; one that is keeps its time.  Raises ``not-found``."""
+    known = set(connection.scalars(sa.select(_key.c.kid).where(_key.c.kid.in_(kids))))
+    if missing := sorted(set(kids) - known):
+        raise NotFound("not-found", f"There is no key '{missing[0]}'.")
+    unrotated = sa.and_(_key.c.kid.in_(kids), _key.c.rotated_at.is_(None))
+    connection.execute(_key.update().where(unrotated).values(rotated_at=at))
+
+
+def find(connection: sa.Connection, kids: Sequence[str]) -> list[BoundKey | None]:
+    """For each of *kids* the exchange key with its device and policy: three queries, however many there are."""
+    rows = connection.execute(_BOUND, {"kids": list(dict.fromkeys(kids))}).mappings().all()
+    bound = [row for row in rows if row["id"] is not None]
+    device_kids = devices.kids_of(connection, {row["id"] for row in bound}) if bound else {}
+    states = policies.states_of(connection, {row["policy_id"] for row in bound}) if bound else {}
+    found: dict[str, BoundKey] = {}
+    for row in rows:
+        key = _sealed(row)
+        if row["id"] is None:
+            found[key.kid] = BoundKey(key, None, None)
+            continue
+        device = devices.from_row(row, device_kids[row["id"]])
+        policy = ReferencePolicy(device.policy, row["selection"], row["cap_pcr"], states[row["policy_id"]])
+        found[key.kid] = BoundKey(key, device, policy)
+    return [found.get(kid) for kid in kids]
+
+
+def _sealed(row: sa.RowMapping) -> SealedKey:
+    return SealedKey(
+        kid=row["key_kid"],
+        use=row["key_use"],
+        curve=row["key_curve"],
+        public=row["key_public"],
+        sealed=row["key_sealed"],
+        created_at=row["key_created_at"],
+        rotated_at=row["key_rotated_at"],
+    )

@@ -1,0 +1,1 @@
+"""Alembic's scripts; ``tang_attest.store.schema`` runs them."""

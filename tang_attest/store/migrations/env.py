@@ -1,0 +1,16 @@
+"""Runs the migrations on the connection that ``tang_attest.store.schema`` gives, inside its transaction."""
+
+from __future__ import annotations
+
+from alembic import context
+
+from tang_attest.store.tables import metadata
+
+context.configure(
+    connection=context.config.attributes["connection"],
+    target_metadata=metadata,
+    render_as_batch=True,  # SQLite cannot alter a column
+    transactional_ddl=True,  # also in SQLite: a migration happens or does not
+)
+with context.begin_transaction():
+    context.run_migrations()

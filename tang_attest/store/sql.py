@@ -1,0 +1,23 @@
+"""Two statements that every group of tables needs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
+
+
+def insert_new(connection: sa.Connection, table: sa.Table, values: Mapping[str, object]) -> bool:
+    """Insert *values* unless a unique constraint forbids it; true when they were inserted.
+
+    Looking first and inserting then would leave a moment for somebody else.  ``ON CONFLICT DO NOTHING`` has none:
+    it waits for a transaction that is inserting the same, and then counts one row or zero.
+    """
+    insert = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
+    return connection.execute(insert(table).on_conflict_do_nothing(), values).rowcount == 1
+
+
+def changed(connection: sa.Connection, statement: sa.Update | sa.Delete) -> int:
+    """Run *statement*; how many rows it met.  Comparing that number is how a compare-and-set learns who won."""
+    return connection.execute(statement).rowcount

@@ -1,0 +1,246 @@
+"""The registry: :class:`SqlStore` says what is one transaction; the modules beside it say what is in it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from typing import TypeVar
+
+import sqlalchemy as sa
+
+from tang_attest.errors import Unavailable
+from tang_attest.ports import (
+    AuditEntry,
+    BoundKey,
+    Decision,
+    Device,
+    EkRoot,
+    Enrollment,
+    Learning,
+    NewDevice,
+    Observation,
+    SealedKey,
+    Token,
+)
+from tang_attest.protocol.policy import ReferencePolicy, ReferenceState
+from tang_attest.store import audit_log, decisions, devices, keys, policies, roots, schema, tokens
+from tang_attest.store.batch import Batcher
+from tang_attest.store.engine import Database, Spoiled, connect, parse_url
+
+T = TypeVar("T")
+Written = Decision | AuditEntry
+
+
+async def open_store(url: str, *, create: bool = False) -> SqlStore:
+    """The registry in the database at *url* (``sqlite:///PATH``, ``postgresql://...``).
+
+    With *create* the database is made, or brought to this program's schema.  Raises ``state-missing`` when there
+    is none or its schema is older, ``setting-invalid`` when the URL is wrong or the schema newer.
+    """
+    if create:
+        await upgrade(url)
+    database = connect(parse_url(url))
+    try:
+        await database.read(schema.check)
+    except BaseException:
+        await database.close()
+        raise
+    return SqlStore(database)
+
+
+async def upgrade(url: str) -> None:
+    """Make the tables at *url*, or bring them to this program's schema; one transaction."""
+    database = connect(parse_url(url), create=True)
+    try:
+        await database.write(schema.upgrade)
+    finally:
+        await database.close()
+
+
+class SqlStore:
+    """:class:`tang_attest.ports.Store` over SQLAlchemy Core.
+
+    ``find_key`` calls that meet share a read transaction; ``decide`` and ``audit`` calls share a write transaction
+    and its flush to the disk.  Every other call has its own.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._finds: Batcher[str, BoundKey | None] = Batcher(self._find_keys)
+        self._writes: Batcher[Written, None] = Batcher(self._write_items)
+
+    # --- the request path ---------------------------------------------------------------------------------------
+
+    async def find_key(self, kid: str) -> BoundKey | None:
+        """See :class:`~tang_attest.ports.Store`."""
+        return await self._finds.submit(kid)
+
+    async def decide(self, decision: Decision) -> None:
+        """See :class:`~tang_attest.ports.Store`.
+
+        Raises ``pcr-mismatch`` when the decision learns a state and the learning use was taken meanwhile.
+        """
+        await self._writes.submit(decision)
+
+    async def audit(self, entry: AuditEntry) -> None:
+        """See :class:`~tang_attest.ports.Store`."""
+        await self._writes.submit(entry)
+
+    async def find_token(self, digest: bytes) -> Token | None:
+        """See :class:`~tang_attest.ports.Store`."""
+        return await self._database.read(lambda connection: tokens.find(connection, digest))
+
+    async def enroll(self, enrollment: Enrollment) -> Device:
+        """See :class:`~tang_attest.ports.Store`."""
+        return await self._database.write(lambda connection: tokens.enroll(connection, enrollment))
+
+    # --- tokens and devices -------------------------------------------------------------------------------------
+
+    async def add_token(self, token: Token, audit: AuditEntry) -> None:
+        """Add a token.  Raises ``not-found`` (its policy)."""
+        await self._change(lambda connection: tokens.add(connection, token), audit)
+
+    async def list_tokens(self) -> Sequence[Token]:
+        """Every token, newest first."""
+        return await self._database.read(tokens.load)
+
+    async def add_device(self, device: NewDevice, policy: str, key: SealedKey, audit: AuditEntry) -> Device:
+        """Add a device under an existing policy.  Raises ``not-found``, ``name-taken``, ``device-exists``."""
+
+        def work(connection: sa.Connection) -> Device:
+            device_id = devices.add(connection, device, policies.find_id(connection, policy))
+            keys.add(connection, key, device_id)
+            return devices.get(connection, device.name)
+
+        return await self._change(work, audit)
+
+    async def list_devices(self) -> Sequence[Device]:
+        """Every device, by name."""
+        return await self._database.read(devices.load)
+
+    async def get_device(self, name: str) -> Device:
+        """The device *name*.  Raises ``not-found``."""
+        return await self._database.read(lambda connection: devices.get(connection, name))
+
+    async def remove_device(self, name: str, audit: AuditEntry) -> None:
+        """See :class:`~tang_attest.ports.Store`.
+
+        Its observations go too, and the policy that its enrollment recorded unless another device uses it: so
+        it can be enrolled again under its name.  The audit stays.
+        """
+        await self._change(lambda connection: devices.remove(connection, name), audit)
+        await self._database.erase_log()
+
+    async def arm_learning(self, device: str, learning: Learning | None, audit: AuditEntry) -> None:
+        """Arm the one learning use, or disarm it.  Raises ``not-found``."""
+        await self._change(lambda connection: devices.arm_learning(connection, device, learning), audit)
+
+    # --- policies -----------------------------------------------------------------------------------------------
+
+    async def add_policy(self, policy: ReferencePolicy, audit: AuditEntry) -> None:
+        """Add a policy with its states.  Raises ``name-taken``."""
+        await self._change(lambda connection: policies.add(connection, policy), audit)
+
+    async def list_policies(self) -> Sequence[ReferencePolicy]:
+        """Every policy, by name."""
+        return await self._database.read(policies.load)
+
+    async def get_policy(self, name: str) -> ReferencePolicy:
+        """The policy *name*.  Raises ``not-found``."""
+        return await self._database.read(lambda connection: policies.get(connection, name))
+
+    async def add_state(self, policy: str, state: ReferenceState, audit: AuditEntry) -> None:
+        """See :class:`~tang_attest.ports.Store`."""
+
+        def work(connection: sa.Connection) -> None:
+            policies.add_state(connection, policies.find_id(connection, policy), policy, state)
+
+        await self._change(work, audit)
+
+    async def list_observations(self, device: str | None = None, limit: int = 100) -> Sequence[Observation]:
+        """See :class:`~tang_attest.ports.Store`.  Raises ``not-found`` (the device)."""
+        return await self._database.read(lambda connection: decisions.observations(connection, device, limit))
+
+    # --- keys and trust anchors ---------------------------------------------------------------------------------
+
+    async def add_key(self, key: SealedKey, device: str | None, audit: AuditEntry) -> None:
+        """See :class:`~tang_attest.ports.Store`.  Raises ``not-found`` (the device), ``name-taken`` (the key)."""
+
+        def work(connection: sa.Connection) -> None:
+            keys.add(connection, key, None if device is None else devices.find_id(connection, device))
+
+        await self._change(work, audit)
+
+    async def list_keys(self) -> Sequence[tuple[SealedKey, str | None]]:
+        """See :class:`~tang_attest.ports.Store`."""
+        return await self._database.read(keys.load)
+
+    async def server_keys(self) -> Sequence[SealedKey]:
+        """See :class:`~tang_attest.ports.Store`."""
+        return await self._database.read(keys.load_server)
+
+    async def rotate_keys(self, kids: Sequence[str], at: datetime, audit: AuditEntry) -> None:
+        """See :class:`~tang_attest.ports.Store`.  Raises ``not-found``; then none is rotated."""
+        await self._change(lambda connection: keys.rotate(connection, kids, at), audit)
+
+    async def add_ek_root(self, root: EkRoot, audit: AuditEntry) -> None:
+        """Add a trust anchor.  Raises ``name-taken`` when it is here already."""
+        await self._change(lambda connection: roots.add(connection, root), audit)
+
+    async def list_ek_roots(self) -> Sequence[EkRoot]:
+        """Every trust anchor, by label."""
+        return await self._database.read(roots.load)
+
+    async def remove_ek_root(self, fingerprint: str, audit: AuditEntry) -> None:
+        """Remove a trust anchor.  Raises ``not-found``."""
+        await self._change(lambda connection: roots.remove(connection, fingerprint), audit)
+
+    # --- the rest -----------------------------------------------------------------------------------------------
+
+    async def list_audit(
+        self, device: str | None = None, limit: int = 100
+    ) -> Sequence[tuple[int, AuditEntry]]:
+        """See :class:`~tang_attest.ports.Store`."""
+        return await self._database.read(lambda connection: audit_log.newest(connection, device, limit))
+
+    async def prune(self, now: datetime) -> int:
+        """See :class:`~tang_attest.ports.Store`."""
+        return await self._database.write(lambda connection: decisions.prune(connection, now))
+
+    async def close(self) -> None:
+        """See :class:`~tang_attest.ports.Store`."""
+        await self._finds.close()
+        await self._writes.close()
+        await self._database.close()
+
+    async def _change(self, work: Callable[[sa.Connection], T], entry: AuditEntry) -> T:
+        """Run *work* and append *entry* in one transaction."""
+
+        def both(connection: sa.Connection) -> T:
+            result = work(connection)
+            audit_log.append(connection, entry)
+            return result
+
+        return await self._database.write(both)
+
+    async def _find_keys(self, kids: Sequence[str]) -> Sequence[BoundKey | Exception | None]:
+        return await self._database.read(lambda connection: keys.find(connection, kids))
+
+    async def _write_items(self, items: Sequence[Written]) -> Sequence[Exception | None]:
+        """Write *items* in one transaction, or each in its own when one of them spoils it for all."""
+        try:
+            return await self._write_together(items)
+        except Exception as error:
+            away = isinstance(error, Unavailable) and not isinstance(error, Spoiled)
+            if away or len(items) == 1:
+                raise
+        return [await self._write_alone(item) for item in items]
+
+    async def _write_together(self, items: Sequence[Written]) -> Sequence[Exception | None]:
+        return await self._database.write(lambda connection: decisions.write(connection, items))
+
+    async def _write_alone(self, item: Written) -> Exception | None:
+        try:
+            return (await self._write_together([item]))[0]
+        except Exception as error:  # noqa: BLE001 - the caller of this item gets it
+            return error

@@ -1,0 +1,153 @@
+"""The tables.  ``migrations`` makes them; a test compares the two.
+
+* Every compare-and-set of the registry has its unique constraint or its nullable column here.
+* The audit names devices by name, without a foreign key: it outlives them.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import sqlalchemy as sa
+
+from tang_attest.store.types import BIG, Instant, JsonText, PcrText, SelectionText, Unsigned64
+
+metadata: Final = sa.MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+policy: Final = sa.Table(
+    "policy",
+    metadata,
+    sa.Column("id", BIG, primary_key=True),
+    sa.Column("name", sa.Text, nullable=False, unique=True),
+    sa.Column("selection", SelectionText, nullable=False),
+    sa.Column("cap_pcr", sa.Integer, nullable=False),
+    # The device whose enrollment recorded this policy; the policy goes when that device goes.
+    sa.Column("recorded_for", sa.Text),
+)
+
+reference_state: Final = sa.Table(
+    "reference_state",
+    metadata,
+    sa.Column("id", BIG, primary_key=True),
+    sa.Column("policy_id", BIG, sa.ForeignKey("policy.id"), nullable=False),
+    sa.Column("label", sa.Text, nullable=False),
+    sa.Column("pcr_values", PcrText, nullable=False),
+    sa.Column("origin", sa.Text, nullable=False),
+    sa.UniqueConstraint("policy_id", "label"),
+)
+
+device: Final = sa.Table(
+    "device",
+    metadata,
+    sa.Column("id", BIG, primary_key=True),
+    sa.Column("name", sa.Text, nullable=False, unique=True),
+    sa.Column("policy_id", BIG, sa.ForeignKey("policy.id"), nullable=False, index=True),
+    sa.Column("ak_public", sa.LargeBinary, nullable=False),
+    sa.Column("ak_name", sa.LargeBinary, nullable=False),
+    # One AK, one EK: one device.  NULLs (no EK known) do not collide.
+    sa.Column("ak_spki", sa.LargeBinary, nullable=False, unique=True),
+    sa.Column("ak_scheme", sa.Text, nullable=False),
+    sa.Column("ak_hash", sa.Text, nullable=False),
+    sa.Column("ek_spki", sa.LargeBinary, unique=True),
+    sa.Column("ek_certificate", sa.LargeBinary),
+    sa.Column("ek_verified", sa.Boolean, nullable=False),
+    sa.Column("ek_issuer", sa.Text),
+    sa.Column("origin", sa.Text, nullable=False),
+    sa.Column("enrolled_at", Instant, nullable=False),
+    # TPMS_CLOCK_INFO of the newest evidence; all four are NULL until there is some.
+    sa.Column("clock", Unsigned64),
+    sa.Column("reset_count", sa.BigInteger),
+    sa.Column("restart_count", sa.BigInteger),
+    sa.Column("clock_safe", sa.Boolean),
+    # {"until": ISO 8601, "stable": {PCR: hex}}, NULL unless armed.
+    sa.Column("learning", JsonText),
+    sa.Column("last_seen_at", Instant),
+    sa.Column("last_code", sa.Text),
+    sqlite_autoincrement=True,  # an id is never used again: a decision under way must not meet another device
+)
+
+sealed_key: Final = sa.Table(
+    "sealed_key",
+    metadata,
+    sa.Column("kid", sa.Text, primary_key=True),
+    sa.Column("use", sa.Text, nullable=False),
+    sa.Column("curve", sa.Text, nullable=False),
+    sa.Column("public", JsonText, nullable=False),
+    sa.Column("sealed", sa.Text, nullable=False),
+    sa.Column("created_at", Instant, nullable=False),
+    sa.Column("rotated_at", Instant),
+    sa.Column("device_id", BIG, sa.ForeignKey("device.id"), index=True),
+)
+
+token: Final = sa.Table(
+    "token",
+    metadata,
+    sa.Column("digest", sa.LargeBinary, primary_key=True),
+    sa.Column("created_at", Instant, nullable=False),
+    sa.Column("created_by", sa.Text, nullable=False),
+    sa.Column("expires_at", Instant, nullable=False),
+    sa.Column("name", sa.Text),
+    sa.Column("policy", sa.Text),
+    sa.Column("record", sa.Boolean, nullable=False),
+    sa.Column("selection", SelectionText, nullable=False),
+    sa.Column("cap_pcr", sa.Integer, nullable=False),
+    sa.Column("allow_unverified_ek", sa.Boolean, nullable=False),
+    sa.Column("force", sa.Boolean, nullable=False),
+    sa.Column("learn_for_s", sa.BigInteger, nullable=False),
+    sa.Column("used_at", Instant),
+)
+
+nonce: Final = sa.Table(
+    "nonce",
+    metadata,
+    # Only used nonces are here.  The primary key decides who used one first.
+    sa.Column("digest", sa.LargeBinary, primary_key=True),
+    sa.Column("expires_at", Instant, nullable=False, index=True),
+)
+
+observation: Final = sa.Table(
+    "observation",
+    metadata,
+    sa.Column("id", BIG, primary_key=True),
+    sa.Column("device_id", BIG, sa.ForeignKey("device.id"), nullable=False, index=True),
+    sa.Column("at", Instant, nullable=False),
+    sa.Column("selection", SelectionText, nullable=False),
+    sa.Column("pcr_values", PcrText, nullable=False),
+    sa.Column("code", sa.Text, nullable=False),
+    sa.Column("reset_count", sa.BigInteger, nullable=False),
+    sa.Column("event_log", sa.LargeBinary, nullable=False),
+    sqlite_autoincrement=True,
+)
+
+ek_root: Final = sa.Table(
+    "ek_root",
+    metadata,
+    sa.Column("fingerprint", sa.Text, primary_key=True),
+    sa.Column("label", sa.Text, nullable=False),
+    sa.Column("der", sa.LargeBinary, nullable=False),
+    sa.Column("added_at", Instant, nullable=False),
+)
+
+audit: Final = sa.Table(
+    "audit",
+    metadata,
+    sa.Column("id", BIG, primary_key=True),
+    sa.Column("at", Instant, nullable=False),
+    sa.Column("event", sa.Text, nullable=False),
+    sa.Column("actor", sa.Text, nullable=False),
+    sa.Column("verdict", sa.Text, nullable=False),
+    sa.Column("code", sa.Text, nullable=False),
+    sa.Column("device", sa.Text, index=True),
+    sa.Column("kid", sa.Text),
+    sa.Column("address", sa.Text),
+    sa.Column("request_id", sa.Text),
+    sa.Column("details", JsonText, nullable=False),
+    sqlite_autoincrement=True,  # a row that was taken away leaves a gap
+)

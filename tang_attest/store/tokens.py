@@ -1,0 +1,66 @@
+"""Enrollment tokens, and the enrollment that uses one up."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from datetime import datetime
+
+import sqlalchemy as sa
+
+from tang_attest.errors import Conflict
+from tang_attest.ports import Device, Enrollment, Token
+from tang_attest.store import audit_log, devices, keys, policies, tables
+from tang_attest.store.sql import changed, insert_new
+
+_token = tables.token
+_COLUMNS = tuple(field.name for field in fields(Token))
+
+
+def add(connection: sa.Connection, token: Token) -> None:
+    """Add *token*.  Raises ``not-found`` when it names a policy that is not there."""
+    if token.policy is not None:
+        policies.find_id(connection, token.policy)
+    if not insert_new(connection, _token, {name: getattr(token, name) for name in _COLUMNS}):
+        raise Conflict("name-taken", "There is this token already.")
+
+
+def find(connection: sa.Connection, digest: bytes) -> Token | None:
+    """The token whose text has this SHA-256."""
+    row = connection.execute(sa.select(_token).where(_token.c.digest == digest)).mappings().one_or_none()
+    return None if row is None else _from_row(row)
+
+
+def load(connection: sa.Connection) -> list[Token]:
+    """Every token, newest first."""
+    rows = connection.execute(sa.select(_token).order_by(_token.c.created_at.desc(), _token.c.digest))
+    return [_from_row(row) for row in rows.mappings()]
+
+
+def use(connection: sa.Connection, digest: bytes, at: datetime) -> None:
+    """Use the token up.  Raises ``token-used``, and ``token-invalid`` when there is none."""
+    # Two enrollments may have found the token unused.  The condition is checked again in the statement that
+    # changes it, under the row's lock, so only one of them meets a row.
+    unused = sa.and_(_token.c.digest == digest, _token.c.used_at.is_(None))
+    if changed(connection, _token.update().where(unused).values(used_at=at)) == 1:
+        return
+    if find(connection, digest) is None:
+        raise Conflict("token-invalid", "There is no such token.")
+    raise Conflict("token-used", "This token was used before.")
+
+
+def enroll(connection: sa.Connection, enrollment: Enrollment) -> Device:
+    """Everything that one enrollment writes, and the device it made."""
+    new = enrollment.device
+    use(connection, enrollment.token_digest, enrollment.audit.at)
+    if enrollment.new_policy is not None:
+        policy_id = policies.add(connection, enrollment.new_policy, recorded_for=new.name)
+    else:
+        policy_id = policies.find_id(connection, enrollment.policy or "")
+    device_id = devices.add(connection, new, policy_id)
+    keys.add(connection, enrollment.key, device_id)
+    audit_log.append(connection, enrollment.audit)
+    return devices.get(connection, new.name)
+
+
+def _from_row(row: sa.RowMapping) -> Token:
+    return Token(**{name: row[name] for name in _COLUMNS})
