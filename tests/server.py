@@ -1,0 +1,182 @@
+"""A whole server in the test's process: the real store, the real keys, real HTTP on loopback; only the clock is fake."""
+
+from __future__ import annotations
+
+import base64
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, Self
+
+from aiohttp.test_utils import TestClient, TestServer
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from tang_attest.config import Settings
+from tang_attest.keys.sealed import SealedKeys, SessionBox
+from tang_attest.keys.secret import create_secret
+from tang_attest.protocol.advertisement import b64u, thumbprint
+from tang_attest.protocol.challenge import unlock_digest
+from tang_attest.protocol.enrollment import activation_proof, enrollment_digest
+from tang_attest.protocol.exchange import ExchangeKey
+from tang_attest.protocol.pcr import Selection
+from tang_attest.protocol.tpm import parse_ak
+from tang_attest.service.enroll import Enroll
+from tang_attest.service.reference_values import ReferenceValues
+from tang_attest.service.registry import Registry, TokenTerms
+from tang_attest.service.server_keys import ServerKeys
+from tang_attest.service.unlock import Unlock
+from tang_attest.store import open_store
+from tang_attest.web.app import Site, make_app
+from tang_attest.web.attest_routes import AttestRoutes
+from tests.attester import Attester, members
+from tests.fakes import FakeClock, RealRandomness
+
+SELECTION = "sha256:0,2,4,7"
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A response: status, body (JSON where it is), headers."""
+
+    status: int
+    body: Any
+    headers: Any
+
+    @property
+    def code(self) -> str:
+        """The problem's code, or ``ok``."""
+        return self.body.get("code", "ok") if isinstance(self.body, dict) else "ok"
+
+
+class Server:
+    """Started with ``async with``; everything it made is under *directory*."""
+
+    def __init__(self, directory: Path, *, plain_tang: bool = False, endpoint: str = "") -> None:
+        self.directory, self.plain_tang, self.endpoint = directory, plain_tang, endpoint
+        self.clock = FakeClock()
+
+    async def __aenter__(self) -> Self:
+        random = RealRandomness()
+        self.directory.mkdir(parents=True, exist_ok=True)
+        self.secret = create_secret(self.directory)
+        self.store = await open_store(Settings(state=self.directory).database_url, create=True)
+        self.sealed = SealedKeys(self.secret)
+        self.registry = Registry(self.store, self.sealed, self.clock, random, "tester")
+        self.reference_values = ReferenceValues(self.store, self.clock, "tester")
+        self.keys = ServerKeys(self.store, self.sealed, self.clock, "server", open_keys=self.plain_tang)
+        self.thp = await self.keys.create_signing_key()
+        nonce_key = self.secret.derive("nonce")
+        self.executor = ThreadPoolExecutor(2)
+        routes = AttestRoutes(
+            Unlock(self.store, self.sealed, self.clock, random, nonce_key, 120, self.executor),
+            Enroll(self.store, self.sealed, SessionBox(self.secret), self.clock, random, nonce_key, 300),
+            self.keys,
+        )
+        site = Site(routes, self.keys, self.keys if self.plain_tang else None, self.executor, self.endpoint)
+        self.client = TestClient(TestServer(make_app(site)))
+        await self.client.start_server()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.client.close()
+        self.executor.shutdown()
+        await self.store.close()
+
+    async def request(self, method: str, target: str, **options: Any) -> Answer:
+        """Any request."""
+        async with self.client.request(method, target, allow_redirects=False, **options) as response:
+            is_json = "json" in response.content_type
+            body = await response.json(content_type=None) if is_json else await response.read()
+            return Answer(response.status, body, response.headers)
+
+    async def post(self, target: str, body: Any) -> Answer:
+        """POST of a JSON value, or of bytes as they are."""
+        data = {"data": body} if isinstance(body, bytes) else {"json": body}
+        return await self.request("POST", target, **data)
+
+    # --- enrollment ---
+
+    async def token(self, **terms: Any) -> str:
+        """A token; *terms* are fields of TokenTerms."""
+        defaults: dict[str, Any] = {
+            "name": None,
+            "policy": None,
+            "record": terms.get("policy") is None,
+            "selection": Selection.parse(SELECTION),
+            "cap_pcr": 15,
+            "allow_unverified_ek": True,
+            "force": False,
+            "valid_for": timedelta(hours=1),
+            "learn_for": timedelta(hours=1),
+        }
+        text, _ = await self.registry.create_token(TokenTerms(**(defaults | terms)))
+        return text
+
+    async def begin(self, attester: Attester, name: str, token: str, **changes: Any) -> Answer:
+        """The first request of an enrollment; *changes* replace members of its body."""
+        body = {
+            "name": name,
+            "token": token,
+            "ak": b64u(attester.ak_public),
+            "ek": b64u(attester.ek_public),
+        }
+        return await self.post("/attest/enroll", body | changes)
+
+    async def finish(self, attester: Attester, name: str, begun: Answer, **changes: Any) -> Answer:
+        """The second request; *changes* are ``secret``, ``proof``, ``binding`` or members of its body."""
+        answer = begun.body
+        blob, encrypted = (unb64u(answer[member]) for member in ("credential_blob", "encrypted_secret"))
+        secret = changes.pop("secret", None) or attester.activate(blob, encrypted, parse_ak(attester.ak_public).name)
+        proof = changes.pop("proof", None) or activation_proof(answer["nonce"], secret)
+        binding = changes.pop("binding", None) or enrollment_digest(answer["nonce"], name, proof)
+        evidence = attester.evidence("", binding, answer["selection"])
+        del evidence["nonce"]
+        body = {"session": answer["session"], "proof": proof, **evidence}
+        return await self.post("/attest/enroll/finish", body | changes)
+
+    async def enroll(self, attester: Attester, name: str = "pi-b", **terms: Any) -> str:
+        """A whole enrollment; the device's kid."""
+        begun = await self.begin(attester, name, await self.token(**terms))
+        assert begun.status == 200, begun
+        done = await self.finish(attester, name, begun)
+        assert done.status == 201, done
+        kid: str = done.body["kid"]
+        return kid
+
+    # --- unlock ---
+
+    async def challenge(self, kid: str, x: dict[str, str] | None = None) -> dict[str, Any]:
+        """A challenge for *kid*."""
+        answer = await self.post(f"/rec/{kid}", x or dict(members(new_x())))
+        assert answer.status == 401, answer
+        challenge: dict[str, Any] = answer.body["challenge"]
+        return challenge
+
+    async def unlock(self, attester: Attester, kid: str, **changes: Any) -> Answer:
+        """Challenge and evidence; *changes* replace steps (see :func:`evidence`)."""
+        x = changes.pop("x", None) or dict(members(new_x()))
+        challenge = changes.pop("challenge", None) or await self.challenge(kid)
+        return await self.post(f"/rec/{kid}", x | {"attest": evidence(attester, kid, x, challenge, **changes)})
+
+
+def evidence(attester: Attester, kid: str, x: dict[str, str], challenge: dict[str, Any], **changes: Any) -> dict[str, str]:
+    """Member ``attest`` for *x*; *changes* are those of :meth:`Attester.attest`, ``selection`` and ``binding``."""
+    binding = changes.pop("binding", None) or unlock_digest(challenge["nonce"], kid, thumbprint(x))
+    selection = changes.pop("selection", challenge["selection"])
+    return attester.evidence(challenge["nonce"], binding, selection, **changes)
+
+
+def new_x(curve: ec.EllipticCurve | None = None) -> ec.EllipticCurvePrivateKey:
+    """A client's random X, with its private part."""
+    return ec.generate_private_key(curve or ec.SECP521R1())
+
+
+def product_x(x: ec.EllipticCurvePrivateKey, server: ExchangeKey) -> bytes:
+    """The x-coordinate of x·S, which Y has to have."""
+    return x.exchange(ec.ECDH(), server.public.public_key())
+
+
+def unb64u(text: str) -> bytes:
+    """Base64url without padding."""
+    return base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))

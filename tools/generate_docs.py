@@ -1,0 +1,73 @@
+"""Write the documents that are made from the program itself; tests/test_docs.py compares them.
+
+docs/errors.md, docs/settings.md and docs/cli.md.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from tang_attest.cli import group
+from tang_attest.config import Settings
+from tang_attest.errors import ACTIONS
+
+DOCS = Path(__file__).parent.parent / "docs"
+MADE = "<!-- made by tools/generate_docs.py -->\n\n"
+
+
+def errors() -> str:
+    """Every code and its action."""
+    rows = "".join(f"| `{code}` | {action} |\n" for code, action in ACTIONS.items())
+    return (
+        f"# Errors\n\n{MADE}"
+        "A code means the same on the boot console, in the API, on the command line and in the audit record.\n"
+        "It never changes its meaning.\n\n"
+        f"| code | what to do |\n|---|---|\n{rows}"
+    )
+
+
+def settings() -> str:
+    """Every setting of `serve`."""
+    rows = ""
+    for name, field in Settings.model_fields.items():
+        default = "" if field.default in (None, "") else f"`{str(field.default).lower() if isinstance(field.default, bool) else field.default}`"
+        flag = "`--state` (before `serve`)" if name == "state" else f"`--{name.replace('_', '-')}`"
+        rows += f"| `{name}` | {flag} | `TANG_ATTEST_{name.upper()}` | {default} | {field.description} |\n"
+    return (
+        f"# Settings of the server\n\n{MADE}"
+        "A setting is given in a TOML file (`tang-attest serve --config FILE`), in the environment, or as a flag;\n"
+        "a flag wins over the environment, and both win over the file.\n"
+        "A setting that is unknown or wrong stops `serve` with a message that names it.\n\n"
+        f"| in the file | flag | environment | default | what |\n|---|---|---|---|---|\n{rows}"
+    )
+
+
+def cli() -> str:
+    """The help of every command."""
+    context = click.Context(group, info_name="tang-attest", max_content_width=100, terminal_width=100)
+    parts = [f"# The command line\n\n{MADE}", _help(group, context)]
+    for name in group.list_commands(context):
+        command = group.get_command(context, name)
+        assert command is not None
+        child = click.Context(command, info_name=name, parent=context, terminal_width=100)
+        parts.append(_help(command, child))
+        if isinstance(command, click.Group):
+            for sub_name in command.list_commands(child):
+                sub = command.get_command(child, sub_name)
+                assert sub is not None
+                parts.append(_help(sub, click.Context(sub, info_name=sub_name, parent=child, terminal_width=100)))
+    return "\n".join(parts)
+
+
+def _help(command: click.Command, context: click.Context) -> str:
+    return f"## {context.command_path}\n\n```text\n{command.get_help(context)}\n```\n"
+
+
+DOCUMENTS = {"errors.md": errors, "settings.md": settings, "cli.md": cli}
+
+if __name__ == "__main__":
+    for name, make in DOCUMENTS.items():
+        (DOCS / name).write_text(make())
+        print(f"wrote docs/{name}")
