@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Collection
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 
 import sqlalchemy as sa
 
@@ -20,7 +20,7 @@ _device = tables.device
 _key = tables.sealed_key
 
 #: The columns of :class:`Device` that have the same name and type in the table.
-_PLAIN = (
+_PLAIN: Final = (
     "id",
     "name",
     "ak_public",
@@ -36,6 +36,12 @@ _PLAIN = (
     "enrolled_at",
     "last_seen_at",
     "last_code",
+)
+
+_KIDS: Final = (
+    sa.select(_key.c.device_id, _key.c.kid)
+    .where(_key.c.device_id.in_(sa.bindparam("ids", expanding=True)))
+    .order_by(_key.c.created_at.desc(), _key.c.kid)
 )
 
 
@@ -102,10 +108,9 @@ def arm_learning(connection: sa.Connection, name: str, learning: Learning | None
 
 def kids_of(connection: sa.Connection, ids: Collection[int]) -> dict[int, tuple[str, ...]]:
     """The exchange keys of each of the devices *ids*, newest first."""
-    query = sa.select(_key.c.device_id, _key.c.kid).where(_key.c.device_id.in_(ids))
     kids: dict[int, list[str]] = defaultdict(list)
-    for row in connection.execute(query.order_by(_key.c.created_at.desc(), _key.c.kid)):
-        kids[row.device_id].append(row.kid)
+    for device_id, kid in connection.execute(_KIDS, {"ids": list(ids)}):
+        kids[device_id].append(kid)
     return {device_id: tuple(kids[device_id]) for device_id in ids}
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Collection
 from itertools import count
+from typing import Final
 
 import sqlalchemy as sa
 
@@ -15,6 +16,12 @@ from tang_attest.store.sql import insert_new
 
 _policy = tables.policy
 _state = tables.reference_state
+
+_STATES: Final = (
+    sa.select(_state.c.policy_id, _state.c.label, _state.c.pcr_values, _state.c.origin)
+    .where(_state.c.policy_id.in_(sa.bindparam("ids", expanding=True)))
+    .order_by(_state.c.id)
+)
 
 
 def add(connection: sa.Connection, policy: ReferencePolicy, *, recorded_for: str | None = None) -> int:
@@ -73,10 +80,9 @@ def get(connection: sa.Connection, name: str) -> ReferencePolicy:
 
 def states_of(connection: sa.Connection, ids: Collection[int]) -> dict[int, tuple[ReferenceState, ...]]:
     """The states of each of the policies *ids*, oldest first."""
-    query = sa.select(_state).where(_state.c.policy_id.in_(ids)).order_by(_state.c.id)
     states: dict[int, list[ReferenceState]] = defaultdict(list)
-    for row in connection.execute(query):
-        states[row.policy_id].append(ReferenceState(row.label, row.pcr_values, row.origin))
+    for policy_id, label, values, origin in connection.execute(_STATES, {"ids": list(ids)}):
+        states[policy_id].append(ReferenceState(label, values, origin))
     return {policy_id: tuple(states[policy_id]) for policy_id in ids}
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import sqlalchemy as sa
-from alembic import command
-from alembic.config import Config
 
 from tang_attest.errors import Malformed, Unavailable
+
+if TYPE_CHECKING:
+    from alembic.config import Config
 
 #: The newest revision in ``migrations/versions``.  Revisions are numbers of four digits and are compared as text.
 REVISION: Final = "0001"
@@ -37,6 +38,8 @@ def check(connection: sa.Connection) -> None:
 
 def upgrade(connection: sa.Connection) -> None:
     """Bring the schema to :data:`REVISION`.  Raises ``setting-invalid`` when it is newer."""
+    from alembic import command  # here, because opening does not need it and it is slow to load
+
     found = _revision(connection)
     if found is not None and found > REVISION:
         check(connection)
@@ -45,6 +48,8 @@ def upgrade(connection: sa.Connection) -> None:
 
 def config(connection: sa.Connection) -> Config:
     """Alembic's configuration, without a file: *connection* is the one that ``env.py`` uses."""
+    from alembic.config import Config
+
     settings = Config()
     settings.set_main_option("script_location", str(Path(__file__).parent / "migrations").replace("%", "%%"))
     settings.set_main_option("path_separator", "os")

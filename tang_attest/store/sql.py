@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 
 import sqlalchemy as sa
@@ -14,8 +15,13 @@ def insert_new(connection: sa.Connection, table: sa.Table, values: Mapping[str, 
     Looking first and inserting then would leave a moment for somebody else.  ``ON CONFLICT DO NOTHING`` has none:
     it waits for a transaction that is inserting the same, and then counts one row or zero.
     """
-    insert = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
-    return connection.execute(insert(table).on_conflict_do_nothing(), values).rowcount == 1
+    return connection.execute(_insert_unless_there(table, connection.dialect.name), values).rowcount == 1
+
+
+@functools.cache
+def _insert_unless_there(table: sa.Table, dialect: str) -> sa.Insert:
+    insert = postgresql.insert if dialect == "postgresql" else sqlite.insert
+    return insert(table).on_conflict_do_nothing()
 
 
 def changed(connection: sa.Connection, statement: sa.Update | sa.Delete) -> int:
