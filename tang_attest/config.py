@@ -21,20 +21,32 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    state: Path = Field(Path("/var/lib/tang-attest"), description="Directory of the database and the key-encryption key.")
-    database: str | None = Field(None, description="SQLAlchemy URL of the database; SQLite in the state directory by default.")
+    state: Path = Field(
+        Path("/var/lib/tang-attest"), description="Directory of the database and the key-encryption key."
+    )
+    database: str | None = Field(
+        None, description="SQLAlchemy URL of the database; SQLite in the state directory by default."
+    )
     host: str = Field("0.0.0.0", description="Address to listen on; :: for IPv6.")  # noqa: S104 - a server listens
     port: int = Field(7500, ge=0, le=65535, description="Port to listen on; 0 picks a free one.")
     port_file: Path | None = Field(None, description="Write the port here once the server answers.")
-    endpoint: str = Field("", description="Path before every route, such as /tang.", pattern=r"^(/[A-Za-z0-9._-]+)*$")
+    endpoint: str = Field(
+        "", description="Path before every route, such as /tang.", pattern=r"^(/[A-Za-z0-9._-]+)*$"
+    )
     tls_certificate: Path | None = Field(None, description="PEM certificate chain; turns HTTPS on.")
     tls_key: Path | None = Field(None, description="PEM private key of the certificate.")
     plain_tang: bool = Field(False, description="Answer open keys without evidence, as tangd does.")
     tang_dir: Path | None = Field(None, description="Tang key directory that plain Tang serves.")
-    challenge_ttl: int = Field(120, ge=5, le=3600, description="Seconds in which a challenge has to be answered.")
-    enroll_ttl: int = Field(300, ge=5, le=3600, description="Seconds in which an enrollment has to be finished.")
+    challenge_ttl: int = Field(
+        120, ge=5, le=3600, description="Seconds in which a challenge has to be answered."
+    )
+    enroll_ttl: int = Field(
+        300, ge=5, le=3600, description="Seconds in which an enrollment has to be finished."
+    )
     log_format: Literal["console", "json"] = Field("console", description="How log lines look.")
-    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="The least that is logged.")
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="The least that is logged."
+    )
 
     @field_validator("state", "port_file", "tls_certificate", "tls_key", "tang_dir")
     @classmethod

@@ -254,21 +254,39 @@ class Store(Protocol):
         """
 
     # the operator
-    async def add_token(self, token: Token, audit: AuditEntry) -> None: ...
-    async def list_tokens(self) -> Sequence[Token]: ...
-    async def add_device(self, device: NewDevice, policy: str, key: SealedKey, audit: AuditEntry) -> Device: ...
-    async def list_devices(self) -> Sequence[Device]: ...
-    async def get_device(self, name: str) -> Device: ...
+    async def add_token(self, token: Token, audit: AuditEntry) -> None:
+        """Keep a token."""
+
+    async def list_tokens(self) -> Sequence[Token]:
+        """Every token, newest first."""
+
+    async def add_device(self, device: NewDevice, policy: str, key: SealedKey, audit: AuditEntry) -> Device:
+        """Add a registered device with its key.  Raises ``name-taken``, ``device-exists``, ``not-found`` (policy)."""
+
+    async def list_devices(self) -> Sequence[Device]:
+        """Every device, by name."""
+
+    async def get_device(self, name: str) -> Device:
+        """One device.  Raises ``not-found``."""
+
     async def remove_device(self, name: str, audit: AuditEntry) -> None:
         """Forget the device and destroy its exchange keys, in the file and in the write-ahead log too."""
 
-    async def add_policy(self, policy: ReferencePolicy, audit: AuditEntry) -> None: ...
-    async def list_policies(self) -> Sequence[ReferencePolicy]: ...
-    async def get_policy(self, name: str) -> ReferencePolicy: ...
+    async def add_policy(self, policy: ReferencePolicy, audit: AuditEntry) -> None:
+        """Add a policy.  Raises ``name-taken``."""
+
+    async def list_policies(self) -> Sequence[ReferencePolicy]:
+        """Every policy, by name."""
+
+    async def get_policy(self, name: str) -> ReferencePolicy:
+        """One policy.  Raises ``not-found``."""
+
     async def add_state(self, policy: str, state: ReferenceState, audit: AuditEntry) -> None:
         """Append a reference state.  Raises ``name-taken`` when the policy has that label already."""
 
-    async def arm_learning(self, device: str, learning: Learning | None, audit: AuditEntry) -> None: ...
+    async def arm_learning(self, device: str, learning: Learning | None, audit: AuditEntry) -> None:
+        """Arm (or with ``None`` end) the one learning use of a device.  Raises ``not-found``."""
+
     async def list_observations(self, device: str | None = None, limit: int = 100) -> Sequence[Observation]:
         """The newest first."""
 
@@ -284,10 +302,18 @@ class Store(Protocol):
     async def rotate_keys(self, kids: Sequence[str], at: datetime, audit: AuditEntry) -> None:
         """Mark keys as rotated."""
 
-    async def add_ek_root(self, root: EkRoot, audit: AuditEntry) -> None: ...
-    async def list_ek_roots(self) -> Sequence[EkRoot]: ...
-    async def remove_ek_root(self, fingerprint: str, audit: AuditEntry) -> None: ...
-    async def list_audit(self, device: str | None = None, limit: int = 100) -> Sequence[tuple[int, AuditEntry]]:
+    async def add_ek_root(self, root: EkRoot, audit: AuditEntry) -> None:
+        """Trust a certificate; one that is trusted already stays."""
+
+    async def list_ek_roots(self) -> Sequence[EkRoot]:
+        """Every trusted certificate."""
+
+    async def remove_ek_root(self, fingerprint: str, audit: AuditEntry) -> None:
+        """Trust a certificate no longer.  Raises ``not-found``."""
+
+    async def list_audit(
+        self, device: str | None = None, limit: int = 100
+    ) -> Sequence[tuple[int, AuditEntry]]:
         """The newest first, with their row numbers."""
 
     async def prune(self, now: datetime) -> int:

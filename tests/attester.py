@@ -12,11 +12,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from cryptography.hazmat.decrepit.ciphers.modes import CFB
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms
-from cryptography.hazmat.decrepit.ciphers.modes import CFB
 from tpm2_pytss.constants import TPM2_ALG, TPM2_GENERATED, TPM2_ST, TPMA_OBJECT
 from tpm2_pytss.types import (
     TPM2B_DATA,
@@ -36,9 +36,14 @@ from tpm2_pytss.types import (
     TPMU_SIGNATURE,
 )
 
-from tang_attest.protocol.advertisement import b64u
+from tang_attest.protocol.base64url import b64u
 
-BANKS = {"sha1": TPM2_ALG.SHA1, "sha256": TPM2_ALG.SHA256, "sha384": TPM2_ALG.SHA384, "sha512": TPM2_ALG.SHA512}
+BANKS = {
+    "sha1": TPM2_ALG.SHA1,
+    "sha256": TPM2_ALG.SHA256,
+    "sha384": TPM2_ALG.SHA384,
+    "sha512": TPM2_ALG.SHA512,
+}
 SCHEMES = {"rsassa": TPM2_ALG.RSASSA, "rsapss": TPM2_ALG.RSAPSS, "ecdsa": TPM2_ALG.ECDSA}
 
 AK_ATTRIBUTES = (
@@ -122,7 +127,7 @@ class Attester:
         if not hmac.compare_digest(mac, integrity):
             raise ValueError("the credential is for another key")
         decryptor = Cipher(algorithms.AES(_kdfa(seed, b"STORAGE", ak_name, 128)), CFB(bytes(16))).decryptor()
-        return (decryptor.update(encrypted) + decryptor.finalize())[2:]
+        return bytes(decryptor.update(encrypted) + decryptor.finalize())[2:]
 
     # --- quotes ---
 
@@ -159,7 +164,14 @@ class Attester:
         """The digest a quote of *selection* signs."""
         return hashlib.new(self.hash_name, self.values(selection)).digest()
 
-    def sign(self, message: bytes, *, scheme: str | None = None, hash_name: str | None = None, claim: tuple[str, str] | None = None) -> bytes:  # fmt: skip
+    def sign(
+        self,
+        message: bytes,
+        *,
+        scheme: str | None = None,
+        hash_name: str | None = None,
+        claim: tuple[str, str] | None = None,
+    ) -> bytes:
         """A TPMT_SIGNATURE over *message*; *claim* is what it says it is, whatever it is."""
         scheme, hash_name = scheme or self.scheme, hash_name or self.hash_name
         algorithm = getattr(hashes, hash_name.upper())()
@@ -169,14 +181,18 @@ class Attester:
             pss = padding.PSS(padding.MGF1(algorithm), algorithm.digest_size)
             raw = self.private.sign(message, pss if scheme == "rsapss" else padding.PKCS1v15(), algorithm)
         said_scheme, said_hash = claim or (scheme, hash_name)
-        return tpmt_signature(raw, said_scheme, said_hash, ecdsa=isinstance(self.private, ec.EllipticCurvePrivateKey))
+        return tpmt_signature(
+            raw, said_scheme, said_hash, ecdsa=isinstance(self.private, ec.EllipticCurvePrivateKey)
+        )
 
     def extend(self, pcr: int, data: bytes) -> None:
         """Extend *pcr* in every bank."""
         for bank, values in self.pcrs.items():
             values[pcr] = hashlib.new(bank, values[pcr] + hashlib.new(bank, data).digest()).digest()
 
-    def evidence(self, nonce: str, binding: bytes, selection: str = "sha256:0,2,4,7", **changes: Any) -> dict[str, str]:
+    def evidence(
+        self, nonce: str, binding: bytes, selection: str = "sha256:0,2,4,7", **changes: Any
+    ) -> dict[str, str]:
         """Member ``attest`` of an unlock request."""
         quote = self.attest(binding, selection, **changes)
         return {
@@ -232,7 +248,9 @@ def _kdfa(key: bytes, label: bytes, context: bytes, bits: int) -> bytes:
 def members(key: ec.EllipticCurvePrivateKey) -> Mapping[str, str]:
     """The public JWK of a client's X, as a stock client sends it."""
     numbers = key.public_key().public_numbers()
-    name, size = {"secp256r1": ("P-256", 32), "secp384r1": ("P-384", 48), "secp521r1": ("P-521", 66)}[key.curve.name]
+    name, size = {"secp256r1": ("P-256", 32), "secp384r1": ("P-384", 48), "secp521r1": ("P-521", 66)}[
+        key.curve.name
+    ]
     return {
         "alg": "ECMR",
         "crv": name,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import timedelta
@@ -15,7 +14,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from tang_attest.config import Settings
 from tang_attest.keys.sealed import SealedKeys, SessionBox
 from tang_attest.keys.secret import create_secret
-from tang_attest.protocol.advertisement import b64u, thumbprint
+from tang_attest.protocol.advertisement import thumbprint
+from tang_attest.protocol.base64url import b64u, unb64u
 from tang_attest.protocol.challenge import unlock_digest
 from tang_attest.protocol.enrollment import activation_proof, enrollment_digest
 from tang_attest.protocol.exchange import ExchangeKey
@@ -127,7 +127,9 @@ class Server:
         """The second request; *changes* are ``secret``, ``proof``, ``binding`` or members of its body."""
         answer = begun.body
         blob, encrypted = (unb64u(answer[member]) for member in ("credential_blob", "encrypted_secret"))
-        secret = changes.pop("secret", None) or attester.activate(blob, encrypted, parse_ak(attester.ak_public).name)
+        secret = changes.pop("secret", None) or attester.activate(
+            blob, encrypted, parse_ak(attester.ak_public).name
+        )
         proof = changes.pop("proof", None) or activation_proof(answer["nonce"], secret)
         binding = changes.pop("binding", None) or enrollment_digest(answer["nonce"], name, proof)
         evidence = attester.evidence("", binding, answer["selection"])
@@ -157,10 +159,14 @@ class Server:
         """Challenge and evidence; *changes* replace steps (see :func:`evidence`)."""
         x = changes.pop("x", None) or dict(members(new_x()))
         challenge = changes.pop("challenge", None) or await self.challenge(kid)
-        return await self.post(f"/rec/{kid}", x | {"attest": evidence(attester, kid, x, challenge, **changes)})
+        return await self.post(
+            f"/rec/{kid}", x | {"attest": evidence(attester, kid, x, challenge, **changes)}
+        )
 
 
-def evidence(attester: Attester, kid: str, x: dict[str, str], challenge: dict[str, Any], **changes: Any) -> dict[str, str]:
+def evidence(
+    attester: Attester, kid: str, x: dict[str, str], challenge: dict[str, Any], **changes: Any
+) -> dict[str, str]:
     """Member ``attest`` for *x*; *changes* are those of :meth:`Attester.attest`, ``selection`` and ``binding``."""
     binding = changes.pop("binding", None) or unlock_digest(challenge["nonce"], kid, thumbprint(x))
     selection = changes.pop("selection", challenge["selection"])
@@ -175,8 +181,3 @@ def new_x(curve: ec.EllipticCurve | None = None) -> ec.EllipticCurvePrivateKey:
 def product_x(x: ec.EllipticCurvePrivateKey, server: ExchangeKey) -> bytes:
     """The x-coordinate of x·S, which Y has to have."""
     return x.exchange(ec.ECDH(), server.public.public_key())
-
-
-def unb64u(text: str) -> bytes:
-    """Base64url without padding."""
-    return base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))

@@ -16,7 +16,9 @@ MARKDOWN = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 @pytest.mark.parametrize("name", DOCUMENTS)
 def test_generated_documents_are_current(name: str) -> None:
     """`python -m tools.generate_docs` writes them; somebody has to run it when a setting or a command changes."""
-    assert (DOCS / name).read_text() == DOCUMENTS[name](), f"run: .venv/bin/python -m tools.generate_docs  ({name})"
+    assert (DOCS / name).read_text() == DOCUMENTS[name](), (
+        f"run: .venv/bin/python -m tools.generate_docs  ({name})"
+    )
 
 
 @pytest.mark.parametrize("path", MARKDOWN, ids=lambda path: str(path.relative_to(ROOT)))

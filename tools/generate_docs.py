@@ -32,7 +32,11 @@ def settings() -> str:
     """Every setting of `serve`."""
     rows = ""
     for name, field in Settings.model_fields.items():
-        default = "" if field.default in (None, "") else f"`{str(field.default).lower() if isinstance(field.default, bool) else field.default}`"
+        default = (
+            ""
+            if field.default in (None, "")
+            else f"`{str(field.default).lower() if isinstance(field.default, bool) else field.default}`"
+        )
         flag = "`--state` (before `serve`)" if name == "state" else f"`--{name.replace('_', '-')}`"
         rows += f"| `{name}` | {flag} | `TANG_ATTEST_{name.upper()}` | {default} | {field.description} |\n"
     return (
@@ -49,16 +53,23 @@ def cli() -> str:
     context = click.Context(group, info_name="tang-attest", max_content_width=100, terminal_width=100)
     parts = [f"# The command line\n\n{MADE}", _help(group, context)]
     for name in group.list_commands(context):
-        command = group.get_command(context, name)
-        assert command is not None
+        command = _command(group, context, name)
         child = click.Context(command, info_name=name, parent=context, terminal_width=100)
         parts.append(_help(command, child))
         if isinstance(command, click.Group):
             for sub_name in command.list_commands(child):
-                sub = command.get_command(child, sub_name)
-                assert sub is not None
-                parts.append(_help(sub, click.Context(sub, info_name=sub_name, parent=child, terminal_width=100)))
+                sub = _command(command, child, sub_name)
+                parts.append(
+                    _help(sub, click.Context(sub, info_name=sub_name, parent=child, terminal_width=100))
+                )
     return "\n".join(parts)
+
+
+def _command(parent: click.Group, context: click.Context, name: str) -> click.Command:
+    command = parent.get_command(context, name)
+    if command is None:
+        raise LookupError(name)
+    return command
 
 
 def _help(command: click.Command, context: click.Context) -> str:
@@ -70,4 +81,4 @@ DOCUMENTS = {"errors.md": errors, "settings.md": settings, "cli.md": cli}
 if __name__ == "__main__":
     for name, make in DOCUMENTS.items():
         (DOCS / name).write_text(make())
-        print(f"wrote docs/{name}")
+        click.echo(f"wrote docs/{name}")

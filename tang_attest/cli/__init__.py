@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
+from typing import ClassVar, cast
 
 import click
 
@@ -15,7 +17,7 @@ class LazyGroup(click.Group):
     """Imports a command's module only when it is used, so that ``--help`` and small commands start fast."""
 
     #: command -> "module:attribute"
-    commands_by_name = {
+    commands_by_name: ClassVar[Mapping[str, str]] = {
         "approve": "tang_attest.cli.observation:approve",
         "audit": "tang_attest.cli.audit:audit",
         "checkquote": "tang_attest.cli.checkquote:checkquote",
@@ -41,12 +43,12 @@ class LazyGroup(click.Group):
             return None
         module_name, attribute = target.split(":")
         module = __import__(module_name, fromlist=[attribute])
-        command = getattr(module, attribute)
-        assert isinstance(command, click.Command)
-        return command
+        return cast(click.Command, getattr(module, attribute))
 
 
-@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(
+    cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
+)
 @click.version_option(__version__, prog_name="tang-attest")
 @click.option(
     "--state",
@@ -58,7 +60,7 @@ class LazyGroup(click.Group):
 )
 @click.pass_context
 def group(ctx: click.Context, state: str) -> None:
-    """A Tang server that answers only machines whose TPM has just proved what they booted.
+    r"""A Tang server that answers only machines whose TPM has just proved what they booted.
 
     \b
     A first machine, in four steps:

@@ -11,7 +11,9 @@ from tang_attest.ports import AuditEntry
 
 @click.command()
 @click.option("--device", help="Only of this machine.")
-@click.option("--limit", type=click.IntRange(1, 100_000), default=50, show_default=True, help="How many, newest first.")
+@click.option(
+    "--limit", type=click.IntRange(1, 100_000), default=50, show_default=True, help="How many, newest first."
+)
 @output.json_option
 def audit(device: str | None, limit: int, as_json: bool) -> None:
     """Show decisions and changes, newest first: who, when, about whom, and why."""
@@ -25,10 +27,7 @@ def audit(device: str | None, limit: int, as_json: bool) -> None:
         return
     output.table(
         ("no", "when", "who", "event", "verdict", "code", "machine", "from", "pcrs"),
-        [
-            (n, e.at, e.actor, e.event, e.verdict, e.code, e.device, e.address, _pcrs(e))
-            for n, e in rows
-        ],
+        [(n, e.at, e.actor, e.event, e.verdict, e.code, e.device, e.address, _pcrs(e)) for n, e in rows],
         empty="the audit record is empty",
     )
 

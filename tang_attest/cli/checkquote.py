@@ -63,13 +63,52 @@ def qualification_bytes(ctx: click.Context, param: click.Parameter, text: str) -
 @click.option(
     "-s", "--signature", type=_FILE, required=True, help="Its signature: what 'tpm2 quote -s' wrote."
 )
-@click.option("-q", "--qualification", callback=qualification_bytes, default="", metavar="HEX|FILE", help="The qualifying data (nonce) the quote must have; without it, it must have none.")  # fmt: skip
-@click.option("-f", "--pcr", type=_FILE, help="The PCR values: what 'tpm2 quote -o' wrote, or bare values one after the other.")  # fmt: skip
-@click.option("-F", "--format", "pcr_format", type=click.Choice(["serialized", "values"]), help="Format of the PCR file; recognized by default.")  # fmt: skip
-@click.option("-l", "--pcr-list", type=SelectionType(), metavar="SELECTION", help="The bank and PCRs that must have been quoted, exactly; such as sha256:0,2,4,7.")  # fmt: skip
-@click.option("-e", "--eventlog", "event_log", type=_FILE, help="A TCG event log that must explain every quoted PCR; needs -f.")  # fmt: skip
-@click.option("-g", "--hash-algorithm", type=click.Choice(["sha256", "sha384", "sha512"]), help="The hash the AK signs with; sha256 by default if the key is PEM, which does not say.")  # fmt: skip
-@click.option("--scheme", type=click.Choice(["rsassa", "rsapss", "ecdsa"]), help="The AK's scheme; rsassa or ecdsa by default if the key is PEM, which does not say.")  # fmt: skip
+@click.option(
+    "-q",
+    "--qualification",
+    callback=qualification_bytes,
+    default="",
+    metavar="HEX|FILE",
+    help="The qualifying data (nonce) the quote must have; without it, it must have none.",
+)
+@click.option(
+    "-f",
+    "--pcr",
+    type=_FILE,
+    help="The PCR values: what 'tpm2 quote -o' wrote, or bare values one after the other.",
+)
+@click.option(
+    "-F",
+    "--format",
+    "pcr_format",
+    type=click.Choice(["serialized", "values"]),
+    help="Format of the PCR file; recognized by default.",
+)
+@click.option(
+    "-l",
+    "--pcr-list",
+    type=SelectionType(),
+    metavar="SELECTION",
+    help="The bank and PCRs that must have been quoted, exactly; such as sha256:0,2,4,7.",
+)
+@click.option(
+    "-e",
+    "--eventlog",
+    "event_log",
+    type=_FILE,
+    help="A TCG event log that must explain every quoted PCR; needs -f.",
+)
+@click.option(
+    "-g",
+    "--hash-algorithm",
+    type=click.Choice(["sha256", "sha384", "sha512"]),
+    help="The hash the AK signs with; sha256 by default if the key is PEM, which does not say.",
+)
+@click.option(
+    "--scheme",
+    type=click.Choice(["rsassa", "rsapss", "ecdsa"]),
+    help="The AK's scheme; rsassa or ecdsa by default if the key is PEM, which does not say.",
+)
 @output.json_option
 def checkquote(
     public: Path,

@@ -62,14 +62,23 @@ def show(name: str, as_json: bool) -> None:
     if as_json:
         output.print_json(view)
     else:
-        output.table(("field", "value"), [(key.replace("_", " "), value) for key, value in view.items()], empty="")
+        output.table(
+            ("field", "value"), [(key.replace("_", " "), value) for key, value in view.items()], empty=""
+        )
 
 
 @device.command()
 @click.argument("name")
-@click.option("--ak-public", type=click.Path(path_type=Path), required=True, help="TPM2B_PUBLIC or TPMT_PUBLIC file, as 'tpm2 readpublic -o' writes it.")  # fmt: skip
+@click.option(
+    "--ak-public",
+    type=click.Path(path_type=Path),
+    required=True,
+    help="TPM2B_PUBLIC or TPMT_PUBLIC file, as 'tpm2 readpublic -o' writes it.",
+)
 @click.option("--policy", required=True, help="The policy it comes under.")
-@click.option("--pem", is_flag=True, help="The file is a PEM key: its attributes cannot be checked, and are not.")
+@click.option(
+    "--pem", is_flag=True, help="The file is a PEM key: its attributes cannot be checked, and are not."
+)
 def register(name: str, ak_public: Path, policy: str, pem: bool) -> None:
     """Add a machine whose AK you brought yourself, without credential activation.
 
@@ -84,7 +93,9 @@ def register(name: str, ak_public: Path, policy: str, pem: bool) -> None:
 
 def _ak(data: bytes) -> AttestationKey:
     if data.startswith(b"-----BEGIN"):
-        raise Malformed("key-malformed", "The file is a PEM key, whose attributes cannot be checked; say --pem.")
+        raise Malformed(
+            "key-malformed", "The file is a PEM key, whose attributes cannot be checked; say --pem."
+        )
     try:
         return accept_ak(data)
     except Malformed:
@@ -101,14 +112,25 @@ def remove(name: str, yes: bool) -> None:
     """
     run(lambda state: state.store.get_device(name))
     if not yes:
-        click.confirm(f"Destroy the exchange keys of {name}? Its disks will open by passphrase only", abort=True, err=True)
+        click.confirm(
+            f"Destroy the exchange keys of {name}? Its disks will open by passphrase only",
+            abort=True,
+            err=True,
+        )
     run(lambda state: state.registry.remove(name))
     output.say(f"SUCCESS: instance {name} removed")
 
 
 @device.command()
 @click.argument("name")
-@click.option("--for", "window", type=Duration(), default="1h", show_default=True, help="How long the next boot is waited for.")  # fmt: skip
+@click.option(
+    "--for",
+    "window",
+    type=Duration(),
+    default="1h",
+    show_default=True,
+    help="How long the next boot is waited for.",
+)
 def learn(name: str, window: timedelta) -> None:
     """Record the next boot's PCR 10 and 11, if every other PCR is as expected.
 

@@ -56,7 +56,9 @@ def remove(fingerprint: str) -> None:
 
     async def drop(state: State) -> str:
         known = [root.fingerprint for root in await state.store.list_ek_roots()]
-        matching = [entry for entry in known if len(fingerprint) >= 8 and entry.startswith(fingerprint.lower())]
+        matching = [
+            entry for entry in known if len(fingerprint) >= 8 and entry.startswith(fingerprint.lower())
+        ]
         chosen = matching[0] if len(matching) == 1 else fingerprint
         await state.registry.remove_ek_root(chosen)
         return chosen

@@ -27,12 +27,14 @@ def init(state: str) -> None:
     output.say(f"state made in {state}")
     output.say("the signing key's thumbprint, to compare when a disk is bound:")
     click.echo(thumbprint)
-    output.hint(f"keep a copy of {state}/kek apart from the database's backups; one without the other opens nothing")
+    output.hint(
+        f"keep a copy of {state}/kek apart from the database's backups; one without the other opens nothing"
+    )
 
 
 async def _init(directory: Path) -> str:
     try:
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)  # noqa: ASYNC240 - before anything else runs
     except OSError as error:
         raise NotFound("file-unreadable", f"{directory} cannot be made: {error.strerror}.") from None
     secret = create_secret(directory)

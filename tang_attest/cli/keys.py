@@ -32,7 +32,14 @@ def list_keys(as_json: bool) -> None:
     if as_json:
         output.print_json(
             [
-                {"kid": k.kid, "use": k.use, "curve": k.curve, "device": device, "created_at": k.created_at, "rotated_at": k.rotated_at}
+                {
+                    "kid": k.kid,
+                    "use": k.use,
+                    "curve": k.curve,
+                    "device": device,
+                    "created_at": k.created_at,
+                    "rotated_at": k.rotated_at,
+                }
                 for k, device in rows
             ]
         )
@@ -40,7 +47,14 @@ def list_keys(as_json: bool) -> None:
     output.table(
         ("kid", "use", "curve", "serves", "created", "rotated"),
         [
-            (k.kid, k.use, k.curve, device or ("anybody" if k.use == "exchange" else "advertisements"), k.created_at, k.rotated_at)
+            (
+                k.kid,
+                k.use,
+                k.curve,
+                device or ("anybody" if k.use == "exchange" else "advertisements"),
+                k.created_at,
+                k.rotated_at,
+            )
             for k, device in rows
         ],
         empty="no keys",

@@ -17,7 +17,9 @@ def observation() -> None:
 
 @observation.command("list")
 @click.option("--device", help="Only of this machine.")
-@click.option("--limit", type=click.IntRange(1, 10_000), default=50, show_default=True, help="How many, newest first.")
+@click.option(
+    "--limit", type=click.IntRange(1, 10_000), default=50, show_default=True, help="How many, newest first."
+)
 @output.json_option
 def list_observations(device: str | None, limit: int, as_json: bool) -> None:
     """List what was refused, newest first, and which PCRs differ from the policy now."""
@@ -27,7 +29,9 @@ def list_observations(device: str | None, limit: int, as_json: bool) -> None:
         policies: dict[str, ReferencePolicy] = {}
         for entry in await state.store.list_observations(device, limit):
             if entry.device not in policies:
-                policies[entry.device] = await state.store.get_policy((await state.store.get_device(entry.device)).policy)
+                policies[entry.device] = await state.store.get_policy(
+                    (await state.store.get_device(entry.device)).policy
+                )
             rows.append((entry, _differences(entry, policies[entry.device])))
         return rows
 
@@ -38,7 +42,15 @@ def list_observations(device: str | None, limit: int, as_json: bool) -> None:
     output.table(
         ("id", "machine", "when", "code", "selection", "differs in pcr", "reset count"),
         [
-            (o.id, o.device, o.at, o.code, o.selection, ", ".join(map(str, differs)) or "nothing", o.reset_count)
+            (
+                o.id,
+                o.device,
+                o.at,
+                o.code,
+                o.selection,
+                ", ".join(map(str, differs)) or "nothing",
+                o.reset_count,
+            )
             for o, differs in rows
         ],
         empty="no observations: nothing authentic was refused",
@@ -53,7 +65,9 @@ def _differences(entry: Observation, policy: ReferencePolicy) -> tuple[int, ...]
 @click.command()
 @click.argument("device")
 @click.option("--label", help="Name of the new reference state; the time by default.")
-@click.option("--observation", "observation_id", type=int, help="The observation to approve; the newest by default.")
+@click.option(
+    "--observation", "observation_id", type=int, help="The observation to approve; the newest by default."
+)
 @click.option("--force", is_flag=True, help="Accept a capped state, or a boot that nothing measured.")
 def approve(device: str, label: str | None, observation_id: int | None, force: bool) -> None:
     """Accept what DEVICE booted last: its newest refused quote becomes a reference state.
@@ -61,9 +75,13 @@ def approve(device: str, label: str | None, observation_id: int | None, force: b
     The disk opens by itself from the next boot on.  States approved before stay valid.
     """
     seen, state = run(
-        lambda state: state.reference_values.approve(device, label, observation_id=observation_id, force=force)
+        lambda state: state.reference_values.approve(
+            device, label, observation_id=observation_id, force=force
+        )
     )
-    output.say(f"observation {seen.id} of {device}, from {seen.at:%Y-%m-%d %H:%M:%S} UTC, is approved: {state.label}")
+    output.say(
+        f"observation {seen.id} of {device}, from {seen.at:%Y-%m-%d %H:%M:%S} UTC, is approved: {state.label}"
+    )
 
 
 def _as_json(entry: Observation) -> dict[str, object]:

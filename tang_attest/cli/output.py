@@ -7,7 +7,6 @@ a table for eyes, and JSON with ``--json``.
 
 from __future__ import annotations
 
-import base64
 import json
 import sys
 from collections.abc import Callable, Sequence
@@ -21,7 +20,9 @@ from rich.text import Text
 
 from tang_attest.errors import TangAttestError
 
-json_option: Callable[[Any], Any] = click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
+json_option: Callable[[Any], Any] = click.option(
+    "--json", "as_json", is_flag=True, help="Print JSON, for programs."
+)
 
 
 def say(message: str) -> None:
@@ -88,8 +89,3 @@ def _cell(value: object) -> str:
     if isinstance(value, datetime):
         return value.strftime("%Y-%m-%d %H:%M:%S")
     return str(value)
-
-
-def b64u(data: bytes) -> str:
-    """Base64url without padding."""
-    return base64.urlsafe_b64encode(data).rstrip(b"=").decode()

@@ -34,7 +34,10 @@ def list_policies(as_json: bool) -> None:
         return
     output.table(
         ("name", "selection", "cap pcr", "states"),
-        [(p.name, p.selection, p.cap_pcr, ", ".join(s.label for s in p.states) or "EMPTY: refuses all") for p in policies],
+        [
+            (p.name, p.selection, p.cap_pcr, ", ".join(s.label for s in p.states) or "EMPTY: refuses all")
+            for p in policies
+        ],
         empty="no policies yet",
     )
 
@@ -51,15 +54,27 @@ def show(name: str, as_json: bool) -> None:
     click.echo(f"{entry.name}: {entry.selection}, cap PCR {entry.cap_pcr}")
     output.table(
         ("state", "origin", "pcr", "value"),
-        [(s.label, s.origin, pcr, value.hex()) for s in entry.states for pcr, value in sorted(s.values.items())],
+        [
+            (s.label, s.origin, pcr, value.hex())
+            for s in entry.states
+            for pcr, value in sorted(s.values.items())
+        ],
         empty="no reference state: the policy refuses everyone",
     )
 
 
 @policy.command()
 @click.argument("name")
-@click.option("--selection", type=SelectionType(), required=True, help="Bank and PCRs, such as sha256:0,2,4,7.")
-@click.option("--cap-pcr", type=click.IntRange(0, 23), default=DEFAULT_CAP_PCR, show_default=True, help="The PCR that is extended once the disks are open.")  # fmt: skip
+@click.option(
+    "--selection", type=SelectionType(), required=True, help="Bank and PCRs, such as sha256:0,2,4,7."
+)
+@click.option(
+    "--cap-pcr",
+    type=click.IntRange(0, 23),
+    default=DEFAULT_CAP_PCR,
+    show_default=True,
+    help="The PCR that is extended once the disks are open.",
+)
 def create(name: str, selection: Selection, cap_pcr: int) -> None:
     """Make an empty policy; it refuses everyone until a state is recorded or approved."""
     made = run(lambda state: state.reference_values.create_policy(name, selection, cap_pcr))
@@ -69,11 +84,17 @@ def create(name: str, selection: Selection, cap_pcr: int) -> None:
 
 @policy.command()
 @click.argument("name")
-@click.option("--values", "file", type=click.Path(path_type=Path), required=True, help="Output of 'tpm2 pcrread', or JSON {\"0\": \"hex\", ...}; - is stdin.")  # fmt: skip
+@click.option(
+    "--values",
+    "file",
+    type=click.Path(path_type=Path),
+    required=True,
+    help='Output of \'tpm2 pcrread\', or JSON {"0": "hex", ...}; - is stdin.',
+)
 @click.option("--label", help="Name of the state; the time by default.")
 @click.option("--force", is_flag=True, help="Accept values of a boot that nothing measured.")
 def record(name: str, file: Path, label: str | None, force: bool) -> None:
-    """Add a reference state from a file of values.
+    r"""Add a reference state from a file of values.
 
     \b
     tpm2 pcrread sha256:0,2,4,7 | tang-attest policy record webservers --values - --label 6.1.0-28
@@ -94,7 +115,11 @@ def _as_json(entry: ReferencePolicy) -> dict[str, object]:
         "selection": str(entry.selection),
         "cap_pcr": entry.cap_pcr,
         "states": [
-            {"label": s.label, "origin": s.origin, "values": {str(pcr): v.hex() for pcr, v in sorted(s.values.items())}}
+            {
+                "label": s.label,
+                "origin": s.origin,
+                "values": {str(pcr): v.hex() for pcr, v in sorted(s.values.items())},
+            }
             for s in entry.states
         ],
     }

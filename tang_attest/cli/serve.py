@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import signal
 import ssl
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 import structlog
@@ -33,22 +32,31 @@ _PRUNE_EVERY = 300
 
 _log = structlog.get_logger("serve")
 
+_Command = TypeVar("_Command", bound=Callable[..., Any])
 
-def _option(name: str, **attributes: Any) -> Any:
+
+def _option(name: str, **attributes: Any) -> Callable[[_Command], _Command]:
     """A flag for the setting of the same name; its help is the setting's description."""
     setting = name.removeprefix("--").replace("-", "_")
     field = Settings.model_fields[setting]
     text = field.description or ""
     if field.default not in (None, False, ""):
         text += f"  [default: {field.default}]"
-    return click.option(name, setting, default=None, help=text, envvar=f"TANG_ATTEST_{setting.upper()}", **attributes)
+    return click.option(
+        name, setting, default=None, help=text, envvar=f"TANG_ATTEST_{setting.upper()}", **attributes
+    )
 
 
 _path = click.Path(path_type=Path)
 
 
 @click.command()
-@click.option("--config", type=_path, envvar="TANG_ATTEST_CONFIG", help="TOML file with these settings (docs/settings.md); flags win.")  # fmt: skip
+@click.option(
+    "--config",
+    type=_path,
+    envvar="TANG_ATTEST_CONFIG",
+    help="TOML file with these settings (docs/settings.md); flags win.",
+)
 @_option("--database")
 @_option("--host")
 @_option("--port", type=int)
@@ -63,8 +71,8 @@ _path = click.Path(path_type=Path)
 @_option("--log-format")
 @_option("--log-level")
 @click.pass_context
-def serve(ctx: click.Context, config: Path | None, **flags: Any) -> None:
-    """Answer machines.
+def serve(ctx: click.Context, /, config: Path | None, **flags: Any) -> None:
+    r"""Answer machines.
 
     Without --plain-tang no exchange key answers anybody without evidence.  With --plain-tang --tang-dir DIR this is
     a drop-in tangd over DIR; a state made by 'tang-attest init' is then optional, and served beside it.
@@ -119,11 +127,20 @@ async def _serve(settings: Settings, tls: ssl.SSLContext | None) -> None:
                 await listener.start()
             except OSError as error:
                 where = f"{settings.host} port {settings.port}"
-                raise Malformed("setting-invalid", f"Settings host and port: cannot listen on {where}: {error.strerror}.") from None  # fmt: skip
+                raise Malformed(
+                    "setting-invalid", f"Settings host and port: cannot listen on {where}: {error.strerror}."
+                ) from None
             port = runner.addresses[0][1]
             if settings.port_file is not None:
                 _write_port(settings.port_file, port)
-            _log.info("listening", host=settings.host, port=port, https=tls is not None, plain_tang=settings.plain_tang, attested=site.attest is not None)  # fmt: skip
+            _log.info(
+                "listening",
+                host=settings.host,
+                port=port,
+                https=tls is not None,
+                plain_tang=settings.plain_tang,
+                attested=site.attest is not None,
+            )
             await stop.wait()
         finally:
             await runner.cleanup()
@@ -177,4 +194,4 @@ def _write_port(path: Path, port: int) -> None:
     """Write atomically: whoever waits for the file reads a whole number."""
     with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False) as file:
         file.write(f"{port}\n")
-    os.replace(file.name, path)
+    Path(file.name).replace(path)

@@ -31,11 +31,27 @@ def token() -> None:
     show_default=True,
     help="With --record: the PCRs of the new policy.",
 )
-@click.option("--cap-pcr", type=click.IntRange(0, 23), default=DEFAULT_CAP_PCR, show_default=True, help="With --record: the PCR that is extended once the disks are open.")  # fmt: skip
-@click.option("--allow-unverified-ek", is_flag=True, help="Accept a TPM whose EK no known vendor root vouches for.")
+@click.option(
+    "--cap-pcr",
+    type=click.IntRange(0, 23),
+    default=DEFAULT_CAP_PCR,
+    show_default=True,
+    help="With --record: the PCR that is extended once the disks are open.",
+)
+@click.option(
+    "--allow-unverified-ek", is_flag=True, help="Accept a TPM whose EK no known vendor root vouches for."
+)
 @click.option("--force", is_flag=True, help="Record values even if nothing measured this machine's boot.")
-@click.option("--valid-for", type=Duration(), default="24h", show_default=True, help="How long it can be used.")
-@click.option("--learn-for", type=Duration(), default="24h", show_default=True, help="With --record: how long a selection with PCR 10 or 11 may be learned at the next boot.")  # fmt: skip
+@click.option(
+    "--valid-for", type=Duration(), default="24h", show_default=True, help="How long it can be used."
+)
+@click.option(
+    "--learn-for",
+    type=Duration(),
+    default="24h",
+    show_default=True,
+    help="With --record: how long a selection with PCR 10 or 11 may be learned at the next boot.",
+)
 @output.json_option
 def create(
     name: str | None,
@@ -49,13 +65,15 @@ def create(
     learn_for: timedelta,
     as_json: bool,
 ) -> None:
-    """Make a token and print it; it is shown only now.
+    r"""Make a token and print it; it is shown only now.
 
     \b
     tang-attest token create --name pi-b --record
     tang-attest token create --policy webservers --valid-for 7d
     """
-    terms = TokenTerms(name, policy, record, selection, cap_pcr, allow_unverified_ek, force, valid_for, learn_for)
+    terms = TokenTerms(
+        name, policy, record, selection, cap_pcr, allow_unverified_ek, force, valid_for, learn_for
+    )
     text, made = run(lambda state: state.registry.create_token(terms))
     if as_json:
         output.print_json({"token": text, **_as_json(made)})
@@ -79,7 +97,14 @@ def list_tokens(as_json: bool) -> None:
     output.table(
         ("created", "name", "policy", "expires", "used", "unverified ek"),
         [
-            (t.created_at, t.name, t.policy or f"record {t.selection}", t.expires_at, t.used_at, t.allow_unverified_ek)
+            (
+                t.created_at,
+                t.name,
+                t.policy or f"record {t.selection}",
+                t.expires_at,
+                t.used_at,
+                t.allow_unverified_ek,
+            )
             for t in tokens
         ],
         empty="no tokens",

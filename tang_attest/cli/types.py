@@ -11,7 +11,7 @@ import click
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 
 
-class Duration(click.ParamType):
+class Duration(click.ParamType[timedelta]):
     """A number and a unit out of s, m, h, d."""
 
     name = "duration"
@@ -29,7 +29,7 @@ class Duration(click.ParamType):
         return span
 
 
-class SelectionType(click.ParamType):
+class SelectionType(click.ParamType[Any]):
     """A PCR selection, such as sha256:0,2,4,7."""
 
     name = "selection"

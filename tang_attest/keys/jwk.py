@@ -8,8 +8,6 @@ between JWK and OpenSSL as octets inside an ECPrivateKey (RFC 5915)::
 
 from __future__ import annotations
 
-import base64
-import binascii
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -19,7 +17,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 
 from tang_attest.errors import Malformed
-from tang_attest.protocol.advertisement import b64u
+from tang_attest.protocol.base64url import b64u, unb64u
 from tang_attest.protocol.points import CURVES, Curve, Point, parse_point
 
 #: Curve by the name that ``cryptography`` uses.
@@ -115,11 +113,10 @@ def _octets(text: object, size: int) -> bytes:
     if not isinstance(text, str) or not text:
         raise Malformed("key-malformed", "The key has no private part d.")
     try:
-        octets = base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
-    except (binascii.Error, ValueError):
-        octets = b""
-    # The decoder passes over characters and bits that mean nothing; a key must not have two spellings.
-    if b64u(octets) != text or len(octets) > size:
+        octets = unb64u(text)
+    except ValueError:
+        octets = bytes(size + 1)
+    if len(octets) > size:
         raise Malformed("key-malformed", f"The private part d is not base64url of at most {size} bytes.")
     return octets.rjust(size, b"\0")
 

@@ -55,7 +55,9 @@ class SealedKeys:
         header = json.dumps({"alg": "dir", "enc": "A256GCM", "kid": public.kid, "use": use})
         jwe = JWE(plain, protected=header)
         jwe.add_recipient(self._sealing_key)
-        return SealedKey(public.kid, use, public.curve.name, public.public.members(), jwe.serialize(True), now)
+        return SealedKey(
+            public.kid, use, public.curve.name, public.public.members(), jwe.serialize(True), now
+        )
 
     def open_exchange(self, key: SealedKey) -> ExchangeKey:
         """The exchange key, ready for use.  Raises ``internal`` when it cannot be what the database says."""

@@ -76,7 +76,9 @@ def load_secret(directory: Path) -> ServerSecret:
     except OSError as error:
         raise NotFound("file-unreadable", f"{path} cannot be read: {error.strerror}.") from None
     if stat.S_IMODE(mode) & 0o077:
-        raise Malformed("setting-invalid", f"{path} may be read by others than its owner; run 'chmod 0400 {path}'.")
+        raise Malformed(
+            "setting-invalid", f"{path} may be read by others than its owner; run 'chmod 0400 {path}'."
+        )
     try:
         return ServerSecret(base64.b64decode(text.strip(), altchars=b"-_", validate=True))
     except (binascii.Error, ValueError):

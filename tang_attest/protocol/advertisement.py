@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, Protocol
+
+from tang_attest.protocol.base64url import b64u
 
 #: The members that make a thumbprint, in the order of RFC 7638, section 3.2 (lexicographic).
 _THUMBPRINT_MEMBERS: Final = ("crv", "kty", "x", "y")
@@ -42,11 +43,6 @@ def thumbprint(jwk: Mapping[str, Any], algorithm: str = "S256") -> str:
 def compact(value: object) -> bytes:
     """Compact JSON with sorted members."""
     return json.dumps(value, separators=(",", ":"), sort_keys=True).encode()
-
-
-def b64u(data: bytes) -> str:
-    """Base64url without padding (RFC 4648, section 5)."""
-    return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
 
 
 def advertise(keys: Sequence[Mapping[str, Any]], signers: Sequence[Signer]) -> bytes:

@@ -7,8 +7,6 @@ the store's business (docs/protocol.md, section 3.4).
 
 from __future__ import annotations
 
-import base64
-import binascii
 import hashlib
 import hmac
 from dataclasses import dataclass
@@ -16,6 +14,7 @@ from enum import StrEnum
 from typing import Final
 
 from tang_attest.errors import Refused
+from tang_attest.protocol.base64url import b64u, unb64u
 from tang_attest.protocol.pcr import Selection
 
 _VERSION: Final = b"\x01"
@@ -52,7 +51,7 @@ def make_nonce(key: bytes, purpose: Purpose, subject: str, now_ms: int, random: 
     if len(random) != _RANDOM_SIZE:
         raise ValueError("a nonce needs 16 random bytes")
     head = _VERSION + now_ms.to_bytes(_TIME_SIZE, "big") + random
-    return base64.urlsafe_b64encode(head + _mac(key, purpose, subject, head)).rstrip(b"=").decode()
+    return b64u(head + _mac(key, purpose, subject, head))
 
 
 def check_nonce(key: bytes, purpose: Purpose, subject: str, now_ms: int, ttl_s: int, nonce: str) -> int:
@@ -74,13 +73,12 @@ def check_nonce(key: bytes, purpose: Purpose, subject: str, now_ms: int, ttl_s: 
 
 
 def _decode(nonce: str) -> bytes:
-    size = 1 + _TIME_SIZE + _RANDOM_SIZE + _MAC_SIZE
     try:
-        raw = base64.b64decode(nonce + "=" * (-len(nonce) % 4), altchars=b"-_", validate=True)
-    except (binascii.Error, ValueError):
+        # A nonce has one spelling: another one would be the same nonce to us and a fresh one to the store.
+        raw = unb64u(nonce)
+    except ValueError:
         raw = b""
-    # A nonce has one spelling: b64 with other spare bits would be the same nonce to us and another to the store.
-    if len(raw) != size or base64.urlsafe_b64encode(raw).rstrip(b"=").decode() != nonce:
+    if len(raw) != 1 + _TIME_SIZE + _RANDOM_SIZE + _MAC_SIZE:
         raise Refused("nonce-invalid", "The nonce was not made by this server for this purpose and key.")
     return raw
 

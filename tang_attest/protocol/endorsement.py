@@ -110,7 +110,9 @@ def parse_roots(data: bytes) -> tuple[Root, ...]:
         )
     ders = _pem_certificates(data) if b"-----BEGIN " in data else [data]
     if ders == [b""]:
-        raise Malformed("certificate-malformed", "The file is empty, and should hold a certificate as PEM or DER.")
+        raise Malformed(
+            "certificate-malformed", "The file is empty, and should hold a certificate as PEM or DER."
+        )
     certificates = [read_certificate(der, "certificate-malformed") for der in dict.fromkeys(ders)]
     return tuple(Root(certificate.der, certificate.subject or "(no name)") for certificate in certificates)
 
@@ -239,7 +241,9 @@ def _pem_certificates(data: bytes) -> list[bytes]:
         label, _, rest = block.partition(b"-----")
         if label != b"CERTIFICATE":
             shown = label[:40].decode("ascii", "replace")
-            raise Malformed("certificate-malformed", f"The file has a {shown!r} block, not only certificates.")
+            raise Malformed(
+                "certificate-malformed", f"The file has a {shown!r} block, not only certificates."
+            )
         body, end, _ = rest.partition(b"-----END CERTIFICATE-----")
         try:
             ders.append(base64.b64decode(b"".join(body.split()), validate=True))

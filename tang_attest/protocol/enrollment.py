@@ -6,7 +6,6 @@ device as an encrypted *session*, so that nothing is stored for whoever only beg
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import re
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from typing import Final
 
 from tang_attest.errors import Malformed, Refused
 from tang_attest.protocol import tpm
+from tang_attest.protocol.base64url import b64u
 from tang_attest.protocol.tpm import AttestationKey, ClockInfo, EkPublic
 
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
@@ -76,8 +76,7 @@ def begin_activation(ek: EkPublic, ak: AttestationKey, secret: bytes) -> Activat
 
 def activation_proof(nonce: str, secret: bytes) -> str:
     """What a device answers once its TPM recovered *secret*: hex, 64 characters (docs/protocol.md, 4.2)."""
-    secret_text = base64.urlsafe_b64encode(secret).rstrip(b"=").decode()
-    return hashlib.sha256(f"tang-attest/v1 activate\n{nonce}\n{secret_text}\n".encode()).hexdigest()
+    return hashlib.sha256(f"tang-attest/v1 activate\n{nonce}\n{b64u(secret)}\n".encode()).hexdigest()
 
 
 def check_activation(nonce: str, secret: bytes, proof: str) -> None:

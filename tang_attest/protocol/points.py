@@ -6,8 +6,6 @@ Curve parameters: SP 800-186, section 3.2.1; y^2 = x^3 - 3x + b over GF(p).
 
 from __future__ import annotations
 
-import base64
-import binascii
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
@@ -15,6 +13,7 @@ from typing import Any, Final
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from tang_attest.errors import Malformed
+from tang_attest.protocol.base64url import b64u, unb64u
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,15 +115,14 @@ CURVES: Final[Mapping[str, Curve]] = {
 
 def encode_coordinate(value: int, size: int) -> str:
     """A coordinate as b64u of exactly *size* bytes, padded on the left (RFC 7518, section 6.2.1.2)."""
-    return base64.urlsafe_b64encode(value.to_bytes(size, "big")).rstrip(b"=").decode()
+    return b64u(value.to_bytes(size, "big"))
 
 
 def parse_point(jwk: Mapping[str, Any]) -> Point:
     """The point of an EC JWK.
 
-    Raises :class:`Malformed` ``point-invalid`` for an unknown curve, bad base64 and a point off its curve.  As
-    Tang does, a coordinate may be shorter than the field (missing zeros) but not longer.  Not checked: every
-    other member.
+    Raises :class:`Malformed` ``point-invalid`` for an unknown curve, bad base64 and a point off its curve.  A
+    coordinate may be shorter than the field (missing zeros), not longer.  Not checked: every other member.
     """
     curve = CURVES.get(jwk.get("crv", "") if isinstance(jwk.get("crv"), str) else "")
     if curve is None:
@@ -136,8 +134,6 @@ def _coordinate(text: object, curve: Curve) -> int:
     if not isinstance(text, str) or not text or len(text) > (curve.size * 4 + 2) // 3:
         raise Malformed("point-invalid", f"A coordinate is not text of at most {curve.size} bytes.")
     try:
-        return int.from_bytes(
-            base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True), "big"
-        )
-    except (binascii.Error, ValueError) as error:
+        return int.from_bytes(unb64u(text), "big")
+    except ValueError as error:
         raise Malformed("point-invalid", "A coordinate is not base64url.") from error

@@ -132,17 +132,28 @@ def check_clock(before: ClockInfo, now: ClockInfo) -> None:
     Part 1 says: Clock and the counters only advance, and only a clear or another TPM resets them.  ``safe`` is
     not looked at: after a power cut it is 0 until the next save, and power cuts happen.
     """
-    if now.reset_count < before.reset_count:
+    resets = advance(before.reset_count, now.reset_count)
+    if resets < 0:
         raise Refused(
             "reset-count-backwards",
             f"The TPM's reset counter fell from {before.reset_count} to {now.reset_count}.",
         )
-    if now.reset_count > before.reset_count:
+    if resets > 0:
         return
-    if now.restart_count < before.restart_count:
+    if advance(before.restart_count, now.restart_count) < 0:
         raise Refused(
             "reset-count-backwards",
             f"The TPM's restart counter fell from {before.restart_count} to {now.restart_count} without a reset.",
         )
     if now.clock <= before.clock:
         raise Refused("clock-backwards", "The TPM's clock did not move forward since its last evidence.")
+
+
+def advance(before: int, now: int) -> int:
+    """How far a 32-bit counter moved, from -2^31 to 2^31 - 1.
+
+    For an AK outside the endorsement hierarchy a TPM adds a secret constant to the counters it signs, modulo 2^32
+    (TPM 2.0 part 1, section 36.7; part 3, TPM2_Quote), so an honest counter may pass through zero at any time.
+    Serial number arithmetic (RFC 1982) sees the distance all the same.
+    """
+    return (now - before + 2**31) % 2**32 - 2**31

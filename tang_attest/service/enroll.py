@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Final, Protocol
@@ -112,7 +112,13 @@ class Enroll:
         ttl_s: int,
         curve: str = DEFAULT_CURVE,
     ) -> None:
-        self._store, self._keys, self._sessions, self._clock, self._random = store, keys, sessions, clock, random
+        self._store, self._keys, self._sessions, self._clock, self._random = (
+            store,
+            keys,
+            sessions,
+            clock,
+            random,
+        )
         self._nonce_key, self._ttl_s, self._curve = nonce_key, ttl_s, curve
 
     async def begin(self, application: Application, caller: Caller) -> Begun:
@@ -127,7 +133,9 @@ class Enroll:
             await self._audit_refusal(name, refusal, now, caller)
             raise
         secret = self._random.bytes(SECRET_SIZE)
-        nonce = make_nonce(self._nonce_key, Purpose.ENROLL, name, int(now.timestamp() * 1000), self._random.bytes(16))
+        nonce = make_nonce(
+            self._nonce_key, Purpose.ENROLL, name, int(now.timestamp() * 1000), self._random.bytes(16)
+        )
         session = _Session(
             name=name,
             token=token.digest,
@@ -214,7 +222,9 @@ class Enroll:
         device = EnrolledDevice(session.name, accept_ak(session.ak))
         return verify_quote(device, evidence, Selection.parse(session.selection), binding)
 
-    async def _compose(self, session: _Session, quote: VerifiedQuote, now: datetime, caller: Caller) -> Enrollment:
+    async def _compose(
+        self, session: _Session, quote: VerifiedQuote, now: datetime, caller: Caller
+    ) -> Enrollment:
         token = await self._store.find_token(session.token)
         if token is None:
             raise Refused("token-invalid", "The token was withdrawn.")
@@ -237,7 +247,11 @@ class Enroll:
             learning=learning,
         )
         key = self._keys.create("exchange", self._curve, now)
-        policy = ReferencePolicy(session.name, quote.selection, token.cap_pcr, tuple(states)) if token.record else None
+        policy = (
+            ReferencePolicy(session.name, quote.selection, token.cap_pcr, tuple(states))
+            if token.record
+            else None
+        )
         audit = _entry(session.name, "done", now, caller, kid=key.kid)
         return Enrollment(session.token, device, key, audit, new_policy=policy, policy=token.policy)
 
@@ -257,7 +271,9 @@ def record(
     """
     values = unlock_phase_values(quote, token.cap_pcr)
     label = f"recorded {now:%Y-%m-%d %H:%M:%S}"
-    state = reference_state(quote.selection, label, values, "recorded", cap_pcr=token.cap_pcr, force=token.force)
+    state = reference_state(
+        quote.selection, label, values, "recorded", cap_pcr=token.cap_pcr, force=token.force
+    )
     moving = moving_pcrs(quote.selection)
     if not moving:
         return (state,), None
@@ -278,7 +294,7 @@ def _entry(
     *,
     code: str = "ok",
     kid: str | None = None,
-    details: dict[str, object] | None = None,
+    details: Mapping[str, object] | None = None,
 ) -> AuditEntry:
     return AuditEntry(
         at=now.astimezone(UTC),

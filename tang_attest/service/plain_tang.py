@@ -11,7 +11,6 @@ Rules of this module:
 
 from __future__ import annotations
 
-import base64
 import json
 import math
 import re
@@ -22,7 +21,8 @@ from typing import Any, Final
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from tang_attest.errors import Malformed
-from tang_attest.protocol.advertisement import THUMBPRINT_HASHES, Signer, advertise, b64u, thumbprint
+from tang_attest.protocol.advertisement import THUMBPRINT_HASHES, Signer, advertise, thumbprint
+from tang_attest.protocol.base64url import unb64u
 from tang_attest.protocol.exchange import ExchangeKey, Reply
 from tang_attest.protocol.points import CURVES, Curve, Point
 
@@ -235,12 +235,9 @@ def _integer(text: object) -> int:
     if not isinstance(text, str):
         raise Malformed("point-invalid", "A number is not text.")
     try:
-        octets = base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
+        return int.from_bytes(unb64u(text), "big")
     except ValueError:
         raise Malformed("point-invalid", "A number is not base64url.") from None
-    if b64u(octets) != text:
-        raise Malformed("point-invalid", "A number is not base64url.")
-    return int.from_bytes(octets, "big")
 
 
 # --- JSON as jansson reads it --------------------------------------------------------------------------------------

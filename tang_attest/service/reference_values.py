@@ -35,7 +35,9 @@ class ReferenceValues:
         await self._store.add_policy(policy, self._entry("policy create", None, details))
         return policy
 
-    async def record(self, policy_name: str, label: str | None, values: PcrValues, *, force: bool) -> ReferenceState:
+    async def record(
+        self, policy_name: str, label: str | None, values: PcrValues, *, force: bool
+    ) -> ReferenceState:
         """Add a state from values the operator brings.
 
         Raises ``not-found``, ``values-invalid``, ``values-all-zero``, ``name-taken``.
@@ -54,14 +56,18 @@ class ReferenceValues:
         """
         device = await self._store.get_device(device_name)
         policy = await self._store.get_policy(device.policy)
-        observation = self._pick(await self._store.list_observations(device_name), device_name, observation_id)
+        observation = self._pick(
+            await self._store.list_observations(device_name), device_name, observation_id
+        )
         if observation.selection != policy.selection:
             raise Conflict(
                 "selection-mismatch",
                 f"Observation {observation.id} is over {observation.selection}, the policy over {policy.selection}.",
             )
         if not force and any(observation.values.get(policy.cap_pcr, b"")):
-            raise Refused("capped", f"Observation {observation.id} was made after PCR {policy.cap_pcr} was extended.")
+            raise Refused(
+                "capped", f"Observation {observation.id} was made after PCR {policy.cap_pcr} was extended."
+            )
         chosen = label or self._label("approved")
         state = await self._add(policy, chosen, observation.values, "observed", device_name, force)
         return observation, state
@@ -76,11 +82,15 @@ class ReferenceValues:
         policy = await self._store.get_policy(device.policy)
         moving = moving_pcrs(policy.selection)
         if not moving:
-            raise Refused("selection-invalid", f"{policy.selection} has no PCR that has to be learned; approve instead.")
+            raise Refused(
+                "selection-invalid", f"{policy.selection} has no PCR that has to be learned; approve instead."
+            )
         stable = device.learning.stable if device.learning else self._stable(policy, moving)
         learning = Learning(self._clock.now() + window, stable)
         details: dict[str, object] = {"until": learning.until.isoformat()}
-        await self._store.arm_learning(device_name, learning, self._entry("device learn", device_name, details))
+        await self._store.arm_learning(
+            device_name, learning, self._entry("device learn", device_name, details)
+        )
         return learning
 
     def _stable(self, policy: ReferencePolicy, moving: tuple[int, ...]) -> PcrValues:
@@ -88,7 +98,9 @@ class ReferenceValues:
             raise Refused("policy-empty", f"Policy '{policy.name}' has no reference state yet.")
         return {pcr: value for pcr, value in policy.states[-1].values.items() if pcr not in moving}
 
-    def _pick(self, newest_first: Sequence[Observation], device: str, observation_id: int | None) -> Observation:
+    def _pick(
+        self, newest_first: Sequence[Observation], device: str, observation_id: int | None
+    ) -> Observation:
         for observation in newest_first:
             if observation_id in (None, observation.id):
                 return observation
@@ -96,7 +108,13 @@ class ReferenceValues:
         raise NotFound("observation-missing", f"There is {which} of '{device}'.")
 
     async def _add(
-        self, policy: ReferencePolicy, label: str, values: PcrValues, origin: str, device: str | None, force: bool
+        self,
+        policy: ReferencePolicy,
+        label: str,
+        values: PcrValues,
+        origin: str,
+        device: str | None,
+        force: bool,
     ) -> ReferenceState:
         state = reference_state(policy.selection, label, values, origin, cap_pcr=policy.cap_pcr, force=force)
         details: dict[str, object] = {

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 
 from tang_attest.errors import Malformed
 from tang_attest.ports import AuditEntry, Clock, Device, EkRoot, KeyStore, NewDevice, Randomness, Store, Token
-from tang_attest.protocol.advertisement import b64u
+from tang_attest.protocol.base64url import b64u
 from tang_attest.protocol.endorsement import parse_roots
 from tang_attest.protocol.enrollment import check_name
 from tang_attest.protocol.pcr import Selection
@@ -65,7 +66,11 @@ class Registry:
             force=terms.force,
             learn_for_s=int(terms.learn_for.total_seconds()),
         )
-        details = {"policy": terms.policy, "record": terms.record, "allow_unverified_ek": terms.allow_unverified_ek}
+        details = {
+            "policy": terms.policy,
+            "record": terms.record,
+            "allow_unverified_ek": terms.allow_unverified_ek,
+        }
         await self._store.add_token(token, self._entry("token create", terms.name, details))
         return text, token
 
@@ -86,7 +91,9 @@ class Registry:
             origin="registered",
             enrolled_at=now,
         )
-        return await self._store.add_device(device, policy, key, self._entry("device register", name, kid=key.kid))
+        return await self._store.add_device(
+            device, policy, key, self._entry("device register", name, kid=key.kid)
+        )
 
     async def remove(self, name: str) -> None:
         """Forget a machine and destroy its exchange keys: its disks open by passphrase only, for good."""
@@ -98,16 +105,25 @@ class Registry:
         for root in parse_roots(data):
             fingerprint = hashlib.sha256(root.der).hexdigest()
             record = EkRoot(fingerprint, label or root.label, root.der, self._clock.now())
-            await self._store.add_ek_root(record, self._entry("ek-root add", None, {"fingerprint": fingerprint}))
+            await self._store.add_ek_root(
+                record, self._entry("ek-root add", None, {"fingerprint": fingerprint})
+            )
             added.append(record)
         return added
 
     async def remove_ek_root(self, fingerprint: str) -> None:
         """Trust a certificate no longer.  Devices that enrolled with it stay."""
-        await self._store.remove_ek_root(fingerprint, self._entry("ek-root remove", None, {"fingerprint": fingerprint}))
+        await self._store.remove_ek_root(
+            fingerprint, self._entry("ek-root remove", None, {"fingerprint": fingerprint})
+        )
 
     def _entry(
-        self, event: str, device: str | None, details: dict[str, object] | None = None, *, kid: str | None = None
+        self,
+        event: str,
+        device: str | None,
+        details: Mapping[str, object] | None = None,
+        *,
+        kid: str | None = None,
     ) -> AuditEntry:
         return AuditEntry(
             self._clock.now(), event, self._actor, "done", device=device, kid=kid, details=details or {}

@@ -93,7 +93,9 @@ class ServerKeys:
             await self._store.add_key(key, None, self._entry("keys create", key.kid))
         if old:
             await self._store.rotate_keys(
-                [key.kid for key in old], self._clock.now(), self._entry("keys rotate", None, [key.kid for key in old])
+                [key.kid for key in old],
+                self._clock.now(),
+                self._entry("keys rotate", None, [key.kid for key in old]),
             )
         return [key.kid for key in new], [key.kid for key in old]
 
@@ -103,7 +105,9 @@ class ServerKeys:
         key = self._keys.create("exchange", _CURVE, self._clock.now())
         await self._store.add_key(key, name, self._entry("keys create", key.kid, device=name))
         old = list(device.kids)
-        await self._store.rotate_keys(old, self._clock.now(), self._entry("keys rotate", None, old, device=name))
+        await self._store.rotate_keys(
+            old, self._clock.now(), self._entry("keys rotate", None, old, device=name)
+        )
         return key.kid, old
 
     async def import_key(self, private: ec.EllipticCurvePrivateKey, use: str, *, rotated: bool) -> str:

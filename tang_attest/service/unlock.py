@@ -47,10 +47,9 @@ class _Bound:
 
 @dataclass(frozen=True, slots=True)
 class _Verdict:
-    """What appraisal came to: exactly one of ``permit`` and ``refusal``, and what is to be kept of the quote."""
+    """What appraisal came to, and what is to be kept of a refused quote."""
 
-    permit: Permit | None
-    refusal: Refused | None
+    outcome: Permit | Refused
     observation: tuple[Selection, Mapping[int, bytes], bytes] | None = None
     learned: ReferenceState | None = None
 
@@ -74,7 +73,9 @@ class Unlock:
     async def challenge(self, kid: str) -> Challenge:
         """What the machine that uses *kid* has to quote.  Raises ``key-unknown``.  Nothing is stored."""
         bound = await self._find(kid)
-        nonce = make_nonce(self._nonce_key, Purpose.UNLOCK, kid, _milliseconds(self._clock.now()), self._random.bytes(16))
+        nonce = make_nonce(
+            self._nonce_key, Purpose.UNLOCK, kid, _milliseconds(self._clock.now()), self._random.bytes(16)
+        )
         return Challenge(nonce, bound.policy.selection, self._ttl_s)
 
     async def respond(self, kid: str, jwk: Mapping[str, Any], evidence: Evidence, caller: Caller) -> Reply:
@@ -112,11 +113,10 @@ class Unlock:
                 learned=verdict.learned,
             )
         )
-        if verdict.permit is None:
-            assert verdict.refusal is not None
-            raise verdict.refusal
+        if isinstance(verdict.outcome, Refused):
+            raise verdict.outcome
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._executor, respond, verdict.permit, evidence.nonce, key, x)
+        return await loop.run_in_executor(self._executor, respond, verdict.outcome, evidence.nonce, key, x)
 
     async def _find(self, kid: str) -> _Bound:
         bound = await self._store.find_key(kid)
@@ -131,7 +131,9 @@ class Unlock:
             raise Malformed("curve-mismatch", f"X is on {x.curve.name}, the key on {key.curve.name}.")
         return x, key
 
-    def _verify(self, bound: _Bound, x: Point, evidence: Evidence, now: datetime) -> tuple[int, VerifiedQuote]:
+    def _verify(
+        self, bound: _Bound, x: Point, evidence: Evidence, now: datetime
+    ) -> tuple[int, VerifiedQuote]:
         # (3) the nonce is ours, for this purpose and kid, and young
         kid, nonce = bound.key.kid, evidence.nonce
         expires_ms = check_nonce(self._nonce_key, Purpose.UNLOCK, kid, _milliseconds(now), self._ttl_s, nonce)
@@ -143,22 +145,21 @@ class Unlock:
 def _appraise(bound: _Bound, quote: VerifiedQuote, evidence: Evidence, now: datetime) -> _Verdict:
     """(12) The policy; what it refuses is kept for a person to look at, or learned when that was armed."""
     try:
-        return _Verdict(bound.policy.appraise(quote), None)
+        return _Verdict(bound.policy.appraise(quote))
     except Refused as refusal:
         learning = bound.device.learning
         if learning is not None and now < learning.until and learnable(learning.stable, quote.values):
             state = ReferenceState(f"learned {now:%Y-%m-%d %H:%M:%S}", dict(quote.values), "learned")
             # Refused all the same: a person with the passphrase has to be there when a state is learned.
             told = Refused("state-learned", "This boot's state was recorded as the one to expect.")
-            return _Verdict(None, told, learned=state)
-        return _Verdict(None, refusal, (quote.selection, quote.values, evidence.event_log))
+            return _Verdict(told, learned=state)
+        return _Verdict(refusal, (quote.selection, quote.values, evidence.event_log))
 
 
 def _conclude(entry: AuditEntry, verdict: _Verdict) -> AuditEntry:
-    if verdict.permit is not None:
-        return replace(entry, verdict="permitted", details={"state": verdict.permit.state})
-    assert verdict.refusal is not None
-    return replace(entry, code=verdict.refusal.code, details=_details(verdict.refusal))
+    if isinstance(verdict.outcome, Permit):
+        return replace(entry, verdict="permitted", details={"state": verdict.outcome.state})
+    return replace(entry, code=verdict.outcome.code, details=_details(verdict.outcome))
 
 
 def _details(error: TangAttestError) -> dict[str, object]:

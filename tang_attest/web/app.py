@@ -67,10 +67,12 @@ async def _answer(site: Site, request: web.Request) -> web.StreamResponse:
         response = await _route(site, request, caller)
         code = "ok" if response.status < 400 else "refused"
     except web.HTTPRequestEntityTooLarge:
-        response, code = _problem(Malformed("request-too-large", f"The body has more than {MAX_BODY} bytes."), caller)
+        response, code = _problem(
+            Malformed("request-too-large", f"The body has more than {MAX_BODY} bytes."), caller
+        )
     except TangAttestError as error:
         response, code = _problem(error, caller)
-    except Exception:
+    except Exception:  # noqa: BLE001 - see the next line
         # A defect of ours: the client learns nothing, the log learns everything, nothing is released.
         _log.exception("defect", request_id=caller.request_id)
         response, code = _problem(Unavailable("internal", "The server failed to handle the request."), caller)
@@ -98,24 +100,30 @@ async def _route(site: Site, request: web.Request, caller: Caller) -> web.Stream
     route = tang_routes.match(request.method, target, site.endpoint)
     if isinstance(route, int):
         return web.Response(status=route)
-    if route.name == "adv":
+    if route.kid is None or route.name == "adv":
         return await handle_adv(site.advertised, route.kid)
-    assert route.kid is not None
-    if site.attest is not None and (site.plain is None or await _is_not_open(site.plain, route.kid)):
-        return await site.attest.rec(request, caller, route.kid)
-    assert site.plain is not None
-    return await handle_rec(site.plain, route.kid, await request.read(), site.executor)
+    if site.plain is not None and (site.attest is None or await _is_open(site.plain, route.kid)):
+        return await handle_rec(site.plain, route.kid, await request.read(), site.executor)
+    if site.attest is None:
+        return web.Response(status=404)
+    return await site.attest.rec(request, caller, route.kid)
 
 
-async def _is_not_open(plain: KeySetProvider, kid: str) -> bool:
+async def _is_open(plain: KeySetProvider, kid: str) -> bool:
     keys = plain.current()
-    return (keys if isinstance(keys, KeySet) else await keys).find(kid) is None
+    return (keys if isinstance(keys, KeySet) else await keys).find(kid) is not None
 
 
-async def _attest(routes: AttestRoutes, request: web.Request, target: str, caller: Caller) -> web.StreamResponse:
+async def _attest(
+    routes: AttestRoutes, request: web.Request, target: str, caller: Caller
+) -> web.StreamResponse:
     posts: dict[str, _Handler] = {"/attest/enroll": routes.begin, "/attest/enroll/finish": routes.finish}
     if handler := posts.get(target):
         return await handler(request, caller) if request.method == "POST" else web.Response(status=405)
     if adv := _ADV.fullmatch(target):
-        return await routes.advertise(request, caller, adv[1]) if request.method == "GET" else web.Response(status=405)
+        return (
+            await routes.advertise(request, caller, adv[1])
+            if request.method == "GET"
+            else web.Response(status=405)
+        )
     raise NotFound("not-found", "There is nothing at this address.")

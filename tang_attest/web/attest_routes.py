@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from aiohttp import web
 
 from tang_attest.errors import Malformed, Refused
-from tang_attest.protocol.advertisement import b64u
+from tang_attest.protocol.base64url import b64u
 from tang_attest.service.caller import Caller
 from tang_attest.service.enroll import Enroll
 from tang_attest.service.server_keys import ServerKeys
@@ -31,7 +31,9 @@ class AttestRoutes:
         member = jwk.pop("attest", None)
         if member is None:
             challenge = await self.unlock.challenge(kid)
-            missing = Refused("evidence-required", "This key answers only a machine that proves what it booted.")
+            missing = Refused(
+                "evidence-required", "This key answers only a machine that proves what it booted."
+            )
             return problem(missing, caller.request_id, challenge)
         if jwk.get("kty") != "EC" or jwk.get("alg", "ECMR") != "ECMR":
             raise Malformed("point-invalid", "X is not an EC key for ECMR.")
@@ -71,7 +73,9 @@ class AttestRoutes:
 
     async def advertise(self, _request: web.Request, _caller: Caller, kid: str) -> web.Response:
         """``GET /attest/adv/{kid}`` (docs/protocol.md, section 5)."""
-        return web.Response(body=await self.keys.device_advertisement(kid), content_type="application/jose+json")
+        return web.Response(
+            body=await self.keys.device_advertisement(kid), content_type="application/jose+json"
+        )
 
 
 def _json(status: int, value: object) -> web.Response:

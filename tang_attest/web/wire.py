@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
 import json
 import re
 from typing import Annotated, Any, Final, TypeVar
@@ -11,6 +9,7 @@ from typing import Annotated, Any, Final, TypeVar
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from tang_attest.errors import Malformed
+from tang_attest.protocol.base64url import unb64u
 from tang_attest.protocol.quote import MAX_EVENT_LOG, MAX_PCRS, Evidence
 from tang_attest.protocol.tpm import MAX_STRUCTURE
 from tang_attest.service.enroll import Application
@@ -66,12 +65,9 @@ def _depth(body: bytes) -> int:
 
 
 def _decode_b64u(value: object) -> bytes:
-    if not isinstance(value, str) or "=" in value:
-        raise ValueError("not base64url text without padding")
-    try:
-        return base64.b64decode(value + "=" * (-len(value) % 4), altchars=b"-_", validate=True)
-    except (binascii.Error, ValueError) as error:
-        raise ValueError("not base64url text without padding") from error
+    if not isinstance(value, str):
+        raise ValueError("not text")  # noqa: TRY004 - pydantic reports a ValueError, not a TypeError
+    return unb64u(value)
 
 
 B64u = Annotated[bytes, BeforeValidator(_decode_b64u)]

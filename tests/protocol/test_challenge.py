@@ -16,7 +16,13 @@ KEY, NOW, TTL = b"k" * 32, 1_700_000_000_000, 120
 
 def nonce(**changes: object) -> str:
     """A good nonce, except for *changes*."""
-    values = {"key": KEY, "purpose": Purpose.UNLOCK, "subject": "kid", "now_ms": NOW, "random": b"r" * 16} | changes
+    values = {
+        "key": KEY,
+        "purpose": Purpose.UNLOCK,
+        "subject": "kid",
+        "now_ms": NOW,
+        "random": b"r" * 16,
+    } | changes
     return make_nonce(**values)  # type: ignore[arg-type]
 
 

@@ -105,7 +105,11 @@ def test_a_permit_is_good_for_its_request_only() -> None:
     x, other = multiple(7, curve), multiple(8, curve)
     permit = Permit(unlock_digest("nonce", key.kid, thumbprint(x.members())), "state")
     assert respond(permit, "nonce", key, x).point == key.multiply(x)
-    for nonce, point, used in (("nonce", other, key), ("other", x, key), ("nonce", x, ExchangeKey(ec.generate_private_key(ec.SECP521R1())))):  # fmt: skip
+    for nonce, point, used in (
+        ("nonce", other, key),
+        ("other", x, key),
+        ("nonce", x, ExchangeKey(ec.generate_private_key(ec.SECP521R1()))),
+    ):
         with pytest.raises(ValueError, match="another request"):
             respond(permit, nonce, used, point)
 
@@ -114,7 +118,9 @@ def test_the_reply_is_tangs() -> None:
     """Upstream compares strings: sorted members, no spaces, coordinates padded to the field."""
     text = KEYS["P-521"].multiply(multiple(9, CURVES["P-521"]))
     encoded = respond(
-        Permit(unlock_digest("n", KEYS["P-521"].kid, thumbprint(multiple(9, CURVES["P-521"]).members())), "s"),
+        Permit(
+            unlock_digest("n", KEYS["P-521"].kid, thumbprint(multiple(9, CURVES["P-521"]).members())), "s"
+        ),
         "n",
         KEYS["P-521"],
         multiple(9, CURVES["P-521"]),

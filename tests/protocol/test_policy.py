@@ -26,7 +26,9 @@ def quote(values: dict[int, bytes], selection: Selection = SELECTION) -> Verifie
 
 def make(*states: dict[int, bytes]) -> ReferencePolicy:
     """A policy of *states*."""
-    return ReferencePolicy("p", SELECTION, 15, tuple(ReferenceState(f"s{i}", v, "recorded") for i, v in enumerate(states)))
+    return ReferencePolicy(
+        "p", SELECTION, 15, tuple(ReferenceState(f"s{i}", v, "recorded") for i, v in enumerate(states))
+    )
 
 
 def test_an_equal_state_permits_and_is_named() -> None:
@@ -130,7 +132,22 @@ def test_what_moves_is_learned_and_nothing_else() -> None:
     assert not policy.learnable(stable, {0: b"\x01" * 32, 11: b"\x09" * 32, 15: b"\x01" * 32})
 
 
-@pytest.mark.parametrize("text", ["", "sha256", "sha256:", "sha1:0", "sha256:24", "sha256:0,0", "sha256:0+sha384:0", "SHA256:0", "sha256:0,", "md5:1", "sha256:-1"])  # fmt: skip
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "sha256",
+        "sha256:",
+        "sha1:0",
+        "sha256:24",
+        "sha256:0,0",
+        "sha256:0+sha384:0",
+        "SHA256:0",
+        "sha256:0,",
+        "md5:1",
+        "sha256:-1",
+    ],
+)
 def test_selections_that_are_none(text: str) -> None:
     """One bank, distinct PCRs 0 to 23, not empty, no SHA-1."""
     with pytest.raises(Malformed) as error:

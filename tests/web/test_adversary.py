@@ -16,12 +16,13 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from tpm2_pytss.constants import TPM2_ST, TPMA_OBJECT
 
-from tang_attest.protocol.advertisement import b64u, thumbprint
+from tang_attest.protocol.advertisement import thumbprint
+from tang_attest.protocol.base64url import b64u, unb64u
 from tang_attest.protocol.challenge import unlock_digest
 from tang_attest.protocol.enrollment import enrollment_digest
 from tang_attest.protocol.points import CURVES, Point
 from tests.attester import AK_ATTRIBUTES, Attester, members, tpmt_signature
-from tests.server import Answer, Server, evidence, new_x, unb64u
+from tests.server import Answer, Server, evidence, new_x
 
 pytestmark = pytest.mark.usefixtures("exchanges")
 
@@ -43,7 +44,16 @@ def refused(answer: Answer, status: int, code: str, exchanges: list[Point]) -> N
 # --- first, that the good one passes: otherwise every test below would ---
 
 
-@pytest.mark.parametrize("kind", ["ecc256:ecdsa-sha256", "ecc384:ecdsa-sha384", "rsa2048:rsassa-sha256", "rsa2048:rsapss-sha256", "rsa3072:rsapss-sha384"])  # fmt: skip
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "ecc256:ecdsa-sha256",
+        "ecc384:ecdsa-sha384",
+        "rsa2048:rsassa-sha256",
+        "rsa2048:rsapss-sha256",
+        "rsa3072:rsapss-sha384",
+    ],
+)
 async def test_the_approved_machine_gets_y(server: Server, exchanges: list[Point], kind: str) -> None:
     """200, and Y = s·X."""
     attester = Attester(kind)
@@ -61,7 +71,9 @@ async def test_the_approved_machine_gets_y(server: Server, exchanges: list[Point
 # --- nonce ---
 
 
-async def test_another_x_with_a_captured_quote(server: Server, attester: Attester, kid: str, exchanges: list[Point]) -> None:  # fmt: skip
+async def test_another_x_with_a_captured_quote(
+    server: Server, attester: Attester, kid: str, exchanges: list[Point]
+) -> None:
     """The thief has the evidence but wants Y for an X whose e he knows."""
     x, thief = dict(members(new_x())), dict(members(new_x()))
     captured = evidence(attester, kid, x, await server.challenge(kid))
@@ -78,7 +90,9 @@ async def test_replay(server: Server, attester: Attester, kid: str, exchanges: l
     refused(await server.post(f"/rec/{kid}", body), 403, "clock-backwards", exchanges)
 
 
-async def test_a_nonce_used_twice_with_two_quotes(server: Server, attester: Attester, kid: str, exchanges: list[Point]) -> None:  # fmt: skip
+async def test_a_nonce_used_twice_with_two_quotes(
+    server: Server, attester: Attester, kid: str, exchanges: list[Point]
+) -> None:
     """The machine itself signs twice for one challenge."""
     challenge = await server.challenge(kid)
     assert (await server.unlock(attester, kid, challenge=challenge)).status == 200
@@ -88,7 +102,9 @@ async def test_a_nonce_used_twice_with_two_quotes(server: Server, attester: Atte
     assert entries[0][1].code == "nonce-used"
 
 
-async def test_a_race_with_one_nonce(server: Server, attester: Attester, kid: str, exchanges: list[Point]) -> None:
+async def test_a_race_with_one_nonce(
+    server: Server, attester: Attester, kid: str, exchanges: list[Point]
+) -> None:
     """Many at once: exactly one gets Y."""
     challenge = await server.challenge(kid)
     answers = await asyncio.gather(*(server.unlock(attester, kid, challenge=challenge) for _ in range(10)))
@@ -107,34 +123,51 @@ async def test_an_expired_nonce(server: Server, attester: Attester, kid: str, ex
     assert (await server.unlock(attester, kid, challenge=answer.body["challenge"])).status == 200
 
 
-async def test_a_nonce_for_another_key(server: Server, attester: Attester, kid: str, exchanges: list[Point]) -> None:
+async def test_a_nonce_for_another_key(
+    server: Server, attester: Attester, kid: str, exchanges: list[Point]
+) -> None:
     """A challenge that was given to another machine."""
     other = await server.enroll(Attester(), "other")
-    refused(await server.unlock(attester, kid, challenge=await server.challenge(other)), 403, "nonce-invalid", exchanges)  # fmt: skip
+    refused(
+        await server.unlock(attester, kid, challenge=await server.challenge(other)),
+        403,
+        "nonce-invalid",
+        exchanges,
+    )
 
 
-async def test_a_nonce_of_another_server(server: Server, attester: Attester, kid: str, exchanges: list[Point], tmp_path: Path) -> None:  # fmt: skip
+async def test_a_nonce_of_another_server(
+    server: Server, attester: Attester, kid: str, exchanges: list[Point], tmp_path: Path
+) -> None:
     """Another server has another secret."""
     async with Server(tmp_path / "other") as other:
         foreign = await other.challenge(await other.enroll(Attester()))
     refused(await server.unlock(attester, kid, challenge=foreign), 403, "nonce-invalid", exchanges)
 
 
-async def test_a_nonce_of_the_clients_own(server: Server, attester: Attester, kid: str, exchanges: list[Point]) -> None:
+async def test_a_nonce_of_the_clients_own(
+    server: Server, attester: Attester, kid: str, exchanges: list[Point]
+) -> None:
     """The attacker does not wait for a challenge."""
     challenge = {"nonce": "A" * 76, "selection": "sha256:0,2,4,7"}
     refused(await server.unlock(attester, kid, challenge=challenge), 403, "nonce-invalid", exchanges)
 
 
-async def test_an_enrollment_nonce_for_unlocking(server: Server, attester: Attester, kid: str, exchanges: list[Point]) -> None:  # fmt: skip
+async def test_an_enrollment_nonce_for_unlocking(
+    server: Server, attester: Attester, kid: str, exchanges: list[Point]
+) -> None:
     """Nonces are for one purpose."""
     begun = await server.begin(Attester(), "third", await server.token())
     challenge = {"nonce": begun.body["nonce"], "selection": "sha256:0,2,4,7"}
     refused(await server.unlock(attester, kid, challenge=challenge), 403, "nonce-invalid", exchanges)
 
 
-@pytest.mark.parametrize("label", ["tang-attest/v1 enroll", "tang-attest/v1 verify", "tang-attest/v2 unlock", ""])
-async def test_evidence_labeled_for_another_purpose(server: Server, attester: Attester, kid: str, exchanges: list[Point], label: str) -> None:  # fmt: skip
+@pytest.mark.parametrize(
+    "label", ["tang-attest/v1 enroll", "tang-attest/v1 verify", "tang-attest/v2 unlock", ""]
+)
+async def test_evidence_labeled_for_another_purpose(
+    server: Server, attester: Attester, kid: str, exchanges: list[Point], label: str
+) -> None:
     """The right nonce, kid and X under another label."""
     x, challenge = dict(members(new_x())), await server.challenge(kid)
     binding = hashlib.sha256(f"{label}\n{challenge['nonce']}\n{kid}\n{thumbprint(x)}\n".encode()).digest()
@@ -171,20 +204,26 @@ async def test_relabeled_pcrs(server: Server, attester: Attester, kid: str, exch
     ],
     ids=lambda banks: "+".join(banks) or "none",
 )
-async def test_another_selection_is_signed(server: Server, attester: Attester, kid: str, exchanges: list[Point], banks: list[str]) -> None:  # fmt: skip
+async def test_another_selection_is_signed(
+    server: Server, attester: Attester, kid: str, exchanges: list[Point], banks: list[str]
+) -> None:
     """Empty, fewer, more, another bank, a bank twice, an extra bank: with the good values' digest."""
     answer = await server.unlock(attester, kid, banks=banks)
     refused(answer, 403, "selection-mismatch", exchanges)
 
 
-async def test_values_that_were_not_signed(server: Server, attester: Attester, kid: str, exchanges: list[Point]) -> None:
+async def test_values_that_were_not_signed(
+    server: Server, attester: Attester, kid: str, exchanges: list[Point]
+) -> None:
     """Good values sent, bad ones signed."""
     answer = await server.unlock(attester, kid, pcr_digest=hashlib.sha256(b"bad").digest())
     refused(answer, 403, "pcr-digest-mismatch", exchanges)
 
 
 @pytest.mark.parametrize("size", [0, 31, 127, 129, 160])
-async def test_values_of_the_wrong_length(server: Server, attester: Attester, kid: str, exchanges: list[Point], size: int) -> None:  # fmt: skip
+async def test_values_of_the_wrong_length(
+    server: Server, attester: Attester, kid: str, exchanges: list[Point], size: int
+) -> None:
     """Shorter and longer than four SHA-256 values."""
     x, challenge = dict(members(new_x())), await server.challenge(kid)
     body = evidence(attester, kid, x, challenge) | {"pcrs": b64u(bytes(size))}
@@ -201,7 +240,9 @@ async def test_another_software(server: Server, attester: Attester, kid: str, ex
     assert attester.pcrs["sha256"][4].hex() not in json.dumps(answer.body)
 
 
-async def test_a_stranger_hears_nothing_of_the_policy(server: Server, attester: Attester, kid: str, exchanges: list[Point]) -> None:  # fmt: skip
+async def test_a_stranger_hears_nothing_of_the_policy(
+    server: Server, attester: Attester, kid: str, exchanges: list[Point]
+) -> None:
     """Before the signature holds, no PCR is named."""
     stranger = Attester()
     stranger.extend(4, b"evil kernel")
@@ -213,7 +254,9 @@ async def test_a_stranger_hears_nothing_of_the_policy(server: Server, attester: 
 # --- signature and structure ---
 
 
-async def test_a_quote_by_another_ak(server: Server, attester: Attester, kid: str, exchanges: list[Point]) -> None:
+async def test_a_quote_by_another_ak(
+    server: Server, attester: Attester, kid: str, exchanges: list[Point]
+) -> None:
     """A healthy machine's TPM signs for the thief."""
     healthy = Attester(pcrs=attester.pcrs)
     await server.enroll(healthy, "healthy")
@@ -237,7 +280,9 @@ async def _with_signature(server: Server, kid: str, attester: Attester, sign: An
         ("ecc256:ecdsa-sha256", ("rsassa", "sha256")),
     ],
 )
-async def test_a_wrong_scheme_or_hash_in_the_signature(server: Server, exchanges: list[Point], kind: str, claim: tuple[str, str]) -> None:  # fmt: skip
+async def test_a_wrong_scheme_or_hash_in_the_signature(
+    server: Server, exchanges: list[Point], kind: str, claim: tuple[str, str]
+) -> None:
     """The AK decides how its signatures verify, whatever the signature says."""
     attester = Attester(kind)
     kid = await server.enroll(attester)
@@ -246,11 +291,15 @@ async def test_a_wrong_scheme_or_hash_in_the_signature(server: Server, exchanges
 
 
 @pytest.mark.parametrize("kind", ["rsa2048:rsassa-sha256", "ecc256:ecdsa-sha256"])
-async def test_a_valid_signature_under_another_hash(server: Server, exchanges: list[Point], kind: str) -> None:
+async def test_a_valid_signature_under_another_hash(
+    server: Server, exchanges: list[Point], kind: str
+) -> None:
     """Really made with SHA-512 and saying so: still not the AK's own scheme."""
     attester = Attester(kind)
     kid = await server.enroll(attester)
-    answer = await _with_signature(server, kid, attester, lambda quote: attester.sign(quote, hash_name="sha512"))
+    answer = await _with_signature(
+        server, kid, attester, lambda quote: attester.sign(quote, hash_name="sha512")
+    )
     refused(answer, 403, "signature-invalid", exchanges)
 
 
@@ -264,11 +313,18 @@ async def test_sha1_in_the_signature(server: Server, exchanges: list[Point], kin
     refused(answer, 400, "evidence-unsupported", exchanges)
 
 
-async def test_a_signature_of_zeros(server: Server, attester: Attester, kid: str, exchanges: list[Point]) -> None:
+async def test_a_signature_of_zeros(
+    server: Server, attester: Attester, kid: str, exchanges: list[Point]
+) -> None:
     """r = s = 0 (CVE-2022-21449 elsewhere)."""
     from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 
-    answer = await _with_signature(server, kid, attester, lambda _: tpmt_signature(encode_dss_signature(0, 0), "ecdsa", "sha256", ecdsa=True))  # fmt: skip
+    answer = await _with_signature(
+        server,
+        kid,
+        attester,
+        lambda _: tpmt_signature(encode_dss_signature(0, 0), "ecdsa", "sha256", ecdsa=True),
+    )
     refused(answer, 403, "signature-invalid", exchanges)
 
 
@@ -278,7 +334,9 @@ async def test_magic_wrong(server: Server, attester: Attester, kid: str, exchang
 
 
 @pytest.mark.parametrize("kind", [TPM2_ST.ATTEST_TIME, TPM2_ST.ATTEST_CREATION, TPM2_ST.ATTEST_NV])
-async def test_type_wrong(server: Server, attester: Attester, kid: str, exchanges: list[Point], kind: int) -> None:
+async def test_type_wrong(
+    server: Server, attester: Attester, kid: str, exchanges: list[Point], kind: int
+) -> None:
     """Another attestation than a quote; its tail cannot be read as one, or is not looked at."""
     answer = await server.unlock(attester, kid, type=kind)
     assert answer.status in (400, 403)
@@ -286,12 +344,16 @@ async def test_type_wrong(server: Server, attester: Attester, kid: str, exchange
     assert exchanges == []
 
 
-async def test_trailing_bytes_after_the_quote(server: Server, attester: Attester, kid: str, exchanges: list[Point]) -> None:  # fmt: skip
+async def test_trailing_bytes_after_the_quote(
+    server: Server, attester: Attester, kid: str, exchanges: list[Point]
+) -> None:
     """Even signed ones."""
     refused(await server.unlock(attester, kid, trailing=b"\0"), 400, "evidence-malformed", exchanges)
 
 
-async def test_trailing_bytes_after_the_signature(server: Server, attester: Attester, kid: str, exchanges: list[Point]) -> None:  # fmt: skip
+async def test_trailing_bytes_after_the_signature(
+    server: Server, attester: Attester, kid: str, exchanges: list[Point]
+) -> None:
     """A structure is its bytes and nothing after them."""
     answer = await _with_signature(server, kid, attester, lambda quote: attester.sign(quote) + b"\0")
     refused(answer, 400, "evidence-malformed", exchanges)
@@ -300,7 +362,9 @@ async def test_trailing_bytes_after_the_signature(server: Server, attester: Atte
 # --- the TPM's memory ---
 
 
-async def test_reset_count_going_back(server: Server, attester: Attester, kid: str, exchanges: list[Point]) -> None:
+async def test_reset_count_going_back(
+    server: Server, attester: Attester, kid: str, exchanges: list[Point]
+) -> None:
     """The TPM was cleared, or it is another one with the same key."""
     attester.reset_count = 9
     assert (await server.unlock(attester, kid)).status == 200
@@ -309,7 +373,9 @@ async def test_reset_count_going_back(server: Server, attester: Attester, kid: s
     refused(await server.unlock(attester, kid), 403, "reset-count-backwards", exchanges)
 
 
-async def test_restart_count_going_back_without_a_reset(server: Server, attester: Attester, kid: str, exchanges: list[Point]) -> None:  # fmt: skip
+async def test_restart_count_going_back_without_a_reset(
+    server: Server, attester: Attester, kid: str, exchanges: list[Point]
+) -> None:
     """It may fall only when resetCount rose."""
     attester.restart_count = 5
     assert (await server.unlock(attester, kid)).status == 200
@@ -351,9 +417,24 @@ def _x(**changes: str) -> dict[str, str]:
         (dict(members(new_x(ec.SECP384R1()))), "curve-mismatch"),
         (dict(members(new_x(ec.SECP256R1()))) | {"crv": "P-521"}, "point-invalid"),
     ],
-    ids=["off-the-curve", "infinity-as-zeros", "infinity-as-nothing", "bad-base64", "too-long", "not-reduced", "not-ec", "other-alg", "unknown-curve", "p-256", "p-384", "p-256-as-p-521"],  # fmt: skip
+    ids=[
+        "off-the-curve",
+        "infinity-as-zeros",
+        "infinity-as-nothing",
+        "bad-base64",
+        "too-long",
+        "not-reduced",
+        "not-ec",
+        "other-alg",
+        "unknown-curve",
+        "p-256",
+        "p-384",
+        "p-256-as-p-521",
+    ],
 )
-async def test_x_is_no_point_of_the_keys_curve(server: Server, attester: Attester, kid: str, exchanges: list[Point], x: dict[str, str], code: str) -> None:  # fmt: skip
+async def test_x_is_no_point_of_the_keys_curve(
+    server: Server, attester: Attester, kid: str, exchanges: list[Point], x: dict[str, str], code: str
+) -> None:
     """Invalid-curve attacks end before anything is multiplied."""
     challenge = await server.challenge(kid)
     binding = unlock_digest(challenge["nonce"], kid, thumbprint(x))
@@ -379,7 +460,9 @@ async def test_x_is_the_generator(server: Server, attester: Attester, kid: str, 
 
 
 async def _refused_begin(server: Server, attester: Attester, status: int, code: str, **changes: Any) -> None:
-    answer = await server.begin(attester, changes.pop("name", "new"), changes.pop("token", None) or await server.token(), **changes)  # fmt: skip
+    answer = await server.begin(
+        attester, changes.pop("name", "new"), changes.pop("token", None) or await server.token(), **changes
+    )
     assert (answer.status, answer.code) == (status, code), answer.body
     assert "credential_blob" not in answer.body
 
@@ -395,7 +478,9 @@ async def test_an_ak_without_an_attribute(server: Server, missing: str) -> None:
 
 async def test_an_ak_that_decrypts(server: Server) -> None:
     """A signing key and nothing else."""
-    await _refused_begin(server, Attester(attributes=int(AK_ATTRIBUTES | TPMA_OBJECT.DECRYPT)), 403, "ak-unsuitable")
+    await _refused_begin(
+        server, Attester(attributes=int(AK_ATTRIBUTES | TPMA_OBJECT.DECRYPT)), 403, "ak-unsuitable"
+    )
 
 
 async def test_an_ak_that_signs_with_sha1(server: Server) -> None:
@@ -420,7 +505,9 @@ async def test_a_signing_key_as_ek(server: Server, attester: Attester) -> None:
 
 async def test_no_ek_certificate_where_one_is_wanted(server: Server, attester: Attester) -> None:
     """Only a token that says so takes an unverified EK."""
-    await _refused_begin(server, attester, 403, "ek-untrusted", token=await server.token(allow_unverified_ek=False))
+    await _refused_begin(
+        server, attester, 403, "ek-untrusted", token=await server.token(allow_unverified_ek=False)
+    )
 
 
 async def test_the_ak_of_another_tpm(server: Server, attester: Attester) -> None:
@@ -432,7 +519,9 @@ async def test_the_ak_of_another_tpm(server: Server, attester: Attester) -> None
     answer = await server.finish(attester, "new", begun, secret=b"guess" * 6)
     assert (answer.status, answer.code) == (403, "activation-failed")
     with pytest.raises(ValueError, match="another key"):
-        other.activate(*(unb64u(begun.body[m]) for m in ("credential_blob", "encrypted_secret")), b"another name")
+        other.activate(
+            unb64u(begun.body["credential_blob"]), unb64u(begun.body["encrypted_secret"]), b"another name"
+        )
 
 
 async def test_a_wrong_credential_secret(server: Server, attester: Attester) -> None:
@@ -586,7 +675,12 @@ async def test_a_removed_device(server: Server, attester: Attester, kid: str, ex
 async def test_the_running_system_asks_for_its_key(server: Server, exchanges: list[Point]) -> None:
     """Honest, approved, but capped: a policy over the cap PCR expects it zero."""
     attester = Attester()
-    kid = await server.enroll(attester, selection=__import__("tang_attest.protocol.pcr", fromlist=["Selection"]).Selection.parse("sha256:0,7,15"))  # fmt: skip
+    kid = await server.enroll(
+        attester,
+        selection=__import__("tang_attest.protocol.pcr", fromlist=["Selection"]).Selection.parse(
+            "sha256:0,7,15"
+        ),
+    )
     assert (await server.unlock(attester, kid)).status == 200
     exchanges.clear()
     attester.extend(15, b"cap")
@@ -603,7 +697,9 @@ async def test_an_oversize_body(server: Server, kid: str, exchanges: list[Point]
 
 
 @pytest.mark.parametrize("member", ["quote", "signature", "pcrs", "event_log"])
-async def test_an_oversize_member(server: Server, attester: Attester, kid: str, exchanges: list[Point], member: str) -> None:  # fmt: skip
+async def test_an_oversize_member(
+    server: Server, attester: Attester, kid: str, exchanges: list[Point], member: str
+) -> None:
     """Each member has its own limit."""
     x = dict(members(new_x()))
     size = 131_073 if member == "event_log" else 2049
