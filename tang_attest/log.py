@@ -30,3 +30,5 @@ def configure(log_format: str, level: str) -> None:
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
         cache_logger_on_first_use=True,
     )
+    # aiohttp writes a traceback for each request line it cannot read: a stranger could fill the disk with them.
+    logging.getLogger("aiohttp.server").setLevel(logging.CRITICAL)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import ssl
 import tempfile
@@ -153,7 +154,7 @@ async def _site(settings: Settings) -> AsyncIterator[Site]:
     directory = TangDirectory(settings.tang_dir) if settings.tang_dir is not None else None
     async with AsyncExitStack() as stack:
         # OpenSSL lets go of the interpreter while it multiplies: exchanges use the other processors.
-        executor = stack.enter_context(ThreadPoolExecutor(thread_name_prefix="exchange"))
+        executor = stack.enter_context(ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="exchange"))
         try:
             state = await stack.enter_async_context(opened(settings))
         except NotFound as error:

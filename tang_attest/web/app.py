@@ -63,19 +63,7 @@ def make_app(site: Site) -> web.Application:
 
 async def _answer(site: Site, request: web.Request) -> web.StreamResponse:
     caller = Caller(request.remote, secrets.token_hex(8))
-    try:
-        response = await _route(site, request, caller)
-        code = "ok" if response.status < 400 else "refused"
-    except web.HTTPRequestEntityTooLarge:
-        response, code = _problem(
-            Malformed("request-too-large", f"The body has more than {MAX_BODY} bytes."), caller
-        )
-    except TangAttestError as error:
-        response, code = _problem(error, caller)
-    except Exception:  # noqa: BLE001 - see the next line
-        # A defect of ours: the client learns nothing, the log learns everything, nothing is released.
-        _log.exception("defect", request_id=caller.request_id)
-        response, code = _problem(Unavailable("internal", "The server failed to handle the request."), caller)
+    response = await _respond(site, request, caller)
     level = _log.warning if response.status >= 500 else _log.info
     level(
         "request",
@@ -84,13 +72,23 @@ async def _answer(site: Site, request: web.Request) -> web.StreamResponse:
         method=request.method,
         target=request.raw_path[:200],
         status=response.status,
-        code=code,
+        code=response.get("code", "ok"),
     )
     return response
 
 
-def _problem(error: TangAttestError, caller: Caller) -> tuple[web.Response, str]:
-    return problem(error, caller.request_id), error.code
+async def _respond(site: Site, request: web.Request, caller: Caller) -> web.StreamResponse:
+    try:
+        return await _route(site, request, caller)
+    except web.HTTPRequestEntityTooLarge:
+        error: TangAttestError = Malformed("request-too-large", f"The body has more than {MAX_BODY} bytes.")
+    except TangAttestError as expected:
+        error = expected
+    except Exception:
+        # A defect of ours: the client learns nothing, the log learns everything, nothing is released.
+        _log.exception("defect", request_id=caller.request_id)
+        error = Unavailable("internal", "The server failed to handle the request.")
+    return problem(error, caller.request_id)
 
 
 async def _route(site: Site, request: web.Request, caller: Caller) -> web.StreamResponse:

@@ -55,12 +55,14 @@ def problem(error: TangAttestError, request_id: str, challenge: Challenge | None
         body["challenge"] = challenge_json(challenge)
     if status == 401:
         headers["WWW-Authenticate"] = "TPM2-Quote"
-    return web.Response(
+    response = web.Response(
         status=status,
         body=json.dumps(body, separators=(",", ":")).encode(),
         content_type="application/problem+json",
         headers=headers,
     )
+    response["code"] = error.code  # for the log line
+    return response
 
 
 def challenge_json(challenge: Challenge) -> dict[str, object]:

@@ -1,0 +1,274 @@
+"""Enrollment over HTTP: what an honest machine meets."""
+
+from __future__ import annotations
+
+import json
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from jwcrypto.jwk import JWK
+from jwcrypto.jws import JWS
+
+from tang_attest.protocol.base64url import b64u
+from tang_attest.protocol.pcr import Selection
+from tests.attester import Attester
+from tests.server import Server
+
+
+async def test_the_answer_names_everything_a_pin_needs(server: Server, attester: Attester) -> None:
+    """docs/protocol.md, 4.2."""
+    begun = await server.begin(attester, "pi-b", await server.token())
+    assert set(begun.body) == {
+        "session",
+        "credential_blob",
+        "encrypted_secret",
+        "nonce",
+        "selection",
+        "expires_in",
+    }
+    assert len(begun.body["session"]) <= 8192
+    done = await server.finish(attester, "pi-b", begun)
+    assert done.status == 201
+    advertisement = done.body.pop("advertisement")
+    kid = done.body["kid"]
+    assert done.body == {
+        "name": "pi-b",
+        "kid": kid,
+        "policy": "pi-b",
+        "selection": "sha256:0,2,4,7",
+        "ek_verified": False,
+        "learning": False,
+    }
+    again = await server.request("GET", f"/attest/adv/{kid}")
+    assert (again.status, again.headers["Content-Type"]) == (200, "application/jose+json")
+    assert again.body["payload"] == advertisement["payload"]
+
+
+async def test_the_advertisement_is_signed_by_the_server(server: Server, attester: Attester) -> None:
+    """And holds the signing key and the device's exchange key, as Tang's does."""
+    kid = await server.enroll(attester)
+    text = json.dumps((await server.request("GET", f"/attest/adv/{kid}")).body)
+    jws = JWS()
+    jws.deserialize(text)
+    keys = json.loads(jws.objects["payload"])["keys"]
+    signing, exchange = (JWK(**key) for key in keys)
+    jws.verify(signing)
+    assert signing.thumbprint() == server.thp
+    assert exchange.thumbprint() == kid
+    assert keys[1]["alg"] == "ECMR"
+    assert keys[1]["key_ops"] == ["deriveKey"]
+    assert "d" not in keys[0] | keys[1]
+
+
+async def test_the_servers_own_advertisement_has_no_device_key(server: Server, attester: Attester) -> None:
+    """/adv shows signing keys; a stock tang pin finds nothing to bind to, and says so."""
+    kid = await server.enroll(attester)
+    answer = await server.request("GET", "/adv")
+    assert answer.status == 200
+    jws = JWS()
+    jws.deserialize(json.dumps(answer.body))
+    payload = jws.objects["payload"].decode()
+    assert "deriveKey" not in payload
+    assert (await server.request("GET", f"/adv/{server.thp}")).status == 200
+    assert (await server.request("GET", f"/adv/{kid}")).status == 404
+
+
+@pytest.mark.parametrize("target", ["/attest/adv/unknown", f"/attest/adv/{'A' * 43}"])
+async def test_an_unknown_advertisement(server: Server, target: str) -> None:
+    """404 and a code."""
+    answer = await server.request("GET", target)
+    assert (answer.status, answer.code) == (404, "key-unknown")
+
+
+@pytest.mark.parametrize(
+    ("method", "target", "status"),
+    [
+        ("GET", "/attest/enroll", 405),
+        ("PUT", "/attest/enroll/finish", 405),
+        ("POST", "/attest/adv/x", 405),
+        ("GET", "/attest/", 404),
+        ("GET", "/attest/enroll/", 404),
+        ("GET", "/attest/adv/a/b", 404),
+        ("GET", "/attest/adv/x?y=1", 404),
+        ("GET", "/", 404),
+        ("GET", "/rec/x", 405),
+        ("DELETE", "/rec/x", 405),
+        ("HEAD", "/adv", 405),
+        ("OPTIONS", "/adv", 405),
+    ],
+)
+async def test_other_targets_and_methods(server: Server, method: str, target: str, status: int) -> None:
+    """Never 3xx, never 500."""
+    assert (await server.request(method, target)).status == status
+
+
+async def test_a_token_for_an_existing_policy(server: Server, attester: Attester) -> None:
+    """The machine comes under the policy of its token, and its own first quote adds nothing to it."""
+    await server.enroll(attester, "first")
+    twin, odd = Attester(), Attester()
+    odd.extend(4, b"another kernel")
+    kid = await server.enroll(twin, "twin", policy="first")
+    assert (await server.unlock(twin, kid)).status == 200
+    kid = await server.enroll(odd, "odd", policy="first")
+    assert (await server.unlock(odd, kid)).code == "pcr-mismatch"
+    assert [policy.name for policy in await server.store.list_policies()] == ["first"]
+
+
+async def test_recording_in_the_running_system(server: Server, attester: Attester) -> None:
+    """The running system's cap is not the initrd's: recorded as zero."""
+    attester.extend(15, b"the running system")
+    kid = await server.enroll(attester, selection=Selection.parse("sha256:0,7,15"))
+    assert (await server.unlock(attester, kid)).code == "capped"
+    attester.pcrs["sha256"][15] = bytes(32)
+    assert (await server.unlock(attester, kid)).status == 200
+
+
+# --- learning -------------------------------------------------------------------------------------------------------
+
+MOVING = Selection.parse("sha256:0,7,11,15")
+
+
+async def test_learning_the_next_boot(server: Server, attester: Attester) -> None:
+    """PCR 11 moves: the first boot is recorded and refused, so that a person is there; the next one opens."""
+    begun = await server.begin(attester, "pi-b", await server.token(selection=MOVING))
+    done = await server.finish(attester, "pi-b", begun)
+    assert done.body["learning"] is True
+    kid = done.body["kid"]
+    attester.extend(11, b"phase")
+    assert (await server.unlock(attester, kid)).code == "state-learned"
+    assert (await server.unlock(attester, kid)).status == 200
+    entry = await server.store.get_device("pi-b")
+    assert entry.learning is None
+    state = (await server.store.get_policy("pi-b")).states[0]
+    assert state.origin == "learned"
+    assert [e.code for _, e in await server.store.list_audit("pi-b")][:2] == ["ok", "state-learned"]
+
+
+async def test_learning_is_not_for_another_kernel(server: Server, attester: Attester) -> None:
+    """What was stable at enrollment has to be as it was; the use stays armed for the honest boot."""
+    kid = await server.enroll(attester, selection=MOVING)
+    honest = dict(attester.pcrs["sha256"])
+    attester.extend(0, b"evil firmware")
+    assert (await server.unlock(attester, kid)).code == "policy-empty"
+    attester.pcrs["sha256"] = honest
+    assert (await server.unlock(attester, kid)).code == "state-learned"
+
+
+async def test_learning_is_not_for_the_running_system(server: Server, attester: Attester) -> None:
+    """A capped quote is not the initrd's."""
+    kid = await server.enroll(attester, selection=MOVING)
+    attester.extend(15, b"cap")
+    assert (await server.unlock(attester, kid)).code == "policy-empty"
+
+
+async def test_learning_ends_by_itself(server: Server, attester: Attester) -> None:
+    """After the window it is an ordinary refusal."""
+    kid = await server.enroll(attester, selection=MOVING, learn_for=timedelta(minutes=10))
+    server.clock.advance(minutes=10)
+    assert (await server.unlock(attester, kid)).code == "policy-empty"
+
+
+async def test_learning_once(server: Server, attester: Attester) -> None:
+    """The second unknown boot is refused."""
+    kid = await server.enroll(attester, selection=MOVING)
+    assert (await server.unlock(attester, kid)).code == "state-learned"
+    attester.extend(11, b"another phase")
+    answer = await server.unlock(attester, kid)
+    assert (answer.code, answer.body["pcrs"]) == ("pcr-mismatch", [11])
+
+
+async def test_learning_again_on_the_operators_word(server: Server, attester: Attester) -> None:
+    """`device learn` arms it anew, with the stable PCRs of the newest state."""
+    kid = await server.enroll(attester, selection=MOVING)
+    assert (await server.unlock(attester, kid)).code == "state-learned"
+    await server.reference_values.learn("pi-b", timedelta(minutes=5))
+    attester.extend(11, b"new image")
+    assert (await server.unlock(attester, kid)).code == "state-learned"
+    assert (await server.unlock(attester, kid)).status == 200
+
+
+# --- approving -------------------------------------------------------------------------------------------------------
+
+
+async def test_a_refused_quote_is_kept_and_can_be_approved(server: Server, attester: Attester) -> None:
+    """The charter's workflow after an update, in one command; the old state stays valid."""
+    kid = await server.enroll(attester)
+    old = dict(attester.pcrs["sha256"])
+    attester.extend(4, b"new kernel")
+    assert (await server.unlock(attester, kid)).code == "pcr-mismatch"
+    observation, state = await server.reference_values.approve(
+        "pi-b", "6.1", observation_id=None, force=False
+    )
+    assert (observation.code, state.label, state.origin) == ("pcr-mismatch", "6.1", "observed")
+    assert (await server.unlock(attester, kid)).status == 200
+    attester.pcrs["sha256"] = old
+    assert (await server.unlock(attester, kid)).status == 200
+
+
+async def test_only_authentic_evidence_is_kept(server: Server, attester: Attester) -> None:
+    """A stranger cannot fill the list of what a person might approve."""
+    kid = await server.enroll(attester)
+    stranger = Attester()
+    stranger.extend(4, b"x")
+    assert (await server.unlock(stranger, kid)).code == "signature-invalid"
+    assert list(await server.store.list_observations()) == []
+    assert (await server.store.list_audit("pi-b"))[0][1].code == "signature-invalid"
+
+
+async def test_every_decision_is_audited(server: Server, attester: Attester) -> None:
+    """Who, when, kid, verdict, code, differing PCRs, address and request id."""
+    kid = await server.enroll(attester)
+    await server.unlock(attester, kid)
+    attester.extend(4, b"x")
+    answer = await server.unlock(attester, kid)
+    (_, refused), (_, permitted), (_, enrolled) = (await server.store.list_audit("pi-b"))[:3]
+    assert (enrolled.event, enrolled.verdict, enrolled.kid) == ("enroll", "done", kid)
+    assert (permitted.event, permitted.verdict, permitted.code) == ("unlock", "permitted", "ok")
+    assert (refused.verdict, refused.code, refused.details["pcrs"]) == ("refused", "pcr-mismatch", [4])
+    assert (refused.actor, refused.kid, refused.address) == ("device:pi-b", kid, "127.0.0.1")
+    assert refused.request_id == answer.body["request_id"]
+
+
+async def test_an_event_log_travels_with_the_evidence(server: Server, attester: Attester) -> None:
+    """And is kept with what was refused, for a person to look at."""
+    from tests.attester import members
+    from tests.server import evidence, new_x
+
+    kid = await server.enroll(attester)
+    attester.extend(4, b"x")
+    x = dict(members(new_x()))
+    log = (Path(__file__).parent.parent / "vectors" / "eventlogs" / "ovmf.bin").read_bytes()
+    body = evidence(attester, kid, x, await server.challenge(kid)) | {"event_log": b64u(log)}
+    assert (await server.post(f"/rec/{kid}", x | {"attest": body})).code == "pcr-mismatch"
+    assert (await server.store.list_observations())[0].event_log == log
+
+
+# --- keys ------------------------------------------------------------------------------------------------------------
+
+
+async def test_a_rotated_device_key_still_answers(server: Server, attester: Attester) -> None:
+    """What was bound to it opens until it is bound anew."""
+    old = await server.enroll(attester)
+    server.clock.advance(seconds=1)
+    new, rotated = await server.keys.rotate_device("pi-b")
+    assert rotated == [old]
+    for kid in (old, new):
+        assert (await server.unlock(attester, kid)).status == 200
+    assert (await server.store.get_device("pi-b")).kids[0] == new
+
+
+async def test_a_rotated_signing_key_is_still_found_by_its_thumbprint(server: Server) -> None:
+    """A pin that knows the old thumbprint gets an advertisement signed by both, as with Tang."""
+    _, old = await server.keys.rotate()
+    assert old == [server.thp]
+    answer = await server.request("GET", f"/adv/{server.thp}")
+    assert len(answer.body["signatures"]) == 2
+
+
+async def test_nothing_is_signed_again_while_nothing_changes(server: Server) -> None:
+    """ECDSA signatures are random: equal ones were made once."""
+    first = (await server.request("GET", "/adv")).body
+    assert (await server.request("GET", "/adv")).body == first
+    await server.keys.rotate()
+    assert (await server.request("GET", "/adv")).body != first
