@@ -23,7 +23,7 @@ from typing import Final, TypeVar
 
 from tang_attest.errors import Malformed, Reason, Refused
 from tang_attest.protocol import eventlog, quote, tools_files, tpm
-from tang_attest.protocol.pcr import BANK_SIZES, PcrValues, Selection
+from tang_attest.protocol.pcr import PcrValues, Selection
 from tang_attest.protocol.tools_files import PcrFormat
 from tang_attest.protocol.tpm import Attest, AttestationKey
 
@@ -250,14 +250,16 @@ def _check_selection(attest: Attest, asked: Selection | None) -> Selection:
 
 
 def _only_bank(attest: Attest) -> Selection:
-    if len(attest.banks) != 1 or attest.banks[0][0] not in BANK_SIZES:
+    if len(attest.banks) != 1:
         raise Refused(
-            "selection-mismatch", f"The quote is over {_banks_text(attest.banks)}, not over one SHA-2 bank."
+            "selection-mismatch", f"The quote is over {_banks_text(attest.banks)}, not over one bank."
         )
     try:
         return Selection(*attest.banks[0])
-    except Malformed as error:
-        raise Refused("selection-mismatch", f"The quote's selection is unusable: {error.sentence}") from error
+    except Malformed as error:  # SHA-1, or no PCR
+        raise Refused(
+            "selection-mismatch", f"The signed selection is not accepted: {error.sentence}"
+        ) from error
 
 
 def _check_values(question: Question, key: AttestationKey, attest: Attest, selection: Selection) -> PcrValues:

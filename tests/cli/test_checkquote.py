@@ -348,6 +348,13 @@ def test_signed_nonsense(changes: dict[str, Any], codes: list[str], tmp_path: Pa
     expect(tmp_path, vector.changed("", "", *codes))
 
 
+def test_unexpected_nonce_is_explained(tmp_path: Path) -> None:
+    """Whoever forgot -q is told so."""
+    report = expect(tmp_path, GOOD.changed("", "", "qualifying-data-mismatch", options=()))
+    sentence = "The quote has qualifying data, and none was given to expect."
+    assert report["reasons"][0]["sentence"] == sentence
+
+
 def test_bare_values_are_numbered_by_the_signature(tmp_path: Path) -> None:
     """Bare values have no numbers of their own: those that were signed are printed."""
     report = expect(tmp_path, forged(Attester(), "sha256:1,3"))
