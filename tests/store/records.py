@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 from tang_attest.ports import AuditEntry, Decision, Enrollment, NewDevice, SealedKey, Token
 from tang_attest.protocol.pcr import Selection
@@ -58,9 +59,9 @@ def key(kid: str = "kid-pi-b", use: str = "exchange", *, minutes: int = 0) -> Se
     )
 
 
-def entry(event: str = "unlock", **fields: object) -> AuditEntry:
-    known: dict[str, object] = {"at": NOW, "actor": "operator:test", "verdict": "done"}
-    return AuditEntry(event=event, **(known | fields))  # type: ignore[arg-type] - a test names its fields
+def entry(event: str = "change", **fields: object) -> AuditEntry:
+    known: dict[str, Any] = {"at": NOW, "actor": "operator:test", "verdict": "done"}
+    return AuditEntry(event=event, **(known | fields))
 
 
 def clock(ticks: int, reset_count: int = 1, restart_count: int = 0) -> ClockInfo:
@@ -68,18 +69,18 @@ def clock(ticks: int, reset_count: int = 1, restart_count: int = 0) -> ClockInfo
 
 
 def decision(device_id: int, nonce: str, ticks: int, **fields: object) -> Decision:
-    known: dict[str, object] = {
+    known: dict[str, Any] = {
         "device_id": device_id,
         "nonce_digest": digest(nonce),
         "nonce_expires_at": NOW + timedelta(minutes=2),
         "clock": clock(ticks),
-        "audit": entry(verdict="permitted", actor="device:pi-b", device="pi-b", request_id=nonce),
+        "audit": entry("unlock", verdict="permitted", actor="device:pi-b", device="pi-b", request_id=nonce),
     }
-    return Decision(**(known | fields))  # type: ignore[arg-type] - a test names its fields
+    return Decision(**(known | fields))
 
 
 def token(text: str = "token", **fields: object) -> Token:
-    known: dict[str, object] = {
+    known: dict[str, Any] = {
         "digest": digest(text),
         "created_at": NOW,
         "created_by": "operator:test",
@@ -93,11 +94,11 @@ def token(text: str = "token", **fields: object) -> Token:
         "force": False,
         "learn_for_s": 0,
     }
-    return Token(**(known | fields))  # type: ignore[arg-type] - a test names its fields
+    return Token(**(known | fields))
 
 
 def enrollment(name: str = "pi-b", text: str = "token", **fields: object) -> Enrollment:
-    known: dict[str, object] = {
+    known: dict[str, Any] = {
         "token_digest": digest(text),
         "device": device(name),
         "key": key(f"kid-{name}"),
@@ -105,4 +106,4 @@ def enrollment(name: str = "pi-b", text: str = "token", **fields: object) -> Enr
     }
     if "policy" not in fields:
         known["new_policy"] = policy(name)
-    return Enrollment(**(known | fields))  # type: ignore[arg-type] - a test names its fields
+    return Enrollment(**(known | fields))

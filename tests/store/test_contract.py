@@ -1,0 +1,451 @@
+"""What every registry does, whatever database is under it."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from datetime import UTC, timedelta
+
+import pytest
+
+from tang_attest.errors import Conflict, NotFound, TangAttestError, Unavailable
+from tang_attest.ports import EkRoot, Learning, Store
+from tang_attest.store import SqlStore
+from tests.store.conftest import Opener
+from tests.store.records import (
+    NOW,
+    SELECTION,
+    clock,
+    decision,
+    device,
+    digest,
+    enrollment,
+    entry,
+    key,
+    policy,
+    state,
+    token,
+    values,
+)
+
+
+async def enroll(store: SqlStore, name: str = "pi-b") -> int:
+    text = f"token {len(await store.list_tokens())}"
+    await store.add_token(token(text), entry("token create"))
+    return (await store.enroll(enrollment(name, text))).id
+
+
+async def refused(code: str, kind: type[TangAttestError], call) -> str:
+    with pytest.raises(kind) as caught:
+        await call
+    assert caught.value.code == code
+    return caught.value.sentence
+
+
+async def audited(store: SqlStore) -> list[tuple[str, str, str]]:
+    """Event, verdict and code of every entry, oldest first."""
+    return [(row.event, row.verdict, row.code) for _, row in reversed(await store.list_audit(limit=10_000))]
+
+
+def test_it_is_a_store(store: SqlStore) -> None:
+    """The type checker compares every signature here."""
+    port: Store = store
+    assert port is store
+
+
+# --- keys and devices ---------------------------------------------------------------------------------------------
+
+
+async def test_find_key_gives_device_and_policy(store: SqlStore) -> None:
+    """One call has everything an appraisal needs."""
+    await enroll(store)
+    await enroll(store, "pi-c")
+    bound = await store.find_key("kid-pi-b")
+    assert bound is not None
+    assert bound.key == key("kid-pi-b")
+    assert bound.policy == policy("pi-b")
+    assert bound.device == await store.get_device("pi-b")
+    assert bound.device is not None
+    new = device("pi-b")
+    assert {name: getattr(bound.device, name) for name in new.__slots__} == {
+        name: getattr(new, name) for name in new.__slots__
+    }
+    assert (bound.device.policy, bound.device.kids) == ("pi-b", ("kid-pi-b",))
+    assert bound.device.enrolled_at == NOW
+    assert bound.device.enrolled_at.tzinfo is UTC
+
+
+async def test_find_key_finds_exchange_keys_only(store: SqlStore) -> None:
+    """An unknown kid is None, an open key has no device, and a signing key exchanges nothing."""
+    await store.add_key(key("open"), None, entry())
+    await store.add_key(key("signing", "sign"), None, entry())
+    bound = await store.find_key("open")
+    assert bound is not None
+    assert (bound.key, bound.device, bound.policy) == (key("open"), None, None)
+    assert await store.find_key("signing") is None
+    assert await store.find_key("unknown") is None
+
+
+async def test_find_key_in_one_batch(store: SqlStore) -> None:
+    """Callers that share a query each get their own answer, also when two ask for the same."""
+    await enroll(store)
+    await enroll(store, "pi-c")
+    found = await asyncio.gather(*map(store.find_key, ["kid-pi-c", "none", "kid-pi-b", "kid-pi-c"]))
+    assert [bound and bound.device and bound.device.name for bound in found] == ["pi-c", None, "pi-b", "pi-c"]
+
+
+async def test_find_key_sees_what_another_process_committed(store: SqlStore, open_another: Opener) -> None:
+    """There is no cache: a replica that removed a device closed it everywhere."""
+    other = await open_another()
+    assert await store.find_key("kid-pi-b") is None
+    await enroll(other)
+    assert await store.find_key("kid-pi-b") is not None
+    await other.remove_device("pi-b", entry("device remove"))
+    assert await store.find_key("kid-pi-b") is None
+
+
+async def test_keys_of_a_device_are_newest_first(store: SqlStore) -> None:
+    """A further key comes before the first; a rotated one stays usable."""
+    await enroll(store)
+    await store.add_key(key("second", minutes=5), "pi-b", entry())
+    assert (await store.get_device("pi-b")).kids == ("second", "kid-pi-b")
+    await store.rotate_keys(["kid-pi-b"], NOW + timedelta(hours=1), entry("key rotate"))
+    bound = await store.find_key("kid-pi-b")
+    assert bound is not None
+    assert bound.key.rotated_at == NOW + timedelta(hours=1)
+    assert [(sealed.kid, name) for sealed, name in await store.list_keys()] == [
+        ("second", "pi-b"),
+        ("kid-pi-b", "pi-b"),
+    ]
+
+
+async def test_server_keys_belong_to_no_device(store: SqlStore) -> None:
+    """What /adv lists: signing keys and open keys, newest first."""
+    await enroll(store)
+    await store.add_key(key("open"), None, entry())
+    await store.add_key(key("signing", "sign", minutes=1), None, entry())
+    assert [sealed.kid for sealed in await store.server_keys()] == ["signing", "open"]
+
+
+async def test_rotating_twice_keeps_the_first_time(store: SqlStore) -> None:
+    """And an unknown key changes nothing at all."""
+    for kid in ("one", "two"):
+        await store.add_key(key(kid), None, entry())
+    await store.rotate_keys(["one"], NOW, entry())
+    await store.rotate_keys(["one"], NOW + timedelta(days=1), entry())
+    await refused("not-found", NotFound, store.rotate_keys(["two", "three"], NOW, entry()))
+    assert {sealed.kid: sealed.rotated_at for sealed in await store.server_keys()} == {
+        "one": NOW,
+        "two": None,
+    }
+
+
+async def test_add_device(store: SqlStore) -> None:
+    """An operator registers a machine under a policy that exists."""
+    await refused("not-found", NotFound, store.add_device(device(), "policy", key(), entry()))
+    await store.add_policy(policy(), entry())
+    made = await store.add_device(
+        replace(device(), ek_spki=None, ek_certificate=None, ek_issuer=None, clock=clock(2**64 - 1)),
+        "policy",
+        key(),
+        entry(),
+    )
+    assert made == await store.get_device("pi-b")
+    assert made.clock == clock(2**64 - 1)
+    assert await store.list_devices() == [made]
+    await refused("not-found", NotFound, store.get_device("other"))
+
+
+async def test_one_name_one_ak_one_ek(store: SqlStore) -> None:
+    """A second device has nothing of the first; devices without EK do not collide."""
+    await store.add_policy(policy(), entry())
+    await store.add_device(device("a"), "policy", key("a"), entry())
+    count = len(await audited(store))
+
+    async def add(new, kid: str = "b"):
+        return await store.add_device(new, "policy", key(kid), entry())
+
+    await refused("name-taken", Conflict, add(device("a", ak="b", ek="b")))
+    sentence = await refused("device-exists", Conflict, add(device("b", ak="a")))
+    assert "'a'" in sentence
+    await refused("device-exists", Conflict, add(device("b", ek="a")))
+    await refused("name-taken", Conflict, add(device("b"), kid="a"))
+    assert len(await audited(store)) == count, "a refused change left something"
+    assert [made.name for made in await store.list_devices()] == ["a"]
+    for name in ("c", "d"):
+        await add(replace(device(name), ek_spki=None), name)
+
+
+# --- removal --------------------------------------------------------------------------------------------------------
+
+
+async def test_remove_device(store: SqlStore) -> None:
+    """Device, keys, observations and recorded policy go; the audit stays; the name and the TPM are free again."""
+    device_id = await enroll(store)
+    observed = decision(device_id, "n", 1, observation=(SELECTION, values("odd"), b"log"))
+    await store.decide(observed)
+    await store.remove_device("pi-b", entry("device remove", device="pi-b"))
+    assert await store.list_devices() == []
+    assert await store.list_keys() == []
+    assert await store.list_policies() == []
+    assert await store.list_observations() == []
+    assert [row.event for _, row in await store.list_audit("pi-b")] == ["device remove", "unlock", "enroll"]
+    await refused("not-found", NotFound, store.remove_device("pi-b", entry()))
+    assert await enroll(store) != device_id, "a decision under way would meet the new device"
+
+
+async def test_remove_device_keeps_a_policy_that_others_use(store: SqlStore) -> None:
+    """Nor does it take one that an operator made."""
+    await enroll(store)
+    await store.add_policy(policy("fleet"), entry())
+    await store.add_device(device("second"), "pi-b", key("second"), entry())
+    await store.add_device(device("third"), "fleet", key("third"), entry())
+    for name in ("pi-b", "second", "third"):
+        await store.remove_device(name, entry())
+    assert [found.name for found in await store.list_policies()] == ["fleet", "pi-b"]
+
+
+# --- tokens -------------------------------------------------------------------------------------------------------
+
+
+async def test_tokens(store: SqlStore) -> None:
+    """A token comes back as it was made; one for a policy needs the policy."""
+    await refused("not-found", NotFound, store.add_token(token("t", policy="policy"), entry()))
+    await store.add_policy(policy(), entry())
+    made = token(
+        "t", policy="policy", record=False, name="pi-b", allow_unverified_ek=True, force=True, learn_for_s=9
+    )
+    await store.add_token(made, entry())
+    later = token("later", created_at=NOW + timedelta(seconds=1))
+    await store.add_token(later, entry())
+    assert await store.find_token(digest("t")) == made
+    assert await store.find_token(digest("other")) is None
+    assert await store.list_tokens() == [later, made]
+
+
+async def test_enroll(store: SqlStore) -> None:
+    """Token, policy, device, key and audit are one transaction."""
+    await store.add_token(token(), entry("token create"))
+    made = await store.enroll(enrollment())
+    assert made == await store.get_device("pi-b")
+    used = await store.find_token(digest("token"))
+    assert used is not None
+    assert used.used_at == NOW
+    assert await audited(store) == [("token create", "done", "ok"), ("enroll", "done", "ok")]
+    await refused("token-used", Conflict, store.enroll(enrollment("other")))
+    await refused("token-invalid", Conflict, store.enroll(enrollment("other", "unknown")))
+
+
+@pytest.mark.parametrize(
+    ("new", "code"),
+    [
+        (enrollment("pi-b", "second"), "name-taken"),
+        (enrollment("fleet", "second"), "name-taken"),  # the policy's name
+        (enrollment("pi-c", "second", device=device("pi-c", ak="pi-b")), "device-exists"),
+        (enrollment("pi-c", "second", device=device("pi-c", ek="pi-b")), "device-exists"),
+        (enrollment("pi-c", "second", policy="missing"), "not-found"),
+    ],
+)
+async def test_a_failed_enrollment_leaves_its_token(store: SqlStore, new, code: str) -> None:
+    """The token is used up by the request that succeeds, and by no other."""
+    await store.add_policy(policy("fleet"), entry())
+    await enroll(store)
+    await store.add_token(token("second"), entry())
+    before = await audited(store)
+    await refused(code, TangAttestError, store.enroll(new))
+    unused = await store.find_token(digest("second"))
+    assert unused is not None
+    assert unused.used_at is None
+    assert await audited(store) == before
+    assert len(await store.list_policies()) == 2
+    await store.enroll(enrollment("pi-c", "second", policy="fleet"))
+    assert (await store.get_device("pi-c")).policy == "fleet"
+
+
+# --- policies ---------------------------------------------------------------------------------------------------
+
+
+async def test_policies(store: SqlStore) -> None:
+    """States keep the order in which they were approved."""
+    made = policy("fleet", state("b"), state("a"))
+    await store.add_policy(made, entry())
+    await store.add_state("fleet", state("c", "imported"), entry())
+    assert await store.get_policy("fleet") == replace(made, states=(*made.states, state("c", "imported")))
+    await store.add_policy(replace(policy("empty"), states=()), entry())
+    assert [found.name for found in await store.list_policies()] == ["empty", "fleet"]
+    await refused("name-taken", Conflict, store.add_policy(policy("fleet"), entry()))
+    await refused("name-taken", Conflict, store.add_state("fleet", state("a"), entry()))
+    await refused("not-found", NotFound, store.add_state("missing", state(), entry()))
+    await refused("not-found", NotFound, store.get_policy("missing"))
+
+
+async def test_arm_learning(store: SqlStore) -> None:
+    """Armed, and disarmed again."""
+    await enroll(store)
+    learning = Learning(NOW + timedelta(hours=1), {0: b"\1" * 32})
+    await store.arm_learning("pi-b", learning, entry())
+    assert (await store.get_device("pi-b")).learning == learning
+    await store.arm_learning("pi-b", None, entry())
+    assert (await store.get_device("pi-b")).learning is None
+    await refused("not-found", NotFound, store.arm_learning("other", None, entry()))
+
+
+# --- decisions --------------------------------------------------------------------------------------------------
+
+
+async def test_decide(store: SqlStore) -> None:
+    """Nonce, clock, what was seen, audit and observation."""
+    device_id = await enroll(store)
+    refusal = entry(verdict="refused", code="pcr-mismatch", device="pi-b", at=NOW + timedelta(seconds=5))
+    await store.decide(
+        decision(device_id, "n", 7, audit=refusal, observation=(SELECTION, values("odd"), b"event log"))
+    )
+    seen = await store.get_device("pi-b")
+    assert (seen.clock, seen.last_seen_at, seen.last_code) == (clock(7), refusal.at, "pcr-mismatch")
+    (observation,) = await store.list_observations("pi-b")
+    assert observation.device == "pi-b"
+    assert (observation.at, observation.code, observation.reset_count) == (refusal.at, "pcr-mismatch", 1)
+    assert (observation.selection, observation.values) == (SELECTION, values("odd"))
+    assert observation.event_log == b"event log"
+    assert (await store.list_audit())[0][1] == refusal
+    await refused("not-found", NotFound, store.list_observations("other"))
+
+
+async def test_a_nonce_is_used_once(store: SqlStore) -> None:
+    """The second use is audited, and changes nothing else."""
+    device_id = await enroll(store)
+    await store.decide(decision(device_id, "n", 1))
+    await refused("nonce-used", Conflict, store.decide(decision(device_id, "n", 2)))
+    assert (await store.get_device("pi-b")).clock == clock(1)
+    assert (await audited(store))[-2:] == [("unlock", "permitted", "ok"), ("unlock", "refused", "nonce-used")]
+
+
+@pytest.mark.parametrize(
+    ("new", "accepted"),
+    [
+        (clock(11, 5, 5), True),
+        (clock(11, 5, 6), True),  # a resume
+        (clock(1, 6, 0), True),  # a reboot
+        (clock(10, 5, 5), False),
+        (clock(9, 5, 5), False),
+        (clock(11, 5, 4), False),
+        (clock(9, 5, 6), False),
+        (clock(2**64 - 1, 4, 9), False),
+        (clock(2**63, 5, 5), True),
+        (clock(2**64 - 1, 5, 5), True),
+    ],
+)
+async def test_the_clock_moves_forward(store: SqlStore, new, accepted: bool) -> None:
+    """TPM 2.0 part 1, section 36, checked again where it is written."""
+    device_id = await enroll(store)
+    await store.decide(decision(device_id, "first", 0, clock=clock(10, 5, 5)))
+    second = store.decide(decision(device_id, "second", 0, clock=new))
+    if accepted:
+        await second
+        assert (await store.get_device("pi-b")).clock == new
+        return
+    before = await audited(store)
+    await refused("clock-backwards", Conflict, second)
+    assert await audited(store) == before
+    # Nothing was written, so the nonce is as good as before.
+    await store.decide(decision(device_id, "second", 0, clock=clock(0, 6, 0)))
+
+
+async def test_a_device_removed_meanwhile_is_unknown(store: SqlStore) -> None:
+    """Its key is gone, so nothing may be decided for it; nothing is written."""
+    bound_id = await enroll(store)
+    assert await store.find_key("kid-pi-b") is not None
+    await store.remove_device("pi-b", entry())
+    before = await audited(store)
+    await refused("key-unknown", NotFound, store.decide(decision(bound_id, "n", 1)))
+    assert await audited(store) == before
+    assert await store.prune(NOW + timedelta(days=1)) == 0
+
+
+async def test_learning_is_one_use(store: SqlStore) -> None:
+    """The state is added once; a second one that was appraised meanwhile learns nothing."""
+    device_id = await enroll(store)
+    await store.arm_learning("pi-b", Learning(NOW + timedelta(hours=1), {}), entry())
+    learned = state("recorded", "learned")  # the label is taken: nobody is there to choose another
+    await store.decide(decision(device_id, "n1", 1, learned=learned))
+    await refused("pcr-mismatch", Conflict, store.decide(decision(device_id, "n2", 2, learned=learned)))
+    await refused("clock-backwards", Conflict, store.decide(decision(device_id, "n2", 1, learned=learned)))
+    seen = await store.get_device("pi-b")
+    assert (seen.learning, seen.clock) == (None, clock(1))
+    made = await store.get_policy("pi-b")
+    assert made.states == (state(), replace(learned, label="recorded-2"))
+
+
+async def test_observations_are_bounded(store: SqlStore) -> None:
+    """A machine that is refused tries again for as long as it has power; the newest are kept, for each device."""
+    one, two = await enroll(store), await enroll(store, "pi-c")
+    await store.decide(decision(two, "other", 1, observation=(SELECTION, values(), b"")))
+    for tick in range(40):
+        await store.decide(
+            decision(one, f"n{tick}", tick, observation=(SELECTION, values(str(tick)), bytes([tick])))
+        )
+    kept = await store.list_observations("pi-b")
+    assert [found.event_log[0] for found in kept] == list(range(39, 7, -1))
+    assert len(await store.list_observations("pi-c")) == 1
+    assert len(await store.list_observations(limit=10)) == 10
+
+
+async def test_prune(store: SqlStore) -> None:
+    """Expired nonces are forgotten, others not."""
+    device_id = await enroll(store)
+    for minutes in (1, 2, 3):
+        until = NOW + timedelta(minutes=minutes)
+        await store.decide(decision(device_id, f"n{minutes}", minutes, nonce_expires_at=until))
+    assert await store.prune(NOW + timedelta(minutes=2)) == 1
+    await refused("nonce-used", Conflict, store.decide(decision(device_id, "n2", 9)))
+    await store.decide(decision(device_id, "n1", 9))
+
+
+# --- the rest -------------------------------------------------------------------------------------------------------
+
+
+async def test_ek_roots(store: SqlStore) -> None:
+    """Added once, listed by label, removed."""
+    roots = [EkRoot(fingerprint * 64, label, b"der", NOW) for fingerprint, label in (("a", "Z"), ("b", "Y"))]
+    for root in roots:
+        await store.add_ek_root(root, entry())
+    assert await store.list_ek_roots() == roots[::-1]
+    await refused("name-taken", Conflict, store.add_ek_root(roots[0], entry()))
+    await store.remove_ek_root(roots[0].fingerprint, entry())
+    await refused("not-found", NotFound, store.remove_ek_root(roots[0].fingerprint, entry()))
+    assert await store.list_ek_roots() == roots[1:]
+
+
+async def test_audit(store: SqlStore) -> None:
+    """Every field comes back; newest first; by device; limited."""
+    full = entry(
+        "unlock",
+        verdict="refused",
+        code="pcr-mismatch",
+        device="pi-b",
+        kid="kid",
+        address="2001:db8::1",
+        request_id="r1",
+        details={"pcrs": [4, 7], "text": "\u00e9 \u0000 \"'"},
+    )
+    await store.audit(full)
+    for number in range(3):
+        await store.audit(entry(f"event {number}"))
+    rows = await store.list_audit()
+    assert [row.event for _, row in rows] == ["event 2", "event 1", "event 0", "unlock"]
+    assert rows[-1][1] == full
+    assert [number for number, _ in rows] == sorted((number for number, _ in rows), reverse=True)
+    assert await store.list_audit("pi-b") == rows[-1:]
+    assert await store.list_audit(limit=2) == rows[:2]
+
+
+async def test_closed(store: SqlStore) -> None:
+    """A server that stops says so, in every way of asking."""
+    await store.close()
+    for call in (
+        store.find_key("k"),
+        store.audit(entry()),
+        store.list_devices(),
+        store.add_policy(policy(), entry()),
+    ):
+        await refused("unavailable", Unavailable, call)

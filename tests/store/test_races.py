@@ -1,0 +1,232 @@
+"""Every race of the registry, held open by a stall: the first is inside its transaction while the second comes.
+
+Two stores on one database are two processes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import timedelta
+
+import pytest
+import pytest_asyncio
+
+from tang_attest.errors import TangAttestError
+from tang_attest.ports import Learning
+from tang_attest.store import SqlStore, decisions, devices, tokens
+from tests.store.conftest import Opener, Stall
+from tests.store.records import NOW, clock, decision, device, enrollment, entry, key, policy, state, token
+
+
+@pytest_asyncio.fixture
+async def other(open_another: Opener) -> SqlStore:
+    """Another process."""
+    return await open_another()
+
+
+@pytest_asyncio.fixture
+async def device_id(store: SqlStore) -> int:
+    """A device with a learning use."""
+    await store.add_policy(policy(), entry())
+    made = await store.add_device(device(), "policy", key(), entry())
+    await store.arm_learning("pi-b", Learning(NOW + timedelta(hours=1), {}), entry())
+    return made.id
+
+
+async def codes(*calls) -> list[str]:
+    """How each ended, in the order given."""
+    results = await asyncio.gather(*calls, return_exceptions=True)
+    return [result.code if isinstance(result, TangAttestError) else "ok" for result in results]
+
+
+async def race(stall: Stall, first, second) -> list[str]:
+    """How the two ended; *second* begins when *first* is stalled, and cannot end before it."""
+    one = asyncio.create_task(first)
+    await stall.entered()
+    two = asyncio.create_task(second)
+    await asyncio.sleep(0.1)
+    assert not one.done()
+    assert not two.done(), "the second did not wait for the first"
+    stall.go()
+    return await codes(one, two)
+
+
+async def verdicts(store: SqlStore) -> list[tuple[str, str]]:
+    rows = reversed(await store.list_audit(limit=10_000))
+    return [(row.verdict, row.code) for _, row in rows if row.event == "unlock"]
+
+
+async def test_one_nonce_at_two_replicas(
+    store: SqlStore, other: SqlStore, device_id: int, stall: Stall, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """docs/protocol.md 3.4: exactly one of the two commits, and the other is audited."""
+    monkeypatch.setattr(decisions, "use_nonce", stall.around(decisions.use_nonce))
+    ended = await race(
+        stall, store.decide(decision(device_id, "n", 1)), other.decide(decision(device_id, "n", 2))
+    )
+    assert ended == ["ok", "nonce-used"]
+    assert await verdicts(store) == [("permitted", "ok"), ("refused", "nonce-used")]
+    assert (await other.get_device("pi-b")).clock == clock(1)
+
+
+async def test_one_nonce_in_one_batch(store: SqlStore, device_id: int) -> None:
+    """The same in one process, where the two share a transaction."""
+    ended = await codes(*(store.decide(decision(device_id, "n", tick)) for tick in (1, 2)))
+    assert ended == ["ok", "nonce-used"]
+    assert await verdicts(store) == [("permitted", "ok"), ("refused", "nonce-used")]
+
+
+async def test_older_evidence_comes_second(
+    store: SqlStore, other: SqlStore, device_id: int, stall: Stall, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both were verified against the same stored clock; the older of the two loses, and its nonce stays unused."""
+    monkeypatch.setattr(decisions, "use_nonce", stall.around(decisions.use_nonce))
+    ended = await race(
+        stall, store.decide(decision(device_id, "n2", 2)), other.decide(decision(device_id, "n1", 1))
+    )
+    assert ended == ["ok", "clock-backwards"]
+    assert await verdicts(store) == [("permitted", "ok")]
+    assert await store.prune(NOW + timedelta(days=1)) == 1
+
+
+async def test_one_learning_use_at_two_replicas(
+    store: SqlStore, other: SqlStore, device_id: int, stall: Stall, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One state is learned."""
+    monkeypatch.setattr(decisions, "use_nonce", stall.around(decisions.use_nonce))
+    ended = await race(
+        stall,
+        store.decide(decision(device_id, "n1", 1, learned=state("one", "learned"))),
+        other.decide(decision(device_id, "n2", 2, learned=state("two", "learned"))),
+    )
+    assert ended == ["ok", "pcr-mismatch"]
+    assert [found.label for found in (await store.get_policy("policy")).states] == ["recorded", "one"]
+
+
+async def test_the_device_is_removed_under_a_decision(
+    store: SqlStore, other: SqlStore, device_id: int, stall: Stall, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The key was found before, and must not be used now."""
+    assert await other.find_key("kid-pi-b") is not None
+    monkeypatch.setattr(devices, "remove", stall.around(devices.remove))
+    ended = await race(stall, store.remove_device("pi-b", entry()), other.decide(decision(device_id, "n", 1)))
+    assert ended == ["ok", "key-unknown"]
+    assert await verdicts(store) == []
+
+
+async def test_one_token_at_two_replicas(
+    store: SqlStore, other: SqlStore, stall: Stall, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One device is made."""
+    await store.add_token(token(), entry())
+    monkeypatch.setattr(tokens, "use", stall.around(tokens.use))
+    ended = await race(stall, store.enroll(enrollment("a")), other.enroll(enrollment("b")))
+    assert ended == ["ok", "token-used"]
+    assert [made.name for made in await store.list_devices()] == ["a"]
+
+
+@pytest.mark.parametrize(
+    ("second", "code"),
+    [
+        (enrollment("a", "second"), "name-taken"),
+        (enrollment("b", "second", device=device("b", ak="a")), "device-exists"),
+        (enrollment("b", "second", device=device("b", ek="a")), "device-exists"),
+    ],
+)
+async def test_one_machine_at_two_replicas(
+    store: SqlStore, other: SqlStore, stall: Stall, monkeypatch: pytest.MonkeyPatch, second, code: str
+) -> None:
+    """Two tokens, one name or one TPM: one device is made, and the other token is still good."""
+    for text in ("token", "second"):
+        await store.add_token(token(text), entry())
+    monkeypatch.setattr(devices, "add", stall.around(devices.add))
+    assert await race(stall, store.enroll(enrollment("a")), other.enroll(second)) == ["ok", code]
+    assert [made.name for made in await store.list_devices()] == ["a"]
+    assert [found.digest for found in await store.list_tokens() if found.used_at is None] == [
+        second.token_digest
+    ]
+
+
+async def test_a_batch_stands_when_one_falls(store: SqlStore, device_id: int) -> None:
+    """Every neighbor of a lost race and of an unstorable entry is written."""
+    await store.add_device(device("pi-c"), "policy", key("c"), entry())
+    second = (await store.get_device("pi-c")).id
+    await store.decide(decision(device_id, "used", 5))
+    ended = await codes(
+        store.decide(decision(device_id, "n1", 6)),
+        store.decide(decision(device_id, "n2", 3)),
+        store.decide(decision(second, "used", 1)),
+        store.audit(entry("note")),
+        store.decide(decision(999, "n3", 1)),
+        store.decide(decision(second, "n4", 1)),
+    )
+    assert ended == ["ok", "clock-backwards", "nonce-used", "ok", "key-unknown", "ok"]
+    assert await verdicts(store) == [
+        ("permitted", "ok"),
+        ("permitted", "ok"),
+        ("refused", "nonce-used"),
+        ("permitted", "ok"),
+    ]
+
+
+async def test_what_cannot_be_stored_spoils_nothing_else(store: SqlStore, device_id: int) -> None:
+    """A lone surrogate has no UTF-8; it arrives in JSON as \\ud800.  Only its own caller hears of it."""
+    results = await asyncio.gather(
+        store.decide(decision(device_id, "n1", 1)),
+        store.audit(entry("note", address="\ud800")),
+        store.audit(entry("note")),
+        store.decide(decision(device_id, "n2", 2)),
+        return_exceptions=True,
+    )
+    assert [isinstance(result, Exception) for result in results] == [False, True, False, False]
+    assert await verdicts(store) == [("permitted", "ok"), ("permitted", "ok")]
+    assert (await store.get_device("pi-b")).clock == clock(2)
+
+
+async def test_a_caller_that_hangs_up_cancels_nothing(
+    store: SqlStore, device_id: int, stall: Stall, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its batch is committed, its own decision in it."""
+    monkeypatch.setattr(decisions, "use_nonce", stall.around(decisions.use_nonce))
+    callers = [asyncio.create_task(store.decide(decision(device_id, f"n{tick}", tick))) for tick in (1, 2)]
+    await stall.entered()
+    callers[0].cancel()
+    await asyncio.sleep(0)
+    stall.go()
+    await callers[1]
+    assert callers[0].cancelled()
+    assert await verdicts(store) == [("permitted", "ok")] * 2
+
+
+async def test_close_finishes_what_is_under_way(
+    store: SqlStore, other: SqlStore, device_id: int, stall: Stall, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server that stops answers what it took."""
+    monkeypatch.setattr(decisions, "use_nonce", stall.around(decisions.use_nonce))
+    first = asyncio.create_task(store.decide(decision(device_id, "n1", 1)))
+    await stall.entered()
+    second = asyncio.create_task(store.decide(decision(device_id, "n2", 2)))
+    await asyncio.sleep(0)
+    closing = asyncio.create_task(store.close())
+    await asyncio.sleep(0.05)
+    stall.go()
+    await closing
+    assert await codes(first, second) == ["ok", "ok"]
+    assert await verdicts(other) == [("permitted", "ok")] * 2
+
+
+async def test_many_replicas_many_callers(open_another: Opener, store: SqlStore, device_id: int) -> None:
+    """No order of events lets a nonce be used twice: 3 processes, 20 nonces, each sent 6 times."""
+    stores = [store, await open_another(), await open_another()]
+    ticks = iter(range(1, 1000))
+    calls = [
+        stores[use % 3].decide(decision(device_id, f"n{number}", 0, clock=clock(0, next(ticks))))
+        for use in range(6)
+        for number in range(20)
+    ]
+    ended = await codes(*calls)
+    assert set(ended) <= {"ok", "nonce-used", "clock-backwards"}
+    rows = [row for _, row in await store.list_audit(limit=10_000) if row.event == "unlock"]
+    permitted = [row.request_id for row in rows if row.verdict == "permitted"]
+    assert len(permitted) == len(set(permitted)) == ended.count("ok")
+    assert len([row for row in rows if row.code == "nonce-used"]) == ended.count("nonce-used")
