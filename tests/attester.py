@@ -153,7 +153,7 @@ class Attester:
         data = bytearray(attest.marshal())
         if "type" in changes:
             data[4:6] = int(changes["type"]).to_bytes(2, "big")
-        return bytes(data) + changes.get("trailing", b"")
+        return bytes(data + changes.get("trailing", b""))
 
     def values(self, selection: str = "sha256:0,2,4,7") -> bytes:
         """The values of *selection*, one after the other."""

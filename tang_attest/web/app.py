@@ -17,7 +17,7 @@ from tang_attest.service.caller import Caller
 from tang_attest.service.plain_tang import KeySet
 from tang_attest.web import tang_routes
 from tang_attest.web.attest_routes import AttestRoutes
-from tang_attest.web.problems import problem
+from tang_attest.web.problems import CODE, problem
 from tang_attest.web.tang_routes import KeySetProvider, handle_adv, handle_rec
 
 #: An unlock request with the largest event log has about 180 KiB (docs/protocol.md, 3.3, step 1).
@@ -72,7 +72,7 @@ async def _answer(site: Site, request: web.Request) -> web.StreamResponse:
         method=request.method,
         target=request.raw_path[:200],
         status=response.status,
-        code=response.get("code", "ok"),
+        code=response.get(CODE, "ok"),
     )
     return response
 
@@ -84,7 +84,7 @@ async def _respond(site: Site, request: web.Request, caller: Caller) -> web.Stre
         error: TangAttestError = Malformed("request-too-large", f"The body has more than {MAX_BODY} bytes.")
     except TangAttestError as expected:
         error = expected
-    except Exception:
+    except Exception:  # noqa: BLE001 - the next line says why
         # A defect of ours: the client learns nothing, the log learns everything, nothing is released.
         _log.exception("defect", request_id=caller.request_id)
         error = Unavailable("internal", "The server failed to handle the request.")

@@ -12,6 +12,9 @@ from tang_attest.errors import Conflict, Malformed, NotFound, Refused, TangAttes
 from tang_attest.protocol.challenge import Challenge
 from tang_attest.protocol.policy import differing_pcrs
 
+#: Where a response carries its problem's code, for the log line.
+CODE: Final = web.ResponseKey("code", str)
+
 _STATUS_BY_CODE: Final[Mapping[str, int]] = {
     "evidence-required": 401,
     "nonce-expired": 401,
@@ -61,7 +64,7 @@ def problem(error: TangAttestError, request_id: str, challenge: Challenge | None
         content_type="application/problem+json",
         headers=headers,
     )
-    response["code"] = error.code  # for the log line
+    response[CODE] = error.code
     return response
 
 
