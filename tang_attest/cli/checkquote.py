@@ -123,7 +123,7 @@ def checkquote(
     scheme: str | None,
     as_json: bool,
 ) -> None:
-    r"""Check a TPM quote: tpm2_checkquote's options, and what that leaves unchecked before version 5.7.
+    """Check a TPM quote: tpm2_checkquote's options, and what that leaves unchecked before version 5.7.
 
     \b
     On the machine:   tpm2 quote -c ak.ctx -l sha256:0,2,4,7 -q 0badc0de -m q.msg -s q.sig -o q.pcrs
@@ -135,7 +135,7 @@ def checkquote(
     selection will do, and without -f no PCR values are checked.
 
     Exit code: 0 everything holds, 1 refused, 2 nothing was checked (an option, an unreadable file or key).
-    """
+    """  # noqa: D301 - \b keeps click from filling the paragraph
     if event_log is not None and pcr is None:
         raise click.UsageError("--eventlog is compared with PCR values: give them with --pcr")
     question = Question(

@@ -15,7 +15,7 @@ from tang_attest.cli.files import read_file
 @click.option("--events", is_flag=True, help="List the events, too.")
 @output.json_option
 def eventlog(file: Path, events: bool, as_json: bool) -> None:
-    r"""Replay a TCG event log: which PCR values it leads to, and from which events.
+    """Replay a TCG event log: which PCR values it leads to, and from which events.
 
     FILE is a copy of /sys/kernel/security/tpm0/binary_bios_measurements; - is stdin. The JSON always has the events.
 
@@ -24,7 +24,7 @@ def eventlog(file: Path, events: bool, as_json: bool) -> None:
 
     \b
     tang-attest eventlog /sys/kernel/security/tpm0/binary_bios_measurements --events
-    """
+    """  # noqa: D301 - \b keeps click from filling the paragraph
     from tang_attest.protocol import eventlog as logs
     from tang_attest.protocol.eventlog.replay import REPLAYABLE
 

@@ -148,6 +148,14 @@ def test_transcript_of_a_missing_file(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.parametrize("command", ["checkquote", "eventlog"])
+def test_help_keeps_its_examples(command: str) -> None:
+    """The example is a line of its own, not filled into a paragraph."""
+    help_text = CliRunner().invoke(group, [command, "--help"]).stdout
+    assert "\\b" not in help_text
+    assert re.search(rf"^ .*tang-attest {command} [^\n]*(-u ak.pub|--events)", help_text, re.MULTILINE)
+
+
 def test_pem_warns(tmp_path: Path) -> None:
     """A PEM key verifies, and a line says what that does not prove."""
     result = program(*STORED["pem"].command(tmp_path))
