@@ -1,0 +1,189 @@
+"""The load generator: a process of its own that runs one kind of request at a time and reports what it saw.
+
+The same client, at the same concurrency, asks every server.  A client waits for its answer before it asks again.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import multiprocessing
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
+from types import TracebackType
+from typing import Any, Final, Literal, Self
+
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from tang_attest.protocol.advertisement import thumbprint
+from tang_attest.protocol.base64url import unb64u
+from tests.bench.attester import Blinded, Machine, public_key
+from tests.bench.client import Answer, Client, ask, drive, request
+
+Kind = Literal["adv", "rec", "unlock"]
+
+#: Clients at a time, and enrolled machines: one machine has one TPM, which makes one quote after the other.
+CONCURRENCY: Final = 16
+#: An X costs the generator as much as an exchange costs the server, so they are made before the clock runs.
+_BLINDED: Final = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """What one run saw: answers in *seconds*, their latencies, and the processor time of the generator."""
+
+    count: int
+    seconds: float
+    latencies: tuple[float, ...]
+    cpu_s: float
+
+    @property
+    def rate(self) -> float:
+        """Operations for each second."""
+        return self.count / self.seconds
+
+
+@dataclass
+class _Counter:
+    """Counts what ends between the end of the warm-up and the deadline."""
+
+    begin: float
+    deadline: float
+    latencies: list[float] = field(default_factory=list)
+
+    def add(self, started: float) -> None:
+        now = time.perf_counter()
+        if self.begin <= now < self.deadline:
+            self.latencies.append(now - started)
+
+
+class _Generator:
+    """What runs in the process."""
+
+    def __init__(self) -> None:
+        self._blinded = [Blinded.make() for _ in range(_BLINDED)]
+        self._machines: list[Machine] = []
+
+    def enroll(self, port: int, names: Sequence[str], tokens: Sequence[str]) -> int:
+        """Make and enroll machines, over HTTP."""
+        self._machines += [Machine(port, name, token) for name, token in zip(names, tokens, strict=True)]
+        return len(self._machines)
+
+    def run(self, port: int, kind: Kind, seconds: float, warm_up: float, keep_alive: bool) -> Run:
+        """Run *kind* for *warm_up* and then *seconds*, of which the count is."""
+        make = self._client_of(port, kind)
+        begin = time.perf_counter() + warm_up
+        counter = _Counter(begin, begin + seconds)
+        cpu, wall = time.process_time(), time.perf_counter()
+        drive(port, [make(counter, number) for number in range(CONCURRENCY)], keep_alive=keep_alive)
+        # The generator also works before and after what is counted: its cost is scaled to what is.
+        share = seconds / (time.perf_counter() - wall)
+        used = (time.process_time() - cpu) * share
+        return Run(len(counter.latencies), seconds, tuple(counter.latencies), used)
+
+    def _client_of(self, port: int, kind: Kind) -> Callable[[_Counter, int], Client]:
+        if kind == "adv":
+            return lambda counter, _: _adv(counter)
+        if kind == "rec":
+            kid, server = _exchange_key(port)
+            target = f"/rec/{kid}"
+            return lambda counter, number: _rec(counter, target, server, self._endless(number))
+        return lambda counter, number: _unlock(counter, self._machines[number], self._endless(number))
+
+    def _endless(self, number: int) -> Iterator[Blinded]:
+        return itertools.cycle(self._blinded[number:] + self._blinded[:number])
+
+
+def _adv(counter: _Counter) -> Client:
+    message = request("GET", "/adv")
+    while (started := time.perf_counter()) < counter.deadline:
+        _expect(200, (yield message))
+        counter.add(started)
+
+
+def _rec(
+    counter: _Counter, target: str, server: ec.EllipticCurvePublicKey, blinded: Iterator[Blinded]
+) -> Client:
+    x, answer = next(blinded), None
+    while (started := time.perf_counter()) < counter.deadline:
+        x = next(blinded)
+        answer = _expect(200, (yield request("POST", target, x.jwk)))
+        counter.add(started)
+    if answer is not None:
+        x.check(answer.body, server)
+
+
+def _unlock(counter: _Counter, machine: Machine, blinded: Iterator[Blinded]) -> Client:
+    x, answer = next(blinded), None
+    while (started := time.perf_counter()) < counter.deadline:
+        x = next(blinded)
+        asked = _expect(401, (yield request("POST", machine.target, x.jwk)))
+        nonce = json.loads(asked.body)["challenge"]["nonce"]
+        answer = _expect(200, (yield request("POST", machine.target, machine.evidence(nonce, x))))
+        counter.add(started)
+    if answer is not None:
+        x.check(answer.body, machine.server)
+
+
+def _expect(status: int, answer: Answer) -> Answer:
+    if answer.status != status:
+        raise RuntimeError(f"the server answered {answer.status} instead of {status}: {answer.body!r}")
+    return answer
+
+
+def _exchange_key(port: int) -> tuple[str, ec.EllipticCurvePublicKey]:
+    """The thumbprint and the point of the open exchange key that ``/adv`` shows."""
+    payload = json.loads(unb64u(json.loads(ask(port, "GET", "/adv").body)["payload"]))
+    key = next(key for key in payload["keys"] if "deriveKey" in key["key_ops"])
+    return thumbprint(key), public_key(key)
+
+
+# --- the process ---------------------------------------------------------------------------------------------------
+
+
+def _main(pipe: Connection) -> None:
+    generator = _Generator()
+    while (call := pipe.recv()) is not None:
+        name, arguments = call
+        try:
+            pipe.send(getattr(generator, name)(*arguments))
+        except Exception as error:  # noqa: BLE001 - the other process reports it
+            pipe.send(error)
+
+
+class LoadGenerator:
+    """The process, seen from outside; started on entry, ended on exit."""
+
+    def __enter__(self) -> Self:
+        context = multiprocessing.get_context("spawn")
+        self._pipe, other = context.Pipe()
+        self._process = context.Process(target=_main, args=(other,), daemon=True)
+        self._process.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._pipe.send(None)
+        self._process.join(30)
+        if self._process.exitcode is None:
+            self._process.terminate()
+
+    def enroll(self, port: int, names: Sequence[str], tokens: Sequence[str]) -> int:
+        """See :meth:`_Generator.enroll`."""
+        count: int = self._call("enroll", port, list(names), list(tokens))
+        return count
+
+    def run(self, port: int, kind: Kind, *, seconds: float, warm_up: float, keep_alive: bool) -> Run:
+        """See :meth:`_Generator.run`."""
+        run: Run = self._call("run", port, kind, seconds, warm_up, keep_alive)
+        return run
+
+    def _call(self, name: str, *arguments: object) -> Any:
+        self._pipe.send((name, arguments))
+        result = self._pipe.recv()
+        if isinstance(result, Exception):
+            raise result
+        return result
