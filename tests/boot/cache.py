@@ -1,0 +1,69 @@
+"""What is slow to build is kept under build/boot-cache, named by a hash of everything it was made from.
+
+    with entry("tree", base_key, *files) as path: ...
+
+An entry appears whole or not at all, and two processes never build the same one.  Nothing depends on an entry being
+there: without the directory, all is built again.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import shutil
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Final
+
+ROOT: Final = Path(__file__).resolve().parents[2]
+CACHE: Final = ROOT / "build" / "boot-cache"
+
+
+def key(*inputs: str | Path) -> str:
+    """A hash of strings and of files: their names below the checkout, their modes and their contents."""
+    digest = hashlib.sha256()
+    for item in inputs:
+        if isinstance(item, Path):
+            text = item.read_bytes()
+            digest.update(f"file {item.relative_to(ROOT)} {item.stat().st_mode & 0o111} {len(text)}\n".encode())
+        else:
+            text = item.encode()
+            digest.update(f"text {len(text)}\n".encode())
+        digest.update(text)
+    return digest.hexdigest()[:20]
+
+
+def files_below(*directories: Path) -> Iterable[Path]:
+    """Every file below the directories, in an order that does not change."""
+    for directory in directories:
+        yield from sorted(path for path in directory.rglob("*") if path.is_file())
+
+
+def entry(kind: str, name: str, build: Callable[[Path], None], *, keep: int = 3) -> Path:
+    """The cached ``kind-name``; *build* makes it (a file or a directory) at the path that it is given."""
+    CACHE.mkdir(parents=True, exist_ok=True)
+    path = CACHE / f"{kind}-{name}"
+    with (CACHE / f"{kind}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not path.exists():
+            partial = CACHE / f"{kind}.partial"
+            _remove(partial)
+            build(partial)
+            partial.rename(path)
+            _prune(kind, keep)
+    return path
+
+
+def _prune(kind: str, keep: int) -> None:
+    """Old entries go, so that the cache does not grow with every change."""
+    entries = [path for path in CACHE.glob(f"{kind}-*") if path.name.count("-") == kind.count("-") + 1]
+    entries.sort(key=lambda path: path.stat().st_ctime, reverse=True)
+    for path in entries[keep:]:
+        _remove(path)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)

@@ -1,0 +1,266 @@
+"""A computer: QEMU under emulation, OVMF that measures, a software TPM, a serial console.
+
+    machine = Machine(directory, kernel=..., initrd=..., disks=[...], command_line=...)
+    with machine.boot() as console:
+        console.wait_for("login:")
+
+What survives a boot (the TPM's memory, the firmware's variables, the disks) is in the machine's directory.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Final
+
+from tests.boot.reset_line import ResetLine
+from tests.swtpm import Swtpm
+
+#: TEST-NET-1 (RFC 5737): an address that the host can never have.
+SERVER: Final = "192.0.2.100"
+SERVER_PORT: Final = 7500
+
+_FIRMWARE: Final = Path("/usr/share/OVMF")
+COMMAND_LINE: Final = "console=ttyS0 quiet loglevel=3 net.ifnames=0 panic_on_warn=0 root=/dev/mapper/root rw"
+
+
+class NotSeen(AssertionError):
+    """The console did not say what a test waited for."""
+
+
+class Console:
+    """The serial console: everything it said is kept, and waited for in order."""
+
+    def __init__(self, path: Path, log: Path) -> None:
+        self._socket = _connect(path)
+        self._log = log.open("ab")
+        self._condition = threading.Condition()
+        self._said = ""
+        self._position = 0
+        self._open = True
+        self.started = time.monotonic()
+        threading.Thread(target=self._read, daemon=True).start()
+
+    @property
+    def said(self) -> str:
+        """Everything so far, without escape sequences."""
+        with self._condition:
+            return self._said
+
+    def wait_for(self, pattern: str, timeout: float = 240) -> re.Match[str]:
+        """The next place where *pattern* matches, after the last one that was waited for."""
+        deadline = time.monotonic() + timeout
+        with self._condition:
+            while True:
+                match = re.compile(pattern).search(self._said, self._position)
+                if match:
+                    self._position = match.end()
+                    return match
+                left = deadline - time.monotonic()
+                if left <= 0 or not self._open:
+                    why = f"in {timeout:.0f} s" if self._open else "before the machine went off"
+                    raise NotSeen(f"no {pattern!r} {why}; the console said:\n{self._said[-4000:]}")
+                self._condition.wait(left)
+
+    def elapsed(self) -> float:
+        """Seconds since power on."""
+        return time.monotonic() - self.started
+
+    def type(self, line: str) -> None:
+        """Type a line."""
+        self._socket.sendall(line.encode() + b"\r")
+
+    def shell(self, command: str, timeout: float = 120) -> str:
+        """What *command* prints in the shell that quick-init (or the initrd) runs on the console."""
+        marker = f"done-{time.monotonic_ns()}"
+        # The marker is typed in two parts, so that the echo of the command is not taken for its end.
+        self.type(f"{command}; echo '{marker[:6]}''{marker[6:]}' $?")
+        match = self.wait_for(rf"(?s)\n(.*?){marker} (\d+)", timeout)
+        return match[1].replace("\r", "")
+
+    def close(self) -> None:
+        self._socket.close()
+        self._log.close()
+
+    def _read(self) -> None:
+        while True:
+            try:
+                data = self._socket.recv(65536)
+            except OSError:
+                data = b""
+            with self._condition:
+                if data:
+                    if not self._log.closed:
+                        self._log.write(data)
+                        self._log.flush()
+                    text = data.decode(errors="replace")
+                    self._said += re.sub(r"\x1b(\[[0-9;?=]*[A-Za-z]|[a-z0-9])", "", text).replace("\r", "")
+                else:
+                    self._open = False
+                self._condition.notify_all()
+            if not data:
+                return
+
+
+@dataclass(frozen=True)
+class Network:
+    """What the machine is plugged into."""
+
+    cards: int = 1
+    #: The port on 127.0.0.1 behind SERVER:SERVER_PORT; None and the network answers DHCP but has no server.
+    server_port: int | None = None
+    silent: bool = False  #: a cable with nobody at its other end
+
+
+@dataclass
+class Machine:
+    """A machine that can be booted again and again."""
+
+    directory: Path
+    kernel: Path
+    initrd: Path
+    disks: list[Path]
+    network: Network = field(default_factory=Network)
+    command_line: str = COMMAND_LINE + " init=/usr/local/sbin/quick-init"
+    #: False for a machine that, as a Raspberry Pi with nothing on the TPM's reset line, keeps the PCRs in a reboot.
+    tpm_is_reset: bool = True
+    memory: int = 640
+
+    def __post_init__(self) -> None:
+        self.directory.mkdir(parents=True, exist_ok=True)
+        self.tpm = Swtpm(self.directory / "tpm", create_ek_cert=True, banks=("sha256",))
+        shutil.copy(_FIRMWARE / "OVMF_VARS_4M.fd", self.directory / "variables")
+
+    def changed(self, **changes: object) -> Machine:
+        """The same machine, TPM and all, with something else to boot."""
+        other = replace_without_init(self, **changes)
+        other.tpm = self.tpm
+        return other
+
+    @contextmanager
+    def boot(self) -> Iterator[Console]:
+        """Power on, until the end of the block."""
+        serial = self.directory / "serial"
+        serial.unlink(missing_ok=True)
+        with ExitStack() as stack:
+            chardev = stack.enter_context(self._tpm_for_qemu())
+            log = stack.enter_context((self.directory / "qemu.log").open("ab"))
+            qemu = subprocess.Popen(
+                self._command(serial, chardev), stdin=subprocess.DEVNULL, stdout=log, stderr=log
+            )
+            stack.callback(_end, qemu)
+            try:
+                console = Console(serial, self.directory / "console.log")
+            except OSError:
+                raise AssertionError((self.directory / "qemu.log").read_text(errors="replace")) from None
+            stack.callback(console.close)
+            yield console
+
+    @contextmanager
+    def _tpm_for_qemu(self) -> Iterator[Path]:
+        """swtpm with a control channel that QEMU understands, over the machine's TPM state."""
+        path = self.directory / "swtpm.sock"
+        path.unlink(missing_ok=True)
+        with (self.directory / "swtpm.log").open("ab") as log:
+            process = subprocess.Popen(
+                [
+                    *("swtpm", "socket", "--tpm2", "--tpmstate", f"dir={self.tpm.state.absolute()}"),
+                    *("--ctrl", f"type=unixio,path={path}"),
+                ],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+            )
+        try:
+            _wait_until_exists(path)
+            if self.tpm_is_reset:
+                yield path
+            else:
+                with ResetLine(self.directory / "reset-line.sock", path) as cut:
+                    yield cut
+        finally:
+            _end(process)
+
+    def _command(self, serial: Path, tpm: Path) -> list[str]:
+        command = ["nice", "qemu-system-x86_64", "-nodefaults", "-display", "none", "-vga", "none"]
+        command += ["-machine", "q35", "-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "2", "-m", str(self.memory)]
+        command += ["-drive", f"if=pflash,unit=0,format=raw,readonly=on,file={_FIRMWARE / 'OVMF_CODE_4M.fd'}"]
+        command += ["-drive", f"if=pflash,unit=1,format=raw,file={self.directory / 'variables'}"]
+        command += ["-chardev", f"socket,id=tpm,path={tpm}", "-tpmdev", "emulator,id=tpm0,chardev=tpm"]
+        command += ["-device", "tpm-crb,tpmdev=tpm0"]
+        command += ["-kernel", str(self.kernel), "-initrd", str(self.initrd), "-append", self.command_line]
+        command += ["-serial", f"unix:{serial},server=on,wait=off", "-monitor", "none"]
+        for disk in self.disks:
+            command += ["-drive", f"if=virtio,format=raw,cache=unsafe,file={disk}"]
+        for number in range(self.network.cards):
+            command += ["-netdev", self._netdev(number), "-device", f"virtio-net-pci,netdev=n{number},romfile="]
+        if self.tpm_is_reset:
+            command.append("-no-reboot")
+        return command
+
+    def _netdev(self, number: int) -> str:
+        # Of several cards only the last one is plugged in: the first to answer is not the first in the list.
+        if self.network.silent or number < self.network.cards - 1:
+            return f"hubport,id=n{number},hubid={number}"
+        options = f"user,id=n{number},restrict=on,net=192.0.2.0/24,host=192.0.2.2,dhcpstart=192.0.2.15,dns=192.0.2.3"
+        if self.network.server_port is not None:
+            forward = f'socat - TCP:127.0.0.1:{self.network.server_port}'
+            options += f",guestfwd=tcp:{SERVER}:{SERVER_PORT}-cmd:{forward}"
+        return options
+
+
+def replace_without_init(machine: Machine, **changes: object) -> Machine:
+    """dataclasses.replace would make a new TPM."""
+    other = object.__new__(Machine)
+    other.__dict__.update(machine.__dict__ | changes)
+    return other
+
+
+def plugged_into(machine: Machine, network: Network) -> Machine:
+    """The same machine on another network."""
+    return machine.changed(network=network)
+
+
+def silent(network: Network) -> Network:
+    """The same network when nobody answers."""
+    return replace(network, silent=True)
+
+
+def _connect(path: Path) -> socket.socket:
+    deadline = time.monotonic() + 15
+    while True:
+        connection = socket.socket(socket.AF_UNIX)
+        try:
+            connection.connect(str(path))
+        except OSError:
+            connection.close()
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.02)
+        else:
+            return connection
+
+
+def _wait_until_exists(path: Path) -> None:
+    deadline = time.monotonic() + 15
+    while not path.exists():
+        assert time.monotonic() < deadline, f"{path} does not appear"
+        time.sleep(0.02)
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    if process.poll() is None:
+        process.terminate()
+        try:
+            process.wait(10)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()

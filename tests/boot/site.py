@@ -1,0 +1,113 @@
+"""A real server, run as an operator runs it: by its commands, in processes of their own."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, Self
+
+from tests.boot.cache import ROOT
+from tests.boot.disk import clevis_bind
+from tests.boot.machine import SERVER, SERVER_PORT, Machine
+
+_COMMAND: Final = Path(sys.executable).parent / "tang-attest"
+
+
+class Site:
+    """A server on 127.0.0.1 and its operator."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        directory.mkdir(parents=True, exist_ok=True)
+        self.port = 0
+        self._process: subprocess.Popen[bytes] | None = None
+        self.operator("init")
+
+    def operator(self, *arguments: str) -> str:
+        """What ``tang-attest ARGUMENTS`` prints."""
+        result = subprocess.run(
+            [str(_COMMAND), "--state", str(self.directory / "state"), *arguments],
+            capture_output=True,
+            text=True,
+            cwd=ROOT,
+            timeout=60,
+            check=False,
+        )
+        assert result.returncode == 0, f"tang-attest {' '.join(arguments)}: {result.stdout}{result.stderr}"
+        return result.stdout
+
+    def audit(self, device: str) -> list[dict[str, Any]]:
+        """The audit records of *device*, newest first."""
+        text = self.operator("audit", "--device", device, "--json")
+        try:
+            records = json.loads(text)
+        except json.JSONDecodeError:
+            records = [json.loads(line) for line in text.splitlines()]
+        return list(records)
+
+    def __enter__(self) -> Self:
+        port_file = self.directory / "port"
+        port_file.unlink(missing_ok=True)
+        with (self.directory / "server.log").open("ab") as log:
+            self._process = subprocess.Popen(
+                [
+                    *(str(_COMMAND), "--state", str(self.directory / "state"), "serve", "--host", "127.0.0.1"),
+                    *("--port", str(self.port), "--port-file", str(port_file)),
+                ],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                cwd=ROOT,
+            )
+        deadline = time.monotonic() + 60
+        while not (port_file.exists() and port_file.read_text().strip()):
+            assert self._process.poll() is None, (self.directory / "server.log").read_text()
+            assert time.monotonic() < deadline, "the server does not start"
+            time.sleep(0.1)
+        self.port = int(port_file.read_text())
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None = None,
+        error: BaseException | None = None,
+        traceback: TracebackType | None = None,
+    ) -> None:
+        assert self._process is not None
+        self._process.terminate()
+        self._process.wait(20)
+        self._process = None
+
+    def enroll(self, machine: Machine, name: str, image: Path, *, selection: str) -> None:
+        """Bind *image* with the machine's TPM, as ``clevis luks bind`` on the machine itself would.
+
+        The machine is not running: its TPM is driven from here, and its PCRs hold a made-up value.  So its first
+        boot is refused, and the operator approves what the server saw.
+        """
+        token = self.operator("token", "create", "--name", name, "--record", "--selection", selection, "--allow-unverified-ek", "--json")
+        with machine.tpm as tpm:
+            tpm.run("tpm2", "pcrextend", f"0:sha256={'5a' * 32}")
+            self.bind(machine, name, image, json.loads(token)["token"])
+
+    def bind(self, machine: Machine, name: str, image: Path, token: str = "") -> None:
+        """``clevis luks bind`` with the machine's TPM, which is on."""
+        configuration = {
+            # The machine reaches the first address, this host the second.
+            "url": [f"http://{SERVER}:{SERVER_PORT}", f"http://127.0.0.1:{self.port}"],
+            "name": name,
+        }
+        if token:
+            configuration["token"] = token
+        environment = {
+            **machine.tpm.environment,
+            "PATH": f"{ROOT / 'clevis-pin'}:/usr/sbin:/usr/bin:/sbin:/bin",
+            "CLEVIS_ATTEST_STATE_DIR": str(machine.directory / "enrollment"),
+            "CLEVIS_ATTEST_RUN_DIR": str(machine.directory / "run"),
+            "CLEVIS_ATTEST_CONNECT_TIMEOUT": "1",
+            "no_proxy": "*",
+        }
+        clevis_bind(image, "attest", json.dumps(configuration), environment)

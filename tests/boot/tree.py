@@ -1,0 +1,159 @@
+"""The root file system of the test machines: the base tree, with the pin and our part of the initrd in it."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from tests.boot import cache
+from tests.boot.base import base_tree
+
+ROOT_UUID: Final = "0f6e5a3c-0000-4000-8000-000000000001"
+SECOND_UUID: Final = "0f6e5a3c-0000-4000-8000-000000000002"
+PASSWORD: Final = "guest"
+
+#: With all modules the initrd takes a minute to build and several seconds to measure and unpack.
+_MODULES: Final = ("virtio_pci", "virtio_blk", "virtio_net", "ext4", "dm_crypt", "xts", "ecb", "aesni_intel", "af_packet")
+
+_FILES: Final = {
+    "etc/crypttab": f"root UUID={ROOT_UUID} none luks,initramfs\n",
+    "etc/fstab": "/dev/mapper/root / ext4 defaults 0 0\n",
+    "etc/hostname": "guest\n",
+    "etc/initramfs-tools/initramfs.conf": (
+        "MODULES=list\nBUSYBOX=auto\nCOMPRESS=zstd\nCOMPRESSLEVEL=3\nDEVICE=\nNFSROOT=auto\nRUNSIZE=10%\nFSTYPE=ext4\n"
+    ),
+    "etc/initramfs-tools/modules": "".join(f"{name}\n" for name in _MODULES),
+    "etc/initramfs-tools/conf.d/resume": "RESUME=none\n",
+    # An init that costs no time: most tests are over when the root is open.
+    "usr/local/sbin/quick-init": """#!/bin/bash
+export PATH=/usr/local/sbin:/usr/sbin:/usr/bin PS1='guest# ' HOME=/root
+echo "quick-init: the root is open:" $(ls /dev/mapper)
+cd /
+while :; do setsid --ctty --wait bash --norc -i; done
+""",
+}
+#: Units that a test machine can do without.
+_MASKED: Final = (
+    *("apt-daily.timer", "apt-daily-upgrade.timer", "dpkg-db-backup.timer", "e2scrub_all.timer", "fstrim.timer"),
+    *("e2scrub_reap.service", "systemd-timesyncd.service", "systemd-update-utmp.service", "systemd-random-seed.service"),
+    *("systemd-journal-flush.service", "modprobe@drm.service", "modprobe@fuse.service", "kmod-static-nodes.service"),
+    *("systemd-pcrphase.service", "systemd-pcrphase-sysinit.service", "getty@tty1.service", "systemd-networkd.service"),
+)
+
+
+@dataclass(frozen=True)
+class Variant:
+    """What differs between the trees of the tests."""
+
+    second: bool = False  #: a second encrypted volume, opened in the initrd too
+    attest: bool = True  #: our pin and our part of the initrd; without, it is stock Debian
+    touched: str = ""  #: a file in the initrd with this content: an initrd that differs
+
+
+@dataclass(frozen=True)
+class Built:
+    """A root tree, its kernel and its initrd."""
+
+    path: Path
+    name: str
+
+    @property
+    def root(self) -> Path:
+        return self.path / "root"
+
+    @property
+    def kernel(self) -> Path:
+        return self.path / "vmlinuz"
+
+    @property
+    def initrd(self) -> Path:
+        return self.path / "initrd"
+
+
+def _ours() -> list[Path]:
+    return list(cache.files_below(cache.ROOT / "clevis-pin", cache.ROOT / "initrd" / "initramfs-tools"))
+
+
+def build(variant: Variant) -> Built:
+    """The tree of *variant*."""
+    base, base_name = base_tree()
+    inputs: list[str | Path] = [base_name, repr(variant), Path(__file__)]
+    if variant.attest:
+        inputs += _ours()
+        makefile = cache.ROOT / "initrd" / "Makefile"
+        inputs += [makefile] if makefile.exists() else []
+    name = cache.key(*inputs)
+    return Built(cache.entry("tree", name, lambda path: _build(path, base, variant), keep=8), name)
+
+
+def _build(path: Path, base: Path, variant: Variant) -> None:
+    root = path / "root"
+    path.mkdir()
+    subprocess.run(["cp", "-a", "--reflink=auto", str(base), str(root)], check=True)
+    for name, text in _FILES.items():
+        _write(root / name, text)
+    if variant.second:
+        with (root / "etc/crypttab").open("a") as file:
+            file.write(f"second UUID={SECOND_UUID} none luks,initramfs\n")
+    if variant.touched:
+        _write(root / "etc/initramfs-tools/conf.d/touched", f"TOUCHED={variant.touched}\n")
+    (root / "usr/local/sbin/quick-init").chmod(0o755)
+    for unit in _MASKED:
+        link = root / "etc/systemd/system" / unit
+        link.unlink(missing_ok=True)
+        link.symlink_to("/dev/null")
+    _chroot(root, f"printf 'root:{PASSWORD}\\n' | chpasswd")
+    if variant.attest:
+        _install(root)
+    make_initrd(root, path / "initrd")
+    shutil.copy(next((root / "boot").glob("vmlinuz-*")), path / "vmlinuz")
+    shutil.rmtree(root / "boot")
+    # Every module that the guest needs is loaded by its initrd.
+    for directory in ("usr/lib/modules", "var/cache/apt", "var/lib/apt", "usr/lib/firmware"):
+        shutil.rmtree(root / directory, ignore_errors=True)
+
+
+def _install(root: Path) -> None:
+    for directory, target in (("clevis-pin", "install"), ("initrd", "install-initramfs-tools")):
+        command = ["make", "--silent", "-C", str(cache.ROOT / directory), target, f"DESTDIR={root}", "PREFIX=/usr"]
+        result = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert result.returncode == 0, f"{' '.join(command)}: {result.stdout}{result.stderr}"
+
+
+def make_initrd(root: Path, target: Path, *, reproducible: bool = True) -> str:
+    """Run mkinitramfs in *root*; what it said.  A failure raises, and says what it said."""
+    (version,) = (path.name for path in (root / "usr/lib/modules").iterdir())
+    epoch = "SOURCE_DATE_EPOCH=1700000000 " if reproducible else ""
+    said = _chroot(root, f"{epoch}mkinitramfs -o /tmp/initrd {version}")
+    shutil.move(root / "tmp/initrd", target)
+    return said
+
+
+def _chroot(root: Path, script: str) -> str:
+    """Run *script* in *root*; its mounts end with its namespace."""
+    mounts = "".join(f"mount --rbind /{name} {root}/{name} && " for name in ("dev", "proc", "sys"))
+    command = [
+        *("unshare", "--mount", "--fork", "--kill-child", "sh", "-c"),
+        f'{mounts} exec chroot {root} env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin sh -ec "$0"',
+        script,
+    ]
+    result = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False)
+    assert result.returncode == 0, f"{script}: {result.stdout}{result.stderr}"
+    return result.stdout + result.stderr
+
+
+def _write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.unlink(missing_ok=True)
+    path.write_text(text)
+
+
+def unpack_initrd(initrd: Path) -> list[str]:
+    """The names in an initrd, for tests of what is in it."""
+    with tempfile.TemporaryDirectory() as directory:
+        subprocess.run(["unmkinitramfs", str(initrd), directory], check=True, capture_output=True)
+        return sorted(str(path.relative_to(directory)) for path in Path(directory).rglob("*"))
