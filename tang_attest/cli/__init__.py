@@ -60,7 +60,7 @@ class LazyGroup(click.Group):
 )
 @click.pass_context
 def group(ctx: click.Context, state: str) -> None:
-    r"""A Tang server that answers only machines whose TPM has just proved what they booted.
+    """A Tang server that answers only machines whose TPM has just proved what they booted.
 
     \b
     A first machine, in four steps:
@@ -77,7 +77,8 @@ def group(ctx: click.Context, state: str) -> None:
 def main() -> None:
     """Run the command; every error a person can act on ends here as two lines on stderr and exit code 1."""
     try:
-        group(standalone_mode=False)
+        # What ctx.exit() was given inside of a command; None when the command just returned.
+        exit_code = group(standalone_mode=False)
     except TangAttestError as error:
         output.error(error)
         sys.exit(1)
@@ -89,3 +90,5 @@ def main() -> None:
         sys.exit(130)
     except BrokenPipeError:
         sys.exit(1)
+    else:
+        sys.exit(exit_code or 0)

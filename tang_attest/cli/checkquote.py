@@ -135,7 +135,7 @@ def checkquote(
     selection will do, and without -f no PCR values are checked.
 
     Exit code: 0 everything holds, 1 refused, 2 nothing was checked (an option, an unreadable file or key).
-    """  # noqa: D301 - \b keeps click from filling the paragraph
+    """
     if event_log is not None and pcr is None:
         raise click.UsageError("--eventlog is compared with PCR values: give them with --pcr")
     question = Question(

@@ -24,7 +24,7 @@ def eventlog(file: Path, events: bool, as_json: bool) -> None:
 
     \b
     tang-attest eventlog /sys/kernel/security/tpm0/binary_bios_measurements --events
-    """  # noqa: D301 - \b keeps click from filling the paragraph
+    """
     from tang_attest.protocol import eventlog as logs
     from tang_attest.protocol.eventlog.replay import REPLAYABLE
 

@@ -94,7 +94,7 @@ def create(name: str, selection: Selection, cap_pcr: int) -> None:
 @click.option("--label", help="Name of the state; the time by default.")
 @click.option("--force", is_flag=True, help="Accept values of a boot that nothing measured.")
 def record(name: str, file: Path, label: str | None, force: bool) -> None:
-    r"""Add a reference state from a file of values.
+    """Add a reference state from a file of values.
 
     \b
     tpm2 pcrread sha256:0,2,4,7 | tang-attest policy record webservers --values - --label 6.1.0-28

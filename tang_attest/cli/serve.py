@@ -73,7 +73,7 @@ _path = click.Path(path_type=Path)
 @_option("--log-level")
 @click.pass_context
 def serve(ctx: click.Context, /, config: Path | None, **flags: Any) -> None:
-    r"""Answer machines.
+    """Answer machines.
 
     Without --plain-tang no exchange key answers anybody without evidence.  With --plain-tang --tang-dir DIR this is
     a drop-in tangd over DIR; a state made by 'tang-attest init' is then optional, and served beside it.

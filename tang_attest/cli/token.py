@@ -65,7 +65,7 @@ def create(
     learn_for: timedelta,
     as_json: bool,
 ) -> None:
-    r"""Make a token and print it; it is shown only now.
+    """Make a token and print it; it is shown only now.
 
     \b
     tang-attest token create --name pi-b --record
