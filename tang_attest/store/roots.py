@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlalchemy as sa
 
-from tang_attest.errors import Conflict, NotFound
+from tang_attest.errors import NotFound
 from tang_attest.ports import EkRoot
 from tang_attest.store import tables
 from tang_attest.store.sql import changed, insert_new
@@ -13,10 +13,9 @@ _root = tables.ek_root
 
 
 def add(connection: sa.Connection, root: EkRoot) -> None:
-    """Add *root*.  Raises ``name-taken`` when it is here already."""
+    """Add *root*; one that is here already stays as it is."""
     row = {"fingerprint": root.fingerprint, "label": root.label, "der": root.der, "added_at": root.added_at}
-    if not insert_new(connection, _root, row):
-        raise Conflict("name-taken", f"There is a root {root.fingerprint} already.")
+    insert_new(connection, _root, row)
 
 
 def load(connection: sa.Connection) -> list[EkRoot]:

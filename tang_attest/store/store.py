@@ -60,13 +60,14 @@ async def upgrade(url: str) -> None:
 class SqlStore:
     """:class:`tang_attest.ports.Store` over SQLAlchemy Core.
 
-    ``find_key`` calls that meet share a read transaction; ``decide`` and ``audit`` calls share a write transaction
-    and its flush to the disk.  Every other call has its own.
+    ``find_key`` calls that meet share a read transaction, so do ``server_keys`` calls; ``decide`` and ``audit``
+    calls share a write transaction and its flush to the disk.  Every other call has its own.
     """
 
     def __init__(self, database: Database) -> None:
         self._database = database
         self._finds: Batcher[str, BoundKey | None] = Batcher(self._find_keys)
+        self._server_keys: Batcher[None, Sequence[SealedKey]] = Batcher(self._load_server_keys)
         self._writes: Batcher[Written, None] = Batcher(self._write_items)
 
     # --- the request path ---------------------------------------------------------------------------------------
@@ -177,14 +178,14 @@ class SqlStore:
 
     async def server_keys(self) -> Sequence[SealedKey]:
         """See :class:`~tang_attest.ports.Store`."""
-        return await self._database.read(keys.load_server)
+        return await self._server_keys.submit(None)
 
     async def rotate_keys(self, kids: Sequence[str], at: datetime, audit: AuditEntry) -> None:
         """See :class:`~tang_attest.ports.Store`.  Raises ``not-found``; then none is rotated."""
         await self._change(lambda connection: keys.rotate(connection, kids, at), audit)
 
     async def add_ek_root(self, root: EkRoot, audit: AuditEntry) -> None:
-        """Add a trust anchor.  Raises ``name-taken`` when it is here already."""
+        """Add a trust anchor; one that is here already stays as it is."""
         await self._change(lambda connection: roots.add(connection, root), audit)
 
     async def list_ek_roots(self) -> Sequence[EkRoot]:
@@ -210,6 +211,7 @@ class SqlStore:
     async def close(self) -> None:
         """See :class:`~tang_attest.ports.Store`."""
         await self._finds.close()
+        await self._server_keys.close()
         await self._writes.close()
         await self._database.close()
 
@@ -225,6 +227,10 @@ class SqlStore:
 
     async def _find_keys(self, kids: Sequence[str]) -> Sequence[BoundKey | Exception | None]:
         return await self._database.read(lambda connection: keys.find(connection, kids))
+
+    async def _load_server_keys(self, callers: Sequence[None]) -> Sequence[Sequence[SealedKey]]:
+        """One answer, for every caller the same."""
+        return [await self._database.read(keys.load_server)] * len(callers)
 
     async def _write_items(self, items: Sequence[Written]) -> Sequence[Exception | None]:
         """Write *items* in one transaction, or each in its own when one of them spoils it for all."""

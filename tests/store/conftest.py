@@ -54,7 +54,8 @@ async def store(open_another: Opener) -> SqlStore:
 class Stall:
     """Holds the first call of a function, after it has done its work, until it is let go.
 
-    The call is inside a transaction: what happens meanwhile is the race.
+    The call is inside a transaction: what happens meanwhile is the race.  It stalls a thread, which is right for
+    SQLite; a database whose work runs in the event loop needs a stall that yields to the loop.
     """
 
     def __init__(self) -> None:

@@ -60,6 +60,25 @@ async def test_who_comes_during_a_batch_is_in_the_next() -> None:
     assert echo.batches == [["first"], [0, 1], [2]]
 
 
+async def test_callers_that_were_answered_join_the_next_batch() -> None:
+    """Else two groups of callers take turns, and each flush serves half of them."""
+    echo = Echo()
+    batcher = make(echo)
+    echo.go.clear()
+
+    async def caller(name: str) -> None:
+        await batcher.submit(f"{name}1")
+        await batcher.submit(f"{name}2")
+
+    callers = [asyncio.create_task(caller(name)) for name in "ab"]
+    await spin()
+    waiting = asyncio.create_task(batcher.submit("c"))
+    await spin()
+    echo.go.set()
+    await asyncio.gather(*callers, waiting)
+    assert echo.batches == [["a1", "b1"], ["c", "a2", "b2"]]
+
+
 async def test_an_item_fails_alone() -> None:
     """Its neighbors have their results."""
     batcher = make(Echo())

@@ -405,12 +405,13 @@ async def test_prune(store: SqlStore) -> None:
 
 
 async def test_ek_roots(store: SqlStore) -> None:
-    """Added once, listed by label, removed."""
+    """Added, listed by label, removed; adding again changes nothing."""
     roots = [EkRoot(fingerprint * 64, label, b"der", NOW) for fingerprint, label in (("a", "Z"), ("b", "Y"))]
     for root in roots:
         await store.add_ek_root(root, entry())
     assert await store.list_ek_roots() == roots[::-1]
-    await refused("name-taken", Conflict, store.add_ek_root(roots[0], entry()))
+    await store.add_ek_root(replace(roots[0], label="A"), entry())
+    assert await store.list_ek_roots() == roots[::-1]
     await store.remove_ek_root(roots[0].fingerprint, entry())
     await refused("not-found", NotFound, store.remove_ek_root(roots[0].fingerprint, entry()))
     assert await store.list_ek_roots() == roots[1:]

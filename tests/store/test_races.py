@@ -13,7 +13,7 @@ import pytest_asyncio
 
 from tang_attest.errors import TangAttestError
 from tang_attest.ports import Learning
-from tang_attest.store import SqlStore, decisions, devices, tokens
+from tang_attest.store import SqlStore, decisions, devices, policies, tokens
 from tests.store.conftest import Opener, Stall
 from tests.store.records import NOW, clock, decision, device, enrollment, entry, key, policy, state, token
 
@@ -145,6 +145,19 @@ async def test_one_machine_at_two_replicas(
     assert [found.digest for found in await store.list_tokens() if found.used_at is None] == [
         second.token_digest
     ]
+
+
+async def test_a_change_that_looks_first(
+    store: SqlStore, other: SqlStore, device_id: int, stall: Stall, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it saw still holds when it writes, so it succeeds: SQLite fails a reader that becomes a writer late."""
+    monkeypatch.setattr(policies, "find_id", stall.around(policies.find_id))
+    ended = await race(
+        stall,
+        store.add_state("policy", state("one"), entry()),
+        other.add_state("policy", state("two"), entry()),
+    )
+    assert ended == ["ok", "ok"]
 
 
 async def test_a_batch_stands_when_one_falls(store: SqlStore, device_id: int) -> None:
