@@ -9,11 +9,14 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from tang_attest.errors import Malformed, NotFound
+
+#: In the state directory, when no other database is named.
+DATABASE_NAME: Final = "tang-attest.db"
 
 
 class Settings(BaseModel):
@@ -66,7 +69,11 @@ class Settings(BaseModel):
     @property
     def database_url(self) -> str:
         """The database, as SQLAlchemy names it."""
-        return self.database or f"sqlite+aiosqlite:///{self.state.absolute() / 'tang-attest.db'}"
+        if self.database is not None:
+            return self.database
+        # In a URL a question mark would end the path, and a percent sign begin an escape.
+        path = str(self.state.absolute() / DATABASE_NAME)
+        return f"sqlite+aiosqlite:///{path.replace('%', '%25').replace('?', '%3F')}"
 
 
 def load_settings(file: Path | None, flags: Mapping[str, Any]) -> Settings:
@@ -79,16 +86,27 @@ def load_settings(file: Path | None, flags: Mapping[str, Any]) -> Settings:
     try:
         return Settings.model_validate(merged)
     except ValidationError as error:
-        first = error.errors()[0]
-        name = ".".join(str(part) for part in first["loc"])
-        message = first["msg"].removeprefix("Value error, ")
-        raise Malformed("setting-invalid", f"Setting {name}: {message}." if name else f"{message}.") from None
+        raise Malformed("setting-invalid", _sentence(error)) from None
+
+
+def _sentence(error: ValidationError) -> str:
+    """The first thing that is wrong, and the setting's name; never its value, which may hold a password."""
+    first = error.errors(include_input=False)[0]
+    name = ".".join(str(part) for part in first["loc"])
+    message = first["msg"].removeprefix("Value error, ")
+    if first["type"] == "extra_forbidden":
+        message = "there is no such setting"
+    elif name == "endpoint":
+        message = "it is a path such as /tang, of letters, digits, dots, underscores and hyphens"
+    elif message.startswith("Input should"):
+        message = "it should" + message.removeprefix("Input should")
+    return f"Setting {name}: {message}." if name else f"{message}."
 
 
 def _read(file: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(file.read_text(encoding="utf-8"))
     except OSError as error:
-        raise NotFound("file-unreadable", f"{file} cannot be read: {error.strerror}.") from None
+        raise NotFound("file-unreadable", f"File {file} cannot be read: {error.strerror}.") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise Malformed("setting-invalid", f"{file} is not TOML: {error}.") from None
+        raise Malformed("setting-invalid", f"File {file} is not TOML: {error}.") from None

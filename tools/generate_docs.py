@@ -50,7 +50,8 @@ def settings() -> str:
 
 def cli() -> str:
     """The help of every command."""
-    context = click.Context(group, info_name="tang-attest", max_content_width=100, terminal_width=100)
+    names = group.context_settings["help_option_names"]
+    context = click.Context(group, info_name="tang-attest", help_option_names=names, terminal_width=100)
     parts = [f"# The command line\n\n{MADE}", _help(group, context)]
     for name in group.list_commands(context):
         command = _command(group, context, name)

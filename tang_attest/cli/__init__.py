@@ -78,10 +78,13 @@ def main() -> None:
     """Run the command; every error a person can act on ends here as two lines on stderr and exit code 1."""
     try:
         # What ctx.exit() was given inside of a command; None when the command just returned.
-        exit_code = group(standalone_mode=False)
+        exit_code = group(prog_name="tang-attest", standalone_mode=False)
     except TangAttestError as error:
         output.error(error)
         sys.exit(1)
+    except click.UsageError as error:
+        output.usage_error(error)
+        sys.exit(error.exit_code)
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)

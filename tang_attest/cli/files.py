@@ -20,7 +20,7 @@ def read_file(path: Path, limit: int) -> bytes:
             with path.open("rb") as file:
                 data = file.read(limit + 1)
     except OSError as error:
-        raise NotFound("file-unreadable", f"{path} cannot be read: {error.strerror}.") from None
+        raise NotFound("file-unreadable", f"File {path} cannot be read: {error.strerror}.") from None
     if len(data) > limit:
-        raise Malformed("request-too-large", f"{path} has more than {limit} bytes.")
+        raise Malformed("request-too-large", f"File {path} has more than {limit} bytes.")
     return data

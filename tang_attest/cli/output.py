@@ -8,6 +8,7 @@ a table for eyes, and JSON with ``--json``.
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Callable, Sequence
 from datetime import datetime
@@ -43,10 +44,22 @@ def error(problem: TangAttestError) -> None:
     hint(_decapitalize(problem.action.rstrip(".")))
 
 
+def usage_error(problem: click.UsageError) -> None:
+    """A command line that cannot be understood; a bare group shows its help."""
+    context, message = problem.ctx, problem.format_message()
+    if context is not None and message == context.get_help():
+        click.echo(message, err=True)
+        return
+    say(_decapitalize(message.rstrip(".")))
+    hint(f"run '{context.command_path if context is not None else 'tang-attest'} --help'")
+
+
+#: A first word that is capitalized only because it is the first; PCR, TPM2_Quote, X and sda1.img are not.
+_ORDINARY_WORD = re.compile(r"(A|[A-Z][a-z]+)[ :,]")
+
+
 def _decapitalize(sentence: str) -> str:
-    first, _, _ = sentence.partition(" ")
-    # PCR, AK, EK, TPM and the like keep their capitals; so does a lone "A" not.
-    return sentence if first.isupper() and len(first) > 1 else sentence[:1].lower() + sentence[1:]
+    return sentence[:1].lower() + sentence[1:] if _ORDINARY_WORD.match(sentence) else sentence
 
 
 def print_json(value: object) -> None:

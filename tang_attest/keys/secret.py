@@ -44,18 +44,37 @@ class ServerSecret:
 
 
 def create_secret(directory: Path) -> ServerSecret:
-    """Make a new secret in *directory*/kek, mode 0400, durable on return.  Raises ``state-exists``."""
+    """Make a new secret in *directory*/kek, mode 0400, durable on return.
+
+    Raises ``state-exists``, and ``file-unreadable`` when it cannot be written; then there is no file.
+    """
     key = os.urandom(_SIZE)
     path = directory / FILE_NAME
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o400)
     except FileExistsError:
-        raise Conflict("state-exists", f"{path} exists already.") from None
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(base64.urlsafe_b64encode(key) + b"\n")
-        file.flush()
-        os.fsync(file.fileno())
+        raise Conflict("state-exists", f"There is a key-encryption key at {path} already.") from None
+    except OSError as error:
+        raise NotFound("file-unreadable", f"File {path} cannot be made: {error.strerror}.") from None
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(base64.urlsafe_b64encode(key) + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
+        _sync(directory)
+    except OSError as error:
+        path.unlink(missing_ok=True)
+        raise NotFound("file-unreadable", f"File {path} cannot be written: {error.strerror}.") from None
     return ServerSecret(key)
+
+
+def _sync(directory: Path) -> None:
+    """A new file's name is durable only once its directory is."""
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def load_secret(directory: Path) -> ServerSecret:
@@ -65,7 +84,11 @@ def load_secret(directory: Path) -> ServerSecret:
     """
     credentials = os.environ.get("CREDENTIALS_DIRECTORY")
     credential = Path(credentials) / CREDENTIAL if credentials else None
-    path = credential if credential is not None and credential.exists() else directory / FILE_NAME
+    if credential is not None and credential.exists():
+        # systemd grants the service's user access with an ACL, whose mask shows as the group's permission.
+        path, forbidden = credential, 0o007
+    else:
+        path, forbidden = directory / FILE_NAME, 0o077
     try:
         # One open for both questions: what was checked is what is read.
         with path.open("rb") as file:
@@ -74,12 +97,12 @@ def load_secret(directory: Path) -> ServerSecret:
     except FileNotFoundError:
         raise NotFound("state-missing", f"There is no key-encryption key at {path}.") from None
     except OSError as error:
-        raise NotFound("file-unreadable", f"{path} cannot be read: {error.strerror}.") from None
-    if stat.S_IMODE(mode) & 0o077:
+        raise NotFound("file-unreadable", f"File {path} cannot be read: {error.strerror}.") from None
+    if stat.S_IMODE(mode) & forbidden:
         raise Malformed(
-            "setting-invalid", f"{path} may be read by others than its owner; run 'chmod 0400 {path}'."
+            "setting-invalid", f"File {path} may be read by others than its owner; run 'chmod 0400 {path}'."
         )
     try:
         return ServerSecret(base64.b64decode(text.strip(), altchars=b"-_", validate=True))
     except (binascii.Error, ValueError):
-        raise Malformed("key-malformed", f"{path} is not a key-encryption key.") from None
+        raise Malformed("key-malformed", f"File {path} is not a key-encryption key.") from None

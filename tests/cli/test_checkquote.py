@@ -143,7 +143,7 @@ def test_transcript_of_a_missing_file(tmp_path: Path) -> None:
     result = program(*arguments)
     assert (result.returncode, result.stdout) == (2, "")
     assert result.stderr == (
-        f"tang-attest: {tmp_path}/message cannot be read: No such file or directory (file-unreadable)\n"
+        f"tang-attest: file {tmp_path}/message cannot be read: No such file or directory (file-unreadable)\n"
         "hint: check the path and the permissions\n"
     )
 
