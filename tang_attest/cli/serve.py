@@ -16,6 +16,9 @@ from typing import Any, TypeVar
 import click
 import structlog
 from aiohttp import web
+from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives import serialization
 
 from tang_attest import log
 from tang_attest.cli.state import State, SystemClock, SystemRandomness, opened
@@ -96,14 +99,33 @@ def serve(ctx: click.Context, /, config: Path | None, **flags: Any) -> None:
 def _tls(settings: Settings) -> ssl.SSLContext | None:
     if settings.tls_certificate is None or settings.tls_key is None:
         return None
+    _check_pem("tls_certificate", settings.tls_certificate, x509.load_pem_x509_certificates)
+    _check_pem("tls_key", settings.tls_key, lambda pem: serialization.load_pem_private_key(pem, None))
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     try:
         context.load_cert_chain(settings.tls_certificate, settings.tls_key)
-    except (OSError, ssl.SSLError) as error:
-        name = "tls_certificate" if not settings.tls_certificate.exists() else "tls_key"
-        raise Malformed("setting-invalid", f"Setting {name}: {error.strerror or error}.") from None
+    except ssl.SSLError as error:
+        # Each of the two is good for itself.
+        what = "it is not the key of tls_certificate" if error.reason == "KEY_VALUES_MISMATCH" else str(error)
+        raise Malformed("setting-invalid", f"Setting tls_key: {what}.") from None
     return context
+
+
+def _check_pem(setting: str, path: Path, load: Callable[[bytes], object]) -> None:
+    """Raise ``setting-invalid`` naming *setting* unless *load* reads the file.
+
+    OpenSSL alone would not say which of the two files is wrong, and would ask a terminal for a passphrase.
+    """
+    try:
+        load(path.read_bytes())
+    except OSError as error:
+        raise Malformed("setting-invalid", f"Setting {setting}: {path}: {error.strerror}.") from None
+    except TypeError:
+        raise Malformed("setting-invalid", f"Setting {setting}: {path} needs a passphrase.") from None
+    except (ValueError, UnsupportedAlgorithm):
+        what = setting.removeprefix("tls_")
+        raise Malformed("setting-invalid", f"Setting {setting}: {path} is not a PEM {what}.") from None
 
 
 async def _serve(settings: Settings, tls: ssl.SSLContext | None) -> None:
@@ -151,6 +173,8 @@ async def _serve(settings: Settings, tls: ssl.SSLContext | None) -> None:
 @asynccontextmanager
 async def _site(settings: Settings) -> AsyncIterator[Site]:
     """What *settings* say is served, with the state open for as long."""
+    if settings.tang_dir is not None and not settings.tang_dir.is_dir():
+        raise Malformed("setting-invalid", f"Setting tang_dir: {settings.tang_dir} is not a directory.")
     directory = TangDirectory(settings.tang_dir) if settings.tang_dir is not None else None
     async with AsyncExitStack() as stack:
         # OpenSSL lets go of the interpreter while it multiplies: exchanges use the other processors.
@@ -193,6 +217,9 @@ async def _sweep(state: State) -> None:
 
 def _write_port(path: Path, port: int) -> None:
     """Write atomically: whoever waits for the file reads a whole number."""
-    with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False) as file:
-        file.write(f"{port}\n")
-    Path(file.name).replace(path)
+    try:
+        with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False) as file:
+            file.write(f"{port}\n")
+        Path(file.name).replace(path)
+    except OSError as error:
+        raise Malformed("setting-invalid", f"Setting port_file: {path}: {error.strerror}.") from None

@@ -15,6 +15,7 @@ from typing import TypeVar
 import click
 
 from tang_attest.config import Settings
+from tang_attest.errors import Malformed, Unavailable
 from tang_attest.keys.sealed import SealedKeys, SessionBox
 from tang_attest.keys.secret import ServerSecret, load_secret
 from tang_attest.ports import Store
@@ -57,13 +58,31 @@ class State:
 
 @asynccontextmanager
 async def opened(settings: Settings) -> AsyncIterator[State]:
-    """The state that *settings* names.  Raises ``state-missing`` before anything is made."""
+    """The state that *settings* names.
+
+    Raises ``state-missing`` before anything is made, and ``setting-invalid`` when the key-encryption key is another
+    one than the database's: a key made under it could never be opened again.
+    """
     secret = load_secret(settings.state)
     store = await open_store(settings.database_url)
     try:
-        yield compose(store, secret)
+        state = compose(store, secret)
+        await _check_secret(state)
+        yield state
     finally:
         await store.close()
+
+
+async def _check_secret(state: State) -> None:
+    for key in (key for key in await state.store.server_keys() if key.use == "sign"):
+        try:
+            state.sealed.open_signer(key)
+        except Unavailable:
+            raise Malformed(
+                "setting-invalid",
+                "Setting state: its key-encryption key is not the one that the database was made with.",
+            ) from None
+        return
 
 
 def compose(store: Store, secret: ServerSecret) -> State:
