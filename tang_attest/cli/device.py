@@ -111,12 +111,10 @@ def remove(name: str, yes: bool) -> None:
     Its disks then open by passphrase only, even if the machine enrolls again: they have to be bound anew.
     """
     run(lambda state: state.store.get_device(name))
-    if not yes:
-        click.confirm(
-            f"Destroy the exchange keys of {name}? Its disks will open by passphrase only",
-            abort=True,
-            err=True,
-        )
+    question = f"Destroy the exchange keys of {name}? Its disks will open by passphrase only"
+    if not yes and not click.confirm(question, err=True):
+        output.say("nothing was removed")
+        click.get_current_context().exit(1)
     run(lambda state: state.registry.remove(name))
     output.say(f"SUCCESS: instance {name} removed")
 

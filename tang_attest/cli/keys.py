@@ -5,11 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import click
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from tang_attest.cli import output
 from tang_attest.cli.files import read_file
 from tang_attest.cli.state import State, run
-from tang_attest.errors import NotFound
+from tang_attest.errors import Conflict, Malformed, NotFound
 from tang_attest.keys.jwk import load_private
 from tang_attest.ports import SealedKey
 from tang_attest.service.plain_tang import load_json, permits
@@ -87,23 +88,50 @@ def import_keys(directory: Path) -> None:
     They answer without evidence, and only while the server runs with --plain-tang: disks that are bound with the
     tang pin open as before, until they are bound anew with the attest pin.
     """
-    if not directory.is_dir():
-        raise NotFound("file-unreadable", f"{directory} is not a directory.")
-    for path in sorted(directory.glob("*.jwk")) + sorted(directory.glob(".*.jwk")):
-        _import(path)
+    try:
+        paths = sorted(path for path in directory.iterdir() if path.suffix == ".jwk")
+    except OSError as error:
+        raise NotFound(
+            "file-unreadable", f"Directory {directory} cannot be read: {error.strerror}."
+        ) from None
+    if not paths:
+        raise NotFound("file-unreadable", f"Directory {directory} holds no *.jwk file.")
+    # All are read before the first is added: a file that is no key stops the import while nothing has changed.
+    found = [(path, *_read(path)) for path in paths]
+
+    async def add(state: State) -> None:
+        for path, private, use in found:
+            rotated = path.name.startswith(".")
+            what = f"from {path.name} for {use}{', rotated' if rotated else ''}"
+            try:
+                kid = await state.keys.import_key(private, use, rotated=rotated)
+            except Conflict as error:
+                if error.code != "name-taken":
+                    raise
+                output.say(f"there already: the key {what}")
+            else:
+                output.say(f"imported {kid} {what}")
+
+    run(add)
 
 
-def _import(path: Path) -> None:
+def _read(path: Path) -> tuple[ec.EllipticCurvePrivateKey, str]:
+    """The private key in a file, and what it is for.  Raises ``key-malformed`` naming the file."""
     try:
         jwk = load_json(read_file(path, 64 * 1024))
     except ValueError:
-        jwk = {}
+        raise Malformed("key-malformed", f"File {path.name} is not JSON.") from None
     if not isinstance(jwk, dict):
-        jwk = {}
-    use = "exchange" if permits(jwk, "deriveKey", explicit=True) else "sign" if permits(jwk, "sign") else ""
-    rotated = path.name.startswith(".")
-
-    async def add(state: State) -> str:
-        return await state.keys.import_key(load_private(jwk), use, rotated=rotated)
-
-    output.say(f"imported {run(add)} from {path.name} for {use}{', rotated' if rotated else ''}")
+        raise Malformed("key-malformed", f"File {path.name} is not a JWK.")
+    if permits(jwk, "deriveKey", explicit=True):
+        use = "exchange"
+    elif permits(jwk, "sign"):
+        use = "sign"
+    else:
+        raise Malformed(
+            "key-malformed", f"File {path.name}: the key is neither for signing nor for deriveKey."
+        )
+    try:
+        return load_private(jwk), use
+    except Malformed as error:
+        raise Malformed(error.code, f"File {path.name}: {error.sentence}") from None
