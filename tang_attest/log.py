@@ -7,8 +7,12 @@ from __future__ import annotations
 
 import logging
 import sys
+from typing import Final
 
 import structlog
+
+#: Name of the one handler of ours on the root logger.
+HANDLER: Final = "tang-attest"
 
 
 def configure(log_format: str, level: str) -> None:
@@ -21,17 +25,41 @@ def configure(log_format: str, level: str) -> None:
             colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback
         )
     )
+    traceback: list[structlog.typing.Processor] = (
+        [structlog.processors.format_exc_info] if log_format == "json" else []
+    )
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
-            *([structlog.processors.format_exc_info] if log_format == "json" else []),
+            *traceback,
             renderer,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, level.upper())),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
         cache_logger_on_first_use=True,
     )
+    _adopt_standard_library(renderer, traceback)
     # aiohttp writes a traceback for each request line it cannot read: a stranger could fill the disk with them.
     logging.getLogger("aiohttp.server").setLevel(logging.CRITICAL)
+
+
+def _adopt_standard_library(
+    renderer: structlog.typing.Processor, traceback: list[structlog.typing.Processor]
+) -> None:
+    """What is logged with :mod:`logging` (the store, libraries) looks the same, and goes the same way."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.name = HANDLER
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=[
+                structlog.stdlib.add_log_level,
+                structlog.processors.TimeStamper(fmt="iso", utc=True),
+            ],
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *traceback, renderer],
+        )
+    )
+    root = logging.getLogger()
+    root.handlers = [kept for kept in root.handlers if kept.name != HANDLER]
+    root.addHandler(handler)
