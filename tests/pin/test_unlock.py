@@ -259,3 +259,56 @@ def test_sigterm(machine: Machine, jwe: bytes, bad: str) -> None:
     time.sleep(0.1)
     assert [line for line in command_lines(process.pid) if line] == []
     assert machine.leftovers() == []
+
+
+@pytest.mark.slow
+def test_sigterm_at_any_time(machine: Machine, server: Server, name: str) -> None:
+    """Whenever the pin is ended, no file and no TPM context stays, and the next attempt works."""
+    token = server.operator.token(name)
+    config = json.dumps({"url": server.url, "name": name, "token": token})
+    for step in range(12):
+        process = machine.start("clevis-attest-enroll", "-y", config, stdin=b"")
+        time.sleep(0.08 * step)
+        assert ended(process) < 5
+        process.communicate()
+        assert machine.leftovers() == [], step
+    # An enrollment that ended between the server's yes and our note of it leaves a device that the operator removes.
+    if name in server.operator.run("device", "list"):
+        server.operator.run("device", "remove", name, "--yes")
+        token = server.operator.token(name)
+    jwe = machine.encrypt(url=server.url, name=name, token=token)
+    for step in range(20):
+        process = machine.start("clevis-decrypt-attest", stdin=jwe)
+        time.sleep(0.012 * step)
+        assert ended(process) < 5
+        process.communicate()
+        assert machine.leftovers() == [], step
+    assert machine.decrypt(jwe).stdout == SECRET
+
+
+def test_lockout(make_machine: Callable[[str], Machine], server: Server, name: str) -> None:
+    """Our AK works in a TPM that is locked out; a foreign one without noDA does not, and the lockout is named."""
+    ours, theirs = make_machine("ours"), make_machine("theirs")
+    attributes = "fixedtpm|fixedparent|sensitivedataorigin|userwithauth|restricted|sign"
+    theirs.tpm.run(
+        "tpm2", "createprimary", "-C", "o", "-G", "ecc256:ecdsa-sha256:null", "-a", attributes, "-c", "ak"
+    )
+    theirs.tpm.run("tpm2", "evictcontrol", "-C", "o", "-c", "ak", "0x81010002")
+    theirs.tpm.run("tpm2", "flushcontext", "-t")
+    opened = []
+    for number, machine in enumerate((ours, theirs)):
+        device = f"{name}-{number}"
+        jwe = machine.encrypt(url=server.url, name=device, token=server.operator.token(device))
+        machine.tpm.run("tpm2", "dictionarylockout", "-s", "-n", "1", "-t", "4000", "-l", "1")
+        machine.tpm.run("tpm2", "createprimary", "-C", "o", "-p", "right", "-c", "guarded")
+        machine.tpm.run("tpm2", "flushcontext", "-t")
+        for _ in range(2):
+            machine.tpm.run(
+                "tpm2", "create", "-C", "guarded", "-P", "wrong", "-u", "u", "-r", "r", check=False
+            )
+            machine.tpm.run("tpm2", "flushcontext", "-t")
+        opened.append(machine.decrypt(jwe))
+    assert opened[0].stdout == SECRET
+    assert opened[1].returncode == 1
+    assert b"the TPM is locked out" in opened[1].stderr
+    assert b"every 4000 s" in opened[1].stderr
