@@ -79,7 +79,7 @@ def _write_one(
     if not use_nonce(connection, decision):
         entries.append(replace(decision.audit, verdict="refused", code="nonce-used"))
         return Conflict("nonce-used", "The nonce was used before.")
-    if not _see_device(connection, decision):
+    if not see_device(connection, decision):
         # Ours alone: inserted above, and not committed yet.
         connection.execute(_nonce.delete().where(_nonce.c.digest == decision.nonce_digest))
         return _why_not_seen(connection, decision)
@@ -98,7 +98,8 @@ def use_nonce(connection: sa.Connection, decision: Decision) -> bool:
     return insert_new(connection, _nonce, row)
 
 
-def _see_device(connection: sa.Connection, decision: Decision) -> bool:
+def see_device(connection: sa.Connection, decision: Decision) -> bool:
+    """Move the device's clock and take its learning use; false when that is not allowed, or it is gone."""
     statement = _SEEN if decision.learned is None else _SEEN_AND_LEARNED
     values = {
         "device_id": decision.device_id,

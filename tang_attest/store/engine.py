@@ -166,6 +166,7 @@ class ServerDatabase:
             raise Malformed(
                 "setting-invalid", f"This database needs the Python package {error.name}."
             ) from error
+        self._closed = False
 
     async def read(self, work: Work[T]) -> T:
         """See :class:`Database`."""
@@ -173,6 +174,8 @@ class ServerDatabase:
 
     async def write(self, work: Work[T]) -> T:
         """See :class:`Database`."""
+        if self._closed:  # the engine itself would connect again
+            raise Unavailable("unavailable", "The server is stopping.")
         with translate_errors():
             async with self._engine.begin() as connection:
                 return await connection.run_sync(work)
@@ -182,6 +185,7 @@ class ServerDatabase:
 
     async def close(self) -> None:
         """See :class:`Database`."""
+        self._closed = True
         await self._engine.dispose()
 
 

@@ -80,7 +80,7 @@ async def test_older_evidence_comes_second(
     store: SqlStore, other: SqlStore, device_id: int, stall: Stall, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Both were verified against the same stored clock; the older of the two loses, and its nonce stays unused."""
-    monkeypatch.setattr(decisions, "use_nonce", stall.around(decisions.use_nonce))
+    monkeypatch.setattr(decisions, "see_device", stall.around(decisions.see_device))
     ended = await race(
         stall, store.decide(decision(device_id, "n2", 2)), other.decide(decision(device_id, "n1", 1))
     )
@@ -93,7 +93,7 @@ async def test_one_learning_use_at_two_replicas(
     store: SqlStore, other: SqlStore, device_id: int, stall: Stall, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One state is learned."""
-    monkeypatch.setattr(decisions, "use_nonce", stall.around(decisions.use_nonce))
+    monkeypatch.setattr(decisions, "see_device", stall.around(decisions.see_device))
     ended = await race(
         stall,
         store.decide(decision(device_id, "n1", 1, learned=state("one", "learned"))),
@@ -152,12 +152,12 @@ async def test_a_change_that_looks_first(
 ) -> None:
     """What it saw still holds when it writes, so it succeeds: SQLite fails a reader that becomes a writer late."""
     monkeypatch.setattr(policies, "find_id", stall.around(policies.find_id))
-    ended = await race(
-        stall,
-        store.add_state("policy", state("one"), entry()),
-        other.add_state("policy", state("two"), entry()),
-    )
-    assert ended == ["ok", "ok"]
+    one = asyncio.create_task(store.add_state("policy", state("one"), entry()))
+    await stall.entered()
+    two = asyncio.create_task(other.add_state("policy", state("two"), entry()))
+    await asyncio.sleep(0.1)
+    stall.go()
+    assert await codes(one, two) == ["ok", "ok"]
 
 
 async def test_a_batch_stands_when_one_falls(store: SqlStore, device_id: int) -> None:
