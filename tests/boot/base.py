@@ -46,10 +46,14 @@ def _bootstrap(path: Path, sources: list[Path]) -> None:
     )
     with tempfile.TemporaryDirectory() as work:
         # Proxies and what a snapshot archive needs, but no hooks of this machine.
-        configuration = subprocess.run(["apt-config", "dump"], capture_output=True, text=True, check=True).stdout
+        configuration = subprocess.run(
+            ["apt-config", "dump"], capture_output=True, text=True, check=True
+        ).stdout
         wanted = ("Acquire::http", "Acquire::https", "Acquire::Check", "Acquire::Retries")
         options = Path(work) / "apt.conf"
-        options.write_text("".join(f"{line}\n" for line in configuration.splitlines() if line.startswith(wanted)))
+        options.write_text(
+            "".join(f"{line}\n" for line in configuration.splitlines() if line.startswith(wanted))
+        )
         command = ["mmdebstrap", "--quiet", "--mode=root", "--variant=minbase", f"--aptopt={options}"]
         command += [f"--dpkgopt=path-exclude=/usr/share/{name}/*" for name in _NEEDLESS]
         command += [f"--include={','.join(PACKAGES)}", suite, str(path), *map(str, sources)]

@@ -25,7 +25,9 @@ def key(*inputs: str | Path) -> str:
     for item in inputs:
         if isinstance(item, Path):
             text = item.read_bytes()
-            digest.update(f"file {item.relative_to(ROOT)} {item.stat().st_mode & 0o111} {len(text)}\n".encode())
+            digest.update(
+                f"file {item.relative_to(ROOT)} {item.stat().st_mode & 0o111} {len(text)}\n".encode()
+            )
         else:
             text = item.encode()
             digest.update(f"text {len(text)}\n".encode())

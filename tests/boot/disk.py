@@ -37,7 +37,15 @@ def luks_image(image: Path, payload: Path, uuid: str) -> None:
         key.flush()
         command = ["cryptsetup", "luksFormat", "--batch-mode", "--type", "luks2", "--uuid", uuid]
         command += ["--cipher", "aes-xts-plain64", "--key-size", "512", "--volume-key-file", key.name]
-        command += ["--sector-size", str(_SECTOR), "--offset", str(_OFFSET // 512), *_CHEAP, "--key-file=-", str(image)]
+        command += [
+            "--sector-size",
+            str(_SECTOR),
+            "--offset",
+            str(_OFFSET // 512),
+            *_CHEAP,
+            "--key-file=-",
+            str(image),
+        ]
         subprocess.run(command, input=PASSPHRASE.encode(), check=True, capture_output=True)
     with payload.open("rb") as source, image.open("r+b") as target:
         target.seek(_OFFSET)
@@ -51,11 +59,15 @@ def luks_image(image: Path, payload: Path, uuid: str) -> None:
 
 def root_image(root: Path, name: str, uuid: str) -> Path:
     """The encrypted image of a root tree; a test copies it."""
-    return cache.entry("disk", cache.key(name, uuid, Path(__file__)), lambda path: _root_image(path, root, uuid), keep=4)
+    return cache.entry(
+        "disk", cache.key(name, uuid, Path(__file__)), lambda path: _root_image(path, root, uuid), keep=4
+    )
 
 
 def _root_image(image: Path, root: Path, uuid: str) -> None:
-    used = int(subprocess.run(["du", "-sk", str(root)], capture_output=True, check=True, text=True).stdout.split()[0])
+    used = int(
+        subprocess.run(["du", "-sk", str(root)], capture_output=True, check=True, text=True).stdout.split()[0]
+    )
     size = (used * 5 // 4) // 4 * 4 + 16384
     payload = image.with_suffix(".payload")
     filesystem(payload, size, root)
@@ -66,7 +78,20 @@ def _root_image(image: Path, root: Path, uuid: str) -> None:
 def filesystem(path: Path, kibibytes: int, root: Path | None = None) -> None:
     """An ext4 file system, with the tree *root* in it."""
     path.unlink(missing_ok=True)
-    command = ["mke2fs", "-q", "-t", "ext4", "-b", "4096", "-O", "^has_journal", "-m", "0", "-E", "lazy_itable_init=1"]
+    command = [
+        "mke2fs",
+        "-q",
+        "-t",
+        "ext4",
+        "-b",
+        "4096",
+        "-O",
+        "^has_journal",
+        "-m",
+        "0",
+        "-E",
+        "lazy_itable_init=1",
+    ]
     if root is not None:
         command += ["-d", str(root)]
     subprocess.run([*command, str(path), f"{kibibytes}k"], check=True, capture_output=True)

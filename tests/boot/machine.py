@@ -17,7 +17,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
@@ -29,7 +29,7 @@ SERVER: Final = "192.0.2.100"
 SERVER_PORT: Final = 7500
 
 _FIRMWARE: Final = Path("/usr/share/OVMF")
-COMMAND_LINE: Final = "console=ttyS0 quiet loglevel=3 net.ifnames=0 panic_on_warn=0 root=/dev/mapper/root rw"
+COMMAND_LINE: Final = "console=ttyS0 quiet loglevel=3 net.ifnames=0 root=/dev/mapper/root ro fastboot init=/usr/local/sbin/first-init"
 
 
 class NotSeen(AssertionError):
@@ -79,7 +79,7 @@ class Console:
         self._socket.sendall(line.encode() + b"\r")
 
     def shell(self, command: str, timeout: float = 120) -> str:
-        """What *command* prints in the shell that quick-init (or the initrd) runs on the console."""
+        """What *command* prints in the shell that first-init (or the initrd) runs on the console."""
         marker = f"done-{time.monotonic_ns()}"
         # The marker is typed in two parts, so that the echo of the command is not taken for its end.
         self.type(f"{command}; echo '{marker[:6]}''{marker[6:]}' $?")
@@ -129,21 +129,23 @@ class Machine:
     initrd: Path
     disks: list[Path]
     network: Network = field(default_factory=Network)
-    command_line: str = COMMAND_LINE + " init=/usr/local/sbin/quick-init"
+    command_line: str = COMMAND_LINE
     #: False for a machine that, as a Raspberry Pi with nothing on the TPM's reset line, keeps the PCRs in a reboot.
     tpm_is_reset: bool = True
-    memory: int = 640
+    has_tpm: bool = True
+    systemd: bool = False  #: a whole boot to a login prompt; without, a shell as soon as the root is open
 
     def __post_init__(self) -> None:
-        self.directory.mkdir(parents=True, exist_ok=True)
-        self.tpm = Swtpm(self.directory / "tpm", create_ek_cert=True, banks=("sha256",))
-        shutil.copy(_FIRMWARE / "OVMF_VARS_4M.fd", self.directory / "variables")
+        variables = self.directory / "variables"
+        if not variables.exists():
+            self.directory.mkdir(parents=True, exist_ok=True)
+            shutil.copy(_FIRMWARE / "OVMF_VARS_4M.fd", variables)
+            Swtpm(self.directory / "tpm", create_ek_cert=True, banks=("sha256",))
 
-    def changed(self, **changes: object) -> Machine:
-        """The same machine, TPM and all, with something else to boot."""
-        other = replace_without_init(self, **changes)
-        other.tpm = self.tpm
-        return other
+    @property
+    def tpm(self) -> Swtpm:
+        """Its TPM, for use while the machine is off."""
+        return _kept_tpm(self.directory / "tpm")
 
     @contextmanager
     def boot(self) -> Iterator[Console]:
@@ -172,7 +174,13 @@ class Machine:
         with (self.directory / "swtpm.log").open("ab") as log:
             process = subprocess.Popen(
                 [
-                    *("swtpm", "socket", "--tpm2", "--tpmstate", f"dir={self.tpm.state.absolute()}"),
+                    *(
+                        "swtpm",
+                        "socket",
+                        "--tpm2",
+                        "--tpmstate",
+                        f"dir={(self.directory / 'tpm' / 'state').absolute()}",
+                    ),
                     *("--ctrl", f"type=unixio,path={path}"),
                 ],
                 stdin=subprocess.DEVNULL,
@@ -189,19 +197,27 @@ class Machine:
         finally:
             _end(process)
 
-    def _command(self, serial: Path, tpm: Path) -> list[str]:
+    def _command(self, console: Path, tpm: Path) -> list[str]:
         command = ["nice", "qemu-system-x86_64", "-nodefaults", "-display", "none", "-vga", "none"]
-        command += ["-machine", "q35", "-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "2", "-m", str(self.memory)]
+        command += ["-machine", "q35", "-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "2", "-m", "640"]
         command += ["-drive", f"if=pflash,unit=0,format=raw,readonly=on,file={_FIRMWARE / 'OVMF_CODE_4M.fd'}"]
         command += ["-drive", f"if=pflash,unit=1,format=raw,file={self.directory / 'variables'}"]
-        command += ["-chardev", f"socket,id=tpm,path={tpm}", "-tpmdev", "emulator,id=tpm0,chardev=tpm"]
-        command += ["-device", "tpm-crb,tpmdev=tpm0"]
+        if self.has_tpm:
+            command += ["-chardev", f"socket,id=tpm,path={tpm}", "-tpmdev", "emulator,id=tpm0,chardev=tpm"]
+            command += ["-device", "tpm-crb,tpmdev=tpm0"]
         command += ["-kernel", str(self.kernel), "-initrd", str(self.initrd), "-append", self.command_line]
-        command += ["-serial", f"unix:{serial},server=on,wait=off", "-monitor", "none"]
-        for disk in self.disks:
-            command += ["-drive", f"if=virtio,format=raw,cache=unsafe,file={disk}"]
+        command += ["-serial", f"unix:{console},server=on,wait=off", "-monitor", "none"]
+        for number, disk in enumerate(self.disks):
+            command += ["-drive", f"if=none,id=d{number},format=raw,cache=unsafe,file={disk}"]
+            serial = "systemd" if self.systemd else f"disk{number}"
+            command += ["-device", f"virtio-blk-pci,drive=d{number},serial={serial}"]
         for number in range(self.network.cards):
-            command += ["-netdev", self._netdev(number), "-device", f"virtio-net-pci,netdev=n{number},romfile="]
+            command += [
+                "-netdev",
+                self._netdev(number),
+                "-device",
+                f"virtio-net-pci,netdev=n{number},romfile=",
+            ]
         if self.tpm_is_reset:
             command.append("-no-reboot")
         return command
@@ -212,26 +228,20 @@ class Machine:
             return f"hubport,id=n{number},hubid={number}"
         options = f"user,id=n{number},restrict=on,net=192.0.2.0/24,host=192.0.2.2,dhcpstart=192.0.2.15,dns=192.0.2.3"
         if self.network.server_port is not None:
-            forward = f'socat - TCP:127.0.0.1:{self.network.server_port}'
+            forward = f"socat - TCP:127.0.0.1:{self.network.server_port}"
             options += f",guestfwd=tcp:{SERVER}:{SERVER_PORT}-cmd:{forward}"
         return options
 
 
-def replace_without_init(machine: Machine, **changes: object) -> Machine:
-    """dataclasses.replace would make a new TPM."""
-    other = object.__new__(Machine)
-    other.__dict__.update(machine.__dict__ | changes)
-    return other
-
-
-def plugged_into(machine: Machine, network: Network) -> Machine:
-    """The same machine on another network."""
-    return machine.changed(network=network)
-
-
-def silent(network: Network) -> Network:
-    """The same network when nobody answers."""
-    return replace(network, silent=True)
+def _kept_tpm(directory: Path) -> Swtpm:
+    """A TPM whose state exists already."""
+    tpm = object.__new__(Swtpm)
+    tpm.directory, tpm.state, tpm.log, tpm.ca = (
+        directory,
+        *(directory / name for name in ("state", "swtpm.log", "ca")),
+    )
+    tpm.port, tpm._process = 0, None
+    return tpm
 
 
 def _connect(path: Path) -> socket.socket:

@@ -13,6 +13,7 @@ from typing import Any, Final, Self
 from tests.boot.cache import ROOT
 from tests.boot.disk import clevis_bind
 from tests.boot.machine import SERVER, SERVER_PORT, Machine
+from tests.swtpm import Swtpm
 
 _COMMAND: Final = Path(sys.executable).parent / "tang-attest"
 
@@ -22,10 +23,11 @@ class Site:
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
-        directory.mkdir(parents=True, exist_ok=True)
         self.port = 0
         self._process: subprocess.Popen[bytes] | None = None
-        self.operator("init")
+        if not directory.exists():
+            directory.mkdir(parents=True)
+            self.operator("init")
 
     def operator(self, *arguments: str) -> str:
         """What ``tang-attest ARGUMENTS`` prints."""
@@ -55,7 +57,14 @@ class Site:
         with (self.directory / "server.log").open("ab") as log:
             self._process = subprocess.Popen(
                 [
-                    *(str(_COMMAND), "--state", str(self.directory / "state"), "serve", "--host", "127.0.0.1"),
+                    *(
+                        str(_COMMAND),
+                        "--state",
+                        str(self.directory / "state"),
+                        "serve",
+                        "--host",
+                        "127.0.0.1",
+                    ),
                     *("--port", str(self.port), "--port-file", str(port_file)),
                 ],
                 stdin=subprocess.DEVNULL,
@@ -88,12 +97,13 @@ class Site:
         The machine is not running: its TPM is driven from here, and its PCRs hold a made-up value.  So its first
         boot is refused, and the operator approves what the server saw.
         """
-        token = self.operator("token", "create", "--name", name, "--record", "--selection", selection, "--allow-unverified-ek", "--json")
+        terms = ("--name", name, "--record", "--selection", selection, "--allow-unverified-ek")
+        token = self.operator("token", "create", *terms, "--json")
         with machine.tpm as tpm:
             tpm.run("tpm2", "pcrextend", f"0:sha256={'5a' * 32}")
-            self.bind(machine, name, image, json.loads(token)["token"])
+            self.bind(machine, tpm, name, image, json.loads(token)["token"])
 
-    def bind(self, machine: Machine, name: str, image: Path, token: str = "") -> None:
+    def bind(self, machine: Machine, tpm: Swtpm, name: str, image: Path, token: str = "") -> None:
         """``clevis luks bind`` with the machine's TPM, which is on."""
         configuration = {
             # The machine reaches the first address, this host the second.
@@ -103,7 +113,7 @@ class Site:
         if token:
             configuration["token"] = token
         environment = {
-            **machine.tpm.environment,
+            **tpm.environment,
             "PATH": f"{ROOT / 'clevis-pin'}:/usr/sbin:/usr/bin:/sbin:/bin",
             "CLEVIS_ATTEST_STATE_DIR": str(machine.directory / "enrollment"),
             "CLEVIS_ATTEST_RUN_DIR": str(machine.directory / "run"),

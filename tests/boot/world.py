@@ -1,0 +1,100 @@
+"""A machine, its server and what happens between them: what the boot tests are written with."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Final, Self
+
+from tests.boot import disk
+from tests.boot.machine import Console, Machine, Network
+from tests.boot.site import Site
+from tests.boot.tree import ROOT_UUID, SECOND_UUID, Built, Variant, build
+
+NAME: Final = "pi-b"
+#: Firmware, option ROMs, kernel, Secure Boot, initrd and command line, and the cap.
+SELECTION: Final = "sha256:0,2,4,7,9,15"
+
+PROMPT: Final = r"Please unlock disk root"
+ROOT_IS_OPEN: Final = r"first-init: the root is open"
+UNLOCKED: Final = r"tang-attest: unlocked by attestation"
+REFUSED: Final = r"tang-attest: refused \(([a-z-]+)\): ([^\n]*)\n"
+
+
+@dataclass
+class World:
+    """A directory with a server's state and a machine's; it can be copied while both are off."""
+
+    directory: Path
+    built: Built
+    site: Site
+    machine: Machine
+
+    @classmethod
+    def new(cls, directory: Path, variant: Variant) -> Self:
+        """A machine that nobody has enrolled."""
+        built = build(variant)
+        directory.mkdir(parents=True)
+        disk.copy(disk.root_image(built.root, built.name, ROOT_UUID), directory / "root.img")
+        if variant.second:
+            payload = directory / "second.payload"
+            disk.filesystem(payload, 8192)
+            disk.luks_image(directory / "second.img", payload, SECOND_UUID)
+        return cls._at(directory, built)
+
+    @classmethod
+    def _at(cls, directory: Path, built: Built) -> Self:
+        disks = [path for path in (directory / "root.img", directory / "second.img") if path.exists()]
+        machine = Machine(directory / "machine", built.kernel, built.initrd, disks)
+        return cls(directory, built, Site(directory / "site"), machine)
+
+    def copy(self, directory: Path) -> Self:
+        """The same world once more."""
+        directory.mkdir(parents=True)
+        for name in ("machine", "site"):
+            shutil.copytree(self.directory / name, directory / name, ignore=_no_sockets)
+        for image in self.directory.glob("*.img"):
+            disk.copy(image, directory / image.name)
+        copied = self._at(directory, self.built)
+        copied.site.port = self.site.port
+        return copied
+
+    @property
+    def root_disk(self) -> Path:
+        return self.directory / "root.img"
+
+    @property
+    def network(self) -> Network:
+        """The network in which the server is."""
+        return Network(server_port=self.site.port)
+
+    @contextmanager
+    def boot(self, **changes: Any) -> Iterator[Console]:
+        """Power the machine on, on the server's network unless *changes* say otherwise."""
+        with replace(self.machine, **({"network": self.network} | changes)).boot() as console:
+            yield console
+
+    def enroll(self) -> None:
+        """Bind every disk, let the first boot be refused, and approve it: as an operator meets a new machine."""
+        with self.site:
+            self.site.enroll(self.machine, NAME, self.root_disk, selection=SELECTION)
+            for image in self.machine.disks[1:]:
+                with self.machine.tpm as tpm:
+                    self.site.bind(self.machine, tpm, NAME, image)
+            with self.boot() as console:
+                console.wait_for(PROMPT)
+                assert console.wait_for(REFUSED)[1] == "pcr-mismatch"
+            self.site.operator("approve", NAME)
+
+
+def open_by_passphrase(console: Console) -> None:
+    """Type the passphrase at the prompt that is there, and see the root open."""
+    console.type(disk.PASSPHRASE)
+    console.wait_for(ROOT_IS_OPEN)
+
+
+def _no_sockets(directory: str, names: list[str]) -> list[str]:
+    return [name for name in names if (Path(directory) / name).is_socket()]
