@@ -5,25 +5,99 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import click
 import pytest
 
-from tools.generate_docs import DOCS, DOCUMENTS
+from tang_attest.cli import group
+from tools.generate_docs import DOCUMENTS, ROOT
 
-ROOT = Path(__file__).parent.parent
 MARKDOWN = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
+each_document = pytest.mark.parametrize("path", MARKDOWN, ids=lambda path: str(path.relative_to(ROOT)))
 
 
 @pytest.mark.parametrize("name", DOCUMENTS)
 def test_generated_documents_are_current(name: str) -> None:
     """`python -m tools.generate_docs` writes them; somebody has to run it when a setting or a command changes."""
-    assert (DOCS / name).read_text() == DOCUMENTS[name](), (
+    assert (ROOT / name).read_text() == DOCUMENTS[name](), (
         f"run: .venv/bin/python -m tools.generate_docs  ({name})"
     )
 
 
-@pytest.mark.parametrize("path", MARKDOWN, ids=lambda path: str(path.relative_to(ROOT)))
+def _anchors(path: Path) -> set[str]:
+    """The anchors of a document's headings, as GitHub and GitLab make them."""
+    headings = re.findall(r"^#+ (.+)$", path.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@each_document
 def test_links_lead_somewhere(path: Path) -> None:
-    """A relative link names a file that is there."""
-    for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", path.read_text()):
-        if "://" not in target:
-            assert (path.parent / target).exists(), f"{path.name}: {target}"
+    """A relative link names a file that is there, and a heading in it."""
+    for target, anchor in re.findall(r"\]\(([^)#]*)(?:#([^)]*))?\)", path.read_text()):
+        if "://" in target:
+            continue
+        file = path.parent / target if target else path
+        assert file.exists(), f"{path.name}: {target}"
+        assert not anchor or anchor in _anchors(file), f"{path.name}: {target}#{anchor}"
+
+
+@each_document
+def test_tests_that_are_named_exist(path: Path) -> None:
+    """A document that says "this test shows it" names a test that is there."""
+    code = "\n".join(file.read_text() for file in (ROOT / "tests").rglob("test_*.py"))
+    for name in re.findall(r"`(test_\w+)`", path.read_text()):
+        assert f"def {name}(" in code, name
+
+
+def _options(words: list[str]) -> tuple[str, set[str]]:
+    """The command that *words* (after ``tang-attest``) begin with, and every option it and its parents take."""
+    command: click.Command = group
+    path, known = "tang-attest", {"--help", "-h"}
+    context = click.Context(group)
+    for word in words:
+        known |= {flag for parameter in command.params for flag in parameter.opts}
+        child = command.get_command(context, word) if isinstance(command, click.Group) else None
+        if child is None:
+            break
+        command, path = child, f"{path} {word}"
+    known |= {flag for parameter in command.params for flag in parameter.opts}
+    assert not isinstance(command, click.Group), f"{path} needs a command, got {words}"
+    return path, known
+
+
+def _shown(text: str) -> list[str]:
+    """The command lines of ``tang-attest`` in a document's code: indented, fenced or in the running text."""
+    fenced = "\n".join(re.findall(r"^```\w*\n(.*?)^```", text, re.MULTILINE | re.DOTALL))
+    indented = "\n".join(re.findall(r"^ {4,}(.*)$", text, re.MULTILINE))
+    code = f"{fenced}\n{indented}".replace("\\\n", " ")
+    typed = re.findall(r"(?:^|\$ |\| |  )(?:\.venv/bin/)?tang-attest ([a-z][^\n#|]*)", code, re.MULTILINE)
+    return typed + re.findall(r"`tang-attest ([a-z][^`]*)`", text)
+
+
+@each_document
+def test_commands_that_are_shown_exist(path: Path) -> None:
+    """Whatever a document tells people to type has the commands and options that the program has."""
+    for line in _shown(path.read_text()):
+        command, known = _options(line.split())
+        for flag in re.findall(r"(?<=\s)--?[a-z][a-z-]*", line):
+            assert flag in known, f"{command} has no {flag}: {line}"
+
+
+def test_commands_are_found() -> None:
+    """The test above looks at what it should."""
+    assert 'approve pi-b --label "kernel 6.1.0-29"' in _shown((ROOT / "README.md").read_text())
+    assert len(_shown((ROOT / "docs" / "how-to" / "first-machine.md").read_text())) > 6
+
+
+def test_the_manual_page_has_only_known_requests() -> None:
+    """Text that happens to begin with a dot would vanish from the page."""
+    page = (ROOT / "man" / "tang-attest.8").read_text()
+    requests = set(re.findall(r"^[.'](\S*)", page, re.MULTILINE))
+    assert requests <= {'\\"', "TH", "SH", "SS", "TP", "PP", "B", "I", "BR", "IR", "nf", "fi", "RS", "RE"}
+    assert ".SS token create [OPTIONS]" in page
+
+
+@each_document
+def test_american_spelling(path: Path) -> None:
+    """One spelling: American."""
+    british = r"\b(enrol|enrols|enrolment|behaviour|honour\w*|authoris\w*|recognis\w*|initialis\w*|licence|colour|labell\w*)\b"
+    assert re.findall(british, path.read_text(), re.IGNORECASE) == []

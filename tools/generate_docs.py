@@ -1,6 +1,6 @@
 """Write the documents that are made from the program itself; tests/test_docs.py compares them.
 
-docs/errors.md, docs/settings.md and docs/cli.md.
+docs/errors.md, docs/settings.md, docs/cli.md and man/tang-attest.8.
 """
 
 from __future__ import annotations
@@ -12,8 +12,9 @@ import click
 from tang_attest.cli import group
 from tang_attest.config import Settings
 from tang_attest.errors import ACTIONS
+from tools.generate_manual import manual
 
-DOCS = Path(__file__).parent.parent / "docs"
+ROOT = Path(__file__).parent.parent
 MADE = "<!-- made by tools/generate_docs.py -->\n\n"
 
 
@@ -77,9 +78,14 @@ def _help(command: click.Command, context: click.Context) -> str:
     return f"## {context.command_path}\n\n```text\n{command.get_help(context)}\n```\n"
 
 
-DOCUMENTS = {"errors.md": errors, "settings.md": settings, "cli.md": cli}
+DOCUMENTS = {
+    "docs/errors.md": errors,
+    "docs/settings.md": settings,
+    "docs/cli.md": cli,
+    "man/tang-attest.8": manual,
+}
 
 if __name__ == "__main__":
     for name, make in DOCUMENTS.items():
-        (DOCS / name).write_text(make())
-        click.echo(f"wrote docs/{name}")
+        (ROOT / name).write_text(make())
+        click.echo(f"wrote {name}")

@@ -1,0 +1,146 @@
+"""The manual page of ``tang-attest``, made from the help of its commands; tools/generate_docs.py writes it.
+
+Rules of this module:
+
+* The language is man(7): every man program reads it, and its few macros have few traps.
+* No date: a page changes when the program does, and only then.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+import click
+
+from tang_attest import __version__
+from tang_attest.cli import group
+
+_HEAD = r""".\" made by tools/generate_docs.py
+.TH TANG-ATTEST 8 "" "tang-attest {version}" "System Manager's Manual"
+.SH NAME
+tang-attest \- a Tang server that answers only machines whose TPM has just proved what they booted
+.SH SYNOPSIS
+.B tang-attest
+[\fB\-\-state\fR \fIDIR\fR] \fICOMMAND\fR [\fIARGUMENTS\fR]
+"""
+
+_TAIL = r""".SH ENVIRONMENT
+.TP
+.B TANG_ATTEST_STATE
+Used instead of
+.B \-\-state
+when that is not given.
+.TP
+.B CREDENTIALS_DIRECTORY
+Where systemd puts credentials.
+One that is named
+.I tang-attest.kek
+is used instead of the file
+.IR kek .
+.PP
+Each flag of
+.B tang-attest serve
+has a variable of its own, such as
+.BR TANG_ATTEST_PORT .
+.SH FILES
+.TP
+.I /var/lib/tang-attest/kek
+The key-encryption key, mode 0400.
+Without it the database opens nothing.
+.TP
+.I /var/lib/tang-attest/tang-attest.db
+Devices, policies, observations, keys and the audit record.
+.SH EXIT STATUS
+0 on success, 1 on an error that is explained in two lines on standard error, 2 for a wrong command line.
+.B tang-attest checkquote
+has its own meanings, given above.
+.SH EXAMPLES
+Make a server, and a token for the machine pi-b:
+.PP
+.nf
+.RS
+tang-attest init
+tang-attest serve
+tang-attest token create \-\-name pi-b \-\-record \-\-selection sha256:0,2,4,7,9,15
+.RE
+.fi
+.PP
+Accept what pi-b booted after an update:
+.PP
+.nf
+.RS
+tang-attest observation list \-\-device pi-b
+tang-attest approve pi-b \-\-observation 12 \-\-label "kernel 6.1.0-29"
+.RE
+.fi
+.SH SEE ALSO
+.BR clevis-encrypt-attest (1),
+.BR clevis-attest-enroll (1),
+.BR clevis-attest-status (1),
+.BR clevis-luks-attest-regen (1),
+.BR tang (8)
+.PP
+docs/threat-model.md in the source says what this protects against, and what not.
+"""
+
+
+def manual() -> str:
+    """The page, in man(7)."""
+    context = click.Context(group, info_name="tang-attest")
+    parts = [_HEAD.format(version=__version__), ".SH DESCRIPTION\n", _prose(group)]
+    parts.append(".SH OPTIONS\n")
+    parts += _options(group, context)
+    parts.append(".SH COMMANDS\n")
+    for command, child in _commands(group, context):
+        parts += [f".SS {_escape(_usage(command, child))}\n", _prose(command), *_options(command, child)]
+    return "".join(parts) + _TAIL
+
+
+def _commands(parent: click.Group, context: click.Context) -> Iterator[tuple[click.Command, click.Context]]:
+    """Every command that does something, depth first; a group is only its commands."""
+    for name in parent.list_commands(context):
+        command = parent.get_command(context, name)
+        if command is None:
+            raise LookupError(name)
+        child = click.Context(command, info_name=name, parent=context)
+        if isinstance(command, click.Group):
+            yield from _commands(command, child)
+        else:
+            yield command, child
+
+
+def _usage(command: click.Command, context: click.Context) -> str:
+    path = context.command_path.removeprefix("tang-attest ")
+    return " ".join([path, *command.collect_usage_pieces(context)])
+
+
+def _prose(command: click.Command) -> str:
+    r"""The help text; a paragraph that click leaves alone (\b) is an example, set as it is."""
+    paragraphs = (command.help or "").replace("\f", "").strip().split("\n\n")
+    return "".join(_paragraph(paragraph) for paragraph in paragraphs)
+
+
+def _paragraph(text: str) -> str:
+    lines = [line.rstrip() for line in text.strip("\n").split("\n")]
+    if lines[0].strip() == "\b":
+        return ".PP\n.nf\n" + "".join(f"{_line(line)}\n" for line in lines[1:]) + ".fi\n"
+    return ".PP\n" + "".join(f"{_line(line.strip())}\n" for line in lines)
+
+
+def _options(command: click.Command, context: click.Context) -> Iterator[str]:
+    for parameter in command.params:
+        record = parameter.get_help_record(context) if isinstance(parameter, click.Option) else None
+        if record is not None:
+            flags, explanation = record
+            yield f".TP\n.B {_escape(flags)}\n{_line(re.sub(r'  +', ' ', explanation))}\n"
+
+
+def _line(text: str) -> str:
+    """A line of text: escaped, and never taken for a request."""
+    escaped = _escape(text)
+    return f"\\&{escaped}" if escaped.startswith((".", "'")) else escaped
+
+
+def _escape(text: str) -> str:
+    return text.replace("\\", "\\e").replace("-", "\\-").replace("'", "\\(aq").replace("`", "\\(ga")
