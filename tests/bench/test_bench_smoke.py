@@ -1,0 +1,26 @@
+"""The bench runs, and writes what it promises; how fast anything is depends on the machine and is not tested."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+
+from tests.bench import __main__ as bench
+from tests.bench import report
+from tests.swtpm import missing_programs
+
+
+@pytest.mark.bench
+@pytest.mark.skipif(bool(missing_programs()), reason="needs a software TPM")
+def test_every_name_is_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The JSON has every name of the report and no other, each a positive number; the table judges each target."""
+    output = tmp_path / "bench.json"
+    assert bench.main(["--rounds", "1", "--seconds", "0.5", "--output", str(output)]) == 0
+    figures = json.loads(output.read_text())
+    assert set(figures) == report.names()
+    assert all(math.isfinite(value) and value > 0 for value in figures.values())
+    printed = capsys.readouterr().out
+    assert all(name in printed for name, _, _ in report.TARGETS)
