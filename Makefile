@@ -22,7 +22,7 @@ demo: setup ## see the whole story on this machine, with software TPMs
 
 .PHONY: test
 test: lint ## lint and run the whole test suite
-	$(BIN)/pytest --numprocesses auto
+	$(BIN)/pytest --numprocesses auto -m 'not bench'
 
 .PHONY: check
 check: lint ## lint and run the quick tests, in under two minutes

@@ -41,6 +41,7 @@ ACTIONS: Final[dict[str, str]] = {
     "clock-backwards": "Look for replayed evidence or a second machine that answers with this TPM.",
     "pcr-mismatch": "If you changed the machine's software, run 'tang-attest approve DEVICE'; if not, look why it differs.",
     "capped": "Reboot: a running system cannot unlock, only an initrd that has not opened its disks yet.",
+    "tpm-not-reset": "Power the machine off and on; if that helps, its reboot does not reset the TPM (docs/how-to/raspberry-pi-os.md).",
     "policy-empty": "Record or approve a reference state for the policy; an empty policy refuses everyone.",
     "state-learned": "Type the passphrase once; from the next boot on, this state opens the disk.",
     # --- enrollment -------------------------------------------------------------------------------------------

@@ -68,7 +68,8 @@ class Device:
     """A registered machine.
 
     ``ak_public`` is its TPM2B_PUBLIC (empty when only ``ak_spki`` is known, see ``device register --pem``),
-    ``origin`` ``enrolled`` or ``registered``.  ``kids`` are its exchange keys, newest first.
+    ``origin`` ``enrolled`` or ``registered``.  ``opened_reset_count`` is the TPM's reset counter when it last ran
+    with open disks: at enrollment, and at each permitted unlock.  ``kids`` are its exchange keys, newest first.
     """
 
     id: int
@@ -89,6 +90,7 @@ class Device:
     learning: Learning | None = None
     last_seen_at: datetime | None = None
     last_code: str | None = None
+    opened_reset_count: int | None = None
     kids: tuple[str, ...] = ()
 
 
@@ -110,6 +112,7 @@ class NewDevice:
     enrolled_at: datetime
     clock: ClockInfo | None = None
     learning: Learning | None = None
+    opened_reset_count: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,7 +240,8 @@ class Store(Protocol):
         """Write *decision*.
 
         Raises ``nonce-used`` (nothing but an audit entry of the second use is written), ``clock-backwards``
-        when newer evidence of the device was written meanwhile, and ``key-unknown`` when the device is gone.
+        when newer evidence of the device was written meanwhile, ``key-unknown`` when the device is gone, and
+        ``pcr-mismatch`` when the one learning use was taken meanwhile; of these the caller writes the audit.
         """
 
     async def audit(self, entry: AuditEntry) -> None:

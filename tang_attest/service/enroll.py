@@ -245,6 +245,7 @@ class Enroll:
             enrolled_at=now,
             clock=quote.clock,
             learning=learning,
+            opened_reset_count=quote.clock.reset_count,
         )
         key = self._keys.create("exchange", self._curve, now)
         policy = (

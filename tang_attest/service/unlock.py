@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
-from tang_attest.errors import Malformed, NotFound, Refused, TangAttestError
+from tang_attest.errors import Conflict, Malformed, NotFound, Reason, Refused, TangAttestError
 from tang_attest.ports import AuditEntry, Clock, Decision, Device, KeyStore, Randomness, SealedKey, Store
 from tang_attest.protocol.advertisement import thumbprint
 from tang_attest.protocol.challenge import Challenge, Purpose, check_nonce, make_nonce, unlock_digest
@@ -102,21 +102,38 @@ class Unlock:
             await self._store.audit(replace(entry, code=error.code, details=_details(error)))
             raise
         verdict = _appraise(bound, quote, evidence, entry.at)
-        await self._store.decide(
-            Decision(
-                device_id=bound.device.id,
-                nonce_digest=hashlib.sha256(evidence.nonce.encode()).digest(),
-                nonce_expires_at=datetime.fromtimestamp(expires_ms / 1000, UTC),
-                clock=quote.clock,
-                audit=_conclude(entry, verdict),
-                observation=verdict.observation,
-                learned=verdict.learned,
-            )
-        )
+        await self._decide(bound, evidence, expires_ms, quote, verdict, entry)
         if isinstance(verdict.outcome, Refused):
             raise verdict.outcome
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._executor, respond, verdict.outcome, evidence.nonce, key, x)
+
+    async def _decide(
+        self,
+        bound: _Bound,
+        evidence: Evidence,
+        expires_ms: int,
+        quote: VerifiedQuote,
+        verdict: _Verdict,
+        entry: AuditEntry,
+    ) -> None:
+        """Write it all, durably.  (10) The nonce is used up here, whatever the verdict."""
+        decision = Decision(
+            device_id=bound.device.id,
+            nonce_digest=hashlib.sha256(evidence.nonce.encode()).digest(),
+            nonce_expires_at=datetime.fromtimestamp(expires_ms / 1000, UTC),
+            clock=quote.clock,
+            audit=_conclude(entry, verdict),
+            observation=verdict.observation,
+            learned=verdict.learned,
+        )
+        try:
+            await self._store.decide(decision)
+        except (Conflict, NotFound) as lost:
+            # The store writes the second use of a nonce itself, in the transaction that notices it.
+            if lost.code != "nonce-used":
+                await self._store.audit(replace(entry, code=lost.code, details=_details(lost)))
+            raise
 
     async def _find(self, kid: str) -> _Bound:
         bound = await self._store.find_key(kid)
@@ -153,7 +170,25 @@ def _appraise(bound: _Bound, quote: VerifiedQuote, evidence: Evidence, now: date
             # Refused all the same: a person with the passphrase has to be there when a state is learned.
             told = Refused("state-learned", "This boot's state was recorded as the one to expect.")
             return _Verdict(told, learned=state)
-        return _Verdict(refusal, (quote.selection, quote.values, evidence.event_log))
+        observation = (quote.selection, quote.values, evidence.event_log)
+        return _Verdict(_explain(refusal, bound.device, quote), observation)
+
+
+def _explain(refusal: Refused, device: Device, quote: VerifiedQuote) -> Refused:
+    """Name the usual cause of values that no boot has: PCRs that an earlier boot's values are still in.
+
+    Boards without a wire from reset to the TPM keep their PCRs over a warm reboot.  Then every PCR that anything
+    measured differs, and the reset counter says the same as when the disks were last open.
+    """
+    measured = {pcr for pcr, value in quote.values.items() if any(value)}
+    if (
+        refusal.code != "pcr-mismatch"
+        or quote.clock.reset_count != device.opened_reset_count
+        or not measured <= set(differing_pcrs(refusal))
+    ):
+        return refusal
+    sentence = "The TPM was not reset since its disks were last open, so its PCRs still hold that boot."
+    return Refused.because(Reason("tpm-not-reset", sentence), *refusal.reasons)
 
 
 def _conclude(entry: AuditEntry, verdict: _Verdict) -> AuditEntry:

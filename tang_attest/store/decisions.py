@@ -19,6 +19,7 @@ import sqlalchemy as sa
 
 from tang_attest.errors import Conflict, NotFound, TangAttestError
 from tang_attest.ports import AuditEntry, Decision, Observation
+from tang_attest.protocol.quote import advance
 from tang_attest.store import audit_log, devices, policies, tables
 from tang_attest.store.sql import changed, insert_new
 
@@ -30,15 +31,27 @@ _observation = tables.observation
 #: tries again for as long as it has power.
 OBSERVATIONS_KEPT: Final = 32
 
+
+def _rose(stored: sa.Column[int], new: str) -> sa.ColumnElement[bool]:
+    """What ``advance(stored, new) > 0`` of tang_attest.protocol.quote says.  The sum is positive before the modulo,
+    because databases disagree about the rest.
+    """
+    distance = (sa.bindparam(new, type_=sa.BigInteger()) - stored + 2**32 + 2**31) % 2**32
+    return distance > 2**31
+
+
 # Clock and counters of one device only move forward (TPM 2.0 part 1, section 36).  Two quotes of one device may
 # have been verified against the same stored clock; the condition is checked again in the statement that moves
 # it, under the row's lock, so the older of the two meets no row whenever the newer was first.
 _MOVES_FORWARD: Final = sa.or_(
     _device.c.clock.is_(None),
-    _device.c.reset_count < sa.bindparam("new_reset_count"),
+    _rose(_device.c.reset_count, "new_reset_count"),
     sa.and_(
         _device.c.reset_count == sa.bindparam("new_reset_count"),
-        _device.c.restart_count <= sa.bindparam("new_restart_count"),
+        sa.or_(
+            _device.c.restart_count == sa.bindparam("new_restart_count"),
+            _rose(_device.c.restart_count, "new_restart_count"),
+        ),
         _device.c.clock < sa.bindparam("new_clock", type_=_device.c.clock.type),
     ),
 )
@@ -52,6 +65,9 @@ _SEEN: Final = (
         clock_safe=sa.bindparam("new_safe"),
         last_seen_at=sa.bindparam("seen_at"),
         last_code=sa.bindparam("seen_code"),
+        opened_reset_count=sa.func.coalesce(
+            sa.bindparam("opened_reset_count", type_=sa.BigInteger()), _device.c.opened_reset_count
+        ),
     )
 )
 # The learning use is one: taking it is part of the same compare-and-set.
@@ -109,6 +125,7 @@ def see_device(connection: sa.Connection, decision: Decision) -> bool:
         "new_safe": decision.clock.safe,
         "seen_at": decision.audit.at,
         "seen_code": decision.audit.code,
+        "opened_reset_count": decision.clock.reset_count if decision.audit.verdict == "permitted" else None,
     }
     return connection.execute(statement, values).rowcount == 1
 
@@ -134,8 +151,8 @@ def _forward(stored: tuple[int | None, int | None, int | None], decision: Decisi
         return True
     new = decision.clock
     if reset_count != new.reset_count:
-        return reset_count < new.reset_count
-    return restart_count <= new.restart_count and clock < new.clock
+        return advance(reset_count, new.reset_count) > 0
+    return advance(restart_count, new.restart_count) >= 0 and clock < new.clock
 
 
 def _observe(connection: sa.Connection, decision: Decision) -> None:

@@ -36,6 +36,7 @@ _PLAIN: Final = (
     "enrolled_at",
     "last_seen_at",
     "last_code",
+    "opened_reset_count",
 )
 
 _KIDS: Final = (

@@ -65,6 +65,7 @@ device: Final = sa.Table(
     sa.Column("clock", Unsigned64),
     sa.Column("reset_count", sa.BigInteger),
     sa.Column("restart_count", sa.BigInteger),
+    sa.Column("opened_reset_count", sa.BigInteger),
     sa.Column("clock_safe", sa.Boolean),
     # {"until": ISO 8601, "stable": {PCR: hex}}, NULL unless armed.
     sa.Column("learning", JsonText),

@@ -10,6 +10,7 @@ import pytest
 from jwcrypto.jwk import JWK
 from jwcrypto.jws import JWS
 
+from tang_attest.ports import Decision
 from tang_attest.protocol.base64url import b64u
 from tang_attest.protocol.pcr import Selection
 from tests.attester import Attester
@@ -272,3 +273,64 @@ async def test_nothing_is_signed_again_while_nothing_changes(server: Server) -> 
     assert (await server.request("GET", "/adv")).body == first
     await server.keys.rotate()
     assert (await server.request("GET", "/adv")).body != first
+
+
+# --- a TPM that a reboot does not reset --------------------------------------------------------------------------------
+
+
+async def test_a_warm_reboot_without_reset_is_named(server: Server, attester: Attester) -> None:
+    """PCRs survived: the values are of no boot, and the counter says why."""
+    kid = await server.enroll(attester, selection=Selection.parse("sha256:0,7,15"))
+    assert (await server.unlock(attester, kid)).status == 200
+    for pcr in (0, 7, 15):
+        attester.extend(pcr, b"the same software, measured again")
+    answer = await server.unlock(attester, kid)
+    assert (answer.status, answer.code, answer.body["pcrs"]) == (403, "tpm-not-reset", [0, 7, 15])
+
+
+async def test_one_pcr_that_differs_is_not_called_that(server: Server, attester: Attester) -> None:
+    """A reboot without reset measures everything twice, not one thing."""
+    kid = await server.enroll(attester)
+    attester.extend(4, b"x")
+    assert (await server.unlock(attester, kid)).code == "pcr-mismatch"
+
+
+async def test_another_software_after_a_real_reset_is_not_called_that(
+    server: Server, attester: Attester
+) -> None:
+    """Even when it asks again in the same boot."""
+    kid = await server.enroll(attester)
+    attester.reset_count += 1
+    attester.extend(4, b"new kernel")
+    for _ in range(2):
+        assert (await server.unlock(attester, kid)).code == "pcr-mismatch"
+
+
+async def test_counters_pass_through_zero(server: Server, attester: Attester) -> None:
+    """A TPM adds a secret constant to the counters it signs for an AK of the owner, modulo 2^32."""
+    attester.reset_count = attester.restart_count = 2**32 - 1
+    kid = await server.enroll(attester)
+    assert (await server.unlock(attester, kid)).status == 200
+    attester.restart_count = 0
+    assert (await server.unlock(attester, kid)).status == 200
+    attester.reset_count, attester.restart_count = 0, 7
+    assert (await server.unlock(attester, kid)).status == 200
+    attester.reset_count = 2**32 - 1
+    assert (await server.unlock(attester, kid)).code == "reset-count-backwards"
+
+
+async def test_a_device_removed_while_it_is_appraised_is_audited(
+    server: Server, attester: Attester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the lookup and the decision the operator removes it: nothing is released, and it is written down."""
+    kid = await server.enroll(attester)
+    original = server.store.decide
+
+    async def removed_meanwhile(decision: Decision) -> None:
+        await server.registry.remove("pi-b")
+        await original(decision)
+
+    monkeypatch.setattr(server.store, "decide", removed_meanwhile)
+    answer = await server.unlock(attester, kid)
+    assert (answer.status, answer.code) == (404, "key-unknown")
+    assert (await server.store.list_audit("pi-b"))[0][1].code == "key-unknown"

@@ -92,6 +92,7 @@ def upgrade() -> None:
         sa.Column("clock", sa.BigInteger()),
         sa.Column("reset_count", sa.BigInteger()),
         sa.Column("restart_count", sa.BigInteger()),
+        sa.Column("opened_reset_count", sa.BigInteger()),
         sa.Column("clock_safe", sa.Boolean()),
         sa.Column("learning", sa.Text()),
         sa.Column("last_seen_at", sa.BigInteger()),
