@@ -1,0 +1,77 @@
+"""What attestation costs at boot, beside the stock tang pin in the same machine; writes build/boot-bench.json.
+
+python -m tests.boot.bench [RUNS]
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+from typing import Final
+
+from tests.boot import cache, disk
+from tests.boot.machine import SERVER, SERVER_PORT, Machine, Network
+from tests.boot.tree import Variant
+from tests.boot.world import ROOT_IS_OPEN, World
+
+_TANGD: Final = "/usr/libexec/tangd"
+_STAMPS: Final = ROOT_IS_OPEN + r"[^\n]*, initrd ([0-9.]+) root ([0-9.]+)\n"
+
+
+def main() -> None:
+    runs = int(sys.argv[1]) if len(sys.argv) > 1 else 3
+    with tempfile.TemporaryDirectory() as directory:
+        attest = World.new(Path(directory) / "attest", Variant())
+        attest.enroll()
+        tang, tang_machine = _tang(Path(directory))
+        seconds: dict[str, list[float]] = {"attest": [], "tang": []}
+        for _ in range(runs):  # in turn, so that other load meets both
+            with attest.site:
+                seconds["attest"].append(_measure(replace(attest.machine, network=attest.network)))
+            seconds["tang"].append(_measure(tang_machine))
+        sizes = {
+            name: world.built.initrd.stat().st_size for name, world in (("attest", attest), ("tang", tang))
+        }
+    medians = {name: statistics.median(values) for name, values in seconds.items()}
+    result = {
+        "what": "QEMU TCG, 2 CPUs, OVMF, swtpm; from the start of the initrd to its root being open",
+        "seconds": {name: [round(value, 2) for value in values] for name, values in seconds.items()},
+        "median_seconds": {name: round(value, 2) for name, value in medians.items()},
+        "ratio_to_tang": round(medians["attest"] / medians["tang"], 2),
+        "initrd_bytes": sizes,
+        "initrd_added_bytes": sizes["attest"] - sizes["tang"],
+    }
+    target = cache.ROOT / "build" / "boot-bench.json"
+    target.write_text(json.dumps(result, indent=2) + "\n")
+    print(json.dumps(result, indent=2))
+
+
+def _tang(directory: Path) -> tuple[World, Machine]:
+    """The same machine with nothing of ours, bound to Debian's tangd."""
+    keys = directory / "keys"
+    keys.mkdir()
+    subprocess.run(["/usr/libexec/tangd-keygen", str(keys)], check=True, capture_output=True)
+    reply = subprocess.run(
+        [_TANGD, str(keys)], input=b"GET /adv HTTP/1.0\r\n\r\n", check=True, capture_output=True, timeout=20
+    ).stdout
+    advertisement = directory / "advertisement"
+    advertisement.write_bytes(reply.partition(b"\r\n\r\n")[2])
+    world = World.new(directory / "tang", Variant(attest=False))
+    configuration = {"url": f"http://{SERVER}:{SERVER_PORT}", "adv": str(advertisement)}
+    disk.clevis_bind(world.root_disk, "tang", json.dumps(configuration), {})
+    return world, replace(world.machine, network=Network(server_command=f"{_TANGD} {keys}"))
+
+
+def _measure(machine: Machine) -> float:
+    with machine.boot() as console:
+        match = console.wait_for(_STAMPS)
+        return float(match[2]) - float(match[1])
+
+
+if __name__ == "__main__":
+    main()

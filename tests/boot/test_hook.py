@@ -1,0 +1,103 @@
+"""Building the initrd: what is missing is found now, not at the next boot."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.boot import disk
+from tests.boot.base import base_tree
+from tests.boot.tree import Variant, list_initrd, make_initrd, prepare
+
+pytestmark = [pytest.mark.boot, pytest.mark.timeout(600)]
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A root tree in which an initrd can be built."""
+    path = tmp_path_factory.mktemp("hook") / "root"
+    prepare(path, base_tree()[0], Variant())
+    return path
+
+
+@contextmanager
+def without(path: Path) -> Iterator[None]:
+    """*path* is not there, for a while."""
+    hidden = path.with_name(path.name + ".hidden")
+    path.rename(hidden)
+    yield
+    hidden.rename(path)
+
+
+@pytest.mark.parametrize(
+    ("missing", "said"),
+    [
+        ("usr/bin/tpm2", "the program tpm2 is missing"),
+        ("usr/bin/clevis-decrypt-attest", "the program clevis-decrypt-attest is missing"),
+        ("usr/bin/clevis-attest-functions", "/usr/bin/clevis-attest-functions is missing"),
+        ("usr/lib/clevis-attest/clevis-attest-cap", "/usr/lib/clevis-attest/clevis-attest-cap is missing"),
+        (
+            "usr/lib/x86_64-linux-gnu/libtss2-tcti-device.so.0",
+            "the library libtss2-tcti-device.so.0 is missing",
+        ),
+        ("usr/share/initramfs-tools/scripts/local-top/clevis", "is clevis-initramfs installed?"),
+    ],
+)
+def test_a_missing_program_fails_the_build(root: Path, tmp_path: Path, missing: str, said: str) -> None:
+    """No image is made, and the message names what is missing."""
+    with without(root / missing), pytest.raises(AssertionError, match="E: clevis-attest:") as failure:
+        make_initrd(root, tmp_path / "initrd")
+    assert said in str(failure.value)
+    assert not (tmp_path / "initrd").exists()
+
+
+def test_a_kernel_without_a_tpm_driver_fails_the_build(root: Path, tmp_path: Path) -> None:
+    """A cloud kernel has the drivers built in; take them out of its list."""
+    (builtin,) = (root / "usr/lib/modules").glob("*/modules.builtin")
+    before = builtin.read_text()
+    builtin.write_text("".join(line for line in before.splitlines(keepends=True) if "/tpm" not in line))
+    try:
+        with pytest.raises(AssertionError, match="has no TPM driver"):
+            make_initrd(root, tmp_path / "initrd")
+    finally:
+        builtin.write_text(before)
+
+
+def test_the_ca_that_a_binding_names_is_put_into_the_image(root: Path, tmp_path: Path) -> None:
+    """Found in the volume of crypttab; if the file is not there, the build fails."""
+    certificate = root / "etc/ssl/our-ca.pem"
+    image = root / "var/tmp/volume.img"
+    payload = tmp_path / "payload"
+    disk.filesystem(payload, 4096)
+    disk.luks_image(image, payload, "0f6e5a3c-0000-4000-8000-00000000000c")
+    import_token(image, {"url": ["https://tang"], "ca": "/etc/ssl/our-ca.pem"})
+    crypttab = root / "etc/crypttab"
+    before = crypttab.read_text()
+    crypttab.write_text("root /var/tmp/volume.img none luks,initramfs\n")
+    try:
+        with pytest.raises(AssertionError, match=r"/etc/ssl/our-ca\.pem is missing"):
+            make_initrd(root, tmp_path / "initrd")
+        certificate.parent.mkdir(exist_ok=True)
+        certificate.write_text("a certificate\n")
+        make_initrd(root, tmp_path / "initrd")
+        assert "etc/ssl/our-ca.pem" in list_initrd(root, tmp_path / "initrd")
+    finally:
+        crypttab.write_text(before)
+        image.unlink()
+
+
+def import_token(image: Path, attest: dict[str, object]) -> None:
+    """A clevis token whose JWE has this configuration of the attest pin; nobody has its key."""
+    key = image.with_name("key.jwk")
+    subprocess.run(["jose", "jwk", "gen", "-i", '{"alg":"A256GCM"}', "-o", str(key)], check=True)
+    template = {"protected": {"alg": "dir", "enc": "A256GCM", "clevis": {"pin": "attest", "attest": attest}}}
+    command = ["jose", "jwe", "enc", "-I-", "-k", str(key), "-i", json.dumps(template)]
+    jwe = subprocess.run(command, input=b"secret", check=True, capture_output=True).stdout
+    token = {"type": "clevis", "keyslots": ["0"], "jwe": json.loads(jwe)}
+    command = ["cryptsetup", "token", "import", str(image)]
+    subprocess.run(command, input=json.dumps(token).encode(), check=True, capture_output=True)
