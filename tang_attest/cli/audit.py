@@ -28,7 +28,7 @@ def audit(device: str | None, limit: int, as_json: bool) -> None:
     output.table(
         ("no", "when", "who", "event", "verdict", "code", "machine", "from", "pcrs"),
         [(n, e.at, e.actor, e.event, e.verdict, e.code, e.device, e.address, _pcrs(e)) for n, e in rows],
-        empty="the audit record is empty",
+        empty="nothing is recorded" if device is None else f"nothing is recorded of {device}",
     )
 
 

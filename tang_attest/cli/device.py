@@ -63,7 +63,12 @@ def show(name: str, as_json: bool) -> None:
         output.print_json(view)
     else:
         output.table(
-            ("field", "value"), [(key.replace("_", " "), value) for key, value in view.items()], empty=""
+            ("field", "value"),
+            [
+                (key.replace("_", " "), ", ".join(value) if isinstance(value, list) else value)
+                for key, value in view.items()
+            ],
+            empty="",
         )
 
 

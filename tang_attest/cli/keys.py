@@ -134,4 +134,4 @@ def _read(path: Path) -> tuple[ec.EllipticCurvePrivateKey, str]:
     try:
         return load_private(jwk), use
     except Malformed as error:
-        raise Malformed(error.code, f"File {path.name}: {error.sentence}") from None
+        raise Malformed(error.code, f"File {path.name}: {output.decapitalize(error.sentence)}") from None

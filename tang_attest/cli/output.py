@@ -40,8 +40,8 @@ def error(problem: TangAttestError) -> None:
     """An error: every sentence with its code, and one hint."""
     for index, reason in enumerate(problem.reasons):
         sentence = reason.sentence.rstrip(".")
-        say(f"{_decapitalize(sentence)} ({reason.code})" if index == 0 else f"  {_decapitalize(sentence)}")
-    hint(_decapitalize(problem.action.rstrip(".")))
+        say(f"{decapitalize(sentence)} ({reason.code})" if index == 0 else f"  {decapitalize(sentence)}")
+    hint(decapitalize(problem.action.rstrip(".")))
 
 
 def usage_error(problem: click.UsageError) -> None:
@@ -50,7 +50,7 @@ def usage_error(problem: click.UsageError) -> None:
     if context is not None and message == context.get_help():
         click.echo(message, err=True)
         return
-    say(_decapitalize(message.rstrip(".")))
+    say(decapitalize(message.rstrip(".")))
     hint(f"run '{context.command_path if context is not None else 'tang-attest'} --help'")
 
 
@@ -58,7 +58,8 @@ def usage_error(problem: click.UsageError) -> None:
 _ORDINARY_WORD = re.compile(r"(A|[A-Z][a-z]+)[ :,]")
 
 
-def _decapitalize(sentence: str) -> str:
+def decapitalize(sentence: str) -> str:
+    """*sentence* as it goes on after a colon."""
     return sentence[:1].lower() + sentence[1:] if _ORDINARY_WORD.match(sentence) else sentence
 
 

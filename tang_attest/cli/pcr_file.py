@@ -29,9 +29,19 @@ def parse_values(data: bytes, selection: Selection) -> dict[int, bytes]:
 
 def _from_json(text: str) -> dict[int, bytes]:
     try:
-        return {int(pcr): bytes.fromhex(value) for pcr, value in json.loads(text).items()}
-    except (ValueError, TypeError, AttributeError, RecursionError):
+        pairs = json.loads(text, object_pairs_hook=list)
+        values = {_number(pcr): bytes.fromhex(value) for pcr, value in pairs}
+    except (ValueError, TypeError, RecursionError):
         raise Malformed("values-invalid", 'The values file is not JSON like {"0": "<hex>"}.') from None
+    if len(values) != len(pairs):
+        raise Malformed("values-invalid", "The values file names a PCR twice.")
+    return values
+
+
+def _number(text: str) -> int:
+    if re.fullmatch("[0-9]{1,2}", text) is None:  # int() would take signs, spaces and underscores
+        raise ValueError("not a PCR number")
+    return int(text)
 
 
 def _from_pcrread(text: str, bank: str) -> dict[int, bytes]:

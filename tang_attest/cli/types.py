@@ -8,6 +8,8 @@ from typing import Any
 
 import click
 
+from tang_attest.cli import output
+
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 
 
@@ -44,4 +46,4 @@ class SelectionType(click.ParamType[Any]):
         try:
             return Selection.parse(str(value))
         except Malformed as error:
-            self.fail(error.sentence, param, ctx)
+            self.fail(output.decapitalize(error.sentence), param, ctx)
