@@ -1,0 +1,134 @@
+"""The machines of a transcript: they enroll and unlock with software AKs against the state on the disk."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import shutil
+from collections.abc import Callable, Coroutine, Mapping
+from pathlib import Path
+
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from tpm2_pytss.constants import TPMA_OBJECT
+
+from tang_attest.cli.state import State, SystemClock, SystemRandomness, opened
+from tang_attest.config import Settings
+from tang_attest.errors import TangAttestError
+from tang_attest.protocol.advertisement import thumbprint
+from tang_attest.protocol.challenge import unlock_digest
+from tang_attest.protocol.enrollment import activation_proof, enrollment_digest
+from tang_attest.protocol.quote import Evidence
+from tang_attest.protocol.tpm import parse_ak
+from tang_attest.service.caller import Caller
+from tang_attest.service.enroll import Application, Enroll
+from tang_attest.service.unlock import Unlock
+from tests.attester import AK_ATTRIBUTES, Attester, members
+
+_CALLER = Caller("192.0.2.7", "0123456789abcdef")
+_VECTORS = Path(__file__).parent.parent / "vectors" / "ek"
+
+
+class Machines:
+    """Each is made when it is first named."""
+
+    def __init__(self) -> None:
+        self._machines: dict[str, Attester] = {}
+
+    def act(self, line: str) -> str:
+        """What *line* tells is done; how it ended."""
+        name, _, deed = line.partition(" ")
+        machine = self._machines.setdefault(name, Attester())
+        if match := re.fullmatch(r"enrolls with (\S+)", deed):
+            return asyncio.run(self._try(self._enroll(machine, name, match[1])))
+        if deed == "unlocks":
+            return asyncio.run(self._try(self._unlock(machine, name)))
+        if match := re.fullmatch(r"extends PCR (\d+)", deed):
+            machine.extend(int(match[1]), b"something")
+            return "extended"
+        if deed == "boots":
+            machine.reset_count += 1
+            for values in machine.pcrs.values():
+                values[15] = bytes(len(values[0]))
+            return "booted"
+        if match := re.fullmatch(r"writes its AK to (\S+)", deed):
+            Path(match[1]).write_bytes(machine.ak_public)
+            return "written"
+        raise ValueError(f"no machine can do this: {line}")
+
+    async def _try(self, deed: Coroutine[None, None, str]) -> str:
+        try:
+            return await deed
+        except TangAttestError as error:
+            return f"refused: {error.code}"
+
+    async def _enroll(self, machine: Attester, name: str, token: str) -> str:
+        async with opened(Settings(state=Path("state"))) as state:
+            enroll = Enroll(
+                state.store,
+                state.sealed,
+                state.sessions,
+                SystemClock(),
+                SystemRandomness(),
+                state.secret.derive("nonce"),
+                300,
+            )
+            application = Application(name, token, machine.ak_public, machine.ek_public, None)
+            begun = await enroll.begin(application, _CALLER)
+            secret = machine.activate(
+                begun.activation.credential_blob,
+                begun.activation.encrypted_secret,
+                parse_ak(machine.ak_public).name,
+            )
+            proof = activation_proof(begun.challenge.nonce, secret)
+            binding = enrollment_digest(begun.challenge.nonce, name, proof)
+            evidence = _evidence(machine, "", binding, str(begun.challenge.selection))
+            await enroll.finish(begun.session, proof, evidence, _CALLER)
+            return "enrolled"
+
+    async def _unlock(self, machine: Attester, name: str) -> str:
+        async with opened(Settings(state=Path("state"))) as state:
+            unlock = Unlock(
+                state.store,
+                state.sealed,
+                SystemClock(),
+                SystemRandomness(),
+                state.secret.derive("nonce"),
+                120,
+            )
+            kid = await _kid(state, name)
+            challenge = await unlock.challenge(kid)
+            x = dict(members(ec.generate_private_key(ec.SECP521R1())))
+            binding = unlock_digest(challenge.nonce, kid, thumbprint(x))
+            evidence = _evidence(machine, challenge.nonce, binding, str(challenge.selection))
+            await unlock.respond(kid, x, evidence, _CALLER)
+            return "unlocked"
+
+
+async def _kid(state: State, name: str) -> str:
+    return (await state.store.get_device(name)).kids[0]
+
+
+def _evidence(machine: Attester, nonce: str, binding: bytes, selection: str) -> Evidence:
+    quote = machine.attest(binding, selection)
+    return Evidence(nonce, quote, machine.sign(quote), machine.values(selection), b"")
+
+
+def prepare(directory: Path, files: Mapping[str, str]) -> Callable[[str], str]:
+    """Lay *files*, public areas of AKs and vendors' certificates into *directory*; the machines' ``act``."""
+    for name, content in files.items():
+        (directory / name).write_text(content)
+    machine = Attester()
+    (directory / "ak.tpm2b").write_bytes(machine.ak_public)
+    (directory / "ak.tpmt").write_bytes(machine.ak_public[2:])
+    pem = machine.private.public_key().public_bytes(
+        serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
+    )
+    (directory / "ak.pem").write_bytes(pem)
+    (directory / "other.tpm2b").write_bytes(Attester().ak_public)
+    weak = Attester(attributes=int(AK_ATTRIBUTES & ~TPMA_OBJECT.RESTRICTED & ~TPMA_OBJECT.FIXEDTPM))
+    (directory / "weak.tpm2b").write_bytes(weak.ak_public)
+    (directory / "garbage").write_bytes(b"\x00\x05\xff garbage")
+    for vector in _VECTORS.glob("*.pem"):
+        shutil.copy(vector, directory)
+    return Machines().act
