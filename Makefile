@@ -24,6 +24,10 @@ demo: setup ## see the whole story on this machine, with software TPMs
 test: lint ## lint and run the whole test suite
 	$(BIN)/pytest --numprocesses auto -m 'not bench'
 
+.PHONY: test-boot
+test-boot: setup ## boot encrypted virtual machines, as root; part of `make test`, a quarter of an hour
+	$(BIN)/pytest --numprocesses auto -m boot tests/boot
+
 .PHONY: check
 check: lint ## lint and run the quick tests, in under two minutes
 	$(BIN)/pytest --numprocesses auto -m 'not boot and not bench and not slow'

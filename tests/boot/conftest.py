@@ -1,7 +1,9 @@
-"""Every test gets a copy of an enrolled machine and its server; both are made once for all tests of a process."""
+"""Every test gets a copy of an enrolled machine and its server; the originals are made once for a whole run."""
 
 from __future__ import annotations
 
+import fcntl
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -14,14 +16,20 @@ from tests.boot.world import World
 @pytest.fixture(scope="session")
 def enrolled(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Variant], World]:
     """An enrolled and approved machine of a variant; to be copied, not used."""
-    worlds: dict[Variant, World] = {}
+    directory = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        directory = directory.parent  # which the workers share
 
     def get(variant: Variant) -> World:
-        if variant not in worlds:
-            world = World.new(tmp_path_factory.mktemp("enrolled") / "world", variant)
+        name = f"enrolled-second-{variant.second}"
+        with (directory / f"{name}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if (directory / name / "done").exists():
+                return World.at(directory / name, variant)
+            world = World.new(directory / name, variant)
             world.enroll()
-            worlds[variant] = world
-        return worlds[variant]
+            (directory / name / "done").touch()
+            return world
 
     return get
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -92,6 +93,28 @@ def test_without_a_server_the_prompt_is_there_and_the_passphrase_opens(world: Wo
         assert CAPPED in console.shell("tpm2 pcrread sha256:15").lower()
 
 
+def test_a_machine_that_waits_opens_when_its_server_is_back(world: World) -> None:
+    """After a power failure the server may be the slower one; nobody has to go to the machine."""
+    with world.site:
+        network = world.network
+    with world.boot(network=network) as console:
+        console.wait_for(r"tang-attest: no server gave an answer")
+        with world.site:
+            console.wait_for(UNLOCKED)
+            console.wait_for(ROOT_IS_OPEN)
+
+
+def test_a_static_address_on_the_command_line_is_used(world: World) -> None:
+    """The kernel's long form of ip=; that the server refuses the changed command line proves the network."""
+    address = "ip=192.0.2.77::192.0.2.2:255.255.255.0:guest:eth0:off"
+    with world.site, world.boot(command_line=f"{COMMAND_LINE} {address}") as console:
+        console.wait_for(PROMPT)
+        assert "PCR 9" in console.wait_for(REFUSED)[2]
+        open_by_passphrase(console)
+        assert "IP-Config: eth0 complete" in console.shell("cat /run/clevis-attest/network.log")
+        assert "IPV4ADDR='192.0.2.77'" in console.shell("cat /run/net-eth0.conf")
+
+
 def test_without_a_network_card_the_prompt_is_there_and_the_passphrase_opens(world: World) -> None:
     """The console says that there is no network interface."""
     with world.site, world.boot(network=Network(cards=0)) as console:
@@ -115,9 +138,7 @@ def test_a_silent_network_delays_neither_the_prompt_nor_the_passphrase(world: Wo
 
 def test_of_several_network_cards_the_one_with_an_answer_is_enough(world: World) -> None:
     """Two cables go nowhere, the third leads to the server."""
-    network = Network(cards=3, server_port=world.site.port)
     with world.site, world.boot(network=Network(cards=3, server_port=world.site.port)) as console:
-        assert network.cards == 3
         console.wait_for(ROOT_IS_OPEN)
         assert "tang-attest: unlocked by attestation" in console.said
 
@@ -133,7 +154,7 @@ def test_a_disk_in_another_machine_stays_closed(world: World, tmp_path: Path) ->
     disk.luks_image(decoy, payload, "0f6e5a3c-0000-4000-8000-00000000000d")
     with world.site:
         world.site.enroll(thief, "pi-x", decoy, selection=SELECTION)
-        with thief.boot() as console:
+        with replace(thief, network=world.network).boot() as console:
             console.wait_for(PROMPT)
             assert console.wait_for(REFUSED)[1] == "signature-invalid"
             open_by_passphrase(console)

@@ -46,6 +46,11 @@ class World:
         return cls._at(directory, built)
 
     @classmethod
+    def at(cls, directory: Path, variant: Variant) -> Self:
+        """A world that is there already."""
+        return cls._at(directory, build(variant))
+
+    @classmethod
     def _at(cls, directory: Path, built: Built) -> Self:
         disks = [path for path in (directory / "root.img", directory / "second.img") if path.exists()]
         machine = Machine(directory / "machine", built.kernel, built.initrd, disks)
@@ -58,9 +63,7 @@ class World:
             shutil.copytree(self.directory / name, directory / name, ignore=_no_sockets)
         for image in self.directory.glob("*.img"):
             disk.copy(image, directory / image.name)
-        copied = self._at(directory, self.built)
-        copied.site.port = self.site.port
-        return copied
+        return self._at(directory, self.built)
 
     @property
     def root_disk(self) -> Path:
