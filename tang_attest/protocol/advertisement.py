@@ -45,15 +45,17 @@ def compact(value: object) -> bytes:
     return json.dumps(value, separators=(",", ":"), sort_keys=True).encode()
 
 
-def advertise(keys: Sequence[Mapping[str, Any]], signers: Sequence[Signer]) -> bytes:
+def advertise(
+    keys: Sequence[Mapping[str, Any]], signers: Sequence[Signer], more: Mapping[str, str] | None = None
+) -> bytes:
     """A JWS over ``{"keys": [...]}`` in JSON serialization (RFC 7515, section 7.2).
 
-    *keys* are public JWKs as they are to be seen.  One signer gives the flattened form, several the general
+    *keys* are public JWKs as they are to be seen, *more* further members beside them.  One signer gives the flattened form, several the general
     one, each with the protected header ``{"alg": ..., "cty": "jwk-set+json"}``.
     """
     if not signers:
         raise ValueError("an advertisement needs a signer")
-    payload = b64u(compact({"keys": list(keys)}))
+    payload = b64u(compact({"keys": list(keys), **(more or {})}))
     signatures = [_sign(payload, signer) for signer in signers]
     if len(signatures) == 1:
         return compact({"payload": payload, **signatures[0]})

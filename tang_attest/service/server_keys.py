@@ -9,9 +9,10 @@ from typing import Any, Final, Protocol
 
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from tang_attest.errors import Malformed, NotFound
+from tang_attest.errors import Malformed
 from tang_attest.ports import AuditEntry, Clock, Device, KeyStore, SealedKey, Store
 from tang_attest.protocol.advertisement import Signer, advertise
+from tang_attest.service.device_keys import find_device_key
 from tang_attest.service.plain_tang import KeySet, TangKey
 
 #: Curve of signing keys and of new exchange keys: what tangd generates.
@@ -52,14 +53,21 @@ class ServerKeys:
         return self._key_set
 
     async def device_advertisement(self, kid: str) -> bytes:
-        """The signed advertisement of one device's exchange key.  Raises ``key-unknown``."""
-        bound = await self._store.find_key(kid)
-        if bound is None or bound.device is None:
-            raise NotFound("key-unknown", "This server has no key with that identifier.")
+        """The signed advertisement of a device's newest exchange key, asked for by any of its keys.
+
+        It names the AK that the key answers to, so that a machine is never bound to another one's key.
+        Raises ``key-unknown``.
+        """
+        asked = await find_device_key(self._store, kid)
+        newest = (await self._store.get_device(asked.device.name)).kids[0]
+        bound = asked if newest == kid else await find_device_key(self._store, newest)
         signing = [key for key in (await self.current()).keys if key.signer is not None and not key.hidden]
         exchange = {"alg": "ECMR", "key_ops": ["deriveKey"], **bound.key.public}
-        listed = [key.public for key in signing] + [exchange]
-        return advertise(listed, [key.signer for key in signing if key.signer is not None])
+        return advertise(
+            [*(key.public for key in signing), exchange],
+            [key.signer for key in signing if key.signer is not None],
+            {"ak_name": bound.device.ak_name.hex()},
+        )
 
     async def enrolled(self, device: Device) -> Mapping[str, Any]:
         """The answer to a finished enrollment (docs/protocol.md, 4.2)."""

@@ -17,16 +17,15 @@ from datetime import UTC, datetime
 from typing import Any
 
 from tang_attest.errors import Conflict, Malformed, NotFound, Reason, Refused, TangAttestError
-from tang_attest.ports import AuditEntry, Clock, Decision, Device, KeyStore, Randomness, SealedKey, Store
+from tang_attest.ports import AuditEntry, Clock, Decision, Device, KeyStore, Randomness, Store
 from tang_attest.protocol.advertisement import thumbprint
 from tang_attest.protocol.challenge import Challenge, Purpose, check_nonce, make_nonce, unlock_digest
 from tang_attest.protocol.enrollment import EnrolledDevice
-from tang_attest.protocol.exchange import ExchangeKey, Reply, respond
+from tang_attest.protocol.exchange import Reply, respond
 from tang_attest.protocol.pcr import Selection
 from tang_attest.protocol.points import Point, parse_point
 from tang_attest.protocol.policy import (
     Permit,
-    ReferencePolicy,
     ReferenceState,
     differing_pcrs,
     learnable,
@@ -34,15 +33,7 @@ from tang_attest.protocol.policy import (
 from tang_attest.protocol.quote import Evidence, VerifiedQuote, verify_quote
 from tang_attest.protocol.tpm import AttestationKey
 from tang_attest.service.caller import Caller
-
-
-@dataclass(frozen=True, slots=True)
-class _Bound:
-    """An exchange key that serves a device, as the database has it now."""
-
-    key: SealedKey
-    device: Device
-    policy: ReferencePolicy
+from tang_attest.service.device_keys import DeviceKey, find_device_key
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +63,7 @@ class Unlock:
 
     async def challenge(self, kid: str) -> Challenge:
         """What the machine that uses *kid* has to quote.  Raises ``key-unknown``.  Nothing is stored."""
-        bound = await self._find(kid)
+        bound = await find_device_key(self._store, kid)
         nonce = make_nonce(
             self._nonce_key, Purpose.UNLOCK, kid, _milliseconds(self._clock.now()), self._random.bytes(16)
         )
@@ -84,7 +75,7 @@ class Unlock:
         Raises :class:`Malformed`, :class:`Refused`, ``key-unknown``, and
         :class:`~tang_attest.errors.Conflict` when the store lost a race (``nonce-used``, ``clock-backwards``).
         """
-        bound = await self._find(kid)
+        bound = await find_device_key(self._store, kid)
         entry = AuditEntry(
             at=self._clock.now(),
             event="unlock",
@@ -96,7 +87,7 @@ class Unlock:
             request_id=caller.request_id,
         )
         try:
-            x, key = self._read_point(bound, jwk)
+            x = _read_point(bound, jwk)
             expires_ms, quote = self._verify(bound, x, evidence, entry.at)
         except (Malformed, Refused) as error:
             await self._store.audit(replace(entry, code=error.code, details=_details(error)))
@@ -105,12 +96,14 @@ class Unlock:
         await self._decide(bound, evidence, expires_ms, quote, verdict, entry)
         if isinstance(verdict.outcome, Refused):
             raise verdict.outcome
+        # Opened only now: a stranger's request never costs an unsealing.
+        key = self._keys.open_exchange(bound.key)
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._executor, respond, verdict.outcome, evidence.nonce, key, x)
 
     async def _decide(
         self,
-        bound: _Bound,
+        bound: DeviceKey,
         evidence: Evidence,
         expires_ms: int,
         quote: VerifiedQuote,
@@ -135,21 +128,8 @@ class Unlock:
                 await self._store.audit(replace(entry, code=lost.code, details=_details(lost)))
             raise
 
-    async def _find(self, kid: str) -> _Bound:
-        bound = await self._store.find_key(kid)
-        if bound is None or bound.device is None or bound.policy is None:
-            raise NotFound("key-unknown", "This server has no key with that identifier.")
-        return _Bound(bound.key, bound.device, bound.policy)
-
-    def _read_point(self, bound: _Bound, jwk: Mapping[str, Any]) -> tuple[Point, ExchangeKey]:
-        # (2) X is a point of the key's curve
-        key, x = self._keys.open_exchange(bound.key), parse_point(jwk)
-        if x.curve is not key.curve:
-            raise Malformed("curve-mismatch", f"X is on {x.curve.name}, the key on {key.curve.name}.")
-        return x, key
-
     def _verify(
-        self, bound: _Bound, x: Point, evidence: Evidence, now: datetime
+        self, bound: DeviceKey, x: Point, evidence: Evidence, now: datetime
     ) -> tuple[int, VerifiedQuote]:
         # (3) the nonce is ours, for this purpose and kid, and young
         kid, nonce = bound.key.kid, evidence.nonce
@@ -159,7 +139,15 @@ class Unlock:
         return expires_ms, verify_quote(_enrolled(bound.device), evidence, bound.policy.selection, binding)
 
 
-def _appraise(bound: _Bound, quote: VerifiedQuote, evidence: Evidence, now: datetime) -> _Verdict:
+def _read_point(bound: DeviceKey, jwk: Mapping[str, Any]) -> Point:
+    # (2) X is a point of the key's curve
+    x = parse_point(jwk)
+    if x.curve.name != bound.key.curve:
+        raise Malformed("curve-mismatch", f"X is on {x.curve.name}, the key on {bound.key.curve}.")
+    return x
+
+
+def _appraise(bound: DeviceKey, quote: VerifiedQuote, evidence: Evidence, now: datetime) -> _Verdict:
     """(12) The policy; what it refuses is kept for a person to look at, or learned when that was armed."""
     try:
         return _Verdict(bound.policy.appraise(quote))

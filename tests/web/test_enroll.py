@@ -13,6 +13,7 @@ from jwcrypto.jws import JWS
 from tang_attest.ports import Decision
 from tang_attest.protocol.base64url import b64u
 from tang_attest.protocol.pcr import Selection
+from tang_attest.protocol.tpm import parse_ak
 from tests.attester import Attester
 from tests.server import Server
 
@@ -60,6 +61,24 @@ async def test_the_advertisement_is_signed_by_the_server(server: Server, atteste
     assert keys[1]["alg"] == "ECMR"
     assert keys[1]["key_ops"] == ["deriveKey"]
     assert "d" not in keys[0] | keys[1]
+
+
+async def test_the_advertisement_names_the_ak(server: Server, attester: Attester) -> None:
+    """A pin that finds another AK there knows that somebody else used its token."""
+    kid = await server.enroll(attester)
+    jws = JWS()
+    jws.deserialize(json.dumps((await server.request("GET", f"/attest/adv/{kid}")).body))
+    assert json.loads(jws.objects["payload"])["ak_name"] == parse_ak(attester.ak_public).name.hex()
+
+
+async def test_a_rotated_key_leads_to_the_newest(server: Server, attester: Attester) -> None:
+    """A disk that is bound anew gets the device's new key."""
+    old = await server.enroll(attester)
+    server.clock.advance(seconds=1)
+    new, _ = await server.keys.rotate_device("pi-b")
+    jws = JWS()
+    jws.deserialize(json.dumps((await server.request("GET", f"/attest/adv/{old}")).body))
+    assert JWK(**json.loads(jws.objects["payload"])["keys"][1]).thumbprint() == new
 
 
 async def test_the_servers_own_advertisement_has_no_device_key(server: Server, attester: Attester) -> None:
