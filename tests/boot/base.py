@@ -31,14 +31,14 @@ _SOURCES: Final = (Path("/etc/apt/sources.list"), Path("/etc/apt/sources.list.d/
 _NEEDLESS: Final = ("doc", "man", "locale", "info", "lintian", "bash-completion")
 
 
-def base_tree() -> tuple[Path, str]:
-    """The tree and the name of this version of it."""
+def base_tree(packages: tuple[str, ...] = PACKAGES, kind: str = "base") -> tuple[Path, str]:
+    """The tree and the name of this version of it; another set of packages has a *kind* of its own in the cache."""
     sources = [path for path in _SOURCES if path.exists() and path.stat().st_size]
-    name = cache.key("1", *PACKAGES, *(path.read_text() for path in sources))
-    return cache.entry("base", name, lambda path: _bootstrap(path, sources), keep=1), name
+    name = cache.key("1", *packages, *(path.read_text() for path in sources))
+    return cache.entry(kind, name, lambda path: _bootstrap(path, sources, packages), keep=1), name
 
 
-def _bootstrap(path: Path, sources: list[Path]) -> None:
+def _bootstrap(path: Path, sources: list[Path], packages: tuple[str, ...]) -> None:
     suite = next(
         line.partition("=")[2]
         for line in Path("/etc/os-release").read_text().splitlines()
@@ -56,7 +56,7 @@ def _bootstrap(path: Path, sources: list[Path]) -> None:
         )
         command = ["mmdebstrap", "--quiet", "--mode=root", "--variant=minbase", f"--aptopt={options}"]
         command += [f"--dpkgopt=path-exclude=/usr/share/{name}/*" for name in _NEEDLESS]
-        command += [f"--include={','.join(PACKAGES)}", suite, str(path), *map(str, sources)]
+        command += [f"--include={','.join(packages)}", suite, str(path), *map(str, sources)]
         # INITRD=No: the initrd is made later, once, with our parts in it.
         result = subprocess.run(
             command, capture_output=True, text=True, env={**os.environ, "INITRD": "No"}, check=False

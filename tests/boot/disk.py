@@ -18,7 +18,7 @@ from tests.boot import cache
 
 PASSPHRASE: Final = "correct horse"
 
-_OFFSET: Final = 16 * 1024 * 1024
+PAYLOAD_OFFSET: Final = 16 * 1024 * 1024
 _SECTOR: Final = 4096
 #: A passphrase costs next to nothing here: under emulation, the default would take minutes.
 _CHEAP: Final = ("--pbkdf", "pbkdf2", "--pbkdf-force-iterations", "1000")
@@ -31,7 +31,7 @@ def luks_image(image: Path, payload: Path, uuid: str) -> None:
     size = payload.stat().st_size
     assert size % _SECTOR == 0
     with image.open("wb") as file:
-        file.truncate(_OFFSET + size)
+        file.truncate(PAYLOAD_OFFSET + size)
     with tempfile.NamedTemporaryFile() as key:
         key.write(_KEY)
         key.flush()
@@ -41,14 +41,14 @@ def luks_image(image: Path, payload: Path, uuid: str) -> None:
             "--sector-size",
             str(_SECTOR),
             "--offset",
-            str(_OFFSET // 512),
+            str(PAYLOAD_OFFSET // 512),
             *_CHEAP,
             "--key-file=-",
             str(image),
         ]
         subprocess.run(command, input=PASSPHRASE.encode(), check=True, capture_output=True)
     with payload.open("rb") as source, image.open("r+b") as target:
-        target.seek(_OFFSET)
+        target.seek(PAYLOAD_OFFSET)
         index = 0
         while sector := source.read(_SECTOR):
             tweak = (index * (_SECTOR // 512)).to_bytes(16, "little")

@@ -207,6 +207,20 @@ def test_a_rescue_shell_cannot_ask_for_the_key_of_another_disk(new_world: Callab
         assert "exit 1\n0\n" in said
 
 
+def test_damage_to_an_opened_root_gives_no_shell_that_can_read_it(world: World) -> None:
+    """Somebody without the passphrase damages the encrypted file system: it opens, cannot be mounted, and is closed."""
+    with world.root_disk.open("r+b") as image:
+        image.seek(disk.PAYLOAD_OFFSET)
+        image.write(bytes(65536))
+    with world.site, world.boot() as console:
+        console.wait_for(PROMPT)
+        console.wait_for(r"root: set up successfully")
+        console.wait_for(r"tang-attest: this boot is capped", timeout=400)
+        console.wait_for(r"tang-attest: root is closed")
+        console.wait_for(r"\(initramfs\)")
+        assert "root" not in console.shell("ls /dev/mapper")
+
+
 def test_where_there_is_nothing_to_cap_there_is_no_rescue_shell(world: World) -> None:
     """No TPM answers and the root disk is missing: a TPM could still come up later, so nobody gets a shell."""
     with world.site, world.boot(has_tpm=False, disks=[]) as console:
