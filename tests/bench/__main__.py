@@ -117,14 +117,13 @@ def main(arguments: Sequence[str]) -> int:
     _BUILD.mkdir(exist_ok=True)
     # Not in /tmp, which may be memory: a commit has to reach a disk.
     work = Path(tempfile.mkdtemp(prefix="bench-", dir=_BUILD))
-    print(
-        f"load average {os.getloadavg()[0]:.1f} on {os.cpu_count()} processors before the run\n", flush=True
-    )
+    before = os.getloadavg()[0]
     try:
-        figures = bench(work, rounds=options.rounds, seconds=options.seconds, starts=3, decrypts=10)
+        figures = bench(work, rounds=options.rounds, seconds=options.seconds, starts=3, decrypts=15)
     finally:
         shutil.rmtree(work)
     report.write(figures, options.output)
+    print(f"{os.cpu_count()} processors; load average {before:.1f} before the run, 0 on an idle machine\n")
     print(report.table(figures))
     return 0
 

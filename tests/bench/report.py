@@ -71,8 +71,12 @@ def table(figures: Mapping[str, float]) -> str:
     lines += [f"{what:50}{figures[name]:10.3g}" for name, what in SINGLE]
     lines.append("")
     lines += [_verdict(figures, *target) for target in TARGETS]
-    kept = ", ".join(f"{name} {figures[f'{name}_keepalive']:.2f}" for name, _, _ in TARGETS[:2])
-    lines.append(f"with connections kept open, which no clevis does: {kept}")
+    lines.append("")
+    lines.append(
+        "The ratios are of a connection for each request: clevis makes one with each curl it runs, and tangd is"
+    )
+    lines.append("started anew for each.  With connections kept, which neither does, they are:")
+    lines += [f"{f'{name}_keepalive':42}{figures[f'{name}_keepalive']:8.2f}" for name, _, _ in TARGETS[:2]]
     return "\n".join(lines)
 
 
