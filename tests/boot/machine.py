@@ -199,7 +199,7 @@ class Machine:
             _end(process)
 
     def _command(self, console: Path, tpm: Path) -> list[str]:
-        command = ["nice", "qemu-system-x86_64", "-nodefaults", "-display", "none", "-vga", "none"]
+        command = ["qemu-system-x86_64", "-nodefaults", "-display", "none", "-vga", "none"]
         command += ["-machine", "q35", "-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "2", "-m", "640"]
         command += ["-drive", f"if=pflash,unit=0,format=raw,readonly=on,file={_FIRMWARE / 'OVMF_CODE_4M.fd'}"]
         command += ["-drive", f"if=pflash,unit=1,format=raw,file={self.directory / 'variables'}"]
