@@ -138,9 +138,11 @@ class Machine:
         for path in (self.directory / "run").iterdir():
             path.unlink()
 
-    def extend(self, pcr: int, what: str = "00") -> None:
-        """Another component is measured into a PCR."""
-        self.tpm.run("tpm2", "pcrextend", f"{pcr}:sha256={what * 32}")
+    def boot_with_another(self, *pcrs: int) -> None:
+        """Reboot, and another component is measured into these PCRs."""
+        self.reboot()
+        for pcr in pcrs:
+            self.tpm.run("tpm2", "pcrextend", f"{pcr}:sha256={'00' * 32}")
 
     def contexts(self) -> str:
         """Objects and sessions that are loaded into the TPM, or saved out of it."""

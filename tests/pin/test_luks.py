@@ -53,7 +53,7 @@ def test_bind_open_regenerate(machine: Machine, attest: dict[str, Any], kind: st
     assert not disk.opens_with(old)
     assert disk.opens_with(b"typed by a person")
 
-    machine.extend(4)
+    machine.boot_with_another(4)
     assert disk.passphrase() == b""
     assert "PCR 4" in machine.console
     assert machine.leftovers() == []
@@ -87,7 +87,7 @@ def test_sss(machine: Machine, attest: dict[str, Any], tmp_path: Path, threshold
         seen = json.loads(status.stdout)
         assert seen["devices"][0]["opens_without_attestation"] is (threshold == 1)
         assert status.returncode == (1 if threshold == 1 else 0), status.stdout
-        machine.extend(4)
+        machine.boot_with_another(4)
         assert bool(disk.passphrase()) is (threshold == 1)
     assert machine.leftovers() == []
     assert disk.passphrase() == b""
@@ -108,7 +108,7 @@ def test_status(machine: Machine, attest: dict[str, Any], name: str) -> None:
     assert seen["devices"] == [
         {"device": str(disk.path), "slot": 1, "pin": "attest", "opens_without_attestation": False}
     ]
-    machine.extend(7)
+    machine.boot_with_another(7)
     assert disk.passphrase() == b""
     machine.tpm.run("tpm2", "evictcontrol", "-C", "o", "-c", "0x81010002")
     bad = machine.run("clevis", "attest", "status", "-d", disk.path)
