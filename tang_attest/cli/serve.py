@@ -9,13 +9,14 @@ import ssl
 import tempfile
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Executor, ThreadPoolExecutor
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 import structlog
 from aiohttp import web
+from aiohttp.typedefs import Handler, Middleware
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
@@ -33,6 +34,9 @@ from tang_attest.web.attest_routes import AttestRoutes
 
 #: Seconds between two sweeps of nonces that expired.
 _PRUNE_EVERY = 300
+
+#: Seconds that a request under way has to end once the server was told to.
+_PATIENCE_S = 5
 
 _log = structlog.get_logger("serve")
 
@@ -135,13 +139,15 @@ async def _serve(settings: Settings, tls: ssl.SSLContext | None) -> None:
         loop.add_signal_handler(name, stop.set)
     async with _site(settings) as site:
         # A slow client is cut: the body of an honest request is there at once.
+        app, under_way = make_app(site), _UnderWay()
+        app.middlewares.append(under_way.count)
         runner = web.AppRunner(
-            make_app(site),
+            app,
             access_log=None,
             max_line_size=MAX_LINE,
             max_field_size=MAX_LINE,
             keepalive_timeout=30,
-            shutdown_timeout=5,
+            shutdown_timeout=_PATIENCE_S,
         )
         await runner.setup()
         try:
@@ -165,9 +171,45 @@ async def _serve(settings: Settings, tls: ssl.SSLContext | None) -> None:
                 attested=site.attest is not None,
             )
             await stop.wait()
+            await listener.stop()
+            await under_way.wait(_PATIENCE_S)
         finally:
             await runner.cleanup()
     _log.info("stopped")
+
+
+class _UnderWay:
+    """The requests that are being read or answered.
+
+    aiohttp lets handlers end, but throws away what arrives meanwhile: a request whose body is on its way would fail.
+    """
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._none = asyncio.Event()
+        self._none.set()
+
+    @property
+    def count(self) -> Middleware:
+        """A middleware that counts."""
+
+        @web.middleware
+        async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
+            self._count += 1
+            self._none.clear()
+            try:
+                return await handler(request)
+            finally:
+                self._count -= 1
+                if not self._count:
+                    self._none.set()
+
+        return middleware
+
+    async def wait(self, seconds: float) -> None:
+        """Until there is none, or *seconds* have passed."""
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._none.wait(), seconds)
 
 
 @asynccontextmanager
