@@ -1,0 +1,126 @@
+"""``tang-attest serve`` as a process of its own, and a client that sees bytes."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import ssl
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+#: Starting takes a second on an idle machine; the tests run beside others.
+PATIENCE_S = 60
+
+
+@dataclass
+class Serving:
+    """A server that listens."""
+
+    process: subprocess.Popen[bytes]
+    port: int
+    log: Path
+
+    def stop(self, number: int = signal.SIGTERM) -> int:
+        """Send a signal; the exit code."""
+        self.process.send_signal(number)
+        return self.process.wait(PATIENCE_S)
+
+    def records(self) -> list[dict[str, Any]]:
+        """The log, which has to be JSON line by line."""
+        return [json.loads(line) for line in self.log.read_text().splitlines()]
+
+
+def clean_environment(**variables: str) -> dict[str, str]:
+    """The process's environment without what would configure the server, and *variables*."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("TANG_ATTEST_")}
+    return kept | variables
+
+
+def command(*arguments: str | Path) -> list[str]:
+    """The command line of ``tang-attest``."""
+    return [sys.executable, "-m", "tang_attest", *map(str, arguments)]
+
+
+def program(*arguments: str | Path, **variables: str) -> subprocess.CompletedProcess[str]:
+    """Run ``tang-attest`` to its end."""
+    return subprocess.run(
+        command(*arguments),
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=PATIENCE_S,
+        env=clean_environment(**variables),
+    )
+
+
+@contextlib.contextmanager
+def serving(directory: Path, *arguments: str | Path, port: str = "0", **variables: str) -> Iterator[Serving]:
+    """A server over ``directory/state`` (made beforehand, if at all), on the loopback."""
+    port_file, log = directory / "port", directory / "log"
+    port_file.unlink(missing_ok=True)
+    flags: list[str | Path] = [
+        "--host",
+        "127.0.0.1",
+        "--port-file",
+        port_file,
+        *(["--port", port] if port else []),
+    ]
+    with log.open("wb") as stderr:
+        process = subprocess.Popen(
+            command("--state", directory / "state", "serve", *flags, *arguments),
+            stdout=subprocess.DEVNULL,
+            stderr=stderr,
+            env=clean_environment(**variables),
+        )
+    try:
+        deadline = time.monotonic() + PATIENCE_S
+        while not port_file.exists():
+            assert process.poll() is None, log.read_text()
+            assert time.monotonic() < deadline, log.read_text()
+            time.sleep(0.02)
+        yield Serving(process, int(port_file.read_text()), log)
+    finally:
+        process.kill()
+        process.wait(PATIENCE_S)
+
+
+def request(
+    port: int, method: str, target: str, body: Any = None, tls: ssl.SSLContext | None = None
+) -> tuple[int, Any]:
+    """Status and body (JSON where it is) of one request; *body* is JSON, or bytes as they are."""
+    data = b"" if body is None else body if isinstance(body, bytes) else json.dumps(body).encode()
+    connection = socket.create_connection(("127.0.0.1", port), PATIENCE_S)
+    if tls is not None:
+        connection = tls.wrap_socket(connection, server_hostname="localhost")
+    with connection:
+        connection.sendall(head(method, target, len(data)) + data)
+        return answer(connection)
+
+
+def head(method: str, target: str, length: int) -> bytes:
+    """The head of a request."""
+    return (
+        f"{method} {target} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {length}\r\n"
+        "Connection: close\r\n\r\n"
+    ).encode()
+
+
+def answer(connection: socket.socket) -> tuple[int, Any]:
+    """Status and body of the answer that comes."""
+    received = b""
+    while chunk := connection.recv(65536):
+        received += chunk
+    lines, _, body = received.partition(b"\r\n\r\n")
+    status = int(lines.split()[1])
+    try:
+        return status, json.loads(body)
+    except ValueError:
+        return status, body
