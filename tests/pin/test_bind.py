@@ -12,6 +12,7 @@ import pytest
 
 from tests.pin.conftest import Server
 from tests.pin.machine import PIN, SECRET, Machine, command_lines, header
+from tests.pin.thief import Thief
 from tests.swtpm import Swtpm
 
 
@@ -259,3 +260,28 @@ def test_summary_and_usage() -> None:
         [PIN / "clevis-decrypt-attest", "--summary"], capture_output=True, check=False, timeout=10
     )
     assert run.returncode != 0
+
+
+def test_a_thief_takes_the_token_on_its_way(machine: Machine, server: Server, name: str) -> None:
+    """The server's advertisement is genuine and its signer trusted, but it names another AK: nothing is bound."""
+    token = server.operator.token(name)
+    with Thief(server.url).listening() as url:
+        attempt = machine.try_encrypt(url=url, name=name, token=token, thp=server.operator.thp)
+    assert (attempt.returncode, attempt.stdout) == (1, b"")
+    assert b"answers to another TPM" in attempt.stderr
+    assert name in server.operator.run("device", "list")
+    assert machine.leftovers() == []
+    # Nothing of it is remembered: once the operator removed the thief's device, a new token is all it takes.
+    server.operator.run("device", "remove", "--yes", name)
+    token = server.operator.token(name)
+    assert machine.decrypt(machine.encrypt(url=server.url, name=name, token=token)).stdout == SECRET
+
+
+def test_a_device_with_a_new_exchange_key(machine: Machine, server: Server, name: str) -> None:
+    """After `keys rotate --device` what is bound anew gets the new key; what was bound before still opens."""
+    old = machine.encrypt(url=server.url, name=name, token=server.operator.token(name))
+    kid = server.operator.run("keys", "rotate", "--device", name).strip()
+    new = machine.encrypt(url=server.url, name=name)
+    assert (header(new)["kid"], header(old)["kid"] != kid) == (kid, True)
+    for jwe in (old, new):
+        assert machine.decrypt(jwe).stdout == SECRET
