@@ -37,10 +37,10 @@ class SealedKeys:
 
     def __init__(self, secret: ServerSecret) -> None:
         self._sealing_key = _oct(secret.derive("seal"))
-        # Keyed by the sealed text, which comes fresh from the database each time: a key that was destroyed
-        # there is never found here.
-        self._exchange: OrderedDict[str, ExchangeKey] = OrderedDict()
-        self._signers: OrderedDict[str, EcSigner] = OrderedDict()
+        # Keyed by kid and sealed text, which come fresh from the database each time: a key that was destroyed
+        # there is never found here, nor one under the name of another.
+        self._exchange: OrderedDict[tuple[str, str], ExchangeKey] = OrderedDict()
+        self._signers: OrderedDict[tuple[str, str], EcSigner] = OrderedDict()
 
     def create(self, use: str, curve: str, now: datetime) -> SealedKey:
         """A new key for *use* (``exchange`` or ``sign``) on *curve*."""
@@ -69,18 +69,19 @@ class SealedKeys:
 
     def _cached(
         self,
-        cache: OrderedDict[str, _Opened],
+        cache: OrderedDict[tuple[str, str], _Opened],
         key: SealedKey,
         use: str,
         make: Callable[[ec.EllipticCurvePrivateKey], _Opened],
     ) -> _Opened:
-        opened = cache.get(key.sealed)
+        name = (key.kid, key.sealed)
+        opened = cache.get(name)
         if opened is None:
-            opened = cache[key.sealed] = make(self._unseal(key, use))
+            opened = cache[name] = make(self._unseal(key, use))
             if len(cache) > _CACHE_SIZE:
                 cache.popitem(last=False)
         else:
-            cache.move_to_end(key.sealed)
+            cache.move_to_end(name)
         return opened
 
     def _unseal(self, key: SealedKey, use: str) -> ec.EllipticCurvePrivateKey:
