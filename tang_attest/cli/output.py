@@ -28,12 +28,17 @@ json_option: Callable[[Any], Any] = click.option(
 
 def say(message: str) -> None:
     """A message for the person, on stderr."""
-    click.echo(f"tang-attest: {message}", err=True)
+    click.echo(f"tang-attest: {printable(message)}", err=True)
 
 
 def hint(message: str) -> None:
     """What to do next, on stderr."""
-    click.echo(f"hint: {message}", err=True)
+    click.echo(f"hint: {printable(message)}", err=True)
+
+
+def printable(text: str) -> str:
+    """*text* with control characters spelled out: what a certificate or a machine says does not move the cursor."""
+    return "".join(character if character.isprintable() else repr(character)[1:-1] for character in text)
 
 
 def error(problem: TangAttestError) -> None:
@@ -77,6 +82,10 @@ def _encode(value: object) -> object:
     raise TypeError(f"cannot print {type(value).__name__}")
 
 
+#: On a pipe; wider than any row, or rich would cut cells.
+_NO_WIDTH = 1_000_000
+
+
 def table(columns: Sequence[str], rows: Sequence[Sequence[object]], empty: str) -> None:
     """A table on stdout, or the sentence *empty* when there are no rows.
 
@@ -85,7 +94,7 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[object]], empty: str) 
     if not rows:
         say(empty)
         return
-    console = Console(width=None if sys.stdout.isatty() else 1000, highlight=False)
+    console = Console(width=None if sys.stdout.isatty() else _NO_WIDTH, highlight=False)
     view = Table(box=None, pad_edge=False, show_edge=False)
     for column in columns:
         view.add_column(column.upper(), no_wrap=not sys.stdout.isatty())
@@ -102,4 +111,4 @@ def _cell(value: object) -> str:
         return "yes" if value else "no"
     if isinstance(value, datetime):
         return value.strftime("%Y-%m-%d %H:%M:%S")
-    return str(value)
+    return printable(str(value))
