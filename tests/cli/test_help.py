@@ -1,0 +1,88 @@
+"""Help: every command has it, and it says enough."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+import click
+import pytest
+
+from tang_attest import __version__
+from tang_attest.cli import group
+from tang_attest.config import Settings
+from tests.cli.transcript import run
+
+
+def commands(command: click.Command, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    """The path of *command* and of everything under it."""
+    yield path
+    if isinstance(command, click.Group):
+        context = click.Context(command)
+        for name in command.list_commands(context):
+            child = command.get_command(context, name)
+            assert child is not None
+            yield from commands(child, (*path, name))
+
+
+PATHS = list(commands(group))
+
+
+@pytest.mark.parametrize("path", PATHS, ids=[" ".join(path) or "tang-attest" for path in PATHS])
+@pytest.mark.parametrize("flag", ["--help", "-h"])
+def test_help(path: tuple[str, ...], flag: str) -> None:
+    """Every command explains itself, with a text for each option, and exits with 0."""
+    stdout, stderr, code = run(*path, flag)
+    assert (stderr, code) == ("", 0)
+    assert stdout.startswith(" ".join(["Usage: tang-attest", *path]))
+    _, _, options = stdout.partition("Options:\n")
+    for line in re.findall(r"^  -.*$", options, re.MULTILINE):
+        assert re.search(r"\S  +\S", line.strip()) or line + "\n   " in options, line
+    # A paragraph that click filled would show its mark or run lines together.
+    assert "\b" not in stdout
+    assert "\\b" not in stdout
+
+
+@pytest.mark.parametrize(
+    ("path", "example"),
+    [
+        ((), "    tang-attest token create --name pi-b --record "),
+        (("token", "create"), "  tang-attest token create --policy webservers --valid-for 7d\n"),
+        (("serve",), "  tang-attest serve --plain-tang --tang-dir /var/db/tang --port 80\n"),
+        (
+            ("policy", "record"),
+            "  tpm2 pcrread sha256:0,2,4,7 | tang-attest policy record webservers --values - ",
+        ),
+    ],
+)
+def test_examples(path: tuple[str, ...], example: str) -> None:
+    """An example stands on a line of its own, to be copied."""
+    assert f"\n{example}" in run(*path, "--help")[0]
+
+
+def test_every_setting_is_an_option_of_serve() -> None:
+    """A setting that only the file knows would be missed in a container."""
+    text = run("serve", "--help")[0]
+    for name in Settings.model_fields:
+        if name != "state":
+            assert f"--{name.replace('_', '-')}" in text
+
+
+def test_every_listing_has_json() -> None:
+    """Programs read JSON, so every listing prints it."""
+    for path in PATHS:
+        if path[-1:] in (("list",), ("show",)) or path in (("audit",), ("checkquote",), ("eventlog",)):
+            assert "--json" in run(*path, "--help")[0], path
+
+
+def test_version() -> None:
+    """The version is that of the package."""
+    assert run("--version") == (f"tang-attest, version {__version__}\n", "", 0)
+
+
+def test_no_command() -> None:
+    """Nothing was asked: the help, and an exit code that a script notices."""
+    for path in ((), ("device",)):
+        stdout, stderr, code = run(*path)
+        assert code == 2
+        assert (stdout + stderr).startswith("Usage: tang-attest")

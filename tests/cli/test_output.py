@@ -1,0 +1,171 @@
+"""How the command line speaks, and how it ends when nobody listens."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+
+import click
+import pytest
+
+from tang_attest.cli import main, output
+from tang_attest.errors import Malformed, Reason, Refused
+from tests.cli.serving import PATIENCE_S, clean_environment, command
+from tests.cli.transcript import environment, run
+
+
+@pytest.mark.parametrize(
+    ("sentence", "spoken"),
+    [
+        ("The key is not an EC key.", "the key is not an EC key"),
+        ("A PCR is named twice.", "a PCR is named twice"),
+        ("PCR 7 does not match.", "PCR 7 does not match"),
+        ("EK certificate is too old.", "EK certificate is too old"),
+        ("TPM2_Quote was not used.", "TPM2_Quote was not used"),
+        ("X is not on the curve.", "X is not on the curve"),
+        ("Ak.pub cannot be read.", "Ak.pub cannot be read"),
+        ("Line 3: nonsense.", "line 3: nonsense"),
+        ("/tmp/X cannot be read.", "/tmp/X cannot be read"),
+        ("", ""),
+    ],
+)
+def test_errors_in_lower_case(sentence: str, spoken: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """A sentence goes on after the program's name; names, file names too, keep their letters."""
+    output.error(Malformed("key-malformed", sentence))
+    first, second = capsys.readouterr().err.splitlines()
+    assert first == f"tang-attest: {spoken} (key-malformed)"
+    assert second == "hint: check the key file: it must be a JWK or the format that the option names"
+
+
+def test_every_reason_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    """All mismatches at once, under one hint."""
+    output.error(Refused.because(Reason("pcr-mismatch", "PCR 4 is wrong."), Reason("capped", "It is late.")))
+    assert capsys.readouterr().err.splitlines() == [
+        "tang-attest: PCR 4 is wrong (pcr-mismatch)",
+        "tang-attest:   it is late",
+        "hint: if you changed the machine's software, run 'tang-attest approve DEVICE'; if not, look why it differs",
+    ]
+
+
+def test_control_characters_do_not_reach_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    """A certificate's subject may hold an escape sequence or a line break; it is shown, not obeyed."""
+    output.table(("label",), [("CN=\x1b[2J\x9b1m\r\n[red]Müller[/red]",)], empty="")
+    output.say("trusted: \x1b]0;owned\x07\nline")
+    captured = capsys.readouterr()
+    assert captured.out.splitlines()[1].rstrip() == r"CN=\x1b[2J\x9b1m\r\n[red]Müller[/red]"
+    assert captured.err == "tang-attest: trusted: \\x1b]0;owned\\x07\\nline\n"
+
+
+def test_a_table_on_a_pipe_is_whole(capsys: pytest.CaptureFixture[str]) -> None:
+    """No cell is cut or folded, however long."""
+    long = "x" * 5000
+    output.table(("one", "two"), [(long, None), (True, datetime(2026, 1, 2, tzinfo=UTC))], empty="")
+    assert [line.split() for line in capsys.readouterr().out.splitlines()] == [
+        ["ONE", "TWO"],
+        [long, "-"],
+        ["yes", "2026-01-02", "00:00:00"],
+    ]
+
+
+def test_json_values(capsys: pytest.CaptureFixture[str]) -> None:
+    """Bytes are hex and times RFC 3339; what has no form is an error, not text that looks like one."""
+    output.print_json({"bytes": b"\x01\xff", "at": datetime(2026, 1, 2, 3, 4, 5, 6, tzinfo=UTC)})
+    assert json.loads(capsys.readouterr().out) == {"bytes": "01ff", "at": "2026-01-02T03:04:05+00:00"}
+    with pytest.raises(TypeError, match="cannot print object"):
+        output.print_json(object())
+
+
+# --- ends --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def state(tmp_path: Path) -> Path:
+    """An initialized state."""
+    with environment():
+        assert run("--state", str(tmp_path / "state"), "init")[2] == 0
+    return tmp_path / "state"
+
+
+@pytest.mark.parametrize("arguments", [["audit"], ["audit", "--json"], ["--help"], ["keys", "list"]])
+def test_a_reader_that_left(arguments: list[str], state: Path) -> None:
+    """`tang-attest audit | head -0` ends without a traceback."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    try:
+        done = subprocess.run(
+            command("--state", state, *arguments),
+            stdout=writer,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+            timeout=PATIENCE_S,
+            env=clean_environment(),
+        )
+    finally:
+        os.close(writer)
+    assert (done.returncode, done.stderr) == (1, "")
+
+
+def test_a_full_disk(state: Path) -> None:
+    """What could not be written is not passed off as a success."""
+    with Path("/dev/full").open("wb") as full:
+        done = subprocess.run(
+            command("--state", state, "audit", "--json"),
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+            timeout=PATIENCE_S,
+            env=clean_environment(),
+        )
+    assert done.returncode != 0
+
+
+def test_ctrl_c(state: Path) -> None:
+    """A command that waits for an answer is interrupted: exit code 130, one line, nothing changed."""
+    with environment():
+        arguments = ["--state", str(state)]
+        assert run(*arguments, "policy", "create", "web", "--selection", "sha256:0")[2] == 0
+    process = subprocess.Popen(
+        command("--state", state, "policy", "record", "web", "--values", "-"),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=clean_environment(),
+    )
+    wait_until_it_reads(process.pid)
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate(timeout=PATIENCE_S)
+    assert (process.returncode, stderr.strip()) == (130, "tang-attest: interrupted")
+
+
+def wait_until_it_reads(pid: int) -> None:
+    """Until the process sleeps in a read of its stdin."""
+    deadline = time.monotonic() + PATIENCE_S
+    while "pipe_read" not in Path(f"/proc/{pid}/wchan").read_text():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def test_an_interrupt_inside_of_the_program(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever a command does at the moment."""
+
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(click.Group, "invoke", interrupted)
+    monkeypatch.setattr(sys, "argv", ["tang-attest", "audit"])
+    error = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", error)
+    with pytest.raises(SystemExit) as stop:
+        main()
+    assert stop.value.code == 130
+    assert error.getvalue().strip() == "tang-attest: interrupted"

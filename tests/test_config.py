@@ -1,0 +1,132 @@
+"""Settings: where they come from, and what is said about wrong ones."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+from tang_attest.config import Settings, load_settings
+from tang_attest.errors import Malformed, NotFound
+from tang_attest.store.engine import parse_url
+
+
+def refusal(**settings: Any) -> str:
+    """The sentence with which *settings* are refused."""
+    with pytest.raises(Malformed) as refused:
+        load_settings(None, settings)
+    assert refused.value.code == "setting-invalid"
+    return refused.value.sentence
+
+
+def test_defaults_are_safe() -> None:
+    """Nothing is open that nobody asked for."""
+    settings = load_settings(None, {})
+    assert settings.plain_tang is False
+    assert settings.tang_dir is None
+    assert settings.challenge_ttl == 120
+
+
+def test_every_setting_is_documented() -> None:
+    """The description is the flag's help and the row in docs/settings.md: a sentence."""
+    for name, field in Settings.model_fields.items():
+        assert field.description, name
+        assert field.description[0].isupper(), name
+        assert field.description.endswith("."), name
+
+
+def test_flags_win_over_the_file(tmp_path: Path) -> None:
+    """A flag that was not given leaves the file's value; one that was given as false counts."""
+    file = tmp_path / "settings.toml"
+    file.write_text('port = 80\nplain_tang = true\nhost = "::1"\n')
+    settings = load_settings(file, {"port": 81, "plain_tang": False, "host": None})
+    assert (settings.port, settings.plain_tang, settings.host) == (81, False, "::1")
+
+
+def test_an_empty_file_is_a_file(tmp_path: Path) -> None:
+    """Every setting has a default."""
+    file = tmp_path / "settings.toml"
+    file.write_text("")
+    assert load_settings(file, {}) == load_settings(None, {})
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"port": 65536}, "Setting port: it should be less than or equal to 65535."),
+        ({"port": -1}, "Setting port: it should be greater than or equal to 0."),
+        ({"port": 80.5}, "Setting port: it should be a valid integer, got a number with a fractional part."),
+        ({"prot": 80}, "Setting prot: there is no such setting."),
+        ({"state": ""}, "Setting state: a path must not be empty."),
+        ({"tang_dir": "", "plain_tang": True}, "Setting tang_dir: a path must not be empty."),
+        ({"port_file": "."}, "Setting port_file: a path must not be empty."),
+        ({"host": 1}, "Setting host: it should be a valid string."),
+        ({"challenge_ttl": 4}, "Setting challenge_ttl: it should be greater than or equal to 5."),
+        ({"log_level": "trace"}, "Setting log_level: it should be 'debug', 'info', 'warning' or 'error'."),
+        ({"tls_key": "x"}, "tls_certificate and tls_key are given together or not at all."),
+        ({"tang_dir": "/x"}, "tang_dir needs plain_tang: without it no key answers without evidence."),
+    ],
+)
+def test_wrong_settings(settings: dict[str, Any], sentence: str) -> None:
+    """One sentence that names the setting and says what it should be."""
+    assert refusal(**settings) == sentence
+
+
+@pytest.mark.parametrize("endpoint", ["", "/tang", "/a/b.c/d_e-f"])
+def test_endpoints(endpoint: str) -> None:
+    """A path of plain segments, or none."""
+    assert load_settings(None, {"endpoint": endpoint}).endpoint == endpoint
+
+
+@pytest.mark.parametrize("endpoint", ["tang", "/", "/tang/", "//", "/ta ng", "/ä", "/tang\n", "/a?b", "/%2f"])
+def test_wrong_endpoints(endpoint: str) -> None:
+    """What could never be matched, or be matched twice, is refused."""
+    assert refusal(endpoint=endpoint).startswith("Setting endpoint: it is a path such as /tang")
+
+
+def test_values_are_not_repeated() -> None:
+    """A wrong value may hold a password."""
+    assert "hunter2" not in refusal(port="hunter2")
+    assert "hunter2" not in refusal(database=["postgresql://tang:hunter2@db/tang"])
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [(b"port = ", "is not TOML: Invalid value (at end of document)."), (b"\xff", "is not TOML: ")],
+)
+def test_not_toml(tmp_path: Path, content: bytes, message: str) -> None:
+    """The file is named, and the place in it."""
+    file = tmp_path / "settings.toml"
+    file.write_bytes(content)
+    with pytest.raises(Malformed) as refused:
+        load_settings(file, {})
+    assert refused.value.code == "setting-invalid"
+    assert f"File {file} {message}" in refused.value.sentence
+
+
+def test_no_file(tmp_path: Path) -> None:
+    """A file that was named has to be there."""
+    with pytest.raises(NotFound) as refused:
+        load_settings(tmp_path / "no.toml", {})
+    assert refused.value.sentence == f"File {tmp_path}/no.toml cannot be read: No such file or directory."
+
+
+@pytest.mark.parametrize("name", ["state", "a?b", "50%25", "%3F", "a#b", "a b", "ä", "a@b:c", "a'\"b", "?"])
+def test_the_database_is_in_the_state(tmp_path: Path, name: str) -> None:
+    """Whatever the directory is called: a part that a URL takes for its own would put the keys elsewhere."""
+    url = parse_url(Settings(state=tmp_path / name).database_url)
+    assert url.database == f"{tmp_path}/{name}/tang-attest.db"
+    assert not url.query
+
+
+def test_a_relative_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The path is that of now, wherever the process goes."""
+    monkeypatch.chdir(tmp_path)
+    assert sa.make_url(Settings(state=Path("x")).database_url).database == f"{tmp_path}/x/tang-attest.db"
+
+
+def test_a_database_of_ones_own() -> None:
+    """It is taken as it is."""
+    assert load_settings(None, {"database": "postgresql://db/tang"}).database_url == "postgresql://db/tang"
