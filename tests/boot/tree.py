@@ -157,7 +157,7 @@ def prepare(root: Path, base: Path, variant: Variant) -> None:
         link = root / "etc/systemd/system" / unit
         link.unlink(missing_ok=True)
         link.symlink_to("/dev/null")
-    _chroot(root, f"printf 'root:{PASSWORD}\\n' | chpasswd")
+    chroot(root, f"printf 'root:{PASSWORD}\\n' | chpasswd")
     if variant.attest:
         _install(root)
 
@@ -181,7 +181,7 @@ def make_initrd(root: Path, target: Path, *, reproducible: bool = True) -> str:
     """Run mkinitramfs in *root*; what it said.  A failure raises, and says what it said."""
     (version,) = (path.name for path in (root / "usr/lib/modules").iterdir())
     epoch = "SOURCE_DATE_EPOCH=1700000000 " if reproducible else ""
-    said = _chroot(root, f"{epoch}mkinitramfs -o /tmp/initrd {version}")
+    said = chroot(root, f"{epoch}mkinitramfs -o /tmp/initrd {version}")
     shutil.move(root / "tmp/initrd", target)
     return said
 
@@ -189,10 +189,10 @@ def make_initrd(root: Path, target: Path, *, reproducible: bool = True) -> str:
 def list_initrd(root: Path, initrd: Path) -> list[str]:
     """The names in an initrd; *root* has the program that reads it."""
     shutil.copy(initrd, root / "tmp/listed")
-    return _chroot(root, "lsinitramfs /tmp/listed").splitlines()
+    return chroot(root, "lsinitramfs /tmp/listed").splitlines()
 
 
-def _chroot(root: Path, script: str) -> str:
+def chroot(root: Path, script: str) -> str:
     """Run *script* in *root*; its mounts end with its namespace."""
     mounts = "".join(f"mount --rbind /{name} {root}/{name} && " for name in ("dev", "proc", "sys"))
     command = [

@@ -1,0 +1,128 @@
+#!/bin/bash
+# Puts the attest pin into the initrd.  What is missing ends dracut, and the old image stays: otherwise the machine
+# would find out at its next boot.
+#
+# Settings, in /etc/dracut.conf.d/*.conf:
+#   attest_cap_pcr=15              the cap PCR of this machine's policy
+#   attest_files="/etc/my-ca.pem"  files that the pin's configuration names (ca); found by themselves in crypttab's
+#                                  volumes if these are there when the image is built
+#   attest_shell_without_tpm=no    "yes" gives the emergency shell even if there is no TPM to cap
+#
+# shellcheck disable=SC2154  # dracut sets initdir, moddir, systemdsystemunitdir and kernel
+
+drivers='tpm_crb tpm_tis tpm_tis_spi tpm_tis_i2c tpm_tis_i2c_cr50 tpm_ftpm_tee'
+ours=/usr/lib/clevis-attest
+
+die() {
+    dfatal "clevis-pin-attest: $1"
+    exit 1
+}
+
+check() {
+    # Nothing is tested here, because a module whose check fails is left out in silence.
+    # shellcheck disable=SC2154
+    [[ $mount_needs ]] && return 1
+    return 0
+}
+
+depends() {
+    echo bash clevis network
+}
+
+installkernel() {
+    local driver
+    # Whatever this machine has now: its TPM may come with another kernel's drivers.
+    hostonly='' instmods '=drivers/char/tpm'
+    hostonly='' instmods af_packet ipv6
+    for driver in $drivers; do
+        [[ -n $(find "$initdir/lib/modules/$kernel/" -name "$driver.ko*" 2>/dev/null) ]] && return 0
+        grep -qs "/$driver\.ko" "/lib/modules/$kernel/modules.builtin" && return 0
+    done
+    derror "clevis-pin-attest: the kernel $kernel has no TPM driver ($drivers)"
+    return 1
+}
+
+# named_files: the `ca` files that the attest bindings of crypttab's volumes name
+named_files() {
+    local source
+    [[ -s /etc/crypttab ]] || return 0
+    while read -r _ source _; do
+        case $source in
+            UUID=* | LABEL=* | PARTUUID=* | PARTLABEL=*) source=$(blkid -l -o device -t "$source") ;;
+        esac
+        [[ -e $source ]] || continue
+        # shellcheck disable=SC2016  # for the inner shell
+        bash -c '
+            . clevis-luks-common-functions
+            for slot in $(clevis_luks_used_slots "$1"); do
+                jwe=$(clevis_luks_read_slot "$1" "$slot" 2>/dev/null) || continue
+                printf %s "${jwe%%.*}" | jose b64 dec -i- 2>/dev/null |
+                    jose fmt -j- -O -g clevis -O -g attest -O -g ca -u- 2>/dev/null && echo
+            done' clevis-pin-attest "$source"
+    done </etc/crypttab
+}
+
+install_programs() {
+    local program pin file
+    for program in curl jose tpm2 sha256sum mkdir rm sleep sed ip modprobe cryptsetup dmsetup umount; do
+        inst_multiple "$program" || die "the program $program is missing"
+    done
+    pin=$(command -v clevis-decrypt-attest) || die 'the program clevis-decrypt-attest is missing'
+    [[ -r ${pin%/*}/clevis-attest-functions ]] || die "${pin%/*}/clevis-attest-functions is missing"
+    inst_simple "$pin" || die "cannot copy $pin"
+    inst_simple "${pin%/*}/clevis-attest-functions" || die 'cannot copy clevis-attest-functions'
+    for file in clevis-attest-cap clevis-attest-opened clevis-attest-before-shell clevis-attest-wait-network; do
+        [[ -x $ours/$file ]] || die "$ours/$file is missing"
+        inst_simple "$ours/$file" || die "cannot copy $ours/$file"
+    done
+    inst_libdir_file 'libtss2-tcti-device.so*' || die 'the library libtss2-tcti-device.so is missing'
+}
+
+install_files() {
+    local file
+    for file in ${attest_files-} $(named_files); do
+        [[ $file == /* ]] || die "'$file' in attest_files is not an absolute path"
+        [[ -r $file ]] || die "$file is missing, which a binding or attest_files names"
+        inst_simple "$file" || die "cannot copy $file"
+    done
+    [[ ${attest_cap_pcr:=15} =~ ^([0-9]|1[0-5])$ ]] || die "attest_cap_pcr=$attest_cap_pcr: the cap is a PCR from 0 to 15"
+    mkdir -p "$initdir/etc/clevis-attest" "$initdir/etc/cmdline.d"
+    printf '%s\n' "$attest_cap_pcr" >"$initdir/etc/clevis-attest/cap-pcr"
+    if [[ ${attest_shell_without_tpm-} == yes ]]; then
+        : >"$initdir/etc/clevis-attest/shell-without-tpm"
+    fi
+    # clevis asks for the network only where it finds a tang binding.
+    printf 'rd.neednet=1\n' >"$initdir/etc/cmdline.d/99clevis-pin-attest.conf"
+}
+
+install_systemd() {
+    local file
+    [[ -r $ours/systemd/clevis-attest-cap.service ]] || die "$ours/systemd/clevis-attest-cap.service is missing"
+    while read -r file; do
+        inst_simple "$ours/systemd/$file" "$systemdsystemunitdir/$file" || die "cannot copy $ours/systemd/$file"
+    done < <(cd "$ours/systemd" && find . -type f -printf '%P\n')
+    systemctl -q --root "$initdir" add-wants initrd.target clevis-attest-cap.service ||
+        die 'cannot enable clevis-attest-cap.service'
+    # Other network modules turn rd.neednet=1 into DHCP where ip= says nothing; this one does not before dracut 060.
+    if dracut_module_included systemd-networkd; then
+        inst_simple "$ours/systemd-network/zz-clevis-attest.network" /usr/lib/systemd/network/zz-clevis-attest.network ||
+            die 'cannot copy zz-clevis-attest.network'
+    fi
+}
+
+install() {
+    local module
+    for module in clevis network; do
+        dracut_module_included "$module" || die "dracut's module $module is not in the image: is clevis-dracut installed?"
+    done
+    install_programs
+    install_files
+    if dracut_module_included systemd; then
+        install_systemd
+    else
+        inst_hook pre-pivot 10 "$moddir/clevis-attest-opened.sh"
+        # Before everything else that is done there.
+        inst_hook emergency 00 "$moddir/clevis-attest-before-shell.sh"
+    fi
+    dracut_need_initqueue
+}
