@@ -62,6 +62,7 @@ ACTIONS: Final[dict[str, str]] = {
     # --- the operator's commands and settings -----------------------------------------------------------------
     "selection-invalid": "Name a SHA-2 bank and PCRs 0 to 23, such as sha256:0,2,4,7; 16 and 23 are resettable.",
     "values-invalid": "Give one value of the bank's size for each PCR of the policy's selection.",
+    "values-known": "Nothing has to be done: these values are approved already.",
     "values-all-zero": "Look whether anything measures this machine's boot; use --force if you accept that nothing does.",
     "observation-missing": "Boot the machine once, so that the server has authentic evidence to approve.",
     "setting-invalid": "Correct the named setting; 'tang-attest serve --help' explains it.",

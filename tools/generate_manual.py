@@ -62,7 +62,7 @@ Make a server, and a token for the machine pi-b:
 .RS
 tang-attest init
 tang-attest serve
-tang-attest token create \-\-name pi-b \-\-record \-\-selection sha256:0,2,4,7,9,15
+tang-attest token create \-\-name pi-b \-\-record
 .RE
 .fi
 .PP

@@ -11,7 +11,7 @@ from tang_attest.cli.state import State, run
 from tang_attest.cli.types import Duration, SelectionType
 from tang_attest.ports import Token
 from tang_attest.protocol.pcr import Selection
-from tang_attest.protocol.policy import DEFAULT_CAP_PCR
+from tang_attest.protocol.policy import DEFAULT_CAP_PCR, DEFAULT_SELECTION
 from tang_attest.service.registry import TokenTerms
 
 
@@ -27,7 +27,7 @@ def token() -> None:
 @click.option(
     "--selection",
     type=SelectionType(),
-    default="sha256:0,2,4,7",
+    default=DEFAULT_SELECTION,
     show_default=True,
     help="With --record: the PCRs of the new policy.",
 )

@@ -116,6 +116,11 @@ class ReferenceValues:
         device: str | None,
         force: bool,
     ) -> ReferenceState:
+        for known in policy.states:
+            if known.values == values:
+                raise Conflict(
+                    "values-known", f"State '{known.label}' of policy '{policy.name}' has these values."
+                )
         state = reference_state(policy.selection, label, values, origin, cap_pcr=policy.cap_pcr, force=force)
         details: dict[str, object] = {
             "policy": policy.name,

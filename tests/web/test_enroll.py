@@ -10,6 +10,7 @@ import pytest
 from jwcrypto.jwk import JWK
 from jwcrypto.jws import JWS
 
+from tang_attest.errors import Conflict
 from tang_attest.ports import Decision
 from tang_attest.protocol.base64url import b64u
 from tang_attest.protocol.pcr import Selection
@@ -224,6 +225,18 @@ async def test_a_refused_quote_is_kept_and_can_be_approved(server: Server, attes
     assert (await server.unlock(attester, kid)).status == 200
     attester.pcrs["sha256"] = old
     assert (await server.unlock(attester, kid)).status == 200
+
+
+async def test_approving_twice(server: Server, attester: Attester) -> None:
+    """The second time there is nothing to do, and nothing is done."""
+    kid = await server.enroll(attester)
+    attester.extend(4, b"new kernel")
+    await server.unlock(attester, kid)
+    await server.reference_values.approve("pi-b", "once", observation_id=None, force=False)
+    with pytest.raises(Conflict) as error:
+        await server.reference_values.approve("pi-b", "twice", observation_id=None, force=False)
+    assert error.value.code == "values-known"
+    assert [state.label for state in (await server.store.get_policy("pi-b")).states][1:] == ["once"]
 
 
 async def test_only_authentic_evidence_is_kept(server: Server, attester: Attester) -> None:
