@@ -90,7 +90,9 @@ def test_missing_log(tmp_path: Path) -> None:
     """A file that is not there is named."""
     result = program(tmp_path / "log")
     assert result.returncode == 1
-    assert result.stderr.startswith(f"tang-attest: file {tmp_path}/log cannot be read: No such file or directory")
+    assert result.stderr.startswith(
+        f"tang-attest: file {tmp_path}/log cannot be read: No such file or directory"
+    )
 
 
 def test_large_log(tmp_path: Path) -> None:

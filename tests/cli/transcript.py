@@ -161,7 +161,7 @@ def environment(**variables: str) -> Iterator[None]:
         for name, value in os.environ.items()
         if not name.startswith("TANG_ATTEST_") and name != "CREDENTIALS_DIRECTORY"
     }
-    fixed = {"SUDO_USER": "alice", "TANG_ATTEST_STATE": "state", **variables}
+    fixed = {"SUDO_USER": "alice", "LC_ALL": "C.UTF-8", "TANG_ATTEST_STATE": "state", **variables}
     with mock.patch.dict(os.environ, kept | fixed, clear=True):
         yield
     structlog.reset_defaults()  # serve configured it for a stderr that is gone
