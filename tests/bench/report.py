@@ -18,10 +18,10 @@ TARGETS: Final = (
 #: Rows of the table: what, and the prefix of the names in the JSON.
 ROWS: Final = (
     ("tangd /adv", "tangd_adv"),
-    ("tang-attest /adv", "adv"),
+    ("ours /adv", "adv"),
     ("tangd /rec", "tangd_rec"),
-    ("tang-attest plain /rec", "plain_rec"),
-    ("tang-attest attested unlock", "attested_unlock"),
+    ("ours plain /rec", "plain_rec"),
+    ("ours attested unlock", "attested_unlock"),
 )
 
 #: Names of the JSON beside those of :data:`ROWS` and :data:`TARGETS`.

@@ -10,11 +10,9 @@ import pytest
 
 from tests.bench import __main__ as bench
 from tests.bench import report
-from tests.swtpm import missing_programs
 
 
 @pytest.mark.bench
-@pytest.mark.skipif(bool(missing_programs()), reason="needs a software TPM")
 def test_every_name_is_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The JSON has every name of the report and no other, each a positive number; the table judges each target."""
     output = tmp_path / "bench.json"

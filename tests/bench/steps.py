@@ -1,0 +1,116 @@
+"""``python -m tests.bench.steps``: what the steps of an attested unlock cost by themselves, without HTTP.
+
+One thread, no other work in the process; each figure is the median of some hundred calls.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from statistics import median
+from typing import Final
+
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from tang_attest.cli.state import State, opened
+from tang_attest.config import Settings
+from tang_attest.protocol import tpm
+from tang_attest.protocol.advertisement import thumbprint
+from tang_attest.protocol.challenge import unlock_digest
+from tang_attest.protocol.enrollment import EnrolledDevice
+from tang_attest.protocol.points import Point, parse_point
+from tang_attest.protocol.quote import verify_quote
+from tang_attest.web.wire import AttestMember, parse_json, validate
+from tests.bench import servers
+from tests.bench.attester import SELECTION, Blinded, Machine
+
+_BUILD: Final = Path(__file__).parents[2] / "build"
+_CALLS: Final = 300
+#: Its form counts here, and its text only has to be the one that is signed.
+_NONCE: Final = "n" * 76
+
+
+async def _measure(state: State, machine: Machine) -> dict[str, float]:
+    x = Blinded.make()
+    body = machine.evidence(_NONCE, x)
+    jwk = parse_json(body)
+    member = jwk.pop("attest")
+    evidence = validate(AttestMember, member).evidence()
+    bound = await state.store.find_key(machine.kid)
+    if bound is None or bound.device is None:
+        raise RuntimeError("the machine is not enrolled")
+    key, point = state.sealed.open_exchange(bound.key), parse_point(jwk)
+    ak = tpm.parse_ak(bound.device.ak_public)
+    device = EnrolledDevice(machine.kid, ak)
+    binding = unlock_digest(_NONCE, machine.kid, thumbprint(point.members()))
+    selection = (await state.store.get_policy(bound.device.policy)).selection
+    signature = tpm.parse_signature(evidence.signature)
+    private, peer = ec.generate_private_key(ec.SECP521R1()), machine.server
+    found = await _time_find(state, machine.kid)
+    return {
+        "one raw P-521 ECDH": _time(lambda: private.exchange(ec.ECDH(), peer)),
+        "... with a point that is read for it": _time(
+            lambda: private.exchange(ec.ECDH(), point.public_key())
+        ),
+        "a modular inverse": _time(lambda: pow(point.x, -1, point.curve.p)),
+        "the exchange": _time(lambda: key.multiply(point)),
+        "checking the quote, all of it": _time(lambda: verify_quote(device, evidence, selection, binding)),
+        "... its structure": _time(lambda: tpm.parse_attest(evidence.quote)),
+        "... the signature's structure": _time(lambda: tpm.parse_signature(evidence.signature)),
+        "... the signature": _time(lambda: tpm.verify_signature(ak, signature, evidence.quote)),
+        "reading the body": _time(lambda: validate(AttestMember, parse_json(body)["attest"]).evidence()),
+        "reading X, and its thumbprint": _time(lambda: _thumbprint(jwk)),
+        "finding key, device and policy, alone": found,
+    }
+
+
+def _thumbprint(jwk: Mapping[str, object]) -> str:
+    point: Point = parse_point(jwk)
+    return thumbprint(point.members())
+
+
+def _time(call: Callable[[], object]) -> float:
+    times = []
+    for _ in range(_CALLS):
+        begin = time.perf_counter()
+        call()
+        times.append(time.perf_counter() - begin)
+    return 1e6 * median(times)
+
+
+async def _time_find(state: State, kid: str) -> float:
+    times = []
+    for _ in range(_CALLS):
+        begin = time.perf_counter()
+        await state.store.find_key(kid)
+        times.append(time.perf_counter() - begin)
+    return 1e6 * median(times)
+
+
+def main() -> None:
+    """Enroll a machine over HTTP, then measure in this process."""
+    _BUILD.mkdir(exist_ok=True)
+    work = Path(tempfile.mkdtemp(prefix="steps-", dir=_BUILD))
+    try:
+        servers.init(work / "state")
+        (token,) = servers.create_tokens(work / "state", [SELECTION])
+        with servers.serve(work / "state", None, work / "log") as server:
+            machine = Machine(server.port, "machine", token)
+
+        async def run() -> dict[str, float]:
+            async with opened(Settings(state=work / "state")) as state:
+                return await _measure(state, machine)
+
+        steps = asyncio.run(run())
+    finally:
+        shutil.rmtree(work)
+    for name, microseconds in steps.items():
+        print(f"{name:42}{microseconds:8.0f} µs")
+
+
+if __name__ == "__main__":
+    main()
