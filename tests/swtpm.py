@@ -27,14 +27,6 @@ _PORTS: Final = range(20000, 32000, 2)
 _ATTEMPTS: Final = 50
 _START_SECONDS: Final = 15.0
 
-#: What every swtpm test needs; without them a test should be skipped.
-PROGRAMS: Final = ("swtpm", "swtpm_setup", "tpm2")
-
-
-def missing_programs() -> list[str]:
-    """The programs of :data:`PROGRAMS` that this machine lacks, for ``pytest.mark.skipif``."""
-    return [program for program in PROGRAMS if shutil.which(program) is None]
-
 
 class Swtpm:
     """One software TPM 2.0; a context manager that starts it on entry and stops it on exit.
