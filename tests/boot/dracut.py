@@ -9,7 +9,7 @@ from typing import Final
 
 from tests.boot import cache, tree
 from tests.boot.base import base_tree
-from tests.boot.tree import ROOT_UUID, Built, Variant
+from tests.boot.tree import ROOT_UUID, SECOND_UUID, Built, Variant
 
 #: What Fedora and openSUSE have in their own packages; Debian's dracut takes the place of initramfs-tools.
 PACKAGES: Final = (
@@ -38,7 +38,8 @@ PACKAGES: Final = (
 
 COMMAND_LINE: Final = (
     "console=ttyS0 quiet loglevel=3 net.ifnames=0"
-    f" rd.luks.name={ROOT_UUID}=root root=/dev/mapper/root ro fastboot init=/usr/local/sbin/first-init"
+    f" rd.luks.name={ROOT_UUID}=root rd.luks.name={SECOND_UUID}=second root=/dev/mapper/root ro rd.retry=20"
+    " fastboot init=/usr/local/sbin/first-init"
 )
 
 _FILES: Final = {
@@ -48,7 +49,7 @@ _FILES: Final = {
         'hostonly=no\ncompress="zstd"\nearly_microcode=no\nreproducible=yes\n'
         'dracutmodules+=" base bash crypt dm dracut-systemd fs-lib kernel-modules rootfs-block stamp systemd'
         ' systemd-initrd terminfo udev-rules usrmount "\n'
-        'drivers+=" virtio_pci virtio_blk virtio_net ext4 dm_crypt xts ecb aesni_intel af_packet "\n'
+        'add_drivers+=" virtio_pci virtio_blk virtio_net ext4 dm_crypt xts ecb aesni_intel af_packet "\n'
     ),
     # For first-init: when the initrd's work begins.
     "usr/lib/dracut/modules.d/00stamp/module-setup.sh": (
@@ -61,7 +62,9 @@ _FILES: Final = {
 def build() -> Built:
     """A machine's root tree, its kernel and its initrd."""
     base, base_name = base_tree(PACKAGES, "dracutbase")
-    ours = cache.files_below(*(cache.ROOT / name for name in ("clevis-pin", "initrd/dracut", "initrd/systemd")))
+    ours = cache.files_below(
+        *(cache.ROOT / name for name in ("clevis-pin", "initrd/dracut", "initrd/systemd"))
+    )
     common = [cache.ROOT / "initrd" / name for name in ("Makefile", "clevis-attest-cap")]
     name = cache.key(base_name, Path(__file__), Path(tree.__file__), *ours, *common)
     return Built(cache.entry("dracut", name, lambda path: _build(path, base), keep=2), name)
@@ -88,7 +91,15 @@ def prepare(root: Path, base: Path) -> None:
         path.write_text(text)
         path.chmod(0o755)
     for directory, target in (("clevis-pin", "install"), ("initrd", "install-dracut")):
-        command = ["make", "--silent", "-C", str(cache.ROOT / directory), target, f"DESTDIR={root}", "PREFIX=/usr"]
+        command = [
+            "make",
+            "--silent",
+            "-C",
+            str(cache.ROOT / directory),
+            target,
+            f"DESTDIR={root}",
+            "PREFIX=/usr",
+        ]
         result = subprocess.run(command, capture_output=True, text=True, check=False)
         assert result.returncode == 0, f"{' '.join(command)}: {result.stdout}{result.stderr}"
 
@@ -96,6 +107,8 @@ def prepare(root: Path, base: Path) -> None:
 def make_initrd(root: Path, target: Path) -> str:
     """Run dracut in *root*; what it said.  A failure raises, and says what it said."""
     (version,) = (path.name for path in (root / "usr/lib/modules").iterdir())
-    said = tree.chroot(root, f"rm -f /tmp/initrd; SOURCE_DATE_EPOCH=1700000000 dracut --force /tmp/initrd {version}")
+    said = tree.chroot(
+        root, f"rm -f /tmp/initrd; SOURCE_DATE_EPOCH=1700000000 dracut --force /tmp/initrd {version}"
+    )
     shutil.move(root / "tmp/initrd", target)
     return said
