@@ -75,8 +75,7 @@ def test_a_library_has_one_home(library: str) -> None:
     for path in FILES:
         inside = path.relative_to(PACKAGE)
         at_home = str(inside) == home or inside.parts[0] == home
-        # `serve` runs what web makes: the runner is aiohttp's, the process is the command's.
-        if at_home or (library == "aiohttp" and str(inside) == "cli/serve.py"):
+        if at_home:
             continue
         assert not any(name.split(".")[0] == library for name in _imports(path)), (
             f"{inside} imports {library}"

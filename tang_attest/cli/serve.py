@@ -9,17 +9,12 @@ import ssl
 import tempfile
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Executor, ThreadPoolExecutor
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 import structlog
-from aiohttp import web
-from aiohttp.typedefs import Handler, Middleware
-from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
-from cryptography.hazmat.primitives import serialization
 
 from tang_attest import log
 from tang_attest.cli.state import State, SystemClock, SystemRandomness, opened
@@ -27,16 +22,15 @@ from tang_attest.config import Settings, load_settings
 from tang_attest.errors import Malformed, NotFound, TangAttestError
 from tang_attest.keys.tang_dir import TangDirectory
 from tang_attest.service.enroll import Enroll
-from tang_attest.service.server_keys import ServerKeys
+from tang_attest.service.server_keys import MergedKeys, ServerKeys
 from tang_attest.service.unlock import Unlock
-from tang_attest.web.app import MAX_LINE, Site, make_app
+from tang_attest.web import runner
+from tang_attest.web.app import Site, make_app
 from tang_attest.web.attest_routes import AttestRoutes
+from tang_attest.web.tls import server_context
 
 #: Seconds between two sweeps of nonces that expired.
 _PRUNE_EVERY = 300
-
-#: Seconds that a request under way has to end once the server was told to.
-_PATIENCE_S = 5
 
 _log = structlog.get_logger("serve")
 
@@ -103,33 +97,7 @@ def serve(ctx: click.Context, /, config: Path | None, **flags: Any) -> None:
 def _tls(settings: Settings) -> ssl.SSLContext | None:
     if settings.tls_certificate is None or settings.tls_key is None:
         return None
-    _check_pem("tls_certificate", settings.tls_certificate, x509.load_pem_x509_certificates)
-    _check_pem("tls_key", settings.tls_key, lambda pem: serialization.load_pem_private_key(pem, None))
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    try:
-        context.load_cert_chain(settings.tls_certificate, settings.tls_key)
-    except ssl.SSLError as error:
-        # Each of the two is good for itself.
-        what = "it is not the key of tls_certificate" if error.reason == "KEY_VALUES_MISMATCH" else str(error)
-        raise Malformed("setting-invalid", f"Setting tls_key: {what}.") from None
-    return context
-
-
-def _check_pem(setting: str, path: Path, load: Callable[[bytes], object]) -> None:
-    """Raise ``setting-invalid`` naming *setting* unless *load* reads the file.
-
-    OpenSSL alone would not say which of the two files is wrong, and would ask a terminal for a passphrase.
-    """
-    try:
-        load(path.read_bytes())
-    except OSError as error:
-        raise Malformed("setting-invalid", f"Setting {setting}: {path}: {error.strerror}.") from None
-    except TypeError:
-        raise Malformed("setting-invalid", f"Setting {setting}: {path} needs a passphrase.") from None
-    except (ValueError, UnsupportedAlgorithm):
-        what = setting.removeprefix("tls_")
-        raise Malformed("setting-invalid", f"Setting {setting}: {path} is not a PEM {what}.") from None
+    return server_context(settings.tls_certificate, settings.tls_key)
 
 
 async def _serve(settings: Settings, tls: ssl.SSLContext | None) -> None:
@@ -138,28 +106,8 @@ async def _serve(settings: Settings, tls: ssl.SSLContext | None) -> None:
     for name in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(name, stop.set)
     async with _site(settings) as site:
-        # A slow client is cut: the body of an honest request is there at once.
-        app, under_way = make_app(site), _UnderWay()
-        app.middlewares.append(under_way.count)
-        runner = web.AppRunner(
-            app,
-            access_log=None,
-            max_line_size=MAX_LINE,
-            max_field_size=MAX_LINE,
-            keepalive_timeout=30,
-            shutdown_timeout=_PATIENCE_S,
-        )
-        await runner.setup()
-        try:
-            listener = web.TCPSite(runner, settings.host, settings.port, ssl_context=tls, backlog=1024)
-            try:
-                await listener.start()
-            except OSError as error:
-                where = f"{settings.host} port {settings.port}"
-                raise Malformed(
-                    "setting-invalid", f"Settings host and port: cannot listen on {where}: {error.strerror}."
-                ) from None
-            port = runner.addresses[0][1]
+
+        def listening(port: int) -> None:
             if settings.port_file is not None:
                 _write_port(settings.port_file, port)
             _log.info(
@@ -170,46 +118,9 @@ async def _serve(settings: Settings, tls: ssl.SSLContext | None) -> None:
                 plain_tang=settings.plain_tang,
                 attested=site.attest is not None,
             )
-            await stop.wait()
-            await listener.stop()
-            await under_way.wait(_PATIENCE_S)
-        finally:
-            await runner.cleanup()
+
+        await runner.run(make_app(site), settings.host, settings.port, tls, listening, stop)
     _log.info("stopped")
-
-
-class _UnderWay:
-    """The requests that are being read or answered.
-
-    aiohttp lets handlers end, but throws away what arrives meanwhile: a request whose body is on its way would fail.
-    """
-
-    def __init__(self) -> None:
-        self._count = 0
-        self._none = asyncio.Event()
-        self._none.set()
-
-    @property
-    def count(self) -> Middleware:
-        """A middleware that counts."""
-
-        @web.middleware
-        async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
-            self._count += 1
-            self._none.clear()
-            try:
-                return await handler(request)
-            finally:
-                self._count -= 1
-                if not self._count:
-                    self._none.set()
-
-        return middleware
-
-    async def wait(self, seconds: float) -> None:
-        """Until there is none, or *seconds* have passed."""
-        with suppress(TimeoutError):
-            await asyncio.wait_for(self._none.wait(), seconds)
 
 
 @asynccontextmanager
@@ -232,7 +143,7 @@ async def _site(settings: Settings) -> AsyncIterator[Site]:
         sweep = asyncio.create_task(_sweep(state))
         stack.callback(sweep.cancel)
         own = ServerKeys(state.store, state.sealed, SystemClock(), "server", open_keys=settings.plain_tang)
-        keys = directory or own
+        keys = MergedKeys(directory, own) if directory is not None else own
         plain = keys if settings.plain_tang else None
         yield Site(_attest_routes(settings, state, own, executor), keys, plain, executor, settings.endpoint)
 

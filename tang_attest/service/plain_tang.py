@@ -14,9 +14,9 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from cryptography.hazmat.primitives.asymmetric import ec
 
@@ -163,6 +163,19 @@ class KeySet:
             return Reply(key.exchange.multiply(_read_point(request, key.exchange.curve))).encode()
         except Malformed:
             raise TangStatus(400) from None
+
+
+class KeySetProvider(Protocol):
+    """Whatever knows the keys of the moment: a Tang directory, or the database."""
+
+    def current(self) -> KeySet | Awaitable[KeySet]:
+        """The keys as they are now; the same object as before when nothing changed."""
+
+
+async def current_keys(provider: KeySetProvider) -> KeySet:
+    """The keys of *provider*, whether it has to wait for them or not."""
+    keys = provider.current()
+    return keys if isinstance(keys, KeySet) else await keys
 
 
 def public_jwk(jwk: Mapping[str, Any]) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from tang_attest.errors import Malformed
 from tang_attest.ports import AuditEntry, Clock, Device, KeyStore, SealedKey, Store
 from tang_attest.protocol.advertisement import Signer, advertise
 from tang_attest.service.device_keys import find_device_key
-from tang_attest.service.plain_tang import KeySet, TangKey
+from tang_attest.service.plain_tang import KeySet, KeySetProvider, TangKey, current_keys
 
 #: Curve of signing keys and of new exchange keys: what tangd generates.
 _CURVE: Final = "P-521"
@@ -27,6 +27,25 @@ class SigningKeyStore(KeyStore, Protocol):
 
     def seal(self, use: str, private: ec.EllipticCurvePrivateKey, now: datetime) -> SealedKey:
         """An existing key, sealed."""
+
+
+class MergedKeys:
+    """A Tang directory and the server's own keys, advertised as one set that all signing keys of both sign.
+
+    So a machine that knows either signing key trusts the advertisement.
+    """
+
+    def __init__(self, *providers: KeySetProvider) -> None:
+        self._providers = providers
+        self._parts: list[KeySet] = []
+        self._key_set = KeySet(())
+
+    async def current(self) -> KeySet:
+        """The keys as they are now; the same object as before when nothing changed."""
+        parts = [await current_keys(provider) for provider in self._providers]
+        if parts != self._parts:
+            self._parts, self._key_set = parts, KeySet(key for part in parts for key in part.keys)
+        return self._key_set
 
 
 class ServerKeys:

@@ -14,11 +14,11 @@ from aiohttp import web
 
 from tang_attest.errors import Malformed, NotFound, TangAttestError, Unavailable
 from tang_attest.service.caller import Caller
-from tang_attest.service.plain_tang import KeySet
+from tang_attest.service.plain_tang import KeySetProvider, current_keys
 from tang_attest.web import tang_routes
 from tang_attest.web.attest_routes import AttestRoutes
 from tang_attest.web.problems import CODE, problem
-from tang_attest.web.tang_routes import KeySetProvider, handle_adv, handle_rec
+from tang_attest.web.tang_routes import handle_adv, handle_rec
 
 #: An unlock request with the largest event log has about 180 KiB (docs/protocol.md, 3.3, step 1).
 MAX_BODY: Final = 256 * 1024
@@ -100,16 +100,11 @@ async def _route(site: Site, request: web.Request, caller: Caller) -> web.Stream
         return web.Response(status=route)
     if route.kid is None or route.name == "adv":
         return await handle_adv(site.advertised, route.kid)
-    if site.plain is not None and (site.attest is None or await _is_open(site.plain, route.kid)):
+    if site.plain is not None and (site.attest is None or (await current_keys(site.plain)).find(route.kid)):
         return await handle_rec(site.plain, route.kid, await request.read(), site.executor)
     if site.attest is None:
         return web.Response(status=404)
     return await site.attest.rec(request, caller, route.kid)
-
-
-async def _is_open(plain: KeySetProvider, kid: str) -> bool:
-    keys = plain.current()
-    return (keys if isinstance(keys, KeySet) else await keys).find(kid) is not None
 
 
 async def _attest(

@@ -7,27 +7,19 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Awaitable
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Final, Literal, Protocol
+from typing import Final, Literal
 
 from aiohttp import web
 
-from tang_attest.service.plain_tang import BODY_LIMIT, KeySet, TangStatus
+from tang_attest.service.plain_tang import BODY_LIMIT, KeySetProvider, TangStatus, current_keys
 
 #: tangd answers 414 to a longer target.
 _TARGET_LIMIT: Final = 4095
 
 _METHODS: Final = {"adv": "GET", "rec": "POST"}
-
-
-class KeySetProvider(Protocol):
-    """Whatever knows the keys of the moment: a Tang directory, or the database."""
-
-    def current(self) -> KeySet | Awaitable[KeySet]:
-        """The keys as they are now."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +55,7 @@ def _pattern(endpoint: str) -> re.Pattern[str]:
 async def handle_adv(keys: KeySetProvider, kid: str | None) -> web.Response:
     """``GET /adv`` and ``GET /adv/{kid}``."""
     try:
-        body = (await _current(keys)).advertisement(kid)
+        body = (await current_keys(keys)).advertisement(kid)
     except TangStatus as refusal:
         return web.Response(status=refusal.status)
     return web.Response(body=body, content_type="application/jose+json")
@@ -80,7 +72,7 @@ async def handle_rec(
     if len(body) > BODY_LIMIT:
         return web.Response(status=413)
     try:
-        current = await _current(keys)
+        current = await current_keys(keys)
         if executor is None:
             reply = current.recover(kid, body)
         else:
@@ -88,8 +80,3 @@ async def handle_rec(
     except TangStatus as refusal:
         return web.Response(status=refusal.status)
     return web.Response(body=reply, content_type="application/jwk+json")
-
-
-async def _current(keys: KeySetProvider) -> KeySet:
-    current = keys.current()
-    return current if isinstance(current, KeySet) else await current

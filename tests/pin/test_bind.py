@@ -285,3 +285,19 @@ def test_a_device_with_a_new_exchange_key(machine: Machine, server: Server, name
     assert (header(new)["kid"], header(old)["kid"] != kid) == (kid, True)
     for jwe in (old, new):
         assert machine.decrypt(jwe).stdout == SECRET
+
+
+def test_a_tang_directory_beside_the_state(
+    machine: Machine, server: Server, name: str, tmp_path: Path
+) -> None:
+    """Both signing keys sign the advertisement, so either thumbprint is enough, for this pin and for tang's."""
+    subprocess.run(["/usr/libexec/tangd-keygen", str(tmp_path)], check=True)
+    token = server.operator.token(name)
+    with server.operator.serve("--plain-tang", "--tang-dir", str(tmp_path)) as port:
+        url = f"http://127.0.0.1:{port}"
+        jwe = machine.encrypt(url=url, name=name, token=token, thp=server.operator.thp)
+        assert machine.decrypt(jwe).stdout == SECRET
+        config = json.dumps({"url": url, "thp": server.operator.thp})
+        plain = machine.run("clevis", "encrypt", "tang", config, stdin=SECRET)
+        assert plain.returncode == 0, plain.stderr
+        assert machine.run("clevis", "decrypt", stdin=plain.stdout).stdout == SECRET
