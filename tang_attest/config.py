@@ -73,7 +73,7 @@ class Settings(BaseModel):
             return self.database
         # In a URL a question mark would end the path, and a percent sign begin an escape.
         path = str(self.state.absolute() / DATABASE_NAME)
-        return f"sqlite+aiosqlite:///{path.replace('%', '%25').replace('?', '%3F')}"
+        return f"sqlite:///{path.replace('%', '%25').replace('?', '%3F')}"
 
 
 def load_settings(file: Path | None, flags: Mapping[str, Any]) -> Settings:
