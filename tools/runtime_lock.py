@@ -45,12 +45,12 @@ def runtime_lock(lock: str, names: set[NormalizedName]) -> str:
     kept = {canonicalize_name(name): f"{name}{rest}" for name, rest in blocks}
     missing = names - kept.keys()
     if missing:
-        raise SystemExit(f"runtime_lock: requirements.lock lacks {', '.join(sorted(missing))}; run: make lock")
+        raise SystemExit(
+            f"runtime_lock: requirements.lock lacks {', '.join(sorted(missing))}; run: make lock"
+        )
     return "".join(kept[name] for name in sorted(names))
 
 
 if __name__ == "__main__":
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    sys.stdout.write(
-        runtime_lock((ROOT / "requirements.lock").read_text(), closure(project["dependencies"]))
-    )
+    sys.stdout.write(runtime_lock((ROOT / "requirements.lock").read_text(), closure(project["dependencies"])))
