@@ -134,6 +134,8 @@ class Machine:
     #: False for a machine that, as a Raspberry Pi with nothing on the TPM's reset line, keeps the PCRs in a reboot.
     tpm_is_reset: bool = True
     has_tpm: bool = True
+    #: A unified kernel image on an EFI system partition, instead of kernel, initrd and command line.
+    image: Path | None = None
     systemd: bool = False  #: a whole boot to a login prompt; without, a shell as soon as the root is open
 
     def __post_init__(self) -> None:
@@ -206,12 +208,26 @@ class Machine:
         if self.has_tpm:
             command += ["-chardev", f"socket,id=tpm,path={tpm}", "-tpmdev", "emulator,id=tpm0,chardev=tpm"]
             command += ["-device", "tpm-crb,tpmdev=tpm0"]
-        command += ["-kernel", str(self.kernel), "-initrd", str(self.initrd), "-append", self.command_line]
+        if self.image is None:
+            command += [
+                "-kernel",
+                str(self.kernel),
+                "-initrd",
+                str(self.initrd),
+                "-append",
+                self.command_line,
+            ]
         command += ["-serial", f"unix:{console},server=on,wait=off", "-monitor", "none"]
         for number, disk in enumerate(self.disks):
             command += ["-drive", f"if=none,id=d{number},format=raw,cache=unsafe,file={disk}"]
             serial = "systemd" if self.systemd else f"disk{number}"
             command += ["-device", f"virtio-blk-pci,drive=d{number},serial={serial}"]
+        if self.image is not None:
+            command += [
+                "-drive",
+                f"if=none,id=esp,format=raw,readonly=on,file=fat:{self._system_partition()}",
+            ]
+            command += ["-device", "virtio-blk-pci,drive=esp,bootindex=0"]
         for number in range(self.network.cards):
             command += [
                 "-netdev",
@@ -222,6 +238,16 @@ class Machine:
         if self.tpm_is_reset:
             command.append("-no-reboot")
         return command
+
+    def _system_partition(self) -> Path:
+        """A directory with the image where the firmware looks for it; QEMU makes a FAT file system of it."""
+        assert self.image is not None
+        directory = self.directory / "esp"
+        shutil.rmtree(directory, ignore_errors=True)
+        target = directory / "EFI" / "BOOT" / "BOOTX64.EFI"
+        target.parent.mkdir(parents=True)
+        shutil.copy(self.image, target)
+        return directory
 
     def _netdev(self, number: int) -> str:
         # Of several cards only the last one is plugged in: the first to answer is not the first in the list.

@@ -75,7 +75,7 @@ install_programs() {
         [[ -x $ours/$file ]] || die "$ours/$file is missing"
         inst_simple "$ours/$file" || die "cannot copy $ours/$file"
     done
-    inst_libdir_file 'libtss2-tcti-device.so*' || die 'the library libtss2-tcti-device.so is missing'
+    inst_libdir_file libtss2-tcti-device.so.0 || die 'the library libtss2-tcti-device.so.0 is missing'
 }
 
 install_files() {

@@ -1,0 +1,73 @@
+"""A machine with dracut's initrd and two encrypted volumes, its server, and what its console says."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from tests.boot import disk, dracut
+from tests.boot.machine import Console, Machine
+from tests.boot.site import Site
+from tests.boot.tree import ROOT_UUID, SECOND_UUID
+from tests.boot.world import NAME, REFUSED, ROOT_IS_OPEN, SELECTION, World
+
+PROMPT: Final = r"Please enter passphrase for disk [^\n]*(root|second)"
+#: What PCR 15 holds when it was extended once with the cap's event.
+CAPPED: Final = hashlib.sha256(bytes(32) + hashlib.sha256(b"tang-attest/v1 cap\n").digest()).hexdigest()
+
+
+def at(directory: Path, image: Path | None = None) -> World:
+    """The world in *directory*; its machine starts a unified kernel *image*, if there is one."""
+    built = dracut.build()
+    machine = Machine(
+        directory / "machine",
+        built.kernel,
+        built.initrd,
+        [directory / "root.img", directory / "second.img"],
+        command_line=dracut.COMMAND_LINE,
+        image=image,
+    )
+    return World(directory, built, Site(directory / "site"), machine)
+
+
+def approve(directory: Path, selection: str = SELECTION, image: Path | None = None) -> None:
+    """Make an enrolled and approved machine in *directory*."""
+    built = dracut.build()
+    directory.mkdir()
+    disk.copy(disk.root_image(built.root, built.name, ROOT_UUID), directory / "root.img")
+    payload = directory / "payload"
+    disk.filesystem(payload, 8192)
+    disk.luks_image(directory / "second.img", payload, SECOND_UUID)
+    world = at(directory, image)
+    with world.site:
+        world.site.enroll(world.machine, NAME, world.root_disk, selection=selection)
+        with world.machine.tpm as tpm:
+            world.site.bind(world.machine, tpm, NAME, directory / "second.img")
+        with world.boot() as console:
+            console.wait_for(PROMPT)
+            assert console.wait_for(REFUSED)[1] == "pcr-mismatch"
+        world.site.operator("approve", NAME)
+
+
+def approved(factory: pytest.TempPathFactory) -> World:
+    """An enrolled and approved machine, made once for a whole run; to be copied, not used."""
+    directory = factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        directory = directory.parent  # which the workers share
+    with (directory / "dracut.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (directory / "dracut" / "done").exists():
+            approve(directory / "dracut")
+            (directory / "dracut" / "done").touch()
+    return at(directory / "dracut")
+
+
+def open_by_passphrase(console: Console) -> None:
+    """Type the passphrase at the prompt that is there; systemd tries it with the other volume, too."""
+    console.type(disk.PASSPHRASE)
+    console.wait_for(ROOT_IS_OPEN)

@@ -1,0 +1,69 @@
+"""Building dracut's image: what is missing is found now, not at the next boot."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.boot.base import base_tree
+from tests.boot.dracut import PACKAGES, make_initrd, prepare
+
+pytestmark = [pytest.mark.boot, pytest.mark.timeout(600)]
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A root tree in which an image can be built."""
+    path = tmp_path_factory.mktemp("dracut-module") / "root"
+    prepare(path, base_tree(PACKAGES, "dracutbase")[0])
+    return path
+
+
+@contextmanager
+def without(path: Path) -> Iterator[None]:
+    """*path* is not there, for a while."""
+    hidden = path.parent.parent / f"{path.name}.hidden"
+    path.rename(hidden)
+    yield
+    hidden.rename(path)
+
+
+@pytest.mark.parametrize(
+    ("missing", "said"),
+    [
+        ("usr/bin/tpm2", "the program tpm2 is missing"),
+        ("usr/bin/clevis-decrypt-attest", "the program clevis-decrypt-attest is missing"),
+        ("usr/bin/clevis-attest-functions", "/usr/bin/clevis-attest-functions is missing"),
+        ("usr/lib/clevis-attest/clevis-attest-cap", "/usr/lib/clevis-attest/clevis-attest-cap is missing"),
+        (
+            "usr/lib/clevis-attest/systemd",
+            "/usr/lib/clevis-attest/systemd/clevis-attest-cap.service is missing",
+        ),
+        (
+            "usr/lib/x86_64-linux-gnu/libtss2-tcti-device.so.0",
+            "the library libtss2-tcti-device.so.0 is missing",
+        ),
+        ("usr/lib/dracut/modules.d/60clevis", "depends on 'clevis', which can't be installed"),
+    ],
+)
+def test_a_missing_part_fails_the_build(root: Path, tmp_path: Path, missing: str, said: str) -> None:
+    """No image is made, and the message names what is missing."""
+    with without(root / missing), pytest.raises(AssertionError) as failure:
+        make_initrd(root, tmp_path / "initrd")
+    assert said in str(failure.value)
+    assert not (root / "tmp/initrd").exists()
+
+
+def test_a_kernel_without_a_tpm_driver_fails_the_build(root: Path, tmp_path: Path) -> None:
+    """A cloud kernel has the drivers built in; take them out of its list."""
+    (builtin,) = (root / "usr/lib/modules").glob("*/modules.builtin")
+    before = builtin.read_text()
+    builtin.write_text("".join(line for line in before.splitlines(keepends=True) if "/tpm" not in line))
+    try:
+        with pytest.raises(AssertionError, match="has no TPM driver"):
+            make_initrd(root, tmp_path / "initrd")
+    finally:
+        builtin.write_text(before)

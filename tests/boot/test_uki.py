@@ -1,0 +1,84 @@
+"""A unified kernel image: systemd's stub, the kernel, the initrd of dracut and the command line in one file."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from tests.boot import dracut
+from tests.boot.dracut_world import CAPPED, PROMPT, approve, at, open_by_passphrase
+from tests.boot.world import NAME, REFUSED, ROOT_IS_OPEN, UNLOCKED, World
+
+pytestmark = [pytest.mark.boot, pytest.mark.timeout(1200)]
+
+#: Firmware, option ROMs, the image as the firmware sees it, Secure Boot, the image as the stub sees it, the cap.
+SELECTION: Final = "sha256:0,2,4,7,11,15"
+
+#: Where the stub expects its sections (systemd-stub(7) of version 252).
+ADDRESSES: Final = {".osrel": 0x20000, ".cmdline": 0x30000, ".linux": 0x2000000, ".initrd": 0x3000000}
+
+
+def unified_image(path: Path, command_line: str) -> Path:
+    """Make one at *path*, as ukify does."""
+    built = dracut.build()
+    line = path.with_suffix(".cmdline")
+    line.write_text(command_line)
+    contents = {
+        ".osrel": built.root / "usr/lib/os-release",
+        ".cmdline": line,
+        ".linux": built.kernel,
+        ".initrd": built.initrd,
+    }
+    command = ["objcopy"]
+    for name, address in ADDRESSES.items():
+        command += [f"--add-section={name}={contents[name]}", f"--change-section-vma={name}={address:#x}"]
+    stub = built.root / "usr/lib/systemd/boot/efi/linuxx64.efi.stub"
+    subprocess.run([*command, str(stub), str(path)], check=True)
+    return path
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    """An enrolled and approved machine that starts a unified kernel image."""
+    directory = tmp_path_factory.mktemp("uki")
+    image = unified_image(directory / "image.efi", dracut.COMMAND_LINE)
+    approve(directory / "world", SELECTION, image)
+    yield at(directory / "world", image)
+    for disk in directory.glob("world/*.img"):
+        disk.unlink()
+
+
+def test_uki_an_approved_image_opens_by_itself(world: World) -> None:
+    """PCR 4 and PCR 11 hold what the operator approved."""
+    with world.site, world.boot() as console:
+        console.wait_for(UNLOCKED)
+        console.wait_for(ROOT_IS_OPEN)
+        assert CAPPED in console.shell("tpm2 pcrread sha256:15").lower()
+        assert "0" * 64 not in console.shell("tpm2 pcrread sha256:11")
+
+
+def test_uki_a_changed_image_is_refused_until_it_is_approved(world: World, tmp_path: Path) -> None:
+    """Only the command line inside differs, so the firmware and the stub both measure something else."""
+    changed = replace(
+        world,
+        machine=replace(
+            world.machine, image=unified_image(tmp_path / "changed.efi", f"{dracut.COMMAND_LINE} changed=yes")
+        ),
+    )
+    with world.site:
+        with changed.boot() as console:
+            console.wait_for(PROMPT)
+            refused = console.wait_for(REFUSED)
+            assert refused[1] == "pcr-mismatch"
+            assert "PCR 4: boot loader, kernel; PCR 11: unified kernel image" in refused[2]
+            open_by_passphrase(console)
+            assert CAPPED in console.shell("tpm2 pcrread sha256:15").lower()
+        world.site.operator("approve", NAME)
+        with changed.boot() as console:
+            console.wait_for(UNLOCKED)
+            console.wait_for(ROOT_IS_OPEN)
