@@ -46,6 +46,10 @@ fmt: setup ## format Python and shell, and fix what ruff can fix
 	$(BIN)/ruff format
 	tools/shell-scripts | xargs --no-run-if-empty $(BIN)/shfmt --write
 
+.PHONY: deb
+deb: setup ## build Debian packages of the server, the pin and its initrd parts, into build/deb
+	tools/build-deb
+
 .PHONY: test-fresh
 test-fresh: ## run CI in a new minimal Debian root under /var/tmp; needs root and mmdebstrap
 	tools/fresh-root
