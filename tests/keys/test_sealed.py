@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from hypothesis import example, given
 from hypothesis import strategies as st
-from jwcrypto.common import base64url_encode
+from jwcrypto.common import base64url_decode, base64url_encode
 from jwcrypto.jwe import JWE
 from jwcrypto.jwk import JWK
 
@@ -137,7 +137,7 @@ def _sealed(private: ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey, kid: str, *
 
 @given(st.data())
 def test_any_change_is_noticed(data: st.DataObject) -> None:
-    """One character anywhere in the JWE."""
+    """One character anywhere in the JWE, unless it spells the same bytes (stray bits at the end of a part)."""
     key = KEY
     at = data.draw(st.integers(0, len(key.sealed) - 1))
     character = data.draw(
@@ -145,8 +145,8 @@ def test_any_change_is_noticed(data: st.DataObject) -> None:
     )
     changed = key.sealed[:at] + character + key.sealed[at + 1 :]
     try:
-        same = [unb64u(part) for part in changed.split(".")] == [
-            unb64u(part) for part in key.sealed.split(".")
+        same = [base64url_decode(part) for part in changed.split(".")] == [
+            base64url_decode(part) for part in key.sealed.split(".")
         ]
     except ValueError:
         same = False
