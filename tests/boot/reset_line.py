@@ -18,6 +18,7 @@ from typing import Final, Self
 _CMD_INIT: Final = 2
 _CMD_SHUTDOWN: Final = 3
 _CMD_STOP: Final = 14
+_CMD_SET_BUFFERSIZE: Final = 17
 _SUCCESS: Final = struct.pack(">I", 0)
 
 
@@ -62,6 +63,9 @@ class ResetLine:
             return _SUCCESS
         if command == _CMD_INIT:
             self._started = True
+        if self._started and command == _CMD_SET_BUFFERSIZE:
+            # A running TPM refuses a size, with an answer shorter than QEMU waits for; zero only asks for it.
+            request = struct.pack(">II", _CMD_SET_BUFFERSIZE, 0)
         rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, descriptors)] if descriptors else []
         swtpm.sendmsg([request], rights)
         return swtpm.recv(65536)
