@@ -121,7 +121,6 @@ class Network:
     cards: int = 1
     #: The port on 127.0.0.1 behind SERVER:SERVER_PORT; None and the network answers DHCP but has no server.
     server_port: int | None = None
-    server_command: str = ""  #: or a program that answers there, started for each connection
     silent: bool = False  #: a cable with nobody at its other end
 
 
@@ -258,10 +257,8 @@ class Machine:
         if self.network.silent or number < self.network.cards - 1:
             return f"hubport,id=n{number},hubid={number}"
         options = f"user,id=n{number},restrict=on,net=192.0.2.0/24,host=192.0.2.2,dhcpstart=192.0.2.15,dns=192.0.2.3"
-        forward = self.network.server_command
         if self.network.server_port is not None:
             forward = f"socat - TCP:127.0.0.1:{self.network.server_port}"
-        if forward:
             options += f",guestfwd=tcp:{SERVER}:{SERVER_PORT}-cmd:{forward}"
         return options
 
