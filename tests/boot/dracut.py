@@ -37,7 +37,7 @@ PACKAGES: Final = (
 )
 
 COMMAND_LINE: Final = (
-    "console=ttyS0 quiet loglevel=3 net.ifnames=0"
+    "console=ttyS0 quiet loglevel=3 no_timer_check net.ifnames=0"
     f" rd.luks.name={ROOT_UUID}=root rd.luks.name={SECOND_UUID}=second root=/dev/mapper/root ro fastboot"
     # A missing disk leads to the emergency shell after 20 seconds instead of minutes.
     " rd.retry=20 rd.luks.options=x-systemd.device-timeout=0 init=/usr/local/sbin/first-init"

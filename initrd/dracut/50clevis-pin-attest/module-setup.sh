@@ -29,11 +29,25 @@ depends() {
     echo bash clevis network
 }
 
+# ancestors DEVICE: the drivers of a device and of what it hangs on (an SPI controller, a USB hub)
+ancestors() {
+    local node
+    node=$(readlink -f "$1") || return 0
+    while [[ -n $node && $node != /sys/devices && $node != / ]]; do
+        if [[ -e $node/driver/module ]]; then
+            basename "$(readlink -f "$node/driver/module")"
+        fi
+        node=${node%/*}
+    done
+}
+
 installkernel() {
     local driver
-    # Whatever this machine has now: its TPM may come with another kernel's drivers.
-    hostonly='' instmods '=drivers/char/tpm'
-    hostonly='' instmods af_packet ipv6
+    # Not only what this machine has loaded: its TPM may come with another kernel's drivers.
+    hostonly='' instmods '=drivers/char/tpm' af_packet ipv6
+    for driver in $(ancestors /sys/class/tpm/tpm0/device); do
+        hostonly='' instmods "$driver"
+    done
     for driver in $drivers; do
         [[ -n $(find "$initdir/lib/modules/$kernel/" -name "$driver.ko*" 2>/dev/null) ]] && return 0
         grep -qs "/$driver\.ko" "/lib/modules/$kernel/modules.builtin" && return 0
