@@ -73,10 +73,11 @@ def _tang(directory: Path) -> World:
 
 @contextmanager
 def _tangd(keys: Path) -> Iterator[int]:
-    """Debian's tangd as a server of its own; its port."""
+    """Debian's tangd behind socat, as its socket unit would start it; the port."""
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = int(probe.getsockname()[1])
-    process = subprocess.Popen([_TANGD, "-p", str(port), "-l", str(keys)], stderr=subprocess.DEVNULL)
+    listen = f"TCP-LISTEN:{port},bind=127.0.0.1,reuseaddr,fork"
+    process = subprocess.Popen(["socat", listen, f"EXEC:{_TANGD} {keys}"], stderr=subprocess.DEVNULL)
     try:
         yield port
     finally:
