@@ -50,7 +50,7 @@ _FILES: Final = {
         'hostonly=no\ncompress="zstd"\nearly_microcode=no\nreproducible=yes\n'
         'dracutmodules+=" base bash crypt dm dracut-systemd fs-lib kernel-modules rootfs-block stamp systemd'
         ' systemd-initrd terminfo udev-rules usrmount "\n'
-        'add_drivers+=" virtio_pci virtio_blk virtio_net ext4 dm_crypt xts ecb aesni_intel af_packet "\n'
+        'drivers+=" virtio_pci virtio_blk virtio_net ext4 dm_crypt xts ecb aesni_intel af_packet "\n'
     ),
     # For first-init: when the initrd's work begins.
     "usr/lib/dracut/modules.d/00stamp/module-setup.sh": (

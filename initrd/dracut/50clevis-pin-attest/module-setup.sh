@@ -8,12 +8,15 @@
 #                                  volumes if these are there when the image is built
 #   attest_shell_without_tpm=no    "yes" gives the emergency shell even if there is no TPM to cap
 #
+# dracut sources this file into its own shell, so every name that is ours begins with attest_: a plain `drivers`
+# would overwrite dracut's setting of that name, and leave the disk's drivers out of the image.
+#
 # shellcheck disable=SC2154  # dracut sets initdir, moddir, systemdsystemunitdir and kernel
 
-drivers='tpm_crb tpm_tis tpm_tis_spi tpm_tis_i2c tpm_tis_i2c_cr50 tpm_ftpm_tee'
-ours=/usr/lib/clevis-attest
+attest_drivers='tpm_crb tpm_tis tpm_tis_spi tpm_tis_i2c tpm_tis_i2c_cr50 tpm_ftpm_tee'
+attest_ours=/usr/lib/clevis-attest
 
-die() {
+attest_die() {
     dfatal "clevis-pin-attest: $1"
     exit 1
 }
@@ -29,8 +32,8 @@ depends() {
     echo bash clevis network
 }
 
-# ancestors DEVICE: the drivers of a device and of what it hangs on (an SPI controller, a USB hub)
-ancestors() {
+# attest_ancestors DEVICE: the drivers of a device and of what it hangs on (an SPI controller, a USB hub)
+attest_ancestors() {
     local node
     node=$(readlink -f "$1") || return 0
     while [[ -n $node && $node != /sys/devices && $node != / ]]; do
@@ -45,19 +48,19 @@ installkernel() {
     local driver
     # Not only what this machine has loaded: its TPM may come with another kernel's drivers.
     hostonly='' instmods '=drivers/char/tpm' af_packet ipv6
-    for driver in $(ancestors /sys/class/tpm/tpm0/device); do
+    for driver in $(attest_ancestors /sys/class/tpm/tpm0/device); do
         hostonly='' instmods "$driver"
     done
-    for driver in $drivers; do
+    for driver in $attest_drivers; do
         [[ -n $(find "$initdir/lib/modules/$kernel/" -name "$driver.ko*" 2>/dev/null) ]] && return 0
         grep -qs "/$driver\.ko" "/lib/modules/$kernel/modules.builtin" && return 0
     done
-    derror "clevis-pin-attest: the kernel $kernel has no TPM driver ($drivers)"
+    derror "clevis-pin-attest: the kernel $kernel has no TPM driver ($attest_drivers)"
     return 1
 }
 
 # named_files: the `ca` files that the attest bindings of crypttab's volumes name
-named_files() {
+attest_named_files() {
     local source
     [[ -s /etc/crypttab ]] || return 0
     while read -r _ source _; do
@@ -76,30 +79,31 @@ named_files() {
     done </etc/crypttab
 }
 
-install_programs() {
+attest_install_programs() {
     local program pin file
     for program in curl jose tpm2 sha256sum mkdir rm sleep sed ip modprobe cryptsetup dmsetup umount; do
-        inst_multiple "$program" || die "the program $program is missing"
+        inst_multiple "$program" || attest_die "the program $program is missing"
     done
-    pin=$(command -v clevis-decrypt-attest) || die 'the program clevis-decrypt-attest is missing'
-    [[ -r ${pin%/*}/clevis-attest-functions ]] || die "${pin%/*}/clevis-attest-functions is missing"
-    inst_simple "$pin" || die "cannot copy $pin"
-    inst_simple "${pin%/*}/clevis-attest-functions" || die 'cannot copy clevis-attest-functions'
+    pin=$(command -v clevis-decrypt-attest) || attest_die 'the program clevis-decrypt-attest is missing'
+    [[ -r ${pin%/*}/clevis-attest-functions ]] || attest_die "${pin%/*}/clevis-attest-functions is missing"
+    inst_simple "$pin" || attest_die "cannot copy $pin"
+    inst_simple "${pin%/*}/clevis-attest-functions" || attest_die 'cannot copy clevis-attest-functions'
     for file in clevis-attest-cap clevis-attest-opened clevis-attest-before-shell clevis-attest-wait-network; do
-        [[ -x $ours/$file ]] || die "$ours/$file is missing"
-        inst_simple "$ours/$file" || die "cannot copy $ours/$file"
+        [[ -x $attest_ours/$file ]] || attest_die "$attest_ours/$file is missing"
+        inst_simple "$attest_ours/$file" || attest_die "cannot copy $attest_ours/$file"
     done
-    inst_libdir_file libtss2-tcti-device.so.0 || die 'the library libtss2-tcti-device.so.0 is missing'
+    inst_libdir_file libtss2-tcti-device.so.0 || attest_die 'the library libtss2-tcti-device.so.0 is missing'
 }
 
-install_files() {
+attest_install_files() {
     local file
-    for file in ${attest_files-} $(named_files); do
-        [[ $file == /* ]] || die "'$file' in attest_files is not an absolute path"
-        [[ -r $file ]] || die "$file is missing, which a binding or attest_files names"
-        inst_simple "$file" || die "cannot copy $file"
+    for file in ${attest_files-} $(attest_named_files); do
+        [[ $file == /* ]] || attest_die "'$file' in attest_files is not an absolute path"
+        [[ -r $file ]] || attest_die "$file is missing, which a binding or attest_files names"
+        inst_simple "$file" || attest_die "cannot copy $file"
     done
-    [[ ${attest_cap_pcr:=15} =~ ^([0-9]|1[0-5])$ ]] || die "attest_cap_pcr=$attest_cap_pcr: the cap is a PCR from 0 to 15"
+    [[ ${attest_cap_pcr:=15} =~ ^([0-9]|1[0-5])$ ]] ||
+        attest_die "attest_cap_pcr=$attest_cap_pcr: the cap is a PCR from 0 to 15"
     mkdir -p "$initdir/etc/clevis-attest" "$initdir/etc/cmdline.d"
     printf '%s\n' "$attest_cap_pcr" >"$initdir/etc/clevis-attest/cap-pcr"
     if [[ ${attest_shell_without_tpm-} == yes ]]; then
@@ -109,30 +113,34 @@ install_files() {
     printf 'rd.neednet=1\n' >"$initdir/etc/cmdline.d/99clevis-pin-attest.conf"
 }
 
-install_systemd() {
+attest_install_systemd() {
     local file
-    [[ -r $ours/systemd/clevis-attest-cap.service ]] || die "$ours/systemd/clevis-attest-cap.service is missing"
+    [[ -r $attest_ours/systemd/clevis-attest-cap.service ]] ||
+        attest_die "$attest_ours/systemd/clevis-attest-cap.service is missing"
     while read -r file; do
-        inst_simple "$ours/systemd/$file" "$systemdsystemunitdir/$file" || die "cannot copy $ours/systemd/$file"
-    done < <(cd "$ours/systemd" && find . -type f -printf '%P\n')
+        inst_simple "$attest_ours/systemd/$file" "$systemdsystemunitdir/$file" ||
+            attest_die "cannot copy $attest_ours/systemd/$file"
+    done < <(cd "$attest_ours/systemd" && find . -type f -printf '%P\n')
     systemctl -q --root "$initdir" add-wants initrd.target clevis-attest-cap.service ||
-        die 'cannot enable clevis-attest-cap.service'
+        attest_die 'cannot enable clevis-attest-cap.service'
     # Other network modules turn rd.neednet=1 into DHCP where ip= says nothing; this one does not before dracut 060.
     if dracut_module_included systemd-networkd; then
-        inst_simple "$ours/systemd-network/zz-clevis-attest.network" /usr/lib/systemd/network/zz-clevis-attest.network ||
-            die 'cannot copy zz-clevis-attest.network'
+        inst_simple "$attest_ours/systemd-network/zz-clevis-attest.network" \
+            /usr/lib/systemd/network/zz-clevis-attest.network ||
+            attest_die 'cannot copy zz-clevis-attest.network'
     fi
 }
 
 install() {
     local module
     for module in clevis network; do
-        dracut_module_included "$module" || die "dracut's module $module is not in the image: is clevis-dracut installed?"
+        dracut_module_included "$module" ||
+            attest_die "dracut's module $module is not in the image: is clevis-dracut installed?"
     done
-    install_programs
-    install_files
+    attest_install_programs
+    attest_install_files
     if dracut_module_included systemd; then
-        install_systemd
+        attest_install_systemd
     else
         inst_hook pre-pivot 10 "$moddir/clevis-attest-opened.sh"
         # Before everything else that is done there.
