@@ -21,12 +21,13 @@ demo: setup ## see the whole story on this machine, with software TPMs
 	@./tools/demo
 
 .PHONY: test
-test: lint ## lint and run the whole test suite
-	$(BIN)/pytest --numprocesses auto -m 'not bench'
+test: lint ## lint and run every test except those that boot whole systems
+	@echo "Not in this run: the tests that boot or install whole systems (make test-boot) and the speed tests (make bench)."
+	$(BIN)/pytest --numprocesses auto -m 'not bench and not boot'
 
 .PHONY: test-boot
-test-boot: setup ## boot encrypted virtual machines, as root; part of `make test`, a quarter of an hour
-	$(BIN)/pytest --numprocesses auto -m boot tests/boot
+test-boot: setup ## boot encrypted virtual machines and install the packages, as root; about half an hour
+	$(BIN)/pytest --numprocesses auto -m boot tests
 
 .PHONY: check
 check: lint ## lint and run the quick tests, in under two minutes

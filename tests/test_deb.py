@@ -128,7 +128,7 @@ def test_a_library_that_is_not_locked_is_not_shipped() -> None:
         runtime_lock("known==1 \\\n    --hash=sha256:00\n", {"nothing-known"})  # type: ignore[arg-type]
 
 
-@pytest.mark.slow
+@pytest.mark.boot
 @pytest.mark.timeout(600)
 def test_packages_hold_what_they_should(packages: dict[str, Path]) -> None:
     """Root owns every file, nothing of the build is left, and the libraries are those that run, not those that test."""
@@ -181,7 +181,7 @@ rm port
 """
 
 
-@pytest.mark.slow
+@pytest.mark.boot
 @pytest.mark.timeout(900)
 def test_a_debian_machine_from_install_to_purge(packages: dict[str, Path], machine: Machine) -> None:
     """apt finds every dependency; an administrator needs no more than the commands that are shown; keys survive."""
