@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 
 from tests.boot.base import base_tree
 from tests.boot.dracut import PACKAGES, make_initrd, prepare
+from tests.boot.tree import chroot
 
 pytestmark = [pytest.mark.boot, pytest.mark.timeout(600)]
 
@@ -67,3 +69,16 @@ def test_a_kernel_without_a_tpm_driver_fails_the_build(root: Path, tmp_path: Pat
             make_initrd(root, tmp_path / "initrd")
     finally:
         builtin.write_text(before)
+
+
+def test_the_module_leaves_the_settings_of_dracut_alone(root: Path, tmp_path: Path) -> None:
+    """dracut sources it into its own shell: a name of ours must not replace dracut's list of drivers."""
+    small = root / "etc/dracut.conf.d/small.conf"
+    before = small.read_text()
+    small.write_text("".join(line for line in before.splitlines(keepends=True) if "drivers" not in line))
+    try:
+        make_initrd(root, tmp_path / "initrd")
+    finally:
+        small.write_text(before)
+    shutil.copy(tmp_path / "initrd", root / "tmp/listed")
+    assert "/virtio_blk.ko" in chroot(root, "lsinitrd /tmp/listed")
