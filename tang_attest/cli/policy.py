@@ -70,7 +70,7 @@ def show(name: str, as_json: bool) -> None:
 )
 @click.option(
     "--cap-pcr",
-    type=click.IntRange(0, 23),
+    type=click.IntRange(0, 15),
     default=DEFAULT_CAP_PCR,
     show_default=True,
     help="The PCR that is extended once the disks are open.",

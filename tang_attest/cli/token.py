@@ -33,7 +33,7 @@ def token() -> None:
 )
 @click.option(
     "--cap-pcr",
-    type=click.IntRange(0, 23),
+    type=click.IntRange(0, 15),
     default=DEFAULT_CAP_PCR,
     show_default=True,
     help="With --record: the PCR that is extended once the disks are open.",
