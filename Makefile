@@ -60,6 +60,10 @@ bench: setup ## measure this server beside Debian's tangd; writes build/bench.js
 	@mkdir -p build
 	$(BIN)/python -m tests.bench
 
+.PHONY: docs
+docs: setup ## write the documents that are made from the program: errors, settings, commands, the manual page
+	$(BIN)/python -m tools.generate_docs
+
 .PHONY: lock
 lock: setup ## resolve pyproject.toml again into requirements.lock; LOCK_FLAGS=--upgrade takes new versions
 	UV_CUSTOM_COMPILE_COMMAND='make lock' $(BIN)/uv pip compile --quiet --generate-hashes --no-emit-index-url \
