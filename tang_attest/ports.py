@@ -63,18 +63,16 @@ class Learning:
     stable: Mapping[int, bytes]
 
 
-@dataclass(frozen=True, slots=True)
-class Device:
-    """A registered machine.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewDevice:
+    """A machine as it is added.
 
     ``ak_public`` is its TPM2B_PUBLIC (empty when only ``ak_spki`` is known, see ``device register --pem``),
     ``origin`` ``enrolled`` or ``registered``.  ``opened_reset_count`` is the TPM's reset counter when it last ran
-    with open disks: at enrollment, and at each permitted unlock.  ``kids`` are its exchange keys, newest first.
+    with open disks: at enrollment, and at each permitted unlock.
     """
 
-    id: int
     name: str
-    policy: str
     ak_public: bytes
     ak_name: bytes
     ak_spki: bytes
@@ -88,31 +86,18 @@ class Device:
     enrolled_at: datetime
     clock: ClockInfo | None = None
     learning: Learning | None = None
+    opened_reset_count: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Device(NewDevice):
+    """A registered machine.  ``kids`` are its exchange keys, newest first."""
+
+    id: int
+    policy: str
     last_seen_at: datetime | None = None
     last_code: str | None = None
-    opened_reset_count: int | None = None
     kids: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class NewDevice:
-    """What :meth:`Store.add_device` needs to know of a machine; the fields are those of :class:`Device`."""
-
-    name: str
-    ak_public: bytes
-    ak_name: bytes
-    ak_spki: bytes
-    ak_scheme: str
-    ak_hash: str
-    ek_spki: bytes | None
-    ek_certificate: bytes | None
-    ek_verified: bool
-    ek_issuer: str | None
-    origin: str
-    enrolled_at: datetime
-    clock: ClockInfo | None = None
-    learning: Learning | None = None
-    opened_reset_count: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
