@@ -15,6 +15,8 @@ from tests.pin.machine import PIN, SECRET, Machine, command_lines, header
 from tests.pin.thief import Thief
 from tests.swtpm import Swtpm
 
+pytestmark = pytest.mark.slow
+
 
 def test_second_disk_needs_no_token(machine: Machine, server: Server, name: str) -> None:
     """The first binding enrolls; the next ones use the enrollment, and a token that is given anyway is not used."""

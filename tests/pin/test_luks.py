@@ -14,6 +14,8 @@ from tests.pin.conftest import Server
 from tests.pin.machine import Disk, Machine
 from tests.tang.servers import keygen, tangd
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def attest(machine: Machine, server: Server, name: str) -> dict[str, Any]:

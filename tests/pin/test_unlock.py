@@ -25,6 +25,8 @@ from tests.pin.machine import (
 )
 from tests.tang.servers import free_port
 
+pytestmark = pytest.mark.slow
+
 
 def test_secret(machine: Machine, jwe: bytes) -> None:
     """Every byte comes back, nothing is said, nothing stays behind."""
