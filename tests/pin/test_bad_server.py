@@ -11,11 +11,9 @@ from tests.pin.bad_server import ANSWERS
 from tests.pin.conftest import Server
 from tests.pin.machine import SECRET, Machine, readdressed
 
-#: These are answers to a request that was understood, so no other server is asked.
-
 pytestmark = pytest.mark.slow
 
-
+#: These are answers to a request that was understood, so no other server is asked.
 FINAL = {"unknown", "always-expired", "escapes"}
 #: These come with status 200 and are found out when the key is computed.
 LATE = {"other-curve", "not-a-point", "injection", "private"}
