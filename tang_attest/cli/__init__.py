@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Mapping
 from typing import ClassVar, cast
@@ -79,6 +80,8 @@ def main() -> None:
     try:
         # What ctx.exit() was given inside of a command; None when the command just returned.
         exit_code = group(prog_name="tang-attest", standalone_mode=False)
+        # Now, while it can still be caught: at its end Python could only complain about a reader that left.
+        sys.stdout.flush()
     except TangAttestError as error:
         output.error(error)
         sys.exit(1)
@@ -92,6 +95,12 @@ def main() -> None:
         click.echo("tang-attest: interrupted", err=True)
         sys.exit(130)
     except BrokenPipeError:
+        # What is left in the buffer goes nowhere, instead of failing again at the end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except OSError as error:
+        click.echo(f"tang-attest: cannot write the output: {error.strerror}", err=True)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     else:
         sys.exit(exit_code or 0)

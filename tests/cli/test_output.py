@@ -140,6 +140,8 @@ def test_ctrl_c(state: Path) -> None:
         stderr=subprocess.PIPE,
         text=True,
         env=clean_environment(),
+        # A shell that runs the tests in the background ignores the signal for all of them.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # noqa: PLW1509 - no thread runs here
     )
     wait_until_it_reads(process.pid)
     process.send_signal(signal.SIGINT)
