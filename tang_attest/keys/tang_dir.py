@@ -10,7 +10,7 @@ import fcntl
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -62,17 +62,18 @@ class TangDirectory:
         return self._keys
 
     def _load(self, entries: tuple[_Entry, ...]) -> tuple[_Entry, ...]:
-        files = self._read_files(entries)
-        if all(name.startswith(".") for name in files):
+        key_set = _as_key_set(self._read_files(entries))
+        if not any(key.signs and not key.hidden for key in key_set.keys):
+            # Empty, or somebody else is making keys just now: the signing key comes last.
             with self._locked():
-                entries = self._scan()  # somebody else may have made keys while we waited
+                entries = self._scan()
                 files = self._read_files(entries)
                 if all(name.startswith(".") for name in files):
                     self._generate()
                     entries = self._scan()
                     files = self._read_files(entries)
-        keys = (_as_key(name, jwk) for name, jwk in files.items())
-        self._keys = KeySet(key for key in keys if key is not None)
+            key_set = _as_key_set(files)
+        self._keys = key_set
         return entries
 
     def _scan(self) -> tuple[_Entry, ...]:
@@ -118,6 +119,11 @@ class TangDirectory:
             name = f"{thumbprint(jwk)}.jwk"
             _write(self._path, name, json.dumps(jwk).encode())
             _log.info("key made", file=name, alg=alg)
+
+
+def _as_key_set(files: Mapping[str, Any]) -> KeySet:
+    keys = (_as_key(name, jwk) for name, jwk in files.items())
+    return KeySet(key for key in keys if key is not None)
 
 
 def _is_young(entries: tuple[_Entry, ...], started: int) -> bool:

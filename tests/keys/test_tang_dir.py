@@ -6,12 +6,14 @@ import json
 import multiprocessing
 import os
 import stat
+import threading
 import time
 from pathlib import Path
 
 import pytest
 
 from tang_attest.errors import Unavailable
+from tang_attest.keys import tang_dir
 from tang_attest.keys.jwk import generate
 from tang_attest.keys.tang_dir import TangDirectory
 from tang_attest.protocol.advertisement import thumbprint
@@ -153,6 +155,27 @@ def test_makers_race(tmp_path: Path) -> None:
         seen = pool.map(advertised, [tmp_path] * 8)
     assert len(set(seen)) == 1
     assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_a_reader_waits_for_the_maker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between the two renames there is an exchange key alone: nobody takes that for the whole."""
+    maker, reader = TangDirectory(tmp_path), TangDirectory(tmp_path)
+    seen: list[KeySet] = []
+    threads: list[threading.Thread] = []
+    original = tang_dir._write
+
+    def stalling(directory: Path, name: str, content: bytes) -> None:
+        original(directory, name, content)
+        if not threads:
+            threads.append(threading.Thread(target=lambda: seen.append(reader.current())))
+            threads[0].start()
+            threads[0].join(0.2)
+            assert not seen
+
+    monkeypatch.setattr(tang_dir, "_write", stalling)
+    made = maker.current()
+    threads[0].join()
+    assert names(seen[0]) == names(made)
 
 
 def advertised(directory: Path) -> tuple[str, ...]:
