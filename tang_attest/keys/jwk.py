@@ -18,10 +18,7 @@ from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 
 from tang_attest.errors import Malformed
 from tang_attest.protocol.base64url import b64u, unb64u
-from tang_attest.protocol.points import CURVES, Curve, Point, parse_point
-
-#: Curve by the name that ``cryptography`` uses.
-_CURVES_BY_IMPLEMENTATION: Final = {curve.implementation.name: curve for curve in CURVES.values()}
+from tang_attest.protocol.points import CURVES, Curve, Point, curve_of, parse_point
 
 #: Object identifiers of RFC 5480, section 2.1.1.1, as complete DER elements.
 _OIDS: Final = {
@@ -52,7 +49,7 @@ class EcSigner:
     __slots__ = ("_hash", "_private", "_size", "algorithm")
 
     def __init__(self, private: ec.EllipticCurvePrivateKey) -> None:
-        curve = _curve(private)
+        curve = curve_of(private.curve)
         self._private, self._size = private, curve.size
         self.algorithm, self._hash = _SIGNATURES[curve.name]
 
@@ -73,7 +70,7 @@ def generate(alg: str) -> dict[str, Any]:
 
 def dump_private(private: ec.EllipticCurvePrivateKey, alg: str) -> dict[str, Any]:
     """*private* as the JWK that ``jose jwk gen`` would write for *alg*."""
-    curve = _curve(private)
+    curve = curve_of(private.curve)
     numbers = private.public_key().public_numbers()
     return {
         "alg": alg,
@@ -99,13 +96,6 @@ def load_private(jwk: Mapping[str, Any]) -> ec.EllipticCurvePrivateKey:
     if private.public_key() != point.public_key():
         raise Malformed("key-malformed", "The private part d belongs to another public key than x and y.")
     return private
-
-
-def _curve(private: ec.EllipticCurvePrivateKey) -> Curve:
-    curve = _CURVES_BY_IMPLEMENTATION.get(private.curve.name)
-    if curve is None:
-        raise Malformed("key-malformed", f"Curve {private.curve.name} is not one of {', '.join(CURVES)}.")
-    return curve
 
 
 def _octets(text: object, size: int) -> bytes:

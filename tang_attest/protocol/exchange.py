@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from typing import Final
 
 from cryptography.hazmat.primitives.asymmetric import ec
 
@@ -26,10 +25,8 @@ from tang_attest.errors import Malformed
 from tang_attest.protocol import tpm
 from tang_attest.protocol.advertisement import thumbprint
 from tang_attest.protocol.challenge import unlock_digest
-from tang_attest.protocol.points import CURVES, Curve, Point
+from tang_attest.protocol.points import Curve, Point, curve_of
 from tang_attest.protocol.policy import Permit
-
-_CURVE_NAMES: Final = {"secp256r1": "P-256", "secp384r1": "P-384", "secp521r1": "P-521"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,12 +50,10 @@ class ExchangeKey:
     __slots__ = ("_half_inverse", "_private", "kid", "public")
 
     def __init__(self, private: ec.EllipticCurvePrivateKey) -> None:
-        name = _CURVE_NAMES.get(private.curve.name)
-        if name is None:
-            raise Malformed("key-malformed", f"Curve {private.curve.name} is not one of {', '.join(CURVES)}.")
+        curve = curve_of(private.curve)
         numbers = private.public_key().public_numbers()
         self._private = private
-        self.public = Point(CURVES[name], numbers.x, numbers.y)
+        self.public = Point(curve, numbers.x, numbers.y)
         self.kid = thumbprint(self.public.members())
         self._half_inverse = pow(2 * self.public.y, -1, self.curve.p)
 

@@ -113,6 +113,17 @@ CURVES: Final[Mapping[str, Curve]] = {
 }
 
 
+_CURVES_BY_IMPLEMENTATION: Final = {curve.implementation.name: curve for curve in CURVES.values()}
+
+
+def curve_of(implementation: ec.EllipticCurve) -> Curve:
+    """The curve as we know it.  Raises :class:`Malformed` ``key-malformed`` for any other."""
+    curve = _CURVES_BY_IMPLEMENTATION.get(implementation.name)
+    if curve is None:
+        raise Malformed("key-malformed", f"Curve {implementation.name} is not one of {', '.join(CURVES)}.")
+    return curve
+
+
 def encode_coordinate(value: int, size: int) -> str:
     """A coordinate as b64u of exactly *size* bytes, padded on the left (RFC 7518, section 6.2.1.2)."""
     return b64u(value.to_bytes(size, "big"))
