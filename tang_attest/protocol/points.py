@@ -113,6 +113,9 @@ CURVES: Final[Mapping[str, Curve]] = {
 }
 
 
+#: Of signing keys and exchange keys that are made here: what tangd makes.
+DEFAULT_CURVE: Final = "P-521"
+
 _CURVES_BY_IMPLEMENTATION: Final = {curve.implementation.name: curve for curve in CURVES.values()}
 
 

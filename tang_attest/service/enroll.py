@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Final, Protocol
+from typing import Protocol
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -37,6 +37,7 @@ from tang_attest.protocol.enrollment import (
     enrollment_digest,
 )
 from tang_attest.protocol.pcr import Selection
+from tang_attest.protocol.points import DEFAULT_CURVE
 from tang_attest.protocol.policy import (
     ReferencePolicy,
     ReferenceState,
@@ -46,9 +47,6 @@ from tang_attest.protocol.policy import (
 )
 from tang_attest.protocol.quote import Evidence, VerifiedQuote, verify_quote
 from tang_attest.service.caller import Caller
-
-#: Curve of a new device's exchange key.
-DEFAULT_CURVE: Final = "P-521"
 
 
 class Sealer(Protocol):

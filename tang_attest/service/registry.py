@@ -13,9 +13,10 @@ from tang_attest.protocol.base64url import b64u
 from tang_attest.protocol.endorsement import parse_roots
 from tang_attest.protocol.enrollment import check_name
 from tang_attest.protocol.pcr import Selection
+from tang_attest.protocol.points import DEFAULT_CURVE
 from tang_attest.protocol.policy import check_policy_selection
 from tang_attest.protocol.tpm import AttestationKey
-from tang_attest.service.enroll import DEFAULT_CURVE, token_digest
+from tang_attest.service.enroll import token_digest
 
 
 @dataclass(frozen=True, slots=True)

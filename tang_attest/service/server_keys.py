@@ -5,18 +5,16 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import Any, Final, Protocol
+from typing import Any, Protocol
 
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from tang_attest.errors import Malformed
 from tang_attest.ports import AuditEntry, Clock, Device, KeyStore, SealedKey, Store
 from tang_attest.protocol.advertisement import Signer, advertise
+from tang_attest.protocol.points import DEFAULT_CURVE
 from tang_attest.service.device_keys import find_device_key
 from tang_attest.service.plain_tang import KeySet, KeySetProvider, TangKey, current_keys
-
-#: Curve of signing keys and of new exchange keys: what tangd generates.
-_CURVE: Final = "P-521"
 
 
 class SigningKeyStore(KeyStore, Protocol):
@@ -104,7 +102,7 @@ class ServerKeys:
 
     async def create_signing_key(self) -> str:
         """Make a signing key; its thumbprint."""
-        key = self._keys.create("sign", _CURVE, self._clock.now())
+        key = self._keys.create("sign", DEFAULT_CURVE, self._clock.now())
         await self._store.add_key(key, None, self._entry("keys create", key.kid))
         return key.kid
 
@@ -115,7 +113,7 @@ class ServerKeys:
         """
         old = [key for key in await self._store.server_keys() if key.rotated_at is None]
         uses = sorted({key.use for key in old} | {"sign"})
-        new = [self._keys.create(use, _CURVE, self._clock.now()) for use in uses]
+        new = [self._keys.create(use, DEFAULT_CURVE, self._clock.now()) for use in uses]
         for key in new:
             await self._store.add_key(key, None, self._entry("keys create", key.kid))
         if old:
@@ -129,7 +127,7 @@ class ServerKeys:
     async def rotate_device(self, name: str) -> tuple[str, list[str]]:
         """Give a device a new exchange key for what is bound from now on; the old one still answers."""
         device = await self._store.get_device(name)
-        key = self._keys.create("exchange", _CURVE, self._clock.now())
+        key = self._keys.create("exchange", DEFAULT_CURVE, self._clock.now())
         await self._store.add_key(key, name, self._entry("keys create", key.kid, device=name))
         old = list(device.kids)
         await self._store.rotate_keys(
