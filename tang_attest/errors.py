@@ -43,6 +43,13 @@ ACTIONS: Final[dict[str, str]] = {
     "capped": "Reboot: a running system cannot unlock, only an initrd that has not opened its disks yet.",
     "tpm-not-reset": "Power the machine off and on; if that helps, its reboot does not reset the TPM (docs/how-to/raspberry-pi-os.md).",
     "policy-empty": "Record or approve a reference state for the policy; an empty policy refuses everyone.",
+    "state-proposed": "Look at it with 'tang-attest policy staged', then run 'tang-attest policy approve' or 'retire'.",
+    "state-retired": "Boot the newer software, or take the state back with 'tang-attest policy restore'.",
+    "state-expired": "If this boot is wanted all the same, run 'tang-attest approve DEVICE' again.",
+    "state-used-up": "If this boot is wanted all the same, run 'tang-attest approve DEVICE' again.",
+    "announcements-full": "Approve or retire what is listed by 'tang-attest policy staged' first.",
+    "state-in-use": "Approve what those machines shall boot instead and reboot them first, or use --force.",
+    "state-changed": "Look at the states with 'tang-attest policy show', and repeat what still applies.",
     "state-learned": "Type the passphrase once; from the next boot on, this state opens the disk.",
     # --- enrollment -------------------------------------------------------------------------------------------
     "token-invalid": "Ask the operator for a token made with 'tang-attest token create'.",

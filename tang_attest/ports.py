@@ -6,14 +6,16 @@ private keys only ever appear *sealed*.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import hashlib
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Protocol
 
 from tang_attest.protocol.exchange import ExchangeKey
-from tang_attest.protocol.pcr import Selection
-from tang_attest.protocol.policy import ReferencePolicy, ReferenceState
+from tang_attest.protocol.pcr import PcrValues, Selection
+from tang_attest.protocol.policy import ReferencePolicy
+from tang_attest.protocol.reference_state import Life, ReferenceState
 from tang_attest.protocol.tpm import ClockInfo
 
 
@@ -56,6 +58,20 @@ class AuditEntry:
 
 
 @dataclass(frozen=True, slots=True)
+class Snapshot:
+    """What a machine quoted: the values of *selection*, and the event log it sent (or nothing)."""
+
+    selection: Selection
+    values: PcrValues
+    event_log: bytes = b""
+
+    def digest(self) -> bytes:
+        """32 bytes that tell two snapshots apart, except for what their logs say of other PCRs."""
+        values = b"".join(self.values[pcr] for pcr in self.selection.pcrs)
+        return hashlib.sha256(f"{self.selection}\n{bool(self.event_log)}\n".encode() + values).digest()
+
+
+@dataclass(frozen=True, slots=True)
 class Learning:
     """One armed learning use: until when, and the values that must not differ (by PCR)."""
 
@@ -91,12 +107,22 @@ class NewDevice:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Device(NewDevice):
-    """A registered machine.  ``kids`` are its exchange keys, newest first."""
+    """A registered machine.
+
+    ``kids`` are its exchange keys, newest first; ``last_state`` the label of the reference state that its last
+    permitted unlock met, ``labels`` words that rollouts and listings choose by, ``grade`` what
+    :mod:`tang_attest.protocol.grade` says of its newest evidence, ``evidence_digest`` that evidence's
+    :meth:`Snapshot.digest`.
+    """
 
     id: int
     policy: str
     last_seen_at: datetime | None = None
     last_code: str | None = None
+    last_state: str | None = None
+    labels: tuple[str, ...] = ()
+    grade: Mapping[str, object] | None = None
+    evidence_digest: bytes | None = None
     kids: tuple[str, ...] = ()
 
 
@@ -151,19 +177,23 @@ class Token:
 
 @dataclass(frozen=True, slots=True)
 class Observation:
-    """Authentic evidence that the policy refused: what a person may approve.
-
-    ``selection`` and ``values`` are what was quoted, ``code`` why it was refused.
-    """
+    """Authentic evidence that the policy refused: what a person may approve.  ``code`` is why it was refused."""
 
     id: int
     device: str
     at: datetime
-    selection: Selection
-    values: Mapping[int, bytes]
+    snapshot: Snapshot
     code: str
     reset_count: int
-    event_log: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class LastEvidence:
+    """What a device last quoted in its initrd, permitted or refused."""
+
+    device: str
+    at: datetime
+    snapshot: Snapshot
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,9 +213,9 @@ class EkRoot:
 class Decision:
     """Everything one appraisal writes, in one transaction.
 
-    ``nonce_digest`` is the SHA-256 of the nonce's text; ``clock`` the clock of the (authentic) quote;
-    ``observation`` is ``(selection, values, event_log)`` of a refused quote, ``learned`` the state that an armed
-    learning use made.
+    ``nonce_digest`` is the SHA-256 of the nonce's text; ``clock`` the clock of the (authentic) quote; ``met`` the
+    state that permitted it; ``observation`` a refused quote; ``learned`` the state that an armed learning use made;
+    ``evidence`` what was quoted, when it is not what the store has of this device already.
     """
 
     device_id: int
@@ -193,13 +223,19 @@ class Decision:
     nonce_expires_at: datetime
     clock: ClockInfo
     audit: AuditEntry
-    observation: tuple[Selection, Mapping[int, bytes], bytes] | None = None
+    met: ReferenceState | None = None
+    observation: Snapshot | None = None
     learned: ReferenceState | None = None
+    evidence: Snapshot | None = None
+    grade: Mapping[str, object] | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Enrollment:
-    """Everything one enrollment writes, in one transaction.  Exactly one of ``new_policy``, ``policy`` is given."""
+    """Everything one enrollment writes, in one transaction.  Exactly one of ``new_policy``, ``policy`` is given.
+
+    ``evidence`` is what the initrd would have quoted before this first quote.
+    """
 
     token_digest: bytes
     device: NewDevice
@@ -207,6 +243,8 @@ class Enrollment:
     audit: AuditEntry
     new_policy: ReferencePolicy | None = None
     policy: str | None = None
+    evidence: Snapshot | None = None
+    grade: Mapping[str, object] | None = None
 
 
 class Store(Protocol):
@@ -225,8 +263,9 @@ class Store(Protocol):
         """Write *decision*.
 
         Raises ``nonce-used`` (nothing but an audit entry of the second use is written), ``clock-backwards``
-        when newer evidence of the device was written meanwhile, ``key-unknown`` when the device is gone, and
-        ``pcr-mismatch`` when the one learning use was taken meanwhile; of these the caller writes the audit.
+        when newer evidence of the device was written meanwhile, ``key-unknown`` when the device is gone,
+        ``pcr-mismatch`` when the one learning use was taken meanwhile, and ``state-retired`` or ``state-used-up``
+        when the state it met does not count any more; of these the caller writes the audit.
         """
 
     async def audit(self, entry: AuditEntry) -> None:
@@ -272,6 +311,20 @@ class Store(Protocol):
 
     async def add_state(self, policy: str, state: ReferenceState, audit: AuditEntry) -> None:
         """Append a reference state.  Raises ``name-taken`` when the policy has that label already."""
+
+    async def move_state(
+        self, policy: str, label: str, expected: Collection[Life], to: Life, audit: AuditEntry
+    ) -> None:
+        """Move a state along its life.  Raises ``not-found``, and ``state-changed`` unless it is in *expected*."""
+
+    async def trust_predictions(self, policy: str, trusted: bool, audit: AuditEntry) -> None:
+        """Whether announced values count at once.  Raises ``not-found``."""
+
+    async def list_evidence(self, policy: str) -> Sequence[LastEvidence]:
+        """What each device of a policy last quoted, by name; without its event log."""
+
+    async def get_evidence(self, device: str) -> LastEvidence | None:
+        """What one device last quoted, with its event log.  Raises ``not-found`` (the device)."""
 
     async def arm_learning(self, device: str, learning: Learning | None, audit: AuditEntry) -> None:
         """Arm (or with ``None`` end) the one learning use of a device.  Raises ``not-found``."""

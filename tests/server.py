@@ -21,6 +21,7 @@ from tang_attest.protocol.enrollment import activation_proof, enrollment_digest
 from tang_attest.protocol.exchange import ExchangeKey
 from tang_attest.protocol.pcr import Selection
 from tang_attest.protocol.tpm import parse_ak
+from tang_attest.service.announce import Announce
 from tang_attest.service.enroll import Enroll
 from tang_attest.service.reference_values import ReferenceValues
 from tang_attest.service.registry import Registry, TokenTerms
@@ -71,6 +72,7 @@ class Server:
         routes = AttestRoutes(
             Unlock(self.store, self.sealed, self.clock, random, nonce_key, 120, self.executor),
             Enroll(self.store, self.sealed, SessionBox(self.secret), self.clock, random, nonce_key, 300),
+            Announce(self.store, self.clock, random, nonce_key, 120),
             self.keys,
         )
         site = Site(routes, self.keys, self.keys if self.plain_tang else None, self.executor, self.endpoint)

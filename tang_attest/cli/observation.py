@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 import click
 
 from tang_attest.cli import output
 from tang_attest.cli.state import State, run
+from tang_attest.cli.types import Duration
 from tang_attest.ports import Observation
 from tang_attest.protocol.policy import ReferencePolicy
+from tang_attest.protocol.reference_state import ReferenceState
+from tang_attest.service.reference_values import Approval
 
 
 @click.group()
@@ -47,7 +52,7 @@ def list_observations(device: str | None, limit: int, as_json: bool) -> None:
                 o.device,
                 o.at,
                 o.code,
-                o.selection,
+                o.snapshot.selection,
                 ", ".join(map(str, differs)) or "nothing",
                 o.reset_count,
             )
@@ -58,8 +63,9 @@ def list_observations(device: str | None, limit: int, as_json: bool) -> None:
 
 
 def _differences(entry: Observation, policy: ReferencePolicy) -> tuple[int, ...]:
-    differences = [state.differences(entry.values) for state in policy.states]
-    return min(differences, key=len, default=tuple(sorted(entry.values)))
+    values = entry.snapshot.values
+    differences = [state.differences(values) for state in policy.states]
+    return min(differences, key=len, default=tuple(sorted(values)))
 
 
 @click.command()
@@ -68,20 +74,44 @@ def _differences(entry: Observation, policy: ReferencePolicy) -> tuple[int, ...]
 @click.option(
     "--observation", "observation_id", type=int, help="The observation to approve; the newest by default."
 )
+@click.option("--only-this-device", is_flag=True, help="Not for the other machines under the same policy.")
+@click.option("--once", is_flag=True, help="For one boot only.")
+@click.option("--for", "valid_for", type=Duration(), help="For this long only, such as 30m or 7d.")
 @click.option("--force", is_flag=True, help="Accept a capped state, or a boot that nothing measured.")
-def approve(device: str, label: str | None, observation_id: int | None, force: bool) -> None:
+def approve(
+    device: str,
+    label: str | None,
+    observation_id: int | None,
+    only_this_device: bool,
+    once: bool,
+    valid_for: timedelta | None,
+    force: bool,
+) -> None:
     """Accept what DEVICE booted last: its newest refused quote becomes a reference state.
 
     The disk opens by itself from the next boot on.  States approved before stay valid.
+
+    \b
+    tang-attest approve pi-b --once --for 30m     one boot, within half an hour
     """
+    approval = Approval(only_this_device=only_this_device, once=once, valid_for=valid_for, force=force)
     seen, state = run(
         lambda state: state.reference_values.approve(
-            device, label, observation_id=observation_id, force=force
+            device, label, observation_id=observation_id, approval=approval
         )
     )
-    output.say(
-        f"observation {seen.id} of {device}, from {seen.at:%Y-%m-%d %H:%M:%S} UTC, is approved: {state.label}"
-    )
+    when = f"{seen.at:%Y-%m-%d %H:%M:%S} UTC"
+    output.say(f"observation {seen.id} of {device}, from {when}, is approved{_limits(state)}: {state.label}")
+
+
+def _limits(state: ReferenceState) -> str:
+    limits = state.limits
+    words = [
+        " for this machine only" if limits.device else "",
+        " for one boot" if limits.uses_left else "",
+        f" until {limits.expires_at:%Y-%m-%d %H:%M} UTC" if limits.expires_at else "",
+    ]
+    return "".join(words)
 
 
 def _as_json(entry: Observation) -> dict[str, object]:
@@ -90,8 +120,8 @@ def _as_json(entry: Observation) -> dict[str, object]:
         "device": entry.device,
         "at": entry.at,
         "code": entry.code,
-        "selection": str(entry.selection),
-        "values": {str(pcr): value.hex() for pcr, value in sorted(entry.values.items())},
+        "selection": str(entry.snapshot.selection),
+        "values": {str(pcr): value.hex() for pcr, value in sorted(entry.snapshot.values.items())},
         "reset_count": entry.reset_count,
-        "event_log_bytes": len(entry.event_log),
+        "event_log_bytes": len(entry.snapshot.event_log),
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 
 import click
@@ -9,10 +10,20 @@ import click
 from tang_attest.cli import output
 from tang_attest.cli.files import read_file
 from tang_attest.cli.pcr_file import parse_values
+from tang_attest.cli.policy_life import (
+    approve,
+    restore,
+    retire,
+    stage,
+    staged,
+    state_as_json,
+    trust_predictions,
+)
 from tang_attest.cli.state import State, run
 from tang_attest.cli.types import SelectionType
 from tang_attest.protocol.pcr import Selection
 from tang_attest.protocol.policy import DEFAULT_CAP_PCR, ReferencePolicy
+from tang_attest.protocol.reference_state import COUNTING
 
 
 @click.group()
@@ -34,10 +45,7 @@ def list_policies(as_json: bool) -> None:
         return
     output.table(
         ("name", "selection", "cap pcr", "states"),
-        [
-            (p.name, p.selection, p.cap_pcr, ", ".join(s.label for s in p.states) or "EMPTY: refuses all")
-            for p in policies
-        ],
+        [(p.name, p.selection, p.cap_pcr, _counting(p) or "EMPTY: refuses all") for p in policies],
         empty="no policies yet",
     )
 
@@ -46,21 +54,41 @@ def list_policies(as_json: bool) -> None:
 @click.argument("name")
 @output.json_option
 def show(name: str, as_json: bool) -> None:
-    """Show a policy's reference states and their values."""
-    entry = run(lambda state: state.store.get_policy(name))
+    """Show a policy's reference states, who booted them last, and their values."""
+
+    async def load(state: State) -> tuple[ReferencePolicy, Counter[str | None], list[str]]:
+        booted = Counter(d.last_state for d in await state.store.list_devices() if d.policy == name)
+        return await state.store.get_policy(name), booted, await state.reference_values.retirable(name)
+
+    entry, booted, retirable = run(load)
     if as_json:
-        output.print_json(_as_json(entry))
+        output.print_json({**_as_json(entry), "retirable": retirable})
         return
-    click.echo(f"{entry.name}: {entry.selection}, cap PCR {entry.cap_pcr}")
+    trust = ", trusts predictions" if entry.trust_predictions else ""
+    click.echo(f"{entry.name}: {entry.selection}, cap PCR {entry.cap_pcr}{trust}")
     output.table(
-        ("state", "origin", "pcr", "value"),
+        ("state", "life", "origin", "for", "until", "boots left", "machines", "since"),
         [
-            (s.label, s.origin, pcr, value.hex())
+            (
+                s.label,
+                s.life.value,
+                s.origin,
+                s.limits.device or s.limits.rollout or "all",
+                s.limits.expires_at,
+                s.limits.uses_left,
+                booted[s.label],
+                s.created_at,
+            )
             for s in entry.states
-            for pcr, value in sorted(s.values.items())
         ],
         empty="no reference state: the policy refuses everyone",
     )
+    if entry.states:
+        click.echo()
+        values = [(s.label, pcr, v.hex()) for s in entry.states for pcr, v in sorted(s.values.items())]
+        output.table(("state", "pcr", "value"), values, empty="")
+    for label in retirable:
+        output.hint(f"no machine boots '{label}' any more: tang-attest policy retire {name} '{label}'")
 
 
 @policy.command()
@@ -109,17 +137,19 @@ def record(name: str, file: Path, label: str | None, force: bool) -> None:
     output.say(f"policy {name} has a new state: {run(add)}")
 
 
+def _counting(entry: ReferencePolicy) -> str:
+    return ", ".join(state.label for state in entry.states if state.life in COUNTING)
+
+
 def _as_json(entry: ReferencePolicy) -> dict[str, object]:
     return {
         "name": entry.name,
         "selection": str(entry.selection),
         "cap_pcr": entry.cap_pcr,
-        "states": [
-            {
-                "label": s.label,
-                "origin": s.origin,
-                "values": {str(pcr): v.hex() for pcr, v in sorted(s.values.items())},
-            }
-            for s in entry.states
-        ],
+        "trust_predictions": entry.trust_predictions,
+        "states": [state_as_json(state) for state in entry.states],
     }
+
+
+for command in (stage, staged, approve, retire, restore, trust_predictions):
+    policy.add_command(command)

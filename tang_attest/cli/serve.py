@@ -21,6 +21,7 @@ from tang_attest.cli.state import State, SystemClock, SystemRandomness, opened
 from tang_attest.config import Settings, load_settings
 from tang_attest.errors import Malformed, NotFound, TangAttestError
 from tang_attest.keys.tang_dir import TangDirectory
+from tang_attest.service.announce import Announce
 from tang_attest.service.enroll import Enroll
 from tang_attest.service.server_keys import MergedKeys, ServerKeys
 from tang_attest.service.unlock import Unlock
@@ -154,6 +155,7 @@ def _attest_routes(settings: Settings, state: State, keys: ServerKeys, executor:
     return AttestRoutes(
         Unlock(state.store, state.sealed, clock, random, nonce_key, settings.challenge_ttl, executor),
         Enroll(state.store, state.sealed, state.sessions, clock, random, nonce_key, settings.enroll_ttl),
+        Announce(state.store, clock, random, nonce_key, settings.challenge_ttl),
         keys,
     )
 

@@ -31,6 +31,7 @@ class Purpose(StrEnum):
 
     UNLOCK = "unlock"
     ENROLL = "enroll"
+    ANNOUNCE = "announce"
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,3 +92,11 @@ def _mac(key: bytes, purpose: Purpose, subject: str, head: bytes) -> bytes:
 def unlock_digest(nonce: str, kid: str, x_thumbprint: str) -> bytes:
     """The qualifying data of an unlock quote: 32 bytes (docs/protocol.md, 3.2)."""
     return hashlib.sha256(f"tang-attest/v1 unlock\n{nonce}\n{kid}\n{x_thumbprint}\n".encode()).digest()
+
+
+def announce_digest(nonce: str, kid: str, values: bytes, label: str) -> bytes:
+    """The qualifying data of a quote that announces *values* for the next boot: 32 bytes (docs/protocol.md, 5)."""
+    announced = hashlib.sha256(values).hexdigest()
+    return hashlib.sha256(
+        f"tang-attest/v1 announce\n{nonce}\n{kid}\n{announced}\n{label}\n".encode()
+    ).digest()

@@ -6,13 +6,14 @@ and :func:`tang_attest.protocol.exchange.respond` takes nothing else.  An empty 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Final
 
 from tang_attest.errors import Malformed, Reason, Refused
-from tang_attest.protocol.pcr import PcrValues, Selection, check_values, nothing_measured
+from tang_attest.protocol.pcr import Selection
 from tang_attest.protocol.quote import VerifiedQuote
+from tang_attest.protocol.reference_state import ReferenceState
 
 #: systemd extends the volume key into this PCR; we extend it once the initrd's last volume is open.
 DEFAULT_CAP_PCR: Final = 15
@@ -21,66 +22,63 @@ DEFAULT_CAP_PCR: Final = 15
 DEFAULT_SELECTION: Final = "sha256:0,2,4,7,8,9,15"
 #: PC Client Platform TPM Profile: 16 (debug) and 23 (application) can be reset by software at any time.
 RESETTABLE_PCRS: Final = frozenset({16, 23})
-#: What moves between the initrd and the running system besides the cap: IMA's list and systemd's boot phases.
-MOVING_PCRS: Final = frozenset({10, 11})
-
-
-@dataclass(frozen=True, slots=True)
-class ReferenceState:
-    """One set of values that is approved: what the machine's software looks like to its TPM.
-
-    ``origin`` says where the values came from: ``recorded`` at enrollment, ``learned`` by the one armed use,
-    ``observed`` (an approved observation) or ``imported`` from a file.
-    """
-
-    label: str
-    values: PcrValues
-    origin: str
-
-    def differences(self, values: PcrValues) -> tuple[int, ...]:
-        """The PCRs, ascending, in which *values* is not this state."""
-        return tuple(pcr for pcr, value in sorted(self.values.items()) if values.get(pcr) != value)
 
 
 @dataclass(frozen=True, slots=True)
 class Permit:
     """The policy's word that Y may be computed once: for the request that ``binding`` names.
 
-    ``state`` is the label of the reference state that the quote met.
+    ``state`` is the reference state that the quote met.
     """
 
     binding: bytes
-    state: str
+    state: ReferenceState
 
 
 @dataclass(frozen=True, slots=True)
 class ReferencePolicy:
-    """Permits a quote that equals one of its reference states exactly."""
+    """Permits a quote that equals one of its reference states exactly.
+
+    ``trust_predictions`` lets the values count that machines announce for their next boot; without it they wait
+    for the operator (docs/threat-model.md explains the trade).
+    """
 
     name: str
     selection: Selection
     cap_pcr: int
     states: tuple[ReferenceState, ...]
+    trust_predictions: bool = False
 
-    def appraise(self, quote: VerifiedQuote) -> Permit:
+    def appraise(self, quote: VerifiedQuote, now: datetime) -> Permit:
         """(12) The policy: permit, or raise :class:`Refused` with every PCR that differs from the nearest state.
 
-        Codes: ``policy-empty``, ``capped``, ``pcr-mismatch``.  A quote over another selection is a programming
-        error and raises :class:`ValueError`.
+        Codes: ``policy-empty``, ``capped``, ``pcr-mismatch``, and for values of a state that does not count at *now*
+        ``state-proposed``, ``state-retired``, ``state-expired``, ``state-used-up``.  A quote over another selection
+        is a programming error and raises :class:`ValueError`.
         """
         if quote.selection != self.selection:
             raise ValueError("a policy appraises only quotes over its own selection")
-        if not self.states:
-            raise Refused("policy-empty", f"Policy '{self.name}' has no reference state yet.")
-        for state in self.states:
-            if not state.differences(quote.values):
-                return Permit(quote.binding, state.label)
-        raise Refused.because(*self._reasons(quote.values))
+        equal = [state for state in self._states_for(quote) if not state.differences(quote.values)]
+        # A state without limits first: a use is spent only where nothing else would do.
+        for state in sorted(equal, key=lambda state: state.limits.uses_left is not None):
+            if state.obstacle(now) is None:
+                return Permit(quote.binding, state)
+        raise Refused.because(*(self._obstacles(equal, now) or self._reasons(quote, now)))
 
-    def _reasons(self, values: PcrValues) -> tuple[Reason, ...]:
-        nearest = min(self.states, key=lambda state: len(state.differences(values)))
+    def _states_for(self, quote: VerifiedQuote) -> list[ReferenceState]:
+        return [state for state in self.states if state.concerns(quote.device.name)]
+
+    def _obstacles(self, equal: list[ReferenceState], now: datetime) -> tuple[Reason, ...]:
+        return tuple(reason for state in equal if (reason := state.obstacle(now)))
+
+    def _reasons(self, quote: VerifiedQuote, now: datetime) -> tuple[Reason, ...]:
+        counting = [state for state in self._states_for(quote) if state.obstacle(now) is None]
+        if not counting:
+            return (Reason("policy-empty", f"Policy '{self.name}' has no reference state that counts."),)
+        values = quote.values
+        nearest = min(counting, key=lambda state: len(state.differences(values)))
         different = nearest.differences(values)
-        mismatches = tuple(self._mismatch(pcr, values) for pcr in different)
+        mismatches = tuple(_mismatch(pcr, values[pcr], counting) for pcr in different)
         if different == (self.cap_pcr,) and not any(nearest.values[self.cap_pcr]):
             capped = Reason(
                 "capped", f"PCR {self.cap_pcr} is extended: this system's disks were opened already."
@@ -88,11 +86,12 @@ class ReferencePolicy:
             return (capped, *mismatches)
         return (Reason("pcr-mismatch", f"{spell_pcrs(different)} not as approved."), *mismatches)
 
-    def _mismatch(self, pcr: int, values: PcrValues) -> Reason:
-        got = values[pcr].hex()
-        expected = sorted({state.values[pcr].hex() for state in self.states})
-        sentence = f"PCR {pcr} does not match (got {got}, expected {' or '.join(expected)})."
-        return Reason("pcr-mismatch", sentence, (("pcr", pcr), ("got", got), ("expected", expected)))
+
+def _mismatch(pcr: int, value: bytes, counting: list[ReferenceState]) -> Reason:
+    got = value.hex()
+    expected = sorted({state.values[pcr].hex() for state in counting})
+    sentence = f"PCR {pcr} does not match (got {got}, expected {' or '.join(expected)})."
+    return Reason("pcr-mismatch", sentence, (("pcr", pcr), ("got", got), ("expected", expected)))
 
 
 def spell_pcrs(pcrs: tuple[int, ...]) -> str:
@@ -117,38 +116,3 @@ def check_policy_selection(selection: Selection) -> Selection:
             f"PCR {', '.join(map(str, sorted(resettable)))} can be reset by software, so it proves nothing.",
         )
     return selection
-
-
-def reference_state(
-    selection: Selection, label: str, values: PcrValues, origin: str, *, cap_pcr: int, force: bool = False
-) -> ReferenceState:
-    """A reference state of *values*, checked against *selection*.
-
-    Raises :class:`Malformed` ``values-invalid``, and ``values-all-zero`` (unless *force*) when nothing but the
-    cap PCR was ever extended: then nothing measures this machine's boot, and every software looks the same.
-    """
-    check_values(selection, values)
-    measured = {pcr: value for pcr, value in values.items() if pcr != cap_pcr}
-    if not force and nothing_measured(measured):
-        raise Malformed(
-            "values-all-zero", "All values are as a reset leaves them: nothing measured this boot."
-        )
-    return ReferenceState(label, dict(values), origin)
-
-
-# --- recording ------------------------------------------------------------------------------------------------------
-
-
-def unlock_phase_values(quote: VerifiedQuote, cap_pcr: int) -> dict[int, bytes]:
-    """The values of a quote made in the running system, as the initrd will show them: the cap PCR is zero then."""
-    return {pcr: bytes(len(value)) if pcr == cap_pcr else value for pcr, value in quote.values.items()}
-
-
-def moving_pcrs(selection: Selection) -> tuple[int, ...]:
-    """The selected PCRs whose running value is not the initrd's, and which therefore have to be *learned*."""
-    return tuple(pcr for pcr in selection.pcrs if pcr in MOVING_PCRS)
-
-
-def learnable(stable: Mapping[int, bytes], values: PcrValues) -> bool:
-    """True when *values* agrees with everything that was *stable* at enrollment: only moving PCRs are learned."""
-    return all(values.get(pcr) == value for pcr, value in stable.items())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Protocol
 
@@ -20,6 +20,7 @@ from tang_attest.ports import (
     Learning,
     NewDevice,
     Randomness,
+    Snapshot,
     Store,
     Token,
 )
@@ -38,14 +39,9 @@ from tang_attest.protocol.enrollment import (
 )
 from tang_attest.protocol.pcr import Selection
 from tang_attest.protocol.points import DEFAULT_CURVE
-from tang_attest.protocol.policy import (
-    ReferencePolicy,
-    ReferenceState,
-    moving_pcrs,
-    reference_state,
-    unlock_phase_values,
-)
+from tang_attest.protocol.policy import ReferencePolicy
 from tang_attest.protocol.quote import Evidence, VerifiedQuote, verify_quote
+from tang_attest.protocol.reference_state import ReferenceState, moving_pcrs, reference_state, uncapped
 from tang_attest.service.caller import Caller
 
 
@@ -161,7 +157,7 @@ class Enroll:
         session = self._open(session_text)
         try:
             quote = self._verify(session, proof, evidence, now)
-            enrollment = await self._compose(session, quote, now, caller)
+            enrollment = await self._compose(session, quote, evidence.event_log, now, caller)
             return await self._store.enroll(enrollment)
         except TangAttestError as error:
             await self._audit_refusal(session.name, error, now, caller)
@@ -221,7 +217,7 @@ class Enroll:
         return verify_quote(device, evidence, Selection.parse(session.selection), binding)
 
     async def _compose(
-        self, session: _Session, quote: VerifiedQuote, now: datetime, caller: Caller
+        self, session: _Session, quote: VerifiedQuote, event_log: bytes, now: datetime, caller: Caller
     ) -> Enrollment:
         token = await self._store.find_token(session.token)
         if token is None:
@@ -251,8 +247,18 @@ class Enroll:
             if token.record
             else None
         )
-        audit = _entry(session.name, "done", now, caller, kid=key.kid)
-        return Enrollment(session.token, device, key, audit, new_policy=policy, policy=token.policy)
+        cap_pcr = (
+            token.cap_pcr if token.policy is None else (await self._store.get_policy(token.policy)).cap_pcr
+        )
+        return Enrollment(
+            session.token,
+            device,
+            key,
+            _entry(session.name, "done", now, caller, kid=key.kid),
+            new_policy=policy,
+            policy=token.policy,
+            evidence=first_evidence(quote, event_log, cap_pcr),
+        )
 
     async def _audit_refusal(self, name: str, error: TangAttestError, now: datetime, caller: Caller) -> None:
         details = {"reasons": [reason.as_json() for reason in error.reasons]}
@@ -268,16 +274,23 @@ def record(
     yet: one learning use is armed, in which every other PCR has to be as it is now.
     Raises ``values-all-zero`` unless the token says ``force``.
     """
-    values = unlock_phase_values(quote, token.cap_pcr)
+    values = uncapped(quote.values, token.cap_pcr)
     label = f"recorded {now:%Y-%m-%d %H:%M:%S}"
     state = reference_state(
         quote.selection, label, values, "recorded", cap_pcr=token.cap_pcr, force=token.force
     )
     moving = moving_pcrs(quote.selection)
     if not moving:
-        return (state,), None
+        return (replace(state, created_at=now, created_by=f"device:{quote.device.name}"),), None
     stable = {pcr: value for pcr, value in values.items() if pcr not in moving}
     return (), Learning(now + timedelta(seconds=token.learn_for_s), stable)
+
+
+def first_evidence(quote: VerifiedQuote, event_log: bytes, cap_pcr: int) -> Snapshot | None:
+    """What the initrd of the same boot would have quoted; unknown when a selected PCR moves after it."""
+    if moving_pcrs(quote.selection):
+        return None
+    return Snapshot(quote.selection, uncapped(quote.values, cap_pcr), event_log)
 
 
 def token_digest(text: str) -> bytes:

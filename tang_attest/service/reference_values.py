@@ -1,21 +1,35 @@
-"""The operator's side of policies: what a machine's software may look like to its TPM."""
+"""The operator's side of policies: what a machine's software may look like to its TPM, and for how long."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
 from datetime import timedelta
 
 from tang_attest.errors import Conflict, NotFound, Refused
-from tang_attest.ports import AuditEntry, Clock, Learning, Observation, Store
+from tang_attest.ports import AuditEntry, Clock, Device, Learning, Observation, Store
 from tang_attest.protocol.enrollment import check_name
 from tang_attest.protocol.pcr import PcrValues, Selection
-from tang_attest.protocol.policy import (
-    ReferencePolicy,
+from tang_attest.protocol.policy import ReferencePolicy, check_policy_selection
+from tang_attest.protocol.reference_state import (
+    COUNTING,
+    Life,
+    Limits,
     ReferenceState,
-    check_policy_selection,
+    check_label,
     moving_pcrs,
     reference_state,
 )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Approval:
+    """How far an approval goes: only this machine, one boot, until some time; by default neither."""
+
+    only_this_device: bool = False
+    once: bool = False
+    valid_for: timedelta | None = None
+    force: bool = False
 
 
 class ReferenceValues:
@@ -35,42 +49,121 @@ class ReferenceValues:
         await self._store.add_policy(policy, self._entry("policy create", None, details))
         return policy
 
+    async def trust_predictions(self, policy: str, trusted: bool) -> None:
+        """Whether values that machines announce for their next boot count at once.  Raises ``not-found``."""
+        details: dict[str, object] = {"policy": policy, "trusted": trusted}
+        await self._store.trust_predictions(
+            policy, trusted, self._entry("policy trust-predictions", None, details)
+        )
+
+    # --- states that come in ------------------------------------------------------------------------------------
+
     async def record(
         self, policy_name: str, label: str | None, values: PcrValues, *, force: bool
     ) -> ReferenceState:
-        """Add a state from values the operator brings.
+        """Add an active state from values the operator brings.
 
-        Raises ``not-found``, ``values-invalid``, ``values-all-zero``, ``name-taken``.
+        Raises ``not-found``, ``request-malformed`` (label), ``values-invalid``, ``values-all-zero``,
+        ``values-known``, ``name-taken``.
         """
-        policy = await self._store.get_policy(policy_name)
-        return await self._add(policy, label or self._label("imported"), values, "imported", None, force)
+        return await self._import(policy_name, label, values, Life.ACTIVE, None, force)
+
+    async def stage(
+        self,
+        policy_name: str,
+        label: str | None,
+        values: PcrValues,
+        *,
+        valid_for: timedelta | None = None,
+        force: bool = False,
+    ) -> ReferenceState:
+        """Add a state that no machine has shown yet; the first that does makes it active.  Raises as :meth:`record`."""
+        return await self._import(policy_name, label, values, Life.STAGED, valid_for, force)
 
     async def approve(
-        self, device_name: str, label: str | None, *, observation_id: int | None, force: bool
+        self,
+        device_name: str,
+        label: str | None,
+        *,
+        observation_id: int | None = None,
+        approval: Approval = Approval(),
     ) -> tuple[Observation, ReferenceState]:
         """Turn a refused but authentic quote of *device_name* (the newest, or the one named) into a state.
 
-        Raises ``not-found``, ``observation-missing``, ``capped`` (unless *force*: the running system's values
-        would let it unlock at any time), ``values-all-zero``, ``name-taken``, ``selection-mismatch`` when the
-        policy's selection changed since.
+        Raises ``not-found``, ``observation-missing``, ``capped`` (unless forced: the running system's values
+        would let it unlock at any time), ``values-all-zero``, ``values-known``, ``name-taken``,
+        ``selection-mismatch`` when the policy's selection changed since.
         """
         device = await self._store.get_device(device_name)
         policy = await self._store.get_policy(device.policy)
         observation = self._pick(
             await self._store.list_observations(device_name), device_name, observation_id
         )
-        if observation.selection != policy.selection:
+        observed = observation.snapshot
+        if observed.selection != policy.selection:
             raise Conflict(
                 "selection-mismatch",
-                f"Observation {observation.id} is over {observation.selection}, the policy over {policy.selection}.",
+                f"Observation {observation.id} is over {observed.selection}, the policy over {policy.selection}.",
             )
-        if not force and any(observation.values.get(policy.cap_pcr, b"")):
+        if not approval.force and any(observed.values.get(policy.cap_pcr, b"")):
             raise Refused(
                 "capped", f"Observation {observation.id} was made after PCR {policy.cap_pcr} was extended."
             )
-        chosen = label or self._label("approved")
-        state = await self._add(policy, chosen, observation.values, "observed", device_name, force)
-        return observation, state
+        limits = self._limits(device, approval)
+        if limits == Limits() and (announced := _proposed(policy, observed.values)):
+            return observation, await self.approve_state(policy.name, announced.label, device=device_name)
+        state = self._make(
+            policy, label or self._label("approved"), observed.values, "observed", approval.force
+        )
+        return observation, await self._add(policy, replace(state, limits=limits), device_name)
+
+    # --- a state's life -----------------------------------------------------------------------------------------
+
+    async def approve_state(
+        self, policy_name: str, label: str, *, device: str | None = None
+    ) -> ReferenceState:
+        """Let an announced state count.  Raises ``not-found``, ``state-changed`` unless it waits for approval."""
+        await self._move(policy_name, label, {Life.PROPOSED}, Life.STAGED, "policy state approve", device)
+        return await self._state(policy_name, label)
+
+    async def retire(self, policy_name: str, label: str, *, force: bool = False) -> None:
+        """Let a state count no more; an announced one is rejected with it.
+
+        Raises ``not-found``, ``state-changed`` when it is retired, ``state-in-use`` (unless *force*) when a machine's
+        last unlock was with it: its next boot would be refused.
+        """
+        users = await self.users_of(policy_name, label)
+        if users and not force:
+            names = ", ".join(users[:3]) + (f" and {len(users) - 3} more" if len(users) > 3 else "")
+            raise Conflict("state-in-use", f"State '{label}' is what {names} booted last.")
+        expected = {Life.PROPOSED, Life.STAGED, Life.ACTIVE}
+        await self._move(policy_name, label, expected, Life.RETIRED, "policy state retire")
+
+    async def restore(self, policy_name: str, label: str) -> None:
+        """Let a retired state count again.  Raises ``not-found``, ``state-changed``."""
+        await self._move(policy_name, label, {Life.RETIRED}, Life.ACTIVE, "policy state restore")
+
+    async def users_of(self, policy_name: str, label: str) -> list[str]:
+        """The machines whose last permitted unlock met the state *label*, by name."""
+        devices = await self._store.list_devices()
+        return [
+            device.name for device in devices if (device.policy, device.last_state) == (policy_name, label)
+        ]
+
+    async def retirable(self, policy_name: str) -> list[str]:
+        """The active states that every machine of the policy has moved on from, oldest first.
+
+        None while a machine has not unlocked yet: nobody knows which state it needs.  Raises ``not-found``.
+        """
+        policy = await self._store.get_policy(policy_name)
+        devices = [device for device in await self._store.list_devices() if device.policy == policy_name]
+        in_use = {device.last_state for device in devices}
+        if not devices or None in in_use:
+            return []
+        active = [state.label for state in policy.states if state.life is Life.ACTIVE]
+        return [label for label in active if label not in in_use]
+
+    # --- learning -----------------------------------------------------------------------------------------------
 
     async def learn(self, device_name: str, window: timedelta) -> Learning:
         """Arm one learning use: the next authentic unlock quote is recorded if only moving PCRs differ.
@@ -94,9 +187,10 @@ class ReferenceValues:
         return learning
 
     def _stable(self, policy: ReferencePolicy, moving: tuple[int, ...]) -> PcrValues:
-        if not policy.states:
-            raise Refused("policy-empty", f"Policy '{policy.name}' has no reference state yet.")
-        return {pcr: value for pcr, value in policy.states[-1].values.items() if pcr not in moving}
+        counting = [state for state in policy.states if state.life in COUNTING]
+        if not counting:
+            raise Refused("policy-empty", f"Policy '{policy.name}' has no reference state that counts.")
+        return {pcr: value for pcr, value in counting[-1].values.items() if pcr not in moving}
 
     def _pick(
         self, newest_first: Sequence[Observation], device: str, observation_id: int | None
@@ -107,32 +201,86 @@ class ReferenceValues:
         which = "no observation" if observation_id is None else f"no observation {observation_id}"
         raise NotFound("observation-missing", f"There is {which} of '{device}'.")
 
-    async def _add(
+    async def _import(
         self,
-        policy: ReferencePolicy,
-        label: str,
+        policy_name: str,
+        label: str | None,
         values: PcrValues,
-        origin: str,
-        device: str | None,
+        life: Life,
+        valid_for: timedelta | None,
         force: bool,
     ) -> ReferenceState:
+        policy = await self._store.get_policy(policy_name)
+        state = self._make(policy, label or self._label("imported"), values, "imported", force)
+        expires_at = None if valid_for is None else self._clock.now() + valid_for
+        return await self._add(policy, replace(state, life=life, limits=Limits(expires_at=expires_at)), None)
+
+    def _limits(self, device: Device, approval: Approval) -> Limits:
+        return Limits(
+            device=device.name if approval.only_this_device else None,
+            expires_at=None if approval.valid_for is None else self._clock.now() + approval.valid_for,
+            uses_left=1 if approval.once else None,
+        )
+
+    def _make(
+        self, policy: ReferencePolicy, label: str, values: PcrValues, origin: str, force: bool
+    ) -> ReferenceState:
+        state = reference_state(
+            policy.selection, check_label(label), values, origin, cap_pcr=policy.cap_pcr, force=force
+        )
+        return replace(state, created_at=self._clock.now(), created_by=self._actor)
+
+    async def _add(
+        self, policy: ReferencePolicy, state: ReferenceState, device: str | None
+    ) -> ReferenceState:
         for known in policy.states:
-            if known.values == values:
+            if known.values == state.values and known.life in COUNTING and known.limits == Limits():
                 raise Conflict(
                     "values-known", f"State '{known.label}' of policy '{policy.name}' has these values."
                 )
-        state = reference_state(policy.selection, label, values, origin, cap_pcr=policy.cap_pcr, force=force)
-        details: dict[str, object] = {
-            "policy": policy.name,
-            "label": label,
-            "origin": origin,
-            "values": {str(pcr): value.hex() for pcr, value in state.values.items()},
-        }
+        details = describe_state(policy.name, state)
         await self._store.add_state(policy.name, state, self._entry("policy state add", device, details))
         return state
+
+    async def _move(
+        self,
+        policy: str,
+        label: str,
+        expected: Collection[Life],
+        to: Life,
+        event: str,
+        device: str | None = None,
+    ) -> None:
+        details: dict[str, object] = {"policy": policy, "label": label}
+        await self._store.move_state(policy, label, expected, to, self._entry(event, device, details))
+
+    async def _state(self, policy: str, label: str) -> ReferenceState:
+        states = (await self._store.get_policy(policy)).states
+        return next(state for state in states if state.label == label)
 
     def _label(self, word: str) -> str:
         return f"{word} {self._clock.now():%Y-%m-%d %H:%M:%S}"
 
     def _entry(self, event: str, device: str | None, details: dict[str, object]) -> AuditEntry:
         return AuditEntry(self._clock.now(), event, self._actor, "done", device=device, details=details)
+
+
+def describe_state(policy: str, state: ReferenceState) -> dict[str, object]:
+    """A state as the audit record keeps it."""
+    limits = state.limits
+    return {
+        "policy": policy,
+        "label": state.label,
+        "origin": state.origin,
+        "life": state.life.value,
+        "device": limits.device,
+        "expires_at": None if limits.expires_at is None else limits.expires_at.isoformat(),
+        "uses": limits.uses_left,
+        "values": {str(pcr): value.hex() for pcr, value in sorted(state.values.items())},
+    }
+
+
+def _proposed(policy: ReferencePolicy, values: PcrValues) -> ReferenceState | None:
+    """The announced state that waits for approval and has these values."""
+    same = (state for state in policy.states if state.values == values and state.life is Life.PROPOSED)
+    return next(same, None)

@@ -17,20 +17,15 @@ from datetime import UTC, datetime
 from typing import Any
 
 from tang_attest.errors import Conflict, Malformed, NotFound, Reason, Refused, TangAttestError
-from tang_attest.ports import AuditEntry, Clock, Decision, Device, KeyStore, Randomness, Store
+from tang_attest.ports import AuditEntry, Clock, Decision, Device, KeyStore, Randomness, Snapshot, Store
 from tang_attest.protocol.advertisement import thumbprint
 from tang_attest.protocol.challenge import Challenge, Purpose, check_nonce, make_nonce, unlock_digest
 from tang_attest.protocol.enrollment import EnrolledDevice
 from tang_attest.protocol.exchange import Reply, respond
-from tang_attest.protocol.pcr import Selection
 from tang_attest.protocol.points import Point, parse_point
-from tang_attest.protocol.policy import (
-    Permit,
-    ReferenceState,
-    differing_pcrs,
-    learnable,
-)
+from tang_attest.protocol.policy import Permit, differing_pcrs
 from tang_attest.protocol.quote import Evidence, VerifiedQuote, verify_quote
+from tang_attest.protocol.reference_state import ReferenceState, learnable
 from tang_attest.protocol.tpm import AttestationKey
 from tang_attest.service.caller import Caller
 from tang_attest.service.device_keys import DeviceKey, find_device_key
@@ -38,11 +33,21 @@ from tang_attest.service.device_keys import DeviceKey, find_device_key
 
 @dataclass(frozen=True, slots=True)
 class _Verdict:
-    """What appraisal came to, and what is to be kept of a refused quote."""
+    """What appraisal came to, and over what."""
 
     outcome: Permit | Refused
-    observation: tuple[Selection, Mapping[int, bytes], bytes] | None = None
+    quoted: Snapshot
     learned: ReferenceState | None = None
+
+    @property
+    def observation(self) -> Snapshot | None:
+        """What is kept for a person to look at."""
+        return self.quoted if isinstance(self.outcome, Refused) and not self.learned else None
+
+    @property
+    def met(self) -> ReferenceState | None:
+        """The state that permitted."""
+        return self.outcome.state if isinstance(self.outcome, Permit) else None
 
 
 class Unlock:
@@ -67,7 +72,8 @@ class Unlock:
         nonce = make_nonce(
             self._nonce_key, Purpose.UNLOCK, kid, _milliseconds(self._clock.now()), self._random.bytes(16)
         )
-        return Challenge(nonce, bound.policy.selection, self._ttl_s)
+        # The log explains a refusal to the person who has to judge it.
+        return Challenge(nonce, bound.policy.selection, self._ttl_s, event_log_wanted=True)
 
     async def respond(self, kid: str, jwk: Mapping[str, Any], evidence: Evidence, caller: Caller) -> Reply:
         """Y for the X in *jwk*, when *evidence* is good; raises whatever step refuses.
@@ -117,8 +123,10 @@ class Unlock:
             nonce_expires_at=datetime.fromtimestamp(expires_ms / 1000, UTC),
             clock=quote.clock,
             audit=_conclude(entry, verdict),
+            met=verdict.met,
             observation=verdict.observation,
             learned=verdict.learned,
+            evidence=_news(bound.device, verdict),
         )
         try:
             await self._store.decide(decision)
@@ -136,7 +144,9 @@ class Unlock:
         expires_ms = check_nonce(self._nonce_key, Purpose.UNLOCK, kid, _milliseconds(now), self._ttl_s, nonce)
         # (4) to (9)
         binding = unlock_digest(nonce, kid, thumbprint(x.members()))
-        return expires_ms, verify_quote(_enrolled(bound.device), evidence, bound.policy.selection, binding)
+        return expires_ms, verify_quote(
+            enrolled_device(bound.device), evidence, bound.policy.selection, binding
+        )
 
 
 def _read_point(bound: DeviceKey, jwk: Mapping[str, Any]) -> Point:
@@ -149,17 +159,25 @@ def _read_point(bound: DeviceKey, jwk: Mapping[str, Any]) -> Point:
 
 def _appraise(bound: DeviceKey, quote: VerifiedQuote, evidence: Evidence, now: datetime) -> _Verdict:
     """(12) The policy; what it refuses is kept for a person to look at, or learned when that was armed."""
+    quoted = Snapshot(quote.selection, quote.values, evidence.event_log)
     try:
-        return _Verdict(bound.policy.appraise(quote))
+        return _Verdict(bound.policy.appraise(quote, now), quoted)
     except Refused as refusal:
         learning = bound.device.learning
         if learning is not None and now < learning.until and learnable(learning.stable, quote.values):
-            state = ReferenceState(f"learned {now:%Y-%m-%d %H:%M:%S}", dict(quote.values), "learned")
+            label = f"learned {now:%Y-%m-%d %H:%M:%S}"
+            actor = f"device:{bound.device.name}"
+            state = ReferenceState(label, dict(quote.values), "learned", created_at=now, created_by=actor)
             # Refused all the same: a person with the passphrase has to be there when a state is learned.
             told = Refused("state-learned", "This boot's state was recorded as the one to expect.")
-            return _Verdict(told, learned=state)
-        observation = (quote.selection, quote.values, evidence.event_log)
-        return _Verdict(_explain(refusal, bound.device, quote), observation)
+            return _Verdict(told, quoted, learned=state)
+        return _Verdict(_explain(refusal, bound.device, quote), quoted)
+
+
+def _news(device: Device, verdict: _Verdict) -> Snapshot | None:
+    """What was quoted, unless the store has it.  Not of a running system, whose PCRs are not those of a boot."""
+    capped = isinstance(verdict.outcome, Refused) and verdict.outcome.code == "capped"
+    return None if capped or verdict.quoted.digest() == device.evidence_digest else verdict.quoted
 
 
 def _explain(refusal: Refused, device: Device, quote: VerifiedQuote) -> Refused:
@@ -181,7 +199,7 @@ def _explain(refusal: Refused, device: Device, quote: VerifiedQuote) -> Refused:
 
 def _conclude(entry: AuditEntry, verdict: _Verdict) -> AuditEntry:
     if isinstance(verdict.outcome, Permit):
-        return replace(entry, verdict="permitted", details={"state": verdict.outcome.state})
+        return replace(entry, verdict="permitted", details={"state": verdict.outcome.state.label})
     return replace(entry, code=verdict.outcome.code, details=_details(verdict.outcome))
 
 
@@ -192,7 +210,8 @@ def _details(error: TangAttestError) -> dict[str, object]:
     return details
 
 
-def _enrolled(device: Device) -> EnrolledDevice:
+def enrolled_device(device: Device) -> EnrolledDevice:
+    """*device* as verification takes it."""
     key = AttestationKey(
         device.ak_public, device.ak_name, device.ak_spki, device.ak_scheme, device.ak_hash, no_da=False
     )

@@ -1,4 +1,4 @@
-"""What an appraisal writes: nonce, clock, audit, and perhaps an observation or a learned state.
+"""What an appraisal writes: nonce, clock, audit, and perhaps an observation, a learned state, or new evidence.
 
 Rules of this module:
 
@@ -18,9 +18,10 @@ from typing import Final
 import sqlalchemy as sa
 
 from tang_attest.errors import Conflict, NotFound, TangAttestError
-from tang_attest.ports import AuditEntry, Decision, Observation
+from tang_attest.ports import AuditEntry, Decision, Observation, Snapshot
 from tang_attest.protocol.quote import advance
-from tang_attest.store import audit_log, devices, policies, tables
+from tang_attest.protocol.reference_state import COUNTING, Life
+from tang_attest.store import audit_log, devices, evidence, policies, tables
 from tang_attest.store.sql import changed, insert_new
 
 _device = tables.device
@@ -68,8 +69,16 @@ _SEEN: Final = (
         opened_reset_count=sa.func.coalesce(
             sa.bindparam("opened_reset_count", type_=sa.BigInteger()), _device.c.opened_reset_count
         ),
+        last_state=sa.func.coalesce(sa.bindparam("met", type_=sa.Text()), _device.c.last_state),
     )
 )
+# A state that was retired since it was read permits nothing any more.
+_STILL_COUNTS: Final = sa.exists().where(
+    tables.reference_state.c.policy_id == _device.c.policy_id,
+    tables.reference_state.c.label == sa.bindparam("met", type_=sa.Text()),
+    tables.reference_state.c.life.in_(sorted(COUNTING)),
+)
+_SEEN_AND_MET: Final = _SEEN.where(_STILL_COUNTS)
 # The learning use is one: taking it is part of the same compare-and-set.
 _SEEN_AND_LEARNED: Final = _SEEN.where(_device.c.learning.is_not(None)).values(learning=None)
 
@@ -95,17 +104,41 @@ def _write_one(
     if not use_nonce(connection, decision):
         entries.append(replace(decision.audit, verdict="refused", code="nonce-used"))
         return Conflict("nonce-used", "The nonce was used before.")
-    if not see_device(connection, decision):
+    if lost := _see_and_meet(connection, decision):
         # Ours alone: inserted above, and not committed yet.
         connection.execute(_nonce.delete().where(_nonce.c.digest == decision.nonce_digest))
-        return _why_not_seen(connection, decision)
+        return lost
     if decision.learned is not None:
-        query = sa.select(_device.c.policy_id).where(_device.c.id == decision.device_id)
-        policies.add_learned_state(connection, connection.scalars(query).one(), decision.learned)
+        policies.add_learned_state(connection, _policy_id(connection, decision), decision.learned)
     if decision.observation is not None:
-        _observe(connection, decision)
+        _observe(connection, decision, decision.observation)
+    if decision.evidence is not None:
+        evidence.keep(connection, decision.device_id, decision.audit.at, decision.evidence, decision.grade)
     entries.append(decision.audit)
     return None
+
+
+def _see_and_meet(connection: sa.Connection, decision: Decision) -> TangAttestError | None:
+    """Move the device, and the state that permitted it when it is staged or has counted uses; both or neither."""
+    met = decision.met
+    if met is None or (met.life is Life.ACTIVE and met.limits.uses_left is None):
+        return None if see_device(connection, decision) else _why_not_seen(connection, decision)
+    savepoint = connection.begin_nested()
+    try:
+        policies.meet(connection, _policy_id(connection, decision), met)
+    except Conflict as lost:
+        savepoint.rollback()
+        return lost
+    if see_device(connection, decision):
+        savepoint.commit()
+        return None
+    savepoint.rollback()
+    return _why_not_seen(connection, decision)
+
+
+def _policy_id(connection: sa.Connection, decision: Decision) -> int:
+    query = sa.select(_device.c.policy_id).where(_device.c.id == decision.device_id)
+    return int(connection.scalar(query) or 0)  # 0 is no policy: the device is gone, which see_device notices
 
 
 def use_nonce(connection: sa.Connection, decision: Decision) -> bool:
@@ -116,7 +149,7 @@ def use_nonce(connection: sa.Connection, decision: Decision) -> bool:
 
 def see_device(connection: sa.Connection, decision: Decision) -> bool:
     """Move the device's clock and take its learning use; false when that is not allowed, or it is gone."""
-    statement = _SEEN if decision.learned is None else _SEEN_AND_LEARNED
+    statement = _SEEN_AND_MET if decision.met else _SEEN if decision.learned is None else _SEEN_AND_LEARNED
     values = {
         "device_id": decision.device_id,
         "new_clock": decision.clock.clock,
@@ -126,6 +159,7 @@ def see_device(connection: sa.Connection, decision: Decision) -> bool:
         "seen_at": decision.audit.at,
         "seen_code": decision.audit.code,
         "opened_reset_count": decision.clock.reset_count if decision.audit.verdict == "permitted" else None,
+        "met": decision.met.label if decision.met else None,
     }
     return connection.execute(statement, values).rowcount == 1
 
@@ -138,9 +172,16 @@ def _why_not_seen(connection: sa.Connection, decision: Decision) -> TangAttestEr
     ).one_or_none()
     if row is None:
         return NotFound("key-unknown", "The device was removed while its evidence was appraised.")
-    stored = (row.reset_count, row.restart_count, row.clock)
-    if decision.learned is not None and row.learning is None and _forward(stored, decision):
-        return Conflict("pcr-mismatch", "The one learning use was taken while this evidence was appraised.")
+    if _forward((row.reset_count, row.restart_count, row.clock), decision):
+        if decision.met is not None:
+            label = decision.met.label
+            return Conflict(
+                "state-retired", f"State '{label}' was retired while this evidence was appraised."
+            )
+        if decision.learned is not None and row.learning is None:
+            return Conflict(
+                "pcr-mismatch", "The one learning use was taken while this evidence was appraised."
+            )
     return Conflict("clock-backwards", "Newer evidence of this device was accepted meanwhile.")
 
 
@@ -155,17 +196,15 @@ def _forward(stored: tuple[int | None, int | None, int | None], decision: Decisi
     return advance(restart_count, new.restart_count) >= 0 and clock < new.clock
 
 
-def _observe(connection: sa.Connection, decision: Decision) -> None:
-    assert decision.observation is not None  # noqa: S101 - the caller looked
-    selection, values, event_log = decision.observation
+def _observe(connection: sa.Connection, decision: Decision, observed: Snapshot) -> None:
     row = {
         "device_id": decision.device_id,
         "at": decision.audit.at,
-        "selection": selection,
-        "pcr_values": values,
+        "selection": observed.selection,
+        "pcr_values": observed.values,
         "code": decision.audit.code,
         "reset_count": decision.clock.reset_count,
-        "event_log": event_log,
+        "event_log": observed.event_log,
     }
     connection.execute(_observation.insert(), row)
     mine = _observation.c.device_id == decision.device_id
@@ -195,9 +234,7 @@ def _observation_of(row: sa.RowMapping) -> Observation:
         id=row["id"],
         device=row["name"],
         at=row["at"],
-        selection=row["selection"],
-        values=row["pcr_values"],
+        snapshot=Snapshot(row["selection"], row["pcr_values"], row["event_log"]),
         code=row["code"],
         reset_count=row["reset_count"],
-        event_log=row["event_log"],
     )

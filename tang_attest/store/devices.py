@@ -18,6 +18,7 @@ from tang_attest.store.types import dump_pcrs, load_pcrs
 
 _device = tables.device
 _key = tables.sealed_key
+_state = tables.reference_state
 
 #: The columns of :class:`Device` that have the same name and type in the table.
 _PLAIN: Final = (
@@ -37,6 +38,9 @@ _PLAIN: Final = (
     "last_seen_at",
     "last_code",
     "opened_reset_count",
+    "last_state",
+    "grade",
+    "evidence_digest",
 )
 
 _KIDS: Final = (
@@ -86,7 +90,7 @@ def find_id(connection: sa.Connection, name: str) -> int:
 
 
 def remove(connection: sa.Connection, name: str) -> None:
-    """Remove the device *name*, its keys, its observations, and the policy that its enrollment recorded.
+    """Remove the device *name*, its keys, its evidence, states for it alone, and the policy that it recorded.
 
     The audit stays.  Raises ``not-found``.
     """
@@ -95,7 +99,11 @@ def remove(connection: sa.Connection, name: str) -> None:
     if row is None:
         raise NotFound("not-found", f"There is no device '{name}'.")
     connection.execute(_key.delete().where(_key.c.device_id == row.id))
-    connection.execute(tables.observation.delete().where(tables.observation.c.device_id == row.id))
+    for table in (tables.observation, tables.evidence):
+        connection.execute(table.delete().where(table.c.device_id == row.id))
+    # A state for this device only would meet whoever enrolls under its name next.
+    own = sa.and_(_state.c.policy_id == row.policy_id, _state.c.device == name)
+    connection.execute(_state.delete().where(own))
     connection.execute(_device.delete().where(_device.c.id == row.id))
     policies.remove_if_recorded_for(connection, row.policy_id, name)
 
@@ -122,7 +130,14 @@ def from_row(row: sa.RowMapping, kids: tuple[str, ...]) -> Device:
         clock = ClockInfo(row["clock"], row["reset_count"], row["restart_count"], row["clock_safe"])
     plain = {name: row[name] for name in _PLAIN}
     learning = load_learning(row["learning"])
-    return Device(**plain, policy=row["policy_name"], clock=clock, learning=learning, kids=kids)
+    return Device(
+        **plain,
+        policy=row["policy_name"],
+        labels=tuple(row["labels"]),
+        clock=clock,
+        learning=learning,
+        kids=kids,
+    )
 
 
 def clock_columns(clock: ClockInfo | None) -> dict[str, object]:

@@ -9,7 +9,6 @@ import sqlalchemy as sa
 
 from tang_attest.errors import Conflict, NotFound
 from tang_attest.ports import BoundKey, SealedKey
-from tang_attest.protocol.policy import ReferencePolicy
 from tang_attest.store import devices, policies, tables
 from tang_attest.store.sql import insert_new
 
@@ -24,6 +23,7 @@ _BOUND = (
         _policy.c.name.label("policy_name"),
         _policy.c.selection,
         _policy.c.cap_pcr,
+        _policy.c.trust_predictions,
     )
     .select_from(_key.outerjoin(_device, _device.c.id == _key.c.device_id).outerjoin(_policy))
     .where(_key.c.kid.in_(sa.bindparam("kids", expanding=True)), _key.c.use == "exchange")
@@ -84,7 +84,7 @@ def find(connection: sa.Connection, kids: Sequence[str]) -> list[BoundKey | None
             found[key.kid] = BoundKey(key, None, None)
             continue
         device = devices.from_row(row, device_kids[row["id"]])
-        policy = ReferencePolicy(device.policy, row["selection"], row["cap_pcr"], states[row["policy_id"]])
+        policy = policies.from_row(device.policy, row, states[row["policy_id"]])
         found[key.kid] = BoundKey(key, device, policy)
     return [found.get(kid) for kid in kids]
 

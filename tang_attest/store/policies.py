@@ -10,17 +10,16 @@ from typing import Final
 import sqlalchemy as sa
 
 from tang_attest.errors import Conflict, NotFound
-from tang_attest.protocol.policy import ReferencePolicy, ReferenceState
+from tang_attest.protocol.policy import ReferencePolicy
+from tang_attest.protocol.reference_state import COUNTING, Life, Limits, ReferenceState
 from tang_attest.store import tables
-from tang_attest.store.sql import insert_new
+from tang_attest.store.sql import changed, insert_new
 
 _policy = tables.policy
 _state = tables.reference_state
 
 _STATES: Final = (
-    sa.select(_state.c.policy_id, _state.c.label, _state.c.pcr_values, _state.c.origin)
-    .where(_state.c.policy_id.in_(sa.bindparam("ids", expanding=True)))
-    .order_by(_state.c.id)
+    sa.select(_state).where(_state.c.policy_id.in_(sa.bindparam("ids", expanding=True))).order_by(_state.c.id)
 )
 
 
@@ -31,6 +30,7 @@ def add(connection: sa.Connection, policy: ReferencePolicy, *, recorded_for: str
         "selection": policy.selection,
         "cap_pcr": policy.cap_pcr,
         "recorded_for": recorded_for,
+        "trust_predictions": policy.trust_predictions,
     }
     if not insert_new(connection, _policy, row):
         raise Conflict("name-taken", f"There is a policy '{policy.name}' already.")
@@ -66,9 +66,14 @@ def load(connection: sa.Connection, *names: str) -> list[ReferencePolicy]:
     query = sa.select(_policy).order_by(_policy.c.name)
     if names:
         query = query.where(_policy.c.name.in_(names))
-    rows = connection.execute(query).all()
-    states = states_of(connection, [row.id for row in rows])
-    return [ReferencePolicy(row.name, row.selection, row.cap_pcr, states[row.id]) for row in rows]
+    rows = connection.execute(query).mappings().all()
+    states = states_of(connection, [row["id"] for row in rows])
+    return [from_row(row["name"], row, states[row["id"]]) for row in rows]
+
+
+def from_row(name: str, row: sa.RowMapping, states: tuple[ReferenceState, ...]) -> ReferencePolicy:
+    """The policy of a row that has its columns."""
+    return ReferencePolicy(name, row["selection"], row["cap_pcr"], states, row["trust_predictions"])
 
 
 def get(connection: sa.Connection, name: str) -> ReferencePolicy:
@@ -81,8 +86,8 @@ def get(connection: sa.Connection, name: str) -> ReferencePolicy:
 def states_of(connection: sa.Connection, ids: Collection[int]) -> dict[int, tuple[ReferenceState, ...]]:
     """The states of each of the policies *ids*, oldest first."""
     states: dict[int, list[ReferenceState]] = defaultdict(list)
-    for policy_id, label, values, origin in connection.execute(_STATES, {"ids": list(ids)}):
-        states[policy_id].append(ReferenceState(label, values, origin))
+    for row in connection.execute(_STATES, {"ids": list(ids)}).mappings():
+        states[row["policy_id"]].append(_state_of(row))
     return {policy_id: tuple(states[policy_id]) for policy_id in ids}
 
 
@@ -96,5 +101,80 @@ def remove_if_recorded_for(connection: sa.Connection, policy_id: int, device: st
     connection.execute(_policy.delete().where(disused))
 
 
+def move_state(
+    connection: sa.Connection, policy_id: int, label: str, expected: Collection[Life], to: Life
+) -> None:
+    """Move the state *label* from one of *expected* *to* another part of its life.
+
+    Raises ``not-found``, ``state-changed``.
+    """
+    named = sa.and_(_state.c.policy_id == policy_id, _state.c.label == label)
+    move = _state.update().where(named, _state.c.life.in_(sorted(expected))).values(life=to.value)
+    if changed(connection, move) == 1:
+        return
+    life = connection.scalar(sa.select(_state.c.life).where(named))
+    if life is None:
+        raise NotFound("not-found", f"The policy has no state '{label}'.")
+    raise Conflict("state-changed", f"State '{label}' is {life}, not {' or '.join(sorted(expected))}.")
+
+
+def meet(connection: sa.Connection, policy_id: int, state: ReferenceState) -> None:
+    """Write that *state* permitted once: it is active from now on, and has a use less where uses are counted.
+
+    Raises ``state-retired``, ``state-used-up`` when somebody else was faster.
+    """
+    named = sa.and_(_state.c.policy_id == policy_id, _state.c.label == state.label)
+    counts = sa.and_(
+        _state.c.life.in_(sorted(COUNTING)), sa.or_(_state.c.uses_left.is_(None), _state.c.uses_left > 0)
+    )
+    spend = _state.update().where(named, counts)
+    if changed(connection, spend.values(life=Life.ACTIVE.value, uses_left=_state.c.uses_left - 1)) == 1:
+        return
+    if connection.scalar(sa.select(_state.c.uses_left).where(named)) == 0:
+        raise Conflict("state-used-up", f"State '{state.label}' was used by another boot meanwhile.")
+    raise Conflict("state-retired", f"State '{state.label}' was retired while this evidence was appraised.")
+
+
+def trust_predictions(connection: sa.Connection, name: str, trusted: bool) -> None:
+    """Whether announced values count at once.  Raises ``not-found``."""
+    if (
+        changed(connection, _policy.update().where(_policy.c.name == name).values(trust_predictions=trusted))
+        != 1
+    ):
+        raise NotFound("not-found", f"There is no policy '{name}'.")
+
+
 def _state_row(policy_id: int, label: str, state: ReferenceState) -> dict[str, object]:
-    return {"policy_id": policy_id, "label": label, "pcr_values": state.values, "origin": state.origin}
+    limits = state.limits
+    return {
+        "policy_id": policy_id,
+        "label": label,
+        "pcr_values": state.values,
+        "origin": state.origin,
+        "life": state.life.value,
+        "device": limits.device,
+        "expires_at": limits.expires_at,
+        "uses_left": limits.uses_left,
+        "rollout": limits.rollout,
+        "created_at": state.created_at,
+        "created_by": state.created_by,
+        "notes": list(state.notes) or None,
+    }
+
+
+def _state_of(row: sa.RowMapping) -> ReferenceState:
+    return ReferenceState(
+        label=row["label"],
+        values=row["pcr_values"],
+        origin=row["origin"],
+        life=Life(row["life"]),
+        limits=Limits(
+            device=row["device"],
+            expires_at=row["expires_at"],
+            uses_left=row["uses_left"],
+            rollout=row["rollout"],
+        ),
+        created_at=row["created_at"],
+        created_by=row["created_by"],
+        notes=tuple(row["notes"] or ()),
+    )

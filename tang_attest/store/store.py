@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from datetime import datetime
 from typing import TypeVar
 
@@ -16,14 +16,16 @@ from tang_attest.ports import (
     Device,
     EkRoot,
     Enrollment,
+    LastEvidence,
     Learning,
     NewDevice,
     Observation,
     SealedKey,
     Token,
 )
-from tang_attest.protocol.policy import ReferencePolicy, ReferenceState
-from tang_attest.store import audit_log, decisions, devices, keys, policies, roots, schema, tokens
+from tang_attest.protocol.policy import ReferencePolicy
+from tang_attest.protocol.reference_state import Life, ReferenceState
+from tang_attest.store import audit_log, decisions, devices, evidence, keys, policies, roots, schema, tokens
 from tang_attest.store.batch import Batcher
 from tang_attest.store.engine import Database, Spoiled, connect, parse_url
 
@@ -77,10 +79,7 @@ class SqlStore:
         return await self._finds.submit(kid)
 
     async def decide(self, decision: Decision) -> None:
-        """See :class:`~tang_attest.ports.Store`.
-
-        Raises ``pcr-mismatch`` when the decision learns a state and the learning use was taken meanwhile.
-        """
+        """See :class:`~tang_attest.ports.Store`."""
         await self._writes.submit(decision)
 
     async def audit(self, entry: AuditEntry) -> None:
@@ -157,6 +156,30 @@ class SqlStore:
             policies.add_state(connection, policies.find_id(connection, policy), policy, state)
 
         await self._change(work, audit)
+
+    async def move_state(
+        self, policy: str, label: str, expected: Collection[Life], to: Life, audit: AuditEntry
+    ) -> None:
+        """See :class:`~tang_attest.ports.Store`."""
+
+        def work(connection: sa.Connection) -> None:
+            policies.move_state(connection, policies.find_id(connection, policy), label, expected, to)
+
+        await self._change(work, audit)
+
+    async def trust_predictions(self, policy: str, trusted: bool, audit: AuditEntry) -> None:
+        """See :class:`~tang_attest.ports.Store`."""
+        await self._change(lambda connection: policies.trust_predictions(connection, policy, trusted), audit)
+
+    # --- evidence -----------------------------------------------------------------------------------------------
+
+    async def list_evidence(self, policy: str) -> Sequence[LastEvidence]:
+        """See :class:`~tang_attest.ports.Store`.  Raises ``not-found``."""
+        return await self._database.read(lambda connection: evidence.load(connection, policy))
+
+    async def get_evidence(self, device: str) -> LastEvidence | None:
+        """See :class:`~tang_attest.ports.Store`."""
+        return await self._database.read(lambda connection: evidence.get(connection, device))
 
     async def list_observations(self, device: str | None = None, limit: int = 100) -> Sequence[Observation]:
         """See :class:`~tang_attest.ports.Store`.  Raises ``not-found`` (the device)."""

@@ -30,6 +30,9 @@ policy: Final = sa.Table(
     sa.Column("cap_pcr", sa.Integer, nullable=False),
     # The device whose enrollment recorded this policy; the policy goes when that device goes.
     sa.Column("recorded_for", sa.Text),
+    sa.Column("trust_predictions", sa.Boolean, nullable=False, server_default=sa.false()),
+    # A list of rules over the event log (protocol/rules.py); NULL: exact values only.
+    sa.Column("rules", JsonText),
 )
 
 reference_state: Final = sa.Table(
@@ -40,6 +43,15 @@ reference_state: Final = sa.Table(
     sa.Column("label", sa.Text, nullable=False),
     sa.Column("pcr_values", PcrText, nullable=False),
     sa.Column("origin", sa.Text, nullable=False),
+    sa.Column("life", sa.Text, nullable=False, server_default="active"),
+    # NULL: for every device, for good, without a limit of uses, outside of rollouts.
+    sa.Column("device", sa.Text),
+    sa.Column("expires_at", Instant),
+    sa.Column("uses_left", sa.Integer),
+    sa.Column("rollout", sa.Text),
+    sa.Column("created_at", Instant),
+    sa.Column("created_by", sa.Text),
+    sa.Column("notes", JsonText),
     sa.UniqueConstraint("policy_id", "label"),
 )
 
@@ -71,6 +83,14 @@ device: Final = sa.Table(
     sa.Column("learning", JsonText),
     sa.Column("last_seen_at", Instant),
     sa.Column("last_code", sa.Text),
+    # The label of the reference state that the last permitted unlock met.
+    sa.Column("last_state", sa.Text),
+    # A list of words that rollouts and listings choose by.
+    sa.Column("labels", JsonText, nullable=False, server_default="[]"),
+    # {"grade": ..., "reasons": [...]} of protocol/grade.py; NULL until evidence was graded.
+    sa.Column("grade", JsonText),
+    # SHA-256 over what the row in `evidence` holds: most boots are like the one before, and write nothing there.
+    sa.Column("evidence_digest", sa.LargeBinary),
     sqlite_autoincrement=True,  # an id is never used again: a decision under way must not meet another device
 )
 
@@ -125,6 +145,17 @@ observation: Final = sa.Table(
     sa.Column("reset_count", sa.BigInteger, nullable=False),
     sa.Column("event_log", sa.LargeBinary, nullable=False),
     sqlite_autoincrement=True,
+)
+
+evidence: Final = sa.Table(
+    "evidence",
+    metadata,
+    # What each device last quoted in its initrd: policies are tried on it before they count.
+    sa.Column("device_id", BIG, sa.ForeignKey("device.id"), primary_key=True, autoincrement=False),
+    sa.Column("at", Instant, nullable=False),
+    sa.Column("selection", SelectionText, nullable=False),
+    sa.Column("pcr_values", PcrText, nullable=False),
+    sa.Column("event_log", sa.LargeBinary, nullable=False),
 )
 
 ek_root: Final = sa.Table(

@@ -9,7 +9,7 @@ import sqlalchemy as sa
 
 from tang_attest.errors import Conflict
 from tang_attest.ports import Device, Enrollment, Token
-from tang_attest.store import audit_log, devices, keys, policies, tables
+from tang_attest.store import audit_log, devices, evidence, keys, policies, tables
 from tang_attest.store.sql import changed, insert_new
 
 _token = tables.token
@@ -58,6 +58,8 @@ def enroll(connection: sa.Connection, enrollment: Enrollment) -> Device:
         policy_id = policies.find_id(connection, enrollment.policy or "")
     device_id = devices.add(connection, new, policy_id)
     keys.add(connection, enrollment.key, device_id)
+    if enrollment.evidence is not None:
+        evidence.keep(connection, device_id, new.enrolled_at, enrollment.evidence, enrollment.grade)
     audit_log.append(connection, enrollment.audit)
     return devices.get(connection, new.name)
 

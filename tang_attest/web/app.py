@@ -46,7 +46,7 @@ class Site:
     endpoint: str = ""
 
 
-_ADV: Final = re.compile(r"/attest/adv/([0-9A-Za-z_-]+)")
+_ABOUT_KEY: Final = re.compile(r"/attest/(adv|announce)/([0-9A-Za-z_-]+)")
 
 
 def make_app(site: Site) -> web.Application:
@@ -113,10 +113,13 @@ async def _attest(
     posts: dict[str, _Handler] = {"/attest/enroll": routes.begin, "/attest/enroll/finish": routes.finish}
     if handler := posts.get(target):
         return await handler(request, caller) if request.method == "POST" else web.Response(status=405)
-    if adv := _ADV.fullmatch(target):
+    if about := _ABOUT_KEY.fullmatch(target):
+        method, about_key = {"adv": ("GET", routes.advertise), "announce": ("POST", routes.announce)}[
+            about[1]
+        ]
         return (
-            await routes.advertise(request, caller, adv[1])
-            if request.method == "GET"
+            await about_key(request, caller, about[2])
+            if request.method == method
             else web.Response(status=405)
         )
     raise NotFound("not-found", "There is nothing at this address.")

@@ -9,12 +9,13 @@ from aiohttp import web
 
 from tang_attest.errors import Malformed, Refused
 from tang_attest.protocol.base64url import b64u
+from tang_attest.service.announce import Announce
 from tang_attest.service.caller import Caller
 from tang_attest.service.enroll import Enroll
 from tang_attest.service.server_keys import ServerKeys
 from tang_attest.service.unlock import Unlock
 from tang_attest.web.problems import challenge_json, problem
-from tang_attest.web.wire import AttestMember, EnrollBody, FinishBody, parse_json, validate
+from tang_attest.web.wire import AnnounceBody, AttestMember, EnrollBody, FinishBody, parse_json, validate
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +24,7 @@ class AttestRoutes:
 
     unlock: Unlock
     enroll: Enroll
+    announcements: Announce
     keys: ServerKeys
 
     async def rec(self, request: web.Request, caller: Caller, kid: str) -> web.Response:
@@ -70,6 +72,16 @@ class AttestRoutes:
         device = await self.enroll.finish(body.session, body.proof, body.evidence(), caller)
         enrolled = await self.keys.enrolled(device)
         return _json(201, enrolled)
+
+    async def announce(self, request: web.Request, caller: Caller, kid: str) -> web.Response:
+        """``POST /attest/announce/{kid}``: a challenge, or what became of the values (docs/protocol.md, 5)."""
+        value = parse_json(await request.read())
+        if not value:
+            challenge, cap_pcr = await self.announcements.challenge(kid)
+            return _json(200, {**challenge_json(challenge), "cap_pcr": cap_pcr})
+        body = validate(AnnounceBody, value)
+        state, new = await self.announcements.announce(kid, body.announcement(), body.evidence(), caller)
+        return _json(201 if new else 200, {"label": state.label, "state": state.life, "known": not new})
 
     async def advertise(self, _request: web.Request, _caller: Caller, kid: str) -> web.Response:
         """``GET /attest/adv/{kid}`` (docs/protocol.md, section 5)."""

@@ -21,6 +21,8 @@ _STATUS_BY_CODE: Final[Mapping[str, int]] = {
     "nonce-used": 403,
     "clock-backwards": 403,
     "token-used": 403,
+    "state-retired": 403,
+    "state-used-up": 403,
     "request-too-large": 413,
     "internal": 500,
 }

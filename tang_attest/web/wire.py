@@ -11,7 +11,9 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from tang_attest.errors import Malformed
 from tang_attest.protocol.base64url import unb64u
 from tang_attest.protocol.quote import MAX_EVENT_LOG, MAX_PCRS, Evidence
+from tang_attest.protocol.reference_state import MAX_LABEL
 from tang_attest.protocol.tpm import MAX_STRUCTURE
+from tang_attest.service.announce import Announcement
 from tang_attest.service.enroll import Application
 
 #: Nesting of an honest request is 2.
@@ -118,6 +120,18 @@ class FinishBody(_Body):
     def evidence(self) -> Evidence:
         """As the core takes it; the nonce is in the session."""
         return Evidence("", self.quote, self.signature, self.pcrs, self.event_log)
+
+
+class AnnounceBody(AttestMember):
+    """``POST /attest/announce/{kid}`` (docs/protocol.md, section 5)."""
+
+    label: str = Field(min_length=1, max_length=MAX_LABEL)
+    values: B64u = Field(max_length=MAX_PCRS)
+    changes: list[Annotated[str, Field(max_length=256)]] = Field(default_factory=list, max_length=64)
+
+    def announcement(self) -> Announcement:
+        """As the use case takes it."""
+        return Announcement(self.label, self.values, tuple(self.changes))
 
 
 _Model = TypeVar("_Model", bound=_Body)

@@ -13,6 +13,7 @@ from tang_attest.protocol.challenge import unlock_digest
 from tang_attest.protocol.exchange import ExchangeKey, respond
 from tang_attest.protocol.points import CURVES, Curve, Point, parse_point
 from tang_attest.protocol.policy import Permit
+from tang_attest.protocol.reference_state import ReferenceState
 
 #: SP 800-186, section 3.2.1.
 ORDERS = {
@@ -20,6 +21,7 @@ ORDERS = {
     "P-384": 0xFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFC7634D81F4372DDF581A0DB248B0A77AECEC196ACCC52973,
     "P-521": 0x01FFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFA51868783BF2F966B7FCC0148F709A5D03BB5C9B8899C47AEBB6FB71E91386409,
 }
+STATE = ReferenceState("state", {}, "recorded")
 KEYS = {name: ExchangeKey(ec.generate_private_key(curve.implementation)) for name, curve in CURVES.items()}
 
 
@@ -103,7 +105,7 @@ def test_a_permit_is_good_for_its_request_only() -> None:
     """The permit names nonce, kid and X; anything else is a programming error, not an answer."""
     key, curve = KEYS["P-521"], CURVES["P-521"]
     x, other = multiple(7, curve), multiple(8, curve)
-    permit = Permit(unlock_digest("nonce", key.kid, thumbprint(x.members())), "state")
+    permit = Permit(unlock_digest("nonce", key.kid, thumbprint(x.members())), STATE)
     assert respond(permit, "nonce", key, x).point == key.multiply(x)
     for nonce, point, used in (
         ("nonce", other, key),
@@ -119,7 +121,7 @@ def test_the_reply_is_tangs() -> None:
     text = KEYS["P-521"].multiply(multiple(9, CURVES["P-521"]))
     encoded = respond(
         Permit(
-            unlock_digest("n", KEYS["P-521"].kid, thumbprint(multiple(9, CURVES["P-521"]).members())), "s"
+            unlock_digest("n", KEYS["P-521"].kid, thumbprint(multiple(9, CURVES["P-521"]).members())), STATE
         ),
         "n",
         KEYS["P-521"],

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tang_attest.errors import Malformed, Refused
-from tang_attest.protocol import policy
+from tang_attest.protocol import policy, reference_state
 from tang_attest.protocol.enrollment import EnrolledDevice
 from tang_attest.protocol.pcr import Selection
-from tang_attest.protocol.policy import ReferencePolicy, ReferenceState
+from tang_attest.protocol.policy import ReferencePolicy
 from tang_attest.protocol.quote import VerifiedQuote
+from tang_attest.protocol.reference_state import Life, Limits, ReferenceState
 from tang_attest.protocol.tpm import AttestationKey, ClockInfo
 
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
 SELECTION = Selection("sha256", (0, 7, 15))
 GOOD = {0: b"\x01" * 32, 7: b"\x02" * 32, 15: bytes(32)}
 
@@ -34,14 +40,14 @@ def make(*states: dict[int, bytes]) -> ReferencePolicy:
 def test_an_equal_state_permits_and_is_named() -> None:
     """Any of several states will do."""
     other = GOOD | {7: b"\x09" * 32}
-    permit = make(other, GOOD).appraise(quote(GOOD))
-    assert (permit.state, permit.binding) == ("s1", b"binding")
+    permit = make(other, GOOD).appraise(quote(GOOD), NOW)
+    assert (permit.state.label, permit.binding) == ("s1", b"binding")
 
 
 def test_an_empty_policy_refuses() -> None:
     """Empty never means anything goes."""
     with pytest.raises(Refused) as refusal:
-        make().appraise(quote(GOOD))
+        make().appraise(quote(GOOD), NOW)
     assert refusal.value.code == "policy-empty"
 
 
@@ -50,7 +56,7 @@ def test_every_differing_pcr_is_named(changed: set[int]) -> None:
     """All at once, with got and expected."""
     values = GOOD | dict.fromkeys(changed, b"\xaa" * 32)
     with pytest.raises(Refused) as refusal:
-        make(GOOD).appraise(quote(values))
+        make(GOOD).appraise(quote(values), NOW)
     assert refusal.value.code == "pcr-mismatch"
     assert policy.differing_pcrs(refusal.value) == tuple(sorted(changed))
     for reason in refusal.value.reasons[1:]:
@@ -61,13 +67,13 @@ def test_states_are_not_mixed() -> None:
     """PCR 0 of one state with PCR 7 of another is neither."""
     a, b = GOOD, {0: b"\x11" * 32, 7: b"\x12" * 32, 15: bytes(32)}
     with pytest.raises(Refused):
-        make(a, b).appraise(quote({0: a[0], 7: b[7], 15: bytes(32)}))
+        make(a, b).appraise(quote({0: a[0], 7: b[7], 15: bytes(32)}), NOW)
 
 
 def test_only_the_cap_differs_is_called_capped() -> None:
     """The running system hears that it has to reboot, not that its software changed."""
     with pytest.raises(Refused) as refusal:
-        make(GOOD).appraise(quote(GOOD | {15: b"\x05" * 32}))
+        make(GOOD).appraise(quote(GOOD | {15: b"\x05" * 32}), NOW)
     assert refusal.value.code == "capped"
     assert policy.differing_pcrs(refusal.value) == (15,)
 
@@ -75,14 +81,14 @@ def test_only_the_cap_differs_is_called_capped() -> None:
 def test_the_cap_and_more_is_a_mismatch() -> None:
     """What changed counts more than when it was asked."""
     with pytest.raises(Refused) as refusal:
-        make(GOOD).appraise(quote(GOOD | {15: b"\x05" * 32, 0: b"\x06" * 32}))
+        make(GOOD).appraise(quote(GOOD | {15: b"\x05" * 32, 0: b"\x06" * 32}), NOW)
     assert refusal.value.code == "pcr-mismatch"
 
 
 def test_another_selection_is_a_defect() -> None:
     """The caller asked for the policy's selection, and verification held the quote to it."""
     with pytest.raises(ValueError, match="own selection"):
-        make(GOOD).appraise(quote({0: GOOD[0]}, Selection("sha256", (0,))))
+        make(GOOD).appraise(quote({0: GOOD[0]}, Selection("sha256", (0,))), NOW)
 
 
 @pytest.mark.parametrize("pcrs", [(16,), (0, 23), (16, 23)])
@@ -107,29 +113,32 @@ def test_resettable_pcrs_make_no_policy(pcrs: tuple[int, ...]) -> None:
 def test_values_that_make_no_state(values: dict[int, bytes], code: str) -> None:
     """Missing, extra, of the wrong size, or such as nothing measured."""
     with pytest.raises(Malformed) as error:
-        policy.reference_state(SELECTION, "l", values, "imported", cap_pcr=15)
+        reference_state.reference_state(SELECTION, "l", values, "imported", cap_pcr=15)
     assert error.value.code == code
 
 
 def test_force_accepts_an_unmeasured_boot() -> None:
     """A board without measured boot is the operator's choice."""
     values = dict.fromkeys((0, 7, 15), bytes(32))
-    assert policy.reference_state(SELECTION, "l", values, "imported", cap_pcr=15, force=True).values == values
+    assert (
+        reference_state.reference_state(SELECTION, "l", values, "imported", cap_pcr=15, force=True).values
+        == values
+    )
 
 
 def test_recording_takes_the_cap_as_zero() -> None:
     """Values read in the running system are not those of the initrd."""
-    assert policy.unlock_phase_values(quote(GOOD | {15: b"\x07" * 32}), 15) == GOOD
+    assert reference_state.uncapped(GOOD | {15: b"\x07" * 32}, 15) == GOOD
 
 
 def test_what_moves_is_learned_and_nothing_else() -> None:
     """PCR 11 may differ from enrollment, PCR 0 may not."""
     selection = Selection("sha256", (0, 11, 15))
-    assert policy.moving_pcrs(selection) == (11,)
+    assert reference_state.moving_pcrs(selection) == (11,)
     stable = {0: b"\x01" * 32, 15: bytes(32)}
-    assert policy.learnable(stable, {0: b"\x01" * 32, 11: b"\x09" * 32, 15: bytes(32)})
-    assert not policy.learnable(stable, {0: b"\x02" * 32, 11: b"\x09" * 32, 15: bytes(32)})
-    assert not policy.learnable(stable, {0: b"\x01" * 32, 11: b"\x09" * 32, 15: b"\x01" * 32})
+    assert reference_state.learnable(stable, {0: b"\x01" * 32, 11: b"\x09" * 32, 15: bytes(32)})
+    assert not reference_state.learnable(stable, {0: b"\x02" * 32, 11: b"\x09" * 32, 15: bytes(32)})
+    assert not reference_state.learnable(stable, {0: b"\x01" * 32, 11: b"\x09" * 32, 15: b"\x01" * 32})
 
 
 @pytest.mark.parametrize(
@@ -160,3 +169,67 @@ def test_selections_round_trip(bank: str, pcrs: set[int]) -> None:
     """What is written can be read."""
     selection = Selection(bank, tuple(sorted(pcrs)))
     assert Selection.parse(str(selection)) == selection
+
+
+# --- a state's life ---------------------------------------------------------------------------------------------------
+
+
+def alone(**fields: Any) -> ReferencePolicy:
+    """A policy with one state, which is as *fields* say."""
+    return ReferencePolicy("p", SELECTION, 15, (replace(ReferenceState("s", GOOD, "recorded"), **fields),))
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"life": Life.STAGED},
+        {"limits": Limits(device="d")},
+        {"limits": Limits(uses_left=1)},
+        {"limits": Limits(expires_at=NOW + timedelta(microseconds=1))},
+    ],
+)
+def test_states_that_count(fields: dict[str, object]) -> None:
+    """Staged before anybody booted it, for this device, for one boot, until a moment from now."""
+    assert alone(**fields).appraise(quote(GOOD), NOW).state.label == "s"
+
+
+@pytest.mark.parametrize(
+    ("fields", "code"),
+    [
+        ({"life": Life.PROPOSED}, "state-proposed"),
+        ({"life": Life.RETIRED}, "state-retired"),
+        ({"limits": Limits(expires_at=NOW)}, "state-expired"),
+        ({"limits": Limits(uses_left=0)}, "state-used-up"),
+        ({"limits": Limits(device="another")}, "policy-empty"),
+    ],
+)
+def test_states_that_do_not_count(fields: dict[str, object], code: str) -> None:
+    """Equal values are not enough; the person is told what became of them."""
+    with pytest.raises(Refused) as refusal:
+        alone(**fields).appraise(quote(GOOD), NOW)
+    assert refusal.value.code == code
+
+
+@pytest.mark.parametrize("life", [Life.PROPOSED, Life.RETIRED])
+def test_what_does_not_count_is_not_expected(life: Life) -> None:
+    """A refusal compares with what is approved, not with what was or may be."""
+    newer = {0: b"\x01" * 32, 7: b"\x03" * 32, 15: bytes(32)}
+    states = (ReferenceState("old", newer, "recorded", life), ReferenceState("now", GOOD, "recorded"))
+    with pytest.raises(Refused) as refusal:
+        ReferencePolicy("p", SELECTION, 15, states).appraise(quote(GOOD | {7: b"\x04" * 32}), NOW)
+    assert dict(refusal.value.reasons[1].data)["expected"] == [GOOD[7].hex()]
+
+
+def test_a_use_is_spent_only_where_nothing_else_would_do() -> None:
+    """The same values, once and for good: the boot counts as the one for good."""
+    once = ReferenceState("once", GOOD, "observed", limits=Limits(uses_left=1))
+    good = ReferenceState("good", GOOD, "recorded")
+    assert ReferencePolicy("p", SELECTION, 15, (once, good)).appraise(quote(GOOD), NOW).state.label == "good"
+
+
+@pytest.mark.parametrize("label", ["", " x", "x ", "a\nb", "\x1b[31m", "x" * 65])
+def test_labels_that_are_none(label: str) -> None:
+    """A label is shown on consoles and in tables."""
+    with pytest.raises(Malformed) as error:
+        reference_state.check_label(label)
+    assert error.value.code == "request-malformed"

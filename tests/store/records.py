@@ -8,7 +8,8 @@ from typing import Any
 
 from tang_attest.ports import AuditEntry, Decision, Enrollment, NewDevice, SealedKey, Token
 from tang_attest.protocol.pcr import Selection
-from tang_attest.protocol.policy import ReferencePolicy, ReferenceState
+from tang_attest.protocol.policy import ReferencePolicy
+from tang_attest.protocol.reference_state import ReferenceState
 from tang_attest.protocol.tpm import ClockInfo
 
 NOW = datetime(2026, 1, 1, 12, 0, 0, 123456, tzinfo=UTC)

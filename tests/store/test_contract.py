@@ -9,7 +9,7 @@ from datetime import UTC, timedelta
 import pytest
 
 from tang_attest.errors import Conflict, NotFound, TangAttestError, Unavailable
-from tang_attest.ports import EkRoot, Learning, Store
+from tang_attest.ports import EkRoot, Learning, Snapshot, Store
 from tang_attest.store import SqlStore
 from tests.store.conftest import Opener
 from tests.store.records import (
@@ -182,7 +182,7 @@ async def test_one_name_one_ak_one_ek(store: SqlStore) -> None:
 async def test_remove_device(store: SqlStore) -> None:
     """Device, keys, observations and recorded policy go; the audit stays; the name and the TPM are free again."""
     device_id = await enroll(store)
-    observed = decision(device_id, "n", 1, observation=(SELECTION, values("odd"), b"log"))
+    observed = decision(device_id, "n", 1, observation=Snapshot(SELECTION, values("odd"), b"log"))
     await store.decide(observed)
     await store.remove_device("pi-b", entry("device remove", device="pi-b"))
     assert await store.list_devices() == []
@@ -298,15 +298,17 @@ async def test_decide(store: SqlStore) -> None:
     device_id = await enroll(store)
     refusal = entry(verdict="refused", code="pcr-mismatch", device="pi-b", at=NOW + timedelta(seconds=5))
     await store.decide(
-        decision(device_id, "n", 7, audit=refusal, observation=(SELECTION, values("odd"), b"event log"))
+        decision(
+            device_id, "n", 7, audit=refusal, observation=Snapshot(SELECTION, values("odd"), b"event log")
+        )
     )
     seen = await store.get_device("pi-b")
     assert (seen.clock, seen.last_seen_at, seen.last_code) == (clock(7), refusal.at, "pcr-mismatch")
     (observation,) = await store.list_observations("pi-b")
     assert observation.device == "pi-b"
     assert (observation.at, observation.code, observation.reset_count) == (refusal.at, "pcr-mismatch", 1)
-    assert (observation.selection, observation.values) == (SELECTION, values("odd"))
-    assert observation.event_log == b"event log"
+    assert (observation.snapshot.selection, observation.snapshot.values) == (SELECTION, values("odd"))
+    assert observation.snapshot.event_log == b"event log"
     assert (await store.list_audit())[0][1] == refusal
     await refused("not-found", NotFound, store.list_observations("other"))
 
@@ -379,13 +381,13 @@ async def test_learning_is_one_use(store: SqlStore) -> None:
 async def test_observations_are_bounded(store: SqlStore) -> None:
     """A machine that is refused tries again for as long as it has power; the newest are kept, for each device."""
     one, two = await enroll(store), await enroll(store, "pi-c")
-    await store.decide(decision(two, "other", 1, observation=(SELECTION, values(), b"")))
+    await store.decide(decision(two, "other", 1, observation=Snapshot(SELECTION, values())))
     for tick in range(40):
         await store.decide(
-            decision(one, f"n{tick}", tick, observation=(SELECTION, values(str(tick)), bytes([tick])))
+            decision(one, f"n{tick}", tick, observation=Snapshot(SELECTION, values(str(tick)), bytes([tick])))
         )
     kept = await store.list_observations("pi-b")
-    assert [found.event_log[0] for found in kept] == list(range(39, 7, -1))
+    assert [found.snapshot.event_log[0] for found in kept] == list(range(39, 7, -1))
     assert len(await store.list_observations("pi-c")) == 1
     assert len(await store.list_observations(limit=10)) == 10
 

@@ -218,9 +218,7 @@ async def test_a_refused_quote_is_kept_and_can_be_approved(server: Server, attes
     old = dict(attester.pcrs["sha256"])
     attester.extend(4, b"new kernel")
     assert (await server.unlock(attester, kid)).code == "pcr-mismatch"
-    observation, state = await server.reference_values.approve(
-        "pi-b", "6.1", observation_id=None, force=False
-    )
+    observation, state = await server.reference_values.approve("pi-b", "6.1")
     assert (observation.code, state.label, state.origin) == ("pcr-mismatch", "6.1", "observed")
     assert (await server.unlock(attester, kid)).status == 200
     attester.pcrs["sha256"] = old
@@ -232,9 +230,9 @@ async def test_approving_twice(server: Server, attester: Attester) -> None:
     kid = await server.enroll(attester)
     attester.extend(4, b"new kernel")
     await server.unlock(attester, kid)
-    await server.reference_values.approve("pi-b", "once", observation_id=None, force=False)
+    await server.reference_values.approve("pi-b", "once")
     with pytest.raises(Conflict) as error:
-        await server.reference_values.approve("pi-b", "twice", observation_id=None, force=False)
+        await server.reference_values.approve("pi-b", "twice")
     assert error.value.code == "values-known"
     assert [state.label for state in (await server.store.get_policy("pi-b")).states][1:] == ["once"]
 
@@ -274,7 +272,7 @@ async def test_an_event_log_travels_with_the_evidence(server: Server, attester: 
     log = (Path(__file__).parent.parent / "vectors" / "eventlogs" / "ovmf.bin").read_bytes()
     body = evidence(attester, kid, x, await server.challenge(kid)) | {"event_log": b64u(log)}
     assert (await server.post(f"/rec/{kid}", x | {"attest": body})).code == "pcr-mismatch"
-    assert (await server.store.list_observations())[0].event_log == log
+    assert (await server.store.list_observations())[0].snapshot.event_log == log
 
 
 # --- keys ------------------------------------------------------------------------------------------------------------
