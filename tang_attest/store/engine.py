@@ -9,26 +9,24 @@ against 80 us a statement).
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, Protocol, TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy.engine import URL
 from sqlalchemy.engine.interfaces import DBAPIConnection
-from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, SQLAlchemyError, StatementError
+from sqlalchemy.exc import SQLAlchemyError
 
 from tang_attest.errors import Malformed, Unavailable
+from tang_attest.store.failures import translate_errors
+from tang_attest.store.postgresql import ServerDatabase
 
 T = TypeVar("T")
 Work = Callable[[sa.Connection], T]
-
-_log: Final = logging.getLogger(__name__)
 
 #: A reader never waits for the writer (WAL), so two are enough: the request path and the operator.
 READERS: Final = 2
@@ -43,10 +41,6 @@ _PRAGMAS: Final = (
     "foreign_keys=ON",
     "secure_delete=ON",  # a destroyed key is overwritten with zeros
 )
-
-
-class Spoiled(Unavailable):
-    """The database works and refused a statement: the fault is in what was to be written."""
 
 
 class Database(Protocol):
@@ -68,7 +62,7 @@ class Database(Protocol):
 def parse_url(text: str) -> URL:
     """A database URL: ``sqlite:///PATH`` or ``postgresql://...``, with or without a driver's name.
 
-    Raises ``setting-invalid``.
+    Raises ``setting-invalid``, also for a password: a URL is seen in process lists, unit files and shell histories.
     """
     try:
         url = sa.make_url(text)
@@ -81,18 +75,23 @@ def parse_url(text: str) -> URL:
             raise Malformed("setting-invalid", "A SQLite database needs a path: sqlite:////var/lib/....")
         return url.set(drivername="sqlite")
     if backend == "postgresql":
+        if url.password is not None or "password" in url.query:
+            raise Malformed(
+                "setting-invalid",
+                "The database URL has a password in it: put it into a password file (passfile=...).",
+            )
         return url.set(drivername="postgresql+asyncpg")
     raise Malformed("setting-invalid", f"The database is '{backend}'; SQLite and PostgreSQL are supported.")
 
 
-def connect(url: URL, *, create: bool = False) -> Database:
-    """The database at *url*; nothing is opened yet.
+def connect(url: URL, *, create: bool = False, patient: bool = False) -> Database:
+    """The database at *url*; nothing is opened yet.  *patient* lifts the limits on time, for an operator's long work.
 
     Raises ``state-missing`` when it is a file that does not exist and *create* is false.
     """
     if url.get_backend_name() == "sqlite":
         return SqliteDatabase(url, create=create)
-    return ServerDatabase(url)
+    return ServerDatabase(url, patient=patient)
 
 
 class SqliteDatabase:
@@ -153,61 +152,6 @@ class SqliteDatabase:
             "unavailable",
             "The change is made, but another process reads the database, so old content stays in its log.",
         )
-
-
-class ServerDatabase:
-    """A database server, through an asynchronous driver."""
-
-    def __init__(self, url: URL) -> None:
-        # Not at the top: it imports SQLAlchemy's ORM, a fifth of the time that `serve` takes to start.
-        from sqlalchemy.ext.asyncio import create_async_engine
-
-        try:
-            self._engine = create_async_engine(url, pool_pre_ping=True)
-        except ModuleNotFoundError as error:
-            raise Malformed(
-                "setting-invalid", f"This database needs the Python package {error.name}."
-            ) from error
-        self._closed = False
-
-    async def read(self, work: Work[T]) -> T:
-        """See :class:`Database`."""
-        return await self.write(work)
-
-    async def write(self, work: Work[T]) -> T:
-        """See :class:`Database`."""
-        if self._closed:  # the engine itself would connect again
-            raise Unavailable("unavailable", "The server is stopping.")
-        with translate_errors():
-            async with self._engine.begin() as connection:
-                return await connection.run_sync(work)
-
-    async def erase_log(self) -> None:
-        """Nothing: a server's log is the server's."""
-
-    async def close(self) -> None:
-        """See :class:`Database`."""
-        self._closed = True
-        await self._engine.dispose()
-
-
-@contextmanager
-def translate_errors() -> Iterator[None]:
-    """Turn the database's errors into ``unavailable``; the cause goes to the log, without statement or values."""
-    try:
-        yield
-    except (SQLAlchemyError, sqlite3.Error, OSError) as error:
-        cause = getattr(error, "orig", None) or error
-        _log.error("the database failed: %s: %s", type(cause).__name__, cause)
-        kind = Spoiled if isinstance(error, StatementError) and not _is_away(error) else Unavailable
-        raise kind("unavailable", "The database could not be used.") from error
-
-
-def _is_away(error: StatementError) -> bool:
-    """True when the statement had no chance: no connection, locked, disk full."""
-    if isinstance(error, DBAPIError) and error.connection_invalidated:
-        return True
-    return isinstance(error, OperationalError | InterfaceError)
 
 
 def _create_private(path: Path) -> None:

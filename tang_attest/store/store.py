@@ -8,7 +8,6 @@ from typing import TypeVar
 
 import sqlalchemy as sa
 
-from tang_attest.errors import Unavailable
 from tang_attest.ports import (
     AuditEntry,
     BoundKey,
@@ -27,7 +26,8 @@ from tang_attest.protocol.policy import ReferencePolicy
 from tang_attest.protocol.reference_state import Life, ReferenceState
 from tang_attest.store import audit_log, decisions, devices, evidence, keys, policies, roots, schema, tokens
 from tang_attest.store.batch import Batcher
-from tang_attest.store.engine import Database, Spoiled, connect, parse_url
+from tang_attest.store.engine import Database, connect, parse_url
+from tang_attest.store.failures import is_away
 
 T = TypeVar("T")
 Written = Decision | AuditEntry
@@ -52,7 +52,7 @@ async def open_store(url: str, *, create: bool = False) -> SqlStore:
 
 async def upgrade(url: str) -> None:
     """Make the tables at *url*, or bring them to this program's schema; one transaction."""
-    database = connect(parse_url(url), create=True)
+    database = connect(parse_url(url), create=True, patient=True)
     try:
         await database.write(schema.upgrade)
     finally:
@@ -260,8 +260,7 @@ class SqlStore:
         try:
             return await self._write_together(items)
         except Exception as error:
-            away = isinstance(error, Unavailable) and not isinstance(error, Spoiled)
-            if away or len(items) == 1:
+            if is_away(error) or len(items) == 1:
                 raise
         return [await self._write_alone(item) for item in items]
 

@@ -10,6 +10,7 @@ from typing import ParamSpec, TypeVar
 
 import pytest
 import pytest_asyncio
+from sqlalchemy.util.concurrency import await_
 
 from tang_attest.store import SqlStore, open_store, upgrade
 
@@ -17,13 +18,24 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 #: One more database is one more word here and one more branch in ``url``.
-DATABASES = ("sqlite",)
+DATABASES = ("sqlite", "postgresql")
 
 
 @pytest.fixture(params=DATABASES)
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """An empty database."""
-    assert request.param == "sqlite"
+    """A database with nothing in it; perhaps with tables."""
+    if request.param == "postgresql":
+        found: str = request.getfixturevalue("postgres_url")
+        return found
+    return f"sqlite:///{tmp_path}/registry.db"
+
+
+@pytest.fixture(params=DATABASES)
+def empty_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """A database without tables."""
+    if request.param == "postgresql":
+        found: str = request.getfixturevalue("empty_postgres_url")
+        return found
     return f"sqlite:///{tmp_path}/registry.db"
 
 
@@ -54,8 +66,8 @@ async def store(open_another: Opener) -> SqlStore:
 class Stall:
     """Holds the first call of a function, after it has done its work, until it is let go.
 
-    The call is inside a transaction: what happens meanwhile is the race.  It stalls a thread, which is right for
-    SQLite; a database whose work runs in the event loop needs a stall that yields to the loop.
+    The call is inside a transaction: what happens meanwhile is the race.  With SQLite it runs in a thread, which
+    waits; with PostgreSQL in the event loop, where waiting has to let others run.
     """
 
     def __init__(self) -> None:
@@ -70,10 +82,17 @@ class Stall:
             result = function(*args, **kwargs)
             if self._first.acquire(blocking=False):
                 self._entered.set()
-                assert self._go.wait(10), "nobody let go"
+                assert self._wait_here(), "nobody let go"
             return result
 
         return stalled
+
+    def _wait_here(self) -> bool:
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            return self._go.wait(10)
+        return await_(asyncio.to_thread(self._go.wait, 10))
 
     async def entered(self) -> None:
         """Wait until the call is held."""

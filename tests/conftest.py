@@ -1,0 +1,39 @@
+"""What tests of several directories need."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+
+import pytest
+
+from tang_attest.store import upgrade
+from tests.postgres import Postgres
+
+#: A database with our tables and nothing in them; others are copied from it.
+_TEMPLATE = "template_registry"
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    """One PostgreSQL server for the session."""
+    with Postgres() as server:
+        server.create(name=_TEMPLATE)
+        asyncio.run(upgrade(server.url(_TEMPLATE)))
+        yield server
+
+
+@pytest.fixture
+def postgres_url(postgres: Postgres) -> Iterator[str]:
+    """A database of its own for each test, with our tables."""
+    name = postgres.create(_TEMPLATE)
+    yield postgres.url(name)
+    postgres.drop(name)
+
+
+@pytest.fixture
+def empty_postgres_url(postgres: Postgres) -> Iterator[str]:
+    """A database of its own for each test, without tables."""
+    name = postgres.create()
+    yield postgres.url(name)
+    postgres.drop(name)

@@ -1,0 +1,171 @@
+"""PostgreSQL servers of the tests' own, from Debian's package: made below /tmp, durable, reached by a socket or loopback.
+
+Debian's own cluster is left alone.  PostgreSQL refuses to run as root, so root becomes the package's user for it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pwd
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final, Self
+
+from tests.tang.servers import free_port
+
+_BINARIES: Final = max(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda path: int(path.parent.name))
+_PATIENCE_S: Final = 60
+#: The role that the tests are; it may do everything.
+ROLE: Final = "tang"
+
+
+class Postgres:
+    """A server; started and stopped with ``with``, its data gone afterwards."""
+
+    def __init__(self, **settings: str) -> None:
+        self._settings = settings
+        self._databases = 0
+
+    def __enter__(self) -> Self:
+        self.directory = Path(tempfile.mkdtemp(prefix="tang-pg-", dir="/tmp"))
+        self.port = free_port()
+        self._user: dict[str, Any] = {}
+        if os.geteuid() == 0:
+            user = pwd.getpwnam("postgres")
+            self._user = {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []}
+            os.chown(self.directory, user.pw_uid, user.pw_gid)
+        try:
+            self._init()
+            self.start()
+        except BaseException:
+            shutil.rmtree(self.directory)
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            self.thaw()
+        self.stop()
+        shutil.rmtree(self.directory)
+
+    # --- databases ---
+
+    def url(self, database: str, **options: str) -> str:
+        """The URL of *database*, over the socket, which only root and the server's user reach."""
+        query = "".join(f"&{name}={value}" for name, value in options.items())
+        return f"postgresql://{ROLE}@/{database}?host={self.directory}&port={self.port}{query}"
+
+    def loopback_url(self, database: str, role: str = ROLE, **options: str) -> str:
+        """The URL of *database* over TCP, where a password is asked for."""
+        query = "&".join(f"{name}={value}" for name, value in options.items())
+        return f"postgresql://{role}@127.0.0.1:{self.port}/{database}?{query}"
+
+    def create(self, template: str = "template0", name: str | None = None) -> str:
+        """Make a database like *template*; its name."""
+        self._databases += 1
+        name = name or f"test_{self._databases}"
+        self.sql(f"CREATE DATABASE {name} TEMPLATE {template}")
+        return name
+
+    def drop(self, name: str) -> None:
+        """Remove a database, whoever uses it."""
+        self.sql(f"DROP DATABASE {name} WITH (FORCE)")
+
+    def sql(self, statement: str, database: str = "postgres") -> str:
+        """What psql answers to *statement*, without decoration."""
+        command = [str(_BINARIES / "psql"), "-XAtq", "-v", "ON_ERROR_STOP=1", "-d", self.url(database)]
+        done = subprocess.run(
+            [*command, "-c", statement], capture_output=True, text=True, check=False, timeout=_PATIENCE_S
+        )
+        assert done.returncode == 0, done.stderr
+        answer: str = done.stdout.strip()
+        return answer
+
+    # --- the server ---
+
+    def start(self) -> None:
+        """Start it, and wait until it answers."""
+        with (self.directory / "log").open("ab") as log:
+            self._process = subprocess.Popen(
+                [_BINARIES / "postgres", "-D", self.directory / "data"],
+                stdout=log,
+                stderr=log,
+                cwd=self.directory,
+                **self._user,
+            )
+        self._wait()
+
+    def stop(self, number: int = signal.SIGINT) -> None:
+        """Stop it: SIGINT ends every session in order, SIGQUIT is a crash."""
+        if self._process.poll() is None:
+            self._process.send_signal(number)
+        self._process.wait(_PATIENCE_S)
+
+    def freeze(self) -> None:
+        """Stop every process of it where it is; connections stay, and nobody answers."""
+        # The postmaster first: it could not start others then.
+        for pid in self._pids():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """Go on."""
+        for pid in self._pids():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)
+
+    def _pids(self) -> list[int]:
+        children = Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children")
+        if self._process.poll() is not None:
+            return []
+        return [self._process.pid, *map(int, children.read_text().split())]
+
+    def _init(self) -> None:
+        def run(*command: str | Path) -> None:
+            subprocess.run(
+                command,
+                check=True,
+                capture_output=True,
+                cwd=self.directory,
+                timeout=_PATIENCE_S,
+                **self._user,
+            )
+
+        data = self.directory / "data"
+        run(
+            *(_BINARIES / "initdb", "-D", data, "-U", ROLE, "-E", "UTF8", "--locale=C.UTF-8"),
+            *("--auth-local=trust", "--auth-host=scram-sha-256", "--no-instructions"),
+        )
+        settings = {
+            "port": str(self.port),
+            "listen_addresses": "127.0.0.1",
+            "unix_socket_directories": str(self.directory),
+            "fsync": "on",
+            "shared_buffers": "32MB",
+        }
+        text = "".join(f"{name} = '{value}'\n" for name, value in (settings | self._settings).items())
+        (data / "postgresql.auto.conf").write_text(text)
+
+    def _wait(self) -> None:
+        deadline = time.monotonic() + _PATIENCE_S
+        while time.monotonic() < deadline and self._process.poll() is None:
+            ready = [str(_BINARIES / "pg_isready"), "-q", "-h", str(self.directory), "-p", str(self.port)]
+            if subprocess.run(ready, check=False, timeout=_PATIENCE_S).returncode == 0:
+                return
+            time.sleep(0.02)
+        raise RuntimeError(f"PostgreSQL does not start:\n{(self.directory / 'log').read_text()}")
+
+
+@contextlib.contextmanager
+def away() -> Iterator[str]:
+    """The URL of a server that is not there: its port refuses."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        yield f"postgresql://{ROLE}@127.0.0.1:{listener.getsockname()[1]}/registry"
