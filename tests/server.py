@@ -16,7 +16,7 @@ from tang_attest.keys.sealed import SealedKeys, SessionBox
 from tang_attest.keys.secret import create_secret
 from tang_attest.protocol.advertisement import thumbprint
 from tang_attest.protocol.base64url import b64u, unb64u
-from tang_attest.protocol.challenge import unlock_digest
+from tang_attest.protocol.challenge import announce_digest, unlock_digest
 from tang_attest.protocol.enrollment import activation_proof, enrollment_digest
 from tang_attest.protocol.exchange import ExchangeKey
 from tang_attest.protocol.pcr import Selection
@@ -164,6 +164,20 @@ class Server:
         return await self.post(
             f"/rec/{kid}", x | {"attest": evidence(attester, kid, x, challenge, **changes)}
         )
+
+
+def announcement(
+    attester: Attester,
+    kid: str,
+    challenge: dict[str, Any],
+    values: bytes,
+    label: str = "next",
+    **changes: Any,
+) -> dict[str, Any]:
+    """The body that announces *values*; *changes* replace its members."""
+    binding = announce_digest(challenge["nonce"], kid, values, label)
+    quoted = attester.evidence(challenge["nonce"], binding, challenge["selection"])
+    return {**quoted, "values": b64u(values), "label": label} | changes
 
 
 def evidence(

@@ -95,7 +95,7 @@ def unlock_digest(nonce: str, kid: str, x_thumbprint: str) -> bytes:
 
 
 def announce_digest(nonce: str, kid: str, values: bytes, label: str) -> bytes:
-    """The qualifying data of a quote that announces *values* for the next boot: 32 bytes (docs/protocol.md, 5)."""
+    """The qualifying data of a quote that announces *values* for the next boot: 32 bytes (docs/protocol.md, 9)."""
     announced = hashlib.sha256(values).hexdigest()
     return hashlib.sha256(
         f"tang-attest/v1 announce\n{nonce}\n{kid}\n{announced}\n{label}\n".encode()

@@ -74,7 +74,7 @@ class AttestRoutes:
         return _json(201, enrolled)
 
     async def announce(self, request: web.Request, caller: Caller, kid: str) -> web.Response:
-        """``POST /attest/announce/{kid}``: a challenge, or what became of the values (docs/protocol.md, 5)."""
+        """``POST /attest/announce/{kid}``: a challenge, or what became of the values (docs/protocol.md, 9)."""
         value = parse_json(await request.read())
         if not value:
             challenge, cap_pcr = await self.announcements.challenge(kid)

@@ -123,7 +123,7 @@ class FinishBody(_Body):
 
 
 class AnnounceBody(AttestMember):
-    """``POST /attest/announce/{kid}`` (docs/protocol.md, section 5)."""
+    """``POST /attest/announce/{kid}`` (docs/protocol.md, section 9)."""
 
     label: str = Field(min_length=1, max_length=MAX_LABEL)
     values: B64u = Field(max_length=MAX_PCRS)
