@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections import Counter
 from pathlib import Path
 
@@ -9,7 +10,6 @@ import click
 
 from tang_attest.cli import output
 from tang_attest.cli.files import read_file
-from tang_attest.cli.pcr_file import parse_values
 from tang_attest.cli.policy_life import (
     approve,
     restore,
@@ -22,6 +22,7 @@ from tang_attest.cli.policy_life import (
 from tang_attest.cli.state import State, run
 from tang_attest.cli.types import SelectionType
 from tang_attest.protocol.pcr import Selection
+from tang_attest.protocol.pcr_file import parse_values
 from tang_attest.protocol.policy import DEFAULT_CAP_PCR, ReferencePolicy
 from tang_attest.protocol.reference_state import COUNTING
 
@@ -88,7 +89,8 @@ def show(name: str, as_json: bool) -> None:
         values = [(s.label, pcr, v.hex()) for s in entry.states for pcr, v in sorted(s.values.items())]
         output.table(("state", "pcr", "value"), values, empty="")
     for label in retirable:
-        output.hint(f"no machine boots '{label}' any more: tang-attest policy retire {name} '{label}'")
+        retire_it = f"tang-attest policy retire {name} {shlex.quote(label)}"
+        output.hint(f"no machine boots '{label}' any more: {retire_it}")
 
 
 @policy.command()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from datetime import timedelta
 from pathlib import Path
 
@@ -9,9 +10,9 @@ import click
 
 from tang_attest.cli import output
 from tang_attest.cli.files import read_file
-from tang_attest.cli.pcr_file import parse_values
 from tang_attest.cli.state import State, run
 from tang_attest.cli.types import Duration
+from tang_attest.protocol.pcr_file import parse_values
 from tang_attest.protocol.policy import ReferencePolicy
 from tang_attest.protocol.reference_state import Life, ReferenceState
 
@@ -69,7 +70,7 @@ def staged(name: str | None, as_json: bool) -> None:
     )
     for p, s in rows:
         if s.life is Life.PROPOSED:
-            output.hint(f"tang-attest policy approve {p.name} '{s.label}'")
+            output.hint(f"tang-attest policy approve {p.name} {shlex.quote(s.label)}")
 
 
 @click.command()

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tang_attest.cli.pcr_file import parse_values
 from tang_attest.errors import Malformed
 from tang_attest.protocol.pcr import BANK_SIZES, PCR_COUNT, Selection
+from tang_attest.protocol.pcr_file import parse_values
 
 SELECTION = Selection.parse("sha256:0,7")
 ONE, TWO = bytes([1]) * 32, bytes([2]) * 32
