@@ -85,7 +85,6 @@ def show(name: str, as_json: bool) -> None:
         empty="no reference state: the policy refuses everyone",
     )
     if entry.states:
-        click.echo()
         values = [(s.label, pcr, v.hex()) for s in entry.states for pcr, v in sorted(s.values.items())]
         output.table(("state", "pcr", "value"), values, empty="")
     for label in retirable:

@@ -30,7 +30,7 @@ policy: Final = sa.Table(
     sa.Column("cap_pcr", sa.Integer, nullable=False),
     # The device whose enrollment recorded this policy; the policy goes when that device goes.
     sa.Column("recorded_for", sa.Text),
-    sa.Column("trust_predictions", sa.Boolean, nullable=False, server_default=sa.false()),
+    sa.Column("trust_predictions", sa.Boolean, nullable=False, server_default="0"),
     # A list of rules over the event log (protocol/rules.py); NULL: exact values only.
     sa.Column("rules", JsonText),
 )
@@ -122,7 +122,23 @@ token: Final = sa.Table(
     sa.Column("allow_unverified_ek", sa.Boolean, nullable=False),
     sa.Column("force", sa.Boolean, nullable=False),
     sa.Column("learn_for_s", sa.BigInteger, nullable=False),
+    sa.Column("labels", JsonText, nullable=False, server_default="[]"),
     sa.Column("used_at", Instant),
+)
+
+admin_token: Final = sa.Table(
+    "admin_token",
+    metadata,
+    sa.Column("digest", sa.LargeBinary, primary_key=True),
+    # Never used again, not even after a revocation: the audit record names tokens.
+    sa.Column("name", sa.Text, nullable=False, unique=True),
+    sa.Column("scopes", JsonText, nullable=False),
+    # A list of names; NULL: every policy.
+    sa.Column("policies", JsonText),
+    sa.Column("created_at", Instant, nullable=False),
+    sa.Column("created_by", sa.Text, nullable=False),
+    sa.Column("expires_at", Instant, nullable=False),
+    sa.Column("revoked_at", Instant),
 )
 
 nonce: Final = sa.Table(
@@ -156,6 +172,43 @@ evidence: Final = sa.Table(
     sa.Column("selection", SelectionText, nullable=False),
     sa.Column("pcr_values", PcrText, nullable=False),
     sa.Column("event_log", sa.LargeBinary, nullable=False),
+)
+
+rollout: Final = sa.Table(
+    "rollout",
+    metadata,
+    sa.Column("id", BIG, primary_key=True),
+    sa.Column("policy_id", BIG, sa.ForeignKey("policy.id"), nullable=False),
+    # The policy's id until the rollout is over, then NULL: a policy has one at a time.
+    sa.Column("under_way", BIG, unique=True),
+    sa.Column("name", sa.Text, nullable=False),
+    # PolicyChange.dump() of protocol/policy_change.py.
+    sa.Column("change", JsonText, nullable=False),
+    sa.Column("salt", sa.Text, nullable=False),
+    sa.Column("share", sa.Integer, nullable=False),
+    sa.Column("label", sa.Text),
+    sa.Column("refusal_limit", sa.Integer, nullable=False),
+    sa.Column("status", sa.Text, nullable=False),
+    sa.Column("started_at", Instant, nullable=False),
+    sa.Column("started_by", sa.Text, nullable=False),
+    sa.Column("ended_at", Instant),
+    sa.Column("ended_by", sa.Text),
+    sa.Column("why", sa.Text),
+    sa.UniqueConstraint("policy_id", "name"),
+)
+
+rollout_device: Final = sa.Table(
+    "rollout_device",
+    metadata,
+    # Who passed with the change or was refused; the primary key counts a device once.
+    sa.Column("rollout_id", BIG, sa.ForeignKey("rollout.id"), primary_key=True, autoincrement=False),
+    sa.Column(
+        "device_id", BIG, sa.ForeignKey("device.id"), primary_key=True, autoincrement=False, index=True
+    ),
+    sa.Column("outcome", sa.Text, nullable=False),
+    # The state that permitted, or why the policy refused.
+    sa.Column("about", sa.Text, nullable=False),
+    sa.Column("at", Instant, nullable=False),
 )
 
 ek_root: Final = sa.Table(

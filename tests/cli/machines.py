@@ -16,10 +16,11 @@ from tang_attest.cli.state import State, SystemClock, SystemRandomness, opened
 from tang_attest.config import Settings
 from tang_attest.errors import TangAttestError
 from tang_attest.protocol.advertisement import thumbprint
-from tang_attest.protocol.challenge import unlock_digest
+from tang_attest.protocol.challenge import announce_digest, unlock_digest
 from tang_attest.protocol.enrollment import activation_proof, enrollment_digest
 from tang_attest.protocol.quote import Evidence
 from tang_attest.protocol.tpm import parse_ak
+from tang_attest.service.announce import Announce, Announcement
 from tang_attest.service.caller import Caller
 from tang_attest.service.enroll import Application, Enroll
 from tang_attest.service.unlock import Unlock
@@ -51,6 +52,13 @@ class Machines:
             for values in machine.pcrs.values():
                 values[15] = bytes(len(values[0]))
             return "booted"
+        if match := re.fullmatch(r"writes its values with PCR (\d+) extended to (\S+)", deed):
+            twin = _twin(machine, int(match[1]))
+            lines = [f"{pcr}: 0x{value.hex()}" for pcr, value in twin.pcrs["sha256"].items()]
+            Path(match[2]).write_text("\n".join(["sha256:", *lines]) + "\n")
+            return "written"
+        if match := re.fullmatch(r"announces a boot with PCR (\d+) extended, as (\S+)", deed):
+            return asyncio.run(self._try(self._announce(machine, name, int(match[1]), match[2])))
         if match := re.fullmatch(r"writes its AK to (\S+)", deed):
             Path(match[1]).write_bytes(machine.ak_public)
             return "written"
@@ -103,6 +111,29 @@ class Machines:
             evidence = _evidence(machine, challenge.nonce, binding, str(challenge.selection))
             await unlock.respond(kid, x, evidence, _CALLER)
             return "unlocked"
+
+
+    async def _announce(self, machine: Attester, name: str, pcr: int, label: str) -> str:
+        async with opened(Settings(state=Path("state"))) as state:
+            nonce_key = state.secret.derive("nonce")
+            use_case = Announce(state.store, SystemClock(), SystemRandomness(), nonce_key, 120)
+            kid = await _kid(state, name)
+            challenge, _ = await use_case.challenge(kid)
+            values = _twin(machine, pcr).values(str(challenge.selection))
+            binding = announce_digest(challenge.nonce, kid, values, label)
+            evidence = _evidence(machine, challenge.nonce, binding, str(challenge.selection))
+            announcement = Announcement(label, values, (f"PCR {pcr}: kernel /boot/vmlinuz",))
+            announced, _ = await use_case.announce(kid, announcement, evidence, _CALLER)
+            return announced.life.value
+
+
+def _twin(machine: Attester, pcr: int) -> Attester:
+    """*machine* as it will be once ``extends PCR`` happened and it booted."""
+    twin = Attester()
+    twin.pcrs = {bank: dict(values) for bank, values in machine.pcrs.items()}
+    twin.extend(pcr, b"something")
+    twin.pcrs["sha256"][15] = bytes(32)
+    return twin
 
 
 async def _kid(state: State, name: str) -> str:

@@ -71,7 +71,12 @@ def test_every_setting_is_an_option_of_serve() -> None:
 def test_every_listing_has_json() -> None:
     """Programs read JSON, so every listing prints it."""
     for path in PATHS:
-        if path[-1:] in (("list",), ("show",)) or path in (("audit",), ("checkquote",), ("eventlog",)):
+        if path[-1:] in (("list",), ("show",)) or path in (
+            ("audit",),
+            ("checkquote",),
+            ("eventlog", "check"),
+            ("eventlog", "diff"),
+        ):
             assert "--json" in run(*path, "--help")[0], path
 
 

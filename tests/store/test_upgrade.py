@@ -1,0 +1,44 @@
+"""A database of an older schema is brought to this one with everything in it."""
+
+from __future__ import annotations
+
+import pytest
+import sqlalchemy as sa
+from alembic import command
+
+from tang_attest.errors import Unavailable
+from tang_attest.protocol.reference_state import Life, Limits
+from tang_attest.store import open_store, schema, upgrade
+from tang_attest.store.engine import connect, parse_url
+
+#: Rows as version 0.1's first schema has them.
+_ROWS = (
+    "INSERT INTO policy (id, name, selection, cap_pcr) VALUES (1, 'pi-b', 'sha256:4', 15)",
+    f"""INSERT INTO reference_state (id, policy_id, label, pcr_values, origin)
+        VALUES (1, 1, 'recorded', '{{"4":"{"11" * 32}"}}', 'recorded')""",
+    """INSERT INTO device (id, name, policy_id, ak_public, ak_name, ak_spki, ak_scheme, ak_hash, ek_verified, origin,
+        enrolled_at) VALUES (1, 'pi-b', 1, '', '', '', 'ECDSA', 'sha256', true, 'enrolled', 1)""",
+)
+
+
+async def test_a_database_of_the_first_schema_is_upgraded(empty_url: str) -> None:
+    """Until then it is not opened; afterwards its states count, for everybody and for good."""
+    database = connect(parse_url(empty_url), create=True)
+
+    def old(connection: sa.Connection) -> None:
+        command.upgrade(schema.config(connection), "0001")
+        for row in _ROWS:
+            connection.exec_driver_sql(row)
+
+    await database.write(old)
+    await database.close()
+    with pytest.raises(Unavailable) as error:
+        await open_store(empty_url)
+    assert error.value.code == "state-missing" or error.value.code.startswith("schema")
+    await upgrade(empty_url)
+    store = await open_store(empty_url)
+    [state] = (await store.get_policy("pi-b")).states
+    assert (state.life, state.limits, state.notes) == (Life.ACTIVE, Limits(), ())
+    device = await store.get_device("pi-b")
+    assert (device.labels, device.grade, device.last_state) == ((), None, None)
+    await store.close()
