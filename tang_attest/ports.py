@@ -10,6 +10,7 @@ import hashlib
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from enum import StrEnum
 from typing import Protocol
 
 from tang_attest.protocol.exchange import ExchangeKey
@@ -175,6 +176,31 @@ class Token:
     used_at: datetime | None = None
 
 
+class Scope(StrEnum):
+    """What an admin token may be good for."""
+
+    READ = "read"  # see devices, policies, observations, the audit record
+    STAGE = "stage"  # add values that no machine has shown yet
+    APPROVE = "approve"  # approve what a machine showed or announced, retire and restore states
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AdminToken:
+    """A bearer token of the admin API; the store knows only the SHA-256 of its text.
+
+    ``policies`` are the names of those it is limited to, or ``None``: every policy.
+    """
+
+    digest: bytes
+    name: str
+    scopes: tuple[Scope, ...]
+    policies: tuple[str, ...] | None
+    created_at: datetime
+    created_by: str
+    expires_at: datetime
+    revoked_at: datetime | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class Observation:
     """Authentic evidence that the policy refused: what a person may approve.  ``code`` is why it was refused."""
@@ -288,6 +314,18 @@ class Store(Protocol):
     async def list_tokens(self) -> Sequence[Token]:
         """Every token, newest first."""
 
+    async def add_admin_token(self, token: AdminToken, audit: AuditEntry) -> None:
+        """Keep an admin token.  Raises ``name-taken``, ``not-found`` (a policy it is limited to)."""
+
+    async def find_admin_token(self, digest: bytes) -> AdminToken | None:
+        """The admin token whose text has this SHA-256, revoked and expired ones too."""
+
+    async def list_admin_tokens(self) -> Sequence[AdminToken]:
+        """Every admin token, newest first."""
+
+    async def revoke_admin_token(self, name: str, audit: AuditEntry) -> None:
+        """Revoke an admin token for good, at the entry's time.  Raises ``not-found``, also when it was revoked before."""
+
     async def add_device(self, device: NewDevice, policy: str, key: SealedKey, audit: AuditEntry) -> Device:
         """Add a registered device with its key.  Raises ``name-taken``, ``device-exists``, ``not-found`` (policy)."""
 
@@ -329,8 +367,10 @@ class Store(Protocol):
     async def arm_learning(self, device: str, learning: Learning | None, audit: AuditEntry) -> None:
         """Arm (or with ``None`` end) the one learning use of a device.  Raises ``not-found``."""
 
-    async def list_observations(self, device: str | None = None, limit: int = 100) -> Sequence[Observation]:
-        """The newest first."""
+    async def list_observations(
+        self, device: str | None = None, limit: int = 100, before: int | None = None
+    ) -> Sequence[Observation]:
+        """The newest first; with *before* only those with a lower id."""
 
     async def add_key(self, key: SealedKey, device: str | None, audit: AuditEntry) -> None:
         """Add a signing key or an exchange key (an open one, or a further one of *device*)."""
@@ -354,9 +394,9 @@ class Store(Protocol):
         """Trust a certificate no longer.  Raises ``not-found``."""
 
     async def list_audit(
-        self, device: str | None = None, limit: int = 100
+        self, device: str | None = None, limit: int = 100, before: int | None = None
     ) -> Sequence[tuple[int, AuditEntry]]:
-        """The newest first, with their row numbers."""
+        """The newest first, with their row numbers; with *before* only those with a lower one."""
 
     async def prune(self, now: datetime) -> int:
         """Forget nonces that expired; how many."""

@@ -15,11 +15,15 @@ def append(connection: sa.Connection, *entries: AuditEntry) -> None:
     connection.execute(tables.audit.insert(), [_row(entry) for entry in entries])
 
 
-def newest(connection: sa.Connection, device: str | None, limit: int) -> list[tuple[int, AuditEntry]]:
-    """The newest entries, perhaps only those about *device*, with their row numbers."""
+def newest(
+    connection: sa.Connection, device: str | None, limit: int, before: int | None = None
+) -> list[tuple[int, AuditEntry]]:
+    """The newest entries, perhaps only those about *device* or *before* a number, with their row numbers."""
     query = sa.select(tables.audit).order_by(tables.audit.c.id.desc()).limit(limit)
     if device is not None:
         query = query.where(tables.audit.c.device == device)
+    if before is not None:
+        query = query.where(tables.audit.c.id < before)
     return [_entry(row) for row in connection.execute(query).mappings()]
 
 

@@ -214,13 +214,17 @@ def _observe(connection: sa.Connection, decision: Decision, observed: Snapshot) 
     connection.execute(_observation.delete().where(mine, _observation.c.id.not_in(kept)))
 
 
-def observations(connection: sa.Connection, device: str | None, limit: int) -> list[Observation]:
-    """The newest observations, perhaps only those of *device*."""
+def observations(
+    connection: sa.Connection, device: str | None, limit: int, before: int | None = None
+) -> list[Observation]:
+    """The newest observations, perhaps only those of *device* or *before* an id."""
     query = (
         sa.select(_observation, _device.c.name).join(_device).order_by(_observation.c.id.desc()).limit(limit)
     )
     if device is not None:
         query = query.where(_device.c.id == devices.find_id(connection, device))
+    if before is not None:
+        query = query.where(_observation.c.id < before)
     return [_observation_of(row) for row in connection.execute(query).mappings()]
 
 

@@ -9,6 +9,7 @@ from typing import TypeVar
 import sqlalchemy as sa
 
 from tang_attest.ports import (
+    AdminToken,
     AuditEntry,
     BoundKey,
     Decision,
@@ -24,7 +25,18 @@ from tang_attest.ports import (
 )
 from tang_attest.protocol.policy import ReferencePolicy
 from tang_attest.protocol.reference_state import Life, ReferenceState
-from tang_attest.store import audit_log, decisions, devices, evidence, keys, policies, roots, schema, tokens
+from tang_attest.store import (
+    admin_tokens,
+    audit_log,
+    decisions,
+    devices,
+    evidence,
+    keys,
+    policies,
+    roots,
+    schema,
+    tokens,
+)
 from tang_attest.store.batch import Batcher
 from tang_attest.store.engine import Database, connect, parse_url
 from tang_attest.store.failures import is_away
@@ -104,6 +116,22 @@ class SqlStore:
         """Every token, newest first."""
         return await self._database.read(tokens.load)
 
+    async def add_admin_token(self, token: AdminToken, audit: AuditEntry) -> None:
+        """See :class:`~tang_attest.ports.Store`."""
+        await self._change(lambda connection: admin_tokens.add(connection, token), audit)
+
+    async def find_admin_token(self, digest: bytes) -> AdminToken | None:
+        """See :class:`~tang_attest.ports.Store`."""
+        return await self._database.read(lambda connection: admin_tokens.find(connection, digest))
+
+    async def list_admin_tokens(self) -> Sequence[AdminToken]:
+        """See :class:`~tang_attest.ports.Store`."""
+        return await self._database.read(admin_tokens.load)
+
+    async def revoke_admin_token(self, name: str, audit: AuditEntry) -> None:
+        """See :class:`~tang_attest.ports.Store`."""
+        await self._change(lambda connection: admin_tokens.revoke(connection, name, audit.at), audit)
+
     async def add_device(self, device: NewDevice, policy: str, key: SealedKey, audit: AuditEntry) -> Device:
         """Add a device under an existing policy.  Raises ``not-found``, ``name-taken``, ``device-exists``."""
 
@@ -181,9 +209,13 @@ class SqlStore:
         """See :class:`~tang_attest.ports.Store`."""
         return await self._database.read(lambda connection: evidence.get(connection, device))
 
-    async def list_observations(self, device: str | None = None, limit: int = 100) -> Sequence[Observation]:
+    async def list_observations(
+        self, device: str | None = None, limit: int = 100, before: int | None = None
+    ) -> Sequence[Observation]:
         """See :class:`~tang_attest.ports.Store`.  Raises ``not-found`` (the device)."""
-        return await self._database.read(lambda connection: decisions.observations(connection, device, limit))
+        return await self._database.read(
+            lambda connection: decisions.observations(connection, device, limit, before)
+        )
 
     # --- keys and trust anchors ---------------------------------------------------------------------------------
 
@@ -222,10 +254,12 @@ class SqlStore:
     # --- the rest -----------------------------------------------------------------------------------------------
 
     async def list_audit(
-        self, device: str | None = None, limit: int = 100
+        self, device: str | None = None, limit: int = 100, before: int | None = None
     ) -> Sequence[tuple[int, AuditEntry]]:
         """See :class:`~tang_attest.ports.Store`."""
-        return await self._database.read(lambda connection: audit_log.newest(connection, device, limit))
+        return await self._database.read(
+            lambda connection: audit_log.newest(connection, device, limit, before)
+        )
 
     async def prune(self, now: datetime) -> int:
         """See :class:`~tang_attest.ports.Store`."""
