@@ -11,7 +11,7 @@ from datetime import datetime
 from typing import Final
 
 from tang_attest.errors import Malformed, Reason, Refused
-from tang_attest.protocol.pcr import Selection
+from tang_attest.protocol.pcr import PcrValues, Selection
 from tang_attest.protocol.quote import VerifiedQuote
 from tang_attest.protocol.reference_state import ReferenceState
 
@@ -53,29 +53,32 @@ class ReferencePolicy:
         """(12) The policy: permit, or raise :class:`Refused` with every PCR that differs from the nearest state.
 
         Codes: ``policy-empty``, ``capped``, ``pcr-mismatch``, and for values of a state that does not count at *now*
-        ``state-proposed``, ``state-retired``, ``state-expired``, ``state-used-up``.  A quote over another selection
-        is a programming error and raises :class:`ValueError`.
+        ``state-proposed``, ``state-retired``, ``state-not-rolled-out``, ``state-expired``, ``state-used-up``.  A quote
+        over another selection is a programming error and raises :class:`ValueError`.
         """
         if quote.selection != self.selection:
             raise ValueError("a policy appraises only quotes over its own selection")
-        equal = [state for state in self._states_for(quote) if not state.differences(quote.values)]
+        return Permit(quote.binding, self.judge(quote.device.name, quote.values, now))
+
+    def judge(self, device: str, values: PcrValues, now: datetime) -> ReferenceState:
+        """The state that permits *values* of *device*, which proves nothing: for trying a policy on old evidence.
+
+        Raises as :meth:`appraise`.  *values* are over the policy's selection.
+        """
+        concerned = [state for state in self.states if state.concerns(device)]
+        equal = [state for state in concerned if not state.differences(values)]
         # A state without limits first: a use is spent only where nothing else would do.
         for state in sorted(equal, key=lambda state: state.limits.uses_left is not None):
             if state.obstacle(now) is None:
-                return Permit(quote.binding, state)
-        raise Refused.because(*(self._obstacles(equal, now) or self._reasons(quote, now)))
+                return state
+        raise Refused.because(*(_obstacles(equal, now) or self._reasons(concerned, values, now)))
 
-    def _states_for(self, quote: VerifiedQuote) -> list[ReferenceState]:
-        return [state for state in self.states if state.concerns(quote.device.name)]
-
-    def _obstacles(self, equal: list[ReferenceState], now: datetime) -> tuple[Reason, ...]:
-        return tuple(reason for state in equal if (reason := state.obstacle(now)))
-
-    def _reasons(self, quote: VerifiedQuote, now: datetime) -> tuple[Reason, ...]:
-        counting = [state for state in self._states_for(quote) if state.obstacle(now) is None]
+    def _reasons(
+        self, concerned: list[ReferenceState], values: PcrValues, now: datetime
+    ) -> tuple[Reason, ...]:
+        counting = [state for state in concerned if state.obstacle(now) is None]
         if not counting:
             return (Reason("policy-empty", f"Policy '{self.name}' has no reference state that counts."),)
-        values = quote.values
         nearest = min(counting, key=lambda state: len(state.differences(values)))
         different = nearest.differences(values)
         mismatches = tuple(_mismatch(pcr, values[pcr], counting) for pcr in different)
@@ -85,6 +88,10 @@ class ReferencePolicy:
             )
             return (capped, *mismatches)
         return (Reason("pcr-mismatch", f"{spell_pcrs(different)} not as approved."), *mismatches)
+
+
+def _obstacles(equal: list[ReferenceState], now: datetime) -> tuple[Reason, ...]:
+    return tuple(reason for state in equal if (reason := state.obstacle(now)))
 
 
 def _mismatch(pcr: int, value: bytes, counting: list[ReferenceState]) -> Reason:

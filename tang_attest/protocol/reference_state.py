@@ -42,7 +42,8 @@ class Limits:
     """What narrows a state; ``None`` everywhere is a state for every device of the policy, for good.
 
     ``device`` is the only device it is for, ``expires_at`` an aware UTC time, ``uses_left`` how many unlocks it
-    still permits, ``rollout`` the rollout that decides which devices it is for.
+    still permits, ``rollout`` the rollout that decides which devices it is for: for those,
+    :func:`tang_attest.protocol.rollout.judged_by` takes this limit away.
     """
 
     device: str | None = None
@@ -84,6 +85,9 @@ class ReferenceState:
                 return Reason("state-proposed", f"State '{self.label}' was announced and waits for approval.")
             case Life.RETIRED:
                 return Reason("state-retired", f"State '{self.label}' is retired.")
+        if self.limits.rollout is not None:
+            sentence = f"State '{self.label}' belongs to rollout '{self.limits.rollout}', which has not reached this machine."
+            return Reason("state-not-rolled-out", sentence)
         if self.limits.expires_at is not None and now >= self.limits.expires_at:
             when = f"{self.limits.expires_at:%Y-%m-%d %H:%M:%S}"
             return Reason("state-expired", f"State '{self.label}' was approved until {when} UTC.")

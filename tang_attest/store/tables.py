@@ -33,6 +33,8 @@ policy: Final = sa.Table(
     sa.Column("trust_predictions", sa.Boolean, nullable=False, server_default="0"),
     # A list of rules over the event log (protocol/rules.py); NULL: exact values only.
     sa.Column("rules", JsonText),
+    # protocol/conditions.py; NULL: none.
+    sa.Column("conditions", JsonText),
 )
 
 reference_state: Final = sa.Table(
@@ -91,6 +93,23 @@ device: Final = sa.Table(
     sa.Column("grade", JsonText),
     # SHA-256 over what the row in `evidence` holds: most boots are like the one before, and write nothing there.
     sa.Column("evidence_digest", sa.LargeBinary),
+    # The name of the policy for the running system; NULL: derived from that of the boot.
+    sa.Column("running_policy", sa.Text),
+    # A TPM that the operator's machine can ask itself.
+    sa.Column("tcti", sa.Text),
+    sa.Column("ak_handle", sa.Text),
+    # All three or none: while they are there, its keys answer nobody.
+    sa.Column("suspended_at", Instant),
+    sa.Column("suspended_by", sa.Text),
+    sa.Column("suspended_reason", sa.Text),
+    sa.Column("allowed_until", Instant),
+    # How the verification of the running system stands (ports.Standing).
+    sa.Column("outcome", sa.Text),
+    sa.Column("outcome_code", sa.Text),
+    sa.Column("outcome_since", Instant),
+    sa.Column("answered_at", Instant),
+    sa.Column("verified_at", Instant),
+    sa.Column("wanted_at", Instant, index=True),
     sqlite_autoincrement=True,  # an id is never used again: a decision under way must not meet another device
 )
 
@@ -209,6 +228,19 @@ rollout_device: Final = sa.Table(
     # The state that permitted, or why the policy refused.
     sa.Column("about", sa.Text, nullable=False),
     sa.Column("at", Instant, nullable=False),
+)
+
+verification: Final = sa.Table(
+    "verification",
+    metadata,
+    # Appended only, and only when a device's outcome or its code changes.  By name: it outlives the device.
+    sa.Column("id", BIG, primary_key=True),
+    sa.Column("device", sa.Text, nullable=False, index=True),
+    sa.Column("at", Instant, nullable=False),
+    sa.Column("outcome", sa.Text, nullable=False),
+    sa.Column("code", sa.Text, nullable=False),
+    sa.Column("details", JsonText, nullable=False),
+    sqlite_autoincrement=True,
 )
 
 ek_root: Final = sa.Table(

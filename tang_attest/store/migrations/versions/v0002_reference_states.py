@@ -52,6 +52,8 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("digest", name=op.f("pk_admin_token")),
         sa.UniqueConstraint("name", name=op.f("uq_admin_token_name")),
     )
+    op.add_column("token", sa.Column("labels", sa.Text(), nullable=False, server_default="[]"))
+    _create_rollouts()
 
 
 def _create_rollouts() -> None:
