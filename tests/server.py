@@ -22,6 +22,7 @@ from tang_attest.protocol.exchange import ExchangeKey
 from tang_attest.protocol.pcr import Selection
 from tang_attest.protocol.tpm import parse_ak
 from tang_attest.service.announce import Announce
+from tang_attest.service.caller import Author
 from tang_attest.service.enroll import Enroll
 from tang_attest.service.reference_values import ReferenceValues
 from tang_attest.service.registry import Registry, TokenTerms
@@ -64,7 +65,7 @@ class Server:
         self.store = await open_store(Settings(state=self.directory).database_url, create=True)
         self.sealed = SealedKeys(self.secret)
         self.registry = Registry(self.store, self.sealed, self.clock, random, "tester")
-        self.reference_values = ReferenceValues(self.store, self.clock, "tester")
+        self.reference_values = ReferenceValues(self.store, self.clock, Author.operator("tester"))
         self.keys = ServerKeys(self.store, self.sealed, self.clock, "server", open_keys=self.plain_tang)
         self.thp = await self.keys.create_signing_key()
         nonce_key = self.secret.derive("nonce")

@@ -19,6 +19,7 @@ from tang_attest.errors import Malformed, Unavailable
 from tang_attest.keys.sealed import SealedKeys, SessionBox
 from tang_attest.keys.secret import ServerSecret, load_secret
 from tang_attest.ports import Store
+from tang_attest.service.caller import Author
 from tang_attest.service.reference_values import ReferenceValues
 from tang_attest.service.registry import Registry
 from tang_attest.service.server_keys import ServerKeys
@@ -95,7 +96,7 @@ def compose(store: Store, secret: ServerSecret) -> State:
         SessionBox(secret),
         secret,
         Registry(store, sealed, clock, random, operator),
-        ReferenceValues(store, clock, operator),
+        ReferenceValues(store, clock, Author.operator(operator)),
         ServerKeys(store, sealed, clock, f"operator:{operator}"),
     )
 

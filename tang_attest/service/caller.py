@@ -1,8 +1,12 @@
-"""Who asks, for the audit record."""
+"""Who asks, and who changes something, for the audit record."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime
+
+from tang_attest.ports import AuditEntry
 
 
 @dataclass(frozen=True, slots=True)
@@ -11,3 +15,35 @@ class Caller:
 
     address: str | None
     request_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Author:
+    """Who changes something: ``actor`` is a person (``operator:NAME``) or a token's holder (``token:NAME``).
+
+    ``caller`` is ``None`` for somebody who types at the server itself.
+    """
+
+    actor: str
+    caller: Caller | None = None
+
+    @classmethod
+    def operator(cls, name: str) -> Author:
+        """A person at the server."""
+        return cls(f"operator:{name}")
+
+    def entry(
+        self, at: datetime, event: str, device: str | None, details: Mapping[str, object]
+    ) -> AuditEntry:
+        """The audit entry of a change that was made."""
+        address, request_id = (self.caller.address, self.caller.request_id) if self.caller else (None, None)
+        return AuditEntry(
+            at,
+            event,
+            self.actor,
+            "done",
+            device=device,
+            address=address,
+            request_id=request_id,
+            details=details,
+        )

@@ -20,6 +20,7 @@ from tang_attest.protocol.reference_state import (
     moving_pcrs,
     reference_state,
 )
+from tang_attest.service.caller import Author
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,9 +36,8 @@ class Approval:
 class ReferenceValues:
     """Changes to policies; each is one transaction with its audit entry."""
 
-    def __init__(self, store: Store, clock: Clock, operator: str) -> None:
-        self._store, self._clock = store, clock
-        self._actor = f"operator:{operator}"
+    def __init__(self, store: Store, clock: Clock, author: Author) -> None:
+        self._store, self._clock, self._author = store, clock, author
 
     async def create_policy(self, name: str, selection: Selection, cap_pcr: int) -> ReferencePolicy:
         """An empty policy: it refuses everyone until it has a state.
@@ -228,7 +228,7 @@ class ReferenceValues:
         state = reference_state(
             policy.selection, check_label(label), values, origin, cap_pcr=policy.cap_pcr, force=force
         )
-        return replace(state, created_at=self._clock.now(), created_by=self._actor)
+        return replace(state, created_at=self._clock.now(), created_by=self._author.actor)
 
     async def _add(
         self, policy: ReferencePolicy, state: ReferenceState, device: str | None
@@ -262,7 +262,7 @@ class ReferenceValues:
         return f"{word} {self._clock.now():%Y-%m-%d %H:%M:%S}"
 
     def _entry(self, event: str, device: str | None, details: dict[str, object]) -> AuditEntry:
-        return AuditEntry(self._clock.now(), event, self._actor, "done", device=device, details=details)
+        return self._author.entry(self._clock.now(), event, device, details)
 
 
 def describe_state(policy: str, state: ReferenceState) -> dict[str, object]:
