@@ -39,7 +39,7 @@ class Status(StrEnum):
     ABANDONED = "abandoned"
 
 
-class Outcome(StrEnum):
+class RolloutOutcome(StrEnum):
     """How a device of the audience fared with the change.  One that passed once has passed."""
 
     PASSED = "passed"
@@ -52,7 +52,7 @@ class Subject:
 
     name: str
     labels: tuple[str, ...] = ()
-    outcome: Outcome | None = None
+    outcome: RolloutOutcome | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,11 +86,11 @@ class Rollout:
         """True when *subject* is judged with the change."""
         if self.status not in (Status.RUNNING, Status.STOPPED):
             return False
-        if subject.outcome is Outcome.PASSED:
+        if subject.outcome is RolloutOutcome.PASSED:
             return True
         return self.status is Status.RUNNING and self.includes(subject)
 
-    def outcome(self, subject: Subject, *, met: str | None, code: str) -> Outcome | None:
+    def outcome(self, subject: Subject, *, met: str | None, code: str) -> RolloutOutcome | None:
         """What an appraisal of *subject* says about the change, when it says something new.
 
         *met* is the label of the state that permitted, ``None`` for a refusal with *code*.  A device that still
@@ -98,14 +98,14 @@ class Rollout:
         """
         if (
             self.status is not Status.RUNNING
-            or subject.outcome is Outcome.PASSED
+            or subject.outcome is RolloutOutcome.PASSED
             or not self.includes(subject)
         ):
             return None
         if met is not None:
-            return Outcome.PASSED if met in self.change.added or not self.change.added else None
+            return RolloutOutcome.PASSED if met in self.change.added or not self.change.added else None
         new = subject.outcome is None and code not in _NO_BOOT
-        return Outcome.REFUSED if new else None
+        return RolloutOutcome.REFUSED if new else None
 
 
 def place(salt: str, name: str) -> int:

@@ -20,7 +20,7 @@ def add(connection: sa.Connection, token: Token) -> None:
     """Add *token*.  Raises ``not-found`` when it names a policy that is not there."""
     if token.policy is not None:
         policies.find_id(connection, token.policy)
-    if not insert_new(connection, _token, {name: getattr(token, name) for name in _COLUMNS}):
+    if not insert_new(connection, _token, _to_row(token)):
         raise Conflict("name-taken", "There is this token already.")
 
 
@@ -64,5 +64,9 @@ def enroll(connection: sa.Connection, enrollment: Enrollment) -> Device:
     return devices.get(connection, new.name)
 
 
+def _to_row(token: Token) -> dict[str, object]:
+    return {name: getattr(token, name) for name in _COLUMNS} | {"labels": list(token.labels)}
+
+
 def _from_row(row: sa.RowMapping) -> Token:
-    return Token(**{name: row[name] for name in _COLUMNS})
+    return Token(**{name: row[name] for name in _COLUMNS} | {"labels": tuple(row["labels"])})
