@@ -368,9 +368,13 @@ class Store(Protocol):
         """Arm (or with ``None`` end) the one learning use of a device.  Raises ``not-found``."""
 
     async def list_observations(
-        self, device: str | None = None, limit: int = 100, before: int | None = None
+        self,
+        device: str | None = None,
+        limit: int = 100,
+        before: int | None = None,
+        policies: Collection[str] | None = None,
     ) -> Sequence[Observation]:
-        """The newest first; with *before* only those with a lower id."""
+        """The newest first; perhaps only those with an id below *before*, or of devices under *policies*."""
 
     async def add_key(self, key: SealedKey, device: str | None, audit: AuditEntry) -> None:
         """Add a signing key or an exchange key (an open one, or a further one of *device*)."""

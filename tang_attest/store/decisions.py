@@ -10,7 +10,7 @@ Rules of this module:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from datetime import datetime
 from typing import Final
@@ -215,9 +215,13 @@ def _observe(connection: sa.Connection, decision: Decision, observed: Snapshot) 
 
 
 def observations(
-    connection: sa.Connection, device: str | None, limit: int, before: int | None = None
+    connection: sa.Connection,
+    device: str | None,
+    limit: int,
+    before: int | None = None,
+    under: Collection[str] | None = None,
 ) -> list[Observation]:
-    """The newest observations, perhaps only those of *device* or *before* an id."""
+    """The newest observations, perhaps only those of *device*, *before* an id, or of devices *under* policies."""
     query = (
         sa.select(_observation, _device.c.name).join(_device).order_by(_observation.c.id.desc()).limit(limit)
     )
@@ -225,6 +229,9 @@ def observations(
         query = query.where(_device.c.id == devices.find_id(connection, device))
     if before is not None:
         query = query.where(_observation.c.id < before)
+    if under is not None:
+        named = sa.select(tables.policy.c.id).where(tables.policy.c.name.in_(under))
+        query = query.where(_device.c.policy_id.in_(named))
     return [_observation_of(row) for row in connection.execute(query).mappings()]
 
 

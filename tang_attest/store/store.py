@@ -210,11 +210,15 @@ class SqlStore:
         return await self._database.read(lambda connection: evidence.get(connection, device))
 
     async def list_observations(
-        self, device: str | None = None, limit: int = 100, before: int | None = None
+        self,
+        device: str | None = None,
+        limit: int = 100,
+        before: int | None = None,
+        policies: Collection[str] | None = None,
     ) -> Sequence[Observation]:
         """See :class:`~tang_attest.ports.Store`.  Raises ``not-found`` (the device)."""
         return await self._database.read(
-            lambda connection: decisions.observations(connection, device, limit, before)
+            lambda connection: decisions.observations(connection, device, limit, before, policies)
         )
 
     # --- keys and trust anchors ---------------------------------------------------------------------------------

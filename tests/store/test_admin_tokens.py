@@ -81,3 +81,16 @@ async def test_pages(store: SqlStore) -> None:
     rows = await store.list_audit()
     assert await store.list_audit(before=rows[0][0]) == rows[1:]
     assert await store.list_audit(limit=2, before=rows[1][0]) == rows[2:4]
+
+
+async def test_observations_under_policies(store: SqlStore) -> None:
+    """Whoever may see one policy sees the observations of its devices, and no others."""
+    for name in ("pi-a", "pi-b"):
+        await store.add_token(token(name), entry())
+        device = await store.enroll(enrollment(name, name))
+        observed = Snapshot(SELECTION, values("odd"))
+        await store.decide(decision(device.id, name, 1, observation=observed))
+    assert [seen.device for seen in await store.list_observations()] == ["pi-b", "pi-a"]
+    assert [seen.device for seen in await store.list_observations(policies={"pi-a"})] == ["pi-a"]
+    assert await store.list_observations("pi-b", policies={"pi-a"}) == []
+    assert await store.list_observations(policies=()) == []
