@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import struct
 from collections.abc import Sequence
 from pathlib import Path
@@ -144,6 +145,18 @@ def built_vectors() -> dict[str, bytes]:
         "sha1-spec-id-00.bin": id00 + sha1_only(FIRMWARE),
         "startup-locality-3.bin": agile(banks, [startup_locality(3), *FIRMWARE]),
         "startup-locality-only.bin": agile((SHA256,), [startup_locality(3)]),
+    }
+
+
+RECORDED = ("kernel-changed", "ovmf", "secure-boot", "uki")
+
+
+def recorded_values(name: str) -> dict[str, dict[int, bytes]]:
+    """The PCRs that the kernel of the boot *name* read, by bank."""
+    banks = json.loads((VECTORS / f"{name}-pcrs.json").read_text())
+    return {
+        bank: {int(pcr): bytes.fromhex(value) for pcr, value in values.items()}
+        for bank, values in banks.items()
     }
 
 

@@ -14,8 +14,9 @@ Rules of this package:
 """
 
 from tang_attest.protocol.eventlog.describe import describe
+from tang_attest.protocol.eventlog.difference import Change, difference
 from tang_attest.protocol.eventlog.parse import MAX_EVENTS, MAX_LOG_SIZE, parse
-from tang_attest.protocol.eventlog.rehash import data_matches_digest
+from tang_attest.protocol.eventlog.rehash import data_matches_digest, measured_data
 from tang_attest.protocol.eventlog.replay import Mismatch, replay, replays_to
 from tang_attest.protocol.eventlog.report import as_json
 from tang_attest.protocol.eventlog.structures import Algorithm, Event, EventLog, EventType
@@ -24,6 +25,7 @@ __all__ = [
     "MAX_EVENTS",
     "MAX_LOG_SIZE",
     "Algorithm",
+    "Change",
     "Event",
     "EventLog",
     "EventType",
@@ -31,6 +33,8 @@ __all__ = [
     "as_json",
     "data_matches_digest",
     "describe",
+    "difference",
+    "measured_data",
     "parse",
     "replay",
     "replays_to",

@@ -25,7 +25,11 @@ REHASHABLE: Final = frozenset(
 )
 """Types whose digest is over the data itself (PFP "Event Types"), or usually so (EV_IPL)."""
 
-_GRUB_PREFIXES: Final = (b"grub_cmd: ", b"kernel_cmdline: ", b"module_cmdline: ")
+GRUB_PREFIXES: Final = (b"grub_cmd: ", b"kernel_cmdline: ", b"module_cmdline: ")
+"""What GRUB writes in front of a text that it measured; not measured itself."""
+
+_LONGEST_SECTION_NAME: Final = 32
+"""Bytes: a PE section's name has at most 8 characters, in UTF-16 with a NUL; some more do no harm."""
 
 
 def data_matches_digest(event: Event, bank: str) -> bool:
@@ -36,10 +40,19 @@ def data_matches_digest(event: Event, bank: str) -> bool:
     types the digest is over something that the log does not hold (an image), and where there is no digest in
     *bank*, or its hash is not available, there is no answer.
     """
+    return measured_data(event, bank) is not None
+
+
+def measured_data(event: Event, bank: str) -> bytes | None:
+    """The bytes of *event* that hash to its digest in *bank*, or ``None`` when the log does not hold them.
+
+    Only these bytes are proven by a log that replays to a quote.  Who judges an event judges them and nothing
+    else: its type, and what is in ``data`` beside them (``grub_cmd: ``), is whatever the sender wrote.
+    """
     if event.type not in REHASHABLE or bank not in event.digests or bank not in REPLAYABLE:
-        return False
+        return None
     digest = event.digests[bank]
-    return any(hashlib.new(bank, measured).digest() == digest for measured in _measured(event))
+    return next((data for data in _measured(event) if hashlib.new(bank, data).digest() == digest), None)
 
 
 def _measured(event: Event) -> list[bytes]:
@@ -50,7 +63,8 @@ def _measured(event: Event) -> list[bytes]:
     if event.type == EventType.EV_IPL:
         text = event.data.removesuffix(b"\0")
         spans.append(text)  # GRUB logs a terminating NUL and does not hash it
-        spans += [text.removeprefix(prefix) for prefix in _GRUB_PREFIXES if text.startswith(prefix)]
+        spans += [text.removeprefix(prefix) for prefix in GRUB_PREFIXES if text.startswith(prefix)]
+        spans += _narrowed(event.data)
     return spans
 
 
@@ -59,3 +73,10 @@ def _variable_value(data: bytes) -> list[bytes]:
         return [split_variable(data)[2]]
     except ValueError:
         return []
+
+
+def _narrowed(data: bytes) -> list[bytes]:
+    """systemd-stub logs a section's name in UTF-16 and hashes it in ASCII (systemd, ``tpm_log_event_ascii``)."""
+    if len(data) % 2 or len(data) > _LONGEST_SECTION_NAME or any(data[1::2]):
+        return []
+    return [data[::2]]

@@ -1,0 +1,58 @@
+"""Kernel command lines in an event log: who measures one, where, and as which bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final
+
+from tang_attest.protocol.eventlog.structures import Event, EventType
+
+COMMAND_LINE_PCRS: Final = frozenset({8, 9, 11, 12})
+"""GRUB: 8.  Linux's EFI stub, load options: 9.  systemd-stub, section .cmdline: 11; what replaced or extended it: 12."""
+
+_LOAD_OPTIONS_TAG: Final = (0x8F3B22ED).to_bytes(4, "little")
+_GRUB: Final = b"kernel_cmdline: "
+_STUB: Final = ".cmdline\0".encode("utf-16-le")
+
+_BEFORE: Final = ("", "BOOT_IMAGE=")
+"""GRUB measures a line without the word that it hands to the kernel in front of it."""
+
+_AFTER: Final = ("", " initrd=initrd")
+"""OVMF adds this to what QEMU's -append says when there is an -initrd (EDK2, QemuLoadImageLib)."""
+
+
+def claims_command_line(event: Event) -> bool:
+    """Whether *event* says that it measured a kernel command line.
+
+    Its type and its data say so, and these are the sender's: True is a claim, and False proves nothing.
+    """
+    if event.type == EventType.EV_EVENT_TAG:
+        return event.pcr == 9 and event.data.startswith(_LOAD_OPTIONS_TAG)
+    if event.type != EventType.EV_IPL:
+        return False
+    if event.pcr == 8:
+        return event.data.startswith(_GRUB)
+    return event.pcr == 12 or (event.pcr == 11 and event.data == _STUB)
+
+
+def encodings(line: str) -> Iterator[bytes]:
+    """Every way in which *line* is measured by somebody: UTF-8 or UTF-16, with and without a NUL, and what is added."""
+    for before in _BEFORE:
+        for after in _AFTER:
+            for encoding in ("utf-8", "utf-16-le"):
+                for end in ("", "\0"):
+                    yield f"{before}{line}{after}{end}".encode(encoding)
+
+
+def decoded_text(measured: bytes) -> str | None:
+    r"""*measured* as text: UTF-16LE when it is, else UTF-8; without NULs at its end.
+
+    ``None`` if it is neither, is empty, or has control characters other than ``\n`` and ``\t``.
+    """
+    encoding = "utf-16-le" if len(measured) >= 2 and len(measured) % 2 == 0 and measured[1] == 0 else "utf-8"
+    try:
+        text = measured.decode(encoding).rstrip("\0")
+    except UnicodeDecodeError:
+        return None
+    readable = all(character.isprintable() or character in "\n\t" for character in text)
+    return text if text and readable else None

@@ -1,0 +1,199 @@
+"""What an event is about, in words: the initrd, Secure Boot, a boot application, a command line."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from tang_attest.errors import Malformed
+from tang_attest.protocol.eventlog.command_line import claims_command_line, decoded_text
+from tang_attest.protocol.eventlog.describe import describe, split_variable
+from tang_attest.protocol.eventlog.rehash import REHASHABLE, measured_data
+from tang_attest.protocol.eventlog.structures import Event, EventType
+from tang_attest.protocol.eventlog.text import printable, text_or_bytes
+from tang_attest.protocol.x509_loose import read_certificate
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """What one event is about.
+
+    ``what`` is a noun phrase.  ``text`` is what was measured, when the log holds it, and then it is proven as far
+    as the log is; otherwise ``claim`` is what the log says about it, which nothing proves.  ``words`` are those of
+    a command line; ``switch`` is the position of something that is on or off.
+    """
+
+    what: str
+    text: str | None = None
+    claim: str | None = None
+    words: tuple[str, ...] | None = None
+    switch: Literal["on", "off"] | None = None
+
+    @property
+    def named(self) -> str:
+        """``what`` and what the log claims."""
+        return f"{self.what} (claims: {self.claim})" if self.claim else self.what
+
+    @property
+    def shown(self) -> str:
+        """``what`` and what is known or claimed of it."""
+        return f"{self.what} ({self.text})" if self.text is not None else self.named
+
+
+def subject_of(event: Event, bank: str) -> Subject:
+    """What *event*, whose digest in *bank* counts, is about.  Never raises on odd data.
+
+    NOT checked: the type and the PCR, which the sender of a log may write as he likes.
+    """
+    measured = measured_data(event, bank)
+    if measured is None and event.type in REHASHABLE and event.type != EventType.EV_IPL:
+        # The type's digest is over the data, and this data has another one: whoever wrote the log changed it.
+        return Subject(f"an {event.type_name} whose data is not what was measured", claim=describe(event))
+    about = _BY_TYPE.get(event.type, _other)
+    return about(event, measured)
+
+
+def _other(event: Event, measured: bytes | None) -> Subject:
+    if measured is None:
+        return Subject(_FIRMWARE.get(event.type, f"an event of type {event.type_name}"), claim=describe(event))
+    return Subject(_FIRMWARE.get(event.type, f"an event of type {event.type_name}"), text=describe(event))
+
+
+def _variable(event: Event, _measured: bytes | None) -> Subject:
+    try:
+        _, name, value = split_variable(event.data)
+    except ValueError:
+        return Subject("a firmware variable", text=describe(event))
+    if name == "SecureBoot":
+        return Subject("Secure Boot", text=describe(event), switch="on" if value == b"\x01" else "off")
+    if name in _VARIABLES:
+        size = f"{len(value)} bytes, sha256 {hashlib.sha256(value).hexdigest()[:12]}..."
+        return Subject(_VARIABLES[name], text=size)
+    return Subject(f"the firmware variable {name}", text=describe(event))
+
+
+def _authority(event: Event, _measured: bytes | None) -> Subject:
+    try:
+        _, name, value = split_variable(event.data)
+    except ValueError:
+        return Subject("what images were checked with", text=describe(event))
+    try:
+        certificate = read_certificate(
+            value[16:]
+        )  # EFI_SIGNATURE_DATA: the owner's GUID, then the certificate
+    except Malformed:
+        return Subject(f"the firmware variable {name}", text=text_or_bytes(value))
+    fingerprint = hashlib.sha256(certificate.der).hexdigest()
+    return Subject(
+        "a certificate that images were checked with", text=f"{certificate.subject}, sha256:{fingerprint}"
+    )
+
+
+def _application(event: Event, _measured: bytes | None) -> Subject:
+    return Subject(_IMAGES[event.type], claim=describe(event))
+
+
+def _ipl(event: Event, measured: bytes | None) -> Subject:
+    """EV_IPL: what GRUB, shim, systemd-boot and systemd-stub measure, told apart by the PCR."""
+    text = decoded_text(measured) if measured is not None else None
+    if text is not None and event.pcr != 11 and claims_command_line(event):
+        return Subject("the kernel command line", text=f'"{printable(text)}"', words=_words(text))
+    if text is not None and event.pcr == 8:
+        what = "a module's command line" if event.data.startswith(b"module_cmdline: ") else "a GRUB command"
+        return Subject(what, text=f'"{printable(text)}"')
+    return _label(event, measured)
+
+
+def _label(event: Event, measured: bytes | None) -> Subject:
+    """Data that is a name: of a file (GRUB), of a section (systemd-stub), of a list (shim)."""
+    claim = text_or_bytes(event.data)
+    if event.pcr == 9:
+        return Subject(_file(claim), claim=claim)
+    if event.pcr == 14:
+        return Subject("a list of shim", claim=claim)
+    if measured is not None:
+        section = event.pcr == 11 and claim.strip('"') in _SECTIONS
+        return Subject("a section of the unified kernel image" if section else "an EV_IPL", text=claim)
+    if event.pcr == 11 and (section_of := _SECTIONS.get(claim.strip('"'))):
+        return Subject(f"{section_of} in the unified kernel image", claim=claim)
+    return Subject("an EV_IPL", claim=claim)
+
+
+def _file(claim: str) -> str:
+    """Of GRUB's files, whose names are a claim: the kernel and the initrd are called so by everyone."""
+    name = claim.strip('"').rsplit("/", 1)[-1]
+    if name.startswith(("initrd", "initramfs")):
+        return "the initrd"
+    return "the kernel" if name.startswith(("vmlinuz", "linux", "bzImage")) else "a file that GRUB read"
+
+
+def _tag(event: Event, _measured: bytes | None) -> Subject:
+    """EV_EVENT_TAG of Linux's EFI stub: the digest is over the initrd or the load options, the data only a label."""
+    tag, _, label = describe(event).partition(": ")
+    if claims_command_line(event):
+        return Subject("the kernel command line", claim=label)
+    return Subject("the initrd" if tag == "initrd" else f"a tagged event, {tag}", claim=label)
+
+
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(printable(word) for word in text.split())
+
+
+_VARIABLES: Final = {
+    "PK": "Secure Boot's platform key (PK)",
+    "KEK": "Secure Boot's key exchange keys (KEK)",
+    "db": "Secure Boot's allowed signatures (db)",
+    "dbx": "Secure Boot's revocation list (dbx)",
+}
+
+_SECTIONS: Final = {
+    ".linux": "the kernel",
+    ".initrd": "the initrd",
+    ".cmdline": "the kernel command line",
+    ".osrel": "the os-release file",
+    ".uname": "the kernel's version",
+    ".splash": "the splash image",
+    ".dtb": "the device tree",
+    ".ucode": "the processor microcode",
+    ".sbat": "the SBAT table",
+    ".pcrpkey": "the key of the PCR signatures",
+    ".profile": "the profile",
+}
+"""Sections that systemd-stub measures into PCR 11 (systemd-stub(7))."""
+
+SECTION_NAMES: Final = tuple(_SECTIONS)
+
+_IMAGES: Final[dict[int, str]] = {
+    EventType.EV_EFI_BOOT_SERVICES_APPLICATION: "a boot application",
+    EventType.EV_EFI_BOOT_SERVICES_DRIVER: "a boot driver",
+    EventType.EV_EFI_RUNTIME_SERVICES_DRIVER: "a runtime driver",
+}
+
+_FIRMWARE: Final[dict[int, str]] = {
+    EventType.EV_S_CRTM_VERSION: "the firmware's version",
+    EventType.EV_S_CRTM_CONTENTS: "the firmware's first code (CRTM)",
+    EventType.EV_EFI_HCRTM_EVENT: "the hardware's first code (H-CRTM)",
+    EventType.EV_EFI_PLATFORM_FIRMWARE_BLOB: "a part of the firmware",
+    EventType.EV_EFI_PLATFORM_FIRMWARE_BLOB2: "a part of the firmware",
+    EventType.EV_POST_CODE: "a part of the firmware",
+    EventType.EV_POST_CODE2: "a part of the firmware",
+    EventType.EV_EFI_HANDOFF_TABLES: "the firmware's tables",
+    EventType.EV_EFI_HANDOFF_TABLES2: "the firmware's tables",
+    EventType.EV_CPU_MICROCODE: "the processor microcode",
+    EventType.EV_EFI_GPT_EVENT: "the partition table",
+    EventType.EV_EFI_GPT_EVENT2: "the partition table",
+    EventType.EV_EFI_VARIABLE_BOOT: "a boot entry",
+    EventType.EV_EFI_VARIABLE_BOOT2: "a boot entry",
+    EventType.EV_SEPARATOR: "a separator",
+    EventType.EV_EFI_ACTION: "an action of the firmware",
+}
+
+_BY_TYPE: Final[dict[int, Callable[[Event, bytes | None], Subject]]] = {
+    EventType.EV_EFI_VARIABLE_DRIVER_CONFIG: _variable,
+    EventType.EV_EFI_VARIABLE_AUTHORITY: _authority,
+    EventType.EV_IPL: _ipl,
+    EventType.EV_EVENT_TAG: _tag,
+    **dict.fromkeys(_IMAGES, _application),
+}

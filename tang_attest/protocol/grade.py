@@ -1,0 +1,103 @@
+"""How much a device's measurements can mean: a grade for listings, which decides nothing.
+
+A quote proves PCR values.  What they are worth depends on who measured first, and no TPM can tell: whoever
+controls the first measurer extends whatever he likes and writes the log to match.  So a grade says how far the
+proof *reaches on an honest machine*, from its EK and its log, and never says more than these two do.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import Final
+
+from tang_attest.protocol.eventlog import Event, EventLog, EventType, describe
+from tang_attest.protocol.pcr import PcrValues, nothing_measured
+
+BOOT_PCRS: Final = frozenset({*range(10), *range(11, 15)})
+"""What firmware, boot loaders and the kernel's stub extend; 10 is IMA's, 15 the cap's, from 16 on nobody's."""
+
+_FIRST_CODE: Final = (
+    EventType.EV_S_CRTM_VERSION,
+    EventType.EV_S_CRTM_CONTENTS,
+    EventType.EV_EFI_HCRTM_EVENT,
+)
+_FIRMWARE: Final = (
+    EventType.EV_POST_CODE,
+    EventType.EV_POST_CODE2,
+    EventType.EV_EFI_PLATFORM_FIRMWARE_BLOB,
+    EventType.EV_EFI_PLATFORM_FIRMWARE_BLOB2,
+)
+
+
+class Level(Enum):
+    """The three grades, best first."""
+
+    VERIFIED_CHAIN = "verified chain"
+    SELF_MEASURED = "self-measured"
+    NOTHING_MEASURED = "nothing measured"
+
+
+@dataclass(frozen=True, slots=True)
+class Grade:
+    """``level``, and why: sentences without a full stop, in lower case, at least one."""
+
+    level: Level
+    reasons: tuple[str, ...]
+
+    def as_json(self) -> dict[str, object]:
+        """``{"grade": "self-measured", "reasons": [...]}``."""
+        return {"grade": self.level.value, "reasons": list(self.reasons)}
+
+
+def grade(*, ek_verified: bool, log: EventLog | None, replayed: bool, values: PcrValues) -> Grade:
+    """The grade of a device whose quote was verified.
+
+    *ek_verified*: the EK certificate leads to a trusted root.  *log* is what the device sent, *replayed* whether it
+    leads to the quoted values of every PCR that it extends and that was quoted.  *values* are the quoted ones.
+
+    ``verified chain`` needs all of: the EK's certificate, a log that replays, PCR 0 quoted, and in PCR 0 what a
+    platform firmware logs of its first code and of itself.  ``nothing measured`` is when no PCR that is extended at
+    boot differs from its reset value.  All else is ``self-measured``.
+
+    NOT checked, and no evidence can show it: that the first code cannot be replaced (a TPM's certificate names the
+    TPM, not the board it is soldered to), and that what the log says of PCR 0 is true.
+    """
+    boot = {pcr: value for pcr, value in values.items() if pcr in BOOT_PCRS}
+    if not boot:
+        return Grade(Level.NOTHING_MEASURED, ("the quote has no PCR that is extended at boot",))
+    if nothing_measured(boot):
+        return Grade(Level.NOTHING_MEASURED, ("every PCR of the boot is as a reset leaves it",))
+    doubts = [] if ek_verified else ["the EK's certificate is not verified"]
+    doubts += _doubts_of_log(log, replayed=replayed, quoted=0 in values)
+    if doubts:
+        return Grade(Level.SELF_MEASURED, tuple(doubts))
+    reasons = (
+        "the EK's certificate leads to a trusted root",
+        "the event log replays, and in it the firmware measures itself first (PCR 0)",
+    )
+    return Grade(Level.VERIFIED_CHAIN, reasons)
+
+
+def _doubts_of_log(log: EventLog | None, *, replayed: bool, quoted: bool) -> list[str]:
+    if log is None:
+        return ["no event log was sent, so it is not known what measured first"]
+    if not replayed:
+        return ["the event log does not lead to the quoted values"]
+    if not quoted:
+        return ["PCR 0 was not quoted, so it is not known what measured first"]
+    events = [event for event in log.events if event.extends and event.pcr == 0]
+    if not any(event.type in _FIRST_CODE for event in events):
+        return [
+            "the log has no measurement of the firmware's first code: software on a disk may measure first"
+        ]
+    if any(_is_uboot(event) for event in events) or not any(event.type in _FIRMWARE for event in events):
+        return [
+            "what measured first is a boot loader, not the firmware: whoever can write the disk can replace it"
+        ]
+    return []
+
+
+def _is_uboot(event: Event) -> bool:
+    """U-Boot logs its own version as that of the CRTM (lib/tpm_tcg2.c)."""
+    return event.type == EventType.EV_S_CRTM_VERSION and "U-Boot" in describe(event)
