@@ -21,13 +21,21 @@ demo: setup ## see the whole story on this machine, with software TPMs
 	@./tools/demo
 
 .PHONY: test
-test: lint ## lint and run every test except those that boot whole systems
-	@echo "Not in this run: the tests that boot or install whole systems (make test-boot) and the speed tests (make bench)."
+test: lint ## lint and run every test but the speed tests, the boots of whole machines last; half an hour
+	@echo 'Every test but those that boot or install whole systems, which come afterwards.'
 	$(BIN)/pytest --numprocesses auto -m 'not bench and not boot'
+	$(run-boots)
 
 .PHONY: test-boot
-test-boot: setup ## boot encrypted virtual machines and install the packages, as root; about half an hour
-	$(BIN)/pytest --numprocesses auto -m boot tests
+test-boot: setup ## boot encrypted virtual machines and install the packages, as root; a quarter of an hour
+	$(run-boots)
+
+# Neighbors in a file share what they boot, so each process begins with a part of its own.  If much fails, the rest
+# would only wait for words that do not come.
+define run-boots
+@echo 'Booting and installing whole systems. Without build/boot-cache the first result takes some minutes.'
+$(BIN)/pytest --verbose --numprocesses auto --dist worksteal --maxfail 4 --durations 10 -m boot tests
+endef
 
 .PHONY: check
 check: lint ## lint and run the quick tests, in under two minutes

@@ -129,7 +129,7 @@ def test_a_library_that_is_not_locked_is_not_shipped() -> None:
 
 
 @pytest.mark.boot
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(2400)
 def test_packages_hold_what_they_should(packages: dict[str, Path]) -> None:
     """Root owns every file, nothing of the build is left, and the libraries are those that run, not those that test."""
     assert sorted(packages) == sorted([DRACUT, *NAMES])
@@ -182,7 +182,7 @@ rm port
 
 
 @pytest.mark.boot
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(2400)
 def test_a_debian_machine_from_install_to_purge(packages: dict[str, Path], machine: Machine) -> None:
     """apt finds every dependency; an administrator needs no more than the commands that are shown; keys survive."""
     for name in NAMES:

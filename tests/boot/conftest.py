@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import fcntl
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
+from typing import Final
 
 import pytest
 
 from tests.boot.tree import Variant
 from tests.boot.world import World
+
+#: What a failed test shows, the last bytes of each.
+_LOGS: Final = ("console.log", "server.log", "qemu.log")
+_SHOWN: Final = 8000
 
 
 @pytest.fixture(scope="session")
@@ -46,3 +51,24 @@ def new_world(enrolled: Callable[[Variant], World], tmp_path: Path) -> Iterator[
 def world(new_world: Callable[[Variant], World]) -> World:
     """An enrolled machine with one disk, and its server."""
     return new_world(Variant())
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """A boot that fails shows what every console, server and QEMU of the test said."""
+    report = yield
+    arguments = getattr(item, "funcargs", {})
+    world = arguments.get("world")
+    # A world may be older than the test, and a test may have more machines than its world's.
+    directories = [arguments["tmp_path"]] if "tmp_path" in arguments else []
+    directories += [world.directory] if world else []
+    if report.failed:
+        logs = sorted({path for top in directories for name in _LOGS for path in top.rglob(name)})
+        report.sections += [(f"the end of {path}", _end_of(path)) for path in logs]
+    return report
+
+
+def _end_of(path: Path) -> str:
+    return path.read_bytes()[-_SHOWN:].decode(errors="replace").replace("\x1b", "")

@@ -110,7 +110,7 @@ def clevis_bind(image: Path, pin: str, configuration: str, environment: dict[str
         input=PASSPHRASE.encode(),
         env={**os.environ, **environment},
         capture_output=True,
-        timeout=100,
+        timeout=300,
         check=False,
     )
     assert result.returncode == 0, (result.stdout + result.stderr).decode()

@@ -9,6 +9,7 @@ from typing import Final
 
 from tests.boot import cache, tree
 from tests.boot.base import base_tree
+from tests.boot.machine import FASTER
 from tests.boot.tree import ROOT_UUID, SECOND_UUID, Built, Variant
 
 #: What Fedora and openSUSE have in their own packages; Debian's dracut takes the place of initramfs-tools.
@@ -37,7 +38,7 @@ PACKAGES: Final = (
 )
 
 COMMAND_LINE: Final = (
-    "console=ttyS0 quiet loglevel=3 no_timer_check net.ifnames=0"
+    f"console=ttyS0 quiet loglevel=3 no_timer_check net.ifnames=0 {FASTER}"
     f" rd.luks.name={ROOT_UUID}=root rd.luks.name={SECOND_UUID}=second root=/dev/mapper/root ro fastboot"
     # A missing disk leads to the emergency shell after 20 seconds instead of minutes.
     " rd.retry=20 rd.luks.options=x-systemd.device-timeout=0 init=/usr/local/sbin/first-init"

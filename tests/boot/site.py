@@ -36,7 +36,7 @@ class Site:
             capture_output=True,
             text=True,
             cwd=ROOT,
-            timeout=60,
+            timeout=180,
             check=False,
         )
         assert result.returncode == 0, f"tang-attest {' '.join(arguments)}: {result.stdout}{result.stderr}"
@@ -72,7 +72,7 @@ class Site:
                 stderr=log,
                 cwd=ROOT,
             )
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 180
         while not (port_file.exists() and port_file.read_text().strip()):
             assert self._process.poll() is None, (self.directory / "server.log").read_text()
             assert time.monotonic() < deadline, "the server does not start"
@@ -88,7 +88,7 @@ class Site:
     ) -> None:
         assert self._process is not None
         self._process.terminate()
-        self._process.wait(20)
+        self._process.wait(60)
         self._process = None
 
     def enroll(self, machine: Machine, name: str, image: Path, *, selection: str) -> None:

@@ -11,10 +11,10 @@ import pytest
 
 from tests.boot import disk, dracut
 from tests.boot.dracut_world import CAPPED, PROMPT, approved, at, open_by_passphrase
-from tests.boot.machine import Console, Network
+from tests.boot.machine import PATIENCE, Console, Network
 from tests.boot.world import NAME, REFUSED, ROOT_IS_OPEN, UNLOCKED, World
 
-pytestmark = [pytest.mark.boot, pytest.mark.timeout(1200)]
+pytestmark = [pytest.mark.boot, pytest.mark.timeout(2400)]
 
 #: Ask the server for the key of the first token of a disk, as the initrd does, and say only whether it was given.
 BY_HAND: Final = (
@@ -37,7 +37,7 @@ def test_dracut_an_approved_machine_boots_to_its_login_prompt_by_itself(world: W
     """Nobody types anything; the server's audit record says who was let in."""
     with world.site, world.boot(systemd=True) as console:
         console.wait_for(UNLOCKED)
-        console.wait_for(r"guest login:", timeout=400)
+        console.wait_for(r"guest login:", 2 * PATIENCE)
         newest = next(record for record in world.site.audit(NAME) if record["event"] == "unlock")
         assert newest["verdict"] == "permitted"
         assert "tang-attest: no server" not in console.said
@@ -76,7 +76,7 @@ def test_dracut_a_silent_network_delays_neither_the_prompt_nor_the_passphrase(wo
         console.wait_for(PROMPT)
         prompted = console.elapsed()
         open_by_passphrase(console)
-        assert console.elapsed() - prompted < 40
+        assert console.elapsed() - prompted < 120
         assert CAPPED in console.shell("tpm2 pcrread sha256:15").lower()
 
 
@@ -91,7 +91,7 @@ def enter_shell(console: Console) -> None:
 def test_dracut_the_emergency_shell_cannot_ask_for_the_key_of_another_disk(world: World) -> None:
     """The root disk is pulled out; the second one is opened by attestation, but before the shell it is closed again."""
     with world.site, world.boot(disks=world.machine.disks[1:]) as console:
-        console.wait_for(r"tang-attest: this boot is capped", timeout=400)
+        console.wait_for(r"tang-attest: this boot is capped")
         console.wait_for(r"tang-attest: second is closed")
         enter_shell(console)
         assert "second" not in console.shell("ls /dev/mapper")
@@ -107,7 +107,7 @@ def test_dracut_damage_to_an_opened_root_gives_no_shell_that_can_read_it(world: 
         image.seek(disk.PAYLOAD_OFFSET + 4096)
         image.write(bytes(65536))
     with world.site, world.boot() as console:
-        console.wait_for(r"tang-attest: this boot is capped", timeout=400)
+        console.wait_for(r"tang-attest: this boot is capped")
         console.wait_for(r"tang-attest: root is closed")
         enter_shell(console)
         assert "root" not in console.shell("ls /dev/mapper")
@@ -116,7 +116,7 @@ def test_dracut_damage_to_an_opened_root_gives_no_shell_that_can_read_it(world: 
 def test_dracut_where_there_is_nothing_to_cap_there_is_no_emergency_shell(world: World) -> None:
     """No TPM answers and the disks are missing: a TPM could still come up later, so nobody gets a shell."""
     with world.site, world.boot(has_tpm=False, disks=[]) as console:
-        console.wait_for(r"tang-attest: no shell", timeout=400)
+        console.wait_for(r"tang-attest: no shell")
         console.wait_for(r"Reset the machine")
         console.type("\x03")
         with pytest.raises(AssertionError):

@@ -13,7 +13,7 @@ from tests.boot.base import base_tree
 from tests.boot.dracut import PACKAGES, make_initrd, prepare
 from tests.boot.tree import chroot
 
-pytestmark = [pytest.mark.boot, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.boot, pytest.mark.timeout(2400)]
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ from tests.boot import disk
 from tests.boot.base import base_tree
 from tests.boot.tree import Variant, list_initrd, make_initrd, prepare
 
-pytestmark = [pytest.mark.boot, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.boot, pytest.mark.timeout(2400)]
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ from tests.boot import dracut
 from tests.boot.dracut_world import CAPPED, PROMPT, approve, at, open_by_passphrase
 from tests.boot.world import NAME, REFUSED, ROOT_IS_OPEN, UNLOCKED, World
 
-pytestmark = [pytest.mark.boot, pytest.mark.timeout(1200)]
+pytestmark = [pytest.mark.boot, pytest.mark.timeout(2400)]
 
 #: Firmware, option ROMs, the image as the firmware sees it, Secure Boot, the image as the stub sees it, the cap.
 SELECTION: Final = "sha256:0,2,4,7,11,15"
