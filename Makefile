@@ -68,6 +68,10 @@ bench: setup ## measure this server beside Debian's tangd; writes build/bench.js
 	@mkdir -p build
 	$(BIN)/python -m tests.bench
 
+.PHONY: bench-boot
+bench-boot: setup ## measure a boot with this pin beside the tang pin, as root, for make bench to show; ten minutes
+	$(BIN)/python -m tests.boot.bench
+
 .PHONY: docs
 docs: setup ## write the documents that are made from the program: errors, settings, commands, the manual page
 	$(BIN)/python -m tools.generate_docs

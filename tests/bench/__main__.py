@@ -18,7 +18,7 @@ from pathlib import Path
 from statistics import median, quantiles
 from typing import Final
 
-from tests.bench import exchange, report, servers
+from tests.bench import boot, exchange, report, servers
 from tests.bench.attester import SELECTION
 from tests.bench.load import CONCURRENCY, Kind, LoadGenerator, Run
 from tests.bench.pin import Pin
@@ -113,6 +113,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--rounds", type=int, default=5, help="how often each measurement is repeated")
     parser.add_argument("--seconds", type=float, default=1.2, help="how long each one takes")
     parser.add_argument("--output", type=Path, default=_BUILD / "bench.json", help="where the JSON goes")
+    parser.add_argument("--boots", type=Path, default=boot.FILE, help="what `make bench-boot` wrote")
     options = parser.parse_args(arguments)
     _BUILD.mkdir(exist_ok=True)
     # Not in /tmp, which may be memory: a commit has to reach a disk.
@@ -122,9 +123,10 @@ def main(arguments: Sequence[str]) -> int:
         figures = bench(work, rounds=options.rounds, seconds=options.seconds, starts=3, decrypts=15)
     finally:
         shutil.rmtree(work)
-    report.write(figures, options.output)
+    boots = boot.read(options.boots)
+    report.write({**figures, **(boots[0] if boots else {})}, options.output)
     print(f"{os.cpu_count()} processors; load average {before:.1f} before the run, 0 on an idle machine\n")
-    print(report.table(figures))
+    print(f"{report.table(figures)}\n\n{report.boot_table(boots)}")
     return 0
 
 

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
+from tests.bench import boot
+
 #: What the project set out to reach with one process: name, bound, and whether the bound is a least or a most.
 TARGETS: Final = (
     ("plain_rec_ratio_tangd", 2.0, "at least"),
@@ -78,6 +80,14 @@ def table(figures: Mapping[str, float]) -> str:
     lines.append("started anew for each.  With connections kept, which neither does, they are:")
     lines += [f"{f'{name}_keepalive':42}{figures[f'{name}_keepalive']:8.2f}" for name, _, _ in TARGETS[:2]]
     return "\n".join(lines)
+
+
+def boot_table(measured: tuple[Mapping[str, float], str] | None) -> str:
+    """What the last measurement of boots says, or how to make one."""
+    if measured is None:
+        return boot.NONE
+    figures, title = measured
+    return "\n".join(boot.lines(figures, title) + [_verdict(figures, *target) for target in boot.TARGETS])
 
 
 def _verdict(figures: Mapping[str, float], name: str, bound: float, direction: str) -> str:

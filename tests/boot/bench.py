@@ -5,6 +5,7 @@ python -m tests.boot.bench [RUNS]
 
 from __future__ import annotations
 
+import datetime as dt
 import json
 import socket
 import statistics
@@ -17,7 +18,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
-from tests.boot import cache, disk
+from tests.bench import boot as figures
+from tests.bench import report
+from tests.boot import disk
 from tests.boot.machine import SERVER, SERVER_PORT, Machine, Network
 from tests.boot.tree import Variant
 from tests.boot.world import ROOT_IS_OPEN, World
@@ -29,11 +32,13 @@ _STAMPS: Final = ROOT_IS_OPEN + r"[^\n]*, initrd ([0-9.]+) root ([0-9.]+)\n"
 def main() -> None:
     runs = int(sys.argv[1]) if len(sys.argv) > 1 else 3
     with tempfile.TemporaryDirectory() as directory:
+        print("bench-boot: making two machines; without build/boot-cache that takes minutes", flush=True)
         attest = World.new(Path(directory) / "attest", Variant())
         attest.enroll()
         tang = _tang(Path(directory))
         seconds: dict[str, list[float]] = {"attest": [], "tang": []}
-        for _ in range(runs):  # in turn, so that other load meets both
+        for number in range(runs):  # in turn, so that other load meets both
+            print(f"bench-boot: {number + 1} of {runs}, with each pin", flush=True)
             with attest.site:
                 seconds["attest"].append(_measure(replace(attest.machine, network=attest.network)))
             with _tangd(Path(directory) / "keys") as port:
@@ -43,6 +48,7 @@ def main() -> None:
         }
     medians = {name: statistics.median(values) for name, values in seconds.items()}
     result = {
+        "time": dt.datetime.now(dt.UTC).isoformat(timespec="minutes"),
         "what": "QEMU TCG, 2 CPUs, OVMF, swtpm; from the start of the initrd to its root being open",
         "seconds": {name: [round(value, 2) for value in values] for name, values in seconds.items()},
         "median_seconds": {name: round(value, 2) for name, value in medians.items()},
@@ -50,9 +56,9 @@ def main() -> None:
         "initrd_bytes": sizes,
         "initrd_added_bytes": sizes["attest"] - sizes["tang"],
     }
-    target = cache.ROOT / "build" / "boot-bench.json"
-    target.write_text(json.dumps(result, indent=2) + "\n")
-    print(json.dumps(result, indent=2))
+    figures.FILE.parent.mkdir(exist_ok=True)
+    figures.FILE.write_text(json.dumps(result, indent=2) + "\n")
+    print(report.boot_table(figures.read(figures.FILE)))
 
 
 def _tang(directory: Path) -> World:
