@@ -119,7 +119,12 @@ def check(rules: Path, log: Path, values: Path | None, bank: str, as_json: bool)
         output.print_json([outcome.as_json() for outcome in outcomes])
     else:
         rows = [
-            (outcome.rule or None, outcome.name, _verdict(outcome.passed), outcome.sentence)
+            (
+                outcome.rule or None,
+                outcome.name,
+                _verdict(outcome.passed),
+                None if outcome.passed else outcome.sentence,
+            )
             for outcome in outcomes
         ]
         output.table(("rule", "name", "verdict", "why"), rows, empty="there are no rules")

@@ -112,7 +112,6 @@ class Machines:
             await unlock.respond(kid, x, evidence, _CALLER)
             return "unlocked"
 
-
     async def _announce(self, machine: Attester, name: str, pcr: int, label: str) -> str:
         async with opened(Settings(state=Path("state"))) as state:
             nonce_key = state.secret.derive("nonce")
@@ -146,7 +145,7 @@ def _evidence(machine: Attester, nonce: str, binding: bytes, selection: str) -> 
 
 
 def prepare(directory: Path, files: Mapping[str, str]) -> Callable[[str], str]:
-    """Lay *files*, public areas of AKs and vendors' certificates into *directory*; the machines' ``act``."""
+    """Lay *files*, public areas of AKs, vendors' certificates and event logs into *directory*; the machines' ``act``."""
     for name, content in files.items():
         (directory / name).write_text(content)
     machine = Attester()
@@ -160,6 +159,7 @@ def prepare(directory: Path, files: Mapping[str, str]) -> Callable[[str], str]:
     weak = Attester(attributes=int(AK_ATTRIBUTES & ~TPMA_OBJECT.RESTRICTED & ~TPMA_OBJECT.FIXEDTPM))
     (directory / "weak.tpm2b").write_bytes(weak.ak_public)
     (directory / "garbage").write_bytes(b"\x00\x05\xff garbage")
-    for vector in _VECTORS.glob("*.pem"):
+    event_logs = _VECTORS.parent / "eventlogs"
+    for vector in (*_VECTORS.glob("*.pem"), *event_logs.glob("*.bin"), *event_logs.glob("*.json")):
         shutil.copy(vector, directory)
     return Machines().act

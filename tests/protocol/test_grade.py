@@ -1,0 +1,113 @@
+"""Grades of devices: never better than what was proven, always with a reason."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tang_attest.protocol.eventlog import EventLog, parse
+from tang_attest.protocol.grade import Grade, Level, grade
+from tests.protocol import eventlog_writer as w
+from tests.protocol.eventlog_writer import Measurement
+
+OVMF = parse((w.VECTORS / "ovmf.bin").read_bytes())
+VALUES = w.recorded_values("ovmf")["sha256"]
+VERSION = Measurement(0, w.EV_S_CRTM_VERSION, b"1.0")
+BLOB = Measurement(0, 0x80000008, bytes(16), b"code")
+
+
+def log(*measurements: Measurement) -> EventLog:
+    return parse(w.agile((w.SHA256,), measurements))
+
+
+def test_a_verified_chain() -> None:
+    """A real boot of firmware that measures itself, in a TPM whose EK is certified."""
+    assert grade(ek_verified=True, log=OVMF, replayed=True, values=VALUES) == Grade(
+        Level.VERIFIED_CHAIN,
+        (
+            "the EK's certificate leads to a trusted root",
+            "the event log replays, and in it the firmware measures itself first (PCR 0)",
+        ),
+    )
+
+
+UBOOT = log(Measurement(0, w.EV_S_CRTM_VERSION, b"U-Boot 2024.01\0"), Measurement(0, w.EV_POST_CODE, b"x"))
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"ek_verified": False}, "the EK's certificate is not verified"),
+        ({"log": None}, "no event log was sent, so it is not known what measured first"),
+        ({"replayed": False}, "the event log does not lead to the quoted values"),
+        ({"values": {4: b"\1" * 32}}, "PCR 0 was not quoted, so it is not known what measured first"),
+        (
+            {"log": log(Measurement(8, w.EV_IPL, b"kernel"))},
+            "the log has no measurement of the firmware's first code: software on a disk may measure first",
+        ),
+        (
+            {"log": log(BLOB)},
+            "the log has no measurement of the firmware's first code: software on a disk may measure first",
+        ),
+        (
+            {"log": log(VERSION)},
+            "what measured first is a boot loader, not the firmware: whoever can write the disk can replace it",
+        ),
+        (
+            {"log": UBOOT},
+            "what measured first is a boot loader, not the firmware: whoever can write the disk can replace it",
+        ),
+        (
+            {"log": log(VERSION._replace(pcr=1), BLOB._replace(pcr=1))},
+            "the log has no measurement of the firmware's first code: software on a disk may measure first",
+        ),
+    ],
+)
+def test_self_measured(change: dict[str, object], reason: str) -> None:
+    """Whatever is missing for a verified chain is said."""
+    evidence = {"ek_verified": True, "log": OVMF, "replayed": True, "values": VALUES, **change}
+    found = grade(**evidence)  # type: ignore[arg-type] # the parameters above
+    assert found == Grade(Level.SELF_MEASURED, (reason,))
+
+
+def test_every_doubt_is_said() -> None:
+    """Not only the first."""
+    found = grade(ek_verified=False, log=None, replayed=False, values=VALUES)
+    assert len(found.reasons) == 2
+    assert found.as_json() == {"grade": "self-measured", "reasons": list(found.reasons)}
+
+
+@pytest.mark.parametrize(
+    ("values", "reason"),
+    [
+        ({0: bytes(32), 4: bytes(32)}, "every PCR of the boot is as a reset leaves it"),
+        # The cap, IMA and what software can reset are extended whatever was booted.
+        (
+            {0: bytes(32), 10: b"\1" * 32, 15: b"\1" * 32, 23: b"\1" * 32},
+            "every PCR of the boot is as a reset leaves it",
+        ),
+        ({15: b"\1" * 32}, "the quote has no PCR that is extended at boot"),
+        ({}, "the quote has no PCR that is extended at boot"),
+    ],
+)
+def test_nothing_measured(values: dict[int, bytes], reason: str) -> None:
+    """A Raspberry Pi as it comes; no log and no EK make it better."""
+    assert grade(ek_verified=True, log=OVMF, replayed=True, values=values) == Grade(
+        Level.NOTHING_MEASURED, (reason,)
+    )
+
+
+@given(st.booleans(), st.sampled_from([None, OVMF, UBOOT]), st.booleans(), st.sets(st.integers(0, 23)))
+def test_never_better_than_proven(
+    verified: bool, sent: EventLog | None, replayed: bool, quoted: set[int]
+) -> None:
+    """The best grade needs all of its premises."""
+    values = dict.fromkeys(quoted, b"\x01" * 32)
+    found = grade(ek_verified=verified, log=sent, replayed=replayed, values=values)
+    assert found.reasons
+    if found.level is Level.VERIFIED_CHAIN:
+        assert verified
+        assert sent is OVMF
+        assert replayed
+        assert 0 in quoted

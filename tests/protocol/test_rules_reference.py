@@ -1,0 +1,32 @@
+"""docs/rules.md: its examples are rules, and they hold for the real boots that they describe."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from tang_attest.documents import load_yaml
+from tang_attest.errors import Refused
+from tang_attest.protocol.rules import parse_rules
+from tests.protocol import eventlog_writer as w
+
+REFERENCE = (Path(__file__).parents[2] / "docs" / "rules.md").read_text()
+EXAMPLES = re.findall(r"^```yaml\n(.*?)^```", REFERENCE, re.MULTILINE | re.DOTALL)
+#: The boot that each example is about, in the order of the document.
+BOOTS = ("secure-boot", "secure-boot", "uki", "kernel-changed")
+
+
+@pytest.mark.parametrize(("example", "boot"), [*zip(EXAMPLES, BOOTS, strict=True)], ids=BOOTS)
+def test_an_example_holds_for_its_boot_and_for_no_other(example: str, boot: str) -> None:
+    """Copied as it is, it passes; a machine that booted something else does not."""
+    ruleset = parse_rules(load_yaml(example.encode(), "docs/rules.md"))
+    for name in w.RECORDED:
+        log = (w.VECTORS / f"{name}.bin").read_bytes()
+        quoted = w.recorded_values(name)["sha256"]
+        if name == boot:
+            ruleset.check(log, "sha256", quoted)
+            continue
+        with pytest.raises(Refused):
+            ruleset.check(log, "sha256", quoted)
