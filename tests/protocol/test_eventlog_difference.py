@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
+from uuid import UUID
 
 import pytest
 from hypothesis import given
@@ -15,7 +16,7 @@ from tests.protocol import eventlog_writer as w
 from tests.protocol.eventlog_writer import EV_IPL, Measurement
 
 AUTHORITY = 0x800000E0
-SECURITY_DATABASE = w.UUID("d719b2cb-3d3a-4596-a3bc-dad00e67656f")
+SECURITY_DATABASE = UUID("d719b2cb-3d3a-4596-a3bc-dad00e67656f")
 RECORDED = {name: parse((w.VECTORS / f"{name}.bin").read_bytes()) for name in w.RECORDED}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from tang_attest.protocol.eventlog.command_line import decoded_text
 from tang_attest.protocol.eventlog.structures import EventType
@@ -97,21 +98,34 @@ class Allowed:
             return {**body, "variable": self.variable}
         return {**body, "data-matches": self.pattern.source if self.pattern else ""}
 
-    def accepts(self, event: ProvenEvent, log: ProvenLog) -> bool:
-        """Whether *event* is of this kind."""
-        if self.type is not None and event.event.type != self.type:
+    def accepts(self, facts: _Facts) -> bool:
+        """Whether the event of *facts* is of this kind."""
+        if self.type is not None and facts.type != self.type:
             return False
         if self.digest is not None:
-            return event.digest in log.listed([self.digest])
+            return facts.digest == self.digest
         if self.variable is not None:
-            variable = Variable.measured_by(event)
-            return variable is not None and variable.name == self.variable
+            return facts.variable == self.variable
+        return self.pattern is not None and facts.text is not None and self.pattern.matches(facts.text)
+
+
+class _Facts(NamedTuple):
+    """What entries look at, found out once for each event."""
+
+    type: int
+    digest: str
+    variable: str | None
+    text: str | None
+
+    @classmethod
+    def of(cls, event: ProvenEvent, bank: str) -> _Facts:
+        variable = Variable.measured_by(event)
         text = decoded_text(event.measured) if event.measured is not None else None
-        return (
-            text is not None
-            and len(text) <= _MAX_MATCHED
-            and self.pattern is not None
-            and self.pattern.matches(text)
+        return cls(
+            event.event.type,
+            f"{bank}:{event.digest.hex()}",
+            variable.name if variable else None,
+            text if text is not None and len(text) <= _MAX_MATCHED else None,
         )
 
 
@@ -147,8 +161,8 @@ class Events:
 
     def judge(self, log: ProvenLog) -> Judgement:
         """The events it accepts and what it found; the class says when it passes."""
-        events = log.in_pcr(self.pcr)
-        accepted = frozenset(e.number for e in events if any(entry.accepts(e, log) for entry in self.allow))
+        events = [(event.number, _Facts.of(event, log.bank)) for event in log.in_pcr(self.pcr)]
+        accepted = frozenset(number for number, facts in events if any(e.accepts(facts) for e in self.allow))
         findings = () if accepted else (Finding(f"PCR {self.pcr} has none of the listed events"),)
         return Judgement(accepted, findings)
 

@@ -82,17 +82,16 @@ class RuleSet:
 
     def _unjudged(self, log: ProvenLog, judgements: list[Judgement]) -> tuple[Finding, ...]:
         """The judged PCRs' events that nobody accepted or named; a PCR without events proves nothing either."""
-        accepted = log.harmless().union(*(judgement.accepted for judgement in judgements))
-        named = {
-            found.event.number for judgement in judgements for found in judgement.findings if found.event
-        }
+        found = [finding for judgement in judgements for finding in judgement.findings]
+        known = {finding.event.number for finding in found if finding.event}
+        known |= log.harmless().union(*(judgement.accepted for judgement in judgements))
         findings = []
         for pcr in sorted(self.judged_pcrs):
             events = log.in_pcr(pcr)
             if not events:
                 findings.append(Finding(f"nothing was measured into PCR {pcr}"))
             for event in events:
-                if event.number not in accepted | named:
+                if event.number not in known:
                     names = ", ".join(rule.key for rule in self.rules if pcr in rule.pcrs)
                     what = f"{event.shown} is accepted by no rule (rules about PCR {pcr}: {names})"
                     findings.append(Finding(what, event, event.digest.hex()))
