@@ -19,27 +19,29 @@ from tang_attest.protocol.tpm import AttestationKey, ak_from_pem, public_from_tp
 
 @click.group()
 def device() -> None:
-    """Machines: list, show, register, remove."""
+    """Machines: list, show, label, register, remove."""
 
 
 @device.command("list")
+@click.option("--label", "labels", multiple=True, help="Only those that have this label; repeat it for more.")
 @output.json_option
-def list_devices(as_json: bool) -> None:
+def list_devices(labels: tuple[str, ...], as_json: bool) -> None:
     """List the machines and how they fared last."""
 
     async def load(state: State) -> list[Device]:
-        return list(await state.store.list_devices())
+        return [d for d in await state.store.list_devices() if set(labels) <= set(d.labels)]
 
     devices = run(load)
     if as_json:
         output.print_json([_as_json(entry) for entry in devices])
         return
     output.table(
-        ("name", "policy", "ek", "origin", "learning until", "last seen", "last verdict"),
+        ("name", "policy", "labels", "ek", "origin", "learning until", "last seen", "last verdict"),
         [
             (
                 d.name,
                 d.policy,
+                ", ".join(d.labels) or None,
                 "verified" if d.ek_verified else "UNVERIFIED",
                 d.origin,
                 d.learning.until if d.learning else None,
@@ -48,7 +50,9 @@ def list_devices(as_json: bool) -> None:
             )
             for d in devices
         ],
-        empty="no machines yet; make a token with 'tang-attest token create'",
+        empty="no machine has that"
+        if labels
+        else "no machines yet; make a token with 'tang-attest token create'",
     )
 
 
@@ -108,6 +112,23 @@ def _ak(data: bytes) -> AttestationKey:
 
 
 @device.command()
+@click.argument("names", nargs=-1, required=True, metavar="NAME...")
+@click.option("--add", multiple=True, metavar="LABEL", help="Give them this label; repeat it for more.")
+@click.option("--remove", multiple=True, metavar="LABEL", help="Take this label from them.")
+def label(names: tuple[str, ...], add: tuple[str, ...], remove: tuple[str, ...]) -> None:
+    """Add labels to machines, or remove them; listings and rollouts choose by labels.
+
+    \b
+    tang-attest device label pi-b pi-c --add canary --add site=berlin
+    """
+    if not add and not remove:
+        raise click.UsageError("Say --add or --remove.")
+    run(lambda state: state.registry.label(names, add, remove))
+    changes = [f"+{each}" for each in add] + [f"-{each}" for each in remove]
+    output.say(f"labels of {', '.join(names)}: {' '.join(changes)}")
+
+
+@device.command()
 @click.argument("name")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 def remove(name: str, yes: bool) -> None:
@@ -147,6 +168,7 @@ def _as_json(entry: Device) -> dict[str, object]:
     return {
         "name": entry.name,
         "policy": entry.policy,
+        "labels": list(entry.labels),
         "kids": list(entry.kids),
         "origin": entry.origin,
         "enrolled_at": entry.enrolled_at,
@@ -158,4 +180,5 @@ def _as_json(entry: Device) -> dict[str, object]:
         "learning_until": entry.learning.until if entry.learning else None,
         "last_seen_at": entry.last_seen_at,
         "last_code": entry.last_code,
+        "last_state": entry.last_state,
     }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections import Counter
 from pathlib import Path
 
@@ -10,8 +9,10 @@ import click
 
 from tang_attest.cli import output
 from tang_attest.cli.files import read_file
+from tang_attest.cli.policy_change import apply, dry_run
 from tang_attest.cli.policy_life import (
     approve,
+    hint_retire,
     restore,
     retire,
     stage,
@@ -19,6 +20,7 @@ from tang_attest.cli.policy_life import (
     state_as_json,
     trust_predictions,
 )
+from tang_attest.cli.policy_rollout import rollout
 from tang_attest.cli.state import State, run
 from tang_attest.cli.types import SelectionType
 from tang_attest.protocol.pcr import Selection
@@ -88,8 +90,7 @@ def show(name: str, as_json: bool) -> None:
         values = [(s.label, pcr, v.hex()) for s in entry.states for pcr, v in sorted(s.values.items())]
         output.table(("state", "pcr", "value"), values, empty="")
     for label in retirable:
-        retire_it = f"tang-attest policy retire {name} {shlex.quote(label)}"
-        output.hint(f"no machine boots '{label}' any more: {retire_it}")
+        hint_retire(name, label)
 
 
 @policy.command()
@@ -152,5 +153,5 @@ def _as_json(entry: ReferencePolicy) -> dict[str, object]:
     }
 
 
-for command in (stage, staged, approve, retire, restore, trust_predictions):
+for command in (stage, staged, approve, retire, restore, trust_predictions, dry_run, apply, rollout):
     policy.add_command(command)

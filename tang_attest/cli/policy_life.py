@@ -121,6 +121,12 @@ def trust_predictions(name: str, trusted: str) -> None:
     output.say(f"policy {name} {'trusts' if trusted == 'on' else 'does not trust'} predictions")
 
 
+def hint_retire(policy: str, label: str) -> None:
+    """Offer the state *label* of *policy* for retirement."""
+    retire_it = f"tang-attest policy retire {policy} {shlex.quote(label)}"
+    output.hint(f"no machine boots '{label}' any more: {retire_it}")
+
+
 def state_as_json(state: ReferenceState) -> dict[str, object]:
     """*state*, for programs."""
     return {

@@ -19,9 +19,12 @@ from tang_attest.errors import Malformed, Unavailable
 from tang_attest.keys.sealed import SealedKeys, SessionBox
 from tang_attest.keys.secret import ServerSecret, load_secret
 from tang_attest.ports import Store
+from tang_attest.service.admin_tokens import AdminTokens
 from tang_attest.service.caller import Author
+from tang_attest.service.policy_changes import PolicyChanges
 from tang_attest.service.reference_values import ReferenceValues
 from tang_attest.service.registry import Registry
+from tang_attest.service.rollouts import Rollouts
 from tang_attest.service.server_keys import ServerKeys
 from tang_attest.store import open_store
 
@@ -54,6 +57,9 @@ class State:
     secret: ServerSecret
     registry: Registry
     reference_values: ReferenceValues
+    policy_changes: PolicyChanges
+    rollouts: Rollouts
+    admin_tokens: AdminTokens
     keys: ServerKeys
 
 
@@ -90,13 +96,17 @@ def compose(store: Store, secret: ServerSecret) -> State:
     """Wire the use cases to *store* and to keys made from *secret*."""
     clock, random, sealed = SystemClock(), SystemRandomness(), SealedKeys(secret)
     operator = operator_name()
+    author = Author.operator(operator)
     return State(
         store,
         sealed,
         SessionBox(secret),
         secret,
         Registry(store, sealed, clock, random, operator),
-        ReferenceValues(store, clock, Author.operator(operator)),
+        ReferenceValues(store, clock, author),
+        PolicyChanges(store, clock, author),
+        Rollouts(store, clock, random, author),
+        AdminTokens(store, clock, random, Author.operator(operator)),
         ServerKeys(store, sealed, clock, f"operator:{operator}"),
     )
 

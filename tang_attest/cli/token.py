@@ -52,6 +52,7 @@ def token() -> None:
     show_default=True,
     help="With --record: how long a selection with PCR 10 or 11 may be learned at the next boot.",
 )
+@click.option("--label", "labels", multiple=True, help="Give the machine this label; repeat it for more.")
 @output.json_option
 def create(
     name: str | None,
@@ -63,6 +64,7 @@ def create(
     force: bool,
     valid_for: timedelta,
     learn_for: timedelta,
+    labels: tuple[str, ...],
     as_json: bool,
 ) -> None:
     """Make a token and print it; it is shown only now.
@@ -72,7 +74,16 @@ def create(
     tang-attest token create --policy webservers --valid-for 7d
     """
     terms = TokenTerms(
-        name, policy, record, selection, cap_pcr, allow_unverified_ek, force, valid_for, learn_for
+        name,
+        policy,
+        record,
+        selection,
+        cap_pcr,
+        allow_unverified_ek,
+        force,
+        valid_for,
+        learn_for,
+        labels,
     )
     text, made = run(lambda state: state.registry.create_token(terms))
     if as_json:
@@ -95,12 +106,13 @@ def list_tokens(as_json: bool) -> None:
         output.print_json([_as_json(entry) for entry in tokens])
         return
     output.table(
-        ("created", "name", "policy", "expires", "used", "unverified ek"),
+        ("created", "name", "policy", "labels", "expires", "used", "unverified ek"),
         [
             (
                 t.created_at,
                 t.name,
                 t.policy or f"record {t.selection}",
+                ", ".join(t.labels) or None,
                 t.expires_at,
                 t.used_at,
                 t.allow_unverified_ek,
@@ -115,6 +127,7 @@ def _as_json(entry: Token) -> dict[str, object]:
     return {
         "name": entry.name,
         "policy": entry.policy,
+        "labels": list(entry.labels),
         "record": entry.record,
         "selection": str(entry.selection),
         "cap_pcr": entry.cap_pcr,

@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from tang_attest.cli import output
+from tang_attest.protocol.rollout import WHOLE
 
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 
@@ -29,6 +30,24 @@ class Duration(click.ParamType[timedelta]):
         if not timedelta(0) < span <= timedelta(days=3650):
             self.fail(f"{value!r} is not between 1s and 3650d", param, ctx)
         return span
+
+
+class Share(click.ParamType[int]):
+    """A share of the machines: 10%, 0.5%; becomes a number of 10,000."""
+
+    name = "share"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """*value* as hundredths of a percent, from 1 to 10,000."""
+        if isinstance(value, int):
+            return value
+        match = re.fullmatch(r"([0-9]{1,3})(?:\.([0-9]{1,2}))?%", str(value))
+        if match is None:
+            self.fail(f"{value!r} is not a percentage, such as 10%", param, ctx)
+        share = int(match[1]) * 100 + int((match[2] or "").ljust(2, "0"))
+        if not 0 < share <= WHOLE:
+            self.fail(f"{value!r} is not between 0.01% and 100%", param, ctx)
+        return share
 
 
 class SelectionType(click.ParamType[Any]):

@@ -22,6 +22,7 @@ from typing import Final
 
 from tang_attest.protocol.policy import ReferencePolicy
 from tang_attest.protocol.policy_change import PolicyChange
+from tang_attest.protocol.reference_state import Life
 
 #: A share is a number of this many: hundredths of a percent.
 WHOLE: Final = 10_000
@@ -78,13 +79,25 @@ class Rollout:
     ended_by: str | None = None
     why: str | None = None
 
+    @property
+    def over(self) -> bool:
+        """True when it is finished or abandoned."""
+        return self.status in (Status.FINISHED, Status.ABANDONED)
+
+    def stage(self, policy: ReferencePolicy) -> ReferencePolicy:
+        """*policy* with the states that this rollout adds, which count for nobody yet."""
+        states = (
+            replace(state, limits=replace(state.limits, rollout=self.name)) for state in self.change.states()
+        )
+        return replace(policy, states=(*policy.states, *states))
+
     def includes(self, subject: Subject) -> bool:
         """True when *subject* is in the audience."""
         return self.label in subject.labels or place(self.salt, subject.name) < self.share
 
     def applies_to(self, subject: Subject) -> bool:
         """True when *subject* is judged with the change."""
-        if self.status not in (Status.RUNNING, Status.STOPPED):
+        if self.over:
             return False
         if subject.outcome is RolloutOutcome.PASSED:
             return True
@@ -117,7 +130,7 @@ def place(salt: str, name: str) -> int:
 def judged_by(policy: ReferencePolicy, rollout: Rollout | None, subject: Subject) -> ReferencePolicy:
     """The policy as it is for *subject*.
 
-    *rollout* is the one of *policy* that is not over.  States of a rollout that does not apply keep their limit,
+    *rollout* is the newest of *policy*; one that is over changes nothing.  States of a rollout that does not apply keep their limit,
     which is an obstacle (``state-not-rolled-out``).
     """
     if rollout is None or not rollout.applies_to(subject):
@@ -128,6 +141,15 @@ def judged_by(policy: ReferencePolicy, rollout: Rollout | None, subject: Subject
 def finished(policy: ReferencePolicy, rollout: Rollout) -> ReferencePolicy:
     """*policy* as it is for everybody once *rollout* is finished."""
     return rollout.change.narrow(_unlimited(policy, rollout.name))
+
+
+def abandoned(policy: ReferencePolicy, rollout: Rollout) -> ReferencePolicy:
+    """*policy* as it is for everybody once *rollout* is abandoned."""
+    states = tuple(
+        replace(state, life=Life.RETIRED) if state.limits.rollout == rollout.name else state
+        for state in policy.states
+    )
+    return replace(policy, states=states)
 
 
 def _unlimited(policy: ReferencePolicy, name: str) -> ReferencePolicy:

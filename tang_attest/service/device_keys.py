@@ -7,15 +7,22 @@ from dataclasses import dataclass
 from tang_attest.errors import NotFound
 from tang_attest.ports import Device, SealedKey, Store
 from tang_attest.protocol.policy import ReferencePolicy
+from tang_attest.protocol.rollout import Rollout, Subject, judged_by
 
 
 @dataclass(frozen=True, slots=True)
 class DeviceKey:
-    """An exchange key, the device it serves, and the device's policy, as the database has them now."""
+    """An exchange key, the device it serves, and the policy that judges it, as the database has them now.
+
+    ``policy`` is what :func:`judged_by` makes of the stored one; ``rollout`` is the one that is not over, ``subject``
+    how the device stands in it.
+    """
 
     key: SealedKey
     device: Device
     policy: ReferencePolicy
+    rollout: Rollout | None
+    subject: Subject
 
 
 async def find_device_key(store: Store, kid: str) -> DeviceKey:
@@ -23,4 +30,6 @@ async def find_device_key(store: Store, kid: str) -> DeviceKey:
     bound = await store.find_key(kid)
     if bound is None or bound.device is None or bound.policy is None:
         raise NotFound("key-unknown", "This server has no key with that identifier.")
-    return DeviceKey(bound.key, bound.device, bound.policy)
+    subject = Subject(bound.device.name, bound.device.labels, bound.outcome)
+    policy = judged_by(bound.policy, bound.rollout, subject)
+    return DeviceKey(bound.key, bound.device, policy, bound.rollout, subject)

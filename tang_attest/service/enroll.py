@@ -240,6 +240,7 @@ class Enroll:
             clock=quote.clock,
             learning=learning,
             opened_reset_count=quote.clock.reset_count,
+            labels=token.labels,
         )
         key = self._keys.create("exchange", self._curve, now)
         policy = (

@@ -157,11 +157,7 @@ class ReferenceValues:
         """
         policy = await self._store.get_policy(policy_name)
         devices = [device for device in await self._store.list_devices() if device.policy == policy_name]
-        in_use = {device.last_state for device in devices}
-        if not devices or None in in_use:
-            return []
-        active = [state.label for state in policy.states if state.life is Life.ACTIVE]
-        return [label for label in active if label not in in_use]
+        return retirable_states(policy, devices)
 
     # --- learning -----------------------------------------------------------------------------------------------
 
@@ -187,7 +183,7 @@ class ReferenceValues:
         return learning
 
     def _stable(self, policy: ReferencePolicy, moving: tuple[int, ...]) -> PcrValues:
-        counting = [state for state in policy.states if state.life in COUNTING]
+        counting = [s for s in policy.states if s.life in COUNTING and s.limits.rollout is None]
         if not counting:
             raise Refused("policy-empty", f"Policy '{policy.name}' has no reference state that counts.")
         return {pcr: value for pcr, value in counting[-1].values.items() if pcr not in moving}
@@ -263,6 +259,15 @@ class ReferenceValues:
 
     def _entry(self, event: str, device: str | None, details: dict[str, object]) -> AuditEntry:
         return self._author.entry(self._clock.now(), event, device, details)
+
+
+def retirable_states(policy: ReferencePolicy, devices: Sequence[Device]) -> list[str]:
+    """See :meth:`ReferenceValues.retirable`; *devices* are all those of *policy*."""
+    in_use = {device.last_state for device in devices}
+    if not devices or None in in_use:
+        return []
+    active = [state.label for state in policy.states if state.life is Life.ACTIVE]
+    return [label for label in active if label not in in_use]
 
 
 def describe_state(policy: str, state: ReferenceState) -> dict[str, object]:

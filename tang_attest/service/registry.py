@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -12,6 +12,7 @@ from tang_attest.ports import AuditEntry, Clock, Device, EkRoot, KeyStore, NewDe
 from tang_attest.protocol.base64url import b64u
 from tang_attest.protocol.endorsement import parse_roots
 from tang_attest.protocol.enrollment import check_name
+from tang_attest.protocol.labels import check_labels
 from tang_attest.protocol.pcr import Selection
 from tang_attest.protocol.points import DEFAULT_CURVE
 from tang_attest.protocol.policy import check_policy_selection
@@ -32,6 +33,7 @@ class TokenTerms:
     force: bool
     valid_for: timedelta
     learn_for: timedelta
+    labels: tuple[str, ...] = ()
 
 
 class Registry:
@@ -66,11 +68,13 @@ class Registry:
             allow_unverified_ek=terms.allow_unverified_ek,
             force=terms.force,
             learn_for_s=int(terms.learn_for.total_seconds()),
+            labels=check_labels(terms.labels),
         )
         details = {
             "policy": terms.policy,
             "record": terms.record,
             "allow_unverified_ek": terms.allow_unverified_ek,
+            "labels": sorted(terms.labels),
         }
         await self._store.add_token(token, self._entry("token create", terms.name, details))
         return text, token
@@ -95,6 +99,14 @@ class Registry:
         return await self._store.add_device(
             device, policy, key, self._entry("device register", name, kid=key.kid)
         )
+
+    async def label(self, names: Sequence[str], add: Sequence[str], remove: Sequence[str]) -> None:
+        """Add and remove labels, on all of *names* or none.  Raises ``not-found``, ``request-malformed``."""
+        added, removed = check_labels(add), check_labels(remove)
+        details = {"add": list(added), "remove": list(removed)}
+        distinct = sorted(set(names))
+        entries = [self._entry("device label", name, details) for name in distinct]
+        await self._store.label_devices(distinct, added, removed, entries)
 
     async def remove(self, name: str) -> None:
         """Forget a machine and destroy its exchange keys: its disks open by passphrase only, for good."""

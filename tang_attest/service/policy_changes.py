@@ -1,0 +1,88 @@
+"""Changes of a policy as a whole: tried on what every device quoted last, then applied to everybody at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from tang_attest.errors import Conflict
+from tang_attest.ports import Clock, Device, Store
+from tang_attest.protocol.dry_run import DryRun, Trial, dry_run
+from tang_attest.protocol.policy import ReferencePolicy
+from tang_attest.protocol.policy_change import PolicyChange, parse_change
+from tang_attest.protocol.reference_state import ReferenceState
+from tang_attest.protocol.rollout import Subject, judged_by
+from tang_attest.service.caller import Author
+
+#: Names that a sentence has.
+_NAMED = 3
+
+
+class PolicyChanges:
+    """Each change is one transaction with its audit entry; what cannot be read changes nothing."""
+
+    def __init__(self, store: Store, clock: Clock, author: Author) -> None:
+        self._store, self._clock, self._author = store, clock, author
+
+    async def parse(self, policy_name: str, document: object) -> PolicyChange:
+        """The change that *document* asks for.  Raises ``not-found``, ``change-invalid``."""
+        return parse_change(document, await self._store.get_policy(policy_name))
+
+    async def dry_run(self, policy_name: str, change: PolicyChange) -> DryRun:
+        """What *change* would do to the devices of a policy if each booted as it did last.  Raises ``not-found``."""
+        policy = change.apply(await self._store.get_policy(policy_name))
+        rollout = await self._store.get_rollout(policy_name)
+        return await self.try_on(policy_name, lambda subject: judged_by(policy, rollout, subject))
+
+    async def apply(self, policy_name: str, change: PolicyChange, *, force: bool) -> None:
+        """Apply *change* to everybody.
+
+        Raises ``not-found``, ``would-refuse`` (unless *force*) when a device would be refused that is not now,
+        ``name-taken`` and ``state-changed`` when the policy changed since the change was read.
+        """
+        if not force:
+            require_few(await self.dry_run(policy_name, change))
+        details = {"policy": policy_name, "change": change.dump()}
+        entry = self._author.entry(self._clock.now(), "policy change", None, details)
+        await self._store.change_policy(policy_name, change, self.states(change), entry)
+
+    async def try_on(self, policy_name: str, then: Callable[[Subject], ReferencePolicy]) -> DryRun:
+        """What would happen if each device of a policy came under *then* of it, and booted as it did last."""
+        policy, rollout = (
+            await self._store.get_policy(policy_name),
+            await self._store.get_rollout(policy_name),
+        )
+        evidence = {last.device: last.snapshot for last in await self._store.list_evidence(policy_name)}
+        trials = []
+        for device, subject in await self.subjects(policy_name):
+            last = evidence.get(device.name)
+            now = judged_by(policy, rollout, subject)
+            selection, values = (last.selection, last.values) if last else (None, {})
+            trials.append(Trial(device.name, selection, values, now, then(subject)))
+        return dry_run(trials, self._clock.now())
+
+    async def subjects(self, policy_name: str) -> list[tuple[Device, Subject]]:
+        """The devices of a policy, by name, and how each stands in its newest rollout."""
+        rollout = await self._store.get_rollout(policy_name)
+        fared = await self._store.list_rollout_devices(rollout.id) if rollout else ()
+        outcomes = {entry.device: entry.outcome for entry in fared}
+        devices = [device for device in await self._store.list_devices() if device.policy == policy_name]
+        return [(each, Subject(each.name, each.labels, outcomes.get(each.name))) for each in devices]
+
+    def states(self, change: PolicyChange) -> tuple[ReferenceState, ...]:
+        """The states that *change* adds, made now."""
+        now = self._clock.now()
+        actor = self._author.actor
+        return tuple(replace(state, created_at=now, created_by=actor) for state in change.states())
+
+
+def require_few(result: DryRun, allowed: int = 0) -> None:
+    """Raise ``would-refuse`` when more than *allowed* devices would be refused that are not now."""
+    names = result.refused_devices
+    if len(names) <= allowed:
+        return
+    shown = ", ".join(names[:_NAMED])
+    if len(names) > _NAMED:
+        shown += f" and {len(names) - _NAMED:,} more"
+    sentence = f"{len(names):,} of {result.devices:,} devices would be refused: {shown}."
+    raise Conflict("would-refuse", sentence)
