@@ -1,4 +1,4 @@
-"""TCG event logs: read one, replay it, and say in words what it holds.
+"""TCG event logs: read one, replay it, and say in words what it holds and how it differs from another.
 
 PURE: bytes in, frozen values out.  "PFP" below is the TCG PC Client Platform Firmware Profile Specification.
 

@@ -57,7 +57,9 @@ def subject_of(event: Event, bank: str) -> Subject:
 
 def _other(event: Event, measured: bytes | None) -> Subject:
     if measured is None:
-        return Subject(_FIRMWARE.get(event.type, f"an event of type {event.type_name}"), claim=describe(event))
+        return Subject(
+            _FIRMWARE.get(event.type, f"an event of type {event.type_name}"), claim=describe(event)
+        )
     return Subject(_FIRMWARE.get(event.type, f"an event of type {event.type_name}"), text=describe(event))
 
 

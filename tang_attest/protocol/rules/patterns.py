@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Final
 
 import re2
@@ -13,12 +14,13 @@ MAX_PATTERN: Final = 1024
 _MEMORY: Final = 1 << 20
 
 
-def _options() -> Any:
+@lru_cache(maxsize=1024)
+def _compile(source: str) -> Any:
     options = re2.Options()
     options.log_errors = False
     options.never_capture = True
     options.max_mem = _MEMORY
-    return options
+    return re2.compile(source, options)
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,17 +36,14 @@ class Pattern:
         if len(self.source) > MAX_PATTERN:
             raise ValueError(f"is longer than {MAX_PATTERN} characters")
         try:
-            self._compiled()
+            _compile(self.source)
         except re2.error as error:
             [detail] = error.args
             raise ValueError(f"is no regular expression of RE2 ({_text(detail)})") from None
 
     def matches(self, text: str) -> bool:
         """Whether the whole of *text*, which is valid Unicode, matches."""
-        return self._compiled().fullmatch(text) is not None
-
-    def _compiled(self) -> Any:
-        return re2.compile(self.source, _options())  # the module keeps what it compiled
+        return _compile(self.source).fullmatch(text) is not None
 
 
 def _text(detail: object) -> str:
