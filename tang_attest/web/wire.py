@@ -75,11 +75,13 @@ def _decode_b64u(value: object) -> bytes:
 B64u = Annotated[bytes, BeforeValidator(_decode_b64u)]
 
 
-class _Body(BaseModel):
+class Body(BaseModel):
+    """What comes in: nothing unknown, nothing converted."""
+
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
-class AttestMember(_Body):
+class AttestMember(Body):
     """Member ``attest`` of an unlock request (docs/protocol.md, 3.2)."""
 
     nonce: str = Field(max_length=128)
@@ -93,7 +95,7 @@ class AttestMember(_Body):
         return Evidence(self.nonce, self.quote, self.signature, self.pcrs, self.event_log)
 
 
-class EnrollBody(_Body):
+class EnrollBody(Body):
     """``POST /attest/enroll`` (docs/protocol.md, 4.1)."""
 
     name: str = Field(max_length=64)
@@ -107,7 +109,7 @@ class EnrollBody(_Body):
         return Application(self.name, self.token, self.ak, self.ek, self.ek_certificate)
 
 
-class FinishBody(_Body):
+class FinishBody(Body):
     """``POST /attest/enroll/finish`` (docs/protocol.md, 4.2)."""
 
     session: str = Field(max_length=_MAX_SESSION)
@@ -134,7 +136,7 @@ class AnnounceBody(AttestMember):
         return Announcement(self.label, self.values, tuple(self.changes))
 
 
-_Model = TypeVar("_Model", bound=_Body)
+_Model = TypeVar("_Model", bound=Body)
 
 
 def validate(model: type[_Model], value: object, code: str = "request-malformed") -> _Model:
