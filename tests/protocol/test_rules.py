@@ -133,10 +133,10 @@ def test_a_real_unified_kernel_image_passes() -> None:
 
 
 def test_a_real_kernel_started_by_qemu_passes() -> None:
-    """OVMF adds initrd=initrd to the line that it hands over; the operator need not know."""
+    """OVMF adds initrd=initrd to the line that it hands over."""
     initrd = {"files": {"digests": {"initrd": digests_of("kernel-changed", 9)[1]}}}
     image = {"boot-applications": {"digests": [digests_of("kernel-changed", 4)[0]]}}
-    line = {"command-line": {"equals": ["console=ttyS0 quiet init=/bin/sh"]}}
+    line = {"command-line": {"equals": ["console=ttyS0 quiet init=/bin/sh initrd=initrd"]}}
     rules([4, 9], line, initrd, image).check(*_with_bank("kernel-changed"))
 
 
@@ -506,10 +506,14 @@ def test_bytes_that_are_no_text() -> None:
 def test_command_line_of_the_stub() -> None:
     """Only a digest: comparable with what is equal, or with what GRUB logged in PCR 8."""
     passes(lines((9,), equals=["ro"]), options("ro"))
-    passes(lines((9,), equals=["ro"]), options("ro initrd=initrd"))
     passes(lines((8, 9), matches="/vmlinuz ro"), line("/vmlinuz ro"), options("BOOT_IMAGE=/vmlinuz ro"))
+    passes(lines((9,), equals=["(hd0)/vmlinuz ro"]), options("BOOT_IMAGE=(hd0)/vmlinuz ro"))
     assert "equals has none" in why(lines((9,), matches=".*"), options("ro"))
     assert "none of ro has it" in why(lines((9,), equals=["ro"]), options("ro init=/bin/sh"))
+    # Linux may load that file without measuring it.
+    assert "none of ro has it" in why(lines((9,), equals=["ro"]), options("ro initrd=initrd"))
+    # The first parameter would be lost.
+    assert "none of ro quiet has it" in why(lines((9,), equals=["ro quiet"]), options("BOOT_IMAGE=ro quiet"))
     assert "none of ro has it" in why(lines((8, 9), equals=["ro"]), line("ro"), options("rw"))
 
 
@@ -583,25 +587,33 @@ def test_events() -> None:
     allow = [
         {"type": "EV_IPL", "digest": digest(b"one")},
         {"type": "EV_IPL", "data-matches": "two.*"},
-        {"variable": "dbx"},
     ]
     ruleset = rules([14], {"events": {"pcr": 14, "allow": allow}})
-    good = [
-        Measurement(14, EV_IPL, b"name\0", b"one"),
-        Measurement(14, EV_IPL, b"two and more\0"),
-        efi("dbx", b"anything", pcr=14),
-    ]
+    good = [Measurement(14, EV_IPL, b"name\0", b"one"), Measurement(14, EV_IPL, b"two and more\0")]
     passes(ruleset, *good)
     for bad in (
         Measurement(14, w.EV_ACTION, b"name\0", b"one"),
         Measurement(14, EV_IPL, b"two\0", b"not two"),
         Measurement(14, EV_IPL, b"not two\0"),
-        efi("db", b"anything", pcr=14),
-        efi("dbx", b"anything", pcr=14, measured=b"x"),
         Measurement(14, EV_IPL, b"two" + b"o" * 20000),
     ):
         assert "is accepted by no rule" in why(ruleset, *good, bad)
     assert "PCR 14 has none of the listed events" in why(ruleset, SEPARATOR._replace(pcr=14))
+
+
+def test_variables() -> None:
+    """Any value, under this name, before the separator: behind it, the same name says who vouched for an image."""
+    ruleset = rules([7], {"secure-boot": "on"}, {"events": {"pcr": 7, "allow": [{"variable": "db"}]}})
+    db = Measurement(7, w.EV_EFI_VARIABLE_DRIVER_CONFIG, w.variable("db", b"anything", DATABASE))
+    passes(ruleset, ON, db, SEPARATOR)
+    for bad in (
+        [ON, db, KEY, SEPARATOR],
+        [ON, db, SEPARATOR, authority(b"stranger")],
+        [ON, db, SEPARATOR, db],
+    ):
+        assert "is accepted by no rule" in why(ruleset, *bad)
+    assert "is not known" in why(ruleset, ON, db, db._replace(measured=b"x"), SEPARATOR)
+    refusal(rules([14], {"events": {"pcr": 14, "allow": [{"variable": "db"}]}}), written(db._replace(pcr=14)))
 
 
 # --- the document ---------------------------------------------------------------------------------------------

@@ -14,11 +14,8 @@ _LOAD_OPTIONS_TAG: Final = (0x8F3B22ED).to_bytes(4, "little")
 _GRUB: Final = b"kernel_cmdline: "
 _STUB: Final = ".cmdline\0".encode("utf-16-le")
 
-_BEFORE: Final = ("", "BOOT_IMAGE=")
-"""GRUB measures a line without the word that it hands to the kernel in front of it."""
-
-_AFTER: Final = ("", " initrd=initrd")
-"""OVMF adds this to what QEMU's -append says when there is an -initrd (EDK2, QemuLoadImageLib)."""
+_BOOT_IMAGE: Final = "BOOT_IMAGE="
+"""GRUB measures a line without this, and hands it to the kernel with this in front."""
 
 
 def claims_command_line(event: Event) -> bool:
@@ -36,12 +33,17 @@ def claims_command_line(event: Event) -> bool:
 
 
 def encodings(line: str) -> Iterator[bytes]:
-    """Every way in which *line* is measured by somebody: UTF-8 or UTF-16, with and without a NUL, and what is added."""
-    for before in _BEFORE:
-        for after in _AFTER:
-            for encoding in ("utf-8", "utf-16-le"):
-                for end in ("", "\0"):
-                    yield f"{before}{line}{after}{end}".encode(encoding)
+    """Every way in which somebody measures *line*: UTF-8 or UTF-16, with and without a NUL.
+
+    Also with GRUB's word in front, if the line begins with a path, which the kernel ignores either way: in front of
+    anything else it would take a parameter away.  Nothing else may be added here; ``initrd=initrd``, which OVMF
+    adds to QEMU's -append, elsewhere loads a file that Linux's stub may not measure.
+    """
+    lines = [line, _BOOT_IMAGE + line] if line.startswith(("/", "(")) else [line]
+    for candidate in lines:
+        for encoding in ("utf-8", "utf-16-le"):
+            for end in ("", "\0"):
+                yield f"{candidate}{end}".encode(encoding)
 
 
 def decoded_text(measured: bytes) -> str | None:

@@ -87,13 +87,13 @@ class BootApplications:
         secure_boot = SecureBoot().judge(log)
         if secure_boot.findings:
             return secure_boot
-        events = log.in_pcr(SECURE_BOOT_PCR)
-        separator = max(place for place, event in enumerate(events) if event.number in secure_boot.accepted)
-        authorities = [event for event in events[separator + 1 :] if not _is_level(event)]
+        separator = max(secure_boot.accepted)
+        events = [event for event in log.in_pcr(SECURE_BOOT_PCR) if event.number > separator]
+        authorities = [event for event in events if not _is_level(event)]
         findings = tuple(finding for event in authorities if (finding := self._authority(event)))
         if not authorities:
             findings = (Finding("PCR 7 names nothing that images were checked with", allowed=self.signed_by),)
-        return Judgement(frozenset(event.number for event in events[separator + 1 :]), findings)
+        return Judgement(frozenset(event.number for event in events), findings)
 
     def _authority(self, event: ProvenEvent) -> Finding | None:
         variable = Variable.measured_by(event)

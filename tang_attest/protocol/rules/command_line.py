@@ -88,7 +88,6 @@ class CommandLine:
     def _known(self, log: ProvenLog, lines: list[ProvenEvent]) -> dict[bytes, str]:
         """Digest -> line, of everything we can hash: what is allowed, and what the log itself proves."""
         proven = (text for event in lines if event.measured is not None and (text := _text(event.measured)))
-        # What is allowed comes last, so that it is found where the log's own line differs only in what is added.
         return {log.digest_of(data): line for line in (*proven, *self.equals) for data in encodings(line)}
 
     def _judge(self, event: ProvenEvent, line: str | None) -> Finding | None:

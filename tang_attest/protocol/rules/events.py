@@ -68,6 +68,9 @@ class Files:
 class Allowed:
     """One kind of event: by its digest, by what was measured as text, or as an EFI variable of any value.
 
+    A variable counts only before the first separator of its PCR.  Behind it, firmware and shim measure under the
+    same names (``db``) with which entry of a variable they checked an image.
+
     ``type`` narrows it to events that claim this type; it proves nothing.
     """
 
@@ -118,8 +121,8 @@ class _Facts(NamedTuple):
     text: str | None
 
     @classmethod
-    def of(cls, event: ProvenEvent, bank: str) -> _Facts:
-        variable = Variable.measured_by(event)
+    def of(cls, event: ProvenEvent, bank: str, *, early: bool) -> _Facts:
+        variable = Variable.measured_by(event) if early else None
         text = decoded_text(event.measured) if event.measured is not None else None
         return cls(
             event.event.type,
@@ -161,7 +164,14 @@ class Events:
 
     def judge(self, log: ProvenLog) -> Judgement:
         """The events it accepts and what it found; the class says when it passes."""
-        events = [(event.number, _Facts.of(event, log.bank)) for event in log.in_pcr(self.pcr)]
+        start = log.first_separator(self.pcr)
+        events = [
+            (
+                event.number,
+                _Facts.of(event, log.bank, early=start is not None and event.number < start.number),
+            )
+            for event in log.in_pcr(self.pcr)
+        ]
         accepted = frozenset(number for number, facts in events if any(e.accepts(facts) for e in self.allow))
         findings = () if accepted else (Finding(f"PCR {self.pcr} has none of the listed events"),)
         return Judgement(accepted, findings)

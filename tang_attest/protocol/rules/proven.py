@@ -107,6 +107,11 @@ class ProvenLog:
         """The events of *pcr* in their order."""
         return tuple(event for event in self.events if event.event.pcr == pcr)
 
+    def first_separator(self, pcr: int) -> ProvenEvent | None:
+        """The first extend of four zero bytes into *pcr*: what comes before it, the firmware measured at its start."""
+        digest = self.digest_of(_SEPARATOR)
+        return next((event for event in self.in_pcr(pcr) if event.digest == digest), None)
+
     def digest_of(self, data: bytes) -> bytes:
         """What *data* is in this bank."""
         return hashlib.new(self.bank, data).digest()

@@ -14,7 +14,6 @@ from tang_attest.protocol.rules.proven import ProvenEvent, ProvenLog
 EFI_GLOBAL: Final = "8be4df61-93ca-11d2-aa0d-00e098032b8c"
 PCR: Final = 7
 
-_SEPARATOR: Final = bytes(4)
 _DEBUGGING: Final = (b"UEFI Debug Mode", b"DMA Protection Disabled")
 """Firmware measures these into PCR 7 when its protection has a hole (PFP, PCR 7 usage)."""
 
@@ -80,21 +79,20 @@ class SecureBoot:
         """The events it accepts and what it found; the class says when it passes."""
         events = log.in_pcr(PCR)
         on, off, harmful = self._digests(log)
-        separator = log.digest_of(_SEPARATOR)
-        start = next((place for place, event in enumerate(events) if event.digest == separator), None)
-        if start is None:
+        separator = log.first_separator(PCR)
+        if separator is None:
             return Judgement(findings=(Finding("PCR 7 has no separator, so the firmware never finished it"),))
         findings = [
             Finding(f"Secure Boot is off: {e.shown}", e, "off", ("on",)) for e in events if e.digest in off
         ]
         findings += [Finding(f"the firmware is open: {e.shown}", e) for e in events if e.digest in harmful]
-        before = events[:start]
+        before = [event for event in events if event.number < separator.number]
         findings += [finding for event in before if (finding := self._unknown(event))]
         if [event.digest for event in before].count(on) != 1 or [e.digest for e in events].count(on) != 1:
             what = "PCR 7 does not prove exactly one SecureBoot = 1 before its separator"
             findings.append(Finding(what, found="nothing or more", allowed=("on",)))
-        accepted = {event.number for event in before if event.digest == on} | {events[start].number}
-        return Judgement(frozenset(accepted), tuple(findings))
+        accepted = {event.number for event in before if event.digest == on}
+        return Judgement(frozenset({*accepted, separator.number}), tuple(findings))
 
     @staticmethod
     def _unknown(event: ProvenEvent) -> Finding | None:
