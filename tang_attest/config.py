@@ -40,6 +40,9 @@ class Settings(BaseModel):
     tls_key: Path | None = Field(None, description="PEM private key of the certificate.")
     plain_tang: bool = Field(False, description="Answer open keys without evidence, as tangd does.")
     tang_dir: Path | None = Field(None, description="Tang key directory that plain Tang serves.")
+    admin_api: bool = Field(
+        False, description="Answer the admin API below /admin/v1; over TLS, or to this host itself."
+    )
     challenge_ttl: int = Field(
         120, ge=5, le=3600, description="Seconds in which a challenge has to be answered."
     )

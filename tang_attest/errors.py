@@ -74,6 +74,13 @@ ACTIONS: Final[dict[str, str]] = {
     "ek-unsupported": "Use an RSA 2048, P-256 or P-384 endorsement key of the TCG EK Credential Profile.",
     "ek-untrusted": "Add the TPM vendor's root with 'tang-attest ek-root add', or issue a token with --allow-unverified-ek.",
     "activation-failed": "Check that the AK and the EK live in the same TPM.",
+    # --- the admin API ----------------------------------------------------------------------------------------
+    "admin-token-invalid": "Send a token made with 'tang-attest admin-token create' that is neither expired nor revoked.",
+    "transport-insecure": "Use https, with tls_certificate or a proxy on the server's host; then replace the token, which was sent in the clear.",
+    "scope-missing": "Use a token that has the scope; 'tang-attest admin-token list' shows who has which.",
+    "policy-not-granted": "Use a token that is for this policy, or one that is not limited to policies.",
+    "method-not-allowed": "Use a method that the answer's Allow header names; /admin/v1/openapi.json has them all.",
+    "media-type-unsupported": "Send the body as /admin/v1/openapi.json describes it, with its Content-Type.",
     # --- the operator's commands and settings -----------------------------------------------------------------
     "selection-invalid": "Name a SHA-2 bank and PCRs 0 to 23, such as sha256:0,2,4,7; 16 and 23 are resettable.",
     "values-invalid": "Give one value of the bank's size for each PCR of the policy's selection.",

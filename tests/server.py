@@ -21,6 +21,8 @@ from tang_attest.protocol.enrollment import activation_proof, enrollment_digest
 from tang_attest.protocol.exchange import ExchangeKey
 from tang_attest.protocol.pcr import Selection
 from tang_attest.protocol.tpm import parse_ak
+from tang_attest.service.admin_tokens import AdminTokens
+from tang_attest.service.administration import Administration
 from tang_attest.service.announce import Announce
 from tang_attest.service.caller import Author
 from tang_attest.service.enroll import Enroll
@@ -29,6 +31,7 @@ from tang_attest.service.registry import Registry, TokenTerms
 from tang_attest.service.server_keys import ServerKeys
 from tang_attest.service.unlock import Unlock
 from tang_attest.store import open_store
+from tang_attest.web.admin_routes import AdminRoutes
 from tang_attest.web.app import Site, make_app
 from tang_attest.web.attest_routes import AttestRoutes
 from tests.attester import Attester, members
@@ -76,7 +79,10 @@ class Server:
             Announce(self.store, self.clock, random, nonce_key, 120),
             self.keys,
         )
-        site = Site(routes, self.keys, self.keys if self.plain_tang else None, self.executor, self.endpoint)
+        plain = self.keys if self.plain_tang else None
+        self.admin_tokens = AdminTokens(self.store, self.clock, random, Author.operator("tester"))
+        admin = AdminRoutes(self.admin_tokens, Administration(self.store, self.clock), self.endpoint)
+        site = Site(routes, self.keys, plain, self.executor, self.endpoint, admin)
         self.client = TestClient(TestServer(make_app(site)))
         await self.client.start_server()
         return self

@@ -19,6 +19,7 @@ class LazyGroup(click.Group):
 
     #: command -> "module:attribute"
     commands_by_name: ClassVar[Mapping[str, str]] = {
+        "admin-token": "tang_attest.cli.admin_token:admin_token",
         "approve": "tang_attest.cli.observation:approve",
         "audit": "tang_attest.cli.audit:audit",
         "checkquote": "tang_attest.cli.checkquote:checkquote",

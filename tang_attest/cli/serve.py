@@ -21,11 +21,13 @@ from tang_attest.cli.state import State, SystemClock, SystemRandomness, opened
 from tang_attest.config import Settings, load_settings
 from tang_attest.errors import Malformed, NotFound, TangAttestError
 from tang_attest.keys.tang_dir import TangDirectory
+from tang_attest.service.administration import Administration
 from tang_attest.service.announce import Announce
 from tang_attest.service.enroll import Enroll
 from tang_attest.service.server_keys import MergedKeys, ServerKeys
 from tang_attest.service.unlock import Unlock
 from tang_attest.web import runner
+from tang_attest.web.admin_routes import AdminRoutes
 from tang_attest.web.app import Site, make_app
 from tang_attest.web.attest_routes import AttestRoutes
 from tang_attest.web.tls import server_context
@@ -69,6 +71,7 @@ _path = click.Path(path_type=Path)
 @_option("--tls-key", type=_path)
 @_option("--plain-tang", is_flag=True)
 @_option("--tang-dir", type=_path)
+@_option("--admin-api", is_flag=True)
 @_option("--challenge-ttl", type=int)
 @_option("--enroll-ttl", type=int)
 @_option("--log-format")
@@ -146,7 +149,9 @@ async def _site(settings: Settings) -> AsyncIterator[Site]:
         own = ServerKeys(state.store, state.sealed, SystemClock(), "server", open_keys=settings.plain_tang)
         keys = MergedKeys(directory, own) if directory is not None else own
         plain = keys if settings.plain_tang else None
-        yield Site(_attest_routes(settings, state, own, executor), keys, plain, executor, settings.endpoint)
+        admin = _admin_routes(settings, state) if settings.admin_api else None
+        attest = _attest_routes(settings, state, own, executor)
+        yield Site(attest, keys, plain, executor, settings.endpoint, admin)
 
 
 def _attest_routes(settings: Settings, state: State, keys: ServerKeys, executor: Executor) -> AttestRoutes:
@@ -158,6 +163,10 @@ def _attest_routes(settings: Settings, state: State, keys: ServerKeys, executor:
         Announce(state.store, clock, random, nonce_key, settings.challenge_ttl),
         keys,
     )
+
+
+def _admin_routes(settings: Settings, state: State) -> AdminRoutes:
+    return AdminRoutes(state.admin_tokens, Administration(state.store, SystemClock()), settings.endpoint)
 
 
 async def _sweep(state: State) -> None:

@@ -16,6 +16,8 @@ from tang_attest.errors import Malformed, NotFound, TangAttestError, Unavailable
 from tang_attest.service.caller import Caller
 from tang_attest.service.plain_tang import KeySetProvider, current_keys
 from tang_attest.web import tang_routes
+from tang_attest.web.admin_routes import PREFIX as ADMIN_PREFIX
+from tang_attest.web.admin_routes import AdminRoutes
 from tang_attest.web.attest_routes import AttestRoutes
 from tang_attest.web.problems import CODE, problem
 from tang_attest.web.tang_routes import handle_adv, handle_rec
@@ -34,7 +36,8 @@ _Handler = Callable[[web.Request, Caller], Awaitable[web.StreamResponse]]
 class Site:
     """What is served.
 
-    ``attest`` are the attested routes, or ``None`` for a mere tangd; ``advertised`` the keys that ``/adv`` shows;
+    ``attest`` are the attested routes, or ``None`` for a mere tangd; ``admin`` the admin API, if it is on here;
+    ``advertised`` the keys that ``/adv`` shows;
     ``plain`` the keys that answer without evidence, or ``None`` (the default) when none does.  ``endpoint`` is a
     path before every route; exchanges run in ``executor``.
     """
@@ -44,6 +47,7 @@ class Site:
     plain: KeySetProvider | None
     executor: Executor
     endpoint: str = ""
+    admin: AdminRoutes | None = None
 
 
 _ABOUT_KEY: Final = re.compile(r"/attest/(adv|announce)/([0-9A-Za-z_-]+)")
@@ -92,9 +96,15 @@ async def _respond(site: Site, request: web.Request, caller: Caller) -> web.Stre
 
 
 async def _route(site: Site, request: web.Request, caller: Caller) -> web.StreamResponse:
-    target = request.raw_path
+    target, admin_prefix = request.raw_path, f"{site.endpoint}{ADMIN_PREFIX}"
+    if site.admin is not None and target.startswith(f"{admin_prefix}/"):
+        return await site.admin.answer(request, target.removeprefix(admin_prefix), caller)
     if site.attest is not None and target.startswith(f"{site.endpoint}/attest/"):
         return await _attest(site.attest, request, target.removeprefix(site.endpoint), caller)
+    return await _tang(site, request, target, caller)
+
+
+async def _tang(site: Site, request: web.Request, target: str, caller: Caller) -> web.StreamResponse:
     route = tang_routes.match(request.method, target, site.endpoint)
     if isinstance(route, int):
         return web.Response(status=route)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from aiohttp import web
@@ -16,6 +16,7 @@ from tang_attest.protocol.policy import differing_pcrs
 CODE: Final = web.ResponseKey("code", str)
 
 _STATUS_BY_CODE: Final[Mapping[str, int]] = {
+    "admin-token-invalid": 401,
     "evidence-required": 401,
     "nonce-expired": 401,
     "nonce-used": 403,
@@ -23,7 +24,9 @@ _STATUS_BY_CODE: Final[Mapping[str, int]] = {
     "token-used": 403,
     "state-retired": 403,
     "state-used-up": 403,
+    "method-not-allowed": 405,
     "request-too-large": 413,
+    "media-type-unsupported": 415,
     "internal": 500,
 }
 _STATUS_BY_CLASS: Final[tuple[tuple[type[TangAttestError], int, str], ...]] = (
@@ -33,6 +36,14 @@ _STATUS_BY_CLASS: Final[tuple[tuple[type[TangAttestError], int, str], ...]] = (
     (Conflict, 409, "Conflict"),
     (Unavailable, 503, "Unavailable"),
 )
+
+
+class MethodNotAllowed(Malformed):
+    """The address exists; ``allowed`` are its methods."""
+
+    def __init__(self, method: str, allowed: Sequence[str]) -> None:
+        self.allowed = tuple(allowed)
+        super().__init__("method-not-allowed", f"{method[:16]} is no method of this address.")
 
 
 def status_of(error: TangAttestError) -> int:
@@ -59,7 +70,9 @@ def problem(error: TangAttestError, request_id: str, challenge: Challenge | None
     if challenge is not None:
         body["challenge"] = challenge_json(challenge)
     if status == 401:
-        headers["WWW-Authenticate"] = "TPM2-Quote"
+        headers["WWW-Authenticate"] = "Bearer" if error.code == "admin-token-invalid" else "TPM2-Quote"
+    if isinstance(error, MethodNotAllowed):
+        headers["Allow"] = ", ".join(error.allowed)
     response = web.Response(
         status=status,
         body=json.dumps(body, separators=(",", ":")).encode(),
