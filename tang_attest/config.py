@@ -46,6 +46,12 @@ class Settings(BaseModel):
     challenge_ttl: int = Field(
         120, ge=5, le=3600, description="Seconds in which a challenge has to be answered."
     )
+    hook_dir: Path | None = Field(
+        None, description="Directory of the programs that policies may name as hook:NAME."
+    )
+    webhook_secret: Path | None = Field(
+        None, description="File with the secret that signs webhooks; 16 bytes or more."
+    )
     enroll_ttl: int = Field(
         300, ge=5, le=3600, description="Seconds in which an enrollment has to be finished."
     )
@@ -54,7 +60,9 @@ class Settings(BaseModel):
         "info", description="The least that is logged."
     )
 
-    @field_validator("state", "port_file", "tls_certificate", "tls_key", "tang_dir")
+    @field_validator(
+        "state", "port_file", "tls_certificate", "tls_key", "tang_dir", "hook_dir", "webhook_secret"
+    )
     @classmethod
     def _no_empty_path(cls, value: Path | None) -> Path | None:
         if value is not None and str(value) in ("", "."):

@@ -99,6 +99,8 @@ ACTIONS: Final[dict[str, str]] = {
     "state-exists": "Use the existing state directory, or name an empty one.",
     "file-unreadable": "Check the path and the permissions.",
     "document-invalid": "Correct the named line; the file is YAML or JSON without anchors, aliases and tags.",
+    "hook-failed": "Run the hook by hand, with the JSON of the audit record on its stdin; 'serve --hook-dir' says where it is.",
+    "webhook-failed": "Check the URL, and the file of 'serve --webhook-secret'; the history has what was not told.",
     "rules-invalid": "Correct the named rule; docs/rules.md describes them all.",
     "eventlog-bank-missing": "Name a bank that the firmware logs; 'tang-attest eventlog FILE' lists them.",
     "eventlog-malformed": "Copy the log again from /sys/kernel/security/tpm0/binary_bios_measurements.",

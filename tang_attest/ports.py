@@ -13,11 +13,15 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Protocol
 
+from tang_attest.protocol.conditions import Conditions
 from tang_attest.protocol.exchange import ExchangeKey
 from tang_attest.protocol.pcr import PcrValues, Selection
 from tang_attest.protocol.policy import ReferencePolicy
+from tang_attest.protocol.policy_change import PolicyChange
 from tang_attest.protocol.reference_state import Life, ReferenceState
+from tang_attest.protocol.rollout import Rollout, RolloutOutcome, Status
 from tang_attest.protocol.tpm import ClockInfo
+from tang_attest.protocol.verification import Outcome
 
 
 class Clock(Protocol):
@@ -80,6 +84,40 @@ class Learning:
     stable: Mapping[int, bytes]
 
 
+@dataclass(frozen=True, slots=True)
+class Suspension:
+    """Why a device's exchange keys answer nobody; ``by`` is an audit actor."""
+
+    at: datetime
+    by: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Standing:
+    """How the verification of a running machine stands.
+
+    ``since`` is when ``outcome`` and ``code`` became what they are, ``answered_at`` when the running system last gave
+    authentic evidence, ``verified_at`` when evidence was last good (a permitted unlock is), ``wanted_at`` when an
+    operator asked for a round that has not been.
+    """
+
+    outcome: Outcome | None = None
+    code: str | None = None
+    since: datetime | None = None
+    answered_at: datetime | None = None
+    verified_at: datetime | None = None
+    wanted_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Reach:
+    """A TPM that this machine can ask itself: a TCTI, such as a virtual machine's, and the AK's handle there."""
+
+    tcti: str
+    ak_handle: str
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NewDevice:
     """A machine as it is added.
@@ -104,6 +142,8 @@ class NewDevice:
     clock: ClockInfo | None = None
     learning: Learning | None = None
     opened_reset_count: int | None = None
+    labels: tuple[str, ...] = ()
+    reach: Reach | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,7 +151,9 @@ class Device(NewDevice):
     """A registered machine.
 
     ``kids`` are its exchange keys, newest first; ``last_state`` the label of the reference state that its last
-    permitted unlock met, ``labels`` words that rollouts and listings choose by, ``grade`` what
+    permitted unlock met, ``running_policy`` the policy it is verified against while it runs (none: its own, capped),
+    ``allowed_until`` the end of a person's word that it may unlock, ``labels`` words that rollouts and listings choose
+    by, ``grade`` what
     :mod:`tang_attest.protocol.grade` says of its newest evidence, ``evidence_digest`` that evidence's
     :meth:`Snapshot.digest`.
     """
@@ -121,10 +163,13 @@ class Device(NewDevice):
     last_seen_at: datetime | None = None
     last_code: str | None = None
     last_state: str | None = None
-    labels: tuple[str, ...] = ()
     grade: Mapping[str, object] | None = None
     evidence_digest: bytes | None = None
     kids: tuple[str, ...] = ()
+    running_policy: str | None = None
+    suspension: Suspension | None = None
+    allowed_until: datetime | None = None
+    standing: Standing = Standing()
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,11 +191,16 @@ class SealedKey:
 
 @dataclass(frozen=True, slots=True)
 class BoundKey:
-    """An exchange key and whom it serves: a device under its policy, or (open key, plain Tang) anybody."""
+    """An exchange key and whom it serves: a device under its policy, or (open key, plain Tang) anybody.
+
+    ``rollout`` is the policy's that is not over, ``outcome`` how the device fared under it.
+    """
 
     key: SealedKey
     device: Device | None
     policy: ReferencePolicy | None
+    rollout: Rollout | None = None
+    outcome: RolloutOutcome | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,6 +223,7 @@ class Token:
     allow_unverified_ek: bool
     force: bool
     learn_for_s: int
+    labels: tuple[str, ...] = ()
     used_at: datetime | None = None
 
 
@@ -223,6 +274,25 @@ class LastEvidence:
 
 
 @dataclass(frozen=True, slots=True)
+class PastVerification:
+    """How a round of verification ended; of rounds that end alike only the first is kept, and those asked for."""
+
+    device: str
+    at: datetime
+    outcome: Outcome
+    code: str
+    details: Mapping[str, object]
+
+
+@dataclass(frozen=True, slots=True)
+class Watched:
+    """A policy whose machines are verified continuously, or that has other conditions."""
+
+    policy: str
+    conditions: Conditions
+
+
+@dataclass(frozen=True, slots=True)
 class EkRoot:
     """A trust anchor for EK certificates: DER, its SHA-256 in hex, and the operator's label."""
 
@@ -236,12 +306,32 @@ class EkRoot:
 
 
 @dataclass(frozen=True, slots=True)
+class RolloutResult:
+    """How one device fared under a rollout: ``about`` is the state that permitted, or the code of the refusal."""
+
+    rollout: Rollout
+    outcome: RolloutOutcome
+    about: str
+
+
+@dataclass(frozen=True, slots=True)
+class RolloutDevice:
+    """A device that passed under a rollout or was refused; see :class:`RolloutResult`."""
+
+    device: str
+    outcome: RolloutOutcome
+    about: str
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True)
 class Decision:
     """Everything one appraisal writes, in one transaction.
 
     ``nonce_digest`` is the SHA-256 of the nonce's text; ``clock`` the clock of the (authentic) quote; ``met`` the
     state that permitted it; ``observation`` a refused quote; ``learned`` the state that an armed learning use made;
-    ``evidence`` what was quoted, when it is not what the store has of this device already.
+    ``evidence`` what was quoted, when it is not what the store has of this device already; ``rollout`` what this says
+    about the rollout of its policy, when it says something new.
     """
 
     device_id: int
@@ -254,6 +344,44 @@ class Decision:
     learned: ReferenceState | None = None
     evidence: Snapshot | None = None
     grade: Mapping[str, object] | None = None
+    rollout: RolloutResult | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verification:
+    """Everything one round of verification writes, in one transaction.
+
+    ``clock`` is that of the authentic quote, and ``None`` without one that may move the device's; then the round is
+    written only if nothing authentic came since ``silent_since``.  ``suspend`` is what the policy wants to happen now,
+    ``notify`` the ``hook:NAME`` and ``webhook:URL`` to tell when this changes how the device stands.
+    """
+
+    device_id: int
+    at: datetime
+    outcome: Outcome
+    code: str
+    details: Mapping[str, object]
+    clock: ClockInfo | None = None
+    silent_since: datetime | None = None
+    suspend: Suspension | None = None
+    notify: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Notification:
+    """Somebody to tell: ``action`` is ``hook:NAME`` or ``webhook:URL``, ``body`` JSON-compatible."""
+
+    id: int
+    action: str
+    body: Mapping[str, object]
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What a :class:`Verification` changed: the outcome or its code, and whether the device was suspended now."""
+
+    outcome: bool
+    suspended: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -290,12 +418,34 @@ class Store(Protocol):
 
         Raises ``nonce-used`` (nothing but an audit entry of the second use is written), ``clock-backwards``
         when newer evidence of the device was written meanwhile, ``key-unknown`` when the device is gone,
+        ``device-suspended`` when it was suspended meanwhile (unless the decision is a refusal anyway),
         ``pcr-mismatch`` when the one learning use was taken meanwhile, and ``state-retired`` or ``state-used-up``
-        when the state it met does not count any more; of these the caller writes the audit.
+        when the state it met does not count any more, and ``state-not-rolled-out`` when it counted only by a rollout
+        that was stopped meanwhile; of these the caller writes the audit.
+
+        The refusal that passes a rollout's limit stops it here, with an audit entry of the actor ``server``.
         """
 
     async def audit(self, entry: AuditEntry) -> None:
         """Append one entry."""
+
+    async def verify(self, verification: Verification) -> Change | None:
+        """Write the end of a round; ``None`` when evidence came since ``silent_since``.
+
+        Raises ``clock-backwards`` when newer evidence was written meanwhile, ``key-unknown`` when the device is gone.
+        """
+
+    async def wanted(self) -> Sequence[str]:
+        """The newest kid of each device that an operator wants to have verified now."""
+
+    async def silent(self, policy: str, before: datetime, limit: int) -> Sequence[Device]:
+        """Devices of *policy*, not known as unreachable, whose running system gave no evidence since *before*."""
+
+    async def take_notifications(self, limit: int) -> Sequence[Notification]:
+        """The oldest that wait; they are taken away, so that nobody else tells them too."""
+
+    async def list_watched(self) -> Sequence[Watched]:
+        """Policies that have conditions, by name."""
 
     async def find_token(self, digest: bytes) -> Token | None:
         """The token whose text has this SHA-256."""
@@ -326,8 +476,13 @@ class Store(Protocol):
     async def revoke_admin_token(self, name: str, audit: AuditEntry) -> None:
         """Revoke an admin token for good, at the entry's time.  Raises ``not-found``, also when it was revoked before."""
 
-    async def add_device(self, device: NewDevice, policy: str, key: SealedKey, audit: AuditEntry) -> Device:
-        """Add a registered device with its key.  Raises ``name-taken``, ``device-exists``, ``not-found`` (policy)."""
+    async def add_device(
+        self, device: NewDevice, policy: str | ReferencePolicy, key: SealedKey, audit: AuditEntry
+    ) -> Device:
+        """Add a registered device with its key, under an existing policy or one that is made for it.
+
+        Raises ``name-taken``, ``device-exists``, ``not-found`` (policy).
+        """
 
     async def list_devices(self) -> Sequence[Device]:
         """Every device, by name."""
@@ -357,6 +512,72 @@ class Store(Protocol):
 
     async def trust_predictions(self, policy: str, trusted: bool, audit: AuditEntry) -> None:
         """Whether announced values count at once.  Raises ``not-found``."""
+
+    async def set_conditions(self, policy: str, conditions: Conditions, audit: AuditEntry) -> None:
+        """Replace a policy's conditions.  Raises ``not-found``."""
+
+    async def suspend_device(self, name: str, suspension: Suspension, audit: AuditEntry) -> None:
+        """Let the device's keys answer nobody.  Raises ``not-found``, ``device-suspended``."""
+
+    async def resume_device(self, name: str, audit: AuditEntry) -> None:
+        """Let them answer again.  Raises ``not-found``, ``not-suspended``."""
+
+    async def allow_device(self, name: str, until: datetime, audit: AuditEntry) -> None:
+        """A person's word that it may unlock.  Raises ``not-found``."""
+
+    async def want_verification(self, name: str, at: datetime | None) -> None:
+        """Ask (or with ``None`` no longer ask) whoever holds the device's agent for a round.  Raises ``not-found``."""
+
+    async def set_running_policy(self, device: str, policy: str | None, audit: AuditEntry) -> None:
+        """What the device is verified against while it runs.  Raises ``not-found`` (either)."""
+
+    async def record_running(self, device: str, policy: ReferencePolicy, audit: AuditEntry) -> None:
+        """Make *policy*, and verify the device against it; it goes when the device goes.  Raises ``name-taken``."""
+
+    async def list_verifications(self, device: str, limit: int = 100) -> Sequence[PastVerification]:
+        """The newest first; also of a device that was removed."""
+
+    async def change_policy(
+        self, policy: str, change: PolicyChange, states: Sequence[ReferenceState], audit: AuditEntry
+    ) -> None:
+        """Apply *change*, whose added states are *states*, for everybody.
+
+        Raises ``not-found`` (policy, retired state), ``name-taken`` (added state), ``state-changed`` (retired already).
+        """
+
+    async def start_rollout(
+        self, rollout: Rollout, states: Sequence[ReferenceState], audit: AuditEntry
+    ) -> None:
+        """Add *rollout* with its *states*.
+
+        Raises ``not-found`` (policy), ``name-taken`` (rollout, state), ``rollout-unfinished`` when the policy has one
+        that is not over.
+        """
+
+    async def get_rollout(self, policy: str) -> Rollout | None:
+        """The newest rollout of *policy*, over or not.  Raises ``not-found`` (policy)."""
+
+    async def list_rollout_devices(self, rollout_id: int) -> Sequence[RolloutDevice]:
+        """Who passed under a rollout or was refused, by name."""
+
+    async def widen_rollout(self, rollout: Rollout, share: int, audit: AuditEntry) -> None:
+        """Raise the share of a running rollout.  Raises ``rollout-changed`` unless it runs with a smaller one."""
+
+    async def move_rollout(self, rollout: Rollout, to: Status, why: str | None, audit: AuditEntry) -> None:
+        """Move *rollout* from the status it has *to* another, at the time and by the actor of *audit*.
+
+        Running again forgets who was refused.  Finished, its change counts for everybody; abandoned, for nobody:
+        its states are retired.  Raises ``rollout-changed`` when it has another status meanwhile.
+        """
+
+    async def label_devices(
+        self,
+        names: Sequence[str],
+        add: Collection[str],
+        remove: Collection[str],
+        audits: Sequence[AuditEntry],
+    ) -> None:
+        """Add and remove labels, for all of *names* or none.  Raises ``not-found``."""
 
     async def list_evidence(self, policy: str) -> Sequence[LastEvidence]:
         """What each device of a policy last quoted, by name; without its event log."""
@@ -407,6 +628,13 @@ class Store(Protocol):
 
     async def close(self) -> None:
         """Finish what is under way and release the database."""
+
+
+class Courier(Protocol):
+    """Tells programs and web servers."""
+
+    async def deliver(self, action: str, body: bytes) -> None:
+        """Give *body* (JSON) to *action* (``hook:NAME``, ``webhook:URL``).  Raises :class:`Unavailable`."""
 
 
 class KeyStore(Protocol):

@@ -23,13 +23,17 @@ from tang_attest.protocol.pcr import Selection
 from tang_attest.protocol.tpm import parse_ak
 from tang_attest.service.admin_tokens import AdminTokens
 from tang_attest.service.administration import Administration
+from tang_attest.service.agents import Agents
 from tang_attest.service.announce import Announce
 from tang_attest.service.caller import Author
 from tang_attest.service.enroll import Enroll
+from tang_attest.service.polls import Polls
 from tang_attest.service.reference_values import ReferenceValues
 from tang_attest.service.registry import Registry, TokenTerms
 from tang_attest.service.server_keys import ServerKeys
 from tang_attest.service.unlock import Unlock
+from tang_attest.service.verify import Verify
+from tang_attest.service.watching import Watching
 from tang_attest.store import open_store
 from tang_attest.web.admin_routes import AdminRoutes
 from tang_attest.web.app import Site, make_app
@@ -73,10 +77,14 @@ class Server:
         self.thp = await self.keys.create_signing_key()
         nonce_key = self.secret.derive("nonce")
         self.executor = ThreadPoolExecutor(2)
+        self.polls = Polls()
+        self.verify = Verify(self.store, self.clock, random, nonce_key, 120)
+        self.watching = Watching(self.store, self.verify, self.polls, self.clock)
         routes = AttestRoutes(
             Unlock(self.store, self.sealed, self.clock, random, nonce_key, 120, self.executor),
             Enroll(self.store, self.sealed, SessionBox(self.secret), self.clock, random, nonce_key, 300),
             Announce(self.store, self.clock, random, nonce_key, 120),
+            Agents(self.store, self.verify, self.polls, self.clock, random, nonce_key, hold_s=5),
             self.keys,
         )
         plain = self.keys if self.plain_tang else None

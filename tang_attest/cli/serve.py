@@ -18,12 +18,15 @@ import structlog
 
 from tang_attest import log
 from tang_attest.cli.state import State, SystemClock, SystemRandomness, opened
+from tang_attest.cli.watching import watch
 from tang_attest.config import Settings, load_settings
 from tang_attest.errors import Malformed, NotFound, TangAttestError
 from tang_attest.keys.tang_dir import TangDirectory
 from tang_attest.service.administration import Administration
+from tang_attest.service.agents import Agents
 from tang_attest.service.announce import Announce
 from tang_attest.service.enroll import Enroll
+from tang_attest.service.polls import Polls
 from tang_attest.service.server_keys import MergedKeys, ServerKeys
 from tang_attest.service.unlock import Unlock
 from tang_attest.web import runner
@@ -72,6 +75,8 @@ _path = click.Path(path_type=Path)
 @_option("--plain-tang", is_flag=True)
 @_option("--tang-dir", type=_path)
 @_option("--admin-api", is_flag=True)
+@_option("--hook-dir", type=_path)
+@_option("--webhook-secret", type=_path)
 @_option("--challenge-ttl", type=int)
 @_option("--enroll-ttl", type=int)
 @_option("--log-format")
@@ -109,7 +114,9 @@ async def _serve(settings: Settings, tls: ssl.SSLContext | None) -> None:
     loop = asyncio.get_running_loop()
     for name in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(name, stop.set)
-    async with _site(settings) as site:
+    polls = Polls()
+    release = asyncio.create_task(_release(stop, polls))
+    async with _site(settings, polls) as site:
 
         def listening(port: int) -> None:
             if settings.port_file is not None:
@@ -124,11 +131,18 @@ async def _serve(settings: Settings, tls: ssl.SSLContext | None) -> None:
             )
 
         await runner.run(make_app(site), settings.host, settings.port, tls, listening, stop)
+    release.cancel()
     _log.info("stopped")
 
 
+async def _release(stop: asyncio.Event, polls: Polls) -> None:
+    """Requests of agents are held for most of a minute: they are not waited for."""
+    await stop.wait()
+    polls.close()
+
+
 @asynccontextmanager
-async def _site(settings: Settings) -> AsyncIterator[Site]:
+async def _site(settings: Settings, polls: Polls) -> AsyncIterator[Site]:
     """What *settings* say is served, with the state open for as long."""
     if settings.tang_dir is not None and not settings.tang_dir.is_dir():
         raise Malformed("setting-invalid", f"Setting tang_dir: {settings.tang_dir} is not a directory.")
@@ -150,17 +164,21 @@ async def _site(settings: Settings) -> AsyncIterator[Site]:
         keys = MergedKeys(directory, own) if directory is not None else own
         plain = keys if settings.plain_tang else None
         admin = _admin_routes(settings, state) if settings.admin_api else None
-        attest = _attest_routes(settings, state, own, executor)
+        agents = watch(settings, state, polls, stack)
+        attest = _attest_routes(settings, state, agents, own, executor)
         yield Site(attest, keys, plain, executor, settings.endpoint, admin)
 
 
-def _attest_routes(settings: Settings, state: State, keys: ServerKeys, executor: Executor) -> AttestRoutes:
+def _attest_routes(
+    settings: Settings, state: State, agents: Agents, keys: ServerKeys, executor: Executor
+) -> AttestRoutes:
     clock, random = SystemClock(), SystemRandomness()
     nonce_key = state.secret.derive("nonce")
     return AttestRoutes(
         Unlock(state.store, state.sealed, clock, random, nonce_key, settings.challenge_ttl, executor),
         Enroll(state.store, state.sealed, state.sessions, clock, random, nonce_key, settings.enroll_ttl),
         Announce(state.store, clock, random, nonce_key, settings.challenge_ttl),
+        agents,
         keys,
     )
 

@@ -27,11 +27,14 @@ CLOCK_SKEW_MS: Final = 5_000
 
 
 class Purpose(StrEnum):
-    """What evidence is for.  Evidence for one purpose is never good for another."""
+    """What a nonce, and with it evidence, is for.  One for one purpose is never good for another."""
 
     UNLOCK = "unlock"
     ENROLL = "enroll"
     ANNOUNCE = "announce"
+    VERIFY = "verify"
+    #: Not for evidence: what an agent that gave some shows, so that its requests are held.
+    POLL = "poll"
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,3 +103,8 @@ def announce_digest(nonce: str, kid: str, values: bytes, label: str) -> bytes:
     return hashlib.sha256(
         f"tang-attest/v1 announce\n{nonce}\n{kid}\n{announced}\n{label}\n".encode()
     ).digest()
+
+
+def verify_digest(nonce: str, kid: str) -> bytes:
+    """The qualifying data of a running machine's quote: 32 bytes (docs/protocol.md, 6)."""
+    return hashlib.sha256(f"tang-attest/v1 verify\n{nonce}\n{kid}\n".encode()).digest()

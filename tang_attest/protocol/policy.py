@@ -6,11 +6,12 @@ and :func:`tang_attest.protocol.exchange.respond` takes nothing else.  An empty 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Final
 
 from tang_attest.errors import Malformed, Reason, Refused
+from tang_attest.protocol.conditions import Conditions
 from tang_attest.protocol.pcr import PcrValues, Selection
 from tang_attest.protocol.quote import VerifiedQuote
 from tang_attest.protocol.reference_state import ReferenceState
@@ -48,6 +49,7 @@ class ReferencePolicy:
     cap_pcr: int
     states: tuple[ReferenceState, ...]
     trust_predictions: bool = False
+    conditions: Conditions = field(default_factory=Conditions)
 
     def appraise(self, quote: VerifiedQuote, now: datetime) -> Permit:
         """(12) The policy: permit, or raise :class:`Refused` with every PCR that differs from the nearest state.

@@ -28,6 +28,7 @@ from tang_attest.protocol.reference_state import (
 from tang_attest.service.caller import Caller
 from tang_attest.service.device_keys import DeviceKey, find_device_key
 from tang_attest.service.reference_values import describe_state
+from tang_attest.service.suspension import check_not_suspended
 from tang_attest.service.unlock import enrolled_device
 
 #: Announced states of one policy that wait or were never booted; a machine cannot fill the operator's list.
@@ -78,6 +79,7 @@ class Announce:
         )
         try:
             expires_ms, quote = self._verify(bound, announcement, evidence, now)
+            check_not_suspended(bound.device)
             _check_approved(bound.policy, quote, now)
             state = _announced(bound, announcement, now)
             known = _known(bound, state)

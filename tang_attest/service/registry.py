@@ -5,18 +5,37 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from tang_attest.errors import Malformed
-from tang_attest.ports import AuditEntry, Clock, Device, EkRoot, KeyStore, NewDevice, Randomness, Store, Token
+from tang_attest.ports import (
+    AuditEntry,
+    Clock,
+    Device,
+    EkRoot,
+    KeyStore,
+    NewDevice,
+    Randomness,
+    Reach,
+    Store,
+    Suspension,
+    Token,
+)
 from tang_attest.protocol.base64url import b64u
+from tang_attest.protocol.conditions import Conditions
 from tang_attest.protocol.endorsement import parse_roots
 from tang_attest.protocol.enrollment import check_name
 from tang_attest.protocol.labels import check_labels
 from tang_attest.protocol.pcr import Selection
 from tang_attest.protocol.points import DEFAULT_CURVE
-from tang_attest.protocol.policy import check_policy_selection
+from tang_attest.protocol.policy import (
+    DEFAULT_CAP_PCR,
+    DEFAULT_SELECTION,
+    ReferencePolicy,
+    check_policy_selection,
+)
 from tang_attest.protocol.tpm import AttestationKey
+from tang_attest.protocol.verification import check_reach
 from tang_attest.service.enroll import token_digest
 
 
@@ -79,8 +98,21 @@ class Registry:
         await self._store.add_token(token, self._entry("token create", terms.name, details))
         return text, token
 
-    async def register(self, name: str, ak: AttestationKey, policy: str) -> Device:
-        """Add a machine whose AK the operator brought himself: nothing proves which TPM holds it."""
+    async def register(
+        self,
+        name: str,
+        ak: AttestationKey,
+        policy: str | None,
+        *,
+        reach: Reach | None = None,
+        selection: Selection | None = None,
+    ) -> Device:
+        """Add a machine whose AK the operator brought himself: nothing proves which TPM holds it.
+
+        Without *policy* it gets an empty one of its own, over *selection*, which goes when it goes.
+        """
+        if reach is not None:
+            check_reach(reach.tcti, reach.ak_handle)
         now, key = self._clock.now(), self._keys.create("exchange", DEFAULT_CURVE, self._clock.now())
         device = NewDevice(
             name=check_name(name),
@@ -95,10 +127,44 @@ class Registry:
             ek_issuer=None,
             origin="registered",
             enrolled_at=now,
+            reach=reach,
         )
+        under: str | ReferencePolicy
+        if policy is not None:
+            under = policy
+        else:
+            chosen = check_policy_selection(selection or Selection.parse(DEFAULT_SELECTION))
+            under = ReferencePolicy(name, chosen, DEFAULT_CAP_PCR, ())
         return await self._store.add_device(
-            device, policy, key, self._entry("device register", name, kid=key.kid)
+            device, under, key, self._entry("device register", name, kid=key.kid)
         )
+
+    async def suspend(self, name: str, reason: str) -> None:
+        """Let a machine's keys answer nobody until :meth:`resume`.  Raises ``not-found``, ``device-suspended``."""
+        suspension = Suspension(self._clock.now(), self._actor, check_reason(reason))
+        entry = self._entry("device suspend", name, {"reason": reason})
+        await self._store.suspend_device(name, suspension, entry)
+
+    async def resume(self, name: str) -> None:
+        """Let them answer again.  Raises ``not-found``, ``not-suspended``."""
+        await self._store.resume_device(name, self._entry("device resume", name))
+
+    async def allow(self, name: str, window: timedelta) -> datetime:
+        """A person's word that a machine may unlock, for as long as *window*; until when.  Raises ``not-found``."""
+        until = self._clock.now() + window
+        entry = self._entry("device allow", name, {"until": until.isoformat()})
+        await self._store.allow_device(name, until, entry)
+        return until
+
+    async def set_running_policy(self, name: str, policy: str | None) -> None:
+        """What a machine is verified against while it runs; ``None``: its own policy, capped.  Raises ``not-found``."""
+        entry = self._entry("device running-policy", name, {"policy": policy})
+        await self._store.set_running_policy(name, policy, entry)
+
+    async def set_conditions(self, policy: str, conditions: Conditions) -> None:
+        """What a policy asks for beside values.  Raises ``not-found``."""
+        details = {"policy": policy, **conditions.as_json()}
+        await self._store.set_conditions(policy, conditions, self._entry("policy conditions", None, details))
 
     async def label(self, names: Sequence[str], add: Sequence[str], remove: Sequence[str]) -> None:
         """Add and remove labels, on all of *names* or none.  Raises ``not-found``, ``request-malformed``."""
@@ -141,3 +207,10 @@ class Registry:
         return AuditEntry(
             self._clock.now(), event, self._actor, "done", device=device, kid=kid, details=details or {}
         )
+
+
+def check_reason(text: str) -> str:
+    """*text*, when it is a reason for the record: 1 to 200 printable characters.  Raises ``request-malformed``."""
+    if not 1 <= len(text) <= 200 or not text.isprintable():
+        raise Malformed("request-malformed", "A reason has 1 to 200 printable characters.")
+    return text

@@ -14,10 +14,20 @@ from collections.abc import Mapping
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Final
 
 from tang_attest.errors import Conflict, Malformed, NotFound, Reason, Refused, TangAttestError
-from tang_attest.ports import AuditEntry, Clock, Decision, Device, KeyStore, Randomness, Snapshot, Store
+from tang_attest.ports import (
+    AuditEntry,
+    Clock,
+    Decision,
+    Device,
+    KeyStore,
+    Randomness,
+    RolloutResult,
+    Snapshot,
+    Store,
+)
 from tang_attest.protocol.advertisement import thumbprint
 from tang_attest.protocol.challenge import Challenge, Purpose, check_nonce, make_nonce, unlock_digest
 from tang_attest.protocol.enrollment import EnrolledDevice
@@ -29,6 +39,10 @@ from tang_attest.protocol.reference_state import ReferenceState, learnable
 from tang_attest.protocol.tpm import AttestationKey
 from tang_attest.service.caller import Caller
 from tang_attest.service.device_keys import DeviceKey, find_device_key
+from tang_attest.service.suspension import check_admitted, check_not_suspended
+
+#: Refusals whatever was quoted.
+_NOT_THE_VALUES: Final = frozenset({"device-suspended", "approval-required", "device-stale"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,8 +55,10 @@ class _Verdict:
 
     @property
     def observation(self) -> Snapshot | None:
-        """What is kept for a person to look at."""
-        return self.quoted if isinstance(self.outcome, Refused) and not self.learned else None
+        """What is kept for a person to look at: values that the policy refused."""
+        if isinstance(self.outcome, Permit) or self.learned or self.outcome.code in _NOT_THE_VALUES:
+            return None
+        return self.quoted
 
     @property
     def met(self) -> ReferenceState | None:
@@ -127,6 +143,7 @@ class Unlock:
             observation=verdict.observation,
             learned=verdict.learned,
             evidence=_news(bound.device, verdict),
+            rollout=_rollout_result(bound, verdict),
         )
         try:
             await self._store.decide(decision)
@@ -161,8 +178,13 @@ def _appraise(bound: DeviceKey, quote: VerifiedQuote, evidence: Evidence, now: d
     """(12) The policy; what it refuses is kept for a person to look at, or learned when that was armed."""
     quoted = Snapshot(quote.selection, quote.values, evidence.event_log)
     try:
-        return _Verdict(bound.policy.appraise(quote, now), quoted)
+        check_not_suspended(bound.device)
+        permit = bound.policy.appraise(quote, now)
+        check_admitted(bound.policy, bound.device, now)
+        return _Verdict(permit, quoted)
     except Refused as refusal:
+        if refusal.code in _NOT_THE_VALUES:
+            return _Verdict(refusal, quoted)
         learning = bound.device.learning
         if learning is not None and now < learning.until and learnable(learning.stable, quote.values):
             label = f"learned {now:%Y-%m-%d %H:%M:%S}"
@@ -178,6 +200,18 @@ def _news(device: Device, verdict: _Verdict) -> Snapshot | None:
     """What was quoted, unless the store has it.  Not of a running system, whose PCRs are not those of a boot."""
     capped = isinstance(verdict.outcome, Refused) and verdict.outcome.code == "capped"
     return None if capped or verdict.quoted.digest() == device.evidence_digest else verdict.quoted
+
+
+def _rollout_result(bound: DeviceKey, verdict: _Verdict) -> RolloutResult | None:
+    """What the verdict says about the rollout of the device's policy."""
+    if bound.rollout is None:
+        return None
+    if isinstance(verdict.outcome, Permit):
+        about = met = verdict.outcome.state.label
+    else:
+        about, met = verdict.outcome.code, None
+    outcome = bound.rollout.outcome(bound.subject, met=met, code=about)
+    return None if outcome is None else RolloutResult(bound.rollout, outcome, about)
 
 
 def _explain(refusal: Refused, device: Device, quote: VerifiedQuote) -> Refused:

@@ -21,7 +21,8 @@ from tang_attest.errors import Conflict, NotFound, TangAttestError
 from tang_attest.ports import AuditEntry, Decision, Observation, Snapshot
 from tang_attest.protocol.quote import advance
 from tang_attest.protocol.reference_state import COUNTING, Life
-from tang_attest.store import audit_log, devices, evidence, policies, tables
+from tang_attest.protocol.tpm import ClockInfo
+from tang_attest.store import audit_log, devices, evidence, policies, rollouts, tables
 from tang_attest.store.sql import changed, insert_new
 
 _device = tables.device
@@ -70,17 +71,22 @@ _SEEN: Final = (
             sa.bindparam("opened_reset_count", type_=sa.BigInteger()), _device.c.opened_reset_count
         ),
         last_state=sa.func.coalesce(sa.bindparam("met", type_=sa.Text()), _device.c.last_state),
+        verified_at=sa.func.coalesce(
+            sa.bindparam("good_at", type_=_device.c.verified_at.type), _device.c.verified_at
+        ),
     )
 )
+# Whoever was suspended since it was read gets nothing any more; a refusal is written all the same.
+_SEEN_UNLESS_SUSPENDED: Final = _SEEN.where(_device.c.suspended_at.is_(None))
 # A state that was retired since it was read permits nothing any more.
 _STILL_COUNTS: Final = sa.exists().where(
     tables.reference_state.c.policy_id == _device.c.policy_id,
     tables.reference_state.c.label == sa.bindparam("met", type_=sa.Text()),
     tables.reference_state.c.life.in_(sorted(COUNTING)),
 )
-_SEEN_AND_MET: Final = _SEEN.where(_STILL_COUNTS)
+_SEEN_AND_MET: Final = _SEEN_UNLESS_SUSPENDED.where(_STILL_COUNTS)
 # The learning use is one: taking it is part of the same compare-and-set.
-_SEEN_AND_LEARNED: Final = _SEEN.where(_device.c.learning.is_not(None)).values(learning=None)
+_SEEN_AND_LEARNED: Final = _SEEN_UNLESS_SUSPENDED.where(_device.c.learning.is_not(None)).values(learning=None)
 
 
 def write(connection: sa.Connection, items: Sequence[Decision | AuditEntry]) -> list[TangAttestError | None]:
@@ -108,18 +114,24 @@ def _write_one(
         # Ours alone: inserted above, and not committed yet.
         connection.execute(_nonce.delete().where(_nonce.c.digest == decision.nonce_digest))
         return lost
+    if decision.rollout is not None:
+        stop = rollouts.write_result(connection, decision.device_id, decision.rollout, decision.audit)
+        entries.extend([decision.audit, stop] if stop else [decision.audit])
+    else:
+        entries.append(decision.audit)
     if decision.learned is not None:
         policies.add_learned_state(connection, _policy_id(connection, decision), decision.learned)
     if decision.observation is not None:
         _observe(connection, decision, decision.observation)
     if decision.evidence is not None:
         evidence.keep(connection, decision.device_id, decision.audit.at, decision.evidence, decision.grade)
-    entries.append(decision.audit)
     return None
 
 
 def _see_and_meet(connection: sa.Connection, decision: Decision) -> TangAttestError | None:
     """Move the device, and the state that permitted it when it is staged or has counted uses; both or neither."""
+    if stopped := rollouts.check_still_counts(connection, decision.rollout):
+        return stopped
     met = decision.met
     if met is None or (met.life is Life.ACTIVE and met.limits.uses_left is None):
         return None if see_device(connection, decision) else _why_not_seen(connection, decision)
@@ -149,7 +161,6 @@ def use_nonce(connection: sa.Connection, decision: Decision) -> bool:
 
 def see_device(connection: sa.Connection, decision: Decision) -> bool:
     """Move the device's clock and take its learning use; false when that is not allowed, or it is gone."""
-    statement = _SEEN_AND_MET if decision.met else _SEEN if decision.learned is None else _SEEN_AND_LEARNED
     values = {
         "device_id": decision.device_id,
         "new_clock": decision.clock.clock,
@@ -160,19 +171,34 @@ def see_device(connection: sa.Connection, decision: Decision) -> bool:
         "seen_code": decision.audit.code,
         "opened_reset_count": decision.clock.reset_count if decision.audit.verdict == "permitted" else None,
         "met": decision.met.label if decision.met else None,
+        "good_at": decision.audit.at if decision.audit.verdict == "permitted" else None,
     }
-    return connection.execute(statement, values).rowcount == 1
+    return connection.execute(_statement(decision), values).rowcount == 1
+
+
+def _statement(decision: Decision) -> sa.Update:
+    if decision.met is not None:
+        return _SEEN_AND_MET
+    if decision.learned is not None:
+        return _SEEN_AND_LEARNED
+    return _SEEN if decision.audit.verdict == "refused" else _SEEN_UNLESS_SUSPENDED
 
 
 def _why_not_seen(connection: sa.Connection, decision: Decision) -> TangAttestError:
     row = connection.execute(
-        sa.select(_device.c.clock, _device.c.reset_count, _device.c.restart_count, _device.c.learning).where(
-            _device.c.id == decision.device_id
-        )
+        sa.select(
+            _device.c.clock,
+            _device.c.reset_count,
+            _device.c.restart_count,
+            _device.c.learning,
+            _device.c.suspended_at,
+        ).where(_device.c.id == decision.device_id)
     ).one_or_none()
     if row is None:
         return NotFound("key-unknown", "The device was removed while its evidence was appraised.")
-    if _forward((row.reset_count, row.restart_count, row.clock), decision):
+    if moves_forward((row.reset_count, row.restart_count, row.clock), decision.clock):
+        if row.suspended_at is not None:
+            return Conflict("device-suspended", "The device was suspended while its evidence was appraised.")
         if decision.met is not None:
             label = decision.met.label
             return Conflict(
@@ -185,12 +211,11 @@ def _why_not_seen(connection: sa.Connection, decision: Decision) -> TangAttestEr
     return Conflict("clock-backwards", "Newer evidence of this device was accepted meanwhile.")
 
 
-def _forward(stored: tuple[int | None, int | None, int | None], decision: Decision) -> bool:
-    """What ``_MOVES_FORWARD`` says, to name the reason."""
+def moves_forward(stored: tuple[int | None, int | None, int | None], new: ClockInfo) -> bool:
+    """What ``_MOVES_FORWARD`` says; *stored* are the reset count, the restart count and the clock."""
     reset_count, restart_count, clock = stored
     if reset_count is None or restart_count is None or clock is None:
         return True
-    new = decision.clock
     if reset_count != new.reset_count:
         return advance(reset_count, new.reset_count) > 0
     return advance(restart_count, new.restart_count) >= 0 and clock < new.clock

@@ -10,8 +10,10 @@ from typing import Any, Final
 import sqlalchemy as sa
 
 from tang_attest.errors import Conflict, NotFound
-from tang_attest.ports import Device, Learning, NewDevice
+from tang_attest.ports import Device, Learning, NewDevice, Reach, Standing, Suspension
+from tang_attest.protocol.labels import check_labels
 from tang_attest.protocol.tpm import ClockInfo
+from tang_attest.protocol.verification import Outcome
 from tang_attest.store import policies, tables
 from tang_attest.store.sql import changed, insert_new
 from tang_attest.store.types import dump_pcrs, load_pcrs
@@ -41,6 +43,8 @@ _PLAIN: Final = (
     "last_state",
     "grade",
     "evidence_digest",
+    "running_policy",
+    "allowed_until",
 )
 
 _KIDS: Final = (
@@ -54,6 +58,9 @@ def add(connection: sa.Connection, device: NewDevice, policy_id: int) -> int:
     """Add *device*; its id.  Raises ``name-taken`` and ``device-exists``."""
     row = {name: getattr(device, name) for name in _PLAIN if hasattr(device, name)}
     row |= clock_columns(device.clock) | {"learning": dump_learning(device.learning), "policy_id": policy_id}
+    row |= {"labels": list(device.labels)}
+    if device.reach is not None:
+        row |= {"tcti": device.reach.tcti, "ak_handle": device.reach.ak_handle}
     inserted = insert_new(connection, _device, row)
     found = connection.scalar(sa.select(_device.c.id).where(_device.c.name == device.name))
     if inserted:
@@ -99,20 +106,64 @@ def remove(connection: sa.Connection, name: str) -> None:
     if row is None:
         raise NotFound("not-found", f"There is no device '{name}'.")
     connection.execute(_key.delete().where(_key.c.device_id == row.id))
-    for table in (tables.observation, tables.evidence):
+    for table in (tables.observation, tables.evidence, tables.rollout_device):
         connection.execute(table.delete().where(table.c.device_id == row.id))
     # A state for this device only would meet whoever enrolls under its name next.
     own = sa.and_(_state.c.policy_id == row.policy_id, _state.c.device == name)
     connection.execute(_state.delete().where(own))
     connection.execute(_device.delete().where(_device.c.id == row.id))
-    policies.remove_if_recorded_for(connection, row.policy_id, name)
+    policies.remove_recorded_for(connection, name)
 
 
 def arm_learning(connection: sa.Connection, name: str, learning: Learning | None) -> None:
     """Arm the one learning use, or disarm it.  Raises ``not-found``."""
-    update = _device.update().where(_device.c.name == name).values(learning=dump_learning(learning))
-    if changed(connection, update) != 1:
+    change(connection, name, learning=dump_learning(learning))
+
+
+def label(
+    connection: sa.Connection, names: Collection[str], add: Collection[str], remove: Collection[str]
+) -> None:
+    """Add and remove labels of the devices *names*.  Raises ``not-found``, ``request-malformed``."""
+    for name in sorted(names):
+        query = sa.select(_device.c.labels).where(_device.c.name == name).with_for_update()
+        known = connection.scalar(query)
+        if known is None:
+            raise NotFound("not-found", f"There is no device '{name}'.")
+        labels = check_labels((set(known) - set(remove)) | set(add))
+        connection.execute(_device.update().where(_device.c.name == name).values(labels=list(labels)))
+
+
+def suspend(connection: sa.Connection, name: str, suspension: Suspension) -> None:
+    """Suspend the device *name*.  Raises ``not-found``, ``device-suspended``."""
+    free = sa.and_(_device.c.name == name, _device.c.suspended_at.is_(None))
+    if changed(connection, _device.update().where(free).values(suspension_columns(suspension))) != 1:
+        find_id(connection, name)
+        raise Conflict("device-suspended", f"Device '{name}' is suspended already.")
+
+
+def resume(connection: sa.Connection, name: str) -> None:
+    """End a suspension.  Raises ``not-found``, ``not-suspended``."""
+    suspended = sa.and_(_device.c.name == name, _device.c.suspended_at.is_not(None))
+    if changed(connection, _device.update().where(suspended).values(suspension_columns(None))) != 1:
+        find_id(connection, name)
+        raise Conflict("not-suspended", f"Device '{name}' is not suspended.")
+
+
+def change(connection: sa.Connection, name: str, **columns: object) -> None:
+    """Set *columns* of the device *name*.  Raises ``not-found``."""
+    if changed(connection, _device.update().where(_device.c.name == name).values(columns)) != 1:
         raise NotFound("not-found", f"There is no device '{name}'.")
+
+
+def suspension_columns(suspension: Suspension | None) -> dict[str, object]:
+    """The three columns that hold *suspension*."""
+    if suspension is None:
+        return dict.fromkeys(("suspended_at", "suspended_by", "suspended_reason"))
+    return {
+        "suspended_at": suspension.at,
+        "suspended_by": suspension.by,
+        "suspended_reason": suspension.reason,
+    }
 
 
 def kids_of(connection: sa.Connection, ids: Collection[int]) -> dict[int, tuple[str, ...]]:
@@ -137,6 +188,26 @@ def from_row(row: sa.RowMapping, kids: tuple[str, ...]) -> Device:
         clock=clock,
         learning=learning,
         kids=kids,
+        reach=None if row["tcti"] is None else Reach(row["tcti"], row["ak_handle"]),
+        suspension=_suspension(row),
+        standing=_standing(row),
+    )
+
+
+def _suspension(row: sa.RowMapping) -> Suspension | None:
+    if row["suspended_at"] is None:
+        return None
+    return Suspension(row["suspended_at"], row["suspended_by"], row["suspended_reason"])
+
+
+def _standing(row: sa.RowMapping) -> Standing:
+    return Standing(
+        outcome=None if row["outcome"] is None else Outcome(row["outcome"]),
+        code=row["outcome_code"],
+        since=row["outcome_since"],
+        answered_at=row["answered_at"],
+        verified_at=row["verified_at"],
+        wanted_at=row["wanted_at"],
     )
 
 

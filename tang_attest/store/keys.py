@@ -9,12 +9,13 @@ import sqlalchemy as sa
 
 from tang_attest.errors import Conflict, NotFound
 from tang_attest.ports import BoundKey, SealedKey
-from tang_attest.store import devices, policies, tables
+from tang_attest.store import devices, policies, rollouts, tables
 from tang_attest.store.sql import insert_new
 
 _key = tables.sealed_key
 _device = tables.device
 _policy = tables.policy
+_rollout = tables.rollout
 
 _BOUND = (
     sa.select(
@@ -24,8 +25,14 @@ _BOUND = (
         _policy.c.selection,
         _policy.c.cap_pcr,
         _policy.c.trust_predictions,
+        _policy.c.conditions,
+        _rollout.c.id.label("rollout_id"),
     )
-    .select_from(_key.outerjoin(_device, _device.c.id == _key.c.device_id).outerjoin(_policy))
+    .select_from(
+        _key.outerjoin(_device, _device.c.id == _key.c.device_id)
+        .outerjoin(_policy)
+        .outerjoin(_rollout, _rollout.c.under_way == _policy.c.id)
+    )
     .where(_key.c.kid.in_(sa.bindparam("kids", expanding=True)), _key.c.use == "exchange")
 )
 
@@ -72,11 +79,19 @@ def rotate(connection: sa.Connection, kids: Sequence[str], at: datetime) -> None
 
 
 def find(connection: sa.Connection, kids: Sequence[str]) -> list[BoundKey | None]:
-    """For each of *kids* the exchange key with its device and policy: three queries, however many there are."""
+    """For each of *kids* the exchange key with its device and policy: three queries, however many there are.
+
+    While a policy is being changed by a rollout there are two more.
+    """
     rows = connection.execute(_BOUND, {"kids": list(dict.fromkeys(kids))}).mappings().all()
     bound = [row for row in rows if row["id"] is not None]
     device_kids = devices.kids_of(connection, {row["id"] for row in bound}) if bound else {}
     states = policies.states_of(connection, {row["policy_id"] for row in bound}) if bound else {}
+    rolling = [row for row in bound if row["rollout_id"] is not None]
+    under_way = rollouts.under_way(connection, {row["policy_id"] for row in rolling}) if rolling else {}
+    outcomes = (
+        rollouts.outcomes(connection, under_way.values(), {row["id"] for row in rolling}) if rolling else {}
+    )
     found: dict[str, BoundKey] = {}
     for row in rows:
         key = _sealed(row)
@@ -85,7 +100,8 @@ def find(connection: sa.Connection, kids: Sequence[str]) -> list[BoundKey | None
             continue
         device = devices.from_row(row, device_kids[row["id"]])
         policy = policies.from_row(device.policy, row, states[row["policy_id"]])
-        found[key.kid] = BoundKey(key, device, policy)
+        rollout = under_way.get(row["policy_id"])
+        found[key.kid] = BoundKey(key, device, policy, rollout, outcomes.get(row["id"]))
     return [found.get(kid) for kid in kids]
 
 

@@ -10,6 +10,8 @@ from typing import Final
 import sqlalchemy as sa
 
 from tang_attest.errors import Conflict, NotFound
+from tang_attest.ports import Watched
+from tang_attest.protocol.conditions import Conditions
 from tang_attest.protocol.policy import ReferencePolicy
 from tang_attest.protocol.reference_state import COUNTING, Life, Limits, ReferenceState
 from tang_attest.store import tables
@@ -31,6 +33,7 @@ def add(connection: sa.Connection, policy: ReferencePolicy, *, recorded_for: str
         "cap_pcr": policy.cap_pcr,
         "recorded_for": recorded_for,
         "trust_predictions": policy.trust_predictions,
+        "conditions": None if policy.conditions == Conditions() else policy.conditions.as_json(),
     }
     if not insert_new(connection, _policy, row):
         raise Conflict("name-taken", f"There is a policy '{policy.name}' already.")
@@ -73,7 +76,14 @@ def load(connection: sa.Connection, *names: str) -> list[ReferencePolicy]:
 
 def from_row(name: str, row: sa.RowMapping, states: tuple[ReferenceState, ...]) -> ReferencePolicy:
     """The policy of a row that has its columns."""
-    return ReferencePolicy(name, row["selection"], row["cap_pcr"], states, row["trust_predictions"])
+    return ReferencePolicy(
+        name,
+        row["selection"],
+        row["cap_pcr"],
+        states,
+        row["trust_predictions"],
+        conditions=Conditions.from_json(row["conditions"]),
+    )
 
 
 def get(connection: sa.Connection, name: str) -> ReferencePolicy:
@@ -91,14 +101,21 @@ def states_of(connection: sa.Connection, ids: Collection[int]) -> dict[int, tupl
     return {policy_id: tuple(states[policy_id]) for policy_id in ids}
 
 
-def remove_if_recorded_for(connection: sa.Connection, policy_id: int, device: str) -> None:
-    """Remove a policy that the enrollment of *device* recorded, unless another device came to use it."""
-    others = sa.exists().where(tables.device.c.policy_id == policy_id)
-    disused = sa.and_(_policy.c.id == policy_id, _policy.c.recorded_for == device, ~others)
-    if connection.scalar(sa.select(_policy.c.id).where(disused)) is None:
-        return
-    connection.execute(_state.delete().where(_state.c.policy_id == policy_id))
-    connection.execute(_policy.delete().where(disused))
+def remove_recorded_for(connection: sa.Connection, device: str) -> None:
+    """Remove the policies that were recorded for *device*, unless another device came to use them."""
+    used = sa.or_(tables.device.c.policy_id == _policy.c.id, tables.device.c.running_policy == _policy.c.name)
+    disused = sa.and_(_policy.c.recorded_for == device, ~sa.exists().where(used))
+    for policy_id in connection.scalars(sa.select(_policy.c.id).where(disused)).all():
+        _remove_rollouts(connection, policy_id)
+        connection.execute(_state.delete().where(_state.c.policy_id == policy_id))
+        connection.execute(_policy.delete().where(_policy.c.id == policy_id))
+
+
+def _remove_rollouts(connection: sa.Connection, policy_id: int) -> None:
+    rollout, fared = tables.rollout, tables.rollout_device
+    mine = sa.select(rollout.c.id).where(rollout.c.policy_id == policy_id)
+    connection.execute(fared.delete().where(fared.c.rollout_id.in_(mine)))
+    connection.execute(rollout.delete().where(rollout.c.policy_id == policy_id))
 
 
 def move_state(
@@ -142,6 +159,20 @@ def trust_predictions(connection: sa.Connection, name: str, trusted: bool) -> No
         != 1
     ):
         raise NotFound("not-found", f"There is no policy '{name}'.")
+
+
+def set_conditions(connection: sa.Connection, name: str, conditions: Conditions) -> None:
+    """Replace the conditions.  Raises ``not-found``."""
+    row = None if conditions == Conditions() else conditions.as_json()
+    if changed(connection, _policy.update().where(_policy.c.name == name).values(conditions=row)) != 1:
+        raise NotFound("not-found", f"There is no policy '{name}'.")
+
+
+def load_conditions(connection: sa.Connection) -> list[Watched]:
+    """The policies that have conditions, by name; without their states."""
+    query = sa.select(_policy.c.name, _policy.c.conditions).where(_policy.c.conditions.is_not(None))
+    rows = connection.execute(query.order_by(_policy.c.name))
+    return [Watched(row.name, Conditions.from_json(row.conditions)) for row in rows]
 
 
 def _state_row(policy_id: int, label: str, state: ReferenceState) -> dict[str, object]:

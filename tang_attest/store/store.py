@@ -12,6 +12,7 @@ from tang_attest.ports import (
     AdminToken,
     AuditEntry,
     BoundKey,
+    Change,
     Decision,
     Device,
     EkRoot,
@@ -19,12 +20,21 @@ from tang_attest.ports import (
     LastEvidence,
     Learning,
     NewDevice,
+    Notification,
     Observation,
+    PastVerification,
+    RolloutDevice,
     SealedKey,
+    Suspension,
     Token,
+    Verification,
+    Watched,
 )
+from tang_attest.protocol.conditions import Conditions
 from tang_attest.protocol.policy import ReferencePolicy
+from tang_attest.protocol.policy_change import PolicyChange
 from tang_attest.protocol.reference_state import Life, ReferenceState
+from tang_attest.protocol.rollout import Rollout, Status
 from tang_attest.store import (
     admin_tokens,
     audit_log,
@@ -33,9 +43,11 @@ from tang_attest.store import (
     evidence,
     keys,
     policies,
+    rollouts,
     roots,
     schema,
     tokens,
+    verifications,
 )
 from tang_attest.store.batch import Batcher
 from tang_attest.store.engine import Database, connect, parse_url
@@ -83,6 +95,7 @@ class SqlStore:
         self._finds: Batcher[str, BoundKey | None] = Batcher(self._find_keys)
         self._server_keys: Batcher[None, Sequence[SealedKey]] = Batcher(self._load_server_keys)
         self._writes: Batcher[Written, None] = Batcher(self._write_items)
+        self._rounds: Batcher[Verification, Change | None] = Batcher(self._write_rounds)
 
     # --- the request path ---------------------------------------------------------------------------------------
 
@@ -105,6 +118,75 @@ class SqlStore:
     async def enroll(self, enrollment: Enrollment) -> Device:
         """See :class:`~tang_attest.ports.Store`."""
         return await self._database.write(lambda connection: tokens.enroll(connection, enrollment))
+
+    # --- verification of running machines -----------------------------------------------------------------------
+
+    async def verify(self, verification: Verification) -> Change | None:
+        """See :class:`~tang_attest.ports.Store`."""
+        return await self._rounds.submit(verification)
+
+    async def wanted(self) -> Sequence[str]:
+        """See :class:`~tang_attest.ports.Store`."""
+        return await self._database.read(verifications.wanted)
+
+    async def silent(self, policy: str, before: datetime, limit: int) -> Sequence[Device]:
+        """See :class:`~tang_attest.ports.Store`."""
+        return await self._database.read(
+            lambda connection: verifications.silent(connection, policy, before, limit)
+        )
+
+    async def take_notifications(self, limit: int) -> Sequence[Notification]:
+        """See :class:`~tang_attest.ports.Store`."""
+        return await self._database.write(
+            lambda connection: verifications.take_notifications(connection, limit)
+        )
+
+    async def list_watched(self) -> Sequence[Watched]:
+        """See :class:`~tang_attest.ports.Store`."""
+        return await self._database.read(policies.load_conditions)
+
+    async def set_conditions(self, policy: str, conditions: Conditions, audit: AuditEntry) -> None:
+        """See :class:`~tang_attest.ports.Store`."""
+        await self._change(lambda connection: policies.set_conditions(connection, policy, conditions), audit)
+
+    async def suspend_device(self, name: str, suspension: Suspension, audit: AuditEntry) -> None:
+        """See :class:`~tang_attest.ports.Store`."""
+        await self._change(lambda connection: devices.suspend(connection, name, suspension), audit)
+
+    async def resume_device(self, name: str, audit: AuditEntry) -> None:
+        """See :class:`~tang_attest.ports.Store`."""
+        await self._change(lambda connection: devices.resume(connection, name), audit)
+
+    async def allow_device(self, name: str, until: datetime, audit: AuditEntry) -> None:
+        """See :class:`~tang_attest.ports.Store`."""
+        await self._change(lambda connection: devices.change(connection, name, allowed_until=until), audit)
+
+    async def want_verification(self, name: str, at: datetime | None) -> None:
+        """See :class:`~tang_attest.ports.Store`."""
+        await self._database.write(lambda connection: devices.change(connection, name, wanted_at=at))
+
+    async def set_running_policy(self, device: str, policy: str | None, audit: AuditEntry) -> None:
+        """See :class:`~tang_attest.ports.Store`."""
+
+        def work(connection: sa.Connection) -> None:
+            if policy is not None:
+                policies.find_id(connection, policy)
+            devices.change(connection, device, running_policy=policy)
+
+        await self._change(work, audit)
+
+    async def record_running(self, device: str, policy: ReferencePolicy, audit: AuditEntry) -> None:
+        """See :class:`~tang_attest.ports.Store`."""
+
+        def work(connection: sa.Connection) -> None:
+            policies.add(connection, policy, recorded_for=device)
+            devices.change(connection, device, running_policy=policy.name)
+
+        await self._change(work, audit)
+
+    async def list_verifications(self, device: str, limit: int = 100) -> Sequence[PastVerification]:
+        """See :class:`~tang_attest.ports.Store`."""
+        return await self._database.read(lambda connection: verifications.newest(connection, device, limit))
 
     # --- tokens and devices -------------------------------------------------------------------------------------
 
@@ -132,11 +214,17 @@ class SqlStore:
         """See :class:`~tang_attest.ports.Store`."""
         await self._change(lambda connection: admin_tokens.revoke(connection, name, audit.at), audit)
 
-    async def add_device(self, device: NewDevice, policy: str, key: SealedKey, audit: AuditEntry) -> Device:
-        """Add a device under an existing policy.  Raises ``not-found``, ``name-taken``, ``device-exists``."""
+    async def add_device(
+        self, device: NewDevice, policy: str | ReferencePolicy, key: SealedKey, audit: AuditEntry
+    ) -> Device:
+        """See :class:`~tang_attest.ports.Store`."""
 
         def work(connection: sa.Connection) -> Device:
-            device_id = devices.add(connection, device, policies.find_id(connection, policy))
+            if isinstance(policy, str):
+                policy_id = policies.find_id(connection, policy)
+            else:
+                policy_id = policies.add(connection, policy, recorded_for=device.name)
+            device_id = devices.add(connection, device, policy_id)
             keys.add(connection, key, device_id)
             return devices.get(connection, device.name)
 
@@ -198,6 +286,51 @@ class SqlStore:
     async def trust_predictions(self, policy: str, trusted: bool, audit: AuditEntry) -> None:
         """See :class:`~tang_attest.ports.Store`."""
         await self._change(lambda connection: policies.trust_predictions(connection, policy, trusted), audit)
+
+    async def change_policy(
+        self, policy: str, change: PolicyChange, states: Sequence[ReferenceState], audit: AuditEntry
+    ) -> None:
+        """See :class:`~tang_attest.ports.Store`."""
+        await self._change(lambda connection: rollouts.change(connection, policy, change, states), audit)
+
+    # --- rollouts -----------------------------------------------------------------------------------------------
+
+    async def start_rollout(
+        self, rollout: Rollout, states: Sequence[ReferenceState], audit: AuditEntry
+    ) -> None:
+        """See :class:`~tang_attest.ports.Store`."""
+        await self._change(lambda connection: rollouts.start(connection, rollout, states), audit)
+
+    async def get_rollout(self, policy: str) -> Rollout | None:
+        """See :class:`~tang_attest.ports.Store`."""
+        return await self._database.read(lambda connection: rollouts.newest(connection, policy))
+
+    async def list_rollout_devices(self, rollout_id: int) -> Sequence[RolloutDevice]:
+        """See :class:`~tang_attest.ports.Store`."""
+        return await self._database.read(lambda connection: rollouts.fared(connection, rollout_id))
+
+    async def widen_rollout(self, rollout: Rollout, share: int, audit: AuditEntry) -> None:
+        """See :class:`~tang_attest.ports.Store`."""
+        await self._change(lambda connection: rollouts.widen(connection, rollout, share), audit)
+
+    async def move_rollout(self, rollout: Rollout, to: Status, why: str | None, audit: AuditEntry) -> None:
+        """See :class:`~tang_attest.ports.Store`."""
+        await self._change(lambda connection: rollouts.move(connection, rollout, to, why, audit), audit)
+
+    async def label_devices(
+        self,
+        names: Sequence[str],
+        add: Collection[str],
+        remove: Collection[str],
+        audits: Sequence[AuditEntry],
+    ) -> None:
+        """See :class:`~tang_attest.ports.Store`.  Raises ``request-malformed`` for too many labels."""
+
+        def work(connection: sa.Connection) -> None:
+            devices.label(connection, names, add, remove)
+            audit_log.append(connection, *audits)
+
+        await self._database.write(work)
 
     # --- evidence -----------------------------------------------------------------------------------------------
 
@@ -274,6 +407,7 @@ class SqlStore:
         await self._finds.close()
         await self._server_keys.close()
         await self._writes.close()
+        await self._rounds.close()
         await self._database.close()
 
     async def _change(self, work: Callable[[sa.Connection], T], entry: AuditEntry) -> T:
@@ -301,6 +435,9 @@ class SqlStore:
             if is_away(error) or len(items) == 1:
                 raise
         return [await self._write_alone(item) for item in items]
+
+    async def _write_rounds(self, items: Sequence[Verification]) -> Sequence[Change | Exception | None]:
+        return await self._database.write(lambda connection: verifications.write(connection, items))
 
     async def _write_together(self, items: Sequence[Written]) -> Sequence[Exception | None]:
         return await self._database.write(lambda connection: decisions.write(connection, items))

@@ -233,13 +233,23 @@ rollout_device: Final = sa.Table(
 verification: Final = sa.Table(
     "verification",
     metadata,
-    # Appended only, and only when a device's outcome or its code changes.  By name: it outlives the device.
+    # Appended only: when a device's outcome or its code changes, and when an operator asked.  It outlives the device.
     sa.Column("id", BIG, primary_key=True),
     sa.Column("device", sa.Text, nullable=False, index=True),
     sa.Column("at", Instant, nullable=False),
     sa.Column("outcome", sa.Text, nullable=False),
     sa.Column("code", sa.Text, nullable=False),
     sa.Column("details", JsonText, nullable=False),
+    sqlite_autoincrement=True,
+)
+
+notification: Final = sa.Table(
+    "notification",
+    metadata,
+    # Whom a change has to be told to; who tells it deletes the row first.
+    sa.Column("id", BIG, primary_key=True),
+    sa.Column("action", sa.Text, nullable=False),
+    sa.Column("body", JsonText, nullable=False),
     sqlite_autoincrement=True,
 )
 

@@ -30,6 +30,7 @@ MAX_LINE: Final = 16 * 1024
 _log = structlog.get_logger("web")
 
 _Handler = Callable[[web.Request, Caller], Awaitable[web.StreamResponse]]
+_KeyHandler = Callable[[web.Request, Caller, str], Awaitable[web.StreamResponse]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +51,8 @@ class Site:
     admin: AdminRoutes | None = None
 
 
-_ABOUT_KEY: Final = re.compile(r"/attest/(adv|announce)/([0-9A-Za-z_-]+)")
+_ABOUT_KEY: Final = re.compile(r"/attest/(adv|announce|agent)/([0-9A-Za-z_-]+)(/evidence)?")
+_AGENT: Final = "/attest/agent/"
 
 
 def make_app(site: Site) -> web.Application:
@@ -69,6 +71,8 @@ async def _answer(site: Site, request: web.Request) -> web.StreamResponse:
     caller = Caller(request.remote, secrets.token_hex(8))
     response = await _respond(site, request, caller)
     level = _log.warning if response.status >= 500 else _log.info
+    if response.status < 300 and _AGENT in request.raw_path:
+        level = _log.debug  # a thousand machines that are well are no news
     level(
         "request",
         request_id=caller.request_id,
@@ -124,12 +128,15 @@ async def _attest(
     if handler := posts.get(target):
         return await handler(request, caller) if request.method == "POST" else web.Response(status=405)
     if about := _ABOUT_KEY.fullmatch(target):
-        method, about_key = {"adv": ("GET", routes.advertise), "announce": ("POST", routes.announce)}[
-            about[1]
-        ]
-        return (
-            await about_key(request, caller, about[2])
-            if request.method == method
-            else web.Response(status=405)
-        )
+        about_keys: dict[str, tuple[str, _KeyHandler]] = {
+            "adv": ("GET", routes.advertise),
+            "announce": ("POST", routes.announce),
+            "agent": ("POST", routes.poll),
+            "agent/evidence": ("POST", routes.prove),
+        }
+        method, about_key = about_keys.get(about[1] + (about[3] or ""), (None, None))
+        if about_key is not None:
+            if request.method != method:
+                return web.Response(status=405)
+            return await about_key(request, caller, about[2])
     raise NotFound("not-found", "There is nothing at this address.")

@@ -9,13 +9,22 @@ from aiohttp import web
 
 from tang_attest.errors import Malformed, Refused
 from tang_attest.protocol.base64url import b64u
+from tang_attest.service.agents import Agents
 from tang_attest.service.announce import Announce
 from tang_attest.service.caller import Caller
 from tang_attest.service.enroll import Enroll
 from tang_attest.service.server_keys import ServerKeys
 from tang_attest.service.unlock import Unlock
 from tang_attest.web.problems import challenge_json, problem
-from tang_attest.web.wire import AnnounceBody, AttestMember, EnrollBody, FinishBody, parse_json, validate
+from tang_attest.web.wire import (
+    AnnounceBody,
+    AttestMember,
+    EnrollBody,
+    FinishBody,
+    PollBody,
+    parse_json,
+    validate,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +34,7 @@ class AttestRoutes:
     unlock: Unlock
     enroll: Enroll
     announcements: Announce
+    agents: Agents
     keys: ServerKeys
 
     async def rec(self, request: web.Request, caller: Caller, kid: str) -> web.Response:
@@ -82,6 +92,21 @@ class AttestRoutes:
         body = validate(AnnounceBody, value)
         state, new = await self.announcements.announce(kid, body.announcement(), body.evidence(), caller)
         return _json(201 if new else 200, {"label": state.label, "state": state.life, "known": not new})
+
+    async def poll(self, request: web.Request, _caller: Caller, kid: str) -> web.Response:
+        """``POST /attest/agent/{kid}``: held, then a challenge, or 204 (docs/protocol.md, 6.1)."""
+        body = validate(PollBody, parse_json(await request.read()))
+        challenge = await self.agents.poll(kid, body.ticket)
+        if challenge is None:
+            return web.Response(status=204, headers={"Cache-Control": "no-store"})
+        return _json(200, {"challenge": challenge_json(challenge)})
+
+    async def prove(self, request: web.Request, _caller: Caller, kid: str) -> web.Response:
+        """``POST /attest/agent/{kid}/evidence``: how the round ended (docs/protocol.md, 6.2)."""
+        body = validate(AttestMember, parse_json(await request.read()))
+        ended, ticket = await self.agents.answer(kid, body.evidence())
+        code = ended.reasons[0].code if ended.reasons else "ok"
+        return _json(200, {"outcome": ended.outcome, "code": code, "ticket": ticket})
 
     async def advertise(self, _request: web.Request, _caller: Caller, kid: str) -> web.Response:
         """``GET /attest/adv/{kid}`` (docs/protocol.md, section 5)."""

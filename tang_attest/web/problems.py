@@ -25,6 +25,7 @@ _STATUS_BY_CODE: Final[Mapping[str, int]] = {
     "state-retired": 403,
     "state-used-up": 403,
     "method-not-allowed": 405,
+    "device-suspended": 403,
     "request-too-large": 413,
     "media-type-unsupported": 415,
     "internal": 500,

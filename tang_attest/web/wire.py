@@ -136,6 +136,12 @@ class AnnounceBody(AttestMember):
         return Announcement(self.label, self.values, tuple(self.changes))
 
 
+class PollBody(Body):
+    """``POST /attest/agent/{kid}`` (docs/protocol.md, 6.1)."""
+
+    ticket: str | None = Field(None, max_length=128)
+
+
 _Model = TypeVar("_Model", bound=Body)
 
 

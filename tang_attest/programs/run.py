@@ -1,0 +1,58 @@
+"""One program, to its end: without a shell, with little of our environment, never longer than its time."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+from tang_attest.errors import Unavailable
+
+_PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+#: Of what it writes to stderr.
+_MAX_SAID: Final = 4096
+
+
+async def run_program(
+    command: Sequence[str], *, stdin: bytes = b"", limit_s: float, environment: Mapping[str, str] = {}
+) -> tuple[int, str]:
+    """Its exit code, negative for a signal, and the beginning of what it wrote to stderr.
+
+    Raises ``program-missing``, and :class:`TimeoutError` when it took longer than *limit_s*; nothing of it is left then.
+    """
+    try:
+        process = await asyncio.create_subprocess_exec(
+            *command,
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.DEVNULL,
+            stderr=asyncio.subprocess.PIPE,
+            env={"PATH": os.environ.get("PATH", _PATH), "LC_ALL": "C", **environment},
+            start_new_session=True,
+        )
+    except OSError as error:
+        raise Unavailable("program-missing", f"Cannot run {command[0]}: {error.strerror}.") from None
+    try:
+        async with asyncio.timeout(limit_s):
+            return await _talk(process, stdin)
+    finally:
+        # The group: what it started itself ends too.
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        if process.returncode is None:
+            await process.wait()
+
+
+async def _talk(process: asyncio.subprocess.Process, stdin: bytes) -> tuple[int, str]:
+    assert process.stdin is not None  # noqa: S101 - for the type checker
+    assert process.stderr is not None  # noqa: S101 - for the type checker
+    with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # it need not read
+        process.stdin.write(stdin)
+        await process.stdin.drain()
+    process.stdin.close()
+    said = bytearray()
+    while chunk := await process.stderr.read(_MAX_SAID):
+        said += chunk[: _MAX_SAID - len(said)]
+    return await process.wait(), said.decode(errors="replace")

@@ -1,0 +1,54 @@
+"""A quote by a TPM that this machine can reach, such as a virtual machine's: tpm2-tools make it."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import tempfile
+from pathlib import Path
+from typing import Final
+
+from tang_attest.errors import Unavailable
+from tang_attest.ports import Reach
+from tang_attest.programs.run import run_program
+from tang_attest.protocol.pcr import Selection
+from tang_attest.protocol.quote import Evidence
+
+#: A TPM takes up to a second; a discrete one behind a resource manager that others use, longer.
+LIMIT_S: Final = 20.0
+_ERROR: Final = re.compile(r"^(?:ERROR|WARN): *(.*)$", re.MULTILINE)
+
+
+class Tpm2Tools:
+    """:class:`tang_attest.service.rounds.Quoter` with ``tpm2 quote``."""
+
+    def __init__(self, limit_s: float = LIMIT_S) -> None:
+        self._limit_s = limit_s
+
+    async def quote(self, reach: Reach, selection: Selection, qualifying: bytes, nonce: str) -> Evidence:
+        """Evidence over *selection*.  Raises ``tpm-unreachable``, ``program-missing``."""
+        with tempfile.TemporaryDirectory(prefix="tang-attest-") as directory:
+            files = {name: Path(directory) / name for name in ("quote", "signature", "pcrs")}
+            command = ["tpm2", "quote", "-Q", "-T", reach.tcti, "-c", reach.ak_handle]
+            command += ["-l", str(selection), "-q", qualifying.hex(), "-F", "values"]
+            command += ["-m", str(files["quote"]), "-s", str(files["signature"]), "-o", str(files["pcrs"])]
+            await self._run(command, reach)
+            return await asyncio.to_thread(_read, nonce, files)
+
+    async def _run(self, command: list[str], reach: Reach) -> None:
+        try:
+            code, said = await run_program(
+                command, limit_s=self._limit_s, environment={"TSS2_LOG": "all+NONE"}
+            )
+        except TimeoutError:
+            raise Unavailable(
+                "tpm-unreachable", f"The TPM at {reach.tcti} did not answer within {self._limit_s:.0f} s."
+            ) from None
+        if code != 0:
+            words = _ERROR.search(said)
+            what = words[1].strip().rstrip(".")[:200] if words else f"tpm2 ended with {code}"
+            raise Unavailable("tpm-unreachable", f"The TPM at {reach.tcti} made no quote: {what}.")
+
+
+def _read(nonce: str, files: dict[str, Path]) -> Evidence:
+    return Evidence(nonce, *(files[name].read_bytes() for name in ("quote", "signature", "pcrs")))

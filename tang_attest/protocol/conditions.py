@@ -1,0 +1,108 @@
+"""What a policy asks for beside reference values: to be watched, to be allowed by a person, to have been seen lately."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from datetime import datetime, timedelta
+from typing import Any, Final
+
+from tang_attest.errors import Malformed, Reason
+
+#: A hook is a program of the server's hook directory, never a path: who may write policies may not choose programs.
+_ACTION: Final = re.compile(r"log|suspend|hook:[A-Za-z0-9][A-Za-z0-9._-]{0,62}|webhook:https?://[!-~]{1,500}")
+MAX_ACTIONS: Final = 8
+MAX_INTERVAL_S: Final = 7 * 86400
+MAX_MISSES: Final = 1000
+MAX_JITTER: Final = 50
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Watch:
+    """Continuous verification: every *interval_s* seconds, give or take *jitter* percent.
+
+    A machine is unreachable after *misses* intervals without evidence.  *on_refused* and *on_unreachable* are what
+    follows: ``log``, ``suspend``, ``hook:NAME``, ``webhook:URL``.
+    """
+
+    interval_s: int = 60
+    jitter: int = 10
+    misses: int = 3
+    on_refused: tuple[str, ...] = ("log",)
+    on_unreachable: tuple[str, ...] = ("log",)
+
+    def __post_init__(self) -> None:
+        limits = (
+            ("interval", self.interval_s, 1, MAX_INTERVAL_S),
+            ("jitter", self.jitter, 0, MAX_JITTER),
+            ("misses", self.misses, 1, MAX_MISSES),
+        )
+        for name, value, least, most in limits:
+            if not least <= value <= most:
+                raise Malformed("setting-invalid", f"The {name} is {least} to {most}, not {value}.")
+        for actions in (self.on_refused, self.on_unreachable):
+            if len(actions) > MAX_ACTIONS:
+                raise Malformed("setting-invalid", f"More than {MAX_ACTIONS} actions follow.")
+            for action in actions:
+                if not _ACTION.fullmatch(action):
+                    sentence = "An action is log, suspend, hook:NAME or webhook:URL."
+                    raise Malformed("setting-invalid", sentence)
+
+    def pause_s(self, chance: float) -> float:
+        """Seconds between two rounds; *chance*, 0 to 1, spreads machines that began together."""
+        return self.interval_s * (1 + self.jitter / 100 * (2 * chance - 1))
+
+    @property
+    def silence(self) -> timedelta:
+        """Without evidence for this long, a machine is unreachable."""
+        return timedelta(seconds=self.interval_s * self.misses * (1 + self.jitter / 100))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Conditions:
+    """A policy's conditions; none by default.
+
+    *approval*: an unlock needs a person's word within a window.  *stale_after_s*: a machine that gave no authentic
+    evidence for so long is refused until a person allows it.
+    """
+
+    watch: Watch | None = None
+    approval: bool = False
+    stale_after_s: int | None = None
+
+    def obstacle(
+        self, device: str, allowed_until: datetime | None, seen_at: datetime | None, now: datetime
+    ) -> Reason | None:
+        """Why *device*, whose values the policy permits, has to wait for a person; ``None``: it need not.
+
+        *seen_at* is when it last gave authentic evidence (or was enrolled), *allowed_until* the end of a person's word.
+        """
+        if allowed_until is not None and now < allowed_until:
+            return None
+        if self.approval:
+            return Reason("approval-required", f"A person has to allow each unlock of '{device}'.")
+        if self.stale_after_s is not None and seen_at is not None:
+            silent = now - seen_at
+            if silent > timedelta(seconds=self.stale_after_s):
+                return Reason("device-stale", f"'{device}' was not seen for {_days(silent)}.")
+        return None
+
+    def as_json(self) -> dict[str, Any]:
+        """JSON-compatible, and what :meth:`from_json` takes."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, fields: Mapping[str, Any] | None) -> Conditions:
+        """What :meth:`as_json` made, back."""
+        if not fields:
+            return cls()
+        watch = fields["watch"]
+        if watch is not None:
+            lists = {name: tuple(watch[name]) for name in ("on_refused", "on_unreachable")}
+            watch = Watch(**(watch | lists))
+        return cls(**{**fields, "watch": watch})
+
+
+def _days(span: timedelta) -> str:
+    return f"{span.days} days" if span.days != 1 else "1 day"

@@ -1,0 +1,252 @@
+"""Verify: one round of verification of a running machine (docs/protocol.md, 6).
+
+A verdict is what the device's own TPM signed for our fresh nonce, and nothing else: whoever sends other bytes under a
+device's ``kid`` hears why they are no good, and changes nothing.
+
+A nonce may be answered twice.  Each quote has a later TPM clock than the one before, so evidence counts once, without a
+row for each round.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from typing import Final
+
+from tang_attest.errors import Conflict, Malformed, Reason, Refused
+from tang_attest.ports import (
+    AuditEntry,
+    Change,
+    Clock,
+    Device,
+    PastVerification,
+    Randomness,
+    Store,
+    Suspension,
+    Verification,
+)
+from tang_attest.protocol.challenge import (
+    CLOCK_SKEW_MS,
+    Challenge,
+    Purpose,
+    check_nonce,
+    make_nonce,
+    verify_digest,
+)
+from tang_attest.protocol.pcr import PcrValues, Selection
+from tang_attest.protocol.policy import ReferencePolicy, check_policy_selection
+from tang_attest.protocol.quote import Evidence, VerifiedQuote, verify_quote
+from tang_attest.protocol.reference_state import reference_state
+from tang_attest.protocol.verification import VERDICTS, Outcome, running_policy, running_selection
+from tang_attest.service.device_keys import DeviceKey, find_device_key
+from tang_attest.service.unlock import enrolled_device
+
+_SKEW: Final = timedelta(milliseconds=CLOCK_SKEW_MS)
+#: The actor of what happens without a person.
+SERVER: Final = "server"
+
+
+@dataclass(frozen=True, slots=True)
+class Round:
+    """How one round of *device* ended; *reasons* are empty when it was verified."""
+
+    device: str
+    outcome: Outcome
+    reasons: tuple[Reason, ...] = ()
+    change: Change | None = None
+
+
+class Verify:
+    """Asks running machines what they run, and judges the answer."""
+
+    def __init__(self, store: Store, clock: Clock, random: Randomness, nonce_key: bytes, ttl_s: int) -> None:
+        self._store, self._clock, self._random = store, clock, random
+        self._nonce_key, self._ttl_s = nonce_key, ttl_s
+
+    async def challenge(self, kid: str) -> Challenge:
+        """What the machine that uses *kid* has to quote.  Raises ``key-unknown``.  Nothing is stored."""
+        return await self.challenge_for(await find_device_key(self._store, kid))
+
+    async def challenge_for(self, bound: DeviceKey, selection: Selection | None = None) -> Challenge:
+        """The same for a device that was looked up; over *selection* when the values are to be recorded."""
+        if selection is None:
+            selection = (await self._policy(bound)).selection
+        now_ms = int(self._clock.now().timestamp() * 1000)
+        subject = _subject(bound, selection)
+        nonce = make_nonce(self._nonce_key, Purpose.VERIFY, subject, now_ms, self._random.bytes(16))
+        return Challenge(nonce, selection, self._ttl_s)
+
+    async def respond(self, kid: str, evidence: Evidence, *, fetched: bool = False) -> Round:
+        """Judge *evidence*.  A refusal that counts is a :class:`Round`; what is no verdict raises.
+
+        Of evidence that we *fetched* from the machine's TPM ourselves every refusal counts: nobody else sent it.
+        Raises :class:`Malformed`, :class:`Refused`, ``key-unknown``, and :class:`Conflict` ``clock-backwards`` when
+        another round was faster.
+        """
+        bound, now = await find_device_key(self._store, kid), self._clock.now()
+        policy = await self._policy(bound)
+        made_at = self._made_at(bound, policy.selection, evidence, now)
+        try:
+            quote = _verify(bound, policy.selection, evidence)
+        except Refused as refusal:
+            if not _is_verdict(refusal, bound.device, made_at, fetched=fetched):
+                raise
+            return await self._conclude(bound, None, refusal, now, made_at)
+        try:
+            # Not appraise(): nothing here may become a permit.
+            policy.judge(bound.device.name, quote.values, now)
+        except Refused as refusal:
+            return await self._conclude(bound, quote, refusal, now, made_at)
+        return await self._conclude(bound, quote, None, now, made_at)
+
+    async def record(
+        self, bound: DeviceKey, selection: Selection, evidence: Evidence, actor: str
+    ) -> ReferencePolicy:
+        """Make the quoted values the running policy of a device that has none, and that policy."""
+        now = self._clock.now()
+        self._made_at(bound, selection, evidence, now)
+        quote = _verify(bound, selection, evidence)
+        return await self.record_values(bound.device, selection, quote.values, actor)
+
+    async def record_values(
+        self, device: Device, selection: Selection, values: PcrValues, actor: str
+    ) -> ReferencePolicy:
+        """The same with values that were verified before.  Raises ``name-taken``, ``selection-invalid``."""
+        now = self._clock.now()
+        boot = await self._store.get_policy(device.policy)
+        state = reference_state(
+            check_policy_selection(selection),
+            f"running {now:%Y-%m-%d %H:%M:%S}",
+            values,
+            "recorded",
+            cap_pcr=boot.cap_pcr,
+            force=True,  # a cap alone proves that the initrd ended as it should
+        )
+        state = replace(state, created_at=now, created_by=actor)
+        name = f"{device.name[: 63 - len('-running')]}-running"
+        policy = ReferencePolicy(name, selection, boot.cap_pcr, (state,))
+        details = {"policy": name, "values": {str(pcr): value.hex() for pcr, value in sorted(values.items())}}
+        entry = AuditEntry(now, "device running-policy", actor, "done", device=device.name, details=details)
+        await self._store.record_running(device.name, policy, entry)
+        return policy
+
+    async def unreachable(self, device: Device, policy: ReferencePolicy, silent_since: datetime) -> Round:
+        """Write that nothing authentic came since *silent_since*, unless it did."""
+        now = self._clock.now()
+        reason = Reason("device-unreachable", f"No evidence of '{device.name}' that counts came in time.")
+        verification = self._verification(device, policy, Outcome.UNREACHABLE, (reason,), now)
+        change = await self._store.verify(replace(verification, silent_since=silent_since))
+        return Round(device.name, Outcome.UNREACHABLE, (reason,), change)
+
+    def _made_at(self, bound: DeviceKey, selection: Selection, evidence: Evidence, now: datetime) -> datetime:
+        now_ms = int(now.timestamp() * 1000)
+        expires_ms = check_nonce(
+            self._nonce_key,
+            Purpose.VERIFY,
+            _subject(bound, selection),
+            now_ms,
+            self._ttl_s,
+            evidence.nonce,
+        )
+        return datetime.fromtimestamp(expires_ms / 1000, UTC) - timedelta(seconds=self._ttl_s)
+
+    async def _policy(self, bound: DeviceKey) -> ReferencePolicy:
+        if bound.device.running_policy is None:
+            return running_policy(bound.policy)
+        return await self._store.get_policy(bound.device.running_policy)
+
+    async def _conclude(
+        self,
+        bound: DeviceKey,
+        quote: VerifiedQuote | None,
+        refusal: Refused | None,
+        now: datetime,
+        made_at: datetime,
+    ) -> Round:
+        outcome = Outcome.VERIFIED if refusal is None else Outcome.REFUSED
+        reasons = () if refusal is None else refusal.reasons
+        verification = self._verification(bound.device, bound.policy, outcome, reasons, now)
+        if quote is not None:
+            values = {str(pcr): value.hex() for pcr, value in sorted(quote.values.items())}
+            details = {**verification.details, "selection": str(quote.selection), "values": values}
+            verification = replace(verification, clock=quote.clock, details=details)
+        else:
+            # Its clock may not become ours, so this condition keeps a copy from being shown again later.
+            verification = replace(verification, silent_since=made_at)
+        change = await self._store.verify(verification)
+        if change is None:
+            raise Conflict("clock-backwards", "Newer evidence of this device was accepted meanwhile.")
+        return Round(bound.device.name, outcome, reasons, change)
+
+    def _verification(
+        self,
+        device: Device,
+        policy: ReferencePolicy,
+        outcome: Outcome,
+        reasons: Sequence[Reason],
+        now: datetime,
+    ) -> Verification:
+        code = reasons[0].code if reasons else "ok"
+        actions = _actions(device, policy, outcome)
+        suspend = None
+        if "suspend" in actions and outcome is not Outcome.VERIFIED:
+            suspend = Suspension(now, SERVER, f"{outcome} ({code}): {reasons[0].sentence}")
+        return Verification(
+            device_id=device.id,
+            at=now,
+            outcome=outcome,
+            code=code,
+            details={"reasons": [reason.as_json() for reason in reasons]},
+            suspend=suspend,
+            notify=tuple(action for action in actions if action.startswith(("hook:", "webhook:"))),
+        )
+
+
+def _subject(bound: DeviceKey, selection: Selection) -> str:
+    """What a nonce is good for.  With the selection, so that who answers while it is changed is not refused for it."""
+    return f"{bound.key.kid} {selection}"
+
+
+def _verify(bound: DeviceKey, selection: Selection, evidence: Evidence) -> VerifiedQuote:
+    binding = verify_digest(evidence.nonce, bound.key.kid)
+    return verify_quote(enrolled_device(bound.device), evidence, selection, binding)
+
+
+def _is_verdict(refusal: Refused, device: Device, made_at: datetime, *, fetched: bool) -> bool:
+    """Whether *refusal* says something about the machine.
+
+    A clock that went back does when the nonce was made after the evidence that it is compared with: then no two rounds
+    overtook each other, and the TPM's state was set back (a virtual machine's snapshot).
+    """
+    if refusal.code == "clock-backwards":
+        return device.last_seen_at is not None and made_at > device.last_seen_at + _SKEW
+    return fetched or refusal.code in VERDICTS
+
+
+def _actions(device: Device, policy: ReferencePolicy, outcome: Outcome) -> tuple[str, ...]:
+    """What *policy* wants to follow; who is told of a failure is also told that it ended."""
+    watch = policy.conditions.watch
+    if watch is None:
+        return ()
+    before = device.standing.outcome if outcome is Outcome.VERIFIED else outcome
+    match before:
+        case Outcome.REFUSED:
+            return watch.on_refused
+        case Outcome.UNREACHABLE:
+            return watch.on_unreachable
+        case _:
+            return ()
+
+
+def parse_values(past: PastVerification) -> tuple[Selection, PcrValues]:
+    """The values that a kept round quoted.  Raises ``observation-missing`` when it has none."""
+    selection, values = past.details.get("selection"), past.details.get("values")
+    if not isinstance(selection, str) or not isinstance(values, dict):
+        raise Malformed("observation-missing", f"The last round of '{past.device}' has no quoted values.")
+    return Selection.parse(selection), {int(pcr): bytes.fromhex(value) for pcr, value in values.items()}
+
+
+def default_selection(policy: ReferencePolicy) -> Selection:
+    """What is recorded of a running machine when nobody says otherwise."""
+    return running_selection(policy.selection)

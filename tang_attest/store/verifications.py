@@ -1,0 +1,180 @@
+"""How rounds of verification end: the newest end on the device's row, and each change in a table that is only appended to.
+
+Rules of this module:
+
+* Rounds of one batch share a transaction.  Their devices' rows are locked in the order of their ids, so that two
+  replicas cannot wait for each other; what is compared and what is written is then one step.
+* A round that ends like the one before it moves two times on the device's row and writes nothing else, unless an
+  operator asked for it.
+* Suspending is part of the same transaction: no unlock comes between a bad round and what it leads to.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+
+import sqlalchemy as sa
+
+from tang_attest.errors import Conflict, NotFound, TangAttestError
+from tang_attest.ports import AuditEntry, Change, Device, Notification, PastVerification, Verification
+from tang_attest.protocol.verification import Outcome
+from tang_attest.store import audit_log, devices, tables
+from tang_attest.store.decisions import moves_forward
+from tang_attest.store.sql import changed
+
+_device = tables.device
+_key = tables.sealed_key
+_verification = tables.verification
+_notification = tables.notification
+
+_LOCKED = (
+    sa.select(
+        _device.c.id,
+        _device.c.name,
+        _device.c.clock,
+        _device.c.reset_count,
+        _device.c.restart_count,
+        _device.c.outcome,
+        _device.c.outcome_code,
+        _device.c.answered_at,
+        _device.c.suspended_at,
+        _device.c.wanted_at,
+    )
+    .where(_device.c.id.in_(sa.bindparam("ids", expanding=True)))
+    .order_by(_device.c.id)
+    .with_for_update()
+)
+_SAME_AS_BEFORE = _device.update().where(_device.c.id == sa.bindparam("device_id"))
+
+
+def write(connection: sa.Connection, items: Sequence[Verification]) -> list[Change | TangAttestError | None]:
+    """Write *items*; for each what it changed, ``None`` (it is not unreachable after all), or why it was not written."""
+    ids = sorted({item.device_id for item in items})
+    rows = {row["id"]: dict(row) for row in connection.execute(_LOCKED, {"ids": ids}).mappings()}
+    return [_write_one(connection, rows.get(item.device_id), item) for item in items]
+
+
+def _write_one(
+    connection: sa.Connection, row: dict[str, object] | None, item: Verification
+) -> Change | TangAttestError | None:
+    if row is None:
+        return NotFound("key-unknown", "The device was removed while its evidence was appraised.")
+    if item.clock is None:
+        if _answered(row, item):
+            return None
+    elif not moves_forward((row["reset_count"], row["restart_count"], row["clock"]), item.clock):  # type: ignore[arg-type]  # columns are untyped here
+        return Conflict("clock-backwards", "Newer evidence of this device was accepted meanwhile.")
+    change = Change(
+        (row["outcome"], row["outcome_code"]) != (item.outcome.value, item.code),
+        item.suspend is not None and row["suspended_at"] is None,
+    )
+    columns, asked = _columns(item, change), row["wanted_at"] is not None
+    row.update(columns)
+    connection.execute(_SAME_AS_BEFORE.values(columns), {"device_id": item.device_id})
+    name = str(row["name"])
+    if change.outcome or asked:
+        _append(connection, name, item)
+    if change.outcome and item.notify:
+        body = _told(name, item, change)
+        connection.execute(
+            _notification.insert(), [{"action": action, "body": body} for action in item.notify]
+        )
+    if change.suspended:
+        audit_log.append(connection, _suspended(name, item))
+    return change
+
+
+def _answered(row: dict[str, object], item: Verification) -> bool:
+    """True when authentic evidence came while somebody found the device silent."""
+    answered = row["answered_at"]
+    return isinstance(answered, datetime) and item.silent_since is not None and answered > item.silent_since
+
+
+def _columns(item: Verification, change: Change) -> dict[str, object]:
+    columns: dict[str, object] = {}
+    if item.clock is not None:
+        columns |= devices.clock_columns(item.clock)
+    if item.outcome is not Outcome.UNREACHABLE:
+        columns |= {"answered_at": item.at, "wanted_at": None, "last_seen_at": item.at}
+    if item.outcome is Outcome.VERIFIED:
+        columns["verified_at"] = item.at
+    if change.outcome:
+        columns |= {"outcome": item.outcome.value, "outcome_code": item.code, "outcome_since": item.at}
+    if change.suspended:
+        columns |= devices.suspension_columns(item.suspend)
+    return columns or {"outcome": item.outcome.value}
+
+
+def _told(device: str, item: Verification, change: Change) -> dict[str, object]:
+    return {
+        "event": "verification",
+        "device": device,
+        "at": item.at.isoformat(),
+        "outcome": item.outcome.value,
+        "code": item.code,
+        "details": dict(item.details),
+        "suspended": change.suspended,
+    }
+
+
+def _append(connection: sa.Connection, device: str, item: Verification) -> None:
+    row = {
+        "device": device,
+        "at": item.at,
+        "outcome": item.outcome.value,
+        "code": item.code,
+        "details": dict(item.details),
+    }
+    connection.execute(_verification.insert(), row)
+
+
+def _suspended(device: str, item: Verification) -> AuditEntry:
+    assert item.suspend is not None  # noqa: S101 - for the type checker
+    details = {"reason": item.suspend.reason, "verification": dict(item.details)}
+    return AuditEntry(
+        item.at, "device suspend", item.suspend.by, "done", item.code, device=device, details=details
+    )
+
+
+def wanted(connection: sa.Connection) -> list[str]:
+    """The newest kid of each device for which a round was asked."""
+    ids = connection.scalars(sa.select(_device.c.id).where(_device.c.wanted_at.is_not(None))).all()
+    return [kids[0] for kids in devices.kids_of(connection, ids).values() if kids] if ids else []
+
+
+def silent(connection: sa.Connection, policy: str, before: datetime, limit: int) -> list[Device]:
+    """Devices of *policy*, not known as unreachable, whose running system gave no evidence since *before*."""
+    query = (
+        sa.select(_device.c.name)
+        .join(tables.policy)
+        .where(
+            tables.policy.c.name == policy,
+            sa.or_(_device.c.answered_at.is_(None), _device.c.answered_at < before),
+            sa.or_(_device.c.outcome.is_(None), _device.c.outcome != Outcome.UNREACHABLE.value),
+        )
+        .order_by(_device.c.id)
+        .limit(limit)
+    )
+    names = connection.scalars(query).all()
+    return devices.load(connection, *names) if names else []
+
+
+def take_notifications(connection: sa.Connection, limit: int) -> list[Notification]:
+    """The oldest, deleted: of two processes that saw the same row, the one whose DELETE met it has it."""
+    rows = connection.execute(sa.select(_notification).order_by(_notification.c.id).limit(limit)).all()
+    return [
+        Notification(row.id, row.action, row.body)
+        for row in rows
+        if changed(connection, _notification.delete().where(_notification.c.id == row.id)) == 1
+    ]
+
+
+def newest(connection: sa.Connection, device: str, limit: int) -> list[PastVerification]:
+    """The newest changes of *device*; none is no error: a removed device keeps its history."""
+    query = sa.select(_verification).where(_verification.c.device == device)
+    rows = connection.execute(query.order_by(_verification.c.id.desc()).limit(limit)).mappings()
+    return [
+        PastVerification(row["device"], row["at"], Outcome(row["outcome"]), row["code"], row["details"])
+        for row in rows
+    ]
