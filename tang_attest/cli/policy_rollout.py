@@ -41,9 +41,20 @@ def rollout() -> None:
     show_default=True,
     help="How many machines may be refused; one more stops the rollout.",
 )
+@click.option(
+    "--salt",
+    help="What the share is drawn by, random by default; that of another rollout draws the same machines.",
+)
 @click.option("--force", is_flag=True, help=_FORCE_HELP)
 def start(
-    policy: str, file: Path, name: str, share: int | None, label: str | None, limit: int, force: bool
+    policy: str,
+    file: Path,
+    name: str,
+    share: int | None,
+    label: str | None,
+    limit: int,
+    salt: str | None,
+    force: bool,
 ) -> None:
     """Let a change count for a share of a policy's machines, or for those with a label.
 
@@ -54,7 +65,8 @@ def start(
 
     async def begin(state: State) -> RolloutStatus:
         change = await state.policy_changes.parse(policy, document)
-        await state.rollouts.start(policy, change, RolloutTerms(name, share, label, limit), force=force)
+        terms = RolloutTerms(name, share, label, limit, salt)
+        await state.rollouts.start(policy, change, terms, force=force)
         return await state.rollouts.status(policy)
 
     status = run(begin)
@@ -210,6 +222,7 @@ def _as_json(status: RolloutStatus) -> dict[str, object]:
         "status": rollout.status.value,
         "share": rollout.share / WHOLE,
         "label": rollout.label,
+        "salt": rollout.salt,
         "limit": rollout.limit,
         "change": rollout.change.dump(),
         "started_at": rollout.started_at,

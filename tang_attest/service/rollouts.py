@@ -26,12 +26,16 @@ from tang_attest.service.reference_values import retirable_states
 
 @dataclass(frozen=True, slots=True)
 class RolloutTerms:
-    """Whom a rollout reaches first, a ``share`` of 10,000 or a ``label``, and how many of them may be refused."""
+    """Whom a rollout reaches first, a ``share`` of 10,000 or a ``label``, and how many of them may be refused.
+
+    The share is drawn by ``salt``, at random by default; the same salt draws the same devices.
+    """
 
     name: str
     share: int | None
     label: str | None
     limit: int
+    salt: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +78,7 @@ class Rollouts:
             policy=policy_name,
             name=check_name(terms.name),
             change=change,
-            salt=self._random.bytes(16).hex(),
+            salt=terms.salt or self._random.bytes(16).hex(),
             share=terms.share or 0,
             label=None if terms.label is None else check_labels([terms.label])[0],
             limit=terms.limit,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import UTC, datetime
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -37,7 +38,7 @@ PASSED, REFUSED = RolloutOutcome.PASSED, RolloutOutcome.REFUSED
 
 def make(**fields) -> Rollout:
     """A rollout that adds ``new`` for those labeled canary."""
-    known = {
+    known: dict[str, Any] = {
         "policy": "web",
         "name": "r",
         "change": PolicyChange((AddedState("new", NEW),)),

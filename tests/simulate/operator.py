@@ -1,0 +1,74 @@
+"""The operator and the pipeline of the simulation: they type commands."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, Final
+
+from tang_attest.cli.state import opened
+from tang_attest.config import Settings
+from tang_attest.protocol.pcr import Selection
+from tang_attest.protocol.policy import DEFAULT_CAP_PCR, DEFAULT_SELECTION
+from tang_attest.service.registry import TokenTerms
+from tests.bench.servers import PROGRAM
+
+POLICY: Final = "fleet"
+
+
+@dataclass(frozen=True, slots=True)
+class Operator:
+    """``tang-attest`` over the state directory, beside the server."""
+
+    state: Path
+
+    def run(self, *arguments: str, document: object = None, accept: Sequence[int] = (0,)) -> str:
+        """What a command prints; *document* goes to its stdin.  Raises unless its exit code is one of *accept*."""
+        done = subprocess.run(
+            [PROGRAM, "--state", self.state, *arguments],
+            input=None if document is None else json.dumps(document),
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=120,
+        )
+        if done.returncode not in accept:
+            raise RuntimeError(f"tang-attest {' '.join(arguments)} exits {done.returncode}: {done.stderr}")
+        return done.stdout
+
+    def rollout(self, verb: str, *arguments: str, document: object = None) -> str:
+        """``tang-attest policy rollout VERB fleet ...``."""
+        return self.run("policy", "rollout", verb, POLICY, *arguments, document=document)
+
+    def status(self) -> dict[str, Any]:
+        """Of the rollout."""
+        status: dict[str, Any] = json.loads(self.rollout("status", "--json"))
+        return status
+
+    def tokens(self, count: int) -> list[str]:
+        """One-time tokens for the policy; what ``tang-attest token create`` does, without starting it every time."""
+
+        async def create() -> list[str]:
+            async with opened(Settings(state=self.state)) as it:
+                return [(await it.registry.create_token(_terms()))[0] for _ in range(count)]
+
+        return asyncio.run(create())
+
+
+def _terms() -> TokenTerms:
+    return TokenTerms(
+        name=None,
+        policy=POLICY,
+        record=False,
+        selection=Selection.parse(DEFAULT_SELECTION),
+        cap_pcr=DEFAULT_CAP_PCR,
+        allow_unverified_ek=True,
+        force=False,
+        valid_for=timedelta(hours=1),
+        learn_for=timedelta(hours=1),
+    )
