@@ -44,6 +44,12 @@ def challenge(**changes: object) -> bytes:
     return problem(401, "evidence-required", challenge=wanted | changes)
 
 
+def announce(**changes: object) -> bytes:
+    """A 200 with the challenge of an announcement."""
+    wanted = {"nonce": NONCE, "selection": SELECTION, "expires_in": 120, "evidence": ["quote"], "cap_pcr": 15}
+    return answer(200, json.dumps(wanted | changes).encode())
+
+
 def reply(**changes: object) -> bytes:
     """A 200 with something like Y."""
     key = {"alg": "ECMR", "crv": "P-521", "kty": "EC", "x": _POINT, "y": _POINT}
@@ -71,6 +77,9 @@ ANSWERS: dict[str, Callable[[bool], bytes]] = {
     "selection-option": lambda _: challenge(selection="sha256:0 -c 0x81010001"),
     "selection-sha1": lambda _: challenge(selection="sha1:0"),
     "selection-list": lambda _: challenge(selection=["sha256:0"]),
+    "announce-command": lambda _: announce(nonce="$(touch /tmp/owned)aaaaaaaaaaaaaaaa"),
+    "announce-cap": lambda _: announce(cap_pcr="a[$(touch /tmp/owned)]"),
+    "announce-sha1": lambda _: announce(selection="sha1:0"),
     "always-expired": lambda _: problem(
         401, "nonce-expired", challenge={"nonce": NONCE, "selection": SELECTION, "evidence": ["quote"]}
     ),

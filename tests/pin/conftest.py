@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 
 from tests.pin.bad_server import bad_server
+from tests.pin.boots import Installed
 from tests.pin.machine import Machine, Operator
+from tests.pin.running import Running
 from tests.swtpm import Swtpm
 
 
@@ -70,3 +72,16 @@ def bad() -> Iterator[str]:
     """The URL of the server that misbehaves."""
     with bad_server() as url:
         yield url
+
+
+@pytest.fixture
+def run_machine(machine: Machine) -> Callable[..., Running]:
+    """Boots what is installed."""
+
+    def start(installed: Installed, *words: str) -> Running:
+        installed.install()
+        running = Running(machine, installed)
+        running.boot(*words)
+        return running
+
+    return start

@@ -3,110 +3,23 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import shutil
 import subprocess
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from tang_attest.errors import Malformed
 from tang_attest.protocol.eventlog import parse, replay
-from tests.pin.boots import Grub, Installed, SystemdBoot, Unified, pe
-from tests.pin.machine import PIN, Completed, Machine
+from tests.pin.boots import Grub, SystemdBoot, Unified, pe
+from tests.pin.machine import PIN, Machine
+from tests.pin.running import ALL, Running, values_of
 from tests.protocol import eventlog_writer as w
 
 pytestmark = pytest.mark.slow
 
 PHASES = ("enter-initrd", "leave-initrd", "sysinit", "ready")
-ALL = (0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 11, 12, 13, 14, 15)
-
-
-def values_of(log: bytes, *words: str, bank: str = "sha256") -> dict[int, str]:
-    """What a log leads to, and PCR 11 what systemd-pcrphase makes of it."""
-    found = replay(parse(log), bank)
-    values = {pcr: found.get(pcr, bytes(hashlib.new(bank).digest_size)) for pcr in ALL}
-    for word in words:
-        values[11] = hashlib.new(bank, values[11] + hashlib.new(bank, word.encode()).digest()).digest()
-    return {pcr: value.hex() for pcr, value in values.items()}
-
-
-@dataclass
-class Running:
-    """A machine that booted what is installed, and whose files may change now."""
-
-    machine: Machine
-    installed: Installed
-
-    def boot(self, *words: str) -> None:
-        """Measure what is installed, and *words* as systemd-pcrphase does."""
-        log = self.installed.log()
-        file = self.machine.directory / "event-log"
-        file.write_bytes(log)
-        (self.machine.directory / "cmdline").write_text(f"{self.installed.cmdline()}\n")
-        self.machine.extra = {
-            "CLEVIS_ATTEST_EVENT_LOG": str(file),
-            "CLEVIS_ATTEST_CMDLINE": str(self.machine.directory / "cmdline"),
-        }
-        extends = [f"{e.pcr}:sha256={e.digests['sha256'].hex()}" for e in parse(log).events if e.extends]
-        extends += [f"11:sha256={hashlib.sha256(word.encode()).hexdigest()}" for word in words]
-        for at in range(0, len(extends), 8):
-            self.machine.tpm.run("tpm2", "pcrextend", *extends[at : at + 8])
-
-    def predict(self, *options: str | Path) -> Completed:
-        """Run the program on the machine's files."""
-        return self.machine.run("clevis-attest-predict", "--root", self.installed.root, *options)
-
-    def predicted(self, *options: str | Path) -> Prediction:
-        """``--json``."""
-        result = self.predict("--json", *options)
-        assert result.returncode in {0, 4}, result.stderr.decode()
-        prediction = Prediction(json.loads(result.stdout))
-        assert (result.returncode == 4) == bool(prediction.unpredictable)
-        assert self.machine.leftovers() == []
-        return prediction
-
-
-@dataclass
-class Prediction:
-    """What ``--json`` prints."""
-
-    printed: dict[str, Any]
-
-    def _of(self, state: str, member: str) -> dict[int, str]:
-        return {pcr["pcr"]: pcr[member] for pcr in self.printed["pcrs"] if pcr["state"] == state}
-
-    @property
-    def values(self) -> dict[int, str]:
-        return self._of("unchanged", "value") | self.changed_values
-
-    @property
-    def changed_values(self) -> dict[int, str]:
-        return self._of("changed", "value")
-
-    @property
-    def changed(self) -> dict[int, str]:
-        return self._of("changed", "because")
-
-    @property
-    def unpredictable(self) -> dict[int, str]:
-        return self._of("unpredictable", "because")
-
-
-@pytest.fixture
-def run_machine(machine: Machine, tmp_path: Path) -> Callable[..., Running]:
-    """Boots what is installed."""
-
-    def start(installed: Installed, *words: str) -> Running:
-        installed.install()
-        running = Running(machine, installed)
-        running.boot(*words)
-        return running
-
-    return start
 
 
 # --- logs and images ----------------------------------------------------------------------------------------------
