@@ -5,6 +5,7 @@ docs/errors.md, docs/settings.md, docs/cli.md and man/tang-attest.8.
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import click
@@ -12,6 +13,7 @@ import click
 from tang_attest.cli import group
 from tang_attest.config import Settings
 from tang_attest.errors import ACTIONS
+from tang_attest.web.admin_routes import document
 from tools.generate_manual import manual
 
 ROOT = Path(__file__).parent.parent
@@ -67,6 +69,11 @@ def cli() -> str:
     return "\n".join(parts)
 
 
+def openapi() -> str:
+    """The admin API."""
+    return json.dumps(document(), indent=2) + "\n"
+
+
 def _command(parent: click.Group, context: click.Context, name: str) -> click.Command:
     command = parent.get_command(context, name)
     if command is None:
@@ -82,6 +89,7 @@ DOCUMENTS = {
     "docs/errors.md": errors,
     "docs/settings.md": settings,
     "docs/cli.md": cli,
+    "docs/openapi.json": openapi,
     "man/tang-attest.8": manual,
 }
 

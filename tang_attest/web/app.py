@@ -63,7 +63,8 @@ def make_app(site: Site) -> web.Application:
         return await _answer(site, request)
 
     # Tang's routes are matched on the raw target, which aiohttp's router has already decoded: one route takes all.
-    app.router.add_route("*", "/{target:.*}", answer)
+    # A dot would leave out line ends, for aiohttp to answer.
+    app.router.add_route("*", r"/{target:[\s\S]*}", answer)
     return app
 
 

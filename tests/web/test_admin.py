@@ -62,7 +62,7 @@ async def test_a_token_does_what_its_scope_says(server: Server, operation: Opera
 
 
 @pytest.mark.parametrize(
-    "path", ["/devices", "/policies/web", "/nothing", "/", "//", "/openapi.json/", "/%ff"]
+    "path", ["/devices", "/policies/web", "/nothing", "/%0A", "/", "//", "/openapi.json/", "/%ff"]
 )
 @pytest.mark.parametrize("method", ["GET", "POST", "DELETE", "OPTIONS"])
 async def test_strangers_learn_nothing(server: Server, method: str, path: str) -> None:
@@ -248,7 +248,7 @@ async def test_observations_and_audit(server: Server, admin: Admin, attester: At
     assert of_one == [first.body["observations"][1], *rest.body["observations"]]
     assert (await admin.get(f"/observations/{of_one[0]['id']}")).body == of_one[0]
     assert of_one[0]["values"]["4"] == attester.pcrs["sha256"][4].hex()
-    for missing in ("/observations/99", "/observations?device=none"):
+    for missing in ("/observations/99", "/observations/9223372036854775806", "/observations?device=none"):
         assert (await admin.get(missing)).status == 404
 
     newest = await admin.get("/audit?limit=1")
@@ -466,6 +466,8 @@ async def test_big_bodies(admin: Admin) -> None:
         "/devices/%ff",
         "/devices/a%00b",
         "/devices/a%2Fb",
+        "/devices/a%0Ab",
+        "/observations/9223372036854775807",
         "/devices?limit=0",
         "/devices?limit=101",
         "/devices?limit=1e1",
