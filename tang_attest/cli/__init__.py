@@ -22,7 +22,9 @@ class LazyGroup(click.Group):
         "admin-token": "tang_attest.cli.admin_token:admin_token",
         "approve": "tang_attest.cli.observation:approve",
         "audit": "tang_attest.cli.audit:audit",
+        "backup": "tang_attest.cli.backup:backup",
         "checkquote": "tang_attest.cli.checkquote:checkquote",
+        "db": "tang_attest.cli.db:db",
         "device": "tang_attest.cli.device:device",
         "ek-root": "tang_attest.cli.ek_root:ek_root",
         "eventlog": "tang_attest.cli.eventlog:eventlog",
@@ -30,6 +32,7 @@ class LazyGroup(click.Group):
         "keys": "tang_attest.cli.keys:keys",
         "observation": "tang_attest.cli.observation:observation",
         "policy": "tang_attest.cli.policy:policy",
+        "restore": "tang_attest.cli.backup:restore",
         "serve": "tang_attest.cli.serve:serve",
         "token": "tang_attest.cli.token:token",
     }
@@ -60,8 +63,14 @@ class LazyGroup(click.Group):
     show_default=True,
     help="Where the database and the key-encryption key are.",
 )
+@click.option(
+    "--database",
+    metavar="URL",
+    envvar="TANG_ATTEST_DATABASE",
+    help="The database, when it is not the SQLite file in the state directory (docs/how-to/postgresql.md).",
+)
 @click.pass_context
-def group(ctx: click.Context, state: str) -> None:
+def group(ctx: click.Context, state: str, database: str | None) -> None:
     """A Tang server that answers only machines whose TPM has just proved what they booted.
 
     \b

@@ -95,6 +95,8 @@ def serve(ctx: click.Context, /, config: Path | None, **flags: Any) -> None:
     given_state = ctx.find_root().get_parameter_source("state") is not click.core.ParameterSource.DEFAULT
     if given_state or config is None:
         flags["state"] = ctx.obj
+    if flags["database"] is None:
+        flags["database"] = ctx.find_root().params["database"]
     settings = load_settings(config, flags)
     log.configure(settings.log_format, settings.log_level)
     tls = _tls(settings)

@@ -111,11 +111,17 @@ def compose(store: Store, secret: ServerSecret) -> State:
     )
 
 
+def settings() -> Settings:
+    """What ``--state`` and ``--database`` say."""
+    parameters = click.get_current_context().find_root().params
+    return Settings(state=Path(parameters["state"]), database=parameters["database"])
+
+
 def run(use: Callable[[State], Awaitable[_Result]]) -> _Result:
     """Open the state of ``--state``, call *use* with it, close it."""
 
     async def _run() -> _Result:
-        async with opened(Settings(state=Path(click.get_current_context().obj))) as state:
+        async with opened(settings()) as state:
             return await use(state)
 
     return asyncio.run(_run())

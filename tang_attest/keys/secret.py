@@ -37,18 +37,38 @@ class ServerSecret:
     def __repr__(self) -> str:
         return "ServerSecret(...)"
 
+    def text(self) -> str:
+        """The secret itself, base64url: for the file that keeps it, and a backup that was asked to hold it."""
+        return base64.urlsafe_b64encode(self._key).decode()
+
     def derive(self, label: str) -> bytes:
         """The 32-byte key for the purpose that *label* names."""
         info = f"tang-attest/v1 {label}".encode()
         return HKDF(algorithm=hashes.SHA256(), length=32, salt=None, info=info).derive(self._key)
 
 
+def make_directory(directory: Path) -> None:
+    """Make a state directory, mode 0700, unless it exists.  Raises ``file-unreadable``."""
+    try:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise NotFound(
+            "file-unreadable", f"Directory {directory} cannot be made: {error.strerror}."
+        ) from None
+
+
 def create_secret(directory: Path) -> ServerSecret:
-    """Make a new secret in *directory*/kek, mode 0400, durable on return.
+    """Make a new secret and keep it; raises what :func:`keep_secret` raises."""
+    secret = ServerSecret(os.urandom(_SIZE))
+    keep_secret(directory, secret)
+    return secret
+
+
+def keep_secret(directory: Path, secret: ServerSecret) -> None:
+    """Write *secret* to *directory*/kek, mode 0400, durable on return.
 
     Raises ``state-exists``, and ``file-unreadable`` when it cannot be written; then there is no file.
     """
-    key = os.urandom(_SIZE)
     path = directory / FILE_NAME
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o400)
@@ -58,14 +78,13 @@ def create_secret(directory: Path) -> ServerSecret:
         raise NotFound("file-unreadable", f"File {path} cannot be made: {error.strerror}.") from None
     try:
         with os.fdopen(descriptor, "wb") as file:
-            file.write(base64.urlsafe_b64encode(key) + b"\n")
+            file.write(secret.text().encode() + b"\n")
             file.flush()
             os.fsync(file.fileno())
         _sync(directory)
     except OSError as error:
         path.unlink(missing_ok=True)
         raise NotFound("file-unreadable", f"File {path} cannot be written: {error.strerror}.") from None
-    return ServerSecret(key)
 
 
 def _sync(directory: Path) -> None:
@@ -102,7 +121,12 @@ def load_secret(directory: Path) -> ServerSecret:
         raise Malformed(
             "setting-invalid", f"File {path} may be read by others than its owner; run 'chmod 0400 {path}'."
         )
+    return parse_secret(text, f"File {path}")
+
+
+def parse_secret(text: str | bytes, what: str) -> ServerSecret:
+    """The secret that :meth:`ServerSecret.text` gave; *what* begins the sentence of ``key-malformed``."""
     try:
         return ServerSecret(base64.b64decode(text.strip(), altchars=b"-_", validate=True))
     except (binascii.Error, ValueError):
-        raise Malformed("key-malformed", f"File {path} is not a key-encryption key.") from None
+        raise Malformed("key-malformed", f"{what} is not a key-encryption key.") from None

@@ -78,6 +78,11 @@ class ReferenceState:
         """False for a state that is for another device only."""
         return self.limits.device in (None, device)
 
+    @property
+    def changes_when_met(self) -> bool:
+        """True when a permit has to be written into the state: it becomes active, or has a use less."""
+        return self.life is not Life.ACTIVE or self.limits.uses_left is not None
+
     def obstacle(self, now: datetime) -> Reason | None:
         """Why this state does not count at *now*, or ``None``: it counts."""
         match self.life:

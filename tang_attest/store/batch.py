@@ -11,6 +11,8 @@ Rules of this module:
   dropped, so it has no effect.
 * A batch that fails as a whole fails for each of its callers; an item that fails alone is an exception among
   the results.
+* When the database is away, whoever waits hears it with the batch that found out: nobody waits for one timeout
+  after the other.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Final, Generic, TypeVar
 
 from tang_attest.errors import Unavailable
+from tang_attest.store.failures import is_away
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -100,6 +103,9 @@ class Batcher(Generic[Item, Result]):
                 future.cancel()
             raise
         except Exception as error:  # noqa: BLE001 - whatever it is, it belongs to the callers
+            if is_away(error):
+                batch += self._waiting
+                self._waiting.clear()
             results = [error] * len(batch)
         for (_, future), result in zip(batch, results, strict=True):
             # A caller that was cancelled meanwhile wants no answer.

@@ -20,9 +20,9 @@ import sqlalchemy as sa
 from tang_attest.errors import Conflict, NotFound, TangAttestError
 from tang_attest.ports import AuditEntry, Decision, Observation, Snapshot
 from tang_attest.protocol.quote import advance
-from tang_attest.protocol.reference_state import COUNTING, Life
+from tang_attest.protocol.reference_state import COUNTING
 from tang_attest.protocol.tpm import ClockInfo
-from tang_attest.store import audit_log, devices, evidence, policies, rollouts, tables
+from tang_attest.store import audit_log, devices, evidence, locks, policies, rollouts, tables
 from tang_attest.store.sql import changed, insert_new
 
 _device = tables.device
@@ -93,6 +93,7 @@ def write(connection: sa.Connection, items: Sequence[Decision | AuditEntry]) -> 
     """Write *items*; for each ``None``, or why it was not written."""
     entries: list[AuditEntry] = []
     outcomes: list[TangAttestError | None] = []
+    locks.take(connection, [item for item in items if isinstance(item, Decision)])
     for item in items:
         if isinstance(item, AuditEntry):
             entries.append(item)
@@ -133,7 +134,7 @@ def _see_and_meet(connection: sa.Connection, decision: Decision) -> TangAttestEr
     if stopped := rollouts.check_still_counts(connection, decision.rollout):
         return stopped
     met = decision.met
-    if met is None or (met.life is Life.ACTIVE and met.limits.uses_left is None):
+    if met is None or not met.changes_when_met:
         return None if see_device(connection, decision) else _why_not_seen(connection, decision)
     savepoint = connection.begin_nested()
     try:

@@ -33,7 +33,7 @@ def translate_errors() -> Iterator[None]:
     try:
         yield
     except (SQLAlchemyError, sqlite3.Error, OSError) as error:
-        spoiled = isinstance(error, StatementError) and _blames_values(error)
+        spoiled = isinstance(error, StatementError) and blames_values(error)
         _log.error("the database failed: %s", _cause(error, with_message=not spoiled))
         kind = Spoiled if spoiled else Unavailable
         raise kind("unavailable", "The database could not be used.") from error
@@ -45,7 +45,8 @@ def sqlstate(error: BaseException) -> str | None:
     return state if isinstance(state, str) else None
 
 
-def _blames_values(error: StatementError) -> bool:
+def blames_values(error: StatementError) -> bool:
+    """True when the statement failed because of what it was to write."""
     if isinstance(error, DBAPIError) and error.connection_invalidated:
         return False
     if (state := sqlstate(error)) is not None:

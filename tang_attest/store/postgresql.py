@@ -49,7 +49,7 @@ _PLAN_OUTDATED: Final = "0A000"
 class ServerDatabase:
     """:class:`tang_attest.store.engine.Database` on a PostgreSQL server.
 
-    *url* has no password in it.  *patient* is for an operator's long work (an upgrade, a copy): no limit on time.
+    *url* has no password in it.  *patient* is for an operator's long work (an upgrade, a copy): no limit on time, and no second try.
     """
 
     def __init__(self, url: URL, *, patient: bool = False) -> None:
@@ -61,6 +61,7 @@ class ServerDatabase:
                 "setting-invalid", "PGPASSWORD is set: put the password into a password file (passfile=...)."
             )
         self._transaction_s = None if patient else TRANSACTION_S
+        self._tries = 1 if patient else _TRIES  # an operator's work reads a file, which is read once
         self._url = url
         # The driver parses the URL itself, so that it means what it means to psql (sslmode, passfile, two hosts ...).
         self._engine: AsyncEngine = create_async_engine(
@@ -95,12 +96,12 @@ class ServerDatabase:
         if self._closed:  # the engine itself would connect again
             raise Unavailable("unavailable", "The server is stopping.")
         with translate_errors():
-            for number in range(1, _TRIES + 1):
+            for number in range(1, self._tries + 1):
                 attempt = _Attempt(engine, self._transaction_s)
                 try:
                     return await attempt.run(work)
                 except DBAPIError as error:
-                    if number == _TRIES or not attempt.may_repeat(error, number):
+                    if number == self._tries or not attempt.may_repeat(error, number):
                         raise
                 await asyncio.sleep(_PAUSE_S * number)
         raise AssertionError("the last try returned or raised")

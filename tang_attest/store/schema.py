@@ -16,34 +16,57 @@ if TYPE_CHECKING:
 REVISION: Final = "0003"
 
 _VERSION_TABLE: Final = sa.table("alembic_version", sa.column("version_num"))
+#: Of ``pg_advisory_xact_lock``: replicas that upgrade at once take turns, and the second has nothing left to do.
+_UPGRADE_LOCK: Final = 0x74616E67  # "tang"
 
 
 def check(connection: sa.Connection) -> None:
-    """Raise ``state-missing`` when the schema is absent or older, ``setting-invalid`` when it is newer."""
-    found = _revision(connection)
-    if found == REVISION:
-        return
+    """Raise ``state-missing`` when the schema is absent, ``schema-old``, ``schema-new``, or ``setting-invalid``.
+
+    The last is for a PostgreSQL server that does not flush: it would lose decisions that were acknowledged.
+    """
+    found = revision(connection)
     if found is None:
         raise Unavailable("state-missing", "The database has no tables yet.")
     if found < REVISION:
-        raise Unavailable(
-            "state-missing",
-            f"The database has schema {found}; this program needs {REVISION}, which is newer.",
+        raise Unavailable("schema-old", f"The database has schema {found}; this program needs {REVISION}.")
+    refuse_newer(found)
+    if connection.dialect.name == "postgresql" and not flushes(connection):
+        raise Malformed(
+            "setting-invalid", "Setting database: the server runs with fsync=off, so it may lose decisions."
         )
-    raise Malformed(
-        "setting-invalid",
-        f"The database has schema {found}; this program knows only {REVISION}, which is older.",
-    )
 
 
-def upgrade(connection: sa.Connection) -> None:
-    """Bring the schema to :data:`REVISION`.  Raises ``setting-invalid`` when it is newer."""
+def refuse_newer(found: str) -> None:
+    """Raise ``schema-new`` when *found* is newer than what this program knows."""
+    if found > REVISION:
+        raise Unavailable("schema-new", f"The schema is {found}; this program knows only {REVISION}.")
+
+
+def flushes(connection: sa.Connection) -> bool:
+    """True when a PostgreSQL server has ``fsync`` on."""
+    return bool(connection.scalar(sa.select(sa.func.current_setting("fsync"))) == "on")
+
+
+def upgrade(connection: sa.Connection, to: str = REVISION) -> tuple[str | None, str]:
+    """Bring the schema to the revision *to*; what it was, and what it is.  Raises ``schema-new``."""
     from alembic import command  # here, because opening does not need it and it is slow to load
 
-    found = _revision(connection)
-    if found is not None and found > REVISION:
-        check(connection)
-    command.upgrade(config(connection), REVISION)
+    if connection.dialect.name == "postgresql":
+        connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_UPGRADE_LOCK)))
+    found = revision(connection)
+    if found is not None:
+        refuse_newer(found)
+    command.upgrade(config(connection), to)
+    return found, to
+
+
+def revision(connection: sa.Connection) -> str | None:
+    """The schema's revision, or ``None``: there are no tables."""
+    if not sa.inspect(connection).has_table(_VERSION_TABLE.name):
+        return None
+    found = connection.scalar(sa.select(_VERSION_TABLE.c.version_num))
+    return None if found is None else str(found)
 
 
 def config(connection: sa.Connection) -> Config:
@@ -55,10 +78,3 @@ def config(connection: sa.Connection) -> Config:
     settings.set_main_option("path_separator", "os")
     settings.attributes["connection"] = connection
     return settings
-
-
-def _revision(connection: sa.Connection) -> str | None:
-    if not sa.inspect(connection).has_table(_VERSION_TABLE.name):
-        return None
-    revision = connection.scalar(sa.select(_VERSION_TABLE.c.version_num))
-    return None if revision is None else str(revision)

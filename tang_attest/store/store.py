@@ -52,6 +52,7 @@ from tang_attest.store import (
 from tang_attest.store.batch import Batcher
 from tang_attest.store.engine import Database, connect, parse_url
 from tang_attest.store.failures import is_away
+from tang_attest.store.maintenance import upgrade
 
 T = TypeVar("T")
 Written = Decision | AuditEntry
@@ -61,7 +62,7 @@ async def open_store(url: str, *, create: bool = False) -> SqlStore:
     """The registry in the database at *url* (``sqlite:///PATH``, ``postgresql://...``).
 
     With *create* the database is made, or brought to this program's schema.  Raises ``state-missing`` when there
-    is none or its schema is older, ``setting-invalid`` when the URL is wrong or the schema newer.
+    is none, ``schema-old``, ``schema-new``, ``setting-invalid`` (the URL, or a server that does not flush).
     """
     if create:
         await upgrade(url)
@@ -72,15 +73,6 @@ async def open_store(url: str, *, create: bool = False) -> SqlStore:
         await database.close()
         raise
     return SqlStore(database)
-
-
-async def upgrade(url: str) -> None:
-    """Make the tables at *url*, or bring them to this program's schema; one transaction."""
-    database = connect(parse_url(url), create=True, patient=True)
-    try:
-        await database.write(schema.upgrade)
-    finally:
-        await database.close()
 
 
 class SqlStore:

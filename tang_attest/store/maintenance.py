@@ -1,0 +1,100 @@
+"""What an operator does to a whole database: look, upgrade, back up, restore."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import sqlalchemy as sa
+
+from tang_attest.store import archive, schema
+from tang_attest.store.archive import Progress
+from tang_attest.store.archive_file import Reader
+from tang_attest.store.engine import Database, connect, parse_url
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """What a database is: ``schema`` and ``needed`` are revisions, ``rows`` by table.
+
+    ``schema`` is ``None`` without tables; ``flushes`` is false where acknowledged decisions may be lost.
+    """
+
+    server: str
+    schema: str | None
+    needed: str
+    flushes: bool
+    rows: Mapping[str, int]
+
+
+async def upgrade(url: str) -> tuple[str | None, str]:
+    """Make the tables at *url*, or bring them to this program's schema, in one transaction; the schema before, after.
+
+    Raises ``schema-new``.
+    """
+    async with _opened(url, create=True) as database:
+        return await database.write(schema.upgrade)
+
+
+async def look(url: str) -> Status:
+    """The state of the database at *url*, whatever its schema.  Raises ``state-missing`` when there is no file."""
+
+    def work(connection: sa.Connection) -> Status:
+        server = connection.dialect.name == "postgresql"
+        version = ".".join(map(str, connection.dialect.server_version_info or ()))
+        return Status(
+            f"{'PostgreSQL' if server else 'SQLite'} {version}",
+            schema.revision(connection),
+            schema.REVISION,
+            not server or schema.flushes(connection),
+            {table.name: archive.count(connection, table) for table in archive.ours(connection)},
+        )
+
+    async with _opened(url) as database:
+        return await database.read(work)
+
+
+async def back_up(
+    url: str, file: BinaryIO, key: bytes, head: Mapping[str, object], progress: Progress
+) -> dict[str, int]:
+    """Write a snapshot of the database at *url* to *file*; see :func:`tang_attest.store.archive.dump`."""
+    async with _opened(url) as database:
+        return await database.read(lambda connection: archive.dump(connection, file, key, head, progress))
+
+
+async def restore(url: str, reader: Reader, key: bytes, progress: Progress) -> dict[str, int]:
+    """Fill the empty database at *url*, in one transaction; see :func:`tang_attest.store.archive.load`.
+
+    A SQLite file that it made is gone again when it fails.
+    """
+    with _undone_on_failure(url):
+        async with _opened(url, create=True) as database:
+            return await database.write(lambda connection: archive.load(connection, reader, key, progress))
+
+
+@contextmanager
+def _undone_on_failure(url: str) -> Iterator[None]:
+    """A SQLite file that is not here yet is gone again when the block raises."""
+    parsed = parse_url(url)
+    path = Path(parsed.database or "")
+    made = parsed.get_backend_name() == "sqlite" and not os.path.lexists(path)
+    try:
+        yield
+    except BaseException:
+        if made:
+            for suffix in ("", "-wal", "-shm"):
+                Path(f"{path}{suffix}").unlink(missing_ok=True)
+        raise
+
+
+@asynccontextmanager
+async def _opened(url: str, *, create: bool = False) -> AsyncIterator[Database]:
+    database = connect(parse_url(url), create=create, patient=True)
+    try:
+        yield database
+    finally:
+        await database.close()
