@@ -30,6 +30,7 @@ class LazyGroup(click.Group):
         "eventlog": "tang_attest.cli.eventlog:eventlog",
         "init": "tang_attest.cli.init:init",
         "keys": "tang_attest.cli.keys:keys",
+        "menu": "tang_attest.cli.menu:menu",
         "observation": "tang_attest.cli.observation:observation",
         "policy": "tang_attest.cli.policy:policy",
         "restore": "tang_attest.cli.backup:restore",

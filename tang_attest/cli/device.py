@@ -11,6 +11,7 @@ from tang_attest.cli import output
 from tang_attest.cli.files import read_file
 from tang_attest.cli.state import State, run
 from tang_attest.cli.types import Duration
+from tang_attest.cli.verification import COMMANDS, DEFAULT_AK, reach_of
 from tang_attest.errors import Malformed
 from tang_attest.ports import Device
 from tang_attest.protocol.enrollment import accept_ak
@@ -19,7 +20,7 @@ from tang_attest.protocol.tpm import AttestationKey, ak_from_pem, public_from_tp
 
 @click.group()
 def device() -> None:
-    """Machines: list, show, label, register, remove."""
+    """Machines: register, list, label, verify, watch, suspend, allow, remove."""
 
 
 @device.command("list")
@@ -36,7 +37,17 @@ def list_devices(labels: tuple[str, ...], as_json: bool) -> None:
         output.print_json([_as_json(entry) for entry in devices])
         return
     output.table(
-        ("name", "policy", "labels", "ek", "origin", "learning until", "last seen", "last verdict"),
+        (
+            "name",
+            "policy",
+            "labels",
+            "ek",
+            "origin",
+            "learning until",
+            "last seen",
+            "last verdict",
+            "running",
+        ),
         [
             (
                 d.name,
@@ -47,6 +58,7 @@ def list_devices(labels: tuple[str, ...], as_json: bool) -> None:
                 d.learning.until if d.learning else None,
                 d.last_seen_at,
                 d.last_code,
+                _running(d),
             )
             for d in devices
         ],
@@ -84,23 +96,30 @@ def show(name: str, as_json: bool) -> None:
     required=True,
     help="TPM2B_PUBLIC or TPMT_PUBLIC file, as 'tpm2 readpublic -o' writes it.",
 )
-@click.option("--policy", required=True, help="The policy it comes under.")
+@click.option("--policy", help="The policy it comes under; an empty one of its own by default.")
+@click.option("--tcti", help="Its TPM, if this machine reaches it, such as swtpm:host=127.0.0.1,port=2321.")
+@click.option("--ak-handle", default=DEFAULT_AK, show_default=True, help="Where the AK is in that TPM.")
 @click.option(
     "--pem", is_flag=True, help="The file is a PEM key: its attributes cannot be checked, and are not."
 )
-def register(name: str, ak_public: Path, policy: str, pem: bool) -> None:
+def register(
+    name: str, ak_public: Path, policy: str | None, tcti: str | None, ak_handle: str, pem: bool
+) -> None:
     """Add a machine whose AK you brought yourself, without credential activation.
 
     Nothing then proves which TPM holds the key; enrollment with a token does.
     """
-    data = read_file(ak_public, 16 * 1024)
-    key = ak_from_pem(data) if pem else _ak(data)
-    entry = run(lambda state: state.registry.register(name, key, policy))
+    key, reach = read_ak(ak_public, pem=pem), reach_of(tcti, ak_handle)
+    entry = run(lambda state: state.registry.register(name, key, policy, reach=reach))
     output.say(f"SUCCESS: instance {name} registered")
     click.echo(entry.kids[0])
 
 
-def _ak(data: bytes) -> AttestationKey:
+def read_ak(path: Path, *, pem: bool = False) -> AttestationKey:
+    """The AK in a file.  Raises ``file-unreadable``, ``key-malformed``, ``ak-unsuitable``."""
+    data = read_file(path, 16 * 1024)
+    if pem:
+        return ak_from_pem(data)
     if data.startswith(b"-----BEGIN"):
         raise Malformed(
             "key-malformed", "The file is a PEM key, whose attributes cannot be checked; say --pem."
@@ -181,4 +200,25 @@ def _as_json(entry: Device) -> dict[str, object]:
         "last_seen_at": entry.last_seen_at,
         "last_code": entry.last_code,
         "last_state": entry.last_state,
+        "running_policy": entry.running_policy,
+        "outcome": entry.standing.outcome,
+        "outcome_code": entry.standing.code,
+        "outcome_since": entry.standing.since,
+        "answered_at": entry.standing.answered_at,
+        "verified_at": entry.standing.verified_at,
+        "suspended_at": entry.suspension.at if entry.suspension else None,
+        "suspended_by": entry.suspension.by if entry.suspension else None,
+        "suspended_reason": entry.suspension.reason if entry.suspension else None,
+        "allowed_until": entry.allowed_until,
     }
+
+
+def _running(entry: Device) -> str | None:
+    """How the running system stands; a suspension is what matters most."""
+    if entry.suspension is not None:
+        return "SUSPENDED"
+    return None if entry.standing.outcome is None else entry.standing.outcome.value
+
+
+for command in COMMANDS:
+    device.add_command(command)

@@ -10,6 +10,7 @@ import click
 from tang_attest.cli import output
 from tang_attest.cli.files import read_file
 from tang_attest.cli.policy_change import apply, dry_run
+from tang_attest.cli.policy_conditions import COMMANDS
 from tang_attest.cli.policy_life import (
     approve,
     hint_retire,
@@ -153,5 +154,5 @@ def _as_json(entry: ReferencePolicy) -> dict[str, object]:
     }
 
 
-for command in (stage, staged, approve, retire, restore, trust_predictions, dry_run, apply, rollout):
+for command in (stage, staged, approve, retire, restore, trust_predictions, dry_run, apply, rollout, *COMMANDS):
     policy.add_command(command)

@@ -1,0 +1,115 @@
+"""The subcommands of ``tang-attest policy`` that ask for more than values: watching, a person's word, being seen."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import timedelta
+
+import click
+
+from tang_attest.cli import output
+from tang_attest.cli.state import State, run
+from tang_attest.cli.types import Duration
+from tang_attest.protocol.conditions import Conditions, Watch
+
+
+def _change(name: str, change: Callable[[Conditions], Conditions]) -> None:
+    async def use(state: State) -> None:
+        conditions = (await state.store.get_policy(name)).conditions
+        await state.registry.set_conditions(name, change(conditions))
+
+    run(use)
+
+
+@click.command()
+@click.argument("name")
+@click.option("--off", is_flag=True, help="Watch its machines no longer.")
+@click.option(
+    "--every", type=Duration(), default="60s", show_default=True, help="Time between two rounds of a machine."
+)
+@click.option(
+    "--jitter",
+    type=click.IntRange(0, 50),
+    default=10,
+    show_default=True,
+    help="Percent by which that time varies.",
+)
+@click.option(
+    "--misses",
+    type=click.IntRange(1, 1000),
+    default=3,
+    show_default=True,
+    help="Intervals without evidence until a machine is unreachable.",
+)
+@click.option(
+    "--on-failure",
+    multiple=True,
+    default=("log",),
+    show_default=True,
+    help="When a machine is refused: log, suspend, hook:NAME or webhook:URL; repeat it for more.",
+)
+@click.option(
+    "--on-unreachable",
+    multiple=True,
+    default=("log",),
+    show_default=True,
+    help="When a machine falls silent; the same words.",
+)
+def watch(
+    name: str,
+    off: bool,
+    every: timedelta,
+    jitter: int,
+    misses: int,
+    on_failure: tuple[str, ...],
+    on_unreachable: tuple[str, ...],
+) -> None:
+    """Verify the machines of a policy continuously, by their agents, and act on what comes of it.
+
+    A hook is a program in the directory of 'serve --hook-dir'; a webhook is signed with 'serve --webhook-secret'.
+
+    \b
+    tang-attest policy watch webservers --every 60s --misses 3 --on-failure suspend --on-failure hook:page
+    """
+    terms = None
+    if not off:
+        terms = Watch(
+            interval_s=int(every.total_seconds()),
+            jitter=jitter,
+            misses=misses,
+            on_refused=on_failure,
+            on_unreachable=on_unreachable,
+        )
+    _change(name, lambda conditions: replace(conditions, watch=terms))
+    how = "not watched" if terms is None else f"verified every {terms.interval_s} s"
+    output.say(f"the machines of policy {name} are {how}")
+
+
+@click.command("require-approval")
+@click.argument("name")
+@click.argument("required", type=click.Choice(["on", "off"]))
+def require_approval(name: str, required: str) -> None:
+    """Let each unlock wait for a person who says 'tang-attest device allow'."""
+    _change(name, lambda conditions: replace(conditions, approval=required == "on"))
+    output.say(
+        f"an unlock under policy {name} {'waits' if required == 'on' else 'does not wait'} for a person"
+    )
+
+
+@click.command("refuse-stale")
+@click.argument("name")
+@click.option("--after", type=Duration(), help="Time without good evidence, such as 30d.")
+@click.option("--off", is_flag=True, help="However long it was away.")
+def refuse_stale(name: str, after: timedelta | None, off: bool) -> None:
+    """Refuse machines that gave no good evidence for long, until a person says 'tang-attest device allow'."""
+    if off == (after is not None):
+        raise click.UsageError("say --after or --off")
+    seconds = None if after is None else int(after.total_seconds())
+    _change(name, lambda conditions: replace(conditions, stale_after_s=seconds))
+    output.say(
+        f"policy {name} {'does not ask when a machine was seen' if off else 'refuses machines not seen for long'}"
+    )
+
+
+COMMANDS = (watch, require_approval, refuse_stale)
