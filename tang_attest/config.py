@@ -32,6 +32,9 @@ class Settings(BaseModel):
     )
     host: str = Field("0.0.0.0", description="Address to listen on; :: for IPv6.")  # noqa: S104 - a server listens
     port: int = Field(7500, ge=0, le=65535, description="Port to listen on; 0 picks a free one.")
+    workers: int = Field(
+        1, ge=1, le=64, description="Processes that answer; with more than one they share the port."
+    )
     port_file: Path | None = Field(None, description="Write the port here once the server answers.")
     endpoint: str = Field(
         "", description="Path before every route, such as /tang.", pattern=r"^(/[A-Za-z0-9._-]+)*$"
@@ -43,14 +46,14 @@ class Settings(BaseModel):
     admin_api: bool = Field(
         False, description="Answer the admin API below /admin/v1; over TLS, or to this host itself."
     )
-    challenge_ttl: int = Field(
-        120, ge=5, le=3600, description="Seconds in which a challenge has to be answered."
-    )
     hook_dir: Path | None = Field(
         None, description="Directory of the programs that policies may name as hook:NAME."
     )
     webhook_secret: Path | None = Field(
         None, description="File with the secret that signs webhooks; 16 bytes or more."
+    )
+    challenge_ttl: int = Field(
+        120, ge=5, le=3600, description="Seconds in which a challenge has to be answered."
     )
     enroll_ttl: int = Field(
         300, ge=5, le=3600, description="Seconds in which an enrollment has to be finished."

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
 import signal
+import socket
 import ssl
 import tempfile
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -17,10 +19,15 @@ import click
 import structlog
 
 from tang_attest import log
+from tang_attest.cli import output
 from tang_attest.cli.state import State, SystemClock, SystemRandomness, opened
 from tang_attest.cli.watching import watch
 from tang_attest.config import Settings, load_settings
+from tang_attest.daemon.notify import Notifier
+from tang_attest.daemon.sockets import bind, inherited, port_of
+from tang_attest.daemon.supervisor import Place, Supervisor, Work
 from tang_attest.errors import Malformed, NotFound, TangAttestError
+from tang_attest.keys.secret import load_secret
 from tang_attest.keys.tang_dir import TangDirectory
 from tang_attest.service.administration import Administration
 from tang_attest.service.agents import Agents
@@ -29,6 +36,7 @@ from tang_attest.service.enroll import Enroll
 from tang_attest.service.polls import Polls
 from tang_attest.service.server_keys import MergedKeys, ServerKeys
 from tang_attest.service.unlock import Unlock
+from tang_attest.store.engine import parse_url
 from tang_attest.web import runner
 from tang_attest.web.admin_routes import AdminRoutes
 from tang_attest.web.app import Site, make_app
@@ -68,6 +76,7 @@ _path = click.Path(path_type=Path)
 @_option("--database")
 @_option("--host")
 @_option("--port", type=int)
+@_option("--workers", type=int)
 @_option("--port-file", type=_path)
 @_option("--endpoint")
 @_option("--tls-certificate", type=_path)
@@ -99,10 +108,74 @@ def serve(ctx: click.Context, /, config: Path | None, **flags: Any) -> None:
         flags["database"] = ctx.find_root().params["database"]
     settings = load_settings(config, flags)
     log.configure(settings.log_format, settings.log_level)
-    tls = _tls(settings)
+    sockets = inherited(os.environ)
+    shares = [sockets] * settings.workers if sockets else bind(settings.host, settings.port, settings.workers)
+
+    def prepare() -> Work:
+        current = load_settings(config, flags)
+        log.configure(current.log_format, current.log_level)
+        _warn_of_fixed(settings, current)
+        _check_before_work(current)
+        tls = _tls(current)
+        return lambda place: _answer(current, shares[place.index], tls, place)
+
+    port = port_of(shares[0][0])
+
+    def close() -> None:
+        for listener in itertools.chain(*shares):
+            listener.close()
+
+    supervisor = Supervisor(settings.workers, prepare, lambda: _started(settings, port), close, Notifier())
+    try:
+        code = supervisor.run()
+    finally:
+        close()
+    if code == 0:
+        _log.info("stopped")
+    ctx.exit(code)
+
+
+def _warn_of_fixed(first: Settings, current: Settings) -> None:
+    """Sockets and processes are those of the start: a reload does not change them."""
+    for name in ("host", "port", "port_file", "workers"):
+        if getattr(first, name) != getattr(current, name):
+            _log.warning("setting-needs-restart", setting=name)
+
+
+def _started(settings: Settings, port: int) -> None:
+    if settings.port_file is not None:
+        _write_port(settings.port_file, port)
+    _log.info(
+        "listening",
+        host=settings.host,
+        port=port,
+        workers=settings.workers,
+        https=settings.tls_certificate is not None,
+        plain_tang=settings.plain_tang,
+    )
+
+
+def _check_before_work(settings: Settings) -> None:
+    """What can be told wrong here is told once, and a reload with it changes nothing."""
+    parse_url(settings.database_url)
+    if settings.tang_dir is None:
+        load_secret(settings.state)  # to hear whether it can be; each worker loads its own
+    if settings.tang_dir is not None and not settings.tang_dir.is_dir():
+        raise Malformed("setting-invalid", f"Setting tang_dir: {settings.tang_dir} is not a directory.")
+
+
+def _answer(
+    settings: Settings, sockets: Sequence[socket.socket], tls: ssl.SSLContext | None, place: Place
+) -> int:
+    """A worker's life; its exit code."""
     import uvloop
 
-    uvloop.run(_serve(settings, tls))
+    try:
+        uvloop.run(_serve(settings, sockets, tls, place))
+    except TangAttestError as error:
+        output.error(error)
+        return 1
+    return 0
 
 
 def _tls(settings: Settings) -> ssl.SSLContext | None:
@@ -111,30 +184,19 @@ def _tls(settings: Settings) -> ssl.SSLContext | None:
     return server_context(settings.tls_certificate, settings.tls_key)
 
 
-async def _serve(settings: Settings, tls: ssl.SSLContext | None) -> None:
+async def _serve(
+    settings: Settings, sockets: Sequence[socket.socket], tls: ssl.SSLContext | None, place: Place
+) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for name in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(name, stop.set)
+    loop.add_reader(place.life, stop.set)  # the supervisor was killed
     polls = Polls()
     release = asyncio.create_task(_release(stop, polls))
     async with _site(settings, polls) as site:
-
-        def listening(port: int) -> None:
-            if settings.port_file is not None:
-                _write_port(settings.port_file, port)
-            _log.info(
-                "listening",
-                host=settings.host,
-                port=port,
-                https=tls is not None,
-                plain_tang=settings.plain_tang,
-                attested=site.attest is not None,
-            )
-
-        await runner.run(make_app(site), settings.host, settings.port, tls, listening, stop)
+        await runner.run(make_app(site), sockets, tls, place.ready, stop)
     release.cancel()
-    _log.info("stopped")
 
 
 async def _release(stop: asyncio.Event, polls: Polls) -> None:
@@ -146,8 +208,6 @@ async def _release(stop: asyncio.Event, polls: Polls) -> None:
 @asynccontextmanager
 async def _site(settings: Settings, polls: Polls) -> AsyncIterator[Site]:
     """What *settings* say is served, with the state open for as long."""
-    if settings.tang_dir is not None and not settings.tang_dir.is_dir():
-        raise Malformed("setting-invalid", f"Setting tang_dir: {settings.tang_dir} is not a directory.")
     directory = TangDirectory(settings.tang_dir) if settings.tang_dir is not None else None
     async with AsyncExitStack() as stack:
         # OpenSSL lets go of the interpreter while it multiplies: exchanges use the other processors.

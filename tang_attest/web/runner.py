@@ -3,35 +3,31 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Final
 
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
-from tang_attest.errors import Malformed
+from tang_attest.daemon.sockets import BACKLOG
 from tang_attest.web.app import MAX_LINE
 
 #: Seconds that a request under way has to end once the server was told to.
 _PATIENCE_S: Final = 5
 _KEEP_ALIVE_S: Final = 30
-_BACKLOG: Final = 1024
 
 
 async def run(
     app: web.Application,
-    host: str,
-    port: int,
+    sockets: Sequence[socket.socket],
     tls: ssl.SSLContext | None,
-    listening: Callable[[int], None],
+    listening: Callable[[], None],
     stop: asyncio.Event,
 ) -> None:
-    """Answer on *host* and *port* until *stop*; *listening* hears the port once requests are answered.
-
-    Raises ``setting-invalid`` when the address cannot be had.
-    """
+    """Answer on *sockets*, which listen, until *stop*; *listening* hears when requests are answered."""
     under_way = _UnderWay()
     app.middlewares.append(under_way.count)
     runner = web.AppRunner(
@@ -44,15 +40,13 @@ async def run(
     )
     await runner.setup()
     try:
-        listener = web.TCPSite(runner, host, port, ssl_context=tls, backlog=_BACKLOG)
-        try:
-            await listener.start()
-        except OSError as error:
-            sentence = f"Settings host and port: cannot listen on {host} port {port}: {error.strerror}."
-            raise Malformed("setting-invalid", sentence) from None
-        listening(runner.addresses[0][1])
+        sites = [web.SockSite(runner, listener, ssl_context=tls, backlog=BACKLOG) for listener in sockets]
+        for site in sites:
+            await site.start()
+        listening()
         await stop.wait()
-        await listener.stop()
+        for site in sites:
+            await site.stop()
         await under_way.wait(_PATIENCE_S)
     finally:
         await runner.cleanup()

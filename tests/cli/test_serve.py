@@ -184,9 +184,6 @@ def files(directory: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         ("--enroll-ttl 99999", "setting enroll_ttl: it should be less than or equal to 3600"),
         ("--log-level loud", "setting log_level: it should be 'debug', 'info', 'warning' or 'error'"),
         ("--log-format xml", "setting log_format: it should be 'console' or 'json'"),
-        ("--database nonsense", "the database setting is not a URL"),
-        ("--database mysql://localhost/x", "the database is 'mysql'; SQLite and PostgreSQL are supported"),
-        ("--database sqlite:///nowhere.db", "there is no database at nowhere.db"),
         ("--config unknown.toml", "setting prot: there is no such setting"),
         ("--config nested.toml", "setting serve: there is no such setting"),
         ("--config broken.toml", "file broken.toml is not TOML: Invalid value (at line 1"),
@@ -205,6 +202,33 @@ def test_a_wrong_setting_stops_it(arguments: str, message: str) -> None:
     assert lines[0].startswith(f"tang-attest: {message}")
     assert len(lines) == 2
     assert lines[1].startswith("hint: ")
+
+
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        ("nonsense", "the database setting is not a URL"),
+        ("mysql://localhost/x", "the database is 'mysql'; SQLite and PostgreSQL are supported"),
+        ("sqlite:///nowhere.db", "there is no database at nowhere.db"),
+    ],
+)
+def test_a_wrong_database_stops_it(files: Path, url: str, message: str) -> None:
+    """A worker finds out; it is told once, and is not tried again."""
+    ended = program("--state", files / "state", "serve", "--port", "0", "--database", url, "--workers", "2")
+    assert ended.returncode == 1
+    told = [line for line in ended.stderr.splitlines() if line.startswith("tang-attest: ")]
+    assert told
+    assert all(line.startswith(f"tang-attest: {message}") for line in told)
+
+
+def test_the_secret_of_another_state_stops_it(files: Path) -> None:
+    """A key made under it could never be opened again."""
+    with environment():
+        assert run("--state", str(files / "other"), "init")[2] == 0
+    (files / "other" / "kek").replace(files / "state" / "kek")
+    ended = program("--state", files / "state", "serve", "--port", "0")
+    assert ended.returncode == 1
+    assert ended.stderr.startswith("tang-attest: setting state: its key-encryption key is not the one")
 
 
 def test_a_password_is_not_repeated(files: Path) -> None:

@@ -1,0 +1,1 @@
+"""Being a service: sockets, worker processes, and what the service manager wants to know."""

@@ -1,0 +1,73 @@
+"""Listening sockets: made here, or handed over by systemd."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Mapping
+from typing import Final
+
+from tang_attest.errors import Malformed
+
+#: Connections that wait to be accepted, for each socket.
+BACKLOG: Final = 1024
+#: sd_listen_fds(3): the first descriptor that systemd passes.
+_FIRST_INHERITED: Final = 3
+
+
+def bind(host: str, port: int, workers: int) -> list[list[socket.socket]]:
+    """For each of *workers* a listening socket on every address of *host*, all on one port.
+
+    Several sockets on one port share its connections (SO_REUSEPORT); with one worker the port is exclusive.
+    Port 0 is a free one.  Raises ``setting-invalid`` when an address cannot be had.
+    """
+    try:
+        addresses = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        found = dict.fromkeys((family, address) for family, _, _, _, address in addresses)
+        shares: list[list[socket.socket]] = [[] for _ in range(workers)]
+        for family, address in found:
+            # Whoever shares a port asks for it, also from a stranger of the same user: the first one does not share.
+            first = _listen(family, (address[0], port, *address[2:]), shared=False)
+            port = first.getsockname()[1]
+            if workers == 1:
+                shares[0].append(first)
+                continue
+            first.close()
+            for share in shares:
+                share.append(_listen(family, (address[0], port, *address[2:]), shared=True))
+    except OSError as error:
+        sentence = f"Settings host and port: cannot listen on {host} port {port}: {error.strerror}."
+        raise Malformed("setting-invalid", sentence) from None
+    return shares
+
+
+def inherited(environment: Mapping[str, str]) -> list[socket.socket]:
+    """The sockets that systemd passes to this very process (sd_listen_fds(3)); empty without any."""
+    if environment.get("LISTEN_PID") != str(os.getpid()):
+        return []
+    count = int(environment.get("LISTEN_FDS", "0"))
+    return [socket.socket(fileno=fd) for fd in range(_FIRST_INHERITED, _FIRST_INHERITED + count)]
+
+
+def port_of(listener: socket.socket) -> int:
+    """The port; 0 for a socket that has none (AF_UNIX)."""
+    name = listener.getsockname()
+    return int(name[1]) if isinstance(name, tuple) else 0
+
+
+def _listen(family: int, address: tuple[object, ...], *, shared: bool) -> socket.socket:
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if shared:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        if family == socket.AF_INET6:
+            # As asyncio does: :: is IPv6, and 0.0.0.0 is asked for by name.
+            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        listener.bind(address)
+        listener.listen(BACKLOG)
+        listener.setblocking(False)
+    except OSError:
+        listener.close()
+        raise
+    return listener

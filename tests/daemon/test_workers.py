@@ -1,0 +1,174 @@
+"""Worker processes of ``serve``: shared port, replacement, reload, and what the service manager sees."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.cli.serving import PATIENCE_S, Serving, clean_environment, command, request, serving
+from tests.cli.transcript import environment, run
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Path:
+    """A directory with an initialized state."""
+    with environment():
+        assert run("--state", str(tmp_path / "state"), "init")[2] == 0
+    return tmp_path
+
+
+def workers_of(server: Serving) -> set[int]:
+    """The process ids of the workers."""
+    path = Path(f"/proc/{server.process.pid}/task/{server.process.pid}/children")
+    return {int(pid) for pid in path.read_text().split()}
+
+
+def until(condition: Callable[[], bool], what: str) -> None:
+    """Wait."""
+    deadline = time.monotonic() + PATIENCE_S
+    while not condition():
+        assert time.monotonic() < deadline, what
+        time.sleep(0.05)
+
+
+def asks(server: Serving, target: str = "/adv") -> int:
+    """The status of a request."""
+    return request(server.port, "GET", target)[0]
+
+
+def test_workers_share_one_port(directory: Path) -> None:
+    """Two processes answer, and both are asked; the supervisor ends them."""
+    with serving(directory, "--workers", "2", "--log-format", "json") as server:
+        assert len(workers_of(server)) == 2
+        assert {asks(server) for _ in range(8)} == {200}
+        pids = workers_of(server)
+        assert server.stop() == 0
+        assert not any(Path(f"/proc/{pid}").exists() for pid in pids)
+        assert server.records()[0]["workers"] == 2
+
+
+def test_a_worker_that_dies_is_replaced(directory: Path) -> None:
+    """Killed while clients ask: its neighbor and its successor answer, and the log says what happened."""
+    with serving(directory, "--workers", "2", "--log-format", "json") as server:
+        before = workers_of(server)
+        os.kill(min(before), signal.SIGKILL)
+        until(lambda: len(workers_of(server) - before) == 1, "no new worker")
+        assert {asks(server) for _ in range(8)} == {200}
+        assert [record["event"] for record in server.records()].count("worker-died") == 1
+        assert server.stop() == 0
+
+
+def test_the_only_worker_dies(directory: Path) -> None:
+    """Clients that connect meanwhile wait for its successor: the supervisor holds the socket."""
+    with serving(directory) as server:
+        [worker] = workers_of(server)
+        os.kill(worker, signal.SIGKILL)
+        assert asks(server) == 200
+        assert workers_of(server) != {worker}
+
+
+def test_workers_end_with_their_supervisor(directory: Path) -> None:
+    """Also when it was killed and could not tell them."""
+    with serving(directory, "--workers", "2") as server:
+        pids = workers_of(server)
+        server.process.kill()
+        until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids), "workers stayed")
+
+
+def test_a_reload_takes_new_settings_without_a_failed_request(directory: Path) -> None:
+    """SIGHUP: new workers with the new settings first, then the old ones end; a client asks all the while."""
+    file = directory / "settings.toml"
+    file.write_text('endpoint = ""\nworkers = 2\n')
+    with serving(directory, "--config", file) as server:
+        before = workers_of(server)
+        file.write_text('endpoint = "/tang"\nworkers = 2\n')
+        server.process.send_signal(signal.SIGHUP)
+        statuses = []
+        deadline = time.monotonic() + PATIENCE_S
+        while workers_of(server) & before:
+            assert time.monotonic() < deadline, "the old workers stayed"
+            statuses.append(asks(server))  # the one before or the one after, never a broken connection
+        assert set(statuses) <= {200, 404}
+        assert (asks(server, "/tang/adv"), asks(server)) == (200, 404)
+        assert server.stop() == 0
+
+
+@pytest.mark.parametrize(
+    "settings", ["workers = 2\nnonsense = 1\n", 'workers = 2\ndatabase = "sqlite:////nowhere/x.db"\n']
+)
+def test_a_bad_reload_changes_nothing(directory: Path, settings: str) -> None:
+    """Whether the settings cannot be read, or only the new workers find out: the old ones go on."""
+    file = directory / "settings.toml"
+    file.write_text("workers = 2\n")
+    with serving(directory, "--config", file, "--log-format", "json") as server:
+        before = workers_of(server)
+        file.write_text(settings)
+        server.process.send_signal(signal.SIGHUP)
+
+        def told() -> bool:
+            return any('"reload-failed"' in line for line in server.log.read_text().splitlines())
+
+        until(told, "nothing was logged")
+        until(lambda: workers_of(server) == before, "the workers changed")
+        assert asks(server) == 200
+        os.kill(min(before), signal.SIGKILL)  # and a successor has the old settings too
+        until(lambda: len(workers_of(server) - before) == 1, "no new worker")
+        assert {asks(server) for _ in range(4)} == {200}
+        assert server.stop() == 0
+
+
+def test_a_setting_of_the_start_is_named_at_a_reload(directory: Path) -> None:
+    """The port is bound already."""
+    file = directory / "settings.toml"
+    file.write_text("workers = 1\n")
+    with serving(directory, "--config", file) as server:
+        file.write_text("workers = 3\n")
+        server.process.send_signal(signal.SIGHUP)
+        until(lambda: "setting-needs-restart" in server.log.read_text(), "nothing was said")
+        assert asks(server) == 200
+
+
+def test_systemd_is_told(directory: Path) -> None:
+    """READY once requests are answered, RELOADING and READY around a reload, STOPPING at the end (sd_notify(3))."""
+    path = directory / "notify"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(path))
+        manager.settimeout(PATIENCE_S)
+        with serving(directory, NOTIFY_SOCKET=str(path)) as server:
+            assert manager.recv(256) == b"READY=1"
+            server.process.send_signal(signal.SIGHUP)
+            assert manager.recv(256).startswith(b"RELOADING=1\nMONOTONIC_USEC=")
+            assert manager.recv(256) == b"READY=1"
+            assert server.stop() == 0
+            assert manager.recv(256) == b"STOPPING=1"
+
+
+def test_a_socket_of_systemd(directory: Path) -> None:
+    """It listens on what it is given (sd_listen_fds(3)); a client may have connected before."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        early = socket.create_connection(("127.0.0.1", port))
+        early.sendall(b"GET /adv HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        arguments = " ".join(command("--state", directory / "state", "serve", "--workers", "2"))
+        process = subprocess.Popen(
+            ["bash", "-c", f"exec 3<&{listener.fileno()}; LISTEN_PID=$$ LISTEN_FDS=1 exec {arguments}"],
+            pass_fds=[listener.fileno()],
+            env=clean_environment(),
+            stderr=subprocess.DEVNULL,
+        )
+        try:
+            early.settimeout(PATIENCE_S)
+            assert early.recv(64).startswith(b"HTTP/1.1 200")
+            assert request(port, "GET", "/adv")[0] == 200
+            process.terminate()
+            assert process.wait(PATIENCE_S) == 0
+        finally:
+            process.kill()
+            early.close()
