@@ -8,10 +8,16 @@ from collections.abc import Iterator
 import pytest
 
 from tang_attest.store import upgrade
+from tests.nix.nix import evaluator_in_words
 from tests.postgres import Postgres
 
 #: A database with our tables and nothing in them; others are copied from it.
 _TEMPLATE = "template_registry"
+
+
+def pytest_report_header() -> str:
+    """Which Nix library the tests of nix/ use."""
+    return f"nix: evaluated with {evaluator_in_words()}"
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,6 @@
 """Write the documents that are made from the program itself; tests/test_docs.py compares them.
 
-docs/errors.md, docs/settings.md, docs/cli.md and man/tang-attest.8.
+docs/errors.md, docs/settings.md, docs/cli.md, man/tang-attest.8, docs/nixos-options.md and nix/settings.json.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from tang_attest.cli import group
 from tang_attest.config import Settings
 from tang_attest.errors import ACTIONS
 from tang_attest.web.admin_routes import document
+from tools import generate_nix
 from tools.generate_manual import manual
 
 ROOT = Path(__file__).parent.parent
@@ -91,6 +92,8 @@ DOCUMENTS = {
     "docs/cli.md": cli,
     "docs/openapi.json": openapi,
     "man/tang-attest.8": manual,
+    "nix/settings.json": generate_nix.settings,
+    "docs/nixos-options.md": generate_nix.options,  # reads nix/settings.json
 }
 
 if __name__ == "__main__":

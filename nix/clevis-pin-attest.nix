@@ -1,0 +1,81 @@
+# clevis with the attest pin in it: in the running system, and as boot.initrd.clevis.package in stage 1.
+{
+  lib,
+  bash,
+  clevis,
+  coreutils,
+  cryptsetup,
+  curl,
+  gnugrep,
+  gnused,
+  jose,
+  luksmeta,
+  makeWrapper,
+  tpm2-tools,
+  util-linux,
+}:
+let
+  tools = lib.makeBinPath [
+    coreutils
+    cryptsetup
+    curl
+    gnugrep
+    gnused
+    jose
+    luksmeta
+    tpm2-tools
+    util-linux
+  ];
+
+  # The scripted stage 1 copies clevis-decrypt* and nothing else, so this one holds its functions itself.  A running
+  # NixOS has no /bin/bash, and stage 1 has not this machine's store: hence /bin/sh, which both have, to find bash.
+  header = builtins.toFile "clevis-decrypt-attest-header" ''
+    #!/bin/sh
+    if [ -z "''${BASH_VERSION-}" ] || [ -o posix ]; then
+        if [ -x @bash@/bin/bash ]; then
+            exec @bash@/bin/bash "$0" "$@"
+        fi
+        exec bash "$0" "$@"
+    fi
+    PATH=$PATH:@tools@
+  '';
+in
+clevis.overrideAttrs (old: {
+  pname = "clevis-pin-attest";
+  nativeBuildInputs = old.nativeBuildInputs or [ ] ++ [ makeWrapper ];
+
+  # After clevis' own, which wraps `clevis` so that it finds its subcommands here.
+  postInstall = (old.postInstall or "") + ''
+    make -C ${../clevis-pin} install PREFIX=$out
+  '';
+
+  # After the fix-up, which would give clevis-decrypt-attest a shell that stage 1 has not.
+  postFixup = (old.postFixup or "") + ''
+    line='. "''${BASH_SOURCE[0]%/*}/clevis-attest-functions"'
+    for script in $out/bin/clevis-*attest*; do
+      case $script in
+        *-functions) ;;
+        */clevis-decrypt-attest)
+          grep -qxF "$line" ${../clevis-pin}/clevis-decrypt-attest
+          {
+            sed -e 's,@bash@,${bash},; s,@tools@,${tools},' ${header}
+            while IFS= read -r text; do
+              if [ "$text" = "$line" ]; then
+                cat ${../clevis-pin}/clevis-attest-functions
+              else
+                printf '%s\n' "$text"
+              fi
+            done < ${../clevis-pin}/clevis-decrypt-attest
+          } > inlined
+          install -m 755 inlined "$script"
+          ;;
+        *) wrapProgram "$script" --suffix PATH : "${tools}:$out/bin" ;;
+      esac
+    done
+  '';
+
+  meta = old.meta or { } // {
+    description = "clevis with a pin that shows a quote of the TPM to a tang-attest server";
+    mainProgram = "clevis";
+  };
+})

@@ -1,0 +1,59 @@
+# `nixos-rebuild switch` tells the server what the new generation will measure, before it is booted.
+{
+  config,
+  lib,
+  pkgs,
+  ...
+}:
+let
+  cfg = config.boot.initrd.tang-attest;
+
+  # Where a volume has its JWE in the configuration, its header has no binding to find the server by.
+  jwes = builtins.filter (file: file != null) (
+    map (device: device.secretFile) (builtins.attrValues cfg.devices)
+  );
+
+  announce = pkgs.writeScriptBin "tang-attest-announce" (
+    builtins.replaceStrings
+      [ "#!/bin/sh\n" ]
+      [
+        ''
+          #!/bin/sh
+          PATH=${
+            lib.makeBinPath [
+              cfg.package
+              pkgs.coreutils
+              pkgs.gnugrep
+              pkgs.gnused
+            ]
+          }
+          DEVICE=${lib.escapeShellArg cfg.deviceName}
+          JWE=${lib.optionalString (jwes != [ ]) (lib.escapeShellArg "${builtins.head jwes}")}
+          BOOT_DIRECTORIES=${lib.escapeShellArg "/boot ${config.boot.loader.efi.efiSysMountPoint}"}
+        ''
+      ]
+      (builtins.readFile ./tang-attest-announce)
+  );
+in
+{
+  options.boot.initrd.tang-attest.announce.enable = lib.mkOption {
+    type = lib.types.bool;
+    default = true;
+    description = ''
+      At `nixos-rebuild switch`, compute what the new generation will measure and send it to the server.
+      Where that cannot be computed, it prints the two commands that remain; it never makes the switch fail.
+      After `nixos-rebuild boot` run `tang-attest-announce`.
+    '';
+  };
+
+  config = lib.mkIf (cfg.enable && cfg.announce.enable) {
+    environment.systemPackages = [ announce ];
+    # Not while booting: /run/booted-system is there afterwards.  Not for `test`, which is never booted.
+    system.activationScripts.tang-attest-announce = ''
+      if [ "''${NIXOS_ACTION-}" != test ] && [ -e /run/booted-system ] &&
+        [ "$(readlink -f /run/booted-system)" != "$(readlink -f "$systemConfig")" ]; then
+        ${announce}/bin/tang-attest-announce "$systemConfig" </dev/null || true
+      fi
+    '';
+  };
+}

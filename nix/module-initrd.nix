@@ -1,0 +1,430 @@
+# boot.initrd.tang-attest: opens volumes in stage 1 by attestation, in the scripted one and in the one with systemd.
+#
+# NixOS' own boot.initrd.clevis brings clevis and its programs; it would try once, before the prompt.  Here the prompt
+# is there at once, and stage-1/clevis-attest-answer answers it as soon as the server agrees.
+{
+  config,
+  lib,
+  pkgs,
+  ...
+}:
+let
+  cfg = config.boot.initrd.tang-attest;
+  initrd = config.boot.initrd;
+  withSystemd = initrd.systemd.enable;
+  inherit (lib)
+    literalExpression
+    mkAfter
+    mkDefault
+    mkEnableOption
+    mkIf
+    mkMerge
+    mkOption
+    types
+    ;
+
+  names = builtins.attrNames cfg.devices;
+  luks = name: initrd.luks.devices.${name};
+  known = builtins.filter (name: initrd.luks.devices ? ${name}) names;
+
+  scripts = pkgs.callPackage ./initrd-scripts.nix { };
+  ours = "/usr/lib/clevis-attest";
+
+  etc = pkgs.runCommand "clevis-attest-initrd-etc" { } ''
+    mkdir $out
+    echo ${toString cfg.capPcr} > $out/cap-pcr
+    echo ${toString cfg.retryPause} > $out/pause
+    cat > $out/devices <<'END'
+    ${lib.concatMapStringsSep "\n" (name: "${name} ${(luks name).device}") known}
+    END
+    ${lib.concatMapStringsSep "\n" (
+      name:
+      lib.optionalString (
+        cfg.devices.${name}.secretFile != null
+      ) "install -m 444 ${cfg.devices.${name}.secretFile} $out/${name}.jwe"
+    ) names}
+    ${lib.optionalString cfg.shellWithoutTpm "touch $out/shell-without-tpm"}
+  '';
+
+  environment = {
+    CLEVIS_ATTEST_CONNECT_TIMEOUT = toString cfg.timeouts.connect;
+    CLEVIS_ATTEST_REQUEST_TIMEOUT = toString cfg.timeouts.request;
+    CLEVIS_ATTEST_TOTAL_TIMEOUT = toString cfg.timeouts.total;
+  };
+
+  # --- what the assertions look at --------------------------------------------------------------------------------
+
+  tpmDrivers = [
+    "tpm_crb"
+    "tpm_ftpm_tee"
+    "tpm_tis"
+    "tpm_tis_i2c"
+    "tpm_tis_i2c_cr50"
+    "tpm_tis_spi"
+  ];
+  included = map (builtins.replaceStrings [ "-" ] [ "_" ]) (
+    initrd.availableKernelModules ++ initrd.kernelModules
+  );
+
+  # The prompt that is answered has to come: with a key file there is none, unless its failure leads to one.
+  silent =
+    name:
+    let
+      volume = luks name;
+    in
+    volume.keyFile != null && !withSystemd && !volume.fallbackToPassword;
+
+  isHttps = url: builtins.match "https://.*" url != null;
+in
+{
+  imports = [ ./module-announce.nix ];
+
+  options.boot.initrd.tang-attest = {
+    enable = mkEnableOption "opening volumes in stage 1 by a quote of the TPM, which a tang-attest server checks";
+
+    package = mkOption {
+      type = types.package;
+      default = pkgs.clevis-pin-attest or (pkgs.callPackage ./clevis-pin-attest.nix { });
+      defaultText = literalExpression "pkgs.clevis-pin-attest";
+      description = "clevis with the attest pin in it; also becomes `boot.initrd.clevis.package`.";
+    };
+
+    devices = mkOption {
+      default = { };
+      example = literalExpression ''{ root = { }; data.secretFile = ./data.jwe; }'';
+      description = ''
+        The volumes to open, by their names in `boot.initrd.luks.devices`.
+        Volumes that `boot.initrd.clevis.devices` has too are tried once by NixOS, before their prompt, and then from here.
+      '';
+      type = types.attrsOf (
+        types.submodule {
+          options.secretFile = mkOption {
+            type = types.nullOr types.path;
+            default = null;
+            example = literalExpression "./root.jwe";
+            description = ''
+              A JWE that `clevis encrypt attest` made of one of the volume's passphrases: text, without an end of line.
+              It is no secret: only this machine's TPM and the server together open it.
+              Without it the volume's own LUKS2 tokens count, which `clevis luks bind` makes.
+            '';
+          };
+        }
+      );
+    };
+
+    server = {
+      urls = mkOption {
+        type = types.listOf (types.strMatching "https?://[^/].*");
+        default = [ ];
+        example = [ "https://10.0.0.1:7500" ];
+        description = ''
+          The server's addresses, tried in this order. In stage 1 a number works where a name may not.
+          With it, /etc/clevis-attest/bind.json has the configuration for `clevis luks bind`.
+        '';
+      };
+      spki = mkOption {
+        type = types.nullOr (types.strMatching "sha256//[A-Za-z0-9+/]{43}=(;sha256//[A-Za-z0-9+/]{43}=)*");
+        default = null;
+        example = "sha256//AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=";
+        description = "The server's pinned public key. It needs no clock, which a Raspberry Pi does not have in stage 1.";
+      };
+      thumbprints = mkOption {
+        type = types.listOf (types.strMatching "[A-Za-z0-9_-]{43}");
+        default = [ ];
+        description = "Thumbprints of the signing keys to trust when a volume is bound; `tang-attest keys list` prints them.";
+      };
+    };
+
+    deviceName = mkOption {
+      type = types.strMatching "[A-Za-z0-9][A-Za-z0-9._-]{0,62}";
+      default = config.networking.hostName;
+      defaultText = literalExpression "config.networking.hostName";
+      description = "This machine's name at the server.";
+    };
+
+    network.enable = mkOption {
+      type = types.bool;
+      default = true;
+      description = ''
+        Bring up the network in stage 1: DHCP on every Ethernet card, or what `ip=` on the command line says.
+        The card's driver has to be in `boot.initrd.availableKernelModules`.
+        Turn it off to configure stage 1's network yourself.
+      '';
+    };
+
+    tpm = {
+      raspberryPi = mkEnableOption "the drivers of a TPM on a Raspberry Pi's SPI bus, in stage 1";
+      modules = mkOption {
+        type = types.listOf types.str;
+        default =
+          if cfg.tpm.raspberryPi then
+            [
+              "spi_bcm2835"
+              "tpm_tis_spi"
+            ]
+          else
+            [
+              "tpm_crb"
+              "tpm_tis"
+            ];
+        defaultText = literalExpression ''if tpm.raspberryPi then [ "spi_bcm2835" "tpm_tis_spi" ] else [ "tpm_crb" "tpm_tis" ]'';
+        description = "The TPM's kernel modules. Each has to be in the kernel, as a module or built in.";
+      };
+    };
+
+    capPcr = mkOption {
+      type = types.ints.between 0 15;
+      default = 15;
+      description = "The cap PCR of this machine's policy: extended once the volumes are open, and before any shell.";
+    };
+
+    retryPause = mkOption {
+      type = types.ints.between 1 300;
+      default = 5;
+      description = "Seconds between two attempts, while the prompt is there. The server may ask for more.";
+    };
+
+    timeouts = {
+      connect = mkOption {
+        type = types.ints.between 1 99999;
+        default = 3;
+        description = "Seconds for connecting to one server.";
+      };
+      request = mkOption {
+        type = types.ints.between 1 99999;
+        default = 10;
+        description = "Seconds for one request.";
+      };
+      total = mkOption {
+        type = types.ints.between 1 99999;
+        default = 60;
+        description = "Seconds for one attempt, with all servers.";
+      };
+    };
+
+    shellWithoutTpm = mkOption {
+      type = types.bool;
+      default = false;
+      description = ''
+        Give stage 1's emergency shell even where no TPM could be capped.
+        Wrong on a machine with a TPM: one whose driver comes late is then not capped when the shell appears.
+      '';
+    };
+  };
+
+  # Into the volumes that are declared, and without declaring any.
+  options.boot.initrd.luks.devices = mkOption {
+    type = types.attrsOf (
+      types.submodule (
+        { name, ... }:
+        {
+          config = mkIf (cfg.enable && !withSystemd && cfg.devices ? ${name}) {
+            preOpenCommands = mkAfter ''
+              # bash and jose want it
+              [ -e /dev/fd ] || ln -s /proc/self/fd /dev/fd
+              ${
+                lib.concatMapStringsSep " " (variable: "${variable}=${environment.${variable}}") (
+                  builtins.attrNames environment
+                )
+              } setsid ${ours}/clevis-attest-answer scripted ${lib.escapeShellArg name} </dev/null >/dev/null 2>&1 &
+              attest_answer=$!
+            '';
+            postOpenCommands = ''
+              # with all that it started, or before it could become a group
+              kill -- "-$attest_answer" 2>/dev/null || kill "$attest_answer" 2>/dev/null
+              attest_answer=
+              rm -f ${lib.escapeShellArg "/crypt-ramfs/.attest.${name}"}
+            '';
+          };
+        }
+      )
+    );
+  };
+
+  config = mkIf cfg.enable (mkMerge [
+    {
+      assertions = [
+        {
+          assertion = names != [ ];
+          message = "boot.initrd.tang-attest: no device. Name the volumes to open, for example: boot.initrd.tang-attest.devices.root = { };";
+        }
+        {
+          assertion = initrd.network.enable || initrd.systemd.network.enable;
+          message = "boot.initrd.tang-attest: no network in stage 1, so no server can be asked. Leave boot.initrd.tang-attest.network.enable on, or set boot.initrd.network.enable.";
+        }
+        {
+          assertion = builtins.any (driver: builtins.elem driver included) tpmDrivers;
+          message = "boot.initrd.tang-attest: no TPM driver in stage 1. Set boot.initrd.tang-attest.tpm.raspberryPi for a TPM on a Raspberry Pi's SPI bus, or name the driver in boot.initrd.tang-attest.tpm.modules (${toString tpmDrivers}).";
+        }
+        {
+          assertion = !builtins.any isHttps cfg.server.urls || cfg.server.spki != null;
+          message = "boot.initrd.tang-attest.server: an https address needs spki, the server's pinned public key: in stage 1 there is no clock to check a certificate with. docs/how-to/tls.md says how to get it.";
+        }
+      ]
+      ++ map (name: {
+        assertion = initrd.luks.devices ? ${name};
+        message = "boot.initrd.tang-attest.devices.${name}: there is no boot.initrd.luks.devices.${name}. The names have to be the same.";
+      }) names
+      ++ map (name: {
+        assertion = !silent name;
+        message = "boot.initrd.luks.devices.${name}.keyFile: with a key file nobody is asked, so attestation has no prompt to answer. Remove it, or set fallbackToPassword.";
+      }) known;
+
+      warnings =
+        lib.optional initrd.network.ssh.enable
+          "boot.initrd.network.ssh: who may log in there, before a volume is open, can open every volume that attestation opens.";
+
+      boot.initrd = {
+        clevis = {
+          enable = true;
+          package = mkDefault cfg.package;
+          # Only orders and warns.
+          useTang = true;
+        };
+        availableKernelModules = cfg.tpm.modules;
+        kernelModules = [ "af_packet" ];
+      };
+
+      environment.systemPackages = [ cfg.package ];
+      environment.etc = mkIf (cfg.server.urls != [ ]) {
+        "clevis-attest/bind.json".text = builtins.toJSON (
+          {
+            url = cfg.server.urls;
+            name = cfg.deviceName;
+          }
+          // lib.optionalAttrs (cfg.server.spki != null) { inherit (cfg.server) spki; }
+          // lib.optionalAttrs (cfg.server.thumbprints != [ ]) { thp = cfg.server.thumbprints; }
+        );
+      };
+    }
+
+    (mkIf cfg.network.enable {
+      boot.initrd.network = {
+        enable = mkDefault true;
+        udhcpc = mkIf (!withSystemd) {
+          enable = mkDefault true;
+          # Two seconds in front of the prompt for each card at most; then it goes on asking in the background.
+          extraArgs = [
+            "-t 2"
+            "-T 1"
+            "-b"
+          ];
+        };
+      };
+    })
+
+    # --- the scripted stage 1 -------------------------------------------------------------------------------------
+
+    (mkIf (!withSystemd) {
+      boot.initrd = {
+        extraFiles = {
+          ${ours}.source = scripts;
+          "/etc/clevis-attest".source = etc;
+        };
+
+        # Without one of these, the machine would find out at its next boot.
+        extraUtilsCommandsTest = ''
+          for attest_program in bash clevis clevis-decrypt-attest cryptsetup curl dmsetup jose modprobe setsid sha256sum tpm2; do
+            if ! [ -x $out/bin/$attest_program ]; then
+              echo "boot.initrd.tang-attest: stage 1 has no $attest_program" >&2
+              exit 1
+            fi
+          done
+          [ -e $out/lib/libtss2-tcti-device.so.0 ]
+        '';
+
+        postMountCommands = ''
+          ${ours}/clevis-attest-opened
+        '';
+
+        # Before the menu that offers a shell.  Where the cap or the closing of a volume fails, this does not return.
+        preFailCommands = mkAfter ''
+          [ -z "''${attest_answer-}" ] || kill -- "-$attest_answer" 2>/dev/null || kill "$attest_answer" 2>/dev/null
+          rm -f /crypt-ramfs/passphrase /crypt-ramfs/.attest.* 2>/dev/null
+          sed -n 's,^[^ ]* \(/mnt-root[^ ]*\) .*,\1,p' /proc/mounts | sort -r | while read -r attest_mount; do
+            umount "$attest_mount" 2>/dev/null
+          done
+          ${ours}/clevis-attest-before-shell
+        '';
+      };
+    })
+
+    # --- stage 1 with systemd -------------------------------------------------------------------------------------
+
+    (mkIf withSystemd {
+      boot.initrd.systemd = {
+        contents = {
+          ${ours}.source = scripts;
+          "/etc/clevis-attest".source = etc;
+        };
+        extraBin = {
+          cryptsetup = "${pkgs.cryptsetup}/bin/cryptsetup";
+          dmsetup = "${lib.getBin pkgs.lvm2}/bin/dmsetup";
+          ip = "${pkgs.iproute2}/bin/ip";
+          jose = "${pkgs.jose}/bin/jose";
+          sed = "${pkgs.gnused}/bin/sed";
+          systemd-reply-password = "${initrd.systemd.package}/lib/systemd/systemd-reply-password";
+          tpm2 = "${pkgs.tpm2-tools}/bin/tpm2";
+        };
+        # The program behind tpm2's wrapper, and what it loads by name.
+        storePaths = [
+          "${pkgs.tpm2-tools}/bin/.tpm2-wrapped"
+          "${pkgs.tpm2-tss}/lib/libtss2-tcti-device.so.0"
+        ];
+
+        # clevis-attest-cap.service, and drop-ins of every unit that gives a shell.
+        packages = [ scripts ];
+        services = {
+          clevis-attest-answer = {
+            description = "Answer passphrase prompts by attestation";
+            wantedBy = [ "cryptsetup.target" ];
+            wants = [ "network-online.target" ];
+            # Ended before a shell is given, and before the disk's own system begins.
+            conflicts = [
+              "debug-shell.service"
+              "emergency.service"
+              "initrd-switch-root.target"
+              "rescue.service"
+              "shutdown.target"
+            ];
+            before = [
+              "debug-shell.service"
+              "emergency.service"
+              "initrd-switch-root.target"
+              "rescue.service"
+              "shutdown.target"
+            ];
+            unitConfig = {
+              DefaultDependencies = false;
+              ConditionPathExists = "/etc/initrd-release";
+            };
+            inherit environment;
+            serviceConfig = {
+              # The prompt does not wait for this; 20 seconds at most.
+              ExecStartPre = "${ours}/clevis-attest-wait-network";
+              ExecStart = "${ours}/clevis-attest-answer systemd";
+              Restart = "on-failure";
+            };
+          };
+
+          # The unit is in the package; [Install] does not count there.
+          clevis-attest-cap.wantedBy = [ "initrd.target" ];
+        };
+      };
+    })
+
+    (mkIf (withSystemd && cfg.network.enable) {
+      # The last of all: for cards that nothing else configures.
+      boot.initrd.systemd.network = {
+        enable = mkDefault true;
+        networks."zz-tang-attest" = {
+          matchConfig = {
+            Type = "ether";
+            Kind = "!*";
+          };
+          networkConfig.DHCP = "yes";
+        };
+      };
+    })
+  ]);
+}

@@ -1,0 +1,79 @@
+"""Nix without a daemon, a network or /nix: the modules of nix/ evaluated, and what they make built and read."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tools.generate_nix import ROOT, private_nix
+
+
+def evaluator() -> tuple[str, str]:
+    """(NIXPKGS, NIXPKGS_LIB): where the user has a nixpkgs, or its lib; empty when the tests' own lib.nix is used."""
+    nixpkgs = os.environ.get("NIXPKGS", "")
+    return nixpkgs, "" if nixpkgs else os.environ.get("NIXPKGS_LIB", "")
+
+
+def evaluator_in_words() -> str:
+    """For the head of a test run."""
+    nixpkgs, lib = evaluator()
+    if nixpkgs:
+        return f"the NixOS of {nixpkgs} (NIXPKGS); what is built and run uses this machine's programs"
+    if lib:
+        return f"lib.evalModules of {lib} (NIXPKGS_LIB), with the options of tests/nix/nixos.nix"
+    return "tests/nix/lib.nix and tests/nix/nixos.nix (set NIXPKGS or NIXPKGS_LIB for a real one)"
+
+
+class EvaluationError(Exception):
+    """What Nix said."""
+
+
+@dataclass(frozen=True)
+class Nix:
+    """A store of its own below *directory*."""
+
+    directory: Path
+
+    def _run(self, *command: str) -> str:
+        result = subprocess.run(
+            command,
+            env=os.environ | private_nix(self.directory),
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=100,
+        )
+        if result.returncode != 0:
+            raise EvaluationError(result.stderr)
+        return result.stdout
+
+    def parse(self, file: Path) -> None:
+        """Raises EvaluationError for what is not Nix."""
+        self._run("nix-instantiate", "--parse", str(file))
+
+    def value(self, expression: str) -> Any:
+        """The value of any expression."""
+        return json.loads(self._run("nix-instantiate", "--eval", "--strict", "--json", "-E", expression))
+
+    def evaluate(self, module: str, expression: str) -> Any:
+        """What *expression* says about ``r`` (config, failed, units, initrdUnits) of a NixOS with *module*."""
+        nixpkgs, lib = evaluator()
+        return self.value(_expression(module, expression, nixpkgs, lib))
+
+    def realize(self, module: str, expression: str) -> Any:
+        """The same, after everything that the value names was built, of this machine's programs."""
+        inner = f'r.pkgs.writeText "value" (builtins.toJSON ({expression}))'
+        _, lib = evaluator()
+        built = self._run("nix-build", "--no-out-link", "-E", _expression(module, inner, "", lib))
+        return json.loads(Path(built.strip()).read_text())
+
+
+def _expression(module: str, expression: str, nixpkgs: str, lib: str) -> str:
+    arguments = f'{{ nixpkgs = "{nixpkgs}"; nixpkgsLib = "{lib}"; }}'
+    return (
+        f"let e = import {ROOT}/tests/nix/eval.nix {arguments}; r = e.with' [ ({module}) ]; in {expression}"
+    )

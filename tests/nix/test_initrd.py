@@ -1,0 +1,244 @@
+"""boot.initrd.tang-attest: what it puts into stage 1, scripted and with systemd, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.nix.conftest import units_directory
+from tests.nix.nix import EvaluationError, Nix
+from tests.nix.stage_1 import ATTEST, DEVICE, machine_with
+from tools.generate_nix import ROOT
+
+BOTH = pytest.mark.parametrize("systemd", [False, True], ids=["scripted", "systemd"])
+SPKI = "sha256//" + "A" * 43 + "="
+
+
+@pytest.mark.parametrize(
+    ("definitions", "message"),
+    [
+        (f"{ATTEST}.devices = lib.mkForce {{ }};", "no device. Name the volumes to open"),
+        (f"{ATTEST}.devices.data = {{ }};", "there is no boot.initrd.luks.devices.data"),
+        (f"{ATTEST}.network.enable = false;", "no network in stage 1"),
+        ("boot.initrd.network.enable = false; boot.initrd.systemd.network.enable = false;", "no network in stage 1"),
+        (f"{ATTEST}.tpm.modules = [ ];", "no TPM driver in stage 1"),
+        (f'{ATTEST}.tpm.modules = [ "spi_bcm2835" ];', "no TPM driver in stage 1"),
+        (f'{ATTEST}.server.urls = [ "https://10.0.0.1:7500" ];', "an https address needs spki"),
+    ],
+)  # fmt: skip
+@BOTH
+def test_what_cannot_work_is_said(nix: Nix, definitions: str, message: str, systemd: bool) -> None:
+    """No device, no network, no TPM driver, a certificate that nobody can check: each is one clear sentence."""
+    failed = nix.evaluate(machine_with(definitions, systemd=systemd), "r.failed")
+    assert [text for text in failed if message in text and ATTEST in text], failed
+
+
+@pytest.mark.parametrize("fallback", [False, True])
+def test_a_key_file_without_a_prompt_is_refused(nix: Nix, fallback: bool) -> None:
+    """Attestation answers a prompt; a volume with a key file has none, unless the file's failure leads to one."""
+    volume = f'{DEVICE} = {{ keyFile = "/key"; fallbackToPassword = {str(fallback).lower()}; }};'
+    failed = nix.evaluate(machine_with(volume), "r.failed")
+    assert bool([text for text in failed if "nobody is asked" in text]) is not fallback
+
+
+@BOTH
+@pytest.mark.parametrize(
+    "definitions",
+    [
+        "",
+        f"{ATTEST}.tpm.raspberryPi = true;",
+        f"{ATTEST}.network.enable = false; boot.initrd.network.enable = true;",
+        f'{ATTEST}.tpm.modules = [ ]; boot.initrd.kernelModules = [ "tpm-tis-spi" ];',
+        f'{ATTEST}.server = {{ urls = [ "https://10.0.0.1" ]; spki = "{SPKI}"; }};',
+        f'{ATTEST}.server.urls = [ "http://10.0.0.1" ];',
+    ],
+)
+def test_what_works_is_not_refused(nix: Nix, definitions: str, systemd: bool) -> None:
+    """The assertions look at what stage 1 will have, whoever put it there."""
+    failed = nix.evaluate(machine_with(definitions, systemd=systemd), "r.failed")
+    assert [text for text in failed if ATTEST in text] == []
+
+
+@pytest.mark.parametrize(
+    ("definition", "complaint"),
+    [
+        (f"{ATTEST}.capPcr = 16;", f"{ATTEST}.capPcr"),
+        (f"{ATTEST}.retryPause = 0;", f"{ATTEST}.retryPause"),
+        (f'{ATTEST}.server.spki = "sha256//short";', f"{ATTEST}.server.spki"),
+        (f'{ATTEST}.server.urls = [ "10.0.0.1:7500" ];', f"{ATTEST}.server.urls"),
+        (f'{ATTEST}.server.thumbprints = [ "no" ];', f"{ATTEST}.server.thumbprints"),
+        (f'{ATTEST}.deviceName = "a machine";', f"{ATTEST}.deviceName"),
+        (f"{ATTEST}.devices.root.secretfile = ./x;", f"{ATTEST}.devices.root.secretfile"),
+    ],
+)
+def test_a_wrong_option_stops_the_evaluation(nix: Nix, definition: str, complaint: str) -> None:
+    """PCR 16 can be reset by anybody, so it is no cap; the others are typing errors."""
+    with pytest.raises(EvaluationError, match=re.escape(complaint)):
+        nix.evaluate(machine_with(definition), f"r.config.{ATTEST}")
+
+
+def test_a_login_in_stage_1_is_warned_of(nix: Nix) -> None:
+    """Whoever has a shell in an approved initrd can run the pin."""
+    warnings = nix.evaluate(machine_with("boot.initrd.network.ssh.enable = true;"), "r.config.warnings")
+    assert [text for text in warnings if "boot.initrd.network.ssh" in text]
+    assert nix.evaluate(machine_with(""), "r.config.warnings") == []
+
+
+@pytest.mark.parametrize(
+    ("definitions", "modules"),
+    [("", {"tpm_crb", "tpm_tis"}), (f"{ATTEST}.tpm.raspberryPi = true;", {"spi_bcm2835", "tpm_tis_spi"})],
+)
+def test_the_tpms_drivers_are_there(nix: Nix, definitions: str, modules: set[str]) -> None:
+    """A Raspberry Pi needs its SPI controller's, and its kernel has no tpm_crb, which would end the build."""
+    found = set(nix.evaluate(machine_with(definitions), "r.config.boot.initrd.availableKernelModules"))
+    assert modules <= found
+    assert not {"tpm_crb", "spi_bcm2835"} <= found
+
+
+def test_nixos_own_clevis_has_the_pin(nix: Nix) -> None:
+    """boot.initrd.clevis brings clevis' programs; its package is ours, and another one can be given."""
+    clevis = "r.config.boot.initrd.clevis"
+    assert nix.evaluate(machine_with(""), f"[ {clevis}.enable {clevis}.useTang ]") == [True, True]
+    package = f"{clevis}.package.pname or {clevis}.package.arguments.pname"
+    assert nix.evaluate(machine_with(""), package) == "clevis-pin-attest"
+    assert nix.evaluate(machine_with("boot.initrd.clevis.package = pkgs.clevis;"), package) == "clevis"
+
+
+def test_the_network_does_not_hold_the_prompt_up(nix: Nix) -> None:
+    """Scripted: two seconds for each card, then in the background, which is what these options of udhcpc mean."""
+    network = nix.evaluate(machine_with(""), "r.config.boot.initrd.network.udhcpc.extraArgs")
+    assert " ".join(network) == "-t 2 -T 1 -b"
+    helped = subprocess.run(["busybox", "udhcpc", "--help"], capture_output=True, text=True, check=False)
+    for meaning in (
+        "-t N\t\tSend up to N discover packets",
+        "-T SEC\t\tPause between packets",
+        "-b\t\tBackground if lease",
+    ):
+        assert meaning in helped.stderr
+
+
+def test_systemds_network_asks_on_every_card(nix: Nix) -> None:
+    """With systemd: DHCP where nothing else configures a card."""
+    expression = 'r.config.boot.initrd.systemd.network.networks."zz-tang-attest"'
+    found = nix.evaluate(
+        machine_with("", systemd=True), f"{{ inherit ({expression}) matchConfig networkConfig; }}"
+    )
+    assert found == {"matchConfig": {"Kind": "!*", "Type": "ether"}, "networkConfig": {"DHCP": "yes"}}
+
+
+@BOTH
+def test_stage_1_has_the_scripts_and_the_settings(nix: Nix, tmp_path: Path, systemd: bool) -> None:
+    """The same files in both kinds of stage 1, where the scripts look for them."""
+    jwe = tmp_path / "root.jwe"
+    jwe.write_text("a JWE")
+    definitions = f"{ATTEST} = {{ capPcr = 11; retryPause = 9; shellWithoutTpm = true; devices.root.secretFile = {jwe}; }};"
+    where = "r.config.boot.initrd.systemd.contents" if systemd else "r.config.boot.initrd.extraFiles"
+    files = nix.realize(
+        machine_with(definitions, systemd=systemd),
+        f'builtins.mapAttrs (_: file: "${{file.source}}") {{ inherit ({where}) "/usr/lib/clevis-attest" "/etc/clevis-attest"; }}',
+    )
+    scripts, etc = Path(files["/usr/lib/clevis-attest"]), Path(files["/etc/clevis-attest"])
+    assert {path.name: path.read_text() for path in etc.iterdir()} == {
+        "cap-pcr": "11\n",
+        "pause": "9\n",
+        "devices": "root /dev/disk/by-uuid/1234\n",
+        "root.jwe": "a JWE",
+        "shell-without-tpm": "",
+    }
+    for name in ("cap", "opened", "before-shell", "wait-network", "answer"):
+        script = scripts / f"clevis-attest-{name}"
+        assert os.access(script, os.X_OK)
+        assert script.read_text().startswith("#!/bin/sh\n")
+        subprocess.run(["shellcheck", script], check=True, timeout=60)
+        subprocess.run(["busybox", "ash", "-n", script], check=True, timeout=20)
+    assert (scripts / "clevis-attest-cap").read_text() == (ROOT / "initrd/clevis-attest-cap").read_text()
+    assert "boot.initrd.tang-attest.shellWithoutTpm" in (scripts / "clevis-attest-before-shell").read_text()
+
+
+def test_each_kind_of_stage_1_gets_its_own_only(nix: Nix) -> None:
+    """NixOS refuses preLVMCommands and the like with systemd, and units without."""
+    commands = "{ inherit (r.config.boot.initrd) extraUtilsCommandsTest postMountCommands preFailCommands; }"
+    scripted = nix.evaluate(machine_with(""), commands)
+    assert all("attest" in text for text in scripted.values())
+    with_systemd = nix.evaluate(machine_with("", systemd=True), commands)
+    assert not any("attest" in text for text in with_systemd.values())
+    opened = f"{{ inherit (r.config.{DEVICE}) preOpenCommands postOpenCommands; }}"
+    assert set(nix.evaluate(machine_with("", systemd=True), opened).values()) == {""}
+    assert not [unit for unit in nix.evaluate(machine_with(""), "r.initrdUnits") if "attest" in unit]
+
+
+def test_bind_json_has_the_configuration(nix: Nix) -> None:
+    """What `clevis luks bind` is given is in one file, without a token."""
+    thumbprint = "t" * 43
+    server = f'{{ urls = [ "https://10.0.0.1:7500" ]; spki = "{SPKI}"; thumbprints = [ "{thumbprint}" ]; }}'
+    module = machine_with(f'{ATTEST}.server = {server}; networking.hostName = "pi-b";')
+    text = nix.evaluate(module, 'r.config.environment.etc."clevis-attest/bind.json".text')
+    assert json.loads(text) == {
+        "url": ["https://10.0.0.1:7500"], "name": "pi-b", "spki": SPKI, "thp": [thumbprint],
+    }  # fmt: skip
+
+
+def test_systemd_accepts_stage_1s_units(nix: Nix, tmp_path: Path) -> None:
+    """systemd-analyze has nothing to say about the units of stage 1 and the drop-ins of its shells."""
+    expression = (
+        '[ r.initrdUnits "${r.config.boot.initrd.systemd.contents."/usr/lib/clevis-attest".source}" ]'
+    )
+    units, scripts = nix.realize(machine_with("", systemd=True), expression)
+    packaged = Path(scripts) / "lib/systemd/system"
+    files = {
+        str(path.relative_to(packaged)): path.read_text() for path in packaged.rglob("*") if path.is_file()
+    }
+    assert len(files) == 4
+    # NixOS enables the packaged unit by a link, which is all that its own text of it is for.
+    assert units.pop("clevis-attest-cap.service").split() == ["[Unit]", "[Service]"]
+    wanted = "r.config.boot.initrd.systemd.services.clevis-attest-cap.wantedBy"
+    assert nix.evaluate(machine_with("", systemd=True), wanted) == ["initrd.target"]
+    files |= {name: text for name, text in units.items() if "attest" in name}
+    assert "clevis-attest-answer.service" in files
+    # On this machine the scripts are in the store only.
+    files = {name: text.replace("/usr/lib/clevis-attest", scripts) for name, text in files.items()}
+    directory = units_directory(tmp_path, files)
+    names = ["clevis-attest-answer", "clevis-attest-cap", "emergency", "rescue", "debug-shell"]
+    verified = subprocess.run(
+        ["systemd-analyze", "verify", "--man=no", *(f"{name}.service" for name in names)],
+        env=os.environ | {"SYSTEMD_UNIT_PATH": f"{directory}:"},
+        capture_output=True, text=True, check=False, timeout=60,
+    )  # fmt: skip
+    assert (verified.stdout + verified.stderr, verified.returncode) == ("", 0)
+
+
+def test_no_shell_while_a_key_is_on_its_way(nix: Nix) -> None:
+    """The unit that asks is ended before a shell begins: both Conflicts and Before, for each shell that stage 1 has."""
+    text = nix.evaluate(machine_with("", systemd=True), 'r.initrdUnits."clevis-attest-answer.service"')
+    for key in ("Before", "Conflicts"):
+        named = re.findall(rf"^{key}=(.*)$", text, re.MULTILINE)
+        assert {
+            "debug-shell.service",
+            "emergency.service",
+            "rescue.service",
+            "initrd-switch-root.target",
+        } <= set(" ".join(named).split())
+
+
+def test_systemds_stage_1_has_the_programs(nix: Nix) -> None:
+    """Each program that a script of ours calls is in /bin of stage 1: from us, or from NixOS' own list."""
+    ours = set(
+        nix.evaluate(
+            machine_with("", systemd=True), "builtins.attrNames r.config.boot.initrd.systemd.extraBin"
+        )
+    )
+    nixos = {"clevis", "curl", "umount", "mount"} | {"modprobe"}  # boot.initrd.clevis, boot.initrd.systemd
+    coreutils = {"cat", "mkdir", "mv", "printf", "readlink", "rm", "sleep", "sha256sum", "tr"}
+    called = {
+        "bash", "cat", "clevis", "cryptsetup", "curl", "dmsetup", "ip", "jose", "mkdir", "modprobe", "mv", "readlink",
+        "rm", "sed", "sha256sum", "sleep", "systemd-reply-password", "tpm2", "tr", "umount",
+    }  # fmt: skip
+    assert called - ours - nixos - coreutils == {"bash"}  # boot.initrd.systemd.initrdBin
+    assert "tpm2-wrapped" in str(
+        nix.evaluate(machine_with("", systemd=True), "map toString r.config.boot.initrd.systemd.storePaths")
+    )

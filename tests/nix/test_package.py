@@ -1,0 +1,119 @@
+"""What is built: the server with its dependencies, and clevis with the pin in it."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import tomllib
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+
+from tests.nix.nix import Nix
+from tests.pin.conftest import Server
+from tests.pin.machine import SECRET, Machine
+from tools.generate_nix import ROOT
+
+PIN = f"r.pkgs.callPackage {ROOT}/nix/clevis-pin-attest.nix {{ }}"
+SERVER = f"r.pkgs.callPackage {ROOT}/nix/package.nix {{ }}"
+
+
+@pytest.fixture(scope="session")
+def pin(nix: Nix) -> Path:
+    """clevis with the pin, built."""
+    return Path(nix.realize("{ }", f"toString ({PIN})"))
+
+
+def test_the_servers_dependencies_are_those_of_pyproject(nix: Nix) -> None:
+    """Each by its name in nixpkgs, extras too; a name that nixpkgs does not have stops the evaluation."""
+    names = nix.value(
+        f"let e = import {ROOT}/tests/nix/eval.nix {{ }}; r = e.with' [ ]; "
+        f"in map (package: package.name) ({SERVER}).arguments.dependencies"
+    )
+    declared = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
+    requirements = [Requirement(line) for line in declared]
+    assert {requirement.name for requirement in requirements} == set(names) - {"greenlet"}
+    assert {name for requirement in requirements for name in requirement.extras} == {"asyncio"}
+    assert "greenlet" in names  # what SQLAlchemy's extra asyncio stands for
+
+
+def test_the_servers_source_is_what_it_needs(nix: Nix) -> None:
+    """Neither .venv nor another part of the repository is copied into the store."""
+    source = Path(nix.realize("{ }", f"toString ({SERVER}).arguments.src"))
+    assert sorted(path.name for path in source.iterdir()) == [
+        "LICENSE",
+        "man",
+        "pyproject.toml",
+        "tang_attest",
+    ]
+    assert not list(source.rglob("__pycache__"))
+    assert (source / "tang_attest/store/migrations").is_dir()
+
+
+def test_the_server_brings_its_unit_and_page(nix: Nix) -> None:
+    """module-server.nix builds on the packaged unit."""
+    package = Path(nix.realize("{ }", f"toString ({SERVER})"))
+    assert (package / "lib/systemd/system/tang-attest.service").exists()
+    assert (package / "share/man/man8/tang-attest.8").exists()
+
+
+def test_the_pin_is_in_clevis(pin: Path) -> None:
+    """Everything that the pin's Makefile installs, beside clevis' own commands."""
+    makefile = (ROOT / "clevis-pin/Makefile").read_text()
+    installed = re.findall(r"\bclevis-[\w-]+", " ".join(re.findall(r"^\w+ := (.*)$", makefile, re.MULTILINE)))
+    assert "clevis-encrypt-attest" in installed
+    present = {path.name for path in (pin / "bin").iterdir()}
+    assert set(installed) <= present
+    assert {"clevis", ".clevis-wrapped", "clevis-decrypt", "clevis-luks-bind"} <= present
+
+
+def test_stage_1_can_copy_the_pin(pin: Path) -> None:
+    """The scripted stage 1 copies clevis-decrypt* as files, without what they link to or source."""
+    decrypt = pin / "bin/clevis-decrypt-attest"
+    text = decrypt.read_text()
+    assert not decrypt.is_symlink()
+    assert text.startswith("#!/bin/sh\n")
+    assert "BASH_SOURCE" not in text
+    assert "attest_tls()" in text
+    assert not re.search(r"\btpm2_[a-z]", text)  # there is one program, tpm2
+    subprocess.run(["bash", "-n", decrypt], check=True, timeout=20)
+
+
+def test_other_scripts_have_a_shell_of_the_store(pin: Path) -> None:
+    """A running NixOS has no /bin/bash."""
+    scripts = [
+        path for path in (pin / "bin").iterdir() if path.name.startswith(".clevis-") and "attest" in path.name
+    ]
+    assert len(scripts) >= 4
+    assert {path.read_text().split("\n")[0].split("/bin/")[0][2:] for path in scripts} == {
+        str(next(pin.parent.glob("*-bash")))
+    }
+
+
+@pytest.mark.slow
+def test_the_pin_opens_from_any_sh(
+    nix: Nix, pin: Path, machine: Machine, server: Server, name: str, tmp_path: Path
+) -> None:
+    """/bin/sh is busybox in the scripted stage 1, and bash as sh elsewhere; only PATH leads to bash in stage 1."""
+    jwe = machine.encrypt(url=server.url, name=name, token=server.operator.token(name))
+    decrypt = tmp_path / "clevis-decrypt-attest"
+    # As in stage 1, where the paths of the store lead nowhere (nuke-refs).
+    decrypt.write_text(
+        (pin / "bin/clevis-decrypt-attest").read_text().replace(str(nix.directory), "/nowhere")
+    )
+    decrypt.chmod(0o755)
+    for shell in (["bash"], ["busybox", "sh"], ["dash"], ["bash", "--posix"]):
+        opened = machine.run(*shell, decrypt, stdin=jwe)
+        assert (opened.stdout, opened.returncode) == (SECRET, 0), (shell, opened.stderr)
+
+
+@pytest.mark.slow
+def test_the_pin_works_with_nothing_on_path(pin: Path, machine: Machine, server: Server, name: str) -> None:
+    """In a unit of a running NixOS neither curl nor jose is on PATH: the package brings them."""
+    config = f'{{"url":"{server.url}","name":"{name}","token":"{server.operator.token(name)}"}}'
+    machine.extra = {"PATH": "/nowhere"}
+    made = machine.run(pin / "bin/clevis", "encrypt", "attest", config, "-y", stdin=SECRET)
+    assert made.returncode == 0, made.stderr
+    opened = machine.run(pin / "bin/clevis", "decrypt", stdin=made.stdout)
+    assert (opened.stdout, opened.returncode) == (SECRET, 0), opened.stderr

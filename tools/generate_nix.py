@@ -1,0 +1,74 @@
+"""What nix/ is given by the program, and what documents the modules of nix/: both made, both compared by a test."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from tang_attest.config import Settings
+
+ROOT = Path(__file__).parent.parent
+MODULES = {
+    "services.tang-attest": "The server",
+    "boot.initrd.tang-attest": "Opening volumes in stage 1",
+    "services.clevis-attest-agent": "The agent",
+}
+MADE = "<!-- made by tools/generate_docs.py -->\n\n"
+
+
+def settings() -> str:
+    """The server's settings as JSON Schema, of which nix/module-server.nix makes options."""
+    properties = Settings.model_json_schema()["properties"]
+    for schema in properties.values():
+        schema.pop("title", None)
+    return json.dumps({"properties": properties}, indent=2) + "\n"
+
+
+def options() -> str:
+    """docs/nixos-options.md: every option that the modules declare."""
+    described = _describe()
+    parts = [
+        f"# Options of the NixOS modules\n\n{MADE}How they are used: [NixOS](how-to/nixos.md).\n",
+        "What is not listed here does not exist, and stops the evaluation.\n",
+    ]
+    for module, title in MODULES.items():
+        parts.append(f"\n## {title}: `{module}`\n")
+        parts += [_entry(option) for option in described if option["name"].startswith(f"{module}.")]
+    return "".join(parts)
+
+
+def _entry(option: dict[str, Any]) -> str:
+    lines = [f"\n### `{option['name']}`\n\n{option['description'].strip()}\n", f"\nType: {option['type']}"]
+    lines += [f"  \n{key.capitalize()}: `{option[key]}`" for key in ("default", "example") if option.get(key)]
+    return "".join(lines) + "\n"
+
+
+def _describe() -> list[dict[str, Any]]:
+    """What nix/option-docs.nix finds, under the tests' evaluator, so that no nixpkgs is needed."""
+    with tempfile.TemporaryDirectory() as directory:
+        result = subprocess.run(  # noqa: S603 - our own file, by Debian's Nix
+            ["nix-instantiate", "--eval", "--strict", "--json", str(ROOT / "tests/nix/option-docs.nix")],  # noqa: S607
+            env=os.environ | private_nix(Path(directory)),
+            check=True,
+            stdout=subprocess.PIPE,
+        )
+    found: list[dict[str, Any]] = json.loads(result.stdout)
+    return found
+
+
+def private_nix(directory: Path) -> dict[str, str]:
+    """The environment in which Nix works without a daemon, without /nix and without a network."""
+    return {
+        "HOME": str(directory / "home"),
+        "NIX_CONF_DIR": str(directory / "etc"),
+        "NIX_CONFIG": "build-users-group =\nsandbox = false\nsubstitute = false\nsubstituters =\n",
+        "NIX_LOG_DIR": str(directory / "log"),
+        "NIX_PATH": "",
+        "NIX_REMOTE": "local",
+        "NIX_STATE_DIR": str(directory / "state"),
+        "NIX_STORE_DIR": str(directory / "store"),
+    }
