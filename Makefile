@@ -55,6 +55,10 @@ fmt: setup ## format Python and shell, and fix what ruff can fix
 	$(BIN)/ruff format
 	tools/shell-scripts | xargs --no-run-if-empty $(BIN)/shfmt --write
 
+.PHONY: test-nix
+test-nix: setup ## test the NixOS modules, as `make test` does; NIXPKGS or NIXPKGS_LIB name a real nixpkgs
+	$(BIN)/pytest --numprocesses auto tests/nix
+
 .PHONY: deb
 deb: setup ## build Debian packages of the server, the pin and its initrd parts, into build/deb
 	tools/build-deb
