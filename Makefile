@@ -76,6 +76,10 @@ bench: setup ## measure this server beside Debian's tangd; writes build/bench.js
 bench-boot: setup ## measure a boot with this pin beside the tang pin, as root, for make bench to show; ten minutes
 	$(BIN)/python -m tests.boot.bench
 
+.PHONY: simulate
+simulate: setup ## send a fleet through a kernel update, a bad image and a reboot storm; DEVICES=1000 machines, pictures in build
+	$(BIN)/python -m tests.simulate --devices $(or $(DEVICES),1000)
+
 .PHONY: docs
 docs: setup ## write the documents that are made from the program: errors, settings, commands, the manual page
 	$(BIN)/python -m tools.generate_docs

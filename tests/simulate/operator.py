@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import subprocess
-from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -16,30 +14,24 @@ from tang_attest.config import Settings
 from tang_attest.protocol.pcr import Selection
 from tang_attest.protocol.policy import DEFAULT_CAP_PCR, DEFAULT_SELECTION
 from tang_attest.service.registry import TokenTerms
-from tests.bench.servers import PROGRAM
+from tests.cli.transcript import run
 
 POLICY: Final = "fleet"
 
 
 @dataclass(frozen=True, slots=True)
 class Operator:
-    """``tang-attest`` over the state directory, beside the server."""
+    """``tang-attest`` over the state directory, beside the server; in this process, which starts it but once."""
 
     state: Path
 
-    def run(self, *arguments: str, document: object = None, accept: Sequence[int] = (0,)) -> str:
-        """What a command prints; *document* goes to its stdin.  Raises unless its exit code is one of *accept*."""
-        done = subprocess.run(
-            [PROGRAM, "--state", self.state, *arguments],
-            input=None if document is None else json.dumps(document),
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=120,
-        )
-        if done.returncode not in accept:
-            raise RuntimeError(f"tang-attest {' '.join(arguments)} exits {done.returncode}: {done.stderr}")
-        return done.stdout
+    def run(self, *arguments: str, document: object = None) -> str:
+        """What a command prints; *document* goes to its stdin.  Raises unless its exit code is 0."""
+        stdin = b"" if document is None else json.dumps(document).encode()
+        stdout, stderr, code = run("--state", str(self.state), *arguments, stdin=stdin)
+        if code:
+            raise RuntimeError(f"tang-attest {' '.join(arguments)} exits {code}: {stderr}")
+        return stdout
 
     def rollout(self, verb: str, *arguments: str, document: object = None) -> str:
         """``tang-attest policy rollout VERB fleet ...``."""

@@ -9,7 +9,8 @@ from typing import Final
 
 from tests.simulate.fleet import Boot
 
-_COLORS: Final = ("#4c72b0", "#55a868", "#c44e52", "#8172b2", "#937860")
+_COLORS: Final = ("#4c72b0", "#55a868", "#8172b2", "#937860")
+_RED: Final = "#c44e52"
 #: Gnuplot draws what is given; more points than pixels only make the file larger.
 _PIXELS: Final = 1600
 
@@ -27,9 +28,10 @@ def rollout(boots: Sequence[Boot], events: Sequence[tuple[float, str]], path: Pa
         counts[now] += 1
         rows.append([boot.at, *counts.values()])
     rows = rows[:: max(1, len(rows) // _PIXELS)] + rows[-1:]
+    colors = [_COLORS[number % len(_COLORS)] for number in range(len(names))] + [_RED]
     curves = [
-        f"$data using 1:{column} with steps lw 2 lc rgb '{_COLORS[(column - 2) % len(_COLORS)]}' title '{_quoted(name)}'"
-        for column, name in enumerate(counts, 2)
+        f"$data using 1:{column} with steps lw 2 lc rgb '{color}' title '{_quoted(name)}'"
+        for column, (name, color) in enumerate(zip(counts, colors, strict=True), 2)
     ]
     settings = ["set ylabel 'machines'", "set title 'What the machines run, by their last boot'"]
     _draw(path, rows, settings + _marks(events), curves)
@@ -40,14 +42,20 @@ def latency(boots: Sequence[Boot], events: Sequence[tuple[float, str]], path: Pa
     rows = [[boot.at, 1000 * boot.seconds, float(boot.code != "ok")] for boot in boots]
     curves = [
         f"$data using 1:($3=={code} ? $2 : NaN) with points pt 7 ps 0.4 lc rgb '{color}' title '{title}'"
-        for code, color, title in ((0, _COLORS[0], "permitted"), (1, _COLORS[2], "refused"))
+        for code, color, title in ((0, _COLORS[0], "permitted"), (1, _RED, "refused"))
     ]
-    settings = ["set logscale y", "set ylabel 'one unlock (ms)'", "set title 'Latency of each unlock'"]
+    settings = [
+        "set logscale y",
+        "set yrange [1:*]",
+        "set ylabel 'one unlock (ms)'",
+        "set title 'Latency of each unlock'",
+    ]
     _draw(path, rows, settings + _marks(events), curves)
 
 
 def _marks(events: Iterable[tuple[float, str]]) -> list[str]:
-    lines = []
+    events = list(events)
+    lines = [f"set xrange [{min(at for at, _ in events):g}:*]"]
     for number, (at, name) in enumerate(events):
         lines.append(f"set arrow from {at}, graph 0 to {at}, graph 1 nohead lc rgb '#bbbbbb'")
         height = 0.97 - 0.045 * (number % 4)
@@ -67,6 +75,8 @@ def _draw(
             f"set output '{_quoted(str(path))}'",
             "set xlabel 'seconds'",
             "set key outside below horizontal",
+            "set yrange [0:*]",
+            "set offsets 0, graph 0.02, graph 0.05, 0",
             "set grid ytics lc rgb '#eeeeee'",
             *settings,
             f"$data << EOD\n{data}\nEOD",
