@@ -80,7 +80,7 @@ def describe(change: PolicyChange) -> str:
     words = [f"{state.label} staged" for state in change.add]
     words += [f"{label} retired" for label in change.retire]
     if change.rules is not None:
-        words.append(f"{len(change.rules)} rules")
+        words.append(f"{len(change.rules.rules)} rules over event logs")
     return ", ".join(words)
 
 

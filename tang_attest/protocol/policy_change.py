@@ -8,7 +8,7 @@ each applies this value.  Nothing here changes anything.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -17,6 +17,7 @@ from tang_attest.protocol.pcr import PcrValues, Selection
 from tang_attest.protocol.pcr_file import parse_values
 from tang_attest.protocol.policy import ReferencePolicy
 from tang_attest.protocol.reference_state import Life, ReferenceState, check_label, reference_state
+from tang_attest.protocol.rules import RuleSet, parse_rules
 
 _KEYS: Final = ("add", "retire", "rules")
 _STATE_KEYS: Final = {"label", "values"}
@@ -34,12 +35,12 @@ class AddedState:
 class PolicyChange:
     """``add`` is staged, ``retire`` names states that count no more.
 
-    ``rules``, when not ``None``, replaces the policy's rules over event logs: the list as the document has it.
+    ``rules``, when not ``None``, replaces the policy's rules over event logs.
     """
 
     add: tuple[AddedState, ...] = ()
     retire: tuple[str, ...] = ()
-    rules: Sequence[object] | None = None
+    rules: RuleSet | None = None
 
     @property
     def added(self) -> frozenset[str]:
@@ -73,20 +74,20 @@ class PolicyChange:
                 for state in self.add
             ],
             "retire": list(self.retire),
-            "rules": None if self.rules is None else list(self.rules),
+            "rules": None if self.rules is None else self.rules.as_json(),
         }
 
 
 def load_change(fields: Mapping[str, object]) -> PolicyChange:
     """What :meth:`PolicyChange.dump` made, back."""
     add, retire, rules = fields["add"], fields["retire"], fields["rules"]
-    if not isinstance(add, list) or not isinstance(retire, list) or not isinstance(rules, list | None):
+    if not isinstance(add, list) or not isinstance(retire, list):
         raise TypeError("not a dumped change")
     states = tuple(
         AddedState(state["label"], {int(pcr): bytes.fromhex(value) for pcr, value in state["values"].items()})
         for state in add
     )
-    return PolicyChange(states, tuple(retire), rules)
+    return PolicyChange(states, tuple(retire), None if rules is None else parse_rules(rules))
 
 
 # --- reading --------------------------------------------------------------------------------------------------------
@@ -96,18 +97,18 @@ def parse_change(document: object, policy: ReferencePolicy) -> PolicyChange:
     """The change that *document* asks of *policy*.
 
     *document* is what a YAML or JSON reader made: a mapping with ``add``, a list of ``label`` and ``values`` (hex by
-    PCR, or the text of ``tpm2 pcrread``), ``retire``, a list of labels, and ``rules``, a list.
+    PCR, or the text of ``tpm2 pcrread``), ``retire``, a list of labels, and ``rules``, what :func:`parse_rules` reads.
 
     Raises :class:`Malformed` ``change-invalid``, naming the key: unknown or missing keys, values that do not fit
     the policy's selection or are of a boot that nothing measured, labels that the policy has (``add``) or has not
-    (``retire``), and a change of nothing.  Not checked: what the rules say.
+    (``retire``), and a change of nothing.  Raises ``rules-invalid`` for the rules, naming the rule.
     """
     fields = _mapping(document, "change", set(_KEYS))
     add = tuple(
         _added(entry, f"add[{number}]", policy) for number, entry in enumerate(_list(fields, "add"), 1)
     )
     retire = tuple(_retired(entry, number, policy) for number, entry in enumerate(_list(fields, "retire"), 1))
-    rules = _list(fields, "rules") if fields.get("rules") is not None else None
+    rules = None if fields.get("rules") is None else parse_rules(fields["rules"])
     if not add and not retire and rules is None:
         raise _invalid("change", "nothing is added, retired or ruled")
     for key, labels in (("add", [state.label for state in add]), ("retire", retire)):

@@ -226,7 +226,7 @@ def _narrow(connection: sa.Connection, policy_id: int, wanted: PolicyChange) -> 
         policies.move_state(connection, policy_id, label, expected, Life.RETIRED)
     if wanted.rules is not None:
         rules = tables.policy.update().where(tables.policy.c.id == policy_id)
-        connection.execute(rules.values(rules=list(wanted.rules)))
+        connection.execute(rules.values(rules=wanted.rules.as_json()))
 
 
 def _changed(connection: sa.Connection, rollout: Rollout) -> Conflict | NotFound:

@@ -13,11 +13,13 @@ from tang_attest.ports import RolloutResult
 from tang_attest.protocol.policy_change import AddedState, PolicyChange
 from tang_attest.protocol.reference_state import Life, ReferenceState
 from tang_attest.protocol.rollout import Rollout, RolloutOutcome, Status
+from tang_attest.protocol.rules import parse_rules
 from tang_attest.store import SqlStore, rollouts
 from tests.store.conftest import Opener, Stall
 from tests.store.records import NOW, decision, device, enrollment, entry, key, policy, token, values
 
 PASSED, REFUSED = RolloutOutcome.PASSED, RolloutOutcome.REFUSED
+RULES = parse_rules({"judge-by-events": [7], "rules": [{"secure-boot": "on"}]})
 NEW = ReferenceState(
     "new", values("new"), "imported", Life.STAGED, created_at=NOW, created_by="operator:test"
 )
@@ -28,7 +30,7 @@ def rollout(**fields: Any) -> Rollout:
     known: dict[str, Any] = {
         "policy": "policy",
         "name": "r",
-        "change": PolicyChange((AddedState("new", values("new")),), ("recorded",), [{"rule": "x"}]),
+        "change": PolicyChange((AddedState("new", values("new")),), ("recorded",), RULES),
         "salt": "salt",
         "share": 10_000,
         "label": "canary",
