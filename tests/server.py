@@ -89,7 +89,7 @@ class Server:
         )
         plain = self.keys if self.plain_tang else None
         self.admin_tokens = AdminTokens(self.store, self.clock, random, Author.operator("tester"))
-        admin = AdminRoutes(self.admin_tokens, Administration(self.store, self.clock), self.endpoint)
+        admin = AdminRoutes(self.admin_tokens, Administration(self.store, self.clock, random), self.endpoint)
         site = Site(routes, self.keys, plain, self.executor, self.endpoint, admin)
         self.client = TestClient(TestServer(make_app(site)))
         await self.client.start_server()

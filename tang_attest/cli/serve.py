@@ -246,7 +246,9 @@ def _attest_routes(
 
 
 def _admin_routes(settings: Settings, state: State) -> AdminRoutes:
-    return AdminRoutes(state.admin_tokens, Administration(state.store, SystemClock()), settings.endpoint)
+    return AdminRoutes(
+        state.admin_tokens, Administration(state.store, SystemClock(), SystemRandomness()), settings.endpoint
+    )
 
 
 async def _sweep(state: State) -> None:

@@ -14,7 +14,7 @@ from tang_attest.errors import Malformed, Refused
 from tang_attest.ports import AdminToken, AuditEntry, Clock, Randomness, Scope, Store
 from tang_attest.protocol.base64url import b64u
 from tang_attest.protocol.enrollment import check_name
-from tang_attest.service.caller import Author
+from tang_attest.service.caller import Author, Caller
 from tang_attest.service.enroll import token_digest
 
 
@@ -25,11 +25,6 @@ class Grant:
     name: str
     scopes: frozenset[Scope]
     policies: frozenset[str] | None
-
-    @property
-    def actor(self) -> str:
-        """The holder, in the audit record."""
-        return f"token:{self.name}"
 
     def require(self, scope: Scope) -> None:
         """Raise ``scope-missing`` unless the token has *scope*."""
@@ -49,6 +44,19 @@ class Grant:
         """Raise ``policy-not-granted`` for a token that is limited to some policies."""
         if self.policies is not None:
             raise Refused("policy-not-granted", f"Token '{self.name}' is limited to some policies.")
+
+
+@dataclass(frozen=True, slots=True)
+class Asker:
+    """Who asks: what the token grants, and where the request comes from."""
+
+    grant: Grant
+    caller: Caller
+
+    @property
+    def author(self) -> Author:
+        """As the audit record names whoever changes something."""
+        return Author(f"token:{self.grant.name}", self.caller)
 
 
 class AdminTokens:

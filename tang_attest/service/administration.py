@@ -14,12 +14,12 @@ from itertools import islice
 from typing import Final, Generic, TypeVar
 
 from tang_attest.errors import Conflict, NotFound, Refused
-from tang_attest.ports import AuditEntry, Clock, Device, Observation, Store
+from tang_attest.ports import AuditEntry, Clock, Device, Observation, Randomness, Store
 from tang_attest.protocol.pcr import PcrValues, Selection
 from tang_attest.protocol.policy import ReferencePolicy
 from tang_attest.protocol.reference_state import Life, ReferenceState
-from tang_attest.service.admin_tokens import Grant
-from tang_attest.service.caller import Author, Caller
+from tang_attest.service.admin_tokens import Asker
+from tang_attest.service.administered_changes import AdministeredChanges
 from tang_attest.service.reference_values import Approval, ReferenceValues
 
 #: States of one policy that tokens staged and no machine has booted.  Each makes every appraisal a little slower.
@@ -39,19 +39,15 @@ class Page(Generic[_Item]):
     more: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Asker:
-    """Who asks: what the token grants, and where the request comes from."""
-
-    grant: Grant
-    caller: Caller
-
-
 class Administration:
-    """Reading first, then changes; each change is one transaction with its audit entry."""
+    """Reading first, then changes; each change is one transaction with its audit entry.
 
-    def __init__(self, store: Store, clock: Clock) -> None:
+    ``changes`` are those of whole policies.
+    """
+
+    def __init__(self, store: Store, clock: Clock, random: Randomness) -> None:
         self._store, self._clock = store, clock
+        self.changes = AdministeredChanges(store, clock, random)
 
     # --- reading ------------------------------------------------------------------------------------------------
 
@@ -171,7 +167,7 @@ class Administration:
         return state
 
     def _changes(self, asker: Asker) -> ReferenceValues:
-        return ReferenceValues(self._store, self._clock, Author(asker.grant.actor, asker.caller))
+        return ReferenceValues(self._store, self._clock, asker.author)
 
     async def _state(self, policy: str, label: str) -> ReferenceState:
         states = (await self._store.get_policy(policy)).states

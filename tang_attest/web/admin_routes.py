@@ -13,11 +13,11 @@ import structlog
 from aiohttp import web
 
 from tang_attest.ports import Scope
-from tang_attest.service.admin_tokens import AdminTokens
-from tang_attest.service.administration import Administration, Asker
+from tang_attest.service.admin_tokens import AdminTokens, Asker
+from tang_attest.service.administration import Administration
 from tang_attest.service.caller import Caller
 from tang_attest.web import admin_wire as wire
-from tang_attest.web import openapi
+from tang_attest.web import change_routes, openapi
 from tang_attest.web.bearer import authenticate
 from tang_attest.web.operation import Answer, Call, Operation, find, perform
 
@@ -234,6 +234,7 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
         query=wire.Newest,
         answers={200: wire.AuditPage},
     ),
+    *change_routes.OPERATIONS,
 )
 
 

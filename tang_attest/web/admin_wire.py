@@ -175,11 +175,13 @@ def _span(seconds: int | None) -> timedelta | None:
 # --- answers ----------------------------------------------------------------------------------------------------------
 
 
-class _View(BaseModel):
+class View(BaseModel):
+    """What goes out."""
+
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class StateView(_View):
+class StateView(View):
     """A reference state."""
 
     label: str
@@ -218,7 +220,7 @@ class StagedView(StateView):
     policy: str
 
 
-class StagedList(_View):
+class StagedList(View):
     """What waits for approval, or for the first machine that boots it."""
 
     states: list[StagedView]
@@ -231,7 +233,7 @@ class StagedList(_View):
         )
 
 
-class PolicySummary(_View):
+class PolicySummary(View):
     """A policy in a list."""
 
     name: str
@@ -252,7 +254,7 @@ class PolicySummary(_View):
         )
 
 
-class PolicyView(_View):
+class PolicyView(View):
     """A policy and its reference states, oldest first."""
 
     name: str
@@ -269,7 +271,7 @@ class PolicyView(_View):
         return cls(**about, states=[StateView.of(state) for state in policy.states], retirable=retirable)
 
 
-class PolicyPage(_View):
+class PolicyPage(View):
     """Policies, by name."""
 
     policies: list[PolicySummary]
@@ -282,7 +284,7 @@ class PolicyPage(_View):
         return cls(policies=views, next=views[-1].name if page.more else None)
 
 
-class DeviceView(_View):
+class DeviceView(View):
     """A registered machine."""
 
     name: str
@@ -317,7 +319,7 @@ class DeviceView(_View):
         )
 
 
-class DevicePage(_View):
+class DevicePage(View):
     """Machines, by name."""
 
     devices: list[DeviceView]
@@ -330,7 +332,7 @@ class DevicePage(_View):
         return cls(devices=views, next=views[-1].name if page.more else None)
 
 
-class ObservationView(_View):
+class ObservationView(View):
     """Authentic evidence that the policy refused."""
 
     id: int
@@ -357,7 +359,7 @@ class ObservationView(_View):
         )
 
 
-class ObservationPage(_View):
+class ObservationPage(View):
     """Observations, newest first."""
 
     observations: list[ObservationView]
@@ -370,7 +372,7 @@ class ObservationPage(_View):
         return cls(observations=views, next=views[-1].id if page.more else None)
 
 
-class AuditView(_View):
+class AuditView(View):
     """A decision or a change."""
 
     no: int
@@ -403,7 +405,7 @@ class AuditView(_View):
         )
 
 
-class AuditPage(_View):
+class AuditPage(View):
     """The audit record, newest first."""
 
     entries: list[AuditView]
@@ -416,7 +418,7 @@ class AuditPage(_View):
         return cls(entries=views, next=views[-1].no if page.more else None)
 
 
-class Problem(_View):
+class Problem(View):
     """Why not (RFC 9457); docs/errors.md explains every code.  Made by web/problems.py."""
 
     type: str

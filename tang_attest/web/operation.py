@@ -17,7 +17,8 @@ from pydantic import BaseModel
 
 from tang_attest.errors import Malformed, NotFound
 from tang_attest.ports import Scope
-from tang_attest.service.administration import Administration, Asker
+from tang_attest.service.admin_tokens import Asker
+from tang_attest.service.administration import Administration
 from tang_attest.web.admin_wire import Nothing
 from tang_attest.web.problems import MethodNotAllowed
 from tang_attest.web.wire import Body, parse_json, validate

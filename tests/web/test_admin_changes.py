@@ -1,0 +1,199 @@
+"""Changes of whole policies, dry runs and rollouts by the admin API."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tang_attest.ports import Scope
+from tests.attester import Attester
+from tests.server import Server
+from tests.web.admin import Admin, holder, make_policy, values
+
+PCRS = (0, 2, 4, 7)
+
+
+@pytest.fixture
+async def admin(server: Server) -> Admin:
+    """Holds a token with every scope."""
+    return await holder(server)
+
+
+def hexadecimal(chosen: dict[int, bytes]) -> dict[str, str]:
+    return {str(pcr): value.hex() for pcr, value in chosen.items()}
+
+
+def booted(attester: Attester) -> dict[str, str]:
+    """What *attester* runs now."""
+    return hexadecimal({pcr: attester.pcrs["sha256"][pcr] for pcr in PCRS})
+
+
+async def fleet(server: Server, *names: str) -> dict[str, tuple[Attester, str]]:
+    """Machines under the policy of the first, which all boot the same; each has unlocked once."""
+    machines: dict[str, tuple[Attester, str]] = {}
+    for name in names:
+        attester = Attester()
+        kid = await server.enroll(attester, name, **({"policy": names[0]} if machines else {}))
+        assert (await server.unlock(attester, kid)).status == 200
+        machines[name] = (attester, kid)
+    return machines
+
+
+async def actors(server: Server) -> set[tuple[str, str]]:
+    """What tokens did, and to which policy."""
+    rows = [entry for _, entry in await server.store.list_audit(limit=1000)]
+    return {(row.event, str(row.details["policy"])) for row in rows if row.actor.startswith("token:")}
+
+
+async def test_a_dry_run_changes_nothing(server: Server) -> None:
+    """It says who would be refused; the scope ``stage`` is enough."""
+    await fleet(server, "pi-a", "pi-b")
+    (state,) = (await server.store.get_policy("pi-a")).states
+    client = await holder(server, Scope.STAGE, policies=("pi-a",))
+    change = {"add": [{"label": "new", "values": hexadecimal(values("a"))}], "retire": [state.label]}
+    result = await client.post("/policies/pi-a/dry-run", change)
+    assert (result.status, result.body["devices"], result.body["would_refuse"]) == (200, 2, 2)
+    (group,) = result.body["refused"]
+    assert (group["code"], group["devices"]) == ("state-retired", ["pi-a", "pi-b"])
+    assert (await server.store.get_policy("pi-a")).states == (state,)
+    assert await actors(server) == set()
+
+
+async def test_a_change_for_everybody(server: Server, admin: Admin) -> None:
+    """One that would refuse a machine needs a person; one that does not is made, and audited."""
+    await fleet(server, "pi-a")
+    (state,) = (await server.store.get_policy("pi-a")).states
+    refused = await admin.post("/policies/pi-a/apply", {"retire": [state.label]})
+    assert (refused.status, refused.code) == (409, "would-refuse")
+    assert await actors(server) == set()
+    change = {"add": [{"label": "new", "values": hexadecimal(values("a"))}]}
+    applied = await admin.post("/policies/pi-a/apply", change)
+    assert applied.status == 200
+    assert [(each["label"], each["created_by"]) for each in applied.body["states"]][1] == ("new", "token:ci")
+    assert await actors(server) == {("policy change", "pi-a")}
+
+
+async def test_a_rollout_from_start_to_finish(server: Server, admin: Admin) -> None:
+    """A share first, then more, then all; every step is the token's in the audit record."""
+    machines = await fleet(server, "pi-a", "pi-b", "pi-c")
+    for attester, _ in machines.values():
+        attester.extend(4, b"another kernel")
+    coming = booted(machines["pi-a"][0])
+    assert (await admin.get("/rollouts")).body["rollouts"] == []
+    assert (await admin.get("/policies/pi-a/rollout")).status == 404
+    body = {
+        "name": "kernel",
+        "change": {"add": [{"label": "new", "values": coming}]},
+        "share": 0.0001,
+        "limit": 2,
+        "salt": "salt",
+    }
+    started = await admin.post("/policies/pi-a/rollout", body)
+    assert (started.status, started.body["status"], started.body["devices"]) == (201, "running", 3)
+    assert (started.body["share"], started.body["add"], started.body["limit"]) == (0.0001, ["new"], 2)
+    again = await admin.post("/policies/pi-a/rollout", body | {"name": "another"})
+    assert (again.status, again.code) == (400, "change-invalid")
+    wider = await admin.post("/policies/pi-a/rollout/widen", {"share": 1})
+    assert (wider.status, len(wider.body["waiting"])) == (200, 3)
+    attester, kid = machines["pi-a"]
+    assert (await server.unlock(attester, kid)).status == 200
+    (under_way,) = (await admin.get("/rollouts")).body["rollouts"]
+    assert (under_way["passed"], under_way["waiting"]) == (["pi-a"], ["pi-b", "pi-c"])
+    stopped = await admin.post("/policies/pi-a/rollout/stop", {"why": "lunch"})
+    assert (stopped.body["status"], stopped.body["why"]) == ("stopped", "lunch")
+    assert (await server.unlock(*machines["pi-b"])).code == "state-not-rolled-out"
+    assert (await admin.post("/policies/pi-a/rollout/stop", {})).code == "rollout-changed"
+    assert (await admin.post("/policies/pi-a/rollout/resume")).body["status"] == "running"
+    assert (await server.unlock(*machines["pi-b"])).status == 200
+    finished = await admin.post("/policies/pi-a/rollout/finish")
+    assert (finished.status, finished.body["status"]) == (200, "finished")
+    assert (await server.unlock(*machines["pi-c"])).status == 200
+    assert (await admin.get("/policies/pi-a/rollout")).body["status"] == "finished"
+    assert (await admin.post("/policies/pi-a/rollout/abandon", {})).status == 404
+    verbs = {"start", "widen", "stop", "resume", "finish"}
+    assert await actors(server) == {(f"policy rollout {verb}", "pi-a") for verb in verbs}
+
+
+async def test_a_rollout_is_taken_back(server: Server, admin: Admin) -> None:
+    """Unless a machine that has passed would be refused: that takes a person."""
+    machines = await fleet(server, "pi-a")
+    attester, kid = machines["pi-a"]
+    attester.extend(4, b"another kernel")
+    body = {"name": "kernel", "change": {"add": [{"label": "new", "values": booted(attester)}]}, "share": 1.0}
+    assert (await admin.post("/policies/pi-a/rollout", body)).status == 201
+    assert (await server.unlock(attester, kid)).status == 200
+    refused = await admin.post("/policies/pi-a/rollout/abandon", {})
+    assert (refused.status, refused.code) == (409, "would-refuse")
+    other = await fleet(server, "pi-x")
+    other["pi-x"][0].extend(4, b"another kernel")
+    body["change"] = {"add": [{"label": "new", "values": booted(other["pi-x"][0])}]}
+    assert (await admin.post("/policies/pi-x/rollout", body)).status == 201
+    abandoned = await admin.post("/policies/pi-x/rollout/abandon", {"why": "a bad image"})
+    assert (abandoned.status, abandoned.body["status"]) == (200, "abandoned")
+    assert (await server.unlock(*other["pi-x"])).status == 403
+
+
+CHANGE: dict[str, Any] = {"add": [{"label": "new", "values": hexadecimal(values("a"))}]}
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "status", "code"),
+    [
+        ("apply", {}, 400, "change-invalid"),
+        ("apply", {"add": [], "retire": []}, 400, "change-invalid"),
+        ("apply", {"retire": ["none"]}, 400, "change-invalid"),
+        ("apply", {"add": [{"label": "x", "values": {}}]}, 400, "change-invalid"),
+        ("apply", {"add": [{"label": "x", "values": {"0": "00"}}]}, 400, "request-malformed"),
+        ("apply", {"add": [{"label": "x"}]}, 400, "request-malformed"),
+        ("apply", CHANGE | {"force": True}, 400, "request-malformed"),
+        ("dry-run", {"retire": "x"}, 400, "request-malformed"),
+        ("rollout", {"name": "x", "change": CHANGE}, 400, "setting-invalid"),
+        ("rollout", {"name": "x", "change": CHANGE, "share": 0.5, "label": "a"}, 400, "setting-invalid"),
+        ("rollout", {"name": "x", "change": CHANGE, "share": 0}, 400, "request-malformed"),
+        ("rollout", {"name": "x", "change": CHANGE, "share": 1.01}, 400, "request-malformed"),
+        ("rollout", {"name": "x", "change": CHANGE, "share": "1"}, 400, "request-malformed"),
+        ("rollout", {"name": "a b", "change": CHANGE, "share": 1}, 400, "request-malformed"),
+        ("rollout", {"name": "x", "change": CHANGE, "label": "a\u0000b"}, 400, "request-malformed"),
+        ("rollout", {"name": "x", "change": CHANGE, "share": 1, "limit": -1}, 400, "request-malformed"),
+        ("rollout/widen", {"share": 1}, 404, "not-found"),
+        ("rollout/stop", {"why": "a\u0000b"}, 400, "request-malformed"),
+        ("rollout/stop", {"why": "\ud800"}, 400, "request-malformed"),
+        ("rollout/stop", {}, 404, "not-found"),
+        ("rollout/finish", None, 404, "not-found"),
+    ],
+)
+async def test_wrong_changes(
+    server: Server, admin: Admin, path: str, body: Any, status: int, code: str
+) -> None:
+    """The refusal names what is wrong, and nothing changes."""
+    await make_policy(server)
+    answer = await admin.post(f"/policies/web/{path}", body)
+    assert (answer.status, answer.code) == (status, code), answer
+    assert (await server.store.get_policy("web")).states == ()
+    assert await actors(server) == set()
+
+
+async def test_changes_of_other_policies(server: Server) -> None:
+    """A token for one policy neither changes another nor sees its rollout; there or not, the answer is the same."""
+    await fleet(server, "pi-a")
+    await fleet(server, "pi-b")
+    limited = await holder(server, policies=("pi-b",))
+    every = await holder(server, name="every")
+    start = {"name": "x", "change": CHANGE, "share": 1}
+    assert (await every.post("/policies/pi-a/rollout", start)).status == 201
+    for policy in ("pi-a", "none"):
+        answers = [
+            await limited.post(f"/policies/{policy}/dry-run", CHANGE),
+            await limited.post(f"/policies/{policy}/apply", CHANGE),
+            await limited.post(f"/policies/{policy}/rollout", start),
+            await limited.get(f"/policies/{policy}/rollout"),
+            await limited.post(f"/policies/{policy}/rollout/widen", {"share": 1}),
+            await limited.post(f"/policies/{policy}/rollout/stop", {}),
+            await limited.post(f"/policies/{policy}/rollout/resume"),
+            await limited.post(f"/policies/{policy}/rollout/finish"),
+            await limited.post(f"/policies/{policy}/rollout/abandon", {}),
+        ]
+        assert {(answer.status, answer.code) for answer in answers} == {(403, "policy-not-granted")}
+    assert (await limited.get("/rollouts")).body["rollouts"] == []
+    assert len((await every.get("/rollouts")).body["rollouts"]) == 1
