@@ -33,6 +33,7 @@ test-boot: setup ## boot encrypted virtual machines and install the packages, as
 # Neighbors in a file share what they boot, so each process begins with a part of its own.  If much fails, the rest
 # would only wait for words that do not come.
 define run-boots
+@[ "$$(id -u)" -eq 0 ] || { echo 'The boots make root file systems, so they need root. make check does not.' >&2; exit 1; }
 @echo 'Booting and installing whole systems. Without build/boot-cache the first result takes some minutes.'
 $(BIN)/pytest --verbose --numprocesses auto --dist worksteal --maxfail 4 --durations 10 -m boot tests
 endef

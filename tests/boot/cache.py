@@ -56,6 +56,18 @@ def entry(kind: str, name: str, build: Callable[[Path], None], *, keep: int = 3)
     return path
 
 
+def once(shared: Path, build: Callable[[Path], None]) -> Path:
+    """What a test run makes once, for all its processes, at *shared*; what a failed attempt left is removed first."""
+    done = shared.with_name(shared.name + ".done")
+    with shared.with_name(shared.name + ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not done.exists():
+            _remove(shared)
+            build(shared)
+            done.touch()
+    return shared
+
+
 def _prune(kind: str, keep: int) -> None:
     """Old entries go, so that the cache does not grow with every change."""
     entries = [path for path in CACHE.glob(f"{kind}-*") if path.name.count("-") == kind.count("-") + 1]

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import fcntl
-import os
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Final
 
 import pytest
 
+from tests.boot import cache
 from tests.boot.tree import Variant
-from tests.boot.world import World
+from tests.boot.world import World, shared
 
 #: What a failed test shows, the last bytes of each.
 _LOGS: Final = ("console.log", "server.log", "qemu.log")
@@ -21,20 +20,10 @@ _SHOWN: Final = 8000
 @pytest.fixture(scope="session")
 def enrolled(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Variant], World]:
     """An enrolled and approved machine of a variant; to be copied, not used."""
-    directory = tmp_path_factory.getbasetemp()
-    if "PYTEST_XDIST_WORKER" in os.environ:
-        directory = directory.parent  # which the workers share
 
     def get(variant: Variant) -> World:
-        name = f"enrolled-second-{variant.second}"
-        with (directory / f"{name}.lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            if (directory / name / "done").exists():
-                return World.at(directory / name, variant)
-            world = World.new(directory / name, variant)
-            world.enroll()
-            (directory / name / "done").touch()
-            return world
+        path = shared(tmp_path_factory) / f"enrolled-second-{variant.second}"
+        return World.at(cache.once(path, lambda new: World.new(new, variant).enroll()), variant)
 
     return get
 

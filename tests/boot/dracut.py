@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
 from pathlib import Path
 from typing import Final
 
@@ -92,18 +91,7 @@ def prepare(root: Path, base: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
         path.chmod(0o755)
-    for directory, target in (("clevis-pin", "install"), ("initrd", "install-dracut")):
-        command = [
-            "make",
-            "--silent",
-            "-C",
-            str(cache.ROOT / directory),
-            target,
-            f"DESTDIR={root}",
-            "PREFIX=/usr",
-        ]
-        result = subprocess.run(command, capture_output=True, text=True, check=False)
-        assert result.returncode == 0, f"{' '.join(command)}: {result.stdout}{result.stderr}"
+    tree.install(root, "install-dracut")
 
 
 def make_initrd(root: Path, target: Path) -> str:

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
-import os
 from pathlib import Path
 from typing import Final
 
 import pytest
 
-from tests.boot import disk, dracut
+from tests.boot import cache, disk, dracut
 from tests.boot.machine import Console, Machine
 from tests.boot.site import Site
 from tests.boot.tree import ROOT_UUID, SECOND_UUID
-from tests.boot.world import NAME, REFUSED, ROOT_IS_OPEN, SELECTION, World
+from tests.boot.world import NAME, REFUSED, ROOT_IS_OPEN, SELECTION, World, shared
 
 PROMPT: Final = r"Please enter passphrase for disk [^\n]*(root|second)"
 #: What PCR 15 holds when it was extended once with the cap's event.
@@ -57,15 +55,7 @@ def approve(directory: Path, selection: str = SELECTION, image: Path | None = No
 
 def approved(factory: pytest.TempPathFactory) -> World:
     """An enrolled and approved machine, made once for a whole run; to be copied, not used."""
-    directory = factory.getbasetemp()
-    if "PYTEST_XDIST_WORKER" in os.environ:
-        directory = directory.parent  # which the workers share
-    with (directory / "dracut.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not (directory / "dracut" / "done").exists():
-            approve(directory / "dracut")
-            (directory / "dracut" / "done").touch()
-    return at(directory / "dracut")
+    return at(cache.once(shared(factory) / "dracut", approve))
 
 
 def open_by_passphrase(console: Console) -> None:

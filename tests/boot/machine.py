@@ -142,7 +142,8 @@ class Machine:
     #: False for a machine that, as a Raspberry Pi with nothing on the TPM's reset line, keeps the PCRs in a reboot.
     tpm_is_reset: bool = True
     has_tpm: bool = True
-    #: A unified kernel image on an EFI system partition, instead of kernel, initrd and command line.
+    #: A unified kernel image on an EFI system partition, instead of kernel, initrd and command line; or a directory that
+    #: holds all of such a partition.
     image: Path | None = None
     systemd: bool = False  #: a whole boot to a login prompt; without, a shell as soon as the root is open
 
@@ -263,6 +264,9 @@ class Machine:
         assert self.image is not None
         directory = self.directory / "esp"
         shutil.rmtree(directory, ignore_errors=True)
+        if self.image.is_dir():
+            shutil.copytree(self.image, directory)
+            return directory
         target = directory / "EFI" / "BOOT" / "BOOTX64.EFI"
         target.parent.mkdir(parents=True)
         shutil.copy(self.image, target)

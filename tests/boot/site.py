@@ -13,21 +13,42 @@ from typing import Any, Final, Self
 from tests.boot.cache import ROOT
 from tests.boot.disk import clevis_bind
 from tests.boot.machine import SERVER, SERVER_PORT, Machine
+from tests.pin.machine import certificate, pin_of
 from tests.swtpm import Swtpm
 
 _COMMAND: Final = Path(sys.executable).parent / "tang-attest"
 
 
 class Site:
-    """A server on 127.0.0.1 and its operator."""
+    """A server on 127.0.0.1 and its operator; a new one speaks HTTPS if *https* says so."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, *, https: bool = False) -> None:
         self.directory = directory
         self.port = 0
         self._process: subprocess.Popen[bytes] | None = None
         if not directory.exists():
             directory.mkdir(parents=True)
-            self.operator("init")
+            self._thumbprint.write_text(self.operator("init"))
+            if https:
+                certificate(directory)
+
+    @property
+    def https(self) -> bool:
+        """Whether machines have to use HTTPS."""
+        return self._certificate.exists()
+
+    @property
+    def url(self) -> str:
+        """Where machines find it."""
+        return f"{'https' if self.https else 'http'}://{SERVER}:{SERVER_PORT}"
+
+    @property
+    def _certificate(self) -> Path:
+        return self.directory / "server.crt"
+
+    @property
+    def _thumbprint(self) -> Path:
+        return self.directory / "thumbprint"
 
     def operator(self, *arguments: str) -> str:
         """What ``tang-attest ARGUMENTS`` prints."""
@@ -54,6 +75,10 @@ class Site:
     def __enter__(self) -> Self:
         port_file = self.directory / "port"
         port_file.unlink(missing_ok=True)
+        tls = []
+        if self.https:
+            key = self._certificate.with_suffix(".key")
+            tls = ["--tls-certificate", str(self._certificate), "--tls-key", str(key)]
         with (self.directory / "server.log").open("ab") as log:
             self._process = subprocess.Popen(
                 [
@@ -65,7 +90,7 @@ class Site:
                         "--host",
                         "127.0.0.1",
                     ),
-                    *("--port", str(self.port), "--port-file", str(port_file)),
+                    *("--port", str(self.port), "--port-file", str(port_file), *tls),
                 ],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -103,15 +128,23 @@ class Site:
             tpm.run("tpm2", "pcrextend", f"0:sha256={'5a' * 32}")
             self.bind(machine, tpm, name, image, json.loads(token)["token"])
 
-    def bind(self, machine: Machine, tpm: Swtpm, name: str, image: Path, token: str = "") -> None:
-        """``clevis luks bind`` with the machine's TPM, which is on."""
+    def bind(
+        self, machine: Machine, tpm: Swtpm, name: str, image: Path, token: str = "", *, sss: bool = False
+    ) -> None:
+        """``clevis luks bind`` with the machine's TPM, which is on; with *sss*, as the only pin of such a policy."""
         configuration = {
             # The machine reaches the first address, this host the second.
-            "url": [f"http://{SERVER}:{SERVER_PORT}", f"http://127.0.0.1:{self.port}"],
+            "url": [self.url, self.url.replace(f"{SERVER}:{SERVER_PORT}", f"127.0.0.1:{self.port}")],
             "name": name,
+            "thp": self._thumbprint.read_text().strip(),
         }
         if token:
             configuration["token"] = token
+        if self.https:
+            configuration["spki"] = pin_of(self._certificate)
+        pin, policy = "attest", json.dumps(configuration)
+        if sss:
+            pin, policy = "sss", json.dumps({"t": 1, "pins": {"attest": [configuration]}})
         environment = {
             **tpm.environment,
             "PATH": f"{ROOT / 'clevis-pin'}:/usr/sbin:/usr/bin:/sbin:/bin",
@@ -120,4 +153,4 @@ class Site:
             "CLEVIS_ATTEST_CONNECT_TIMEOUT": "1",
             "no_proxy": "*",
         }
-        clevis_bind(image, "attest", json.dumps(configuration), environment)
+        clevis_bind(image, pin, policy, environment)

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from tests.boot.base import base_tree
 from tests.boot.dracut import PACKAGES, make_initrd, prepare
-from tests.boot.tree import chroot
+from tests.boot.tree import chroot, without, without_tpm_drivers
 
 pytestmark = [pytest.mark.boot, pytest.mark.timeout(2400)]
 
@@ -22,15 +20,6 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("dracut-module") / "root"
     prepare(path, base_tree(PACKAGES, "dracutbase")[0])
     return path
-
-
-@contextmanager
-def without(path: Path) -> Iterator[None]:
-    """*path* is not there, for a while."""
-    hidden = path.parent.parent / f"{path.name}.hidden"
-    path.rename(hidden)
-    yield
-    hidden.rename(path)
 
 
 @pytest.mark.parametrize(
@@ -61,14 +50,8 @@ def test_a_missing_part_fails_the_build(root: Path, tmp_path: Path, missing: str
 
 def test_a_kernel_without_a_tpm_driver_fails_the_build(root: Path, tmp_path: Path) -> None:
     """A cloud kernel has the drivers built in; take them out of its list."""
-    (builtin,) = (root / "usr/lib/modules").glob("*/modules.builtin")
-    before = builtin.read_text()
-    builtin.write_text("".join(line for line in before.splitlines(keepends=True) if "/tpm" not in line))
-    try:
-        with pytest.raises(AssertionError, match="has no TPM driver"):
-            make_initrd(root, tmp_path / "initrd")
-    finally:
-        builtin.write_text(before)
+    with without_tpm_drivers(root), pytest.raises(AssertionError, match="has no TPM driver"):
+        make_initrd(root, tmp_path / "initrd")
 
 
 def test_the_module_leaves_the_settings_of_dracut_alone(root: Path, tmp_path: Path) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -159,11 +161,12 @@ def prepare(root: Path, base: Path, variant: Variant) -> None:
         link.symlink_to("/dev/null")
     chroot(root, f"printf 'root:{PASSWORD}\\n' | chpasswd")
     if variant.attest:
-        _install(root)
+        install(root, "install-initramfs-tools")
 
 
-def _install(root: Path) -> None:
-    for directory, target in (("clevis-pin", "install"), ("initrd", "install-initramfs-tools")):
+def install(root: Path, initrd_target: str) -> None:
+    """Install the pin and our part of an initrd, by their makefiles."""
+    for directory, target in (("clevis-pin", "install"), ("initrd", initrd_target)):
         command = [
             "make",
             "--silent",
@@ -190,6 +193,30 @@ def list_initrd(root: Path, initrd: Path) -> list[str]:
     """The names in an initrd; *root* has the program that reads it."""
     shutil.copy(initrd, root / "tmp/listed")
     return chroot(root, "lsinitramfs /tmp/listed").splitlines()
+
+
+@contextmanager
+def without(path: Path) -> Iterator[None]:
+    """*path* is not there, for a while."""
+    # Not beside it, where dracut would take a module's directory for another module.
+    hidden = path.parent.parent / f"{path.name}.hidden"
+    path.rename(hidden)
+    try:
+        yield
+    finally:
+        hidden.rename(path)
+
+
+@contextmanager
+def without_tpm_drivers(root: Path) -> Iterator[None]:
+    """The kernel of *root* has no TPM driver, for a while."""
+    (builtin,) = (root / "usr/lib/modules").glob("*/modules.builtin")
+    before = builtin.read_text()
+    builtin.write_text("".join(line for line in before.splitlines(keepends=True) if "/tpm" not in line))
+    try:
+        yield
+    finally:
+        builtin.write_text(before)
 
 
 def chroot(root: Path, script: str) -> str:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, Self
+
+import pytest
 
 from tests.boot import disk
 from tests.boot.machine import Console, Machine, Network
@@ -43,6 +46,8 @@ class World:
             payload = directory / "second.payload"
             disk.filesystem(payload, 8192)
             disk.luks_image(directory / "second.img", payload, SECOND_UUID)
+        # One of the two variants has a server with HTTPS.
+        Site(directory / "site", https=variant.second)
         return cls._at(directory, built)
 
     @classmethod
@@ -86,11 +91,17 @@ class World:
             self.site.enroll(self.machine, NAME, self.root_disk, selection=SELECTION)
             for image in self.machine.disks[1:]:
                 with self.machine.tpm as tpm:
-                    self.site.bind(self.machine, tpm, NAME, image)
+                    self.site.bind(self.machine, tpm, NAME, image, sss=True)
             with self.boot() as console:
                 console.wait_for(PROMPT)
                 assert console.wait_for(REFUSED)[1] == "pcr-mismatch"
             self.site.operator("approve", NAME)
+
+
+def shared(factory: pytest.TempPathFactory) -> Path:
+    """The directory of this test run that all its processes have."""
+    directory = factory.getbasetemp()
+    return directory.parent if "PYTEST_XDIST_WORKER" in os.environ else directory
 
 
 def open_by_passphrase(console: Console) -> None:
