@@ -27,7 +27,7 @@ from tang_attest.cli.types import SelectionType
 from tang_attest.protocol.pcr import Selection
 from tang_attest.protocol.pcr_file import parse_values
 from tang_attest.protocol.policy import DEFAULT_CAP_PCR, ReferencePolicy
-from tang_attest.protocol.reference_state import COUNTING
+from tang_attest.protocol.reference_state import COUNTING, ReferenceState
 
 
 @click.group()
@@ -77,7 +77,7 @@ def show(name: str, as_json: bool) -> None:
                 s.label,
                 s.life.value,
                 s.origin,
-                s.limits.device or s.limits.rollout or "all",
+                _audience(s),
                 s.limits.expires_at,
                 s.limits.uses_left,
                 booted[s.label],
@@ -140,6 +140,12 @@ def record(name: str, file: Path, label: str | None, force: bool) -> None:
     output.say(f"policy {name} has a new state: {run(add)}")
 
 
+def _audience(state: ReferenceState) -> str:
+    if state.limits.rollout is not None:
+        return f"rollout {state.limits.rollout}"
+    return state.limits.device or "all"
+
+
 def _counting(entry: ReferencePolicy) -> str:
     return ", ".join(state.label for state in entry.states if state.life in COUNTING)
 
@@ -154,5 +160,16 @@ def _as_json(entry: ReferencePolicy) -> dict[str, object]:
     }
 
 
-for command in (stage, staged, approve, retire, restore, trust_predictions, dry_run, apply, rollout, *COMMANDS):
+for command in (
+    stage,
+    staged,
+    approve,
+    retire,
+    restore,
+    trust_predictions,
+    dry_run,
+    apply,
+    rollout,
+    *COMMANDS,
+):
     policy.add_command(command)

@@ -61,6 +61,8 @@ def start(
     \b
     tang-attest policy rollout start webservers --change image-42.yaml --name image-42 --share 5% --limit 3
     """
+    if (share is None) == (label is None):
+        raise click.UsageError("Say --share or --label.")
     document = read_change(file)
 
     async def begin(state: State) -> RolloutStatus:
@@ -93,9 +95,7 @@ def status(policy: str | None, watch: bool, as_json: bool) -> None:
         return
     if not found:
         output.say("no rollout is under way")
-    for number, each in enumerate(found):
-        if number:
-            click.echo()
+    for each in found:
         _show(each)
 
 
@@ -112,7 +112,7 @@ def widen(policy: str, share: int, force: bool) -> None:
 
     wider = run(more)
     output.say(f"rollout {wider.rollout.name} of policy {policy} reaches {_audience(wider.rollout)}")
-    output.say(f"{len(wider.passed):,} machines passed, {len(wider.waiting):,} have not booted it yet")
+    output.say(f"passed: {len(wider.passed):,}, not booted yet: {len(wider.waiting):,}")
 
 
 @rollout.command()
@@ -200,7 +200,6 @@ def _show(status: RolloutStatus) -> None:
         click.echo(f"waiting: {some(status.waiting)}")
     for entry in status.refused:
         click.echo(f"refused: {entry.device} ({entry.about})")
-    click.echo()
     rows = [
         (label, "rolled out" if label in rollout.change.added else None, count)
         for label, count in status.states

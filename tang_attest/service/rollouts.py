@@ -68,12 +68,12 @@ class Rollouts:
     ) -> Rollout:
         """Let *change* count for its first audience.
 
-        Raises ``not-found``, ``request-malformed`` (name, label), ``setting-invalid`` unless there is a share or a
-        label, ``rollout-unfinished``, ``name-taken``, and ``would-refuse`` (unless *force*) when more devices than the
-        limit would be refused if they booted as they did last.
+        Raises ``not-found``, ``request-malformed`` (name, label, not one of share and label), ``rollout-unfinished``,
+        ``name-taken``, and ``would-refuse`` (unless *force*) when more devices than the limit would be refused if they
+        booted as they did last.
         """
         if (terms.share is None) == (terms.label is None):
-            raise Malformed("setting-invalid", "A rollout begins with a share or with a label.")
+            raise Malformed("request-malformed", "A rollout begins with a share or with a label.")
         rollout = Rollout(
             policy=policy_name,
             name=check_name(terms.name),

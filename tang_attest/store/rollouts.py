@@ -101,7 +101,8 @@ def write_result(
     names = _refused(connection, rollout.id)
     if limit is None or len(names) <= limit:
         return None
-    why = f"{len(names)} devices were refused, the limit is {limit}"
+    counted = "1 device was" if len(names) == 1 else f"{len(names)} devices were"
+    why = f"{counted} refused, the limit is {limit}"
     stop = {"status": Status.STOPPED.value, "ended_at": entry.at, "ended_by": "server", "why": why}
     connection.execute(_rollout.update().where(running).values(stop))
     details = {
@@ -224,9 +225,9 @@ def _narrow(connection: sa.Connection, policy_id: int, wanted: PolicyChange) -> 
     expected = {Life.PROPOSED, Life.STAGED, Life.ACTIVE}
     for label in wanted.retire:
         policies.move_state(connection, policy_id, label, expected, Life.RETIRED)
-    if wanted.rules is not None:
+    if wanted.rules is not None or wanted.drops_rules:
         rules = tables.policy.update().where(tables.policy.c.id == policy_id)
-        connection.execute(rules.values(rules=wanted.rules.as_json()))
+        connection.execute(rules.values(rules=wanted.rules))
 
 
 def _changed(connection: sa.Connection, rollout: Rollout) -> Conflict | NotFound:

@@ -52,9 +52,9 @@ class Machines:
             for values in machine.pcrs.values():
                 values[15] = bytes(len(values[0]))
             return "booted"
-        if match := re.fullmatch(r"writes its values with PCR (\d+) extended to (\S+)", deed):
-            twin = _twin(machine, int(match[1]))
-            lines = [f"{pcr}: 0x{value.hex()}" for pcr, value in twin.pcrs["sha256"].items()]
+        if match := re.fullmatch(r"writes its values(?: with PCR (\d+) extended)? to (\S+)", deed):
+            source = _twin(machine, int(match[1])) if match[1] else machine
+            lines = [f"{pcr}: 0x{value.hex()}" for pcr, value in source.pcrs["sha256"].items()]
             Path(match[2]).write_text("\n".join(["sha256:", *lines]) + "\n")
             return "written"
         if match := re.fullmatch(r"announces a boot with PCR (\d+) extended, as (\S+)", deed):

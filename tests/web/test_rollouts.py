@@ -170,8 +170,8 @@ async def test_what_would_lock_out_needs_force(fleet: Fleet) -> None:
 
 async def test_terms(fleet: Fleet) -> None:
     """A share or a label, and a name."""
-    await refused("setting-invalid", Malformed, fleet.start(share=100))
-    await refused("setting-invalid", Malformed, fleet.start(label=None))
+    await refused("request-malformed", Malformed, fleet.start(share=100))
+    await refused("request-malformed", Malformed, fleet.start(label=None))
     await refused("request-malformed", Malformed, fleet.start(name="a b"))
     await refused("request-malformed", Malformed, fleet.start(label="a b"))
     await refused("not-found", NotFound, fleet.rollouts.status(POLICY))
