@@ -6,6 +6,7 @@ docs/errors.md, docs/settings.md, docs/cli.md, man/tang-attest.8, docs/nixos-opt
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import click
@@ -56,18 +57,7 @@ def cli() -> str:
     """The help of every command."""
     names = group.context_settings["help_option_names"]
     context = click.Context(group, info_name="tang-attest", help_option_names=names, terminal_width=100)
-    parts = [f"# The command line\n\n{MADE}", _help(group, context)]
-    for name in group.list_commands(context):
-        command = _command(group, context, name)
-        child = click.Context(command, info_name=name, parent=context, terminal_width=100)
-        parts.append(_help(command, child))
-        if isinstance(command, click.Group):
-            for sub_name in command.list_commands(child):
-                sub = _command(command, child, sub_name)
-                parts.append(
-                    _help(sub, click.Context(sub, info_name=sub_name, parent=child, terminal_width=100))
-                )
-    return "\n".join(parts)
+    return "\n".join([f"# The command line\n\n{MADE}", *_help(group, context)])
 
 
 def openapi() -> str:
@@ -75,15 +65,16 @@ def openapi() -> str:
     return json.dumps(document(), indent=2) + "\n"
 
 
-def _command(parent: click.Group, context: click.Context, name: str) -> click.Command:
-    command = parent.get_command(context, name)
-    if command is None:
-        raise LookupError(name)
-    return command
-
-
-def _help(command: click.Command, context: click.Context) -> str:
-    return f"## {context.command_path}\n\n```text\n{command.get_help(context)}\n```\n"
+def _help(command: click.Command, context: click.Context) -> Iterator[str]:
+    """The help of *command*, and of everything under it."""
+    yield f"## {context.command_path}\n\n```text\n{command.get_help(context)}\n```\n"
+    if not isinstance(command, click.Group):
+        return
+    for name in command.list_commands(context):
+        child = command.get_command(context, name)
+        if child is None:
+            raise LookupError(name)
+        yield from _help(child, click.Context(child, info_name=name, parent=context, terminal_width=100))
 
 
 DOCUMENTS = {
