@@ -27,8 +27,11 @@ from tang_attest.protocol.reference_state import Life
 #: A share is a number of this many: hundredths of a percent.
 WHOLE: Final = 10_000
 
-#: A policy's refusals that are none of a boot: a running system asks, or one boot was there to be learned.
-_NO_BOOT: Final = frozenset({"capped", "state-learned"})
+#: Refusals that say nothing about the change: a running system asks, one boot was there to be learned, or the device
+#: gets nothing whatever it boots.
+_NOT_THE_CHANGE: Final = frozenset(
+    {"capped", "state-learned", "device-suspended", "approval-required", "device-stale"}
+)
 
 
 class Status(StrEnum):
@@ -117,7 +120,7 @@ class Rollout:
             return None
         if met is not None:
             return RolloutOutcome.PASSED if met in self.change.added or not self.change.added else None
-        new = subject.outcome is None and code not in _NO_BOOT
+        new = subject.outcome is None and code not in _NOT_THE_CHANGE
         return RolloutOutcome.REFUSED if new else None
 
 

@@ -74,6 +74,8 @@ def test_every_listing_has_json() -> None:
         if path[-1:] in (("list",), ("show",)) or path in (
             ("audit",),
             ("checkquote",),
+            ("policy", "dry-run"),
+            ("policy", "rollout", "status"),
             ("eventlog", "check"),
             ("eventlog", "diff"),
         ):

@@ -164,6 +164,10 @@ def test_finished_and_abandoned() -> None:
         (CANARY, None, "tpm-not-reset", REFUSED),
         (CANARY, None, "capped", None),  # a running system asks
         (CANARY, None, "state-learned", None),  # refused so that a person is there
+        (CANARY, None, "device-suspended", None),  # gets nothing whatever it boots
+        (CANARY, None, "approval-required", None),
+        (CANARY, None, "device-stale", None),
+        (CANARY, None, "rule-failed", REFUSED),
         (OTHER, None, "pcr-mismatch", None),
         (OTHER, "old", "ok", None),
         (Subject("a", ("canary",), REFUSED), None, "pcr-mismatch", None),  # a retry
