@@ -70,10 +70,21 @@ class Snapshot:
     values: PcrValues
     event_log: bytes = b""
 
+
+@dataclass(frozen=True, slots=True)
+class NewEvidence:
+    """What an initrd quoted, whether the policy permitted it, and the grade of its measurements."""
+
+    snapshot: Snapshot
+    permitted: bool
+    grade: Mapping[str, object] | None = None
+
+    @property
     def digest(self) -> bytes:
-        """32 bytes that tell two snapshots apart, except for what their logs say of other PCRs."""
-        values = b"".join(self.values[pcr] for pcr in self.selection.pcrs)
-        return hashlib.sha256(f"{self.selection}\n{bool(self.event_log)}\n".encode() + values).digest()
+        """32 bytes that tell two boots apart, except for what their logs say of PCRs that were not quoted."""
+        quoted = self.snapshot
+        head = f"{quoted.selection}\n{bool(quoted.event_log)}\n{self.permitted}\n".encode()
+        return hashlib.sha256(head + b"".join(quoted.values[pcr] for pcr in quoted.selection.pcrs)).digest()
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +166,7 @@ class Device(NewDevice):
     ``allowed_until`` the end of a person's word that it may unlock, ``labels`` words that rollouts and listings choose
     by, ``grade`` what
     :mod:`tang_attest.protocol.grade` says of its newest evidence, ``evidence_digest`` that evidence's
-    :meth:`Snapshot.digest`.
+    :attr:`NewEvidence.digest`.
     """
 
     id: int
@@ -266,11 +277,12 @@ class Observation:
 
 @dataclass(frozen=True, slots=True)
 class LastEvidence:
-    """What a device last quoted in its initrd, permitted or refused."""
+    """What a device last quoted in its initrd."""
 
     device: str
     at: datetime
     snapshot: Snapshot
+    permitted: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -342,8 +354,7 @@ class Decision:
     met: ReferenceState | None = None
     observation: Snapshot | None = None
     learned: ReferenceState | None = None
-    evidence: Snapshot | None = None
-    grade: Mapping[str, object] | None = None
+    evidence: NewEvidence | None = None
     rollout: RolloutResult | None = None
 
 
@@ -397,8 +408,7 @@ class Enrollment:
     audit: AuditEntry
     new_policy: ReferencePolicy | None = None
     policy: str | None = None
-    evidence: Snapshot | None = None
-    grade: Mapping[str, object] | None = None
+    evidence: NewEvidence | None = None
 
 
 class Store(Protocol):
@@ -579,11 +589,11 @@ class Store(Protocol):
     ) -> None:
         """Add and remove labels, for all of *names* or none.  Raises ``not-found``."""
 
-    async def list_evidence(self, policy: str) -> Sequence[LastEvidence]:
-        """What each device of a policy last quoted, by name; without its event log."""
+    async def list_evidence(self, policy: str, *, with_logs: bool = False) -> Sequence[LastEvidence]:
+        """What each device of a policy last quoted, by name; without event logs unless asked for."""
 
-    async def get_evidence(self, device: str) -> LastEvidence | None:
-        """What one device last quoted, with its event log.  Raises ``not-found`` (the device)."""
+    async def get_evidence(self, device: str, *, permitted: bool) -> LastEvidence | None:
+        """What one device last quoted and was permitted or refused, with its log.  Raises ``not-found`` (the device)."""
 
     async def arm_learning(self, device: str, learning: Learning | None, audit: AuditEntry) -> None:
         """Arm (or with ``None`` end) the one learning use of a device.  Raises ``not-found``."""

@@ -19,6 +19,7 @@ class Trial:
     device: str
     selection: Selection | None
     values: PcrValues
+    event_log: bytes
     now: ReferencePolicy
     then: ReferencePolicy
 
@@ -72,7 +73,7 @@ def dry_run(trials: Iterable[Trial], at: datetime) -> DryRun:
 def _refusal(trial: Trial, policy: ReferencePolicy, at: datetime) -> Reason | None:
     """The first reason of a refusal: it names every PCR that differs, and no value."""
     try:
-        policy.judge(trial.device, trial.values, at)
+        policy.judge(trial.device, trial.values, at, trial.event_log)
     except Refused as refusal:
         return Reason(refusal.code, refusal.sentence)
     return None

@@ -15,6 +15,7 @@ from tang_attest.protocol.conditions import Conditions
 from tang_attest.protocol.pcr import PcrValues, Selection
 from tang_attest.protocol.quote import VerifiedQuote
 from tang_attest.protocol.reference_state import ReferenceState
+from tang_attest.protocol.rules import RuleSet
 
 #: systemd extends the volume key into this PCR; we extend it once the initrd's last volume is open.
 DEFAULT_CAP_PCR: Final = 15
@@ -41,7 +42,8 @@ class ReferencePolicy:
     """Permits a quote that equals one of its reference states exactly.
 
     ``trust_predictions`` lets the values count that machines announce for their next boot; without it they wait
-    for the operator (docs/threat-model.md explains the trade).
+    for the operator (docs/threat-model.md explains the trade).  The PCRs that ``rules`` judge by the events of a log
+    are not compared by value; every rule has to pass as well.
     """
 
     name: str
@@ -50,30 +52,51 @@ class ReferencePolicy:
     states: tuple[ReferenceState, ...]
     trust_predictions: bool = False
     conditions: Conditions = field(default_factory=Conditions)
+    rules: RuleSet | None = None
 
-    def appraise(self, quote: VerifiedQuote, now: datetime) -> Permit:
+    def appraise(self, quote: VerifiedQuote, now: datetime, event_log: bytes = b"") -> Permit:
         """(12) The policy: permit, or raise :class:`Refused` with every PCR that differs from the nearest state.
 
         Codes: ``policy-empty``, ``capped``, ``pcr-mismatch``, and for values of a state that does not count at *now*
-        ``state-proposed``, ``state-retired``, ``state-not-rolled-out``, ``state-expired``, ``state-used-up``.  A quote
-        over another selection is a programming error and raises :class:`ValueError`.
+        ``state-proposed``, ``state-retired``, ``state-not-rolled-out``, ``state-expired``, ``state-used-up``; with
+        rules also those of :meth:`RuleSet.check` over *event_log*.  A quote over another selection is a programming error and raises :class:`ValueError`.
         """
         if quote.selection != self.selection:
             raise ValueError("a policy appraises only quotes over its own selection")
-        return Permit(quote.binding, self.judge(quote.device.name, quote.values, now))
+        return Permit(quote.binding, self.judge(quote.device.name, quote.values, now, event_log))
 
-    def judge(self, device: str, values: PcrValues, now: datetime) -> ReferenceState:
+    def judge(self, device: str, values: PcrValues, now: datetime, event_log: bytes = b"") -> ReferenceState:
         """The state that permits *values* of *device*, which proves nothing: for trying a policy on old evidence.
 
         Raises as :meth:`appraise`.  *values* are over the policy's selection.
         """
+        compared = {pcr: value for pcr, value in values.items() if pcr not in self.judged_pcrs}
         concerned = [state for state in self.states if state.concerns(device)]
-        equal = [state for state in concerned if not state.differences(values)]
-        # A state without limits first: a use is spent only where nothing else would do.
-        for state in sorted(equal, key=lambda state: state.limits.uses_left is not None):
-            if state.obstacle(now) is None:
-                return state
-        raise Refused.because(*(_obstacles(equal, now) or self._reasons(concerned, values, now)))
+        equal = [state for state in concerned if not self._differences(state, compared)]
+        counting = [state for state in equal if state.obstacle(now) is None]
+        broken = self._broken_rules(event_log, values)
+        if counting and not broken:
+            # A state without limits first: a use is spent only where nothing else would do.
+            return min(counting, key=lambda state: state.limits.uses_left is not None)
+        reasons = () if counting else _obstacles(equal, now) or self._reasons(concerned, compared, now)
+        raise Refused.because(*reasons, *broken)
+
+    @property
+    def judged_pcrs(self) -> frozenset[int]:
+        """The PCRs that are judged by events, not by value."""
+        return frozenset() if self.rules is None else self.rules.judged_pcrs
+
+    def _differences(self, state: ReferenceState, compared: PcrValues) -> tuple[int, ...]:
+        return tuple(pcr for pcr in state.differences(compared) if pcr in compared)
+
+    def _broken_rules(self, event_log: bytes, values: PcrValues) -> tuple[Reason, ...]:
+        if self.rules is None:
+            return ()
+        try:
+            self.rules.check(event_log, self.selection.bank, values)
+        except Refused as refusal:
+            return refusal.reasons
+        return ()
 
     def _reasons(
         self, concerned: list[ReferenceState], values: PcrValues, now: datetime
@@ -81,8 +104,8 @@ class ReferencePolicy:
         counting = [state for state in concerned if state.obstacle(now) is None]
         if not counting:
             return (Reason("policy-empty", f"Policy '{self.name}' has no reference state that counts."),)
-        nearest = min(counting, key=lambda state: len(state.differences(values)))
-        different = nearest.differences(values)
+        nearest = min(counting, key=lambda state: len(self._differences(state, values)))
+        different = self._differences(nearest, values)
         mismatches = tuple(_mismatch(pcr, values[pcr], counting) for pcr in different)
         if different == (self.cap_pcr,) and not any(nearest.values[self.cap_pcr]):
             capped = Reason(
@@ -125,3 +148,18 @@ def check_policy_selection(selection: Selection) -> Selection:
             f"PCR {', '.join(map(str, sorted(resettable)))} can be reset by software, so it proves nothing.",
         )
     return selection
+
+
+def check_rules(policy: ReferencePolicy, rules: RuleSet) -> RuleSet:
+    """*rules*, when *policy* can ask them.  Raises :class:`Malformed` ``rules-invalid``.
+
+    Every PCR that a rule reads has to be quoted, and the cap is compared by value: nothing logs it.
+    """
+    if missing := sorted(rules.pcrs - set(policy.selection.pcrs)):
+        what = ", ".join(map(str, missing))
+        raise Malformed(
+            "rules-invalid", f"The rules read PCR {what}, which {policy.selection} does not quote."
+        )
+    if policy.cap_pcr in rules.judged_pcrs:
+        raise Malformed("rules-invalid", f"PCR {policy.cap_pcr} is the cap and is not judged by events.")
+    return rules

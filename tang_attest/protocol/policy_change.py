@@ -15,12 +15,13 @@ from typing import Final
 from tang_attest.errors import Malformed
 from tang_attest.protocol.pcr import PcrValues, Selection
 from tang_attest.protocol.pcr_file import parse_values
-from tang_attest.protocol.policy import ReferencePolicy
+from tang_attest.protocol.policy import ReferencePolicy, check_rules
 from tang_attest.protocol.reference_state import Life, ReferenceState, check_label, reference_state
 from tang_attest.protocol.rules import RuleSet, parse_rules
 
 _KEYS: Final = ("add", "retire", "rules")
 _STATE_KEYS: Final = {"label", "values"}
+_NO_RULES: Final = "none"
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,12 +36,13 @@ class AddedState:
 class PolicyChange:
     """``add`` is staged, ``retire`` names states that count no more.
 
-    ``rules``, when not ``None``, replaces the policy's rules over event logs.
+    ``rules``, when not ``None``, take the place of the policy's rules over event logs; ``drops_rules`` takes those away.
     """
 
     add: tuple[AddedState, ...] = ()
     retire: tuple[str, ...] = ()
     rules: RuleSet | None = None
+    drops_rules: bool = False
 
     @property
     def added(self) -> frozenset[str]:
@@ -61,7 +63,8 @@ class PolicyChange:
             replace(state, life=Life.RETIRED) if state.label in self.retire else state
             for state in policy.states
         )
-        return replace(policy, states=states)
+        rules = self.rules or (None if self.drops_rules else policy.rules)
+        return replace(policy, states=states, rules=rules)
 
     def dump(self) -> dict[str, object]:
         """JSON-compatible; :func:`load_change` reads it."""
@@ -74,7 +77,7 @@ class PolicyChange:
                 for state in self.add
             ],
             "retire": list(self.retire),
-            "rules": None if self.rules is None else self.rules.as_json(),
+            "rules": _NO_RULES if self.drops_rules else self.rules and self.rules.as_json(),
         }
 
 
@@ -87,7 +90,7 @@ def load_change(fields: Mapping[str, object]) -> PolicyChange:
         AddedState(state["label"], {int(pcr): bytes.fromhex(value) for pcr, value in state["values"].items()})
         for state in add
     )
-    return PolicyChange(states, tuple(retire), None if rules is None else parse_rules(rules))
+    return PolicyChange(states, tuple(retire), *_rules(rules))
 
 
 # --- reading --------------------------------------------------------------------------------------------------------
@@ -97,24 +100,34 @@ def parse_change(document: object, policy: ReferencePolicy) -> PolicyChange:
     """The change that *document* asks of *policy*.
 
     *document* is what a YAML or JSON reader made: a mapping with ``add``, a list of ``label`` and ``values`` (hex by
-    PCR, or the text of ``tpm2 pcrread``), ``retire``, a list of labels, and ``rules``, what :func:`parse_rules` reads.
+    PCR, or the text of ``tpm2 pcrread``), ``retire``, a list of labels, and ``rules``, what :func:`parse_rules` reads or ``none``.
 
     Raises :class:`Malformed` ``change-invalid``, naming the key: unknown or missing keys, values that do not fit
     the policy's selection or are of a boot that nothing measured, labels that the policy has (``add``) or has not
-    (``retire``), and a change of nothing.  Raises ``rules-invalid`` for the rules, naming the rule.
+    (``retire``), and a change of nothing.  Raises ``rules-invalid`` for rules that are none, naming the rule, and for
+    rules that the policy cannot ask.
     """
     fields = _mapping(document, "change", set(_KEYS))
     add = tuple(
         _added(entry, f"add[{number}]", policy) for number, entry in enumerate(_list(fields, "add"), 1)
     )
     retire = tuple(_retired(entry, number, policy) for number, entry in enumerate(_list(fields, "retire"), 1))
-    rules = None if fields.get("rules") is None else parse_rules(fields["rules"])
-    if not add and not retire and rules is None:
+    rules, drops_rules = _rules(fields.get("rules"))
+    if rules is not None:
+        check_rules(policy, rules)
+    if not (add or retire or rules or drops_rules):
         raise _invalid("change", "nothing is added, retired or ruled")
     for key, labels in (("add", [state.label for state in add]), ("retire", retire)):
         if len(set(labels)) != len(labels):
             raise _invalid(key, "a label is there twice")
-    return PolicyChange(add, retire, rules)
+    return PolicyChange(add, retire, rules, drops_rules)
+
+
+def _rules(value: object) -> tuple[RuleSet | None, bool]:
+    """The rules that *value* asks for, and whether it asks for none."""
+    if value is None or value == _NO_RULES:
+        return None, value is not None
+    return parse_rules(value), False
 
 
 def _added(entry: object, where: str, policy: ReferencePolicy) -> AddedState:

@@ -19,6 +19,7 @@ from tang_attest.ports import (
     KeyStore,
     Learning,
     NewDevice,
+    NewEvidence,
     Randomness,
     Snapshot,
     Store,
@@ -42,6 +43,7 @@ from tang_attest.protocol.points import DEFAULT_CURVE
 from tang_attest.protocol.policy import ReferencePolicy
 from tang_attest.protocol.quote import Evidence, VerifiedQuote, verify_quote
 from tang_attest.protocol.reference_state import ReferenceState, moving_pcrs, reference_state, uncapped
+from tang_attest.service.appraisal import grade_of
 from tang_attest.service.caller import Caller
 
 
@@ -258,7 +260,7 @@ class Enroll:
             _entry(session.name, "done", now, caller, kid=key.kid),
             new_policy=policy,
             policy=token.policy,
-            evidence=first_evidence(quote, event_log, cap_pcr),
+            evidence=first_evidence(quote, event_log, cap_pcr, ek_verified=session.ek_verified),
         )
 
     async def _audit_refusal(self, name: str, error: TangAttestError, now: datetime, caller: Caller) -> None:
@@ -287,11 +289,14 @@ def record(
     return (), Learning(now + timedelta(seconds=token.learn_for_s), stable)
 
 
-def first_evidence(quote: VerifiedQuote, event_log: bytes, cap_pcr: int) -> Snapshot | None:
+def first_evidence(
+    quote: VerifiedQuote, event_log: bytes, cap_pcr: int, *, ek_verified: bool
+) -> NewEvidence | None:
     """What the initrd of the same boot would have quoted; unknown when a selected PCR moves after it."""
     if moving_pcrs(quote.selection):
         return None
-    return Snapshot(quote.selection, uncapped(quote.values, cap_pcr), event_log)
+    snapshot = Snapshot(quote.selection, uncapped(quote.values, cap_pcr), event_log)
+    return NewEvidence(snapshot, permitted=True, grade=grade_of(snapshot, ek_verified=ek_verified))
 
 
 def token_digest(text: str) -> bytes:

@@ -52,13 +52,21 @@ class PolicyChanges:
             await self._store.get_policy(policy_name),
             await self._store.get_rollout(policy_name),
         )
-        evidence = {last.device: last.snapshot for last in await self._store.list_evidence(policy_name)}
+        judges = [
+            (device.name, judged_by(policy, rollout, subject), then(subject))
+            for device, subject in await self.subjects(policy_name)
+        ]
+        # Logs are large, and only rules read them.
+        ruled = any(now.rules or after.rules for _, now, after in judges)
+        found = await self._store.list_evidence(policy_name, with_logs=ruled)
+        evidence = {last.device: last.snapshot for last in found}
         trials = []
-        for device, subject in await self.subjects(policy_name):
-            last = evidence.get(device.name)
-            now = judged_by(policy, rollout, subject)
-            selection, values = (last.selection, last.values) if last else (None, {})
-            trials.append(Trial(device.name, selection, values, now, then(subject)))
+        for name, now, after in judges:
+            last = evidence.get(name)
+            selection, values, log = (
+                (last.selection, last.values, last.event_log) if last else (None, {}, b"")
+            )
+            trials.append(Trial(name, selection, values, log, now, after))
         return dry_run(trials, self._clock.now())
 
     async def subjects(self, policy_name: str) -> list[tuple[Device, Subject]]:

@@ -12,11 +12,11 @@ import asyncio
 import hashlib
 from collections.abc import Mapping
 from concurrent.futures import Executor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Any
 
-from tang_attest.errors import Conflict, Malformed, NotFound, Reason, Refused, TangAttestError
+from tang_attest.errors import Conflict, Malformed, NotFound, Refused, TangAttestError
 from tang_attest.ports import (
     AuditEntry,
     Clock,
@@ -24,8 +24,6 @@ from tang_attest.ports import (
     Device,
     KeyStore,
     Randomness,
-    RolloutResult,
-    Snapshot,
     Store,
 )
 from tang_attest.protocol.advertisement import thumbprint
@@ -35,35 +33,10 @@ from tang_attest.protocol.exchange import Reply, respond
 from tang_attest.protocol.points import Point, parse_point
 from tang_attest.protocol.policy import Permit, differing_pcrs
 from tang_attest.protocol.quote import Evidence, VerifiedQuote, verify_quote
-from tang_attest.protocol.reference_state import ReferenceState, learnable
 from tang_attest.protocol.tpm import AttestationKey
+from tang_attest.service.appraisal import Verdict, appraise
 from tang_attest.service.caller import Caller
 from tang_attest.service.device_keys import DeviceKey, find_device_key
-from tang_attest.service.suspension import check_admitted, check_not_suspended
-
-#: Refusals whatever was quoted.
-_NOT_THE_VALUES: Final = frozenset({"device-suspended", "approval-required", "device-stale"})
-
-
-@dataclass(frozen=True, slots=True)
-class _Verdict:
-    """What appraisal came to, and over what."""
-
-    outcome: Permit | Refused
-    quoted: Snapshot
-    learned: ReferenceState | None = None
-
-    @property
-    def observation(self) -> Snapshot | None:
-        """What is kept for a person to look at: values that the policy refused."""
-        if isinstance(self.outcome, Permit) or self.learned or self.outcome.code in _NOT_THE_VALUES:
-            return None
-        return self.quoted
-
-    @property
-    def met(self) -> ReferenceState | None:
-        """The state that permitted."""
-        return self.outcome.state if isinstance(self.outcome, Permit) else None
 
 
 class Unlock:
@@ -114,7 +87,7 @@ class Unlock:
         except (Malformed, Refused) as error:
             await self._store.audit(replace(entry, code=error.code, details=_details(error)))
             raise
-        verdict = _appraise(bound, quote, evidence, entry.at)
+        verdict = await self._appraise(bound, quote, evidence.event_log, entry.at)
         await self._decide(bound, evidence, expires_ms, quote, verdict, entry)
         if isinstance(verdict.outcome, Refused):
             raise verdict.outcome
@@ -123,13 +96,22 @@ class Unlock:
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._executor, respond, verdict.outcome, evidence.nonce, key, x)
 
+    async def _appraise(
+        self, bound: DeviceKey, quote: VerifiedQuote, event_log: bytes, now: datetime
+    ) -> Verdict:
+        """(11), (12) A log takes milliseconds to read, so that is done beside the loop."""
+        if not event_log:
+            return appraise(bound, quote, event_log, now)
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._executor, appraise, bound, quote, event_log, now)
+
     async def _decide(
         self,
         bound: DeviceKey,
         evidence: Evidence,
         expires_ms: int,
         quote: VerifiedQuote,
-        verdict: _Verdict,
+        verdict: Verdict,
         entry: AuditEntry,
     ) -> None:
         """Write it all, durably.  (10) The nonce is used up here, whatever the verdict."""
@@ -142,8 +124,8 @@ class Unlock:
             met=verdict.met,
             observation=verdict.observation,
             learned=verdict.learned,
-            evidence=_news(bound.device, verdict),
-            rollout=_rollout_result(bound, verdict),
+            evidence=verdict.news,
+            rollout=verdict.rollout,
         )
         try:
             await self._store.decide(decision)
@@ -174,64 +156,7 @@ def _read_point(bound: DeviceKey, jwk: Mapping[str, Any]) -> Point:
     return x
 
 
-def _appraise(bound: DeviceKey, quote: VerifiedQuote, evidence: Evidence, now: datetime) -> _Verdict:
-    """(12) The policy; what it refuses is kept for a person to look at, or learned when that was armed."""
-    quoted = Snapshot(quote.selection, quote.values, evidence.event_log)
-    try:
-        check_not_suspended(bound.device)
-        permit = bound.policy.appraise(quote, now)
-        check_admitted(bound.policy, bound.device, now)
-        return _Verdict(permit, quoted)
-    except Refused as refusal:
-        if refusal.code in _NOT_THE_VALUES:
-            return _Verdict(refusal, quoted)
-        learning = bound.device.learning
-        if learning is not None and now < learning.until and learnable(learning.stable, quote.values):
-            label = f"learned {now:%Y-%m-%d %H:%M:%S}"
-            actor = f"device:{bound.device.name}"
-            state = ReferenceState(label, dict(quote.values), "learned", created_at=now, created_by=actor)
-            # Refused all the same: a person with the passphrase has to be there when a state is learned.
-            told = Refused("state-learned", "This boot's state was recorded as the one to expect.")
-            return _Verdict(told, quoted, learned=state)
-        return _Verdict(_explain(refusal, bound.device, quote), quoted)
-
-
-def _news(device: Device, verdict: _Verdict) -> Snapshot | None:
-    """What was quoted, unless the store has it.  Not of a running system, whose PCRs are not those of a boot."""
-    capped = isinstance(verdict.outcome, Refused) and verdict.outcome.code == "capped"
-    return None if capped or verdict.quoted.digest() == device.evidence_digest else verdict.quoted
-
-
-def _rollout_result(bound: DeviceKey, verdict: _Verdict) -> RolloutResult | None:
-    """What the verdict says about the rollout of the device's policy."""
-    if bound.rollout is None:
-        return None
-    if isinstance(verdict.outcome, Permit):
-        about = met = verdict.outcome.state.label
-    else:
-        about, met = verdict.outcome.code, None
-    outcome = bound.rollout.outcome(bound.subject, met=met, code=about)
-    return None if outcome is None else RolloutResult(bound.rollout, outcome, about)
-
-
-def _explain(refusal: Refused, device: Device, quote: VerifiedQuote) -> Refused:
-    """Name the usual cause of values that no boot has: PCRs that an earlier boot's values are still in.
-
-    Boards without a wire from reset to the TPM keep their PCRs over a warm reboot.  Then every PCR that anything
-    measured differs, and the reset counter says the same as when the disks were last open.
-    """
-    measured = {pcr for pcr, value in quote.values.items() if any(value)}
-    if (
-        refusal.code != "pcr-mismatch"
-        or quote.clock.reset_count != device.opened_reset_count
-        or not measured <= set(differing_pcrs(refusal))
-    ):
-        return refusal
-    sentence = "The TPM was not reset since its disks were last open, so its PCRs still hold that boot."
-    return Refused.because(Reason("tpm-not-reset", sentence), *refusal.reasons)
-
-
-def _conclude(entry: AuditEntry, verdict: _Verdict) -> AuditEntry:
+def _conclude(entry: AuditEntry, verdict: Verdict) -> AuditEntry:
     if isinstance(verdict.outcome, Permit):
         return replace(entry, verdict="permitted", details={"state": verdict.outcome.state.label})
     return replace(entry, code=verdict.outcome.code, details=_details(verdict.outcome))

@@ -125,7 +125,7 @@ def _write_one(
     if decision.observation is not None:
         _observe(connection, decision, decision.observation)
     if decision.evidence is not None:
-        evidence.keep(connection, decision.device_id, decision.audit.at, decision.evidence, decision.grade)
+        evidence.keep(connection, decision.device_id, decision.audit.at, decision.evidence)
     return None
 
 

@@ -26,6 +26,7 @@ _BOUND = (
         _policy.c.cap_pcr,
         _policy.c.trust_predictions,
         _policy.c.conditions,
+        _policy.c.rules,
         _rollout.c.id.label("rollout_id"),
     )
     .select_from(

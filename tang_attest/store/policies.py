@@ -33,6 +33,7 @@ def add(connection: sa.Connection, policy: ReferencePolicy, *, recorded_for: str
         "cap_pcr": policy.cap_pcr,
         "recorded_for": recorded_for,
         "trust_predictions": policy.trust_predictions,
+        "rules": policy.rules,
         "conditions": None if policy.conditions == Conditions() else policy.conditions.as_json(),
     }
     if not insert_new(connection, _policy, row):
@@ -83,6 +84,7 @@ def from_row(name: str, row: sa.RowMapping, states: tuple[ReferenceState, ...]) 
         states,
         row["trust_predictions"],
         conditions=Conditions.from_json(row["conditions"]),
+        rules=row["rules"],
     )
 
 

@@ -326,13 +326,17 @@ class SqlStore:
 
     # --- evidence -----------------------------------------------------------------------------------------------
 
-    async def list_evidence(self, policy: str) -> Sequence[LastEvidence]:
+    async def list_evidence(self, policy: str, *, with_logs: bool = False) -> Sequence[LastEvidence]:
         """See :class:`~tang_attest.ports.Store`.  Raises ``not-found``."""
-        return await self._database.read(lambda connection: evidence.load(connection, policy))
+        return await self._database.read(
+            lambda connection: evidence.load(connection, policy, with_logs=with_logs)
+        )
 
-    async def get_evidence(self, device: str) -> LastEvidence | None:
+    async def get_evidence(self, device: str, *, permitted: bool) -> LastEvidence | None:
         """See :class:`~tang_attest.ports.Store`."""
-        return await self._database.read(lambda connection: evidence.get(connection, device))
+        return await self._database.read(
+            lambda connection: evidence.get(connection, device, permitted=permitted)
+        )
 
     async def list_observations(
         self,

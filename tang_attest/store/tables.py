@@ -10,7 +10,7 @@ from typing import Final
 
 import sqlalchemy as sa
 
-from tang_attest.store.types import BIG, Instant, JsonText, PcrText, SelectionText, Unsigned64
+from tang_attest.store.types import BIG, Instant, JsonText, PcrText, RulesText, SelectionText, Unsigned64
 
 metadata: Final = sa.MetaData(
     naming_convention={
@@ -32,7 +32,7 @@ policy: Final = sa.Table(
     sa.Column("recorded_for", sa.Text),
     sa.Column("trust_predictions", sa.Boolean, nullable=False, server_default="0"),
     # A list of rules over the event log (protocol/rules.py); NULL: exact values only.
-    sa.Column("rules", JsonText),
+    sa.Column("rules", RulesText),
     # protocol/conditions.py; NULL: none.
     sa.Column("conditions", JsonText),
 )
@@ -187,6 +187,8 @@ evidence: Final = sa.Table(
     metadata,
     # What each device last quoted in its initrd: policies are tried on it before they count.
     sa.Column("device_id", BIG, sa.ForeignKey("device.id"), primary_key=True, autoincrement=False),
+    # The last that was permitted, and the last that was refused: the one explains the other.
+    sa.Column("permitted", sa.Boolean, primary_key=True, autoincrement=False),
     sa.Column("at", Instant, nullable=False),
     sa.Column("selection", SelectionText, nullable=False),
     sa.Column("pcr_values", PcrText, nullable=False),

@@ -59,7 +59,7 @@ def enroll(connection: sa.Connection, enrollment: Enrollment) -> Device:
     device_id = devices.add(connection, new, policy_id)
     keys.add(connection, enrollment.key, device_id)
     if enrollment.evidence is not None:
-        evidence.keep(connection, device_id, new.enrolled_at, enrollment.evidence, enrollment.grade)
+        evidence.keep(connection, device_id, new.enrolled_at, enrollment.evidence)
     audit_log.append(connection, enrollment.audit)
     return devices.get(connection, new.name)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
@@ -12,6 +13,7 @@ from sqlalchemy.engine import Dialect
 from sqlalchemy.types import TypeDecorator
 
 from tang_attest.protocol.pcr import Selection
+from tang_attest.protocol.rules import RuleSet, parse_rules
 
 #: SQLite makes only an INTEGER PRIMARY KEY count by itself; both hold 64 bits.
 BIG: Final = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
@@ -82,6 +84,27 @@ class PcrText(TypeDecorator[Mapping[int, bytes]]):
     def process_result_value(self, value: str | None, dialect: Dialect) -> Mapping[int, bytes] | None:
         """Text to values by PCR."""
         return None if value is None else load_pcrs(json.loads(value))
+
+
+class RulesText(TypeDecorator[RuleSet]):
+    """Rules over event logs, as the document that they were read from."""
+
+    impl = sa.Text
+    cache_ok = True
+
+    def process_bind_param(self, value: RuleSet | None, dialect: Dialect) -> str | None:
+        """Rules to text."""
+        return None if value is None else json.dumps(value.as_json(), separators=(",", ":"))
+
+    def process_result_value(self, value: str | None, dialect: Dialect) -> RuleSet | None:
+        """Text to rules."""
+        return None if value is None else _load_rules(value)
+
+
+@functools.lru_cache(maxsize=64)
+def _load_rules(text: str) -> RuleSet:
+    """Compiling the patterns takes longer than a query, and each unlock asks."""
+    return parse_rules(json.loads(text))
 
 
 class SelectionText(TypeDecorator[Selection]):

@@ -13,7 +13,7 @@ import pytest
 import sqlalchemy as sa
 
 from tang_attest.errors import TangAttestError, Unavailable
-from tang_attest.ports import EkRoot, Snapshot
+from tang_attest.ports import EkRoot, NewEvidence, Snapshot
 from tang_attest.store import Reader, SqlStore, archive, back_up, look, open_store, restore, schema, tables
 from tang_attest.store.engine import connect, parse_url
 from tests.store.records import (
@@ -50,7 +50,7 @@ async def fill(url: str) -> None:
     await store.add_ek_root(EkRoot("ff" * 32, "Vendor", bytes(range(256)), NOW), entry())
     shown = Snapshot(SELECTION, values("other"), bytes(1000))
     await store.decide(
-        decision(second.id, "n", 1, clock=clock(2**64 - 1, 2**32 - 1), observation=shown, evidence=shown)
+        decision(second.id, "n", 1, clock=clock(2**64 - 1, 2**32 - 1), observation=shown, evidence=NewEvidence(shown, False))
     )
     await store._database.write(fill_rest)
     await store.close()

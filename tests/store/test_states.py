@@ -8,7 +8,7 @@ from datetime import timedelta
 import pytest
 
 from tang_attest.errors import Conflict, NotFound
-from tang_attest.ports import Decision, Snapshot
+from tang_attest.ports import Decision, NewEvidence, Snapshot
 from tang_attest.protocol.reference_state import Life, Limits, ReferenceState
 from tang_attest.store import SqlStore
 from tests.store.records import NOW, SELECTION, decision, enrollment, entry, policy, state, token, values
@@ -147,17 +147,25 @@ async def test_the_last_evidence_is_kept_in_place_of_the_one_before(store: SqlSt
     """With its digest on the device, so that the next boot knows whether it has news."""
     device_id = await enroll(store, "pi-b", state("old"))
     await enroll(store, "pi-c")
-    assert await store.get_evidence("pi-b") is None
+    assert await store.get_evidence("pi-b", permitted=True) is None
     for ticks, words in enumerate(("first", "second"), start=1):
-        snapshot = Snapshot(SELECTION, values(words), words.encode())
-        await store.decide(decision(device_id, words, ticks, evidence=snapshot, grade={"grade": words}))
-        kept = await store.get_evidence("pi-b")
+        new = NewEvidence(Snapshot(SELECTION, values(words), words.encode()), True, {"grade": words})
+        await store.decide(decision(device_id, words, ticks, evidence=new))
+        kept = await store.get_evidence("pi-b", permitted=True)
         assert kept is not None
-        assert (kept.device, kept.snapshot) == ("pi-b", snapshot)
+        assert (kept.device, kept.snapshot, kept.permitted) == ("pi-b", new.snapshot, True)
         device = await store.get_device("pi-b")
-        assert (device.evidence_digest, device.grade) == (snapshot.digest(), {"grade": words})
+        assert (device.evidence_digest, device.grade) == (new.digest, {"grade": words})
     [listed] = await store.list_evidence("pi-b")
     assert listed.snapshot == Snapshot(SELECTION, values("second"))  # listings leave the log out
+    assert (await store.list_evidence("pi-b", with_logs=True))[0].snapshot.event_log == b"second"
+    odd = NewEvidence(Snapshot(SELECTION, values("odd")), False)
+    at = NOW + timedelta(hours=1)
+    await store.decide(decision(device_id, "odd", 9, evidence=odd, audit=entry(verdict="refused", at=at)))
+    assert [listed.permitted for listed in await store.list_evidence("pi-b")] == [False]  # the newer one
+    kept = await store.get_evidence("pi-b", permitted=True)
+    assert kept is not None
+    assert kept.snapshot.event_log == b"second"  # what is approved is still there to compare with
     await store.remove_device("pi-b", entry("device remove"))
     assert await store.list_evidence("pi-c") == []
 

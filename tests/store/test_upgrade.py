@@ -14,8 +14,9 @@ from tang_attest.store.engine import connect, parse_url
 #: Rows as version 0.1's first schema has them.
 _ROWS = (
     "INSERT INTO policy (id, name, selection, cap_pcr) VALUES (1, 'pi-b', 'sha256:4', 15)",
-    f"""INSERT INTO reference_state (id, policy_id, label, pcr_values, origin)
-        VALUES (1, 1, 'recorded', '{{"4":"{"11" * 32}"}}', 'recorded')""",
+    """INSERT INTO reference_state (id, policy_id, label, pcr_values, origin)
+        VALUES (1, 1, 'recorded', '{"4":"1111111111111111111111111111111111111111111111111111111111111111"}', 'recorded')
+    """,
     """INSERT INTO device (id, name, policy_id, ak_public, ak_name, ak_spki, ak_scheme, ak_hash, ek_verified, origin,
         enrolled_at) VALUES (1, 'pi-b', 1, '', '', '', 'ECDSA', 'sha256', true, 'enrolled', 1)""",
 )

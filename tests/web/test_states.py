@@ -134,18 +134,18 @@ async def test_every_change_says_who_did_it(server: Server, attester: Attester) 
 async def test_the_last_evidence_is_what_the_initrd_quoted(server: Server, attester: Attester) -> None:
     """From enrollment on; a refused boot is evidence too, a running system's quote is not."""
     kid = await server.enroll(attester, selection=Selection.parse("sha256:0,4,7,15"))
-    enrolled = await server.store.get_evidence("pi-b")
+    enrolled = await server.store.get_evidence("pi-b", permitted=True)
     assert enrolled is not None
     assert not any(enrolled.snapshot.values[15])
     assert (await server.unlock(attester, kid)).status == 200
-    unchanged = await server.store.get_evidence("pi-b")
+    unchanged = await server.store.get_evidence("pi-b", permitted=True)
     assert unchanged == enrolled  # the same values again are no news
     attester.extend(4, b"new kernel")
     assert (await server.unlock(attester, kid)).code == "pcr-mismatch"
-    refused = await server.store.get_evidence("pi-b")
+    refused = await server.store.get_evidence("pi-b", permitted=False)
     assert refused is not None
     assert refused.snapshot.values[4] == attester.pcrs["sha256"][4]
     await server.reference_values.approve("pi-b", "new")
     attester.extend(15, b"cap")
     assert (await server.unlock(attester, kid)).code == "capped"
-    assert await server.store.get_evidence("pi-b") == refused
+    assert await server.store.get_evidence("pi-b", permitted=False) == refused

@@ -32,12 +32,13 @@ def upgrade() -> None:
     op.create_table(
         "evidence",
         sa.Column("device_id", BIG, autoincrement=False, nullable=False),
+        sa.Column("permitted", sa.Boolean(), autoincrement=False, nullable=False),
         sa.Column("at", sa.BigInteger(), nullable=False),
         sa.Column("selection", sa.Text(), nullable=False),
         sa.Column("pcr_values", sa.Text(), nullable=False),
         sa.Column("event_log", sa.LargeBinary(), nullable=False),
         sa.ForeignKeyConstraint(["device_id"], ["device.id"], name=op.f("fk_evidence_device_id")),
-        sa.PrimaryKeyConstraint("device_id", name=op.f("pk_evidence")),
+        sa.PrimaryKeyConstraint("device_id", "permitted", name=op.f("pk_evidence")),
     )
     op.create_table(
         "admin_token",
