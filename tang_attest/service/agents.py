@@ -11,6 +11,7 @@ Rules of this module:
 
 from __future__ import annotations
 
+import asyncio
 from datetime import datetime
 from typing import Final
 
@@ -19,7 +20,7 @@ from tang_attest.ports import Clock, Randomness, Store
 from tang_attest.protocol.challenge import Challenge, Purpose, check_nonce, make_nonce
 from tang_attest.protocol.quote import Evidence
 from tang_attest.service.device_keys import DeviceKey, find_device_key
-from tang_attest.service.polls import Polls
+from tang_attest.service.polls import Polls, Woken
 from tang_attest.service.verify import Round, Verify
 
 #: Seconds that a request is held at most: many middleboxes forget a connection that is silent for a minute.
@@ -46,14 +47,23 @@ class Agents:
 
     async def poll(self, kid: str, ticket: str | None) -> Challenge | None:
         """A challenge, perhaps after a while; ``None``: nothing was due, ask again.  Raises ``key-unknown``."""
-        bound = await find_device_key(self._store, kid)
-        if ticket is not None and self._is_good(kid, ticket):
-            seconds = self._due_in(bound)
-            if seconds > 0:
-                woken = await self._polls.hold(kid, min(seconds, self._hold_s))
-                if not woken and seconds > self._hold_s:
-                    return None
-        return await self._verify.challenge_for(bound)
+        held = ticket is not None and self._is_good(kid, ticket)
+        bound = await (self._due(kid) if held else find_device_key(self._store, kid))
+        return None if bound is None else await self._verify.challenge_for(bound)
+
+    async def _due(self, kid: str) -> DeviceKey | None:
+        """Wait until a round of *kid* is due; ``None`` when it is not for as long as a request is held."""
+        until = asyncio.get_running_loop().time() + self._hold_s
+        while True:
+            bound = await find_device_key(self._store, kid)
+            due_in, left = self._due_in(bound), until - asyncio.get_running_loop().time()
+            if due_in <= 0:
+                return bound
+            match await self._polls.hold(kid, min(due_in, left)):
+                case Woken.PUSHED_OUT:
+                    return bound
+                case Woken.TIME:
+                    return bound if due_in <= left else None
 
     async def answer(self, kid: str, evidence: Evidence) -> tuple[Round, str]:
         """How the round ended, and a ticket.  Raises as :meth:`Verify.respond`."""

@@ -3,21 +3,30 @@
 from __future__ import annotations
 
 import asyncio
+from enum import Enum, auto
 from typing import Final
 
 #: Held requests of one machine: its agent has one, and another for a moment when it reconnects.
 PER_KEY: Final = 2
 
 
+class Woken(Enum):
+    """Why a request is held no longer."""
+
+    TIME = auto()  # its time is over, or the server stops
+    LOOK = auto()  # something changed: look again whether a round is due
+    PUSHED_OUT = auto()  # by a newer request of the same machine
+
+
 class Polls:
     """Held requests by ``kid``.
 
     Only who showed a ticket gets here, so a stranger holds nothing.  A thief of a ticket can push the machine's own
-    request out, which is then *answered with a challenge*: he makes a machine busier, never silent.
+    request out, which is then answered with a challenge: he makes a machine busier, never silent.
     """
 
     def __init__(self) -> None:
-        self._held: dict[str, list[asyncio.Future[None]]] = {}
+        self._held: dict[str, list[asyncio.Future[Woken]]] = {}
         self._closed = False
 
     @property
@@ -25,38 +34,43 @@ class Polls:
         """Requests that are held now."""
         return sum(len(futures) for futures in self._held.values())
 
-    async def hold(self, kid: str, seconds: float) -> bool:
-        """Wait; true when somebody woke *kid*, false when *seconds* have passed or the server stops."""
+    async def hold(self, kid: str, seconds: float) -> Woken:
+        """Wait, at most *seconds*."""
         if self._closed:
-            return False
+            return Woken.TIME
         futures = self._held.setdefault(kid, [])
         if len(futures) >= PER_KEY:
-            _wake(futures[0])
-        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            _wake(futures[0], Woken.PUSHED_OUT)
+        future: asyncio.Future[Woken] = asyncio.get_running_loop().create_future()
         futures.append(future)
         try:
             async with asyncio.timeout(seconds):
-                await future
+                return await future
         except TimeoutError:
-            return False
+            return Woken.TIME
         finally:
             futures.remove(future)
-            if not futures:
-                self._held.pop(kid, None)
-        return not self._closed
+            if not futures and self._held.get(kid) is futures:
+                del self._held[kid]
 
     def wake(self, kid: str) -> None:
-        """Let every held request of *kid* go on."""
+        """Let every held request of *kid* look again."""
         for future in self._held.get(kid, ()):
-            _wake(future)
+            _wake(future, Woken.LOOK)
 
-    def close(self) -> None:
-        """Let all go on, and hold none any more: the server stops."""
-        self._closed = True
+    def wake_all(self) -> None:
+        """Let all look again."""
         for kid in list(self._held):
             self.wake(kid)
 
+    def close(self) -> None:
+        """Let all go, and hold none any more: the server stops."""
+        self._closed = True
+        for futures in self._held.values():
+            for future in futures:
+                _wake(future, Woken.TIME)
 
-def _wake(future: asyncio.Future[None]) -> None:
+
+def _wake(future: asyncio.Future[Woken], why: Woken) -> None:
     if not future.done():
-        future.set_result(None)
+        future.set_result(why)

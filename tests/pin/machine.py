@@ -31,10 +31,14 @@ class Operator:
         self.state = state
         self.thp = self.run("init").strip()
 
+    def try_run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """The command, whatever comes of it."""
+        command = [sys.executable, "-m", "tang_attest", "--state", str(self.state), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=False, timeout=100)
+
     def run(self, *arguments: str) -> str:
         """What the command prints."""
-        command = [sys.executable, "-m", "tang_attest", "--state", str(self.state), *arguments]
-        result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+        result = self.try_run(*arguments)
         assert result.returncode == 0, f"{' '.join(arguments)}: {result.stderr}"
         return result.stdout
 

@@ -223,8 +223,9 @@ async def test_only_a_ticket_has_a_request_held(server: Server, attester: Attest
     assert (await poll(server, kid, "A" * 76)).status == 200
     held = asyncio.create_task(poll(server, kid, ticket))
     await until(lambda: server.polls.count == 1)
-    server.polls.wake(kid)
-    assert (await held).status == 200
+    server.polls.close()
+    assert (await held).status == 204
+    assert (await poll(server, kid, ticket)).status == 204
 
 
 async def test_nothing_due_is_204(server: Server, attester: Attester) -> None:
@@ -262,6 +263,21 @@ async def test_a_round_is_due_after_the_interval(server: Server, attester: Attes
     assert "challenge" in (await held).body
     server.clock.advance(seconds=2)
     assert "challenge" in (await poll(server, kid, ticket)).body
+
+
+async def test_new_terms_reach_held_requests(server: Server, attester: Attester) -> None:
+    """Whoever was held while nobody watched is asked as soon as somebody does, and is not called silent for it."""
+    kid = await enroll(server, attester)
+    ticket = (await prove(server, attester, kid)).body["ticket"]
+    await server.watching.sweep()
+    server.clock.advance(hours=1)
+    held = asyncio.create_task(poll(server, kid, ticket))
+    await until(lambda: server.polls.count == 1)
+    await watch(server, misses=3)
+    await sweep(server, 20)
+    assert "challenge" in (await held).body
+    await sweep(server, 100)
+    assert (await server.store.get_device("pi-b")).standing.outcome is Outcome.VERIFIED
 
 
 # --- enforcement ------------------------------------------------------------------------------------------------------

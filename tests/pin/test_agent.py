@@ -1,0 +1,310 @@
+"""The agent, against the real server and a real TPM: what is known of a machine is right whatever fails."""
+
+from __future__ import annotations
+
+import json
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.pin.conftest import Server
+from tests.pin.machine import Machine, Operator, certificate, ended, header, pin_of
+from tests.tang.servers import free_port
+
+pytestmark = pytest.mark.slow
+
+#: The machine that runs the tests is busy.
+PATIENCE_S = 60
+
+
+def cap(machine: Machine) -> None:
+    """What the end of an initrd does."""
+    machine.tpm.run("tpm2", "pcrevent", "-Q", "15", stdin=b"tang-attest/v1 cap\n")
+
+
+@pytest.fixture
+def running(machine: Machine, server: Server, name: str, jwe: bytes) -> Machine:
+    """A machine that enrolled, booted and runs."""
+    assert machine.decrypt(jwe).returncode == 0
+    cap(machine)
+    return machine
+
+
+@contextmanager
+def agent(machine: Machine, *options: str) -> Iterator[subprocess.Popen[bytes]]:
+    """The agent, while it runs; its lines are in ``agent.log``."""
+    with (machine.directory / "agent.log").open("ab") as log:
+        process = subprocess.Popen(
+            ["clevis-attest-agent", *options],
+            env=machine.environment,
+            cwd=machine.directory,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+    try:
+        yield process
+    finally:
+        process.terminate()
+        process.wait(20)
+
+
+def shown(operator: Operator, name: str) -> dict[str, Any]:
+    """What the server knows."""
+    found: dict[str, Any] = json.loads(operator.run("device", "show", name, "--json"))
+    return found
+
+
+def history(operator: Operator, name: str) -> list[str]:
+    """Outcomes, oldest first."""
+    return [
+        past["outcome"] for past in reversed(json.loads(operator.run("device", "history", name, "--json")))
+    ]
+
+
+def until(condition: Callable[[], bool], log: Path | None = None) -> None:
+    """Wait for what the server or the agent does."""
+    deadline = time.monotonic() + PATIENCE_S
+    while not condition():
+        assert time.monotonic() < deadline, log.read_text() if log else "it never happened"
+        time.sleep(0.2)
+
+
+def test_one_round(running: Machine, server: Server, name: str) -> None:
+    """Exit codes of --once, and nothing left behind."""
+    done = running.run("clevis-attest-agent", "--once")
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
+    assert shown(server.operator, name)["outcome"] == "verified"
+    running.tpm.run("tpm2", "pcrextend", f"4:sha256={'22' * 32}")
+    done = running.run("clevis-attest-agent", "--once")
+    assert (done.returncode, done.stderr) == (1, b"tang-attest: refused (pcr-mismatch)\n")
+    assert history(server.operator, name) == ["verified", "refused"]
+    assert running.leftovers() == []
+
+
+def test_no_server(machine: Machine, server: Server, name: str, jwe: bytes, tmp_path: Path) -> None:
+    """Exit code 3, with every server named."""
+    kid = header(jwe)["kid"]
+    first, second = free_port(), free_port()
+    config = tmp_path / "agent.conf"
+    config.write_text(f"# two\nurl=http://127.0.0.1:{first}/\nurl=http://127.0.0.1:{second}\n\nkid={kid}\n")
+    done = machine.run("clevis-attest-agent", "--once", "--config", config)
+    assert done.returncode == 3
+    assert done.stderr.decode() == (
+        f"tang-attest: http://127.0.0.1:{first}: cannot connect; http://127.0.0.1:{second}: cannot connect\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("line", "why"),
+    [
+        ("spk=x", "line 2: 'spk' is not known"),
+        ("url=ftp://x", "line 2: url is not an http or https URL"),
+        ("kid=short", "line 2: kid is not a thumbprint"),
+        ("spki=md5//x", "line 2: spki is not what curl"),
+        ("ak=0x80000000", "line 2: ak is not a persistent handle"),
+        ("$(touch hacked)", "line 2: it is not NAME=VALUE"),
+    ],
+)
+def test_a_wrong_configuration(machine: Machine, line: str, why: str, tmp_path: Path) -> None:
+    """It ends the agent, with the line's number; nothing in it is run."""
+    config = tmp_path / "agent.conf"
+    config.write_text(f"# mine\n{line}\n")
+    done = machine.run("clevis-attest-agent", "--config", config)
+    assert done.returncode == 1
+    assert why in done.stderr.decode()
+    assert not (machine.directory / "hacked").exists()
+
+
+def test_not_enrolled(machine: Machine) -> None:
+    """It says what to do."""
+    done = machine.run("clevis-attest-agent")
+    assert done.returncode == 1
+    assert b"this machine is not enrolled" in done.stderr
+
+
+def test_an_operator_asks(running: Machine, server: Server, name: str) -> None:
+    """The held request is answered at once; without an agent it is unreachable, which is another exit code."""
+    with agent(running) as process:
+        until(lambda: shown(server.operator, name)["outcome"] == "verified", running.directory / "agent.log")
+        assert (
+            server.operator.run("device", "verify", name, "--timeout", "60") == f"instance {name} verified\n"
+        )
+        rounds = server.operator.run(
+            "device", "watch", name, "--rounds", "2", "--delay", "0", "--timeout", "60"
+        )
+        assert rounds.splitlines()[-1] == f"instance {name} verified in 2 of 2 rounds"
+        assert ended(process) < 5
+    silent = server.operator.try_run("device", "verify", name, "--timeout", "1")
+    assert silent.returncode == 3
+    assert "unreachable" in silent.stdout
+    log = (running.directory / "agent.log").read_text()
+    assert log == "tang-attest: verified\n"
+    assert running.leftovers() == []
+
+
+def test_what_it_runs_is_recorded_through_the_agent(running: Machine, server: Server, name: str) -> None:
+    """A machine whose running PCRs are not what its boot's say (systemd extends PCR 15 too) gets its own policy."""
+    running.tpm.run("tpm2", "pcrextend", f"15:sha256={'33' * 32}")
+    with agent(running):
+        until(lambda: shown(server.operator, name)["outcome"] == "refused")
+        recorded = server.operator.run("device", "verify", name, "--record", "--timeout", "60")
+        assert recorded == f"instance {name} verified\n"
+        assert shown(server.operator, name)["running_policy"] == f"{name}-running"[:63]
+
+
+def test_a_change_suspends_and_the_next_boot_asks_for_the_passphrase(
+    running: Machine, server: Server, name: str, jwe: bytes
+) -> None:
+    """Noticed by itself; until a person resumes it, the disk stays closed whatever is booted."""
+    server.operator.run("policy", "watch", name, "--every", "1s", "--on-failure", "suspend")
+    with agent(running):
+        until(lambda: shown(server.operator, name)["outcome"] == "verified")
+        running.tpm.run("tpm2", "pcrextend", f"7:sha256={'44' * 32}")
+        until(lambda: shown(server.operator, name)["suspended_by"] == "server")
+    running.reboot()
+    refused = running.decrypt(jwe)
+    assert refused.returncode == 1
+    assert b"refused (device-suspended)" in refused.stderr
+    assert "tang-attest device resume" in running.console
+    server.operator.run("device", "resume", name)
+    assert running.decrypt(jwe).returncode == 0
+
+
+def test_agent_killed(running: Machine, server: Server, name: str) -> None:
+    """It is unreachable, not refused; started again, all is well, and the history has both."""
+    with agent(running) as process:
+        until(lambda: shown(server.operator, name)["outcome"] == "verified")
+        before = shown(server.operator, name)["answered_at"]
+        server.operator.run(
+            *("policy", "watch", name, "--every", "2s", "--misses", "5", "--on-failure", "suspend")
+        )
+        until(lambda: shown(server.operator, name)["answered_at"] != before)
+        ended(process, 9)
+        until(lambda: shown(server.operator, name)["outcome"] == "unreachable")
+        assert shown(server.operator, name)["suspended_by"] is None
+    with agent(running):
+        until(lambda: shown(server.operator, name)["outcome"] == "verified")
+    assert history(server.operator, name) == ["verified", "unreachable", "verified"]
+
+
+@pytest.fixture
+def own_server(tmp_path: Path, machine: Machine) -> Operator:
+    """A server of this test, which is not started."""
+    return Operator(tmp_path / "own-server")
+
+
+def test_server_restarted(own_server: Operator, machine: Machine) -> None:
+    """The agent comes back by itself, and a pause of the server makes nobody unreachable."""
+    port = str(free_port())
+    with own_server.serve("--port", port):
+        jwe = machine.encrypt(url=f"http://127.0.0.1:{port}", name="m", token=own_server.token("m"))
+        assert machine.decrypt(jwe).returncode == 0
+        cap(machine)
+        own_server.run("policy", "watch", "m", "--every", "2s", "--misses", "5")
+    with agent(machine):
+        with own_server.serve("--port", port):
+            until(lambda: shown(own_server, "m")["outcome"] == "verified")
+            before = shown(own_server, "m")["answered_at"]
+        time.sleep(15)  # longer than the misses
+        with own_server.serve("--port", port):
+            until(lambda: shown(own_server, "m")["answered_at"] != before)
+            assert history(own_server, "m") == ["verified"]
+            begun = time.monotonic()
+        assert time.monotonic() - begun < 20, "held requests do not keep the server from stopping"
+
+
+def test_network_cut(own_server: Operator, machine: Machine) -> None:
+    """Silence is unreachable; when packets flow again, the agent is there again without being started anew."""
+    with own_server.serve() as port, Cable(port) as cable:
+        jwe = machine.encrypt(url=f"http://127.0.0.1:{cable.port}", name="m", token=own_server.token("m"))
+        assert machine.decrypt(jwe).returncode == 0
+        cap(machine)
+        with agent(machine):
+            until(lambda: shown(own_server, "m")["outcome"] == "verified")
+            own_server.run("policy", "watch", "m", "--every", "2s", "--misses", "5")
+            cable.cut()
+            until(lambda: shown(own_server, "m")["outcome"] == "unreachable")
+            cable.mend()
+            until(lambda: shown(own_server, "m")["outcome"] == "verified")
+    assert history(own_server, "m") == ["verified", "unreachable", "verified"]
+
+
+def test_pinned_key(own_server: Operator, machine: Machine, tmp_path: Path) -> None:
+    """With the server's key pinned it talks to that server, and to no other."""
+    crt, key = certificate(tmp_path)
+    other, _ = certificate(_made(tmp_path / "other"))
+    with own_server.serve("--tls-certificate", str(crt), "--tls-key", str(key)) as port:
+        url = f"https://127.0.0.1:{port}"
+        machine.encrypt(url=url, name="m", token=own_server.token("m"), spki=pin_of(crt))
+        cap(machine)
+        config = tmp_path / "agent.conf"
+        config.write_text(f"spki={pin_of(crt)}\n")
+        assert machine.run("clevis-attest-agent", "--once", "--config", config).returncode == 0
+        config.write_text(f"spki={pin_of(other)}\n")
+        done = machine.run("clevis-attest-agent", "--once", "--config", config)
+        assert done.returncode == 3
+        assert b"its public key is not the pinned one" in done.stderr
+
+
+def _made(directory: Path) -> Path:
+    directory.mkdir()
+    return directory
+
+
+class Cable:
+    """Between the agent and the server: forwards, until it is cut; then connections are dropped and none is taken."""
+
+    def __init__(self, target: int) -> None:
+        self._target, self._whole = target, threading.Event()
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port: int = self._listener.getsockname()[1]
+        self._ends: list[socket.socket] = []
+
+    def __enter__(self) -> Cable:
+        self._whole.set()
+        threading.Thread(target=self._accept, daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.cut()
+        self._listener.close()
+
+    def cut(self) -> None:
+        """Drop everything."""
+        self._whole.clear()
+        for end in self._ends:
+            with suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+        self._ends.clear()
+
+    def mend(self) -> None:
+        """Forward again."""
+        self._whole.set()
+
+    def _accept(self) -> None:
+        with suppress(OSError):
+            while True:
+                client, _ = self._listener.accept()
+                if not self._whole.is_set():
+                    client.close()
+                    continue
+                server = socket.create_connection(("127.0.0.1", self._target))
+                self._ends += [client, server]
+                for source, sink in ((client, server), (server, client)):
+                    threading.Thread(target=self._pump, args=(source, sink), daemon=True).start()
+
+    def _pump(self, source: socket.socket, sink: socket.socket) -> None:
+        with ExitStack() as stack:
+            stack.callback(sink.close)
+            with suppress(OSError):
+                while data := source.recv(65536):
+                    sink.sendall(data)
