@@ -11,9 +11,11 @@ import pytest
 from aiohttp import web
 from structlog.testing import capture_logs
 
+from tang_attest.errors import TangAttestError, Unavailable
 from tang_attest.ports import AuditEntry, Scope
 from tang_attest.protocol.reference_state import Life, Limits, ReferenceState
 from tang_attest.service import administration
+from tang_attest.service.administration import Administration
 from tang_attest.service.caller import Author
 from tang_attest.web import bearer
 from tang_attest.web.admin_routes import OPERATIONS
@@ -643,3 +645,38 @@ async def test_making_and_revoking_is_audited(server: Server, admin: Admin) -> N
     )
     assert (revoked.event, revoked.details) == ("admin-token revoke", {"name": "ci"})
     assert str(admin.token) not in str([made, revoked])
+
+
+@pytest.mark.parametrize(
+    ("name", "scopes", "policies", "code"),
+    [
+        ("ci", (), None, "setting-invalid"),
+        ("ci", (Scope.READ,), (), "setting-invalid"),
+        ("ci", (Scope.READ,), ("none",), "not-found"),
+        ("c i", (Scope.READ,), None, "request-malformed"),
+    ],
+)
+async def test_tokens_that_are_not_made(
+    server: Server, name: str, scopes: tuple[Scope, ...], policies: tuple[str, ...] | None, code: str
+) -> None:
+    """A token for nothing, or for what is not there, is a slip."""
+    with pytest.raises(TangAttestError) as refused:
+        await server.admin_tokens.create(name, scopes, policies, timedelta(days=1))
+    assert refused.value.code == code
+    assert await server.store.list_admin_tokens() == []
+
+
+async def test_a_defect_tells_nothing(admin: Admin, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The client gets a request id, the log the rest."""
+    monkeypatch.setattr(Administration, "devices", mock.AsyncMock(side_effect=ValueError("secret")))
+    answer = await admin.get("/devices")
+    assert (answer.status, answer.code) == (500, "internal")
+    assert "secret" not in str(answer.body)
+
+
+async def test_no_database(server: Server, admin: Admin, monkeypatch: pytest.MonkeyPatch) -> None:
+    """503: whether the token is valid cannot be said, so nothing is."""
+    away = mock.AsyncMock(side_effect=Unavailable("unavailable", "The database is away."))
+    monkeypatch.setattr(server.store, "find_admin_token", away)
+    answer = await admin.get("/devices")
+    assert (answer.status, answer.code) == (503, "unavailable")
