@@ -161,10 +161,6 @@ in
           assertion = !cfg.openFirewall || cfg.settings.port != 0;
           message = "services.tang-attest.openFirewall needs a fixed settings.port: with 0 it is not known before the server runs.";
         }
-        {
-          assertion = !cfg.socket.enable || cfg.package.socketActivation or false;
-          message = "services.tang-attest.socket.enable: this version of the server does not take its socket from systemd. Turn it off.";
-        }
       ];
 
       environment.systemPackages = [
@@ -188,6 +184,10 @@ in
         serviceConfig.ExecStart = [
           ""
           "${cfg.package}/bin/tang-attest serve --config ${configFile}"
+        ];
+        serviceConfig.ExecReload = [
+          ""
+          "${pkgs.coreutils}/bin/kill -HUP $MAINPID"
         ];
       };
     }

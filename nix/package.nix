@@ -67,9 +67,6 @@ python3Packages.buildPythonApplication {
     "tang_attest.web"
   ];
 
-  # Whether `serve` takes its socket from systemd; module-server.nix asks.
-  passthru.socketActivation = false;
-
   meta = {
     inherit (project) description;
     license = lib.licenses.gpl3Plus;

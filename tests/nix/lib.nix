@@ -351,16 +351,28 @@ let
                 ];
           };
 
+      # Each file once, however many modules import it.
       collect =
-        list:
-        concatMap (
-          module:
+        before: list:
+        foldl' (
+          sum: module:
           let
+            key = if isPath module || isString module then toString module else null;
             found = normal module;
           in
-          [ found ] ++ collect found.imports
-        ) list;
-      collected = collect modules;
+          if key != null && elem key sum.seen then
+            sum
+          else
+            collect {
+              seen = sum.seen ++ optional (key != null) key;
+              modules = sum.modules ++ [ found ];
+            } found.imports
+        ) before list;
+      collected =
+        (collect {
+          seen = [ ];
+          modules = [ ];
+        } modules).modules;
 
       isOption = isType "option";
 

@@ -85,7 +85,7 @@ let
     build name { } ''
       mkdir -p $out/bin
       for program in ${lib.concatStringsSep " " programs}; do
-        ln -s "$(command -v "$program")" "$out/bin/$program"
+        ln -s "$(type -P "$program")" "$out/bin/$program"
       done
     '';
 
@@ -96,24 +96,13 @@ let
       passAsFile = [ "text" ];
     } ''cp "$textPath" $out'';
 
+  # Whatever pyproject.toml names; whether nixpkgs has it, tests/nix/test_package.py knows.
   pythonNames = [
-    # Each of them is in nixpkgs' python-packages.nix by this name; look there before you add one.
-    "aiohttp"
-    "alembic"
-    "asn1crypto"
-    "asyncpg"
-    "click"
-    "cryptography"
-    "google-re2"
-    "jwcrypto"
-    "pydantic"
-    "rich"
     "setuptools"
-    "sqlalchemy"
-    "structlog"
-    "tpm2-pytss"
-    "uvloop"
-  ];
+  ]
+  ++ map (text: builtins.head (builtins.match "([A-Za-z0-9._-]+).*" text)) (
+    (lib.importTOML ../../pyproject.toml).project.dependencies
+  );
   pythonPackage = name: { inherit name; } // lib.optionalAttrs (name == "sqlalchemy") {
     optional-dependencies.asyncio = [ { name = "greenlet"; } ];
   };
@@ -198,6 +187,7 @@ let
       "cut"
       "head"
       "id"
+      "kill"
       "mkdir"
       "mktemp"
       "mv"

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import subprocess
+import time
 from pathlib import Path
 from typing import Any
 
@@ -122,7 +123,6 @@ def test_a_wrong_setting_stops_the_evaluation(nix: Nix, definition: str, complai
         ),
         (f'{SERVER}.settings.tang_dir = "/var/db/tang";', "needs plain_tang = true"),
         (f"{SERVER} = {{ openFirewall = true; settings.port = 0; }};", "needs a fixed settings.port"),
-        (f"{SERVER}.socket.enable = true;", "does not take its socket from systemd"),
     ],
 )
 def test_what_cannot_work_is_said(nix: Nix, definitions: str, message: str) -> None:
@@ -152,9 +152,10 @@ def effective_units(nix: Nix, directory: Path, definitions: str) -> Path:
         f"{SERVER}.openFirewall = true;",
         f"{SERVER}.postgresql.enable = true;",
         f'{SERVER}.tls = {{ certificate = "/c.pem"; key = "/k.pem"; }};',
+        f"{SERVER}.socket.enable = true;",
         f"{SERVER}.initialize = false;",
     ],
-    ids=["plain", "firewall", "postgresql", "tls", "no-init"],
+    ids=["plain", "firewall", "postgresql", "tls", "socket", "no-init"],
 )
 def test_systemd_accepts_the_units(nix: Nix, tmp_path: Path, definitions: str) -> None:
     """systemd-analyze has nothing to say, and every program that the unit starts is in the store."""
@@ -162,9 +163,11 @@ def test_systemd_accepts_the_units(nix: Nix, tmp_path: Path, definitions: str) -
     if "postgresql" in definitions:
         (directory / "postgresql.service").write_text("[Service]\nExecStart=/bin/true\n")
     services = sorted(directory.glob("tang-attest*.service"))
+    sockets = list(directory.glob("*.socket"))
+    assert bool(sockets) is ("socket" in definitions)
     assert len(services) == (1 if "initialize" in definitions else 2)
     verified = subprocess.run(
-        ["systemd-analyze", "verify", "--man=no", *map(str, services)],
+        ["systemd-analyze", "verify", "--man=no", *map(str, services + sockets)],
         env=os.environ | {"SYSTEMD_UNIT_PATH": f"{directory}:"},
         capture_output=True, text=True, check=False, timeout=60,
     )  # fmt: skip
@@ -172,9 +175,11 @@ def test_systemd_accepts_the_units(nix: Nix, tmp_path: Path, definitions: str) -
 
     text = "".join(file.read_text() for file in [*services, *directory.glob("*.d/*")])
     programs = re.findall(r"^Exec\w+=[-@:+!]*(\S+)", text, re.MULTILINE)
-    # The drop-in's empty ExecStart= takes the package's own away.
-    assert [path for path in programs if not path.startswith(str(nix.directory))] == ["/usr/bin/tang-attest"]
+    # The drop-in's empty lines take the package's own away.
+    foreign = [path for path in programs if not path.startswith(str(nix.directory))]
+    assert sorted(foreign) == ["/bin/kill", "/usr/bin/tang-attest"]
     assert "ExecStart=\nExecStart=" in text
+    assert "ExecReload=\nExecReload=" in text
 
 
 def test_the_unit_is_hardened_as_debians(nix: Nix, tmp_path: Path) -> None:
@@ -186,7 +191,7 @@ def test_the_unit_is_hardened_as_debians(nix: Nix, tmp_path: Path) -> None:
     added = re.findall(
         r"^(\w+)=", (directory / "tang-attest.service.d/overrides.conf").read_text(), re.MULTILINE
     )
-    assert added == ["ExecStart", "ExecStart"]
+    assert set(added) == {"ExecReload", "ExecStart"}
 
 
 def test_tls_files_come_by_credentials(nix: Nix, tmp_path: Path) -> None:
@@ -243,3 +248,38 @@ def test_the_operators_command_runs(nix: Nix, tmp_path: Path) -> None:
     )
     assert "tang-attest" in shown.stdout
     subprocess.run(["shellcheck", script], check=True, timeout=60)
+
+
+@pytest.mark.parametrize(("host", "listens"), [("10.0.0.1", "10.0.0.1:7500"), ("::1", "[::1]:7500")])
+def test_systemd_holds_the_port_when_asked(nix: Nix, host: str, listens: str) -> None:
+    """The socket is at the address of the settings, and the service needs it."""
+    definitions = f'{SERVER} = {{ socket.enable = true; settings.host = "{host}"; }};'
+    units = nix.evaluate(ENABLED % definitions, "r.units")
+    assert f"ListenStream={listens}\n" in units["tang-attest.socket"]
+    assert "Requires=tang-attest.socket\n" in units["tang-attest.service"]
+
+
+def test_the_server_takes_systemds_socket(nix: Nix, tmp_path: Path) -> None:
+    """With the module's own file and command, started as systemd starts it."""
+    state, address = tmp_path / "state", tmp_path / "socket"
+    _, command = nix.realize(
+        ENABLED % f"{SERVER}.socket.enable = true;",
+        "r.config.systemd.services.tang-attest.serviceConfig.ExecStart",
+    )
+    program, *arguments = command.split()
+    subprocess.run([program, "--state", state, "init"], check=True, capture_output=True, timeout=60)
+    activated = subprocess.Popen(
+        ["systemd-socket-activate", "--listen", address, program, "--state", state, *arguments],
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    try:
+        deadline = time.monotonic() + 60
+        while not address.exists():
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        asked = ["curl", "-sS", "--max-time", "60", "--unix-socket", str(address), "http://server/adv"]
+        advertised = subprocess.run(asked, capture_output=True, text=True, check=True, timeout=90)
+    finally:
+        activated.terminate()
+        activated.wait(20)
+    assert "payload" in json.loads(advertised.stdout)

@@ -67,9 +67,8 @@ class Stage1:
     def _programs(self) -> None:
         subprocess.run([BUSYBOX, "--install", "-s", self.paths["bin"]], check=True)
         for program in PROGRAMS:
-            found = subprocess.run(
-                ["which", program], check=True, capture_output=True, text=True
-            ).stdout.strip()
+            found = shutil.which(program)
+            assert found, program
             (self.paths["bin"] / program).unlink(missing_ok=True)
             (self.paths["bin"] / program).symlink_to(found)
         for name, line in FAKES.items():
@@ -114,11 +113,19 @@ class Stage1:
         }
 
     def run(self, text: str, timeout: float = 60) -> subprocess.CompletedProcess[bytes]:
-        """Shell of stage 1, to its end."""
-        return subprocess.run(
-            [BUSYBOX, "sh", "-c", self.moved(text)],
-            env=self.environment, capture_output=True, check=False, timeout=timeout, stdin=subprocess.DEVNULL,
+        """Shell of stage 1, to its end; TimeoutExpired after it was ended with all that it started."""
+        command = [BUSYBOX, "sh", "-c", self.moved(text)]
+        process = subprocess.Popen(
+            command, env=self.environment, stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
         )  # fmt: skip
+        try:
+            output, errors = process.communicate(timeout=timeout)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            output, errors = process.communicate()
+            raise subprocess.TimeoutExpired(command, timeout, output, errors) from None
+        return subprocess.CompletedProcess(command, process.returncode, output, errors)
 
     @contextmanager
     def booting(self) -> Iterator[Boot]:
