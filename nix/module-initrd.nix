@@ -245,7 +245,7 @@ in
     {
       assertions = [
         {
-          assertion = names != [ ];
+          assertion = names != [ ] || initrd.clevis.devices != { };
           message = "boot.initrd.tang-attest: no device. Name the volumes to open, for example: boot.initrd.tang-attest.devices.root = { };";
         }
         {
@@ -324,7 +324,8 @@ in
 
         # Without one of these, the machine would find out at its next boot.
         extraUtilsCommandsTest = ''
-          for attest_program in bash clevis clevis-decrypt-attest cryptsetup curl dmsetup jose modprobe setsid sha256sum tpm2; do
+          for attest_program in bash clevis clevis-decrypt-attest curl dmsetup jose modprobe setsid sha256sum tpm2 \
+            ${lib.optionalString (names != [ ]) "cryptsetup"}; do
             if ! [ -x $out/bin/$attest_program ]; then
               echo "boot.initrd.tang-attest: stage 1 has no $attest_program" >&2
               exit 1

@@ -48,6 +48,7 @@ in
       availableKernelModules = strings;
       kernelModules = strings;
       clevis = {
+        devices = submodules { secretFile = mkOption { type = types.path; }; };
         enable = bool;
         package = option types.package pkgs.clevis;
         useTang = bool;

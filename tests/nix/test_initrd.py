@@ -56,6 +56,8 @@ def test_a_key_file_without_a_prompt_is_refused(nix: Nix, fallback: bool) -> Non
         f'{ATTEST}.tpm.modules = [ ]; boot.initrd.kernelModules = [ "tpm-tis-spi" ];',
         f'{ATTEST}.server = {{ urls = [ "https://10.0.0.1" ]; spki = "{SPKI}"; }};',
         f'{ATTEST}.server.urls = [ "http://10.0.0.1" ];',
+        # A pool of ZFS, which NixOS' own module opens.
+        f'{ATTEST}.devices = lib.mkForce {{ }}; boot.initrd.clevis.devices.pool.secretFile = "/pool.jwe";',
     ],
 )
 def test_what_works_is_not_refused(nix: Nix, definitions: str, systemd: bool) -> None:
@@ -242,3 +244,20 @@ def test_systemds_stage_1_has_the_programs(nix: Nix) -> None:
     assert "tpm2-wrapped" in str(
         nix.evaluate(machine_with("", systemd=True), "map toString r.config.boot.initrd.systemd.storePaths")
     )
+
+
+@pytest.mark.parametrize("missing", ["tpm2", "clevis-decrypt-attest", "jose", "cryptsetup", ""])
+def test_a_stage_1_without_a_program_is_not_built(nix: Nix, tmp_path: Path, missing: str) -> None:
+    """What the scripted stage 1 lacks ends its build, with its name, and not the next boot."""
+    check = nix.evaluate(machine_with(""), "r.config.boot.initrd.extraUtilsCommandsTest")
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "lib").mkdir()
+    (tmp_path / "lib/libtss2-tcti-device.so.0").touch()
+    listed = re.search(r"for attest_program in (.*?); do", check, re.DOTALL)
+    assert listed
+    for program in set(listed[1].replace("\\", " ").split()) - {missing}:
+        (tmp_path / "bin" / program).touch(0o755)
+    script = f"set -eu\nout={tmp_path}\n{check}"
+    built = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=False, timeout=20)
+    assert (built.returncode != 0) is bool(missing)
+    assert (f"stage 1 has no {missing}\n" in built.stderr) is bool(missing)
