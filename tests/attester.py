@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from cryptography.hazmat.decrepit.ciphers.modes import CFB
@@ -75,6 +77,7 @@ class Attester:
     clock: int = 1000
     reset_count: int = 1
     restart_count: int = 0
+    event_log: bytes = b""
 
     def __post_init__(self) -> None:
         size, _, scheme = self.kind.partition(":")
@@ -120,14 +123,7 @@ class Attester:
     def activate(self, credential_blob: bytes, encrypted_secret: bytes, ak_name: bytes) -> bytes:
         """What TPM2_ActivateCredential would recover (TPM 2.0 part 1, section 24)."""
         oaep = padding.OAEP(padding.MGF1(hashes.SHA256()), hashes.SHA256(), b"IDENTITY\0")
-        seed = self.ek.decrypt(encrypted_secret[2:], oaep)
-        blob, _ = TPM2B_ID_OBJECT.unmarshal(credential_blob)
-        integrity, encrypted = bytes(blob.credential)[2:34], bytes(blob.credential)[34:]
-        mac = hmac.new(_kdfa(seed, b"INTEGRITY", b"", 256), encrypted + ak_name, hashlib.sha256).digest()
-        if not hmac.compare_digest(mac, integrity):
-            raise ValueError("the credential is for another key")
-        decryptor = Cipher(algorithms.AES(_kdfa(seed, b"STORAGE", ak_name, 128)), CFB(bytes(16))).decryptor()
-        return bytes(decryptor.update(encrypted) + decryptor.finalize())[2:]
+        return recover(self.ek.decrypt(encrypted_secret[2:], oaep), credential_blob, ak_name)
 
     # --- quotes ---
 
@@ -195,12 +191,34 @@ class Attester:
     ) -> dict[str, str]:
         """Member ``attest`` of an unlock request."""
         quote = self.attest(binding, selection, **changes)
+        log = {"event_log": b64u(self.event_log)} if self.event_log else {}
         return {
             "nonce": nonce,
             "quote": b64u(quote),
             "signature": b64u(self.sign(quote)),
             "pcrs": b64u(self.values(selection)),
+            **log,
         }
+
+    def boot(self, vector: str) -> None:
+        """Be as a real machine was after the boot that tests/vectors/eventlogs/*vector* recorded: SHA-256 and log."""
+        directory = Path(__file__).parent / "vectors" / "eventlogs"
+        recorded = json.loads((directory / f"{vector}-pcrs.json").read_text())["sha256"]
+        self.pcrs["sha256"].update({int(pcr): bytes.fromhex(value) for pcr, value in recorded.items()})
+        self.pcrs["sha256"][15] = bytes(32)
+        self.event_log = (directory / f"{vector}.bin").read_bytes()
+        self.reset_count += 1
+
+
+def recover(seed: bytes, credential_blob: bytes, ak_name: bytes) -> bytes:
+    """What is in a credential for *ak_name*, once the EK gave its *seed* (TPM 2.0 part 1, section 24)."""
+    blob, _ = TPM2B_ID_OBJECT.unmarshal(credential_blob)
+    integrity, encrypted = bytes(blob.credential)[2:34], bytes(blob.credential)[34:]
+    mac = hmac.new(_kdfa(seed, b"INTEGRITY", b"", 256), encrypted + ak_name, hashlib.sha256).digest()
+    if not hmac.compare_digest(mac, integrity):
+        raise ValueError("the credential is for another key")
+    decryptor = Cipher(algorithms.AES(_kdfa(seed, b"STORAGE", ak_name, 128)), CFB(bytes(16))).decryptor()
+    return bytes(decryptor.update(encrypted) + decryptor.finalize())[2:]
 
 
 def public_ek(public: rsa.RSAPublicKey) -> bytes:

@@ -7,17 +7,14 @@ than RSA ones.  TPM structures are made once for each software and patched, as i
 from __future__ import annotations
 
 import hashlib
-import hmac
 import json
 from dataclasses import dataclass
 from typing import Any, Final
 
-from cryptography.hazmat.decrepit.ciphers.modes import CFB
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.ciphers import Cipher, algorithms
 from tpm2_pytss.constants import TPM2_ALG
-from tpm2_pytss.types import TPM2B_ID_OBJECT, TPM2B_PUBLIC, TPMT_PUBLIC
+from tpm2_pytss.types import TPM2B_PUBLIC, TPMT_PUBLIC
 
 from tang_attest.protocol.advertisement import thumbprint
 from tang_attest.protocol.base64url import b64u, unb64u
@@ -25,7 +22,7 @@ from tang_attest.protocol.challenge import unlock_digest
 from tang_attest.protocol.enrollment import activation_proof, enrollment_digest
 from tang_attest.protocol.policy import DEFAULT_SELECTION
 from tang_attest.protocol.tpm import parse_ak
-from tests.attester import EK_ATTRIBUTES, Attester, _kdfa
+from tests.attester import EK_ATTRIBUTES, Attester, recover
 from tests.bench.attester import Blinded, public_key, signed
 
 PCRS: Final = tuple(int(pcr) for pcr in DEFAULT_SELECTION.partition(":")[2].split(","))
@@ -131,13 +128,7 @@ class SoftwareMachine:
         own = self._ek.public_key().public_numbers().x.to_bytes(32, "big")
         # KDFe (part 1, section 11.4.10.3)
         seed = hashlib.sha256((1).to_bytes(4, "big") + shared + b"IDENTITY\0" + x + own).digest()
-        blob, _ = TPM2B_ID_OBJECT.unmarshal(credential_blob)
-        integrity, encrypted = bytes(blob.credential)[2:34], bytes(blob.credential)[34:]
-        mac = hmac.new(_kdfa(seed, b"INTEGRITY", b"", 256), encrypted + ak_name, hashlib.sha256).digest()
-        if not hmac.compare_digest(mac, integrity):
-            raise ValueError("the credential is for another key")
-        decryptor = Cipher(algorithms.AES(_kdfa(seed, b"STORAGE", ak_name, 128)), CFB(bytes(16))).decryptor()
-        return bytes(decryptor.update(encrypted) + decryptor.finalize())[2:]
+        return recover(seed, credential_blob, ak_name)
 
 
 def _key(text: str) -> ec.EllipticCurvePrivateKey:
