@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from datetime import datetime
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field
 
+from tang_attest.ports import RolloutDevice
 from tang_attest.protocol.dry_run import DryRun, Group
 from tang_attest.protocol.rollout import WHOLE, Rollout
 from tang_attest.service.rollouts import RolloutStatus, RolloutTerms
@@ -126,12 +127,17 @@ class DryRunView(View):
         )
 
 
-class RefusedView(View):
-    """A device that a rollout's change refused."""
+class FaredView(View):
+    """A device that a rollout's change permitted or refused; ``about`` says how."""
 
     device: str
-    about: str | None
+    about: str
     at: datetime
+
+    @classmethod
+    def of(cls, entry: RolloutDevice) -> FaredView:
+        """*entry*, as it is shown."""
+        return cls(device=entry.device, about=entry.about, at=entry.at)
 
 
 class BootedView(View):
@@ -151,16 +157,15 @@ class RolloutView(View):
     label: str | None
     limit: int
     salt: str
-    add: list[str]
-    retire: list[str]
+    change: dict[str, Any] = Field(description="What is added, retired, and the rules.")
     started_at: datetime
     started_by: str
     ended_at: datetime | None
     ended_by: str | None
     why: str | None
     devices: int
-    passed: list[str]
-    refused: list[RefusedView]
+    passed: list[FaredView]
+    refused: list[FaredView]
     waiting: list[str]
     states: list[BootedView]
     retirable: list[str]
@@ -171,8 +176,8 @@ class RolloutView(View):
         return cls(
             **_about(status.rollout),
             devices=status.devices,
-            passed=[entry.device for entry in status.passed],
-            refused=[RefusedView(device=e.device, about=e.about, at=e.at) for e in status.refused],
+            passed=[FaredView.of(entry) for entry in status.passed],
+            refused=[FaredView.of(entry) for entry in status.refused],
             waiting=list(status.waiting),
             states=[BootedView(label=label, devices=count) for label, count in status.states],
             retirable=list(status.retirable),
@@ -199,8 +204,7 @@ def _about(rollout: Rollout) -> dict[str, object]:
         "label": rollout.label,
         "limit": rollout.limit,
         "salt": rollout.salt,
-        "add": [state.label for state in rollout.change.add],
-        "retire": list(rollout.change.retire),
+        "change": rollout.change.dump(),
         "started_at": rollout.started_at,
         "started_by": rollout.started_by,
         "ended_at": rollout.ended_at,

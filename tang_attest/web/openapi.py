@@ -26,9 +26,11 @@ _REFUSALS: Final = {
     401: "No valid token.",
     403: "The token lacks the scope or is not for the policy, or what was asked is refused.",
     404: "What was named does not exist.",
+    408: "The body did not come in time.",
     409: "The state of the world forbids it; nothing changed.",
     413: "The body is too large.",
     415: "The body has another media type.",
+    429: "Too many requests; Retry-After has the seconds to wait.",
     500: "A defect of the server.",
     503: "The server's database is away; nothing changed, trying again is safe.",
 }
@@ -80,7 +82,7 @@ def _statuses(operation: Operation) -> list[int]:
     if operation.method == "GET":
         impossible.add(409)
     if operation.body is None:
-        impossible |= {415}
+        impossible.add(415)
     return [status for status in _REFUSALS if status not in impossible]
 
 
