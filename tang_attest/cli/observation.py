@@ -11,7 +11,8 @@ from tang_attest.cli.state import State, run
 from tang_attest.cli.types import Duration
 from tang_attest.ports import Observation
 from tang_attest.protocol.policy import ReferencePolicy
-from tang_attest.protocol.reference_state import ReferenceState
+from tang_attest.protocol.reference_state import COUNTING, ReferenceState
+from tang_attest.service.explanation import Explanation
 from tang_attest.service.reference_values import Approval
 
 
@@ -62,9 +63,57 @@ def list_observations(device: str | None, limit: int, as_json: bool) -> None:
     )
 
 
+@observation.command()
+@click.argument("number", type=click.IntRange(1), metavar="ID")
+@output.json_option
+def show(number: int, as_json: bool) -> None:
+    """Explain what is odd about an observation: by PCR, and event by event if the machine sent its log.
+
+    The log is compared with that of the machine's last permitted boot.  Look at it before you approve.
+    """
+    found = run(lambda state: state.explanations.explain(number))
+    if as_json:
+        output.print_json(_explanation_as_json(found))
+        return
+    entry = found.observation
+    click.echo(f"observation {entry.id} of {entry.device}, {entry.at:%Y-%m-%d %H:%M:%S} UTC: {entry.code}")
+    expected = found.nearest.values if found.nearest else {}
+    output.table(
+        ("pcr", "approved", "seen"),
+        [
+            (pcr, expected[pcr].hex() if pcr in expected else None, entry.snapshot.values[pcr].hex())
+            for pcr in found.differences
+        ],
+        empty=f"it equals state '{found.nearest.label}'" if found.nearest else "",
+    )
+    for change in found.changes:
+        click.echo(f"PCR {change.pcr}: {output.printable(change.sentence)}")
+    for doubt in found.doubts:
+        output.say(doubt)
+    if not found.reasons:
+        output.say(f"policy {found.policy} would permit it now")
+        return
+    for reason in found.reasons:
+        if reason.code in ("rule-failed", "log-replay-mismatch", "log-missing"):
+            output.say(output.decapitalize(reason.sentence.rstrip(".")))
+    output.hint(f"if you made this change: tang-attest approve {entry.device} --observation {entry.id}")
+
+
+def _explanation_as_json(found: Explanation) -> dict[str, object]:
+    return {
+        **_as_json(found.observation),
+        "policy": found.policy,
+        "nearest_state": found.nearest.label if found.nearest else None,
+        "differs": list(found.differences),
+        "reasons": [reason.as_json() for reason in found.reasons],
+        "changes": [change.as_json() for change in found.changes],
+        "doubts": list(found.doubts),
+    }
+
+
 def _differences(entry: Observation, policy: ReferencePolicy) -> tuple[int, ...]:
     values = entry.snapshot.values
-    differences = [state.differences(values) for state in policy.states]
+    differences = [state.differences(values) for state in policy.states if state.life in COUNTING]
     return min(differences, key=len, default=tuple(sorted(values)))
 
 

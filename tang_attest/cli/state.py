@@ -21,6 +21,7 @@ from tang_attest.keys.secret import ServerSecret, load_secret
 from tang_attest.ports import Store
 from tang_attest.service.admin_tokens import AdminTokens
 from tang_attest.service.caller import Author
+from tang_attest.service.explanation import Explanations
 from tang_attest.service.policy_changes import PolicyChanges
 from tang_attest.service.reference_values import ReferenceValues
 from tang_attest.service.registry import Registry
@@ -58,6 +59,7 @@ class State:
     registry: Registry
     reference_values: ReferenceValues
     policy_changes: PolicyChanges
+    explanations: Explanations
     rollouts: Rollouts
     admin_tokens: AdminTokens
     keys: ServerKeys
@@ -97,6 +99,7 @@ def compose(store: Store, secret: ServerSecret) -> State:
     clock, random, sealed = SystemClock(), SystemRandomness(), SealedKeys(secret)
     operator = operator_name()
     author = Author.operator(operator)
+    changes = PolicyChanges(store, clock, author)
     return State(
         store,
         sealed,
@@ -104,7 +107,8 @@ def compose(store: Store, secret: ServerSecret) -> State:
         secret,
         Registry(store, sealed, clock, random, operator),
         ReferenceValues(store, clock, author),
-        PolicyChanges(store, clock, author),
+        changes,
+        Explanations(store, clock, changes),
         Rollouts(store, clock, random, author),
         AdminTokens(store, clock, random, Author.operator(operator)),
         ServerKeys(store, sealed, clock, f"operator:{operator}"),

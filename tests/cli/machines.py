@@ -40,28 +40,15 @@ class Machines:
         """What *line* tells is done; how it ended."""
         name, _, deed = line.partition(" ")
         machine = self._machines.setdefault(name, Attester())
+        for pattern, happens in _DEEDS.items():
+            if match := re.fullmatch(pattern, deed):
+                return happens(machine, *match.groups())
         if match := re.fullmatch(r"enrolls with (\S+)", deed):
             return asyncio.run(self._try(self._enroll(machine, name, match[1])))
-        if deed == "unlocks":
-            return asyncio.run(self._try(self._unlock(machine, name)))
-        if match := re.fullmatch(r"extends PCR (\d+)", deed):
-            machine.extend(int(match[1]), b"something")
-            return "extended"
-        if deed == "boots":
-            machine.reset_count += 1
-            for values in machine.pcrs.values():
-                values[15] = bytes(len(values[0]))
-            return "booted"
-        if match := re.fullmatch(r"writes its values(?: with PCR (\d+) extended)? to (\S+)", deed):
-            source = _twin(machine, int(match[1])) if match[1] else machine
-            lines = [f"{pcr}: 0x{value.hex()}" for pcr, value in source.pcrs["sha256"].items()]
-            Path(match[2]).write_text("\n".join(["sha256:", *lines]) + "\n")
-            return "written"
         if match := re.fullmatch(r"announces a boot with PCR (\d+) extended, as (\S+)", deed):
             return asyncio.run(self._try(self._announce(machine, name, int(match[1]), match[2])))
-        if match := re.fullmatch(r"writes its AK to (\S+)", deed):
-            Path(match[1]).write_bytes(machine.ak_public)
-            return "written"
+        if deed == "unlocks":
+            return asyncio.run(self._try(self._unlock(machine, name)))
         raise ValueError(f"no machine can do this: {line}")
 
     async def _try(self, deed: Coroutine[None, None, str]) -> str:
@@ -126,6 +113,45 @@ class Machines:
             return announced.life.value
 
 
+def _extend(machine: Attester, pcr: str) -> str:
+    machine.extend(int(pcr), b"something")
+    return "extended"
+
+
+def _boot(machine: Attester) -> str:
+    machine.reset_count += 1
+    for values in machine.pcrs.values():
+        values[15] = bytes(len(values[0]))
+    return "booted"
+
+
+def _boot_as(machine: Attester, vector: str) -> str:
+    machine.boot(vector)
+    return "booted"
+
+
+def _write_values(machine: Attester, pcr: str | None, path: str) -> str:
+    source = _twin(machine, int(pcr)) if pcr else machine
+    lines = [f"{number}: 0x{value.hex()}" for number, value in source.pcrs["sha256"].items()]
+    Path(path).write_text("\n".join(["sha256:", *lines]) + "\n")
+    return "written"
+
+
+def _write_ak(machine: Attester, path: str) -> str:
+    Path(path).write_bytes(machine.ak_public)
+    return "written"
+
+
+#: What a machine does by itself, without asking the server.
+_DEEDS: dict[str, Callable[..., str]] = {
+    r"extends PCR (\d+)": _extend,
+    r"boots": _boot,
+    r"boots as in (\S+)": _boot_as,
+    r"writes its values(?: with PCR (\d+) extended)? to (\S+)": _write_values,
+    r"writes its AK to (\S+)": _write_ak,
+}
+
+
 def _twin(machine: Attester, pcr: int) -> Attester:
     """*machine* as it will be once ``extends PCR`` happened and it booted."""
     twin = Attester()
@@ -141,7 +167,7 @@ async def _kid(state: State, name: str) -> str:
 
 def _evidence(machine: Attester, nonce: str, binding: bytes, selection: str) -> Evidence:
     quote = machine.attest(binding, selection)
-    return Evidence(nonce, quote, machine.sign(quote), machine.values(selection), b"")
+    return Evidence(nonce, quote, machine.sign(quote), machine.values(selection), machine.event_log)
 
 
 def prepare(directory: Path, files: Mapping[str, str]) -> Callable[[str], str]:

@@ -1,0 +1,108 @@
+"""Why an observation was refused, for the person who has to decide: value by value, and event by event."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tang_attest.errors import Malformed, NotFound, Reason, Refused
+from tang_attest.ports import Clock, LastEvidence, Observation, Store
+from tang_attest.protocol import eventlog
+from tang_attest.protocol.policy import ReferencePolicy
+from tang_attest.protocol.reference_state import ReferenceState
+from tang_attest.protocol.rollout import judged_by
+from tang_attest.service.policy_changes import PolicyChanges
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """What is odd about an observation.
+
+    ``reasons`` is what the policy says of it *now*, empty when it would permit it.  ``nearest`` is the approved state
+    that differs least.  ``changes`` tells how its log differs from that of the device's last permitted boot, in the
+    PCRs that were quoted; ``doubts`` are sentences about what ``changes`` does not tell, or may not be believed.
+    """
+
+    observation: Observation
+    policy: str
+    reasons: tuple[Reason, ...]
+    nearest: ReferenceState | None
+    changes: tuple[eventlog.Change, ...]
+    doubts: tuple[str, ...]
+
+    @property
+    def differences(self) -> tuple[int, ...]:
+        """The PCRs in which the observation is not :attr:`nearest`; all of them without one."""
+        values = self.observation.snapshot.values
+        return tuple(sorted(values)) if self.nearest is None else self.nearest.differences(values)
+
+
+class Explanations:
+    """Reads only."""
+
+    def __init__(self, store: Store, clock: Clock, changes: PolicyChanges) -> None:
+        self._store, self._clock, self._changes = store, clock, changes
+
+    async def explain(self, observation_id: int) -> Explanation:
+        """Raises ``observation-missing``."""
+        for observation in await self._store.list_observations(None, 1, observation_id + 1):
+            if observation.id == observation_id:
+                return await self._explain(observation)
+        raise NotFound("observation-missing", f"There is no observation {observation_id}.")
+
+    async def _explain(self, observation: Observation) -> Explanation:
+        name, snapshot = observation.device, observation.snapshot
+        policy = await self._policy_of(name)
+        changes, doubts = compare_logs(observation, await self._store.get_evidence(name, permitted=True))
+        counting = [
+            state
+            for state in policy.states
+            if state.concerns(name) and state.obstacle(self._clock.now()) is None
+        ]
+        nearest = min(counting, key=lambda state: len(state.differences(snapshot.values)), default=None)
+        return Explanation(
+            observation, policy.name, self._reasons(policy, observation), nearest, changes, doubts
+        )
+
+    async def _policy_of(self, name: str) -> ReferencePolicy:
+        """The policy as it is for the device *name*, in a rollout or not."""
+        policy = await self._store.get_policy((await self._store.get_device(name)).policy)
+        rollout = await self._store.get_rollout(policy.name)
+        subjects = await self._changes.subjects(policy.name)
+        return next(
+            judged_by(policy, rollout, subject) for device, subject in subjects if device.name == name
+        )
+
+    def _reasons(self, policy: ReferencePolicy, observation: Observation) -> tuple[Reason, ...]:
+        snapshot = observation.snapshot
+        if snapshot.selection != policy.selection:
+            sentence = f"The observation is over {snapshot.selection}, the policy over {policy.selection}."
+            return (Reason("selection-mismatch", sentence),)
+        try:
+            policy.judge(observation.device, snapshot.values, self._clock.now(), snapshot.event_log)
+        except Refused as refusal:
+            return refusal.reasons
+        return ()
+
+
+def compare_logs(
+    observation: Observation, approved: LastEvidence | None
+) -> tuple[tuple[eventlog.Change, ...], tuple[str, ...]]:
+    """How the observation's log differs from that of *approved*, and what is to be doubted about that."""
+    seen = observation.snapshot
+    if not seen.event_log:
+        return (), ("the machine sent no event log, so only the values are known",)
+    if approved is None or not approved.snapshot.event_log:
+        return (), ("no event log of a permitted boot is known that this one could be compared with",)
+    bank, pcrs = seen.selection.bank, seen.selection.pcrs
+    try:
+        log = eventlog.parse(seen.event_log)
+        changes = eventlog.difference(eventlog.parse(approved.snapshot.event_log), log, bank, pcrs)
+        lies = [mismatch.pcr for mismatch in eventlog.replays_to(log, bank, seen.values)]
+    except Malformed as error:
+        return (), (f"the event log cannot be read: {error.sentence.rstrip('.')}",)
+    if not lies:
+        return changes, ()
+    named = ", ".join(map(str, lies))
+    return changes, (
+        f"the log does not lead to the quoted value of PCR {named}: it does not tell all, or not the truth",
+    )
