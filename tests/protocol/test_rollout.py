@@ -27,6 +27,7 @@ from tang_attest.protocol.rollout import (
     judged_by,
     place,
 )
+from tang_attest.protocol.rules import parse_rules
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 OLD, NEW = {0: b"\x01" * 32}, {0: b"\x02" * 32}
@@ -108,6 +109,18 @@ def test_retiring_is_rolled_out_too() -> None:
     rollout = make(change=PolicyChange((AddedState("new", NEW),), ("old",)))
     assert verdict(rollout, CANARY, OLD) == "state-retired"
     assert verdict(rollout, OTHER, OLD) == "old"
+
+
+def test_rules_are_rolled_out_too() -> None:
+    """Only the audience is asked for its event log, and whoever passed still is after a stop."""
+    rules = parse_rules(
+        {"judge-by-events": [0], "rules": [{"events": {"pcr": 0, "allow": [{"data-matches": "x"}]}}]}
+    )
+    rollout = make(change=PolicyChange(rules=rules))
+    stopped = make(change=PolicyChange(rules=rules), status=Status.STOPPED)
+    assert verdict(rollout, CANARY, OLD) == "log-missing"
+    assert verdict(rollout, OTHER, OLD) == verdict(stopped, CANARY, OLD) == "old"
+    assert verdict(stopped, Subject("a", (), PASSED), OLD) == "log-missing"
 
 
 @pytest.mark.parametrize("status", [Status.STOPPED, Status.FINISHED, Status.ABANDONED])
