@@ -124,11 +124,11 @@ def init(state: Path) -> None:
     subprocess.run([PROGRAM, "--state", state, "init"], check=True, capture_output=True, timeout=60)
 
 
-def create_tokens(state: Path, selections: Sequence[str]) -> list[str]:
+def create_tokens(state: Path, selections: Sequence[str], database: str | None = None) -> list[str]:
     """One-time tokens, as ``tang-attest token create --record --allow-unverified-ek`` makes them."""
 
     async def create() -> list[str]:
-        async with opened(Settings(state=state)) as it:
+        async with opened(Settings(state=state, database=database)) as it:
             return [(await it.registry.create_token(_terms(selection)))[0] for selection in selections]
 
     return asyncio.run(create())

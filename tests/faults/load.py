@@ -12,17 +12,15 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from datetime import timedelta
 from pathlib import Path
 from typing import Any, Self
 
 from tang_attest.cli.state import opened
 from tang_attest.config import Settings
-from tang_attest.protocol.pcr import Selection
-from tang_attest.service.registry import TokenTerms
 from tang_attest.store import tables
 from tests.bench.attester import SELECTION, Blinded, Machine
 from tests.bench.client import Answer, ask
+from tests.bench.servers import create_tokens
 from tests.cli.serving import Serving
 from tests.cli.transcript import environment, run
 
@@ -68,22 +66,7 @@ class Site:
 
     def tokens(self, count: int) -> list[str]:
         """One-time tokens."""
-        return asyncio.run(self._tokens(count))
-
-    async def _tokens(self, count: int) -> list[str]:
-        terms = TokenTerms(
-            name=None,
-            policy=None,
-            record=True,
-            selection=Selection.parse(SELECTION),
-            cap_pcr=15,
-            allow_unverified_ek=True,
-            force=True,
-            valid_for=timedelta(hours=1),
-            learn_for=timedelta(hours=1),
-        )
-        async with opened(self.settings) as it:
-            return [(await it.registry.create_token(terms))[0] for _ in range(count)]
+        return create_tokens(self.directory / "state", [SELECTION] * count, self.database)
 
     @property
     def settings(self) -> Settings:

@@ -9,6 +9,7 @@ import pytest
 
 from tang_attest.errors import Conflict, Unavailable
 from tang_attest.store.batch import Batcher
+from tang_attest.store.failures import Spoiled
 
 
 class Echo:
@@ -97,6 +98,21 @@ async def test_a_batch_fails_for_all(fails: Exception) -> None:
     assert results == [fails] * 3
     echo.fails = None
     assert await batcher.submit(4) == 4
+
+
+async def test_who_waits_hears_that_the_database_is_away() -> None:
+    """With the batch that found out, and not one timeout later; an item that was refused says nothing about others."""
+    echo = Echo()
+    batcher = make(echo, batch_limit=1)
+    for fails, batches in ((Unavailable("unavailable", "Away."), 1), (Spoiled("unavailable", "Refused."), 3)):
+        echo.batches.clear()
+        echo.fails = fails
+        echo.go.clear()
+        callers = [asyncio.create_task(batcher.submit(number)) for number in range(3)]
+        await spin()
+        echo.go.set()
+        assert await asyncio.gather(*callers, return_exceptions=True) == [fails] * 3
+        assert len(echo.batches) == batches
 
 
 async def test_too_few_results_are_an_error_for_all() -> None:
