@@ -1,4 +1,4 @@
-# services.clevis-attest-agent: answers the server's questions about the running system.
+# services.clevis-attest-agent: shows the server, whenever it asks, what the running system is.
 {
   config,
   lib,
@@ -8,6 +8,13 @@
 let
   cfg = config.services.clevis-attest-agent;
   inherit (lib) mkOption types;
+
+  # The unit is packaging/systemd/clevis-attest-agent.service, hardening and all.
+  unit = pkgs.runCommand "clevis-attest-agent-unit" { } ''
+    install -D -m 644 ${../packaging/systemd/clevis-attest-agent.service} \
+      $out/lib/systemd/system/clevis-attest-agent.service
+  '';
+  agentConf = config.environment.etc."clevis-attest/agent.conf".text;
 in
 {
   options.services.clevis-attest-agent = {
@@ -24,76 +31,36 @@ in
       type = types.listOf (types.strMatching "https?://[^/].*");
       default = [ ];
       example = [ "https://10.0.0.1:7500" ];
-      description = "The server's addresses, tried in this order.";
+      description = "The server's addresses, tried in this order; those of this machine's one enrollment if there are none.";
     };
 
     kid = mkOption {
       type = types.nullOr (types.strMatching "[A-Za-z0-9_-]{43}");
       default = null;
-      description = "The thumbprint of this machine's exchange key, which names it at the server; `clevis attest enroll` prints it.";
+      description = "The thumbprint of this machine's exchange key, if it is enrolled more than once.";
     };
 
-    interval = mkOption {
-      type = types.nullOr types.ints.positive;
+    spki = mkOption {
+      type = types.nullOr (types.strMatching "sha256//[A-Za-z0-9+/]{43}=(;sha256//[A-Za-z0-9+/]{43}=)*");
       default = null;
-      description = "Seconds between two connections when the server does not say; the agent's own default without it.";
+      description = "For https: the server's pinned public key.";
     };
   };
 
   config = lib.mkIf cfg.enable {
-    assertions = [
-      {
-        assertion = cfg.urls != [ ];
-        message = "services.clevis-attest-agent.urls: no address of a server.";
-      }
-      {
-        assertion = cfg.kid != null;
-        message = "services.clevis-attest-agent.kid: enroll this machine (clevis attest enroll), and give the thumbprint that it prints.";
-      }
-    ];
-
     environment.etc."clevis-attest/agent.conf".text =
       lib.concatMapStrings (url: "url=${url}\n") cfg.urls
       + lib.optionalString (cfg.kid != null) "kid=${cfg.kid}\n"
-      + lib.optionalString (cfg.interval != null) "interval=${toString cfg.interval}\n";
+      + lib.optionalString (cfg.spki != null) "spki=${cfg.spki}\n";
 
+    systemd.packages = [ unit ];
     systemd.services.clevis-attest-agent = {
-      description = "Show quotes of this system to a tang-attest server";
       wantedBy = [ "multi-user.target" ];
-      wants = [ "network-online.target" ];
-      after = [ "network-online.target" ];
-      restartTriggers = [ config.environment.etc."clevis-attest/agent.conf".text ];
-      serviceConfig = {
-        ExecStart = "${cfg.package}/bin/clevis-attest-agent";
-        Restart = "always";
-        RestartSec = 10;
-        RuntimeDirectory = "clevis-attest-agent";
-        CapabilityBoundingSet = "";
-        DeviceAllow = [ "/dev/tpmrm0 rw" ];
-        DevicePolicy = "closed";
-        LockPersonality = true;
-        MemoryDenyWriteExecute = true;
-        NoNewPrivileges = true;
-        PrivateTmp = true;
-        ProtectClock = true;
-        ProtectControlGroups = true;
-        ProtectHome = true;
-        ProtectHostname = true;
-        ProtectKernelModules = true;
-        ProtectKernelTunables = true;
-        ProtectSystem = "strict";
-        RestrictAddressFamilies = [
-          "AF_INET"
-          "AF_INET6"
-          "AF_UNIX"
-        ];
-        RestrictNamespaces = true;
-        RestrictRealtime = true;
-        RestrictSUIDSGID = true;
-        SystemCallArchitectures = "native";
-        SystemCallFilter = [ "@system-service" ];
-        UMask = "0077";
-      };
+      restartTriggers = [ agentConf ];
+      serviceConfig.ExecStart = [
+        ""
+        "${cfg.package}/bin/clevis-attest-agent"
+      ];
     };
   };
 }

@@ -32,6 +32,7 @@ let
     "state"
   ];
 
+  largest = 9223372036854775807;
   toType =
     setting:
     if setting ? anyOf then
@@ -47,10 +48,8 @@ let
       types.listOf (toType setting.items)
     else if setting.type == "boolean" then
       types.bool
-    else if setting.type == "integer" && setting ? minimum && setting ? maximum then
-      types.ints.between setting.minimum setting.maximum
     else if setting.type == "integer" then
-      types.int
+      types.ints.between (setting.minimum or (-largest)) (setting.maximum or largest)
     else if setting.type == "string" && setting.format or "" == "path" then
       # Not types.path: a path literal would copy the file, a private key for example, into the store.
       types.strMatching "/.*"

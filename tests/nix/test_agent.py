@@ -2,54 +2,75 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from pathlib import Path
 
 import pytest
 
-from tests.nix.nix import Nix
+from tests.nix.conftest import units_directory
+from tests.nix.nix import EvaluationError, Nix
 
 AGENT = "services.clevis-attest-agent"
 KID = "k" * 43
+SPKI = "sha256//" + "A" * 43 + "="
+ETC = 'r.config.environment.etc."clevis-attest/agent.conf".text'
 
 
 def agent(definitions: str) -> str:
     """The module of a machine with the agent."""
-    return f'{{ {AGENT} = {{ enable = true; urls = [ "https://a" "https://b" ]; kid = "{KID}"; }}; {definitions} }}'
+    return f"{{ {AGENT} = {{ enable = true; {definitions} }}; }}"
 
 
 @pytest.mark.parametrize(
     ("definitions", "lines"),
-    [("", []), (f"{AGENT}.interval = 60;", ["interval=60"])],
-    ids=["default", "interval"],
+    [
+        ("", []),
+        ('urls = [ "https://a" "http://b:1" ];', ["url=https://a", "url=http://b:1"]),
+        (f'kid = "{KID}"; spki = "{SPKI}";', [f"kid={KID}", f"spki={SPKI}"]),
+    ],
+    ids=["enrollment", "urls", "kid-spki"],
 )
-def test_the_agents_file(nix: Nix, definitions: str, lines: list[str]) -> None:
-    """What the agent reads, line by line."""
-    text = nix.evaluate(agent(definitions), 'r.config.environment.etc."clevis-attest/agent.conf".text')
-    assert text.splitlines() == ["url=https://a", "url=https://b", f"kid={KID}", *lines]
+def test_the_agents_file(nix: Nix, tmp_path: Path, definitions: str, lines: list[str]) -> None:
+    """What is set, line by line, and nothing that the agent does not know: it ends on a line that it cannot read."""
+    text = nix.evaluate(agent(definitions), ETC)
+    assert text.splitlines() == lines
+    package = nix.realize(agent(definitions), f"toString r.config.{AGENT}.package")
+    (tmp_path / "agent.conf").write_text(text)
+    ran = subprocess.run(
+        [Path(package) / "bin/clevis-attest-agent", "--once", "--config", tmp_path / "agent.conf"],
+        env=os.environ | {"CLEVIS_ATTEST_STATE_DIR": str(tmp_path), "CLEVIS_ATTEST_RUN_DIR": str(tmp_path)},
+        capture_output=True, text=True, check=False, timeout=60,
+    )  # fmt: skip
+    assert ran.stderr.startswith("tang-attest: this machine is not enrolled"), ran
 
 
-@pytest.mark.parametrize(("given", "message"), [("kid", "no address"), ("urls", "enroll this machine")])
-def test_an_agent_without_a_server_is_refused(nix: Nix, given: str, message: str) -> None:
-    """It would only fail in a loop."""
-    definition = {"kid": f'kid = "{KID}";', "urls": 'urls = [ "https://a" ];'}[given]
-    failed = nix.evaluate(f"{{ {AGENT} = {{ enable = true; {definition} }}; }}", "r.failed")
-    assert [text for text in failed if AGENT in text and message in text], failed
+@pytest.mark.parametrize("definition", ['urls = [ "a" ];', 'kid = "k";', 'spki = "x";', "interval = 5;"])
+def test_a_wrong_option_stops_the_evaluation(nix: Nix, definition: str) -> None:
+    """The server says how often it asks; there is no option for it."""
+    with pytest.raises(EvaluationError, match=f"{AGENT}.{definition.split(' ', maxsplit=1)[0]}"):
+        nix.evaluate(agent(definition), f"[ r.config.{AGENT}.enable ({ETC}) ]")
 
 
 def test_systemd_accepts_the_agents_unit(nix: Nix, tmp_path: Path) -> None:
-    """The unit is well-formed; the program comes with the package that has the agent."""
-    text = nix.realize(agent(""), 'r.units."clevis-attest-agent.service"')
-    assert "/bin/clevis-attest-agent\n" in text
-    unit = tmp_path / "clevis-attest-agent.service"
-    unit.write_text(
-        "\n".join("ExecStart=/bin/true" if "ExecStart=" in line else line for line in text.splitlines())
+    """The unit is the one in packaging/, and starts the agent of the package."""
+    packages, text = nix.realize(
+        agent(""), '[ (map toString r.config.systemd.packages) r.units."clevis-attest-agent.service" ]'
+    )
+    (unit,) = [Path(path) for path in packages if path.endswith("-clevis-attest-agent-unit")]
+    directory = units_directory(
+        tmp_path,
+        {
+            "clevis-attest-agent.service": (
+                unit / "lib/systemd/system/clevis-attest-agent.service"
+            ).read_text(),
+            "clevis-attest-agent.service.d/overrides.conf": text,
+        },
     )
     verified = subprocess.run(
-        ["systemd-analyze", "verify", "--man=no", unit],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-    )
+        ["systemd-analyze", "verify", "--man=no", directory / "clevis-attest-agent.service"],
+        env=os.environ | {"SYSTEMD_UNIT_PATH": f"{directory}:"},
+        capture_output=True, text=True, check=False, timeout=60,
+    )  # fmt: skip
     assert (verified.stdout + verified.stderr, verified.returncode) == ("", 0)
+    assert f"ExecStart=\nExecStart={nix.directory}" in text

@@ -30,6 +30,8 @@ CHOSEN: dict[str, Any] = {
     "database": "postgresql+asyncpg://tang:a'\"\\b@db/tang",
     "endpoint": "/tang",
     "host": "::1",
+    "limit_exempt": "10.0.0.0/8,fd00::/8",
+    "metrics_listen": "127.0.0.1:9750",
 }
 
 
@@ -44,7 +46,10 @@ def another(name: str) -> Any:
     if kind["type"] == "boolean":
         return not schema["default"]
     if kind["type"] == "integer":
-        return kind["maximum"] if schema["default"] != kind["maximum"] else kind["minimum"]
+        least, most = kind.get("minimum", 1), kind.get("maximum", 2**31)
+        return most if schema["default"] != most else least
+    if kind["type"] == "array":
+        return [name]
     return f"/run/{name}" if kind.get("format") == "path" else name
 
 
@@ -56,12 +61,16 @@ def nix_string(text: str) -> str:
     return json.dumps(text).replace("${", "\\${")
 
 
+def nix_value(value: Any) -> str:
+    """A Nix literal."""
+    if isinstance(value, list):
+        return f"[ {' '.join(nix_value(item) for item in value)} ]"
+    return nix_string(value) if isinstance(value, str) else json.dumps(value)
+
+
 def nix_settings(settings: dict[str, Any]) -> str:
     """Definitions of settings."""
-    return " ".join(
-        f"{SERVER}.settings.{name} = {nix_string(value) if isinstance(value, str) else json.dumps(value)};"
-        for name, value in settings.items()
-    )
+    return " ".join(f"{SERVER}.settings.{name} = {nix_value(value)};" for name, value in settings.items())
 
 
 def config_file(nix: Nix, definitions: str) -> Path:
