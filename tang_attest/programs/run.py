@@ -43,16 +43,32 @@ async def run_program(
             os.killpg(process.pid, signal.SIGKILL)
         if process.returncode is None:
             await process.wait()
+        await _end(process.stdin)
 
 
 async def _talk(process: asyncio.subprocess.Process, stdin: bytes) -> tuple[int, str]:
     assert process.stdin is not None  # noqa: S101 - for the type checker
     assert process.stderr is not None  # noqa: S101 - for the type checker
-    with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # it need not read
-        process.stdin.write(stdin)
-        await process.stdin.drain()
-    process.stdin.close()
-    said = bytearray()
-    while chunk := await process.stderr.read(_MAX_SAID):
-        said += chunk[: _MAX_SAID - len(said)]
+    _, said = await asyncio.gather(_give(process.stdin, stdin), _hear(process.stderr))
     return await process.wait(), said.decode(errors="replace")
+
+
+async def _give(pipe: asyncio.StreamWriter, data: bytes) -> None:
+    with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # it need not read
+        pipe.write(data)
+        await pipe.drain()
+    await _end(pipe)
+
+
+async def _end(pipe: asyncio.StreamWriter | None) -> None:
+    if pipe is not None:
+        pipe.close()
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            await pipe.wait_closed()
+
+
+async def _hear(pipe: asyncio.StreamReader) -> bytes:
+    said = bytearray()
+    while chunk := await pipe.read(_MAX_SAID):
+        said += chunk[: _MAX_SAID - len(said)]
+    return bytes(said)

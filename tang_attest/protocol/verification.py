@@ -55,6 +55,10 @@ def check_reach(tcti: str, ak_handle: str) -> None:
         raise Malformed("setting-invalid", "An AK's handle is persistent, such as 0x81010002.")
 
 
+#: Refusals by a policy's rules that are no verdict either: a log is not signed, and may be lost or changed on the way.
+UNPROVEN: Final = frozenset({"log-missing", "eventlog-malformed", "log-replay-mismatch"})
+
+
 def cap_value(bank: str) -> bytes:
     """The cap PCR of *bank* after the cap: Extend(0, H(event)) (TPM 2.0 part 1, section 17)."""
     event = hashlib.new(bank, CAP_EVENT).digest()
@@ -75,9 +79,13 @@ def running_selection(selection: Selection) -> Selection:
 def running_policy(boot: ReferencePolicy) -> ReferencePolicy:
     """The policy *boot*, as a running system shows its states: capped, and without PCR 10 and 11.
 
-    A state that was approved for one boot counts for as long as that boot lasts.  Raises ``selection-invalid``.
+    A state that was approved for one boot counts for as long as that boot lasts.  Raises ``selection-invalid``, also
+    when the policy's rules read a PCR that moves: the log does not say how it moved.
     """
     selection = running_selection(boot.selection)
+    if boot.rules is not None and not boot.rules.pcrs <= set(selection.pcrs):
+        sentence = f"The rules of policy '{boot.name}' read a PCR that moves while a system runs."
+        raise Refused("selection-invalid", sentence)
     states = tuple(_running(state, selection, boot.cap_pcr) for state in boot.states)
     return replace(boot, selection=selection, states=states)
 

@@ -9,6 +9,7 @@ row for each round.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -38,7 +39,13 @@ from tang_attest.protocol.pcr import PcrValues, Selection
 from tang_attest.protocol.policy import ReferencePolicy, check_policy_selection
 from tang_attest.protocol.quote import Evidence, VerifiedQuote, verify_quote
 from tang_attest.protocol.reference_state import reference_state
-from tang_attest.protocol.verification import VERDICTS, Outcome, running_policy, running_selection
+from tang_attest.protocol.verification import (
+    UNPROVEN,
+    VERDICTS,
+    Outcome,
+    running_policy,
+    running_selection,
+)
 from tang_attest.service.device_keys import DeviceKey, find_device_key
 from tang_attest.service.unlock import enrolled_device
 
@@ -70,12 +77,14 @@ class Verify:
 
     async def challenge_for(self, bound: DeviceKey, selection: Selection | None = None) -> Challenge:
         """The same for a device that was looked up; over *selection* when the values are to be recorded."""
+        rules = False
         if selection is None:
-            selection = (await self._policy(bound)).selection
+            policy = await self._policy(bound)
+            selection, rules = policy.selection, policy.rules is not None
         now_ms = int(self._clock.now().timestamp() * 1000)
         subject = _subject(bound, selection)
         nonce = make_nonce(self._nonce_key, Purpose.VERIFY, subject, now_ms, self._random.bytes(16))
-        return Challenge(nonce, selection, self._ttl_s)
+        return Challenge(nonce, selection, self._ttl_s, event_log_wanted=rules)
 
     async def respond(self, kid: str, evidence: Evidence, *, fetched: bool = False) -> Round:
         """Judge *evidence*.  A refusal that counts is a :class:`Round`; what is no verdict raises.
@@ -95,8 +104,14 @@ class Verify:
             return await self._conclude(bound, None, refusal, now, made_at)
         try:
             # Not appraise(): nothing here may become a permit.
-            policy.judge(bound.device.name, quote.values, now)
+            judged = (bound.device.name, quote.values, now, evidence.event_log)
+            if policy.rules is None:
+                policy.judge(*judged)
+            else:  # a log takes milliseconds
+                await asyncio.to_thread(policy.judge, *judged)
         except Refused as refusal:
+            if {reason.code for reason in refusal.reasons} <= UNPROVEN:
+                raise
             return await self._conclude(bound, quote, refusal, now, made_at)
         return await self._conclude(bound, quote, None, now, made_at)
 

@@ -446,3 +446,25 @@ async def sweep(server: Server, seconds: int) -> None:
         await server.watching.sweep()
         server.clock.advance(seconds=10)
     await server.watching.sweep()
+
+
+# --- rules ------------------------------------------------------------------------------------------------------------
+
+
+async def test_rules_ask_running_machines_for_their_log(server: Server, attester: Attester) -> None:
+    """What the firmware logged is there while a system runs; a log that is lost on the way is no verdict."""
+    from tests.web.test_rules import machine, rule, ruled
+
+    kid = await machine(server, attester)
+    await rule(server, ruled(attester))
+    attester.extend(15, CAP_EVENT)
+    challenge = (await poll(server, kid)).body["challenge"]
+    assert challenge["evidence"] == ["quote", "event-log"]
+    body = evidence(attester, kid, challenge)
+    without = {name: value for name, value in body.items() if name != "event_log"}
+    assert (await server.post(f"/attest/agent/{kid}/evidence", without)).code == "log-missing"
+    assert (await server.store.get_device("pi-b")).standing.outcome is None
+    answer = await server.post(
+        f"/attest/agent/{kid}/evidence", body | {"event_log": b64u(attester.event_log)}
+    )
+    assert answer.body["outcome"] == "verified"
