@@ -6,8 +6,10 @@ by a test.
 
 from __future__ import annotations
 
+import re
 import tomllib
 from collections.abc import Mapping
+from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from typing import Any, Final, Literal, Self
 
@@ -58,6 +60,27 @@ class Settings(BaseModel):
     enroll_ttl: int = Field(
         300, ge=5, le=3600, description="Seconds in which an enrollment has to be finished."
     )
+    metrics_listen: str | None = Field(
+        None,
+        description="HOST:PORT where /metrics is read, such as 127.0.0.1:9750; each further worker has the next port.",
+    )
+    address_rate: int = Field(
+        400,
+        ge=0,
+        description="Requests per second that one address (of IPv6: one /64) may make for long, ten times as many at once; 0 is no limit.",
+    )
+    device_rate: int = Field(
+        2,
+        ge=0,
+        description="Requests per second that one address may make about one device for long, 30 times as many at once; 0 is no limit.",
+    )
+    address_connections: int = Field(2048, ge=1, description="Open connections of one address.")
+    max_connections: int = Field(4096, ge=1, description="Open connections in all.")
+    max_requests: int = Field(1024, ge=1, description="Requests that are worked on at a time.")
+    limit_exempt: str = Field(
+        "127.0.0.0/8,::1/128",
+        description="Networks that are never limited as an address, such as a proxy's; separated by commas.",
+    )
     log_format: Literal["console", "json"] = Field("console", description="How log lines look.")
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="The least that is logged."
@@ -72,6 +95,23 @@ class Settings(BaseModel):
             raise ValueError("a path must not be empty")
         return value
 
+    @field_validator("metrics_listen")
+    @classmethod
+    def _is_address(cls, value: str | None) -> str | None:
+        if value is not None and not re.fullmatch(r".+:\d{1,5}", value):
+            raise ValueError("it is HOST:PORT, such as 127.0.0.1:9750")
+        return value
+
+    @field_validator("limit_exempt")
+    @classmethod
+    def _are_networks(cls, value: str) -> str:
+        for part in filter(None, value.split(",")):
+            try:
+                ip_network(part.strip())
+            except ValueError:
+                raise ValueError(f"'{part.strip()}' is not a network such as 192.0.2.0/24") from None
+        return value
+
     @model_validator(mode="after")
     def _belong_together(self) -> Self:
         if (self.tls_certificate is None) != (self.tls_key is None):
@@ -79,6 +119,18 @@ class Settings(BaseModel):
         if self.tang_dir is not None and not self.plain_tang:
             raise ValueError("tang_dir needs plain_tang: without it no key answers without evidence")
         return self
+
+    @property
+    def exempt_networks(self) -> tuple[IPv4Network | IPv6Network, ...]:
+        """``limit_exempt``, read."""
+        return tuple(ip_network(part.strip()) for part in filter(None, self.limit_exempt.split(",")))
+
+    def metrics_address(self, worker: int) -> tuple[str, int] | None:
+        """Host and port where *worker* (from 0) shows its metrics; port 0 is a free one for each."""
+        if self.metrics_listen is None:
+            return None
+        host, _, port = self.metrics_listen.rpartition(":")
+        return host.strip("[]"), int(port) + worker if int(port) else 0
 
     @property
     def database_url(self) -> str:

@@ -20,6 +20,8 @@ ACTIONS: Final[dict[str, str]] = {
     # --- the request itself -------------------------------------------------------------------------------
     "request-malformed": "Send the request as docs/protocol.md describes it.",
     "request-too-large": "Send less; the limits are in docs/protocol.md.",
+    "request-slow": "Send the whole request at once; if that was done, look for a slow or broken network in between.",
+    "too-many-requests": "Ask again after the seconds that Retry-After names; docs/how-to/operate.md has the limits.",
     "point-invalid": "Send a point of the named curve as an EC JWK; the disk's header may be damaged.",
     "curve-mismatch": "Use the curve of the device's exchange key, which its advertisement names.",
     "key-unknown": "Check the server's address; if the device was removed, enroll it again and rebind the disk.",

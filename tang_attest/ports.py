@@ -411,6 +411,16 @@ class Enrollment:
     evidence: NewEvidence | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class QueueFigures:
+    """What a queue of the store did since the start: transactions, the items in them, items that failed; and waits now."""
+
+    batches: int
+    items: int
+    failures: int
+    waiting: int
+
+
 class Store(Protocol):
     """The registry.  Every write is one transaction that includes its audit entries and is durable on return.
 
@@ -418,6 +428,16 @@ class Store(Protocol):
     :class:`~tang_attest.errors.NotFound`, and :class:`~tang_attest.errors.Unavailable` when the database is
     away; nothing else.
     """
+
+    # whether it is there, and how it does
+    async def check(self) -> None:
+        """Raise ``unavailable``, ``schema-old``, ``schema-new`` when the database cannot be used."""
+
+    async def seen(self, now: datetime) -> Mapping[str, int]:
+        """The number of devices by when they last gave evidence: ``hour``, ``day``, ``week`` ago, ``before``, ``never``."""
+
+    def queues(self) -> Mapping[str, QueueFigures]:
+        """What each queue did, by name."""
 
     # the request path
     async def find_key(self, kid: str) -> BoundKey | None:

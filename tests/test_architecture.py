@@ -47,6 +47,7 @@ MAY_IMPORT = {
 ONLY_IN = {
     "tpm2_pytss": "protocol/tpm.py",
     "aiohttp": "web",
+    "prometheus_client": "web",
     "asyncpg": "store",
     "sqlalchemy": "store",
     "alembic": "store",

@@ -20,6 +20,14 @@ import structlog
 
 from tang_attest import log
 from tang_attest.cli import output
+from tang_attest.cli.observing import (
+    bind_metrics,
+    count_only,
+    kept_refusals,
+    make_limiter,
+    observe,
+    show_metrics,
+)
 from tang_attest.cli.state import State, SystemClock, SystemRandomness, opened
 from tang_attest.cli.watching import watch
 from tang_attest.config import Settings, load_settings
@@ -34,6 +42,7 @@ from tang_attest.service.agents import Agents
 from tang_attest.service.announce import Announce
 from tang_attest.service.enroll import Enroll
 from tang_attest.service.polls import Polls
+from tang_attest.service.refusals import Refusals
 from tang_attest.service.server_keys import MergedKeys, ServerKeys
 from tang_attest.service.unlock import Unlock
 from tang_attest.store.engine import parse_url
@@ -88,6 +97,13 @@ _path = click.Path(path_type=Path)
 @_option("--webhook-secret", type=_path)
 @_option("--challenge-ttl", type=int)
 @_option("--enroll-ttl", type=int)
+@_option("--metrics-listen")
+@_option("--address-rate", type=int)
+@_option("--device-rate", type=int)
+@_option("--address-connections", type=int)
+@_option("--max-connections", type=int)
+@_option("--max-requests", type=int)
+@_option("--limit-exempt")
 @_option("--log-format")
 @_option("--log-level")
 @click.pass_context
@@ -110,6 +126,7 @@ def serve(ctx: click.Context, /, config: Path | None, **flags: Any) -> None:
     log.configure(settings.log_format, settings.log_level)
     sockets = inherited(os.environ)
     shares = [sockets] * settings.workers if sockets else bind(settings.host, settings.port, settings.workers)
+    metrics = bind_metrics(settings)
 
     def prepare() -> Work:
         current = load_settings(config, flags)
@@ -117,15 +134,17 @@ def serve(ctx: click.Context, /, config: Path | None, **flags: Any) -> None:
         _warn_of_fixed(settings, current)
         _check_before_work(current)
         tls = _tls(current)
-        return lambda place: _answer(current, shares[place.index], tls, place)
+        return lambda place: _answer(current, shares[place.index], metrics[place.index], tls, place)
 
     port = port_of(shares[0][0])
 
     def close() -> None:
-        for listener in itertools.chain(*shares):
+        for listener in itertools.chain(*shares, *metrics):
             listener.close()
 
-    supervisor = Supervisor(settings.workers, prepare, lambda: _started(settings, port), close, Notifier())
+    supervisor = Supervisor(
+        settings.workers, prepare, lambda: _started(settings, port, metrics), close, Notifier()
+    )
     try:
         code = supervisor.run()
     finally:
@@ -137,12 +156,12 @@ def serve(ctx: click.Context, /, config: Path | None, **flags: Any) -> None:
 
 def _warn_of_fixed(first: Settings, current: Settings) -> None:
     """Sockets and processes are those of the start: a reload does not change them."""
-    for name in ("host", "port", "port_file", "workers"):
+    for name in ("host", "port", "port_file", "workers", "metrics_listen"):
         if getattr(first, name) != getattr(current, name):
             _log.warning("setting-needs-restart", setting=name)
 
 
-def _started(settings: Settings, port: int) -> None:
+def _started(settings: Settings, port: int, metrics: Sequence[Sequence[socket.socket]]) -> None:
     if settings.port_file is not None:
         _write_port(settings.port_file, port)
     _log.info(
@@ -152,6 +171,7 @@ def _started(settings: Settings, port: int) -> None:
         workers=settings.workers,
         https=settings.tls_certificate is not None,
         plain_tang=settings.plain_tang,
+        metrics=[port_of(listeners[0]) for listeners in metrics if listeners],
     )
 
 
@@ -165,13 +185,17 @@ def _check_before_work(settings: Settings) -> None:
 
 
 def _answer(
-    settings: Settings, sockets: Sequence[socket.socket], tls: ssl.SSLContext | None, place: Place
+    settings: Settings,
+    sockets: Sequence[socket.socket],
+    metrics: Sequence[socket.socket],
+    tls: ssl.SSLContext | None,
+    place: Place,
 ) -> int:
     """A worker's life; its exit code."""
     import uvloop
 
     try:
-        uvloop.run(_serve(settings, sockets, tls, place))
+        uvloop.run(_serve(settings, sockets, metrics, tls, place))
     except TangAttestError as error:
         output.error(error)
         return 1
@@ -185,7 +209,11 @@ def _tls(settings: Settings) -> ssl.SSLContext | None:
 
 
 async def _serve(
-    settings: Settings, sockets: Sequence[socket.socket], tls: ssl.SSLContext | None, place: Place
+    settings: Settings,
+    sockets: Sequence[socket.socket],
+    metrics: Sequence[socket.socket],
+    tls: ssl.SSLContext | None,
+    place: Place,
 ) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -194,8 +222,8 @@ async def _serve(
     loop.add_reader(place.life, stop.set)  # the supervisor was killed
     polls = Polls()
     release = asyncio.create_task(_release(stop, polls))
-    async with _site(settings, polls) as site:
-        await runner.run(make_app(site), sockets, tls, place.ready, stop)
+    async with _site(settings, polls) as site, show_metrics(site, metrics):
+        await runner.run(make_app(site), sockets, tls, place.ready, stop, site.limiter)
     release.cancel()
 
 
@@ -209,6 +237,7 @@ async def _release(stop: asyncio.Event, polls: Polls) -> None:
 async def _site(settings: Settings, polls: Polls) -> AsyncIterator[Site]:
     """What *settings* say is served, with the state open for as long."""
     directory = TangDirectory(settings.tang_dir) if settings.tang_dir is not None else None
+    limiter = make_limiter(settings)
     async with AsyncExitStack() as stack:
         # OpenSSL lets go of the interpreter while it multiplies: exchanges use the other processors.
         executor = stack.enter_context(ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="exchange"))
@@ -218,7 +247,8 @@ async def _site(settings: Settings, polls: Polls) -> AsyncIterator[Site]:
             # A drop-in tangd needs no state of ours.
             if directory is None or error.code != "state-missing":
                 raise
-            yield Site(None, directory, directory, executor, settings.endpoint)
+            counted = count_only(settings, limiter)
+            yield Site(None, directory, directory, executor, settings.endpoint, None, limiter, None, counted)
             return
         sweep = asyncio.create_task(_sweep(state))
         stack.callback(sweep.cancel)
@@ -227,19 +257,37 @@ async def _site(settings: Settings, polls: Polls) -> AsyncIterator[Site]:
         plain = keys if settings.plain_tang else None
         admin = _admin_routes(settings, state) if settings.admin_api else None
         agents = watch(settings, state, polls, stack)
-        attest = _attest_routes(settings, state, agents, own, executor)
-        yield Site(attest, keys, plain, executor, settings.endpoint, admin)
+        refusals = await stack.enter_async_context(kept_refusals(state.store, limiter))
+        attest = _attest_routes(settings, state, agents, own, executor, refusals)
+        health, metrics = observe(settings, state.store, own, limiter, polls, refusals)
+        yield Site(attest, keys, plain, executor, settings.endpoint, admin, limiter, health, metrics)
 
 
 def _attest_routes(
-    settings: Settings, state: State, agents: Agents, keys: ServerKeys, executor: Executor
+    settings: Settings,
+    state: State,
+    agents: Agents,
+    keys: ServerKeys,
+    executor: Executor,
+    refusals: Refusals,
 ) -> AttestRoutes:
     clock, random = SystemClock(), SystemRandomness()
     nonce_key = state.secret.derive("nonce")
     return AttestRoutes(
-        Unlock(state.store, state.sealed, clock, random, nonce_key, settings.challenge_ttl, executor),
-        Enroll(state.store, state.sealed, state.sessions, clock, random, nonce_key, settings.enroll_ttl),
-        Announce(state.store, clock, random, nonce_key, settings.challenge_ttl),
+        Unlock(
+            state.store, state.sealed, clock, random, nonce_key, settings.challenge_ttl, executor, refusals
+        ),
+        Enroll(
+            state.store,
+            state.sealed,
+            state.sessions,
+            clock,
+            random,
+            nonce_key,
+            settings.enroll_ttl,
+            refusals=refusals,
+        ),
+        Announce(state.store, clock, random, nonce_key, settings.challenge_ttl, refusals),
         agents,
         keys,
     )

@@ -15,11 +15,13 @@ BACKLOG: Final = 1024
 _FIRST_INHERITED: Final = 3
 
 
-def bind(host: str, port: int, workers: int) -> list[list[socket.socket]]:
+def bind(
+    host: str, port: int, workers: int, settings: str = "Settings host and port"
+) -> list[list[socket.socket]]:
     """For each of *workers* a listening socket on every address of *host*, all on one port.
 
     Several sockets on one port share its connections (SO_REUSEPORT); with one worker the port is exclusive.
-    Port 0 is a free one.  Raises ``setting-invalid`` when an address cannot be had.
+    Port 0 is a free one.  Raises ``setting-invalid``, naming *settings*, when an address cannot be had.
     """
     try:
         addresses = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
@@ -35,8 +37,8 @@ def bind(host: str, port: int, workers: int) -> list[list[socket.socket]]:
             first.close()
             for share in shares:
                 share.append(_listen(family, (address[0], port, *address[2:]), shared=True))
-    except OSError as error:
-        sentence = f"Settings host and port: cannot listen on {host} port {port}: {error.strerror}."
+    except (OSError, OverflowError) as error:
+        sentence = f"{settings}: cannot listen on {host} port {port}: {getattr(error, 'strerror', error)}."
         raise Malformed("setting-invalid", sentence) from None
     return shares
 

@@ -28,6 +28,7 @@ from tang_attest.protocol.reference_state import (
 from tang_attest.service.caller import Caller
 from tang_attest.service.device_keys import DeviceKey, find_device_key
 from tang_attest.service.reference_values import describe_state
+from tang_attest.service.refusals import Refusals
 from tang_attest.service.suspension import check_not_suspended
 from tang_attest.service.unlock import enrolled_device
 
@@ -47,9 +48,18 @@ class Announcement:
 class Announce:
     """Answers ``POST /attest/announce/{kid}``."""
 
-    def __init__(self, store: Store, clock: Clock, random: Randomness, nonce_key: bytes, ttl_s: int) -> None:
+    def __init__(
+        self,
+        store: Store,
+        clock: Clock,
+        random: Randomness,
+        nonce_key: bytes,
+        ttl_s: int,
+        refusals: Refusals | None = None,
+    ) -> None:
         self._store, self._clock, self._random = store, clock, random
         self._nonce_key, self._ttl_s = nonce_key, ttl_s
+        self._refusals = refusals or Refusals(store, clock)
 
     async def challenge(self, kid: str) -> tuple[Challenge, int]:
         """What the machine has to quote, and the policy's cap PCR.  Raises ``key-unknown``.  Nothing is stored."""
@@ -87,7 +97,7 @@ class Announce:
                 _check_room(bound.policy)
         except (Malformed, Refused) as error:
             details = {"reasons": [reason.as_json() for reason in error.reasons]}
-            await self._store.audit(replace(entry, code=error.code, details=details))
+            await self._refusals.note(replace(entry, code=error.code, details=details))
             raise
         await self._spend(bound, evidence, expires_ms, quote, replace(entry, verdict="done"))
         if known:
@@ -119,7 +129,7 @@ class Announce:
             await self._store.decide(decision)
         except (Conflict, NotFound) as lost:
             if lost.code != "nonce-used":  # that one the store writes itself
-                await self._store.audit(replace(entry, verdict="refused", code=lost.code))
+                await self._refusals.note(replace(entry, verdict="refused", code=lost.code))
             raise
 
     async def _add(self, bound: DeviceKey, state: ReferenceState, entry: AuditEntry) -> ReferenceState:

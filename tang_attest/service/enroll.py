@@ -45,6 +45,7 @@ from tang_attest.protocol.quote import Evidence, VerifiedQuote, verify_quote
 from tang_attest.protocol.reference_state import ReferenceState, moving_pcrs, reference_state, uncapped
 from tang_attest.service.appraisal import grade_of
 from tang_attest.service.caller import Caller
+from tang_attest.service.refusals import Refusals
 
 
 class Sealer(Protocol):
@@ -107,6 +108,7 @@ class Enroll:
         nonce_key: bytes,
         ttl_s: int,
         curve: str = DEFAULT_CURVE,
+        refusals: Refusals | None = None,
     ) -> None:
         self._store, self._keys, self._sessions, self._clock, self._random = (
             store,
@@ -116,6 +118,7 @@ class Enroll:
             random,
         )
         self._nonce_key, self._ttl_s, self._curve = nonce_key, ttl_s, curve
+        self._refusals = refusals or Refusals(store, clock)
 
     async def begin(self, application: Application, caller: Caller) -> Begun:
         """Check the token, the AK and the EK; wrap a secret for the TPM that has both.  Nothing is stored."""
@@ -265,7 +268,7 @@ class Enroll:
 
     async def _audit_refusal(self, name: str, error: TangAttestError, now: datetime, caller: Caller) -> None:
         details = {"reasons": [reason.as_json() for reason in error.reasons]}
-        await self._store.audit(_entry(name, "refused", now, caller, code=error.code, details=details))
+        await self._refusals.note(_entry(name, "refused", now, caller, code=error.code, details=details))
 
 
 def record(

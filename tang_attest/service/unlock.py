@@ -37,6 +37,7 @@ from tang_attest.protocol.tpm import AttestationKey
 from tang_attest.service.appraisal import Verdict, appraise
 from tang_attest.service.caller import Caller
 from tang_attest.service.device_keys import DeviceKey, find_device_key
+from tang_attest.service.refusals import Refusals
 
 
 class Unlock:
@@ -51,9 +52,11 @@ class Unlock:
         nonce_key: bytes,
         ttl_s: int,
         executor: Executor | None = None,
+        refusals: Refusals | None = None,
     ) -> None:
         self._store, self._keys, self._clock, self._random = store, keys, clock, random
         self._nonce_key, self._ttl_s, self._executor = nonce_key, ttl_s, executor
+        self._refusals = refusals or Refusals(store, clock)
 
     async def challenge(self, kid: str) -> Challenge:
         """What the machine that uses *kid* has to quote.  Raises ``key-unknown``.  Nothing is stored."""
@@ -85,7 +88,7 @@ class Unlock:
             x = _read_point(bound, jwk)
             expires_ms, quote = self._verify(bound, x, evidence, entry.at)
         except (Malformed, Refused) as error:
-            await self._store.audit(replace(entry, code=error.code, details=_details(error)))
+            await self._refusals.note(replace(entry, code=error.code, details=_details(error)))
             raise
         verdict = await self._appraise(bound, quote, evidence.event_log, entry.at)
         await self._decide(bound, evidence, expires_ms, quote, verdict, entry)
@@ -132,7 +135,7 @@ class Unlock:
         except (Conflict, NotFound) as lost:
             # The store writes the second use of a nonce itself, in the transaction that notices it.
             if lost.code != "nonce-used":
-                await self._store.audit(replace(entry, code=lost.code, details=_details(lost)))
+                await self._refusals.note(replace(entry, code=lost.code, details=_details(lost)))
             raise
 
     def _verify(

@@ -24,6 +24,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Final, Generic, TypeVar
 
 from tang_attest.errors import Unavailable
+from tang_attest.ports import QueueFigures
 from tang_attest.store.failures import is_away
 
 Item = TypeVar("Item")
@@ -51,12 +52,18 @@ class Batcher(Generic[Item, Result]):
         self._waiting: deque[tuple[Item, asyncio.Future[Result]]] = deque()
         self._worker: asyncio.Task[None] | None = None
         self._closed = False
+        self._batches = self._items = self._failures = 0
+
+    def figures(self) -> QueueFigures:
+        """What was done."""
+        return QueueFigures(self._batches, self._items, self._failures, len(self._waiting))
 
     async def submit(self, item: Item) -> Result:
         """The result for *item*.  Raises its exception, or ``unavailable`` when there is no room or no more."""
         if self._closed:
             raise Unavailable("unavailable", "The server is stopping.")
         if len(self._waiting) >= self._queue_limit:
+            self._failures += 1
             raise Unavailable("unavailable", "Too many requests wait for the database.")
         future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
         self._waiting.append((item, future))
@@ -94,6 +101,8 @@ class Batcher(Generic[Item, Result]):
         if not batch:
             return
         results: Sequence[Result | Exception]
+        self._batches += 1
+        self._items += len(batch)
         try:
             results = await self._run([item for item, _ in batch])
             if len(results) != len(batch):
@@ -107,6 +116,7 @@ class Batcher(Generic[Item, Result]):
                 batch += self._waiting
                 self._waiting.clear()
             results = [error] * len(batch)
+            self._failures += len(batch)
         for (_, future), result in zip(batch, results, strict=True):
             # A caller that was cancelled meanwhile wants no answer.
             with contextlib.suppress(asyncio.InvalidStateError):

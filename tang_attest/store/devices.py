@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Collection
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Final
 
 import sqlalchemy as sa
@@ -19,6 +19,9 @@ from tang_attest.store.sql import changed, insert_new
 from tang_attest.store.types import dump_pcrs, load_pcrs
 
 _device = tables.device
+
+#: How old the newest evidence of a device may be to be counted under a word; the rest is ``before`` or ``never``.
+_AGES: Final = {"hour": timedelta(hours=1), "day": timedelta(days=1), "week": timedelta(days=7)}
 _key = tables.sealed_key
 _state = tables.reference_state
 
@@ -86,6 +89,16 @@ def get(connection: sa.Connection, name: str) -> Device:
     for device in load(connection, name):
         return device
     raise NotFound("not-found", f"There is no device '{name}'.")
+
+
+def seen(connection: sa.Connection, now: datetime) -> dict[str, int]:
+    """The number of devices by when they last gave evidence; every word is there."""
+    at = _device.c.last_seen_at
+    age = sa.case(
+        (at.is_(None), "never"), *((at > now - span, word) for word, span in _AGES.items()), else_="before"
+    ).label("age")
+    rows = connection.execute(sa.select(age, sa.func.count().label("devices")).group_by(age))
+    return dict.fromkeys((*_AGES, "before", "never"), 0) | {str(row.age): row.devices for row in rows}
 
 
 def find_id(connection: sa.Connection, name: str) -> int:

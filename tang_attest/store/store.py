@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime
 from typing import TypeVar
 
@@ -23,6 +23,7 @@ from tang_attest.ports import (
     Notification,
     Observation,
     PastVerification,
+    QueueFigures,
     RolloutDevice,
     SealedKey,
     Suspension,
@@ -88,6 +89,25 @@ class SqlStore:
         self._server_keys: Batcher[None, Sequence[SealedKey]] = Batcher(self._load_server_keys)
         self._writes: Batcher[Written, None] = Batcher(self._write_items)
         self._rounds: Batcher[Verification, Change | None] = Batcher(self._write_rounds)
+
+    # --- whether it is there, and how it does -------------------------------------------------------------------
+
+    async def check(self) -> None:
+        """See :class:`~tang_attest.ports.Store`."""
+        await self._database.read(schema.check)
+
+    async def seen(self, now: datetime) -> Mapping[str, int]:
+        """See :class:`~tang_attest.ports.Store`."""
+        return await self._database.read(lambda connection: devices.seen(connection, now))
+
+    def queues(self) -> Mapping[str, QueueFigures]:
+        """See :class:`~tang_attest.ports.Store`."""
+        return {
+            "find": self._finds.figures(),
+            "keys": self._server_keys.figures(),
+            "write": self._writes.figures(),
+            "verify": self._rounds.figures(),
+        }
 
     # --- the request path ---------------------------------------------------------------------------------------
 

@@ -4,26 +4,31 @@ from __future__ import annotations
 
 import re
 import secrets
+import time
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Executor
-from dataclasses import dataclass
-from typing import Final
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
 
 import structlog
 from aiohttp import web
 
-from tang_attest.errors import Malformed, NotFound, TangAttestError, Unavailable
+from tang_attest.errors import NotFound, TangAttestError, Unavailable
 from tang_attest.service.caller import Caller
 from tang_attest.service.plain_tang import KeySetProvider, current_keys
 from tang_attest.web import tang_routes
 from tang_attest.web.admin_routes import PREFIX as ADMIN_PREFIX
 from tang_attest.web.admin_routes import AdminRoutes
 from tang_attest.web.attest_routes import AttestRoutes
-from tang_attest.web.problems import CODE, problem
+from tang_attest.web.bodies import LIMITER, MAX_BODY, read_body
+from tang_attest.web.health import Health
+from tang_attest.web.limits import Limiter
+from tang_attest.web.problems import CODE, ROUTE, problem
 from tang_attest.web.tang_routes import handle_adv, handle_rec
 
-#: An unlock request with the largest event log has about 180 KiB (docs/protocol.md, 3.3, step 1).
-MAX_BODY: Final = 256 * 1024
+if TYPE_CHECKING:
+    from tang_attest.web.metrics import Metrics  # slow to load, and not everybody measures
+
 #: aiohttp's own limit on the request line; longer targets than Tang's 4,095 still get a proper 414 up to here.
 MAX_LINE: Final = 16 * 1024
 
@@ -40,7 +45,8 @@ class Site:
     ``attest`` are the attested routes, or ``None`` for a mere tangd; ``admin`` the admin API, if it is on here;
     ``advertised`` the keys that ``/adv`` shows;
     ``plain`` the keys that answer without evidence, or ``None`` (the default) when none does.  ``endpoint`` is a
-    path before every route; exchanges run in ``executor``.
+    path before every route; exchanges run in ``executor``.  ``health`` answers /healthz and /readyz; ``metrics`` hears
+    of each request.
     """
 
     attest: AttestRoutes | None
@@ -49,6 +55,9 @@ class Site:
     executor: Executor
     endpoint: str = ""
     admin: AdminRoutes | None = None
+    limiter: Limiter = field(default_factory=Limiter)
+    health: Health | None = None
+    metrics: Metrics | None = None
 
 
 _ABOUT_KEY: Final = re.compile(r"/attest/(adv|announce|agent)/([0-9A-Za-z_-]+)(/evidence)?")
@@ -58,6 +67,7 @@ _AGENT: Final = "/attest/agent/"
 def make_app(site: Site) -> web.Application:
     """The aiohttp application for *site*."""
     app = web.Application(client_max_size=MAX_BODY)
+    app[LIMITER] = site.limiter
 
     async def answer(request: web.Request) -> web.StreamResponse:
         return await _answer(site, request)
@@ -70,10 +80,16 @@ def make_app(site: Site) -> web.Application:
 
 async def _answer(site: Site, request: web.Request) -> web.StreamResponse:
     caller = Caller(request.remote, secrets.token_hex(8))
+    started = time.monotonic()
     response = await _respond(site, request, caller)
+    code = response.get(CODE, "ok")
+    if site.metrics is not None:
+        seconds = time.monotonic() - started
+        site.metrics.answered(request.get(ROUTE, "none"), response.status, code, seconds)
     level = _log.warning if response.status >= 500 else _log.info
-    if response.status < 300 and _AGENT in request.raw_path:
-        level = _log.debug  # a thousand machines that are well are no news
+    # A thousand machines that are well are no news; and a stranger who asks too often does not fill the disk.
+    if response.status == 429 or (response.status < 300 and _AGENT in request.raw_path):
+        level = _log.debug
     level(
         "request",
         request_id=caller.request_id,
@@ -81,18 +97,17 @@ async def _answer(site: Site, request: web.Request) -> web.StreamResponse:
         method=request.method,
         target=request.raw_path[:200],
         status=response.status,
-        code=response.get(CODE, "ok"),
+        code=code,
     )
     return response
 
 
 async def _respond(site: Site, request: web.Request, caller: Caller) -> web.StreamResponse:
     try:
+        site.limiter.admit(caller.address)
         return await _route(site, request, caller)
-    except web.HTTPRequestEntityTooLarge:
-        error: TangAttestError = Malformed("request-too-large", f"The body has more than {MAX_BODY} bytes.")
     except TangAttestError as expected:
-        error = expected
+        error: TangAttestError = expected
     except Exception:  # noqa: BLE001 - the next line says why
         # A defect of ours: the client learns nothing, the log learns everything, nothing is released.
         _log.exception("defect", request_id=caller.request_id)
@@ -103,31 +118,44 @@ async def _respond(site: Site, request: web.Request, caller: Caller) -> web.Stre
 async def _route(site: Site, request: web.Request, caller: Caller) -> web.StreamResponse:
     target, admin_prefix = request.raw_path, f"{site.endpoint}{ADMIN_PREFIX}"
     if site.admin is not None and target.startswith(f"{admin_prefix}/"):
-        return await site.admin.answer(request, target.removeprefix(admin_prefix), caller)
+        request[ROUTE] = "admin"
+        with site.limiter.work():
+            return await site.admin.answer(request, target.removeprefix(admin_prefix), caller)
     if site.attest is not None and target.startswith(f"{site.endpoint}/attest/"):
-        return await _attest(site.attest, request, target.removeprefix(site.endpoint), caller)
-    return await _tang(site, request, target, caller)
+        return await _attest(site, site.attest, request, target.removeprefix(site.endpoint), caller)
+    if site.health is not None and (check := site.health.find(target.removeprefix(site.endpoint))):
+        request[ROUTE] = "health"
+        return await check()
+    with site.limiter.work():
+        return await _tang(site, request, target, caller)
 
 
 async def _tang(site: Site, request: web.Request, target: str, caller: Caller) -> web.StreamResponse:
     route = tang_routes.match(request.method, target, site.endpoint)
     if isinstance(route, int):
         return web.Response(status=route)
+    request[ROUTE] = route.name
     if route.kid is None or route.name == "adv":
         return await handle_adv(site.advertised, route.kid)
     if site.plain is not None and (site.attest is None or (await current_keys(site.plain)).find(route.kid)):
-        return await handle_rec(site.plain, route.kid, await request.read(), site.executor)
+        return await handle_rec(site.plain, route.kid, await read_body(request), site.executor)
     if site.attest is None:
         return web.Response(status=404)
+    request[ROUTE] = "unlock"
+    site.limiter.admit_about(route.kid, caller.address)
     return await site.attest.rec(request, caller, route.kid)
 
 
 async def _attest(
-    routes: AttestRoutes, request: web.Request, target: str, caller: Caller
+    site: Site, routes: AttestRoutes, request: web.Request, target: str, caller: Caller
 ) -> web.StreamResponse:
     posts: dict[str, _Handler] = {"/attest/enroll": routes.begin, "/attest/enroll/finish": routes.finish}
     if handler := posts.get(target):
-        return await handler(request, caller) if request.method == "POST" else web.Response(status=405)
+        if request.method != "POST":
+            return web.Response(status=405)
+        request[ROUTE] = "enroll"
+        with site.limiter.work():
+            return await handler(request, caller)
     if about := _ABOUT_KEY.fullmatch(target):
         about_keys: dict[str, tuple[str, _KeyHandler]] = {
             "adv": ("GET", routes.advertise),
@@ -139,5 +167,16 @@ async def _attest(
         if about_key is not None:
             if request.method != method:
                 return web.Response(status=405)
-            return await about_key(request, caller, about[2])
+            request[ROUTE] = about[1] + ("-evidence" if about[3] else "")
+            return await _about_key(site.limiter, about_key, request, caller, about[2])
     raise NotFound("not-found", "There is nothing at this address.")
+
+
+async def _about_key(
+    limiter: Limiter, handler: _KeyHandler, request: web.Request, caller: Caller, kid: str
+) -> web.StreamResponse:
+    limiter.admit_about(kid, caller.address)
+    if request[ROUTE] == "agent":  # held for most of a minute, by machines that showed a ticket: no work
+        return await handler(request, caller, kid)
+    with limiter.work():
+        return await handler(request, caller, kid)

@@ -15,6 +15,7 @@ from tang_attest.service.caller import Caller
 from tang_attest.service.enroll import Enroll
 from tang_attest.service.server_keys import ServerKeys
 from tang_attest.service.unlock import Unlock
+from tang_attest.web.bodies import read_body
 from tang_attest.web.problems import challenge_json, problem
 from tang_attest.web.wire import (
     AnnounceBody,
@@ -39,7 +40,7 @@ class AttestRoutes:
 
     async def rec(self, request: web.Request, caller: Caller, kid: str) -> web.Response:
         """``POST /rec/{kid}`` for a device's key: a challenge, or Y (docs/protocol.md, section 3)."""
-        jwk = parse_json(await request.read())
+        jwk = parse_json(await read_body(request))
         member = jwk.pop("attest", None)
         if member is None:
             challenge = await self.unlock.challenge(kid)
@@ -62,7 +63,7 @@ class AttestRoutes:
 
     async def begin(self, request: web.Request, caller: Caller) -> web.Response:
         """``POST /attest/enroll`` (docs/protocol.md, 4.1)."""
-        body = validate(EnrollBody, parse_json(await request.read()))
+        body = validate(EnrollBody, parse_json(await read_body(request)))
         begun = await self.enroll.begin(body.application(), caller)
         challenge = challenge_json(begun.challenge)
         challenge.pop("evidence")
@@ -78,14 +79,14 @@ class AttestRoutes:
 
     async def finish(self, request: web.Request, caller: Caller) -> web.Response:
         """``POST /attest/enroll/finish`` (docs/protocol.md, 4.2)."""
-        body = validate(FinishBody, parse_json(await request.read()))
+        body = validate(FinishBody, parse_json(await read_body(request)))
         device = await self.enroll.finish(body.session, body.proof, body.evidence(), caller)
         enrolled = await self.keys.enrolled(device)
         return _json(201, enrolled)
 
     async def announce(self, request: web.Request, caller: Caller, kid: str) -> web.Response:
         """``POST /attest/announce/{kid}``: a challenge, or what became of the values (docs/protocol.md, 9)."""
-        value = parse_json(await request.read())
+        value = parse_json(await read_body(request))
         if not value:
             challenge, cap_pcr = await self.announcements.challenge(kid)
             return _json(200, {**challenge_json(challenge), "cap_pcr": cap_pcr})
@@ -95,7 +96,7 @@ class AttestRoutes:
 
     async def poll(self, request: web.Request, _caller: Caller, kid: str) -> web.Response:
         """``POST /attest/agent/{kid}``: held, then a challenge, or 204 (docs/protocol.md, 6.1)."""
-        body = validate(PollBody, parse_json(await request.read()))
+        body = validate(PollBody, parse_json(await read_body(request)))
         challenge = await self.agents.poll(kid, body.ticket)
         if challenge is None:
             return web.Response(status=204, headers={"Cache-Control": "no-store"})
@@ -103,7 +104,7 @@ class AttestRoutes:
 
     async def prove(self, request: web.Request, _caller: Caller, kid: str) -> web.Response:
         """``POST /attest/agent/{kid}/evidence``: how the round ended (docs/protocol.md, 6.2)."""
-        body = validate(AttestMember, parse_json(await request.read()))
+        body = validate(AttestMember, parse_json(await read_body(request)))
         ended, ticket = await self.agents.answer(kid, body.evidence())
         code = ended.reasons[0].code if ended.reasons else "ok"
         return _json(200, {"outcome": ended.outcome, "code": code, "ticket": ticket})

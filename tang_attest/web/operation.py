@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from tang_attest.ports import Scope
 from tang_attest.service.admin_tokens import Asker
 from tang_attest.service.administration import Administration
 from tang_attest.web.admin_wire import Nothing
+from tang_attest.web.bodies import read_body
 from tang_attest.web.problems import MethodNotAllowed
 from tang_attest.web.wire import Body, parse_json, validate
 
@@ -128,7 +130,7 @@ def _query(raw: str) -> dict[str, str]:
 
 
 async def _body(operation: Operation, request: web.Request) -> Body | bytes | None:
-    data = await request.read()
+    data = await read_body(request)
     if operation.body is None:
         if data:
             raise Malformed("request-malformed", "This operation takes no body.")
@@ -136,4 +138,13 @@ async def _body(operation: Operation, request: web.Request) -> Body | bytes | No
     if request.content_type not in operation.media_types:
         known = " or ".join(operation.media_types)
         raise Malformed("media-type-unsupported", f"The body has to be {known}.")
-    return data if request.content_type == TEXT else validate(operation.body, parse_json(data))
+    return data if request.content_type == TEXT else validate(operation.body, _text(parse_json(data)))
+
+
+def _text(value: dict[str, Any]) -> dict[str, Any]:
+    r"""*value*, unless it has half of a surrogate pair (``"\ud800"``), which no database and no answer can hold."""
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        raise Malformed("request-malformed", "The body has half of a surrogate pair.") from None
+    return value

@@ -14,6 +14,8 @@ from tang_attest.protocol.policy import differing_pcrs
 
 #: Where a response carries its problem's code, for the log line.
 CODE: Final = web.ResponseKey("code", str)
+#: Where a request carries what it asked for, in a word, for the metrics.
+ROUTE: Final = web.RequestKey("route", str)
 
 _STATUS_BY_CODE: Final[Mapping[str, int]] = {
     "admin-token-invalid": 401,
@@ -27,8 +29,10 @@ _STATUS_BY_CODE: Final[Mapping[str, int]] = {
     "state-not-rolled-out": 403,
     "device-suspended": 403,
     "method-not-allowed": 405,
+    "request-slow": 408,
     "request-too-large": 413,
     "media-type-unsupported": 415,
+    "too-many-requests": 429,
     "internal": 500,
 }
 _STATUS_BY_CLASS: Final[tuple[tuple[type[TangAttestError], int, str], ...]] = (
@@ -75,6 +79,8 @@ def problem(error: TangAttestError, request_id: str, challenge: Challenge | None
         headers["WWW-Authenticate"] = "Bearer" if error.code == "admin-token-invalid" else "TPM2-Quote"
     if isinstance(error, MethodNotAllowed):
         headers["Allow"] = ", ".join(error.allowed)
+    if (wait := dict(error.reasons[0].data).get("retry_after")) is not None:
+        headers["Retry-After"] = str(wait)
     response = web.Response(
         status=status,
         body=json.dumps(body, separators=(",", ":")).encode(),
@@ -82,6 +88,8 @@ def problem(error: TangAttestError, request_id: str, challenge: Challenge | None
         headers=headers,
     )
     response[CODE] = error.code
+    if error.code == "request-slow":
+        response.force_close()
     return response
 
 

@@ -5,19 +5,23 @@ from __future__ import annotations
 import asyncio
 import socket
 import ssl
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager, suppress
 from typing import Final
 
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
-from tang_attest.daemon.sockets import BACKLOG
 from tang_attest.web.app import MAX_LINE
+from tang_attest.web.connections import LimitedSite
+from tang_attest.web.limits import Limiter
 
 #: Seconds that a request under way has to end once the server was told to.
 _PATIENCE_S: Final = 5
-_KEEP_ALIVE_S: Final = 30
+#: Seconds in which the rest of a body that nobody wants is read, so that its sender sees the answer.
+_LINGER_S: Final = 2
+#: What is read of a connection before anybody asks for it.
+_READ_AHEAD: Final = 16 * 1024
 
 
 async def run(
@@ -26,6 +30,7 @@ async def run(
     tls: ssl.SSLContext | None,
     listening: Callable[[], None],
     stop: asyncio.Event,
+    limiter: Limiter,
 ) -> None:
     """Answer on *sockets*, which listen, until *stop*; *listening* hears when requests are answered."""
     under_way = _UnderWay()
@@ -35,12 +40,14 @@ async def run(
         access_log=None,
         max_line_size=MAX_LINE,
         max_field_size=MAX_LINE,
-        keepalive_timeout=_KEEP_ALIVE_S,
+        keepalive_timeout=limiter.limits.idle_s,
+        lingering_time=_LINGER_S,
+        read_bufsize=_READ_AHEAD,
         shutdown_timeout=_PATIENCE_S,
     )
     await runner.setup()
     try:
-        sites = [web.SockSite(runner, listener, ssl_context=tls, backlog=BACKLOG) for listener in sockets]
+        sites = [LimitedSite(runner, listener, tls, limiter) for listener in sockets]
         for site in sites:
             await site.start()
         listening()
@@ -48,6 +55,19 @@ async def run(
         for site in sites:
             await site.stop()
         await under_way.wait(_PATIENCE_S)
+    finally:
+        await runner.cleanup()
+
+
+@asynccontextmanager
+async def beside(app: web.Application, sockets: Sequence[socket.socket]) -> AsyncIterator[None]:
+    """Answer for *app* on *sockets*, in the clear, for as long as the block runs."""
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=1)
+    await runner.setup()
+    try:
+        for listener in sockets:
+            await web.SockSite(runner, listener).start()
+        yield
     finally:
         await runner.cleanup()
 

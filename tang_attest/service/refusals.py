@@ -1,0 +1,118 @@
+"""Refusals of what nobody has proved yet, in the audit record: the first ones in full, the rest as a number.
+
+Whoever knows a ``kid`` (it is in the header of every disk that is bound to it) may send what he likes as evidence, and
+may replay what he saw on the network.  Each refusal would be a row.
+
+Rules of this module:
+
+* Nobody hides an attempt behind others: of each key, the first refusals of a minute are written one by one, and of the
+  rest an entry says how many there were, when, from where, and why.
+* What is counted and not written yet is lost when the process is killed: at most a minute's numbers.
+* Decisions are never left out: what a policy said to authentic evidence is written by ``Store.decide``.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, OrderedDict
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Final
+
+from tang_attest.errors import TangAttestError
+from tang_attest.ports import AuditEntry, Clock, Store
+
+WINDOW: Final = timedelta(minutes=1)
+#: Entries of one window that are written in full: about one key, and about enrollments, which have none.
+FULL_OF_KEY: Final = 10
+FULL_OF_STRANGERS: Final = 30
+#: Keys that are counted at the same time, and addresses that a summary names.
+KEYS: Final = 4096
+ADDRESSES: Final = 16
+
+
+@dataclass(slots=True)
+class _Tally:
+    """One window of one key."""
+
+    first: AuditEntry
+    written: int = 0
+    last_at: datetime | None = None
+    codes: Counter[str] = field(default_factory=Counter)
+    addresses: Counter[str] = field(default_factory=Counter)
+
+    def leave_out(self, entry: AuditEntry) -> None:
+        address = entry.address or "unknown"
+        if address not in self.addresses and len(self.addresses) >= ADDRESSES:
+            address = "others"
+        self.addresses[address] += 1
+        self.codes[entry.code] += 1
+        self.last_at = entry.at
+
+    def is_over(self, now: datetime) -> bool:
+        # A clock that was set back ends it too.
+        return not self.first.at <= now < self.first.at + WINDOW
+
+    def summary(self, now: datetime) -> AuditEntry | None:
+        if self.last_at is None:
+            return None
+        first = self.first
+        return AuditEntry(
+            at=now,
+            event=first.event,
+            actor="server",
+            verdict="refused",
+            code="too-many-requests",
+            device=first.device if first.kid else None,
+            kid=first.kid,
+            details={
+                "left_out": self.codes.total(),
+                "since": first.at.isoformat(timespec="seconds"),
+                "until": self.last_at.isoformat(timespec="seconds"),
+                "codes": dict(self.codes),
+                "addresses": dict(self.addresses),
+            },
+        )
+
+
+class Refusals:
+    """Writes refusals to *store*; each worker process counts for itself."""
+
+    def __init__(self, store: Store, clock: Clock) -> None:
+        self._store, self._clock = store, clock
+        self._tallies: OrderedDict[str, _Tally] = OrderedDict()
+        self.left_out = 0
+
+    async def note(self, entry: AuditEntry) -> None:
+        """Write *entry*, durably, or count it.  Raises what the store raises."""
+        key = entry.kid or f"{entry.event} of strangers"
+        tally = self._tallies.get(key)
+        if tally is not None and tally.is_over(entry.at):
+            await self._finish(key)
+            tally = self._tallies.get(key)
+        if tally is None:
+            tally = self._tallies[key] = _Tally(entry)
+        self._tallies.move_to_end(key)
+        if tally.written < (FULL_OF_KEY if entry.kid else FULL_OF_STRANGERS):
+            tally.written += 1
+            await self._store.audit(entry)
+        else:
+            tally.leave_out(entry)
+            self.left_out += 1
+        if len(self._tallies) > KEYS:
+            await self._finish(next(iter(self._tallies)))
+
+    async def flush(self, *, everything: bool = False) -> None:
+        """Write what was counted in windows that are over, or in all of them: the server stops."""
+        now = self._clock.now()
+        for key in [key for key, tally in self._tallies.items() if everything or tally.is_over(now)]:
+            await self._finish(key)
+
+    async def _finish(self, key: str) -> None:
+        tally = self._tallies.pop(key, None)
+        if tally is None or (summary := tally.summary(self._clock.now())) is None:
+            return
+        try:
+            await self._store.audit(summary)
+        except TangAttestError:
+            self._tallies.setdefault(key, tally)  # tried again with the next one
+            raise

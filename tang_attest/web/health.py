@@ -1,0 +1,65 @@
+"""/healthz and /readyz: whether the process answers, and whether it could open a disk."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from aiohttp import web
+
+from tang_attest.errors import TangAttestError
+from tang_attest.service.readiness import Readiness
+
+if TYPE_CHECKING:
+    from tang_attest.web.metrics import Metrics
+
+_ALIVE: Final = "/healthz"
+_READY: Final = "/readyz"
+
+
+def make_app(metrics: Metrics, health: Health | None) -> web.Application:
+    """What Prometheus reads, on an address of its own: /metrics, and /healthz and /readyz."""
+    app = web.Application()
+
+    async def show(_request: web.Request) -> web.Response:
+        return web.Response(body=await metrics.text(), headers={"Content-Type": metrics.content_type})
+
+    app.router.add_get("/metrics", show)
+    if health is not None:
+        app.router.add_get(_ALIVE, lambda _: health.alive())
+        app.router.add_get(_READY, lambda _: health.ready())
+    return app
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """Anybody may ask: the answers say a code and nothing else."""
+
+    readiness: Readiness
+
+    def find(self, target: str) -> Callable[[], Awaitable[web.Response]] | None:
+        """Who answers *target*, if it is one of the two."""
+        return {_ALIVE: self.alive, _READY: self.ready}.get(target)
+
+    async def alive(self) -> web.Response:
+        """200: this process answers."""
+        return _answer(200, "ok")
+
+    async def ready(self) -> web.Response:
+        """200, or 503 with the code of what is missing: the database, its schema, the keys."""
+        try:
+            await self.readiness.check()
+        except TangAttestError as error:
+            return _answer(503, error.code)
+        return _answer(200, "ok")
+
+
+def _answer(status: int, code: str) -> web.Response:
+    return web.Response(
+        status=status,
+        body=json.dumps({"code": code}).encode(),
+        content_type="application/json",
+        headers={"Cache-Control": "no-store"},
+    )

@@ -1,0 +1,185 @@
+"""How much one address may ask, how much is asked about one device, and how much is done at once.
+
+Rules of this module:
+
+* A stranger costs a fixed amount of memory: a number for each of the addresses that asked last.
+* Whoever knows a device's ``kid`` must not be able to lock its machine out, so that limit is one for the key *and*
+  the address.
+* Each worker process counts for itself.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+from typing import Final
+
+from tang_attest.errors import Unavailable
+
+Network = IPv4Network | IPv6Network
+
+#: Keys that a set of buckets remembers: about 10 MB when it is full.
+BUCKETS: Final = 65_536
+#: A bucket holds what its rate gives in so many seconds.
+ADDRESS_BURST_S: Final = 10
+DEVICE_BURST_S: Final = 30
+#: What a provider gives to one customer (RFC 6177): its addresses are one address here.
+_IPV6_PREFIX: Final = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Of each worker.  Rates are in requests per second, 0 is no limit; ``exempt`` networks have no limit of their own.
+
+    The defaults let 1,000 machines behind one address boot at the same moment: each makes a connection and two
+    requests at once, and a quarter of them may try again every few seconds.
+    """
+
+    address_rate: float = 400
+    device_rate: float = 2
+    connections: int = 4096
+    address_connections: int = 2048
+    #: Requests that are worked on: a few times what one batch of the database takes.
+    requests: int = 1024
+    #: Bytes of request bodies that are on their way, in all; one address may have half of them.
+    bodies: int = 128 * 1024 * 1024
+    #: Seconds in which a body has to be here, a request's head (and the next request), and a TLS handshake.
+    body_s: float = 10
+    idle_s: float = 20
+    handshake_s: float = 10
+    exempt: tuple[Network, ...] = ()
+
+
+class TokenBuckets:
+    """A token bucket for each key, of the *size* keys that were used last.
+
+    It is kept as one number, the time at which the bucket is full again (GCRA, ITU-T I.371).
+    """
+
+    def __init__(
+        self, rate: float, burst_s: float, size: int = BUCKETS, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._cost, self._burst_s, self._size, self._clock = (1 / rate if rate else 0), burst_s, size, clock
+        self._full_at: OrderedDict[str, float] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._full_at)
+
+    def take(self, key: str) -> float:
+        """Take a token of *key*: 0, or the seconds until there is one."""
+        if not self._cost:
+            return 0
+        now = self._clock()
+        full_at = max(self._full_at.get(key, now), now) + self._cost
+        wait = full_at - now - self._burst_s
+        if wait > 0:
+            return wait
+        self._full_at[key] = full_at
+        self._full_at.move_to_end(key)
+        if len(self._full_at) > self._size:
+            self._full_at.popitem(last=False)
+        return 0
+
+
+class Limiter:
+    """Counts, and says no.  ``refused`` has how often, by the limit's name."""
+
+    def __init__(self, limits: Limits | None = None, clock: Callable[[], float] = time.monotonic) -> None:
+        self.limits = limits or Limits()
+        self.refused: Counter[str] = Counter()
+        self.connections = self.working = 0
+        self._addresses = TokenBuckets(self.limits.address_rate, ADDRESS_BURST_S, clock=clock)
+        self._devices = TokenBuckets(self.limits.device_rate, DEVICE_BURST_S, clock=clock)
+        self._connections_of: Counter[str] = Counter()
+        self._bodies = 0
+        self._bodies_of: Counter[str] = Counter()
+
+    def admit(self, address: str | None) -> None:
+        """A request from *address*.  Raises ``too-many-requests``."""
+        if (network := self._limited(address)) is not None:
+            self._check("address", self._addresses.take(network), "This address asks too often.")
+
+    def admit_about(self, kid: str, address: str | None) -> None:
+        """A request about the device's key *kid*.  Raises ``too-many-requests``."""
+        if (network := self._limited(address)) is not None:
+            wait = self._devices.take(f"{kid} {network}")
+            self._check("device", wait, "This address asks too often about this device.")
+
+    @contextmanager
+    def work(self) -> Iterator[None]:
+        """A request is worked on.  Raises ``unavailable`` when too many are."""
+        if self.working >= self.limits.requests:
+            self.refused["requests"] += 1
+            raise Unavailable("unavailable", "The server works on too many requests.", retry_after=1)
+        self.working += 1
+        try:
+            yield
+        finally:
+            self.working -= 1
+
+    @contextmanager
+    def body(self, address: str | None, size: int) -> Iterator[None]:
+        """A body of at most *size* bytes is on its way.  Raises ``unavailable`` when too much is."""
+        network = self._limited(address)
+        mine = self._bodies_of[network] if network is not None else 0
+        if self._bodies + size > self.limits.bodies or mine + size > self.limits.bodies // 2:
+            self.refused["bodies"] += 1
+            raise Unavailable("unavailable", "The server reads too many requests.", retry_after=1)
+        self._bodies += size
+        _add(self._bodies_of, network, size)
+        try:
+            yield
+        finally:
+            self._bodies -= size
+            _add(self._bodies_of, network, -size)
+
+    def connect(self, address: str | None) -> bool:
+        """A connection was made; false when there are too many, and it does not count."""
+        network = self._limited(address)
+        if self.connections >= self.limits.connections:
+            self.refused["connections"] += 1
+            return False
+        if network is not None and self._connections_of[network] >= self.limits.address_connections:
+            self.refused["address-connections"] += 1
+            return False
+        self.connections += 1
+        _add(self._connections_of, network, 1)
+        return True
+
+    def disconnect(self, address: str | None) -> None:
+        """A connection that counts is gone."""
+        self.connections -= 1
+        _add(self._connections_of, self._limited(address), -1)
+
+    def _limited(self, address: str | None) -> str | None:
+        """What is counted for *address*; ``None`` where nothing is: a Unix socket, an exempt network."""
+        return None if address is None else _network(address, self.limits.exempt)
+
+    def _check(self, limit: str, wait: float, sentence: str) -> None:
+        if wait:
+            self.refused[limit] += 1
+            raise Unavailable("too-many-requests", sentence, retry_after=math.ceil(wait))
+
+
+def _add(counter: Counter[str], network: str | None, number: int) -> None:
+    """Nothing is kept of who has nothing."""
+    if network is not None:
+        counter[network] += number
+        if not counter[network]:
+            del counter[network]
+
+
+@lru_cache(4096)
+def _network(address: str, exempt: tuple[Network, ...]) -> str | None:
+    host: IPv4Address | IPv6Address = ip_address(address.partition("%")[0])
+    if isinstance(host, IPv6Address):
+        host = host.ipv4_mapped or host
+    if any(host in network for network in exempt):
+        return None
+    return str(ip_network((host, _IPV6_PREFIX), strict=False)) if host.version == 6 else str(host)
