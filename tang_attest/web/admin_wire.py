@@ -261,6 +261,7 @@ class PolicyView(View):
     selection: str
     cap_pcr: int
     trust_predictions: bool
+    rules: dict[str, Any] | None = Field(description="Over event logs; null: values only.")
     states: list[StateView]
     retirable: list[str] = Field(description="States that every device has moved on from.")
 
@@ -268,7 +269,12 @@ class PolicyView(View):
     def of(cls, policy: ReferencePolicy, retirable: list[str]) -> PolicyView:
         """*policy*, as it is shown."""
         about = PolicySummary.of(policy).model_dump(exclude={"states"})
-        return cls(**about, states=[StateView.of(state) for state in policy.states], retirable=retirable)
+        return cls(
+            **about,
+            rules=None if policy.rules is None else dict(policy.rules.as_json()),
+            states=[StateView.of(state) for state in policy.states],
+            retirable=retirable,
+        )
 
 
 class PolicyPage(View):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from datetime import datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field
 
@@ -41,10 +41,13 @@ class AddedState(Body):
 
 
 class Change(Body):
-    """A change of a policy: states that are staged, and labels of those that count no more."""
+    """A change of a policy: states that are staged, labels of those that count no more, rules over event logs."""
 
     add: list[AddedState] = Field(default_factory=list, max_length=64)
     retire: list[Label] = Field(default_factory=list, max_length=256)
+    rules: dict[str, Any] | Literal["none"] | None = Field(
+        None, description="As docs/rules.md describes them, in place of those before; none takes them away."
+    )
 
     def document(self) -> object:
         """As the command line reads it from a file."""

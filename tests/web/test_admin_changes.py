@@ -74,6 +74,20 @@ async def test_a_change_for_everybody(server: Server, admin: Admin) -> None:
     assert await actors(server) == {("policy change", "pi-a")}
 
 
+async def test_rules(server: Server, admin: Admin) -> None:
+    """Rules come with a change, are shown with the policy, and are taken away."""
+    await make_policy(server)
+    rules = {
+        "judge-by-events": [7],
+        "rules": [{"secure-boot": "on"}, {"events": {"pcr": 7, "allow": [{"variable": "PK"}]}}],
+    }
+    applied = await admin.post("/policies/web/apply", {"rules": rules})
+    assert applied.status == 200, applied
+    assert applied.body["rules"]["judge-by-events"] == [7]
+    assert (await admin.get("/policies/web")).body["rules"] == applied.body["rules"]
+    assert (await admin.post("/policies/web/apply", {"rules": "none"})).body["rules"] is None
+
+
 async def test_a_rollout_from_start_to_finish(server: Server, admin: Admin) -> None:
     """A share first, then more, then all; every step is the token's in the audit record."""
     machines = await fleet(server, "pi-a", "pi-b", "pi-c")
@@ -152,6 +166,16 @@ CHANGE: dict[str, Any] = {"add": [{"label": "new", "values": hexadecimal(values(
         ("apply", {"add": [{"label": "x"}]}, 400, "request-malformed"),
         ("apply", CHANGE | {"force": True}, 400, "request-malformed"),
         ("dry-run", {"retire": "x"}, 400, "request-malformed"),
+        ("apply", {"rules": "some"}, 400, "request-malformed"),
+        ("apply", {"rules": {"nonsense": 1}}, 400, "rules-invalid"),
+        ("dry-run", {"rules": {"judge-by-events": [9], "rules": []}}, 400, "rules-invalid"),
+        ("apply", {"rules": {"\ud800": 1}}, 400, "request-malformed"),
+        (
+            "dry-run",
+            {"rules": {"judge-by-events": [7], "rules": [{"\udc00": "on"}]}},
+            400,
+            "request-malformed",
+        ),
         ("rollout", {"name": "x", "change": CHANGE}, 400, "request-malformed"),
         ("rollout", {"name": "x", "change": CHANGE, "share": 0.5, "label": "a"}, 400, "request-malformed"),
         ("rollout", {"name": "x", "change": CHANGE, "share": 0}, 400, "request-malformed"),
