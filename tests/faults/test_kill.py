@@ -64,7 +64,7 @@ def test_sqlite(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1800)
 def test_sqlite_fifty_times(tmp_path: Path) -> None:
     """Fifty rounds."""
     site = Site(tmp_path).init()
