@@ -84,9 +84,31 @@ def systemd_boot(directory: Path, version: str, kernel: Path, initrd: Path, opti
     (directory / "loader/loader.conf").write_text("timeout 0\n")
 
 
+def unified(directory: Path, version: str, kernel: Path, initrd: Path, options: str) -> None:
+    """A unified kernel image that the firmware starts, with systemd's stub in it."""
+    parts = directory.parent / f"parts-{version}"
+    parts.mkdir()
+    (parts / "osrel").write_text("ID=debian\n")
+    (parts / "cmdline").write_text(options)
+    _copy(kernel, parts / "linux")
+    _copy(initrd, parts / "initrd")
+    command = ["objcopy"]
+    for name, address in _SECTIONS.items():
+        command += [f"--add-section=.{name}={parts / name}", f"--change-section-vma=.{name}={address:#x}"]
+    target = directory / "EFI/BOOT/BOOTX64.EFI"
+    target.parent.mkdir(parents=True)
+    stub = loaders() / "usr/lib/systemd/boot/efi/linuxx64.efi.stub"
+    subprocess.run([*command, str(stub), str(target)], check=True)
+    shutil.rmtree(parts)
+
+
+#: Where the stub expects its sections (systemd-stub(7) of version 252).
+_SECTIONS: Final = {"osrel": 0x20000, "cmdline": 0x30000, "linux": 0x2000000, "initrd": 0x3000000}
+
 LOADERS: Final[dict[str, Callable[[Path, str, Path, Path, str], None]]] = {
     "grub": grub,
     "systemd-boot": systemd_boot,
+    "unified": unified,
 }
 
 

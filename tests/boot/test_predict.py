@@ -1,7 +1,12 @@
-"""The prediction against the boot that follows: a new initrd and another command line, and nobody types anything."""
+"""The prediction against the boot that follows: a new initrd and another command line, and nobody types anything.
+
+GRUB, by default, because most is measured there; ``LOADER=systemd-boot`` or ``LOADER=unified`` in the environment tries
+another way to boot.
+"""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,7 +21,8 @@ from tests.boot.world import NAME, PROMPT, REFUSED, ROOT_IS_OPEN, UNLOCKED, Worl
 pytestmark = [pytest.mark.boot, pytest.mark.timeout(1200)]
 
 #: All that a boot loader, a kernel, an initrd and a command line may be measured into, and the cap.
-SELECTION = "sha256:0,2,4,7,8,9,12,15"
+SELECTION = "sha256:0,2,4,7,8,9,11,12,15"
+LOADER = os.environ.get("LOADER", "grub")
 
 
 @pytest.fixture
@@ -28,13 +34,12 @@ def world(tmp_path: Path) -> Iterator[World]:
         image.unlink()
 
 
-@pytest.mark.parametrize("loader", sorted(LOADERS))
-def test_the_predicted_boot_opens_by_itself(world: World, tmp_path: Path, loader: str) -> None:
+def test_the_predicted_boot_opens_by_itself(world: World, tmp_path: Path) -> None:
     """Enrolled, approved, updated, predicted in the running system, approved before the reboot."""
     now, then = tmp_path / "now", tmp_path / "then"
     changed = build(Variant(touched="predicted")).initrd
-    LOADERS[loader](now, "6.1.0-28", world.built.kernel, world.built.initrd, COMMAND_LINE)
-    LOADERS[loader](then, "6.1.0-29", world.built.kernel, changed, f"{COMMAND_LINE} changed=yes")
+    LOADERS[LOADER](now, "6.1.0-28", world.built.kernel, world.built.initrd, COMMAND_LINE)
+    LOADERS[LOADER](then, "6.1.0-29", world.built.kernel, changed, f"{COMMAND_LINE} changed=yes")
     update = world.directory / "update.img"
     disk.filesystem(update, 131072, then)
     disks = [world.root_disk, update]
@@ -42,7 +47,8 @@ def test_the_predicted_boot_opens_by_itself(world: World, tmp_path: Path, loader
         world.site.enroll(world.machine, NAME, world.root_disk, selection=SELECTION)
         with world.boot(image=now, disks=disks) as console:
             console.wait_for(PROMPT)
-            assert console.wait_for(REFUSED)[1] == "pcr-mismatch"
+            # PCR 11 moves while a system runs, so nothing was recorded at enrollment.
+            assert console.wait_for(REFUSED)[1] == "policy-empty"
             open_by_passphrase(console)
             world.site.operator("approve", NAME)
             console.shell("ip link set eth0 up; ip address add 192.0.2.15/24 dev eth0; sleep 1")

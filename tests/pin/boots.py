@@ -18,6 +18,9 @@ from tests.protocol.eventlog_writer import Measurement
 
 SELECTION: Final = "sha256:0,4,7,8,9,12,15"
 
+#: /etc/machine-id
+MACHINE: Final = "0123456789abcdef" * 2
+
 _HEADERS: Final = 0x400
 _OPTIONAL: Final = 0x40 + 24
 _CHECKSUM: Final = _OPTIONAL + 64
@@ -118,7 +121,7 @@ class SystemdBoot(Installed):
         self.write(f"boot/efi/{self.version}/linux", pe({".text": self.kernel}))
         self.write(f"boot/efi/{self.version}/initrd", self.initrd)
         entry = f"title Debian\nlinux /{self.version}/linux\ninitrd /{self.version}/initrd\noptions {self.options}\n"
-        self.write(f"boot/efi/loader/entries/machine-{self.version}.conf", entry)
+        self.write(f"boot/efi/loader/entries/{MACHINE}-{self.version}.conf", entry)
 
     def cmdline(self) -> str:
         directory = self.version.replace("/", "\\")

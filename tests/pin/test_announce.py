@@ -161,6 +161,7 @@ def test_a_removed_device_is_refused(enroll: Callable[[Installed], Enrolled], tm
     assert "refused (key-unknown)" in errors
 
 
+@pytest.mark.timeout(300)
 def test_every_lie_is_refused(enroll: Callable[[Installed], Enrolled], tmp_path: Path, bad: str) -> None:
     """No answer of a lying server is obeyed, and none of its words reaches a terminal raw."""
     enrolled = enroll(Grub(tmp_path / "root"))

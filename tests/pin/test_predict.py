@@ -12,7 +12,7 @@ import pytest
 
 from tang_attest.errors import Malformed
 from tang_attest.protocol.eventlog import parse, replay
-from tests.pin.boots import Grub, SystemdBoot, Unified, pe
+from tests.pin.boots import MACHINE, Grub, SystemdBoot, Unified, pe
 from tests.pin.machine import PIN, Machine
 from tests.pin.running import ALL, Running, values_of
 from tests.protocol import eventlog_writer as w
@@ -296,7 +296,9 @@ def test_systemd_boot_takes_the_newest_entry(run_machine: Callable[..., Running]
     """kernel-install added a kernel."""
     boot = SystemdBoot(tmp_path / "root")
     running = run_machine(boot)
-    assert running.predicted().changed == {}
+    unchanged = running.predicted()
+    assert unchanged.changed == {}
+    assert unchanged.printed["label"] == "kernel 6.1.0-28"
     boot.version, boot.kernel, boot.initrd, boot.options = (
         "6.1.0-29",
         b"linux 29",
@@ -308,9 +310,9 @@ def test_systemd_boot_takes_the_newest_entry(run_machine: Callable[..., Running]
     assert prediction.values == values_of(boot.log())
     assert set(prediction.changed) == {4, 9, 12}
     assert prediction.printed["notes"] == [
-        "the next boot is taken to be that of /boot/efi/loader/entries/machine-6.1.0-29.conf"
+        f"the next boot is taken to be that of /boot/efi/loader/entries/{MACHINE}-6.1.0-29.conf"
     ]
-    assert prediction.printed["label"] == "machine-6.1.0-29"
+    assert prediction.printed["label"] == "kernel 6.1.0-29"
 
 
 def test_systemd_boot_takes_the_default_of_loader_conf(
