@@ -50,7 +50,14 @@ async def fill(url: str) -> None:
     await store.add_ek_root(EkRoot("ff" * 32, "Vendor", bytes(range(256)), NOW), entry())
     shown = Snapshot(SELECTION, values("other"), bytes(1000))
     await store.decide(
-        decision(second.id, "n", 1, clock=clock(2**64 - 1, 2**32 - 1), observation=shown, evidence=NewEvidence(shown, False))
+        decision(
+            second.id,
+            "n",
+            1,
+            clock=clock(2**64 - 1, 2**32 - 1),
+            observation=shown,
+            evidence=NewEvidence(shown, False),
+        )
     )
     await store._database.write(fill_rest)
     await store.close()
