@@ -227,7 +227,7 @@ def test_only_root_may(tmp_path: Path) -> None:
 # --- the hook -----------------------------------------------------------------------------------------------------
 
 
-def test_the_hook_says_one_line(enroll: Callable[[Installed], Enrolled], tmp_path: Path) -> None:
+def test_the_hook_says_one_line(enroll: Callable[[Installed], Enrolled], tmp_path: Path, bad: str) -> None:
     """What was announced, or why not; an update goes on in any case."""
     enrolled = enroll(Grub(tmp_path / "root"))
     machine = enrolled.machine
@@ -237,11 +237,15 @@ def test_the_hook_says_one_line(enroll: Callable[[Installed], Enrolled], tmp_pat
     assert said.stdout.count(b"\n") == 1
     assert said.stderr == b""
     (state,) = (machine.directory / "state").iterdir()
-    state.write_text(state.read_text().replace(enrolled.server.url, "http://127.0.0.1:1"))
-    said = machine.run(HOOK)
-    assert said.returncode == 0
-    assert said.stdout.startswith(b"clevis-attest-predict: ")
-    assert said.stdout.count(b"\n") == 1
+    genuine = state.read_text()
+    for url, why in (("http://127.0.0.1:1", b"cannot connect"), (f"{bad}/hang", b"gave up after 2 s")):
+        state.write_text(genuine.replace(enrolled.server.url, url))
+        machine.extra["CLEVIS_ATTEST_HOOK_SECONDS"] = "60" if url.endswith(":1") else "2"
+        said = machine.run(HOOK)
+        assert said.returncode == 0
+        assert said.stdout.startswith(b"clevis-attest-predict: ")
+        assert why in said.stdout
+        assert said.stdout.count(b"\n") == 1
 
 
 def test_the_hook_is_silent_where_nothing_is_to_be_said(machine: Machine, tmp_path: Path) -> None:
