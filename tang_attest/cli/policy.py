@@ -10,7 +10,7 @@ import click
 from tang_attest.cli import output
 from tang_attest.cli.files import read_file
 from tang_attest.cli.policy_change import apply, dry_run
-from tang_attest.cli.policy_conditions import COMMANDS
+from tang_attest.cli.policy_conditions import COMMANDS, spell
 from tang_attest.cli.policy_life import (
     approve,
     hint_retire,
@@ -69,7 +69,8 @@ def show(name: str, as_json: bool) -> None:
         output.print_json({**_as_json(entry), "retirable": retirable})
         return
     trust = ", trusts predictions" if entry.trust_predictions else ""
-    click.echo(f"{entry.name}: {entry.selection}, cap PCR {entry.cap_pcr}{trust}")
+    asked = "".join(f", {words}" for words in spell(entry.conditions))
+    click.echo(f"{entry.name}: {entry.selection}, cap PCR {entry.cap_pcr}{trust}{asked}")
     output.table(
         ("state", "life", "origin", "for", "until", "boots left", "machines", "since"),
         [
@@ -156,6 +157,7 @@ def _as_json(entry: ReferencePolicy) -> dict[str, object]:
         "selection": str(entry.selection),
         "cap_pcr": entry.cap_pcr,
         "trust_predictions": entry.trust_predictions,
+        "conditions": entry.conditions.as_json(),
         "states": [state_as_json(state) for state in entry.states],
     }
 

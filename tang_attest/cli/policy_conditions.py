@@ -14,6 +14,21 @@ from tang_attest.cli.types import Duration
 from tang_attest.protocol.conditions import Conditions, Watch
 
 
+def spell(conditions: Conditions) -> list[str]:
+    """*conditions* in a few words each."""
+    words = []
+    if (watch := conditions.watch) is not None:
+        on_refused, on_unreachable = "+".join(watch.on_refused), "+".join(watch.on_unreachable)
+        words.append(
+            f"verified every {watch.interval_s} s (refused: {on_refused}; unreachable after {watch.misses}: {on_unreachable})"
+        )
+    if conditions.approval:
+        words.append("unlocks wait for a person")
+    if conditions.stale_after_s is not None:
+        words.append(f"refuses who was not seen for {timedelta(seconds=conditions.stale_after_s)}")
+    return words
+
+
 def _change(name: str, change: Callable[[Conditions], Conditions]) -> None:
     async def use(state: State) -> None:
         conditions = (await state.store.get_policy(name)).conditions
@@ -22,7 +37,7 @@ def _change(name: str, change: Callable[[Conditions], Conditions]) -> None:
     run(use)
 
 
-@click.command()
+@click.command("watch")
 @click.argument("name")
 @click.option("--off", is_flag=True, help="Watch its machines no longer.")
 @click.option(
@@ -56,7 +71,7 @@ def _change(name: str, change: Callable[[Conditions], Conditions]) -> None:
     show_default=True,
     help="When a machine falls silent; the same words.",
 )
-def watch(
+def watch_policy(
     name: str,
     off: bool,
     every: timedelta,
@@ -112,4 +127,4 @@ def refuse_stale(name: str, after: timedelta | None, off: bool) -> None:
     )
 
 
-COMMANDS = (watch, require_approval, refuse_stale)
+COMMANDS = (watch_policy, require_approval, refuse_stale)

@@ -106,5 +106,5 @@ def announce_digest(nonce: str, kid: str, values: bytes, label: str) -> bytes:
 
 
 def verify_digest(nonce: str, kid: str) -> bytes:
-    """The qualifying data of a running machine's quote: 32 bytes (docs/protocol.md, 6)."""
+    """The qualifying data of a running machine's quote: 32 bytes (docs/protocol.md, 10.2)."""
     return hashlib.sha256(f"tang-attest/v1 verify\n{nonce}\n{kid}\n".encode()).digest()

@@ -1,4 +1,4 @@
-"""Agents: machines that ask, again and again, whether they shall prove what they run (docs/protocol.md, 6).
+"""Agents: machines that ask, again and again, whether they shall prove what they run (docs/protocol.md, 10).
 
 Rules of this module:
 

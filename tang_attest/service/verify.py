@@ -1,4 +1,4 @@
-"""Verify: one round of verification of a running machine (docs/protocol.md, 6).
+"""Verify: one round of verification of a running machine (docs/protocol.md, 10).
 
 A verdict is what the device's own TPM signed for our fresh nonce, and nothing else: whoever sends other bytes under a
 device's ``kid`` hears why they are no good, and changes nothing.

@@ -95,7 +95,7 @@ class AttestRoutes:
         return _json(201 if new else 200, {"label": state.label, "state": state.life, "known": not new})
 
     async def poll(self, request: web.Request, _caller: Caller, kid: str) -> web.Response:
-        """``POST /attest/agent/{kid}``: held, then a challenge, or 204 (docs/protocol.md, 6.1)."""
+        """``POST /attest/agent/{kid}``: held, then a challenge, or 204 (docs/protocol.md, 10.1)."""
         body = validate(PollBody, parse_json(await read_body(request)))
         challenge = await self.agents.poll(kid, body.ticket)
         if challenge is None:
@@ -103,7 +103,7 @@ class AttestRoutes:
         return _json(200, {"challenge": challenge_json(challenge)})
 
     async def prove(self, request: web.Request, _caller: Caller, kid: str) -> web.Response:
-        """``POST /attest/agent/{kid}/evidence``: how the round ended (docs/protocol.md, 6.2)."""
+        """``POST /attest/agent/{kid}/evidence``: how the round ended (docs/protocol.md, 10.2)."""
         body = validate(AttestMember, parse_json(await read_body(request)))
         ended, ticket = await self.agents.answer(kid, body.evidence())
         code = ended.reasons[0].code if ended.reasons else "ok"

@@ -137,7 +137,7 @@ class AnnounceBody(AttestMember):
 
 
 class PollBody(Body):
-    """``POST /attest/agent/{kid}`` (docs/protocol.md, 6.1)."""
+    """``POST /attest/agent/{kid}`` (docs/protocol.md, 10.1)."""
 
     ticket: str | None = Field(None, max_length=128)
 

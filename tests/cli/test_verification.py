@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -203,3 +204,47 @@ def test_menu_goes_on_after_a_mistake(vms: tuple[Swtpm, Swtpm]) -> None:
     assert "file-unreadable" in err
     assert "rounds is a number" in err
     assert "nothing was removed" in out
+
+
+def test_conditions_of_a_policy(vms: tuple[Swtpm, Swtpm]) -> None:
+    """Each is set alone and leaves the others; what makes no sense is refused."""
+    register("vm1", vms[0], record=False)
+    watch = ("policy", "watch", "vm1")
+    assert run(*watch, "--every", "5s", "--on-failure", "suspend", "--on-failure", "hook:page")[2] == 0
+    assert run("policy", "require-approval", "vm1", "on")[2] == 0
+    assert run("policy", "refuse-stale", "vm1", "--after", "30d")[2] == 0
+    shown = json.loads(run("policy", "show", "vm1", "--json")[0])["conditions"]
+    assert (shown["watch"]["interval_s"], shown["watch"]["on_refused"]) == (5, ["suspend", "hook:page"])
+    assert (shown["approval"], shown["stale_after_s"]) == (True, 30 * 86400)
+    assert "verified every 5 s" in run("policy", "show", "vm1")[0]
+    for wrong in (("--on-failure", "hook:../sh"), ("--every", "30d"), ("--on-unreachable", "reboot")):
+        out, err, code = run(*watch, *wrong)
+        assert (out, code) == ("", 1)
+        assert "(setting-invalid)" in err
+    assert run("policy", "refuse-stale", "vm1")[2] == 2
+    assert run(*watch, "--off")[2] == 0
+    assert run("policy", "require-approval", "vm1", "off")[2] == 0
+    assert run("policy", "refuse-stale", "vm1", "--off")[2] == 0
+    shown = json.loads(run("policy", "show", "vm1", "--json")[0])["conditions"]
+    assert (shown["watch"], shown["approval"], shown["stale_after_s"]) == (None, False, None)
+    assert "(not-found)" in run("policy", "watch", "vm9")[1]
+
+
+def test_allow(vms: tuple[Swtpm, Swtpm]) -> None:
+    """Until when is said, shown, and in the audit record with who said it."""
+    register("vm1", vms[0], record=False)
+    out, err, code = run("device", "allow", "vm1", "--for", "30m")
+    assert (out, code) == ("", 0)
+    assert "instance vm1 may unlock until 20" in err
+    assert json.loads(run("device", "show", "vm1", "--json")[0])["allowed_until"] is not None
+    assert "device allow" in run("audit", "--device", "vm1")[0]
+    assert "(not-found)" in run("device", "allow", "vm9")[1]
+
+
+def test_without_the_tools(vms: tuple[Swtpm, Swtpm], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A missing program is an error of ours, and no outcome of the machine's."""
+    register("vm1", vms[0])
+    monkeypatch.setenv("PATH", "/nonexistent")
+    out, err, code = run("device", "verify", "vm1")
+    assert (out, code) == ("", 1)
+    assert "(program-missing)" in err

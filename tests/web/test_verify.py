@@ -1,4 +1,4 @@
-"""Running machines prove what they run, over HTTP (docs/protocol.md, 6)."""
+"""Running machines prove what they run, over HTTP (docs/protocol.md, 10)."""
 
 from __future__ import annotations
 
