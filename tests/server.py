@@ -28,7 +28,9 @@ from tang_attest.service.announce import Announce
 from tang_attest.service.caller import Author
 from tang_attest.service.enroll import Enroll
 from tang_attest.service.polls import Polls
+from tang_attest.service.readiness import Readiness
 from tang_attest.service.reference_values import ReferenceValues
+from tang_attest.service.refusals import Refusals
 from tang_attest.service.registry import Registry, TokenTerms
 from tang_attest.service.server_keys import ServerKeys
 from tang_attest.service.unlock import Unlock
@@ -38,6 +40,8 @@ from tang_attest.store import open_store
 from tang_attest.web.admin_routes import AdminRoutes
 from tang_attest.web.app import Site, make_app
 from tang_attest.web.attest_routes import AttestRoutes
+from tang_attest.web.health import Health
+from tang_attest.web.limits import Limiter, Limits
 from tests.attester import Attester, members
 from tests.fakes import FakeClock, RealRandomness
 
@@ -61,8 +65,16 @@ class Answer:
 class Server:
     """Started with ``async with``; everything it made is under *directory*."""
 
-    def __init__(self, directory: Path, *, plain_tang: bool = False, endpoint: str = "") -> None:
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        plain_tang: bool = False,
+        endpoint: str = "",
+        limits: Limits | None = None,
+    ) -> None:
         self.directory, self.plain_tang, self.endpoint = directory, plain_tang, endpoint
+        self.limiter = Limiter(limits)
         self.clock = FakeClock()
 
     async def __aenter__(self) -> Self:
@@ -80,18 +92,29 @@ class Server:
         self.polls = Polls()
         self.verify = Verify(self.store, self.clock, random, nonce_key, 120)
         self.watching = Watching(self.store, self.verify, self.polls, self.clock)
+        self.refusals = Refusals(self.store, self.clock)
         routes = AttestRoutes(
-            Unlock(self.store, self.sealed, self.clock, random, nonce_key, 120, self.executor),
-            Enroll(self.store, self.sealed, SessionBox(self.secret), self.clock, random, nonce_key, 300),
-            Announce(self.store, self.clock, random, nonce_key, 120),
+            Unlock(self.store, self.sealed, self.clock, random, nonce_key, 120, self.executor, self.refusals),
+            Enroll(
+                self.store,
+                self.sealed,
+                SessionBox(self.secret),
+                self.clock,
+                random,
+                nonce_key,
+                300,
+                refusals=self.refusals,
+            ),
+            Announce(self.store, self.clock, random, nonce_key, 120, self.refusals),
             Agents(self.store, self.verify, self.polls, self.clock, random, nonce_key, hold_s=5),
             self.keys,
         )
         plain = self.keys if self.plain_tang else None
         self.admin_tokens = AdminTokens(self.store, self.clock, random, Author.operator("tester"))
         admin = AdminRoutes(self.admin_tokens, Administration(self.store, self.clock, random), self.endpoint)
-        site = Site(routes, self.keys, plain, self.executor, self.endpoint, admin)
-        self.client = TestClient(TestServer(make_app(site)))
+        health = Health(Readiness(self.store, self.keys.current))
+        self.site = Site(routes, self.keys, plain, self.executor, self.endpoint, admin, self.limiter, health)
+        self.client = TestClient(TestServer(make_app(self.site)))
         await self.client.start_server()
         return self
 

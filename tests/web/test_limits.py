@@ -1,0 +1,392 @@
+"""What a stranger may ask, and what it costs: each limit, what it answers, and that it stops nobody else."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import json
+import os
+import socket
+from collections.abc import AsyncIterator, Callable
+from ipaddress import ip_network
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+
+from tang_attest.daemon.sockets import bind, port_of
+from tang_attest.errors import Unavailable
+from tang_attest.protocol.points import Point
+from tang_attest.web import runner
+from tang_attest.web.app import make_app
+from tang_attest.web.limits import ADDRESS_BURST_S, Limiter, Limits, TokenBuckets
+from tests.attester import Attester, members
+from tests.cli.serving import serving
+from tests.cli.transcript import environment, run
+from tests.server import Server, new_x
+
+STRANGER = "127.0.0.2"
+NO_RATES = Limits(address_rate=0, device_rate=0)
+
+
+class Time:
+    """A monotonic clock that stands still."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@contextlib.asynccontextmanager
+async def started(tmp_path: Path, **limits: Any) -> AsyncIterator[Server]:
+    """A server with these limits, and no rates unless they are named."""
+    async with Server(
+        tmp_path / "state", limits=Limits(**({"address_rate": 0, "device_rate": 0} | limits))
+    ) as server:
+        yield server
+
+
+async def ask(
+    server: Server, target: str, body: object = None, *, source: str = STRANGER
+) -> tuple[int, Any, Any]:
+    """Status, body and headers of a POST from the address *source*."""
+    connector = aiohttp.TCPConnector(local_addr=(source, 0))
+    async with (
+        aiohttp.ClientSession(connector=connector) as session,
+        session.post(server.client.make_url(target), json=body or dict(members(new_x()))) as answer,
+    ):
+        return answer.status, await answer.json(content_type=None), answer.headers
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Wait; the test's own time limit ends it."""
+    while not condition():  # noqa: ASYNC110 - what changes is the server's
+        await asyncio.sleep(0.01)
+
+
+@contextlib.asynccontextmanager
+async def connected(
+    port: int, source: str = "127.0.0.1"
+) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+    """A connection."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port, local_addr=(source, 0))
+    try:
+        yield reader, writer
+    finally:
+        writer.close()
+        with contextlib.suppress(ConnectionError):
+            await writer.wait_closed()
+
+
+# --- buckets -----------------------------------------------------------------------------------------------------
+
+
+def test_a_bucket_empties_and_fills() -> None:
+    """As many at once as the rate gives in the burst's time; then one for each interval, and Retry-After is true."""
+    time = Time()
+    buckets = TokenBuckets(2, 3, clock=time)
+    assert [buckets.take("a") for _ in range(6)] == [0] * 6
+    wait = buckets.take("a")
+    assert wait == pytest.approx(0.5)
+    assert buckets.take("b") == 0
+    time.now += wait
+    assert buckets.take("a") == 0
+    assert buckets.take("a") > 0
+    time.now += 1000
+    assert [buckets.take("a") > 0 for _ in range(7)] == [False] * 6 + [True]
+
+
+def test_buckets_are_as_many_as_they_are() -> None:
+    """A stranger with all the addresses of the world costs what was set aside; who asked last is remembered."""
+    buckets = TokenBuckets(1, 1, size=100, clock=Time())
+    for number in range(10_000):
+        buckets.take(str(number))
+    assert len(buckets) == 100
+    assert buckets.take("9999") > 0
+    assert buckets.take("0") == 0
+
+
+def test_rate_zero_is_no_limit() -> None:
+    """And nothing is remembered."""
+    buckets = TokenBuckets(0, 1, clock=Time())
+    assert {buckets.take("a") for _ in range(1000)} == {0}
+    assert len(buckets) == 0
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "shared"),
+    [
+        ("2001:db8::1", "2001:db8::ffff:1:2:3", True),
+        ("2001:db8::1", "2001:db8:0:1::1", False),
+        ("192.0.2.1", "192.0.2.2", False),
+        ("::ffff:192.0.2.1", "192.0.2.1", True),
+        ("fe80::1%eth0", "fe80::2%eth1", True),
+    ],
+)
+def test_what_one_address_is(one: str, other: str, shared: bool) -> None:
+    """A customer has a /64 of IPv6 at least; a socket for both families names IPv4 in IPv6."""
+    limiter = Limiter(Limits(address_rate=1), clock=Time())
+    for _ in range(ADDRESS_BURST_S):
+        limiter.admit(one)
+    if shared:
+        with pytest.raises(Unavailable, match="asks too often"):
+            limiter.admit(other)
+    else:
+        limiter.admit(other)
+
+
+def test_exempt_networks_and_unix_sockets_have_no_limit() -> None:
+    """A proxy speaks for many."""
+    limits = Limits(address_rate=1, address_connections=1, exempt=(ip_network("192.0.2.0/24"),))
+    limiter = Limiter(limits, clock=Time())
+    for address in ("192.0.2.7", None):
+        for _ in range(100):
+            limiter.admit(address)
+            limiter.admit_about("kid", address)
+            assert limiter.connect(address)
+
+
+def test_a_reboot_storm_behind_one_address_passes_by_default() -> None:
+    """1,000 machines at the same moment: a connection and two requests each, then 100 s in which a quarter retries."""
+    time = Time()
+    limiter = Limiter(clock=time)
+    for machine in range(1000):
+        assert limiter.connect("192.0.2.1")
+        for _ in range(2):
+            limiter.admit("192.0.2.1")
+            limiter.admit_about(f"kid {machine}", "192.0.2.1")
+    for _ in range(100):
+        time.now += 1
+        for machine in range(250):
+            limiter.admit("192.0.2.1")
+            limiter.admit_about(f"kid {machine}", "192.0.2.1")
+    assert not limiter.refused
+
+
+# --- over the network --------------------------------------------------------------------------------------------
+
+
+async def test_an_address_that_asks_too_often(tmp_path: Path, exchanges: list[Point]) -> None:
+    """429, a code and Retry-After for it and nobody else; the audit record and the disk do not hear of it."""
+    async with started(tmp_path, address_rate=1) as server:
+        attester = Attester()
+        kid = await server.enroll(attester)
+        exchanges.clear()
+        before = len(await server.store.list_audit(limit=1000))
+        statuses = [(await ask(server, f"/rec/{'A' * 43}"))[0] for _ in range(ADDRESS_BURST_S + 3)]
+        assert statuses == [404] * ADDRESS_BURST_S + [429] * 3
+        _, problem, headers = await ask(server, "/attest/enroll", {})
+        assert problem["code"] == "too-many-requests"
+        assert problem["action"].startswith("Ask again after the seconds")
+        assert int(headers["Retry-After"]) >= 1
+        assert server.limiter.refused == {"address": 4}
+        assert len(await server.store.list_audit(limit=1000)) == before
+        assert exchanges == []
+        assert (await server.unlock(attester, kid)).status == 200
+
+
+async def test_a_stranger_does_not_lock_a_machine_out(tmp_path: Path) -> None:
+    """Who knows a kid and asks about it all the time is told to wait; the machine itself opens its disk meanwhile."""
+    async with started(tmp_path, device_rate=1) as server:
+        attester = Attester()
+        kid, other = await server.enroll(attester), await server.enroll(Attester(), "pi-c")
+        answers = [await ask(server, f"/rec/{kid}") for _ in range(33)]
+        assert [status for status, _, _ in answers[:30]] == [401] * 30
+        assert [status for status, _, _ in answers[31:]] == [429] * 2
+        assert answers[-1][1]["code"] == "too-many-requests"
+        assert (await ask(server, f"/attest/announce/{kid}", {}))[0] == 429
+        assert (await ask(server, f"/attest/agent/{kid}", {}))[0] == 429
+        assert (await ask(server, f"/rec/{other}"))[0] == 401
+        assert (await server.unlock(attester, kid)).status == 200
+
+
+async def test_too_much_work(tmp_path: Path, exchanges: list[Point]) -> None:
+    """503 at once for who comes when as many are worked on as are allowed; then it goes on."""
+    async with started(tmp_path, requests=1) as server:
+        attester = Attester()
+        kid = await server.enroll(attester)
+        challenge = await server.challenge(kid)
+        with server.limiter.work():
+            answer = await server.unlock(attester, kid, challenge=challenge)
+        assert (answer.status, answer.code, answer.headers["Retry-After"]) == (503, "unavailable", "1")
+        assert exchanges == []
+        assert (await server.unlock(attester, kid)).status == 200
+
+
+@pytest.mark.parametrize("queue", ["_finds", "_writes"])
+async def test_a_full_queue(tmp_path: Path, exchanges: list[Point], queue: str) -> None:
+    """Evidence that is good is answered 503 when there is no room to write it down, and nothing is released."""
+    async with started(tmp_path) as server:
+        attester = Attester()
+        kid = await server.enroll(attester)
+        challenge = await server.challenge(kid)
+        getattr(server.store, queue)._queue_limit = 0
+        answer = await server.unlock(attester, kid, challenge=challenge)
+        assert (answer.status, answer.code) == (503, "unavailable")
+        assert exchanges == []
+
+
+async def test_the_store_is_away(tmp_path: Path, exchanges: list[Point]) -> None:
+    """503, and no exchange."""
+    async with started(tmp_path) as server:
+        attester = Attester()
+        kid = await server.enroll(attester)
+        challenge = await server.challenge(kid)
+        await server.store.close()
+        answer = await server.unlock(attester, kid, challenge=challenge)
+        assert (answer.status, answer.code) == (503, "unavailable")
+        assert exchanges == []
+
+
+async def half_a_body(server: Server, length: int, sent: bytes = b"{") -> tuple[asyncio.StreamReader, Any]:
+    """A connection on which the first bytes of a body were sent."""
+    reader, writer = await asyncio.open_connection(server.client.host, server.client.port)
+    writer.write(
+        f"POST /rec/{'A' * 43} HTTP/1.1\r\nHost: x\r\nContent-Length: {length}\r\n\r\n".encode() + sent
+    )
+    await writer.drain()
+    return reader, writer
+
+
+async def test_a_slow_body_is_cut(tmp_path: Path) -> None:
+    """408, a code, and the connection is closed."""
+    async with started(tmp_path, body_s=0.2) as server:
+        reader, writer = await half_a_body(server, 1000)
+        answer = await reader.read()  # to its end: it was closed
+        assert answer.startswith(b"HTTP/1.1 408 ")
+        assert b'"code":"request-slow"' in answer
+        assert server.limiter.refused == {"slow": 1}
+        writer.close()
+
+
+async def test_too_many_bodies_on_their_way(tmp_path: Path) -> None:
+    """What one address may send at a time is half of all; more is 503, before a byte of it is read."""
+    async with started(tmp_path, bodies=2000, body_s=30) as server:
+        _, first = await half_a_body(server, 900)
+        await until(lambda: server.limiter._bodies > 0)
+        reader, second = await half_a_body(server, 900)
+        assert (await reader.readline()).startswith(b"HTTP/1.1 503 ")
+        assert server.limiter.refused == {"bodies": 1}
+        first.close()
+        second.close()
+        await until(lambda: server.limiter._bodies == 0)
+        assert not server.limiter._bodies_of
+
+
+@contextlib.asynccontextmanager
+async def listening(server: Server) -> AsyncIterator[int]:
+    """*server* as ``serve`` runs it; its port."""
+    [sockets] = bind("127.0.0.1", 0, 1)
+    ready, stop = asyncio.Event(), asyncio.Event()
+    task = asyncio.create_task(
+        runner.run(make_app(server.site), sockets, None, ready.set, stop, server.limiter)
+    )
+    await ready.wait()
+    yield port_of(sockets[0])
+    stop.set()
+    await task
+
+
+HEALTH = b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"
+
+
+async def test_connections_of_one_address(tmp_path: Path) -> None:
+    """The one too many is told so and closed, others are not; when one goes, the next may come."""
+    async with started(tmp_path, address_connections=2) as server, listening(server) as port, connected(port):
+        async with connected(port):
+            async with connected(port) as (reader, _):
+                assert (await reader.read()).startswith(
+                    b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\n"
+                )
+            async with connected(port, STRANGER) as (reader, writer):
+                writer.write(HEALTH)
+                assert (await reader.readline()).startswith(b"HTTP/1.1 200 ")
+        await until(lambda: server.limiter.connections == 1)
+        async with connected(port) as (reader, writer):
+            writer.write(HEALTH)
+            assert (await reader.readline()).startswith(b"HTTP/1.1 200 ")
+        assert server.limiter.refused == {"address-connections": 1}
+
+
+async def test_connections_in_all(tmp_path: Path) -> None:
+    """Whatever the addresses."""
+    async with started(tmp_path, connections=1) as server, listening(server) as port, connected(port):
+        await until(lambda: server.limiter.connections == 1)
+        async with connected(port, STRANGER) as (reader, _):
+            assert (await reader.read()).startswith(b"HTTP/1.1 503 ")
+        assert server.limiter.refused == {"connections": 1}
+
+
+@pytest.mark.parametrize("said", [b"", b"GET /adv HT", HEALTH])
+async def test_a_connection_that_says_nothing_is_closed(tmp_path: Path, said: bytes) -> None:
+    """Nothing at all, half a head, or no second request: it ends by itself."""
+    async with started(tmp_path, idle_s=0.3) as server, listening(server) as port:
+        async with connected(port) as (reader, writer):
+            writer.write(said)
+            answer = await reader.read()
+        assert answer.startswith(b"HTTP/1.1 200 ") if said == HEALTH else answer == b""
+
+
+def test_limits_are_settings(tmp_path: Path) -> None:
+    """A server that was told counts this host too, and stops it."""
+    with environment():
+        assert run("--state", str(tmp_path / "state"), "init")[2] == 0
+    flags = ("--limit-exempt", "", "--address-rate", "1", "--address-connections", "4")
+    with serving(tmp_path, *flags) as server:
+        with socket.create_connection(("127.0.0.1", server.port)) as connection:
+            connection.settimeout(60)
+            connection.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n" * 11)
+            received = b""
+            while received.count(b"HTTP/1.1 ") < 11:
+                received += connection.recv(65536)
+        assert received.count(b"HTTP/1.1 200 ") == 10
+        assert received.count(b"HTTP/1.1 429 ") == 1
+
+
+# --- what a challenge costs --------------------------------------------------------------------------------------
+
+
+def resident(pid: int) -> int:
+    """Bytes of memory of the workers of the server *pid*."""
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    pages = sum(int(Path(f"/proc/{child}/statm").read_text().split()[1]) for child in children)
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+async def test_a_challenge_costs_nothing_that_stays(tmp_path: Path) -> None:
+    """Thousands of challenges leave no row, not one changed byte on the disk, and no memory."""
+    async with started(tmp_path) as server:
+        kid = await server.enroll(Attester())
+    body = json.dumps(dict(members(new_x()))).encode()
+    request = f"POST /rec/{kid} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body
+
+    def disk() -> dict[str, str]:
+        return {
+            path.name: hashlib.sha256(path.read_bytes()).hexdigest()
+            for path in sorted((tmp_path / "state").iterdir())
+            if not path.name.endswith("-shm")  # SQLite's index of the log, which is memory
+        }
+
+    with (
+        serving(tmp_path, "--log-level", "error") as process,
+        socket.create_connection(("127.0.0.1", process.port)) as connection,
+    ):
+        connection.settimeout(60)
+
+        def ask_for(count: int) -> None:
+            for _ in range(count):
+                connection.sendall(request)
+                answer = b""
+                while not answer.endswith(b"}"):
+                    answer += connection.recv(65536)
+                assert answer.startswith(b"HTTP/1.1 401 ")
+
+        ask_for(1000)  # what is made once is made
+        before, memory = disk(), resident(process.process.pid)
+        ask_for(4000)
+        assert disk() == before
+        assert resident(process.process.pid) - memory < 1_000_000  # 250 bytes for each would be as much
