@@ -71,7 +71,11 @@ def show(number: int, as_json: bool) -> None:
 
     The log is compared with that of the machine's last permitted boot.  Look at it before you approve.
     """
-    found = run(lambda state: state.explanations.explain(number))
+
+    async def explain(state: State) -> Explanation:
+        return await state.explanations.explain(await state.explanations.find(number))
+
+    found = run(explain)
     if as_json:
         output.print_json(_explanation_as_json(found))
         return

@@ -99,7 +99,6 @@ def compose(store: Store, secret: ServerSecret) -> State:
     clock, random, sealed = SystemClock(), SystemRandomness(), SealedKeys(secret)
     operator = operator_name()
     author = Author.operator(operator)
-    changes = PolicyChanges(store, clock, author)
     return State(
         store,
         sealed,
@@ -107,8 +106,8 @@ def compose(store: Store, secret: ServerSecret) -> State:
         secret,
         Registry(store, sealed, clock, random, operator),
         ReferenceValues(store, clock, author),
-        changes,
-        Explanations(store, clock, changes),
+        PolicyChanges(store, clock, author),
+        Explanations(store, clock),
         Rollouts(store, clock, random, author),
         AdminTokens(store, clock, random, Author.operator(operator)),
         ServerKeys(store, sealed, clock, f"operator:{operator}"),

@@ -20,6 +20,7 @@ from tang_attest.protocol.policy import ReferencePolicy
 from tang_attest.protocol.reference_state import Life, ReferenceState
 from tang_attest.service.admin_tokens import Asker
 from tang_attest.service.administered_changes import AdministeredChanges
+from tang_attest.service.explanation import Explanation, Explanations
 from tang_attest.service.reference_values import Approval, ReferenceValues
 
 #: States of one policy that tokens staged and no machine has booted.  Each makes every appraisal a little slower.
@@ -47,6 +48,7 @@ class Administration:
 
     def __init__(self, store: Store, clock: Clock, random: Randomness) -> None:
         self._store, self._clock = store, clock
+        self._explanations = Explanations(store, clock)
         self.changes = AdministeredChanges(store, clock, random)
 
     # --- reading ------------------------------------------------------------------------------------------------
@@ -96,12 +98,9 @@ class Administration:
             await self._store.list_observations(device, limit + 1, before, asker.grant.policies), limit
         )
 
-    async def observation(self, asker: Asker, number: int) -> Observation:
-        """One refused quote.  Raises ``observation-missing``."""
-        newest = await self._store.list_observations(None, 1, number + 1, asker.grant.policies)
-        if not newest or newest[0].id != number:
-            raise NotFound("observation-missing", f"There is no observation {number}.")
-        return newest[0]
+    async def observation(self, asker: Asker, number: int) -> Explanation:
+        """One refused quote, explained.  Raises ``observation-missing``."""
+        return await self._explanations.explain(await self._explanations.find(number, asker.grant.policies))
 
     async def audit(
         self, asker: Asker, limit: int, before: int | None, device: str | None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from tang_attest.errors import Malformed, NotFound, Reason, Refused
@@ -10,7 +11,7 @@ from tang_attest.protocol import eventlog
 from tang_attest.protocol.policy import ReferencePolicy
 from tang_attest.protocol.reference_state import ReferenceState
 from tang_attest.protocol.rollout import judged_by
-from tang_attest.service.policy_changes import PolicyChanges
+from tang_attest.service.policy_changes import subjects
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,17 +40,18 @@ class Explanation:
 class Explanations:
     """Reads only."""
 
-    def __init__(self, store: Store, clock: Clock, changes: PolicyChanges) -> None:
-        self._store, self._clock, self._changes = store, clock, changes
+    def __init__(self, store: Store, clock: Clock) -> None:
+        self._store, self._clock = store, clock
 
-    async def explain(self, observation_id: int) -> Explanation:
-        """Raises ``observation-missing``."""
-        for observation in await self._store.list_observations(None, 1, observation_id + 1):
+    async def find(self, observation_id: int, policies: Collection[str] | None = None) -> Observation:
+        """The observation, if it is of a device under one of *policies* (``None``: any).  Raises ``observation-missing``."""
+        for observation in await self._store.list_observations(None, 1, observation_id + 1, policies):
             if observation.id == observation_id:
-                return await self._explain(observation)
+                return observation
         raise NotFound("observation-missing", f"There is no observation {observation_id}.")
 
-    async def _explain(self, observation: Observation) -> Explanation:
+    async def explain(self, observation: Observation) -> Explanation:
+        """What is odd about *observation*, judged by the policy as it is now."""
         name, snapshot = observation.device, observation.snapshot
         policy = await self._policy_of(name)
         changes, doubts = compare_logs(observation, await self._store.get_evidence(name, permitted=True))
@@ -67,10 +69,8 @@ class Explanations:
         """The policy as it is for the device *name*, in a rollout or not."""
         policy = await self._store.get_policy((await self._store.get_device(name)).policy)
         rollout = await self._store.get_rollout(policy.name)
-        subjects = await self._changes.subjects(policy.name)
-        return next(
-            judged_by(policy, rollout, subject) for device, subject in subjects if device.name == name
-        )
+        found = await subjects(self._store, policy.name)
+        return next(judged_by(policy, rollout, subject) for device, subject in found if device.name == name)
 
     def _reasons(self, policy: ReferencePolicy, observation: Observation) -> tuple[Reason, ...]:
         snapshot = observation.snapshot

@@ -54,7 +54,7 @@ class PolicyChanges:
         )
         judges = [
             (device.name, judged_by(policy, rollout, subject), then(subject))
-            for device, subject in await self.subjects(policy_name)
+            for device, subject in await subjects(self._store, policy_name)
         ]
         # Logs are large, and only rules read them.
         ruled = any(now.rules or after.rules for _, now, after in judges)
@@ -69,19 +69,20 @@ class PolicyChanges:
             trials.append(Trial(name, selection, values, log, now, after))
         return dry_run(trials, self._clock.now())
 
-    async def subjects(self, policy_name: str) -> list[tuple[Device, Subject]]:
-        """The devices of a policy, by name, and how each stands in its newest rollout."""
-        rollout = await self._store.get_rollout(policy_name)
-        fared = await self._store.list_rollout_devices(rollout.id) if rollout else ()
-        outcomes = {entry.device: entry.outcome for entry in fared}
-        devices = [device for device in await self._store.list_devices() if device.policy == policy_name]
-        return [(each, Subject(each.name, each.labels, outcomes.get(each.name))) for each in devices]
-
     def states(self, change: PolicyChange) -> tuple[ReferenceState, ...]:
         """The states that *change* adds, made now."""
         now = self._clock.now()
         actor = self._author.actor
         return tuple(replace(state, created_at=now, created_by=actor) for state in change.states())
+
+
+async def subjects(store: Store, policy_name: str) -> list[tuple[Device, Subject]]:
+    """The devices of a policy, by name, and how each stands in its newest rollout."""
+    rollout = await store.get_rollout(policy_name)
+    fared = await store.list_rollout_devices(rollout.id) if rollout else ()
+    outcomes = {entry.device: entry.outcome for entry in fared}
+    devices = [device for device in await store.list_devices() if device.policy == policy_name]
+    return [(each, Subject(each.name, each.labels, outcomes.get(each.name))) for each in devices]
 
 
 def require_few(result: DryRun, allowed: int = 0) -> None:

@@ -20,7 +20,7 @@ from tang_attest.protocol.rollout import (
     judged_by,
 )
 from tang_attest.service.caller import Author
-from tang_attest.service.policy_changes import PolicyChanges, require_few
+from tang_attest.service.policy_changes import PolicyChanges, require_few, subjects
 from tang_attest.service.reference_values import retirable_states
 
 
@@ -157,10 +157,10 @@ class Rollouts:
         if rollout is None:
             raise NotFound("not-found", f"Policy '{policy_name}' has no rollout.")
         fared = await self._store.list_rollout_devices(rollout.id)
-        subjects = await self._changes.subjects(policy_name)
-        devices = [device for device, _ in subjects]
+        found = await subjects(self._store, policy_name)
+        devices = [device for device, _ in found]
         states = Counter(device.last_state for device in devices)
-        waiting = (s.name for _, s in subjects if s.outcome is None and rollout.includes(s))
+        waiting = (s.name for _, s in found if s.outcome is None and rollout.includes(s))
         return RolloutStatus(
             rollout,
             len(devices),

@@ -86,7 +86,7 @@ async def _observations(admin: Administration, call: Call) -> Answer:
 
 
 async def _observation(admin: Administration, call: Call) -> Answer:
-    return Answer(200, wire.ObservationView.of(await admin.observation(call.asker, call.path.observation)))
+    return Answer(200, wire.ExplanationView.of(await admin.observation(call.asker, call.path.observation)))
 
 
 async def _audit(admin: Administration, call: Call) -> Answer:
@@ -219,10 +219,10 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
         method="GET",
         path="/observations/{observation}",
         scope=Scope.READ,
-        summary="One refused quote.",
+        summary="One refused quote, and why it was refused, event by event if the machine sent its log.",
         handler=_observation,
         parameters=wire.ObservationPath,
-        answers={200: wire.ObservationView},
+        answers={200: wire.ExplanationView},
     ),
     Operation(
         name="listAudit",

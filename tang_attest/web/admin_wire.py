@@ -19,6 +19,7 @@ from tang_attest.protocol.pcr_file import parse_values
 from tang_attest.protocol.policy import ReferencePolicy
 from tang_attest.protocol.reference_state import MAX_LABEL, ReferenceState, check_label
 from tang_attest.service.administration import Page, ValuesOf
+from tang_attest.service.explanation import Explanation
 from tang_attest.service.reference_values import Approval
 from tang_attest.web.wire import Body, validate
 
@@ -362,6 +363,31 @@ class ObservationView(View):
             values=_hex(seen.snapshot.values),
             reset_count=seen.reset_count,
             event_log_bytes=len(seen.snapshot.event_log),
+        )
+
+
+class ExplanationView(View):
+    """An observation, and what is odd about it: by value, and event by event if the machine sent its log."""
+
+    observation: ObservationView
+    policy: str
+    nearest_state: str | None = Field(description="The approved state that differs least.")
+    differs: list[int] = Field(description="The PCRs in which it is not that state.")
+    reasons: list[dict[str, Any]] = Field(description="What the policy says now; empty: it would permit.")
+    changes: list[dict[str, Any]] = Field(description="Events that differ from the last permitted boot.")
+    doubts: list[str] = Field(description="What `changes` does not tell, or may not be believed.")
+
+    @classmethod
+    def of(cls, found: Explanation) -> ExplanationView:
+        """*found*, as it is shown."""
+        return cls(
+            observation=ObservationView.of(found.observation),
+            policy=found.policy,
+            nearest_state=found.nearest.label if found.nearest else None,
+            differs=list(found.differences),
+            reasons=[reason.as_json() for reason in found.reasons],
+            changes=[change.as_json() for change in found.changes],
+            doubts=list(found.doubts),
         )
 
 

@@ -248,7 +248,10 @@ async def test_observations_and_audit(server: Server, admin: Admin, attester: At
     assert (len(rest.body["observations"]), rest.body["next"]) == (1, None)
     of_one = (await admin.get("/observations?device=pi-b")).body["observations"]
     assert of_one == [first.body["observations"][1], *rest.body["observations"]]
-    assert (await admin.get(f"/observations/{of_one[0]['id']}")).body == of_one[0]
+    explained = (await admin.get(f"/observations/{of_one[0]['id']}")).body
+    assert explained["observation"] == of_one[0]
+    assert explained["reasons"][0]["code"] == of_one[0]["code"]
+    assert explained["doubts"] == ["the machine sent no event log, so only the values are known"]
     assert of_one[0]["values"]["4"] == attester.pcrs["sha256"][4].hex()
     for missing in ("/observations/99", "/observations/9223372036854775806", "/observations?device=none"):
         assert (await admin.get(missing)).status == 404

@@ -79,7 +79,8 @@ async def test_an_event_that_no_rule_accepts(server: Server, attester: Attester)
     assert (refused.status, refused.code) == (403, "pcr-mismatch")  # PCR 4 has the initrd's size
     reasons: Any = (await server.store.list_audit())[0][1].details["reasons"]
     assert [reason["code"] for reason in reasons][-1] == "rule-failed"
-    found = await Explanations(server.store, server.clock, changes(server)).explain(1)
+    explanations = Explanations(server.store, server.clock)
+    found = await explanations.explain(await explanations.find(1))
     assert [reason.code for reason in found.reasons if reason.code == "rule-failed"]
     assert any("the initrd" in change.sentence for change in found.changes)
 
