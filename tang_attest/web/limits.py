@@ -159,7 +159,7 @@ class Limiter:
 
     def _limited(self, address: str | None) -> str | None:
         """What is counted for *address*; ``None`` where nothing is: a Unix socket, an exempt network."""
-        return None if address is None else _network(address, self.limits.exempt)
+        return _network(address, self.limits.exempt) if address else None  # a Unix socket's peer is ''
 
     def _check(self, limit: str, wait: float, sentence: str) -> None:
         if wait:
