@@ -6,11 +6,12 @@ The initrd is unpacked and entered with chroot.  It has one network card, the en
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -22,7 +23,7 @@ ROUTER: Final = "192.0.2.1"
 ROUTER_6: Final = "2001:db8::1"
 PORT: Final = 8000
 _STEP: Final = "BOOT=local /bin/sh /scripts/local-top/clevis-attest-net"
-_PATIENCE: Final = 60.0
+_PATIENCE: Final = 300.0
 
 
 def unpack(built: Built, directory: Path) -> Path:
@@ -44,6 +45,8 @@ class Guest:
     root: Path
     pid: int
     router: int
+    terminal: int  #: both ends of the pipe that is /dev/console
+    said: bytes = b""
 
     def run(self, script: str) -> str:
         """What *script* printed in the initrd."""
@@ -74,7 +77,9 @@ class Guest:
     @property
     def console(self) -> str:
         """What a person saw."""
-        return (self.root / "dev/console").read_text()
+        with suppress(BlockingIOError):
+            self.said += os.read(self.terminal, 65536)
+        return self.said.decode()
 
     def fetch(self, host: str) -> str:
         """What the web server at the other end says to the initrd's curl."""
@@ -112,7 +117,9 @@ def guest(root: Path, command_line: str, *, dhcp: bool = False, prefix: str = ""
             servers.append([sys.executable, "-m", "tests.boot.router", "cable", prefix])
         for server in servers:
             stack.enter_context(_background([*at_router, *server], root.parent / "servers.log"))
-        yield Guest(root, machine, router)
+        terminal = os.open(root / "dev/console", os.O_RDWR | os.O_NONBLOCK)
+        stack.callback(os.close, terminal)
+        yield Guest(root, machine, router, terminal)
 
 
 def _furnish(root: Path, command_line: str) -> None:
@@ -124,7 +131,8 @@ def _furnish(root: Path, command_line: str) -> None:
     (card / "device").touch()
     (card / "operstate").symlink_to("/real/class/net/eth0/operstate")
     (root / "cmdline").write_text(f"quiet {command_line}\n")
-    (root / "dev/console").touch()
+    # Not a file: every line would replace the one before.
+    os.mkfifo(root / "dev/console")
     for name, minor in (("null", 3), ("urandom", 9)):
         _run(["mknod", str(root / "dev" / name), "c", "1", str(minor)])
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -54,14 +57,67 @@ def test_a_kernel_without_a_tpm_driver_fails_the_build(root: Path, tmp_path: Pat
         make_initrd(root, tmp_path / "initrd")
 
 
-def test_the_module_leaves_the_settings_of_dracut_alone(root: Path, tmp_path: Path) -> None:
-    """dracut sources it into its own shell: a name of ours must not replace dracut's list of drivers."""
+@contextmanager
+def settings(root: Path, change: Callable[[str], str]) -> Iterator[None]:
+    """dracut's settings are others, for a while."""
     small = root / "etc/dracut.conf.d/small.conf"
     before = small.read_text()
-    small.write_text("".join(line for line in before.splitlines(keepends=True) if "drivers" not in line))
+    small.write_text(change(before))
     try:
-        make_initrd(root, tmp_path / "initrd")
+        yield
     finally:
         small.write_text(before)
-    shutil.copy(tmp_path / "initrd", root / "tmp/listed")
-    assert "/virtio_blk.ko" in chroot(root, "lsinitrd /tmp/listed")
+
+
+def contents(root: Path, image: Path) -> str:
+    """The names in *image*, and what its command line adds."""
+    shutil.copy(image, root / "tmp/listed")
+    return chroot(
+        root, "lsinitrd /tmp/listed; lsinitrd -f etc/cmdline.d/99clevis-pin-attest.conf /tmp/listed"
+    )
+
+
+def test_the_module_leaves_the_settings_of_dracut_alone(root: Path, tmp_path: Path) -> None:
+    """dracut sources it into its own shell: a name of ours must not replace dracut's list of drivers."""
+    with settings(root, lambda text: re.sub(".*drivers.*", "", text)):
+        make_initrd(root, tmp_path / "initrd")
+    assert "/virtio_blk.ko" in contents(root, tmp_path / "initrd")
+
+
+def test_an_image_for_this_machine_only_has_the_pin_too(root: Path, tmp_path: Path) -> None:
+    """hostonly=yes is what distributions build; no disk of the building machine says that the pin is needed."""
+    with settings(root, lambda text: text.replace("hostonly=no", "hostonly=yes")):
+        make_initrd(root, tmp_path / "initrd")
+    listing = contents(root, tmp_path / "initrd")
+    for name in (
+        *("bin/clevis-decrypt-attest", "bin/clevis-luks-unlock", "bin/tpm2", "libtss2-tcti-device.so.0"),
+        *("initrd.target.wants/clevis-attest-cap.service", "lib/clevis-attest/clevis-attest-before-shell"),
+        "emergency.service.d/50-clevis-attest.conf",
+    ):
+        assert name in listing, name
+    assert listing.endswith("rd.neednet=1\n")
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        pytest.param(
+            lambda text: text.replace(" systemd ", " ") + 'omit_dracutmodules+=" systemd "\n',
+            "module 'clevis' depends on 'systemd', which can't be installed",
+            id="omitted",
+        ),
+        pytest.param(
+            lambda text: text.replace(" systemd-initrd ", " ").replace(" dracut-systemd ", " "),
+            "clevis-pin-attest: cannot enable clevis-attest-cap.service",
+            id="half",
+        ),
+    ],
+)
+def test_an_image_without_systemd_is_not_made(
+    root: Path, tmp_path: Path, change: Callable[[str], str], said: str
+) -> None:
+    """clevis 19 asks for systemd, and in an image with half of it nothing would cap."""
+    with settings(root, change), pytest.raises(AssertionError) as failure:
+        make_initrd(root, tmp_path / "initrd")
+    assert said in str(failure.value)
+    assert not (root / "tmp/initrd").exists()
