@@ -11,6 +11,7 @@ from typing import Any, Self
 from aiohttp.test_utils import TestClient, TestServer
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from tang_attest.cli.observing import observe
 from tang_attest.config import Settings
 from tang_attest.keys.sealed import SealedKeys, SessionBox
 from tang_attest.keys.secret import create_secret
@@ -28,7 +29,6 @@ from tang_attest.service.announce import Announce
 from tang_attest.service.caller import Author
 from tang_attest.service.enroll import Enroll
 from tang_attest.service.polls import Polls
-from tang_attest.service.readiness import Readiness
 from tang_attest.service.reference_values import ReferenceValues
 from tang_attest.service.refusals import Refusals
 from tang_attest.service.registry import Registry, TokenTerms
@@ -40,7 +40,6 @@ from tang_attest.store import open_store
 from tang_attest.web.admin_routes import AdminRoutes
 from tang_attest.web.app import Site, make_app
 from tang_attest.web.attest_routes import AttestRoutes
-from tang_attest.web.health import Health
 from tang_attest.web.limits import Limiter, Limits
 from tests.attester import Attester, members
 from tests.fakes import FakeClock, RealRandomness
@@ -112,8 +111,13 @@ class Server:
         plain = self.keys if self.plain_tang else None
         self.admin_tokens = AdminTokens(self.store, self.clock, random, Author.operator("tester"))
         admin = AdminRoutes(self.admin_tokens, Administration(self.store, self.clock, random), self.endpoint)
-        health = Health(Readiness(self.store, self.keys.current))
-        self.site = Site(routes, self.keys, plain, self.executor, self.endpoint, admin, self.limiter, health)
+        settings = Settings(state=self.directory, metrics_listen="127.0.0.1:0")
+        health, metrics = observe(
+            settings, self.store, self.keys, self.clock, self.limiter, self.polls, self.refusals
+        )
+        self.site = Site(
+            routes, self.keys, plain, self.executor, self.endpoint, admin, self.limiter, health, metrics
+        )
         self.client = TestClient(TestServer(make_app(self.site)))
         await self.client.start_server()
         return self

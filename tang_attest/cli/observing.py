@@ -15,7 +15,7 @@ from tang_attest.cli.state import SystemClock
 from tang_attest.config import Settings
 from tang_attest.daemon.sockets import bind
 from tang_attest.errors import TangAttestError
-from tang_attest.ports import Store
+from tang_attest.ports import Clock, Store
 from tang_attest.service.polls import Polls
 from tang_attest.service.readiness import Readiness
 from tang_attest.service.refusals import Refusals
@@ -57,7 +57,13 @@ def bind_metrics(settings: Settings) -> list[list[socket.socket]]:
 
 
 def observe(
-    settings: Settings, store: Store, keys: ServerKeys, limiter: Limiter, polls: Polls, refusals: Refusals
+    settings: Settings,
+    store: Store,
+    keys: ServerKeys,
+    clock: Clock,
+    limiter: Limiter,
+    polls: Polls,
+    refusals: Refusals,
 ) -> tuple[Health, Metrics | None]:
     """Who answers for this worker's health, and who counts, if anybody reads that."""
     readiness = Readiness(store, keys.current)
@@ -66,7 +72,7 @@ def observe(
     from tang_attest.web.metrics import Metrics, Sources  # slow to load
 
     def seen() -> Awaitable[Mapping[str, int]]:
-        return store.seen(SystemClock().now())
+        return store.seen(clock.now())
 
     def held() -> int:
         return polls.count

@@ -259,7 +259,7 @@ async def _site(settings: Settings, polls: Polls) -> AsyncIterator[Site]:
         agents = watch(settings, state, polls, stack)
         refusals = await stack.enter_async_context(kept_refusals(state.store, limiter))
         attest = _attest_routes(settings, state, agents, own, executor, refusals)
-        health, metrics = observe(settings, state.store, own, limiter, polls, refusals)
+        health, metrics = observe(settings, state.store, own, SystemClock(), limiter, polls, refusals)
         yield Site(attest, keys, plain, executor, settings.endpoint, admin, limiter, health, metrics)
 
 

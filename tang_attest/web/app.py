@@ -125,7 +125,7 @@ async def _route(site: Site, request: web.Request, caller: Caller) -> web.Stream
         return await _attest(site, site.attest, request, target.removeprefix(site.endpoint), caller)
     if site.health is not None and (check := site.health.find(target.removeprefix(site.endpoint))):
         request[ROUTE] = "health"
-        return await check()
+        return await check(request)
     with site.limiter.work():
         return await _tang(site, request, target, caller)
 

@@ -28,8 +28,8 @@ def make_app(metrics: Metrics, health: Health | None) -> web.Application:
 
     app.router.add_get("/metrics", show)
     if health is not None:
-        app.router.add_get(_ALIVE, lambda _: health.alive())
-        app.router.add_get(_READY, lambda _: health.ready())
+        app.router.add_get(_ALIVE, health.alive)
+        app.router.add_get(_READY, health.ready)
     return app
 
 
@@ -39,15 +39,15 @@ class Health:
 
     readiness: Readiness
 
-    def find(self, target: str) -> Callable[[], Awaitable[web.Response]] | None:
+    def find(self, target: str) -> Callable[[web.Request], Awaitable[web.Response]] | None:
         """Who answers *target*, if it is one of the two."""
         return {_ALIVE: self.alive, _READY: self.ready}.get(target)
 
-    async def alive(self) -> web.Response:
+    async def alive(self, _request: web.Request) -> web.Response:
         """200: this process answers."""
         return _answer(200, "ok")
 
-    async def ready(self) -> web.Response:
+    async def ready(self, _request: web.Request) -> web.Response:
         """200, or 503 with the code of what is missing: the database, its schema, the keys."""
         try:
             await self.readiness.check()
