@@ -69,7 +69,7 @@ def list_observations(device: str | None, limit: int, as_json: bool) -> None:
 def show(number: int, as_json: bool) -> None:
     """Explain what is odd about an observation: by PCR, and event by event if the machine sent its log.
 
-    The log is compared with that of the machine's last permitted boot.  Look at it before you approve.
+    The log is compared with that of an approved boot of the machine.  Look at it before you approve.
     """
 
     async def explain(state: State) -> Explanation:

@@ -6,7 +6,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 from tang_attest.errors import Malformed, NotFound, Reason, Refused
-from tang_attest.ports import Clock, LastEvidence, Observation, Store
+from tang_attest.ports import Clock, Observation, Snapshot, Store
 from tang_attest.protocol import eventlog
 from tang_attest.protocol.policy import ReferencePolicy
 from tang_attest.protocol.reference_state import ReferenceState
@@ -19,8 +19,7 @@ class Explanation:
     """What is odd about an observation.
 
     ``reasons`` is what the policy says of it *now*, empty when it would permit it.  ``nearest`` is the approved state
-    that differs least.  ``changes`` tells how its log differs from that of the device's last permitted boot, in the
-    PCRs that were quoted; ``doubts`` are sentences about what ``changes`` does not tell, or may not be believed.
+    that differs least.  ``changes`` tells how its log differs from that of an approved boot, in the PCRs that were quoted; ``doubts`` are sentences about what ``changes`` does not tell, or may not be believed.
     """
 
     observation: Observation
@@ -54,16 +53,27 @@ class Explanations:
         """What is odd about *observation*, judged by the policy as it is now."""
         name, snapshot = observation.device, observation.snapshot
         policy = await self._policy_of(name)
-        changes, doubts = compare_logs(observation, await self._store.get_evidence(name, permitted=True))
         counting = [
             state
             for state in policy.states
             if state.concerns(name) and state.obstacle(self._clock.now()) is None
         ]
         nearest = min(counting, key=lambda state: len(state.differences(snapshot.values)), default=None)
+        changes, doubts = compare_logs(snapshot, await self._approved_log(name, nearest))
         return Explanation(
             observation, policy.name, self._reasons(policy, observation), nearest, changes, doubts
         )
+
+    async def _approved_log(self, name: str, nearest: ReferenceState | None) -> bytes:
+        """The log of a boot of the device that is *nearest*, or else of its last permitted one; perhaps none."""
+        permitted = await self._store.get_evidence(name, permitted=True)
+        known = [permitted.snapshot] if permitted else []
+        # A boot that was refused and then approved is approved, even if it never happened again.
+        known += [seen.snapshot for seen in await self._store.list_observations(name)]
+        for snapshot in known:
+            if nearest is not None and snapshot.event_log and not nearest.differences(snapshot.values):
+                return snapshot.event_log
+        return permitted.snapshot.event_log if permitted else b""
 
     async def _policy_of(self, name: str) -> ReferencePolicy:
         """The policy as it is for the device *name*, in a rollout or not."""
@@ -84,19 +94,16 @@ class Explanations:
         return ()
 
 
-def compare_logs(
-    observation: Observation, approved: LastEvidence | None
-) -> tuple[tuple[eventlog.Change, ...], tuple[str, ...]]:
-    """How the observation's log differs from that of *approved*, and what is to be doubted about that."""
-    seen = observation.snapshot
+def compare_logs(seen: Snapshot, approved_log: bytes) -> tuple[tuple[eventlog.Change, ...], tuple[str, ...]]:
+    """How the log of *seen* differs from *approved_log*, and what is to be doubted about that."""
     if not seen.event_log:
         return (), ("the machine sent no event log, so only the values are known",)
-    if approved is None or not approved.snapshot.event_log:
-        return (), ("no event log of a permitted boot is known that this one could be compared with",)
+    if not approved_log:
+        return (), ("no event log of an approved boot is known that this one could be compared with",)
     bank, pcrs = seen.selection.bank, seen.selection.pcrs
     try:
         log = eventlog.parse(seen.event_log)
-        changes = eventlog.difference(eventlog.parse(approved.snapshot.event_log), log, bank, pcrs)
+        changes = eventlog.difference(eventlog.parse(approved_log), log, bank, pcrs)
         lies = [mismatch.pcr for mismatch in eventlog.replays_to(log, bank, seen.values)]
     except Malformed as error:
         return (), (f"the event log cannot be read: {error.sentence.rstrip('.')}",)

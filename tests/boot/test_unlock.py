@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -47,18 +48,27 @@ def changed_kernel(world: World) -> Path:
     return path
 
 
+def what_changed(world: World) -> set[str]:
+    """What the server says of the newest refused boot: it has the machine's event log."""
+    [newest] = json.loads(world.site.operator("observation", "list", "--limit", "1", "--json"))
+    shown = json.loads(world.site.operator("observation", "show", str(newest["id"]), "--json"))
+    assert shown["doubts"] == []
+    return {change["sentence"].partition(" (claims")[0] for change in shown["changes"]}
+
+
 @pytest.mark.parametrize(
-    ("what", "pcr", "meaning"),
+    ("what", "pcr", "meaning", "told"),
     [
-        pytest.param("command line", 9, "command line", id="command line"),
-        pytest.param("initrd", 9, "initrd", id="initrd"),
-        pytest.param("kernel", 4, "kernel", id="kernel"),
+        pytest.param("command line", 9, "command line", {"the kernel command line"}, id="command line"),
+        # QEMU writes the initrd's size into the kernel's header.
+        pytest.param("initrd", 9, "initrd", {"the initrd", "a boot application"}, id="initrd"),
+        pytest.param("kernel", 4, "kernel", {"a boot application"}, id="kernel"),
     ],
 )
 def test_a_changed_boot_is_refused_until_it_is_approved(
-    world: World, what: str, pcr: int, meaning: str
+    world: World, what: str, pcr: int, meaning: str, told: set[str]
 ) -> None:
-    """The console names the PCR, the passphrase opens, the operator approves; then it opens by itself."""
+    """The console names the PCR and the server the change; the passphrase opens; approved, it opens by itself."""
     changes: dict[str, object] = {}
     if what == "command line":
         # The network has to come up with a plain ip=dhcp, too.
@@ -77,6 +87,7 @@ def test_a_changed_boot_is_refused_until_it_is_approved(
             assert f"tang-attest approve {NAME}" in refused[2]
             open_by_passphrase(console)
             assert CAPPED in console.shell("tpm2 pcrread sha256:15").lower()
+        assert what_changed(world) == told
         world.site.operator("approve", NAME)
         with world.boot(**changes) as console:
             console.wait_for(UNLOCKED)
