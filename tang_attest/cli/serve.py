@@ -31,6 +31,7 @@ from tang_attest.cli.observing import (
 from tang_attest.cli.state import State, SystemClock, SystemRandomness, opened
 from tang_attest.cli.watching import watch
 from tang_attest.config import Settings, load_settings
+from tang_attest.daemon.files import allow_open_files
 from tang_attest.daemon.notify import Notifier
 from tang_attest.daemon.sockets import bind, inherited, port_of
 from tang_attest.daemon.supervisor import Place, Supervisor, Work
@@ -54,6 +55,9 @@ from tang_attest.web.tls import server_context
 
 #: Seconds between two sweeps of nonces that expired.
 _PRUNE_EVERY = 300
+
+#: Open files that are no connections of machines.
+_OTHER_FILES = 128
 
 _log = structlog.get_logger("serve")
 
@@ -132,6 +136,7 @@ def serve(ctx: click.Context, /, config: Path | None, **flags: Any) -> None:
         current = load_settings(config, flags)
         log.configure(current.log_format, current.log_level)
         _warn_of_fixed(settings, current)
+        _make_room(current)
         _check_before_work(current)
         tls = _tls(current)
         return lambda place: _answer(current, shares[place.index], metrics[place.index], tls, place)
@@ -152,6 +157,13 @@ def serve(ctx: click.Context, /, config: Path | None, **flags: Any) -> None:
     if code == 0:
         _log.info("stopped")
     ctx.exit(code)
+
+
+def _make_room(settings: Settings) -> None:
+    """Each worker takes so many connections; what else it opens (database, log, sockets) is few."""
+    wanted = settings.max_connections + _OTHER_FILES
+    if (allowed := allow_open_files(wanted)) < wanted:
+        _log.warning("few-open-files", wanted=wanted, allowed=allowed)
 
 
 def _warn_of_fixed(first: Settings, current: Settings) -> None:
