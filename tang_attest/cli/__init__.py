@@ -26,6 +26,7 @@ class LazyGroup(click.Group):
         "checkquote": "tang_attest.cli.checkquote:checkquote",
         "db": "tang_attest.cli.db:db",
         "device": "tang_attest.cli.device:device",
+        "doctor": "tang_attest.cli.doctor:doctor",
         "ek-root": "tang_attest.cli.ek_root:ek_root",
         "eventlog": "tang_attest.cli.eventlog:eventlog",
         "init": "tang_attest.cli.init:init",

@@ -1,7 +1,17 @@
 """The registry: devices, policies, keys, tokens and the audit, in SQLite or PostgreSQL."""
 
 from tang_attest.store.archive_file import Reader
-from tang_attest.store.maintenance import Status, back_up, look, restore, upgrade
+from tang_attest.store.maintenance import Status, back_up, find_damage, look, restore, upgrade
 from tang_attest.store.store import SqlStore, open_store
 
-__all__ = ["Reader", "SqlStore", "Status", "back_up", "look", "open_store", "restore", "upgrade"]
+__all__ = [
+    "Reader",
+    "SqlStore",
+    "Status",
+    "back_up",
+    "find_damage",
+    "look",
+    "open_store",
+    "restore",
+    "upgrade",
+]

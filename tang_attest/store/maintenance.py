@@ -58,6 +58,19 @@ async def look(url: str) -> Status:
         return await database.read(work)
 
 
+async def find_damage(url: str) -> tuple[str, ...]:
+    """What a quick look at a SQLite file finds damaged; nothing of a PostgreSQL server, which checks its own pages."""
+
+    def work(connection: sa.Connection) -> tuple[str, ...]:
+        if connection.dialect.name != "sqlite":
+            return ()
+        lines = [str(row[0]) for row in connection.execute(sa.text("PRAGMA quick_check(5)"))]
+        return () if lines == ["ok"] else tuple(lines)
+
+    async with _opened(url) as database:
+        return await database.read(work)
+
+
 async def back_up(
     url: str, file: BinaryIO, key: bytes, head: Mapping[str, object], progress: Progress
 ) -> dict[str, int]:

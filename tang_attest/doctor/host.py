@@ -1,0 +1,127 @@
+"""The machine around the server: files, disk, certificate, port."""
+
+from __future__ import annotations
+
+import http.client
+import shutil
+import ssl
+import stat
+from collections.abc import Iterator
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Final
+
+from cryptography import x509
+
+from tang_attest.config import Settings
+from tang_attest.daemon.sockets import bind
+from tang_attest.doctor.finding import Finding, failure, problem, warning, well
+from tang_attest.errors import TangAttestError
+from tang_attest.keys.secret import load_secret
+from tang_attest.web.tls import server_context
+
+#: Bytes that the audit record and a backup need for a while; and what the next flush may need.
+_LOW: Final = 1 << 30
+_FULL: Final = 64 << 20
+#: A certificate that ends sooner was not renewed by whoever renews it.
+_RENEWED_BEFORE: Final = timedelta(days=14)
+_ANYWHERE: Final = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - where to ask a server that listens there
+_PATIENCE_S: Final = 5
+
+
+def look_at_host(settings: Settings, now: datetime) -> Iterator[Finding]:
+    """Everything that needs no database."""
+    yield _secret(settings.state)
+    yield from _modes(settings)
+    yield _disk(settings.state)
+    yield _certificate(settings, now)
+    yield _port(settings)
+
+
+def _secret(state: Path) -> Finding:
+    try:
+        load_secret(state)
+    except TangAttestError as error:
+        return failure("key-encryption key", error)
+    return well("key-encryption key", "it can be read, and by its owner only")
+
+
+def _modes(settings: Settings) -> Iterator[Finding]:
+    """Files that only the server reads: what is in the database is sealed, but says which machines there are."""
+    paths = [settings.state]
+    if settings.database is None:
+        paths.append(Path(settings.database_url.removeprefix("sqlite:///")))
+    for path in paths:
+        try:
+            mode = path.stat().st_mode
+        except OSError:
+            continue  # the database and the secret say it better
+        if stat.S_IMODE(mode) & 0o077:
+            yield warning(
+                "permissions", f"others than its owner may use {path}", f"run 'chmod go-rwx {path}'"
+            )
+
+
+def _disk(state: Path) -> Finding:
+    try:
+        free = shutil.disk_usage(state).free
+    except OSError as error:
+        return problem("disk", f"{state}: {error.strerror}", "check the setting 'state' and the mounts")
+    sentence = f"{free / (1 << 20):,.0f} MiB are free at {state}"
+    if free < _FULL:
+        return problem("disk", sentence, "make room: without it nothing can be written, so nothing is opened")
+    if free < _LOW:
+        return warning("disk", sentence, "make room, or move old files away")
+    return well("disk", sentence)
+
+
+def _certificate(settings: Settings, now: datetime) -> Finding:
+    if settings.tls_certificate is None or settings.tls_key is None:
+        return well("tls", "off: evidence and answers need no secrecy (docs/how-to/tls.md)")
+    try:
+        server_context(settings.tls_certificate, settings.tls_key)
+    except TangAttestError as error:
+        return failure("tls", error)
+    until = x509.load_pem_x509_certificates(settings.tls_certificate.read_bytes())[0].not_valid_after_utc
+    sentence, action = f"the certificate is good until {until:%Y-%m-%d}", "renew it, then reload the server"
+    if until <= now:
+        return problem("tls", f"the certificate has expired on {until:%Y-%m-%d}", action)
+    if until - now < _RENEWED_BEFORE:
+        return warning("tls", sentence, action)
+    return well("tls", f"{sentence}, and the key is its own")
+
+
+def _port(settings: Settings) -> Finding:
+    if not settings.port:
+        return well("port", "a free one is taken at each start")
+    where = f"{settings.host} port {settings.port}"
+    try:
+        status = _ask(settings)
+    except (OSError, http.client.HTTPException):
+        status = None
+    if status == 200:
+        return well("port", f"the server answers at {where}")
+    try:
+        for listener in bind(settings.host, settings.port, 1)[0]:
+            listener.close()
+    except TangAttestError as error:
+        return problem(
+            "port", error.sentence, "stop what listens there, or change the settings host and port"
+        )
+    return warning("port", f"nothing listens at {where}", "start it: systemctl start tang-attest")
+
+
+def _ask(settings: Settings) -> int:
+    host = _ANYWHERE.get(settings.host, settings.host)
+    connection: http.client.HTTPConnection
+    if settings.tls_certificate is None:
+        connection = http.client.HTTPConnection(host, settings.port, timeout=_PATIENCE_S)
+    else:
+        # Whether it answers is the question; whom it is answered to is a matter of its clients.
+        context = ssl._create_unverified_context()  # noqa: S323, SLF001 - the standard library's own name for it
+        connection = http.client.HTTPSConnection(host, settings.port, timeout=_PATIENCE_S, context=context)
+    try:
+        connection.request("GET", f"{settings.endpoint}/healthz")
+        return connection.getresponse().status
+    finally:
+        connection.close()

@@ -1,0 +1,152 @@
+"""What is in the database: its health, the keys, the clock, trust anchors, and each device's last evidence."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Final, Protocol
+
+from cryptography import x509
+
+from tang_attest import store
+from tang_attest.doctor.finding import Finding, failure, problem, warning, well
+from tang_attest.errors import ACTIONS, TangAttestError
+from tang_attest.ports import Device, EkRoot, SealedKey, Store
+from tang_attest.protocol.policy import ReferencePolicy
+
+#: Nothing was made before; a board without a battery wakes up in 1970.
+_MADE: Final = datetime(2025, 1, 1, tzinfo=UTC)
+#: A clock that was corrected by less does no harm.
+_SKEW: Final = timedelta(seconds=5)
+_ROOT_ENDS_SOON: Final = timedelta(days=90)
+
+
+class Opener(Protocol):
+    """Opens what was sealed."""
+
+    def open_signer(self, key: SealedKey) -> object:
+        """Raises ``unavailable`` when it cannot."""
+
+    def open_exchange(self, key: SealedKey) -> object:
+        """Raises ``unavailable`` when it cannot."""
+
+
+async def look_at_database(url: str) -> tuple[Finding, ...]:
+    """Whether it can be used, and is whole."""
+    try:
+        status = await store.look(url)
+        if status.schema is None or status.schema < status.needed:
+            sentence = f"the schema is {status.schema or 'missing'}, this program needs {status.needed}"
+            return (problem("database", sentence, ACTIONS["schema-old"]),)
+        if status.schema > status.needed:
+            sentence = f"the schema is {status.schema}, this program knows only {status.needed}"
+            return (problem("database", sentence, ACTIONS["schema-new"]),)
+        damages = await store.find_damage(url)
+    except TangAttestError as error:
+        return (failure("database", error),)
+    if damages:
+        action = (
+            "stop the server, keep a copy of the file, and run 'tang-attest restore' with the newest backup"
+        )
+        return (problem("database", f"it is damaged: {damages[0]}", action),)
+    if not status.flushes:
+        return (
+            problem("database", "the server runs with fsync=off", "switch fsync on: it may lose decisions"),
+        )
+    return (well("database", f"{status.server}, schema {status.schema}, whole"),)
+
+
+async def look_at_records(registry: Store, opener: Opener, now: datetime) -> list[Finding]:
+    """Everything in a database that can be used."""
+    policies = {policy.name: policy for policy in await registry.list_policies()}
+    newest = await registry.list_audit(limit=1)
+    return [
+        _keys(await registry.server_keys(), opener),
+        _clock(newest[0][1].at if newest else None, now),
+        *_roots(await registry.list_ek_roots(), now),
+        *_devices(await registry.list_devices(), policies, now),
+    ]
+
+
+def _keys(keys: Sequence[SealedKey], opener: Opener) -> Finding:
+    try:
+        for key in keys:
+            (opener.open_signer if key.use == "sign" else opener.open_exchange)(key)
+    except TangAttestError:
+        return problem(
+            "server keys",
+            "a key does not open: the key-encryption key is another one than the database's",
+            "put the kek of this database into the state directory; backups of both belong together",
+        )
+    if not any(key.use == "sign" and key.rotated_at is None for key in keys):
+        return problem("server keys", "there is no signing key", "run 'tang-attest keys rotate'")
+    return well("server keys", f"{len(keys)} open")
+
+
+def _clock(newest: datetime | None, now: datetime) -> Finding:
+    action = "correct the clock, and let it be kept (systemd-timesyncd, chrony)"
+    if now < _MADE:
+        return problem("clock", f"it says {now:%Y-%m-%d}", action)
+    if newest is not None and newest > now + _SKEW:
+        sentence = f"it is {newest - now} behind the newest entry of the audit record"
+        return problem("clock", sentence.split(".", maxsplit=1)[0], action)
+    return well("clock", "it is not behind the audit record")
+
+
+def _roots(roots: Sequence[EkRoot], now: datetime) -> Iterator[Finding]:
+    for root in roots:
+        until = x509.load_der_x509_certificate(root.der).not_valid_after_utc
+        subject = f"ek-root {root.label}"
+        action = "add the vendor's newer certificate with 'tang-attest ek-root add'"
+        if until <= now:
+            yield warning(
+                subject, f"it has expired on {until:%Y-%m-%d}: no TPM of it can be enrolled", action
+            )
+        elif until - now < _ROOT_ENDS_SOON:
+            yield warning(subject, f"it ends on {until:%Y-%m-%d}", action)
+        else:
+            yield well(subject, f"it is good until {until:%Y-%m-%d}")
+
+
+def _devices(
+    devices: Sequence[Device], policies: Mapping[str, ReferencePolicy], now: datetime
+) -> Iterator[Finding]:
+    healthy = 0
+    for device in devices:
+        found = list(_device(device, policies[device.policy], now))
+        healthy += not found
+        yield from found
+    yield well("devices", f"{healthy} of {len(devices)} are well" if devices else "there is none yet")
+
+
+def _device(device: Device, policy: ReferencePolicy, now: datetime) -> Iterator[Finding]:
+    subject = f"device {device.name}"
+    mine = [state for state in policy.states if state.concerns(device.name)]
+    if (
+        policy.rules is None
+        and not any(state.obstacle(now) is None for state in mine)
+        and not device.learning
+    ):
+        yield problem(subject, f"policy '{policy.name}' permits it nothing", ACTIONS["policy-empty"])
+    for state in mine:
+        if (obstacle := state.obstacle(now)) is not None and obstacle.code in (
+            "state-expired",
+            "state-used-up",
+        ):
+            yield warning(
+                subject, obstacle.sentence, "retire it with 'tang-attest policy retire', or approve again"
+            )
+    if device.suspension is not None:
+        yield warning(subject, f"it is suspended: {device.suspension.reason}", ACTIONS["device-suspended"])
+    if device.last_seen_at is None:
+        yield warning(
+            subject, "it was never seen", "bind a disk and boot it once, while a passphrase is at hand"
+        )
+    elif device.last_code not in (None, "ok"):
+        when = f"{device.last_seen_at:%Y-%m-%d %H:%M:%S}"
+        yield warning(
+            subject, f"it was refused last, {when}: {device.last_code}", ACTIONS[str(device.last_code)]
+        )
+    if not device.ek_verified:
+        sentence = "no certificate proves that its TPM is one"
+        yield warning(subject, sentence, "enroll it again with its EK certificate, if its TPM has one")
