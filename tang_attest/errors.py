@@ -61,6 +61,9 @@ ACTIONS: Final[dict[str, str]] = {
     "log-missing": "Let the machine send its event log with the quote; the policy's rules judge it.",
     "log-replay-mismatch": "Look what extends the named PCR beside the firmware's log; compare such a PCR by value.",
     "rule-failed": "If you changed the machine's software, change the policy's rules; if not, look at the named event.",
+    "ima-malformed": "Copy the list again from /sys/kernel/security/ima/binary_runtime_measurements.",
+    "ima-mismatch": "Look what extends PCR 10 beside IMA; after kexec or hibernation, reboot the machine.",
+    "ima-not-allowed": "If you installed that file, allow it with 'tang-attest policy ima'; if not, look who did, then reboot.",
     # --- enrollment -------------------------------------------------------------------------------------------
     "token-invalid": "Ask the operator for a token made with 'tang-attest token create'.",
     "token-expired": "Ask the operator for a new token.",

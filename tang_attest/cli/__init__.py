@@ -29,6 +29,7 @@ class LazyGroup(click.Group):
         "doctor": "tang_attest.cli.doctor:doctor",
         "ek-root": "tang_attest.cli.ek_root:ek_root",
         "eventlog": "tang_attest.cli.eventlog:eventlog",
+        "ima": "tang_attest.cli.ima:ima",
         "init": "tang_attest.cli.init:init",
         "keys": "tang_attest.cli.keys:keys",
         "menu": "tang_attest.cli.menu:menu",
