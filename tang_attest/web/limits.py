@@ -24,6 +24,8 @@ from tang_attest.errors import Unavailable
 
 Network = IPv4Network | IPv6Network
 
+#: Names of the limits, as the metrics have them.
+NAMES: Final = ("address", "device", "connections", "address-connections", "requests", "bodies", "slow")
 #: Keys that a set of buckets remembers: about 10 MB when it is full.
 BUCKETS: Final = 65_536
 #: A bucket holds what its rate gives in so many seconds.
