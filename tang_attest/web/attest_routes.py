@@ -16,7 +16,7 @@ from tang_attest.service.enroll import Enroll
 from tang_attest.service.server_keys import ServerKeys
 from tang_attest.service.unlock import Unlock
 from tang_attest.web.bodies import read_body
-from tang_attest.web.problems import challenge_json, problem
+from tang_attest.web.problems import CODE, challenge_json, problem
 from tang_attest.web.wire import (
     AnnounceBody,
     AttestMember,
@@ -107,7 +107,9 @@ class AttestRoutes:
         body = validate(AttestMember, parse_json(await read_body(request)))
         ended, ticket = await self.agents.answer(kid, body.evidence())
         code = ended.reasons[0].code if ended.reasons else "ok"
-        return _json(200, {"outcome": ended.outcome, "code": code, "ticket": ticket})
+        response = _json(200, {"outcome": ended.outcome, "code": code, "ticket": ticket})
+        response[CODE] = code
+        return response
 
     async def advertise(self, _request: web.Request, _caller: Caller, kid: str) -> web.Response:
         """``GET /attest/adv/{kid}`` (docs/protocol.md, section 5)."""
