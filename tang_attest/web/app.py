@@ -88,7 +88,7 @@ async def _answer(site: Site, request: web.Request) -> web.StreamResponse:
         site.metrics.answered(request.get(ROUTE, "none"), response.status, code, seconds)
     level = _log.warning if response.status >= 500 else _log.info
     # A thousand machines that are well are no news; and a stranger who asks too often does not fill the disk.
-    if response.status == 429 or (response.status < 300 and _AGENT in request.raw_path):
+    if response.status == 429 or (code == "ok" and response.status < 300 and _AGENT in request.raw_path):
         level = _log.debug
     level(
         "request",

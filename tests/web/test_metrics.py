@@ -15,6 +15,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from tests.attester import Attester
 from tests.cli.serving import PATIENCE_S, program, request, serving
 from tests.server import Server
+from tests.web.test_verify import enroll, prove
 
 Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
 
@@ -69,6 +70,16 @@ async def test_what_happened_is_counted(server: Server, attester: Attester) -> N
     assert total(samples, "tang_attest_devices", seen="never") == 1
     assert total(samples, "tang_attest_ready") == 1
     assert total(samples, "process_open_fds") > 3
+
+
+async def test_rounds_of_running_machines_are_counted(server: Server, attester: Attester) -> None:
+    """By how they ended, though each is answered 200."""
+    kid = await enroll(server, attester)
+    for code in ("ok", "pcr-mismatch"):
+        assert (await prove(server, attester, kid)).body["code"] == code
+        samples = parse(await exposition(server))
+        assert total(samples, "tang_attest_verdicts_total", purpose="verify", code=code) == 1
+        attester.extend(4, b"another kernel")
 
 
 async def test_devices_grow_old(server: Server, attester: Attester) -> None:
