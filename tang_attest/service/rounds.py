@@ -17,7 +17,7 @@ from tang_attest.protocol.challenge import verify_digest
 from tang_attest.protocol.pcr import Selection
 from tang_attest.protocol.policy import ReferencePolicy
 from tang_attest.protocol.quote import Evidence
-from tang_attest.protocol.verification import Outcome
+from tang_attest.protocol.verification import Outcome, running_selection
 from tang_attest.service.device_keys import DeviceKey, find_device_key
 from tang_attest.service.verify import Round, Verify, default_selection, parse_values
 
@@ -67,7 +67,9 @@ class Rounds:
         if ended.outcome is Outcome.UNREACHABLE:
             raise Unavailable(ended.reasons[0].code, ended.reasons[0].sentence)
         found, values = parse_values((await self._store.list_verifications(name, 1))[0])
-        return await self._verify.record_values(device, found, values, actor)
+        settled = running_selection(found)
+        values = {pcr: values[pcr] for pcr in settled.pcrs}
+        return await self._verify.record_values(device, settled, values, actor)
 
     async def _directly(self, device: Device, reach: Reach, since: datetime) -> Round:
         bound = await self._bound(device)

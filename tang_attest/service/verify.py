@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
-from tang_attest.errors import Conflict, Malformed, Reason, Refused
+from tang_attest.errors import Conflict, Malformed, NotFound, Reason, Refused
 from tang_attest.ports import (
     AuditEntry,
     Change,
@@ -127,7 +127,10 @@ class Verify:
     async def record_values(
         self, device: Device, selection: Selection, values: PcrValues, actor: str
     ) -> ReferencePolicy:
-        """The same with values that were verified before.  Raises ``name-taken``, ``selection-invalid``."""
+        """The same with values that were verified before; a policy that was recorded before gets one state more.
+
+        Raises ``selection-invalid``, and ``name-taken`` when that policy is over other PCRs.
+        """
         now = self._clock.now()
         boot = await self._store.get_policy(device.policy)
         state = reference_state(
@@ -143,8 +146,18 @@ class Verify:
         policy = ReferencePolicy(name, selection, boot.cap_pcr, (state,))
         details = {"policy": name, "values": {str(pcr): value.hex() for pcr, value in sorted(values.items())}}
         entry = AuditEntry(now, "device running-policy", actor, "done", device=device.name, details=details)
-        await self._store.record_running(device.name, policy, entry)
-        return policy
+        try:
+            recorded = await self._store.get_policy(name)
+        except NotFound:
+            await self._store.record_running(device.name, policy, entry)
+            return policy
+        if recorded.selection != selection:
+            sentence = f"Policy '{name}' is over {recorded.selection}; it was recorded before."
+            raise Conflict("name-taken", sentence)
+        if all(known.values != state.values for known in recorded.states):
+            await self._store.add_state(name, state, entry)
+        await self._store.set_running_policy(device.name, name, entry)
+        return recorded
 
     async def unreachable(self, device: Device, policy: ReferencePolicy, silent_since: datetime) -> Round:
         """Write that nothing authentic came since *silent_since*, unless it did."""

@@ -127,6 +127,21 @@ def test_other_pcrs_of_the_running_system(vms: tuple[Swtpm, Swtpm]) -> None:
     assert run("device", "running-policy", "vm1", "vm1-running")[2] == 0
 
 
+def test_recording_again_adds_a_state(vms: tuple[Swtpm, Swtpm]) -> None:
+    """After an update of what runs both are good; over other PCRs it is refused."""
+    register("vm1", vms[0])
+    change(vms[0])
+    assert run("device", "verify", "vm1")[2] == 1
+    for _ in range(2):  # the second time there is nothing new
+        assert run("device", "verify", "vm1", "--record")[2] == 0
+    policy = json.loads(run("policy", "show", "vm1-running", "--json")[0])
+    assert len(policy["states"]) == 2
+    others = ("--record", "--selection", "sha256:0", "--tcti", vms[0].tcti)
+    out, err, code = run("device", "verify", "vm1", *others)
+    assert (out, code) == ("", 1)
+    assert "(name-taken)" in err
+
+
 def test_failure_suspends_also_when_the_operator_asked(vms: tuple[Swtpm, Swtpm]) -> None:
     """Who looks does not matter, what was seen does."""
     register("vm1", vms[0])
