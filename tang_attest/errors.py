@@ -61,6 +61,8 @@ ACTIONS: Final[dict[str, str]] = {
     "log-missing": "Let the machine send its event log with the quote; the policy's rules judge it.",
     "log-replay-mismatch": "Look what extends the named PCR beside the firmware's log; compare such a PCR by value.",
     "rule-failed": "If you changed the machine's software, change the policy's rules; if not, look at the named event.",
+    "ima-missing": "See that the machine has IMA and an agent that sends its list; a TPM reached by --tcti has none.",
+    "ima-incomplete": "Send the list from where the next challenge says; clevis-attest-agent does.",
     "ima-malformed": "Copy the list again from /sys/kernel/security/ima/binary_runtime_measurements.",
     "ima-mismatch": "Look what extends PCR 10 beside IMA; after kexec or hibernation, reboot the machine.",
     "ima-not-allowed": "If you installed that file, allow it with 'tang-attest policy ima'; if not, look who did, then reboot.",

@@ -11,7 +11,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
-from typing import Protocol
+from typing import Any, Protocol
 
 from tang_attest.protocol.conditions import Conditions
 from tang_attest.protocol.exchange import ExchangeKey
@@ -379,6 +379,14 @@ class Verification:
 
 
 @dataclass(frozen=True, slots=True)
+class ImaRequirement:
+    """What :meth:`tang_attest.protocol.ima.Requirement.as_json` made, and its digest."""
+
+    digest: str
+    document: Mapping[str, object]
+
+
+@dataclass(frozen=True, slots=True)
 class Notification:
     """Somebody to tell: ``action`` is ``hook:NAME`` or ``webhook:URL``, ``body`` JSON-compatible."""
 
@@ -465,6 +473,15 @@ class Store(Protocol):
         Raises ``clock-backwards`` when newer evidence was written meanwhile, ``key-unknown`` when the device is gone.
         """
 
+    async def find_ima_requirement(self, digest: str) -> ImaRequirement | None:
+        """What a policy requires."""
+
+    async def ima_progress(self, device_id: int) -> Mapping[str, Any] | None:
+        """How far a device's list was read: :meth:`tang_attest.protocol.ima.Progress.as_json`."""
+
+    async def keep_ima_progress(self, device_id: int, progress: Mapping[str, Any] | None) -> None:
+        """Keep that, or forget it."""
+
     async def wanted(self) -> Sequence[str]:
         """The newest kid of each device that an operator wants to have verified now."""
 
@@ -545,6 +562,9 @@ class Store(Protocol):
 
     async def set_conditions(self, policy: str, conditions: Conditions, audit: AuditEntry) -> None:
         """Replace a policy's conditions.  Raises ``not-found``."""
+
+    async def require_ima(self, policy: str, required: ImaRequirement | None, audit: AuditEntry) -> None:
+        """What a policy requires of measurement lists, or nothing.  Raises ``not-found``."""
 
     async def suspend_device(self, name: str, suspension: Suspension, audit: AuditEntry) -> None:
         """Let the device's keys answer nobody.  Raises ``not-found``, ``device-suspended``."""

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
+from pathlib import Path
 
 import click
 
 from tang_attest.cli import output
+from tang_attest.cli.ima import read_requirement
 from tang_attest.cli.state import State, run
 from tang_attest.cli.types import Duration
 from tang_attest.protocol.conditions import Conditions, Watch
@@ -26,6 +28,8 @@ def spell(conditions: Conditions) -> list[str]:
         words.append("unlocks wait for a person")
     if conditions.stale_after_s is not None:
         words.append(f"refuses who was not seen for {timedelta(seconds=conditions.stale_after_s)}")
+    if conditions.ima is not None:
+        words.append(f"asks what IMA measured (requirement {conditions.ima[:8]})")
     return words
 
 
@@ -127,4 +131,28 @@ def refuse_stale(name: str, after: timedelta | None, off: bool) -> None:
     )
 
 
-COMMANDS = (watch_policy, require_approval, refuse_stale)
+@click.command("ima")
+@click.argument("name")
+@click.option("--allow", type=click.Path(path_type=Path), help="What is allowed: YAML, see docs/rules.md.")
+@click.option(
+    "--sums", type=click.Path(path_type=Path), multiple=True, help="Allowed files, as sha256sum prints them."
+)
+@click.option("--off", is_flag=True, help="Require nothing.")
+def require_ima(name: str, allow: Path | None, sums: tuple[Path, ...], off: bool) -> None:
+    """Require that running machines measured with IMA only what is allowed.
+
+    Each machine's list is read once a boot, and from its beginning when what is allowed changes.
+    'tang-attest ima check' tries it first.
+    """
+    if off == (allow is not None or bool(sums)):
+        raise click.UsageError("say what is allowed, or --off")
+    requirement = None if off else read_requirement(allow, sums)
+
+    async def use(state: State) -> None:
+        await state.registry.require_ima(name, requirement)
+
+    run(use)
+    output.say(f"policy {name} {'does not ask' if off else 'asks'} what IMA measured")
+
+
+COMMANDS = (require_ima, watch_policy, require_approval, refuse_stale)

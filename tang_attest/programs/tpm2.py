@@ -51,4 +51,5 @@ class Tpm2Tools:
 
 
 def _read(nonce: str, files: dict[str, Path]) -> Evidence:
-    return Evidence(nonce, *(files[name].read_bytes() for name in ("quote", "signature", "pcrs")))
+    quote, signature, pcrs = (files[name].read_bytes() for name in ("quote", "signature", "pcrs"))
+    return Evidence(nonce, quote, signature, pcrs)

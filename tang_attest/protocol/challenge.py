@@ -39,12 +39,16 @@ class Purpose(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Challenge:
-    """What the Attester has to answer: ``nonce`` is text, ``expires_in`` seconds."""
+    """What the Attester has to answer: ``nonce`` is text, ``expires_in`` seconds.
+
+    ``ima_offset`` is where the part of IMA's list begins that is wanted, in bytes; ``None``: none is.
+    """
 
     nonce: str
     selection: Selection
     expires_in: int
     event_log_wanted: bool = False
+    ima_offset: int | None = None
 
 
 def make_nonce(key: bytes, purpose: Purpose, subject: str, now_ms: int, random: bytes) -> str:

@@ -64,12 +64,14 @@ class Conditions:
     """A policy's conditions; none by default.
 
     *approval*: an unlock needs a person's word within a window.  *stale_after_s*: a machine that gave no authentic
-    evidence for so long is refused until a person allows it.
+    evidence for so long is refused until a person allows it.  *ima*: the digest of what is required of a running
+    machine's measurement list (:class:`tang_attest.protocol.ima.Requirement`).
     """
 
     watch: Watch | None = None
     approval: bool = False
     stale_after_s: int | None = None
+    ima: str | None = None
 
     def obstacle(
         self, device: str, allowed_until: datetime | None, seen_at: datetime | None, now: datetime

@@ -12,6 +12,7 @@ from typing import Final
 from tang_attest.errors import Malformed, Refused
 from tang_attest.protocol import tpm
 from tang_attest.protocol.enrollment import EnrolledDevice
+from tang_attest.protocol.ima import MAX_PART
 from tang_attest.protocol.pcr import PCR_COUNT, PcrValues, Selection
 from tang_attest.protocol.tpm import Attest, ClockInfo
 
@@ -24,7 +25,7 @@ class Evidence:
     """What an Attester sends; nothing about it is known to be true.
 
     ``quote`` is a TPMS_ATTEST, ``signature`` a TPMT_SIGNATURE, ``pcrs`` the values one after the other,
-    ``event_log`` a TCG event log or empty.
+    ``event_log`` a TCG event log or empty, ``ima`` a part of IMA's measurement list that begins at ``ima_offset``.
     """
 
     nonce: str
@@ -32,6 +33,8 @@ class Evidence:
     signature: bytes
     pcrs: bytes
     event_log: bytes = b""
+    ima: bytes | None = None
+    ima_offset: int = 0
 
     def __post_init__(self) -> None:
         # (1) each member is within its limit
@@ -40,6 +43,7 @@ class Evidence:
             ("signature", self.signature, tpm.MAX_STRUCTURE),
             ("pcrs", self.pcrs, MAX_PCRS),
             ("event log", self.event_log, MAX_EVENT_LOG),
+            ("part of IMA's list", self.ima or b"", MAX_PART),
         )
         for what, value, limit in limits:
             if len(value) > limit:

@@ -55,8 +55,18 @@ def check_reach(tcti: str, ak_handle: str) -> None:
         raise Malformed("setting-invalid", "An AK's handle is persistent, such as 0x81010002.")
 
 
-#: Refusals by a policy's rules that are no verdict either: a log is not signed, and may be lost or changed on the way.
-UNPROVEN: Final = frozenset({"log-missing", "eventlog-malformed", "log-replay-mismatch"})
+#: Refusals by a policy's rules that are no verdict either: a log or a list is not signed, and may be lost or changed on
+#: the way.
+UNPROVEN: Final = frozenset(
+    {
+        "log-missing",
+        "eventlog-malformed",
+        "log-replay-mismatch",
+        "ima-missing",
+        "ima-incomplete",
+        "ima-mismatch",
+    }
+)
 
 
 def cap_value(bank: str) -> bytes:

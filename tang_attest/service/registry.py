@@ -13,6 +13,7 @@ from tang_attest.ports import (
     Clock,
     Device,
     EkRoot,
+    ImaRequirement,
     KeyStore,
     NewDevice,
     Randomness,
@@ -25,6 +26,7 @@ from tang_attest.protocol.base64url import b64u
 from tang_attest.protocol.conditions import Conditions
 from tang_attest.protocol.endorsement import parse_roots
 from tang_attest.protocol.enrollment import check_name
+from tang_attest.protocol.ima import Requirement
 from tang_attest.protocol.labels import check_labels
 from tang_attest.protocol.pcr import Selection
 from tang_attest.protocol.points import DEFAULT_CURVE
@@ -165,6 +167,12 @@ class Registry:
         """What a policy asks for beside values.  Raises ``not-found``."""
         details = {"policy": policy, **conditions.as_json()}
         await self._store.set_conditions(policy, conditions, self._entry("policy conditions", None, details))
+
+    async def require_ima(self, policy: str, requirement: Requirement | None) -> None:
+        """What a policy requires of the measurement lists of its machines, or nothing.  Raises ``not-found``."""
+        required = None if requirement is None else ImaRequirement(requirement.digest, requirement.as_json())
+        details = {"policy": policy, "ima": required and required.digest}
+        await self._store.require_ima(policy, required, self._entry("policy ima", None, details))
 
     async def label(self, names: Sequence[str], add: Sequence[str], remove: Sequence[str]) -> None:
         """Add and remove labels, on all of *names* or none.  Raises ``not-found``, ``request-malformed``."""

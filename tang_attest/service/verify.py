@@ -47,6 +47,7 @@ from tang_attest.protocol.verification import (
     running_selection,
 )
 from tang_attest.service.device_keys import DeviceKey, find_device_key
+from tang_attest.service.ima import ImaLists, with_ima
 from tang_attest.service.unlock import enrolled_device
 
 _SKEW: Final = timedelta(milliseconds=CLOCK_SKEW_MS)
@@ -70,6 +71,7 @@ class Verify:
     def __init__(self, store: Store, clock: Clock, random: Randomness, nonce_key: bytes, ttl_s: int) -> None:
         self._store, self._clock, self._random = store, clock, random
         self._nonce_key, self._ttl_s = nonce_key, ttl_s
+        self._ima = ImaLists(store)
 
     async def challenge(self, kid: str) -> Challenge:
         """What the machine that uses *kid* has to quote.  Raises ``key-unknown``.  Nothing is stored."""
@@ -77,14 +79,15 @@ class Verify:
 
     async def challenge_for(self, bound: DeviceKey, selection: Selection | None = None) -> Challenge:
         """The same for a device that was looked up; over *selection* when the values are to be recorded."""
-        rules = False
+        rules, offset = False, None
         if selection is None:
             policy = await self._policy(bound)
-            selection, rules = policy.selection, policy.rules is not None
+            selection, rules = _quoted(bound, policy), policy.rules is not None
+            offset = await self._ima.offset(bound.device) if bound.policy.conditions.ima else None
         now_ms = int(self._clock.now().timestamp() * 1000)
         subject = _subject(bound, selection)
         nonce = make_nonce(self._nonce_key, Purpose.VERIFY, subject, now_ms, self._random.bytes(16))
-        return Challenge(nonce, selection, self._ttl_s, event_log_wanted=rules)
+        return Challenge(nonce, selection, self._ttl_s, event_log_wanted=rules, ima_offset=offset)
 
     async def respond(self, kid: str, evidence: Evidence, *, fetched: bool = False) -> Round:
         """Judge *evidence*.  A refusal that counts is a :class:`Round`; what is no verdict raises.
@@ -95,25 +98,37 @@ class Verify:
         """
         bound, now = await find_device_key(self._store, kid), self._clock.now()
         policy = await self._policy(bound)
-        made_at = self._made_at(bound, policy.selection, evidence, now)
+        selection = _quoted(bound, policy)
+        made_at = self._made_at(bound, selection, evidence, now)
         try:
-            quote = _verify(bound, policy.selection, evidence)
+            quote = _verify(bound, selection, evidence)
         except Refused as refusal:
             if not _is_verdict(refusal, bound.device, made_at, fetched=fetched):
                 raise
-            return await self._conclude(bound, None, refusal, now, made_at)
+            return await self._conclude(bound, policy, None, refusal, made_at)
         try:
-            # Not appraise(): nothing here may become a permit.
-            judged = (bound.device.name, quote.values, now, evidence.event_log)
-            if policy.rules is None:
-                policy.judge(*judged)
-            else:  # a log takes milliseconds
-                await asyncio.to_thread(policy.judge, *judged)
+            await self._judge(bound, policy, quote, evidence)
         except Refused as refusal:
             if {reason.code for reason in refusal.reasons} <= UNPROVEN:
                 raise
-            return await self._conclude(bound, quote, refusal, now, made_at)
-        return await self._conclude(bound, quote, None, now, made_at)
+            return await self._conclude(bound, policy, quote, refusal, made_at)
+        return await self._conclude(bound, policy, quote, None, made_at)
+
+    async def _judge(
+        self, bound: DeviceKey, policy: ReferencePolicy, quote: VerifiedQuote, evidence: Evidence
+    ) -> None:
+        """Raise :class:`Refused` unless the values, and what was measured since, are as they should be."""
+        # Not appraise(): nothing here may become a permit.
+        values = {pcr: quote.values[pcr] for pcr in policy.selection.pcrs}
+        judged = (bound.device.name, values, self._clock.now(), evidence.event_log)
+        if policy.rules is None:
+            policy.judge(*judged)
+        else:  # a log takes milliseconds
+            await asyncio.to_thread(policy.judge, *judged)
+        if bound.policy.conditions.ima is None:
+            return
+        if reasons := await self._ima.judge(bound.policy, bound.device, quote, evidence):
+            raise Refused.because(*reasons)
 
     async def record(
         self, bound: DeviceKey, selection: Selection, evidence: Evidence, actor: str
@@ -187,17 +202,20 @@ class Verify:
     async def _conclude(
         self,
         bound: DeviceKey,
+        judged_by: ReferencePolicy,
         quote: VerifiedQuote | None,
         refusal: Refused | None,
-        now: datetime,
         made_at: datetime,
     ) -> Round:
         outcome = Outcome.VERIFIED if refusal is None else Outcome.REFUSED
         reasons = () if refusal is None else refusal.reasons
+        now = self._clock.now()
         verification = self._verification(bound.device, bound.policy, outcome, reasons, now)
         if quote is not None:
-            values = {str(pcr): value.hex() for pcr, value in sorted(quote.values.items())}
-            details = {**verification.details, "selection": str(quote.selection), "values": values}
+            # Only what can become a policy: PCR 10, quoted for IMA's list, never stays.
+            selection = judged_by.selection
+            values = {str(pcr): quote.values[pcr].hex() for pcr in selection.pcrs}
+            details = {**verification.details, "selection": str(selection), "values": values}
             verification = replace(verification, clock=quote.clock, details=details)
         else:
             # Its clock may not become ours, so this condition keeps a copy from being shown again later.
@@ -234,6 +252,11 @@ class Verify:
 def _subject(bound: DeviceKey, selection: Selection) -> str:
     """What a nonce is good for.  With the selection, so that who answers while it is changed is not refused for it."""
     return f"{bound.key.kid} {selection}"
+
+
+def _quoted(bound: DeviceKey, policy: ReferencePolicy) -> Selection:
+    """What a running machine has to quote."""
+    return with_ima(policy.selection) if bound.policy.conditions.ima else policy.selection
 
 
 def _verify(bound: DeviceKey, selection: Selection, evidence: Evidence) -> VerifiedQuote:

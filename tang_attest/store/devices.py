@@ -119,7 +119,7 @@ def remove(connection: sa.Connection, name: str) -> None:
     if row is None:
         raise NotFound("not-found", f"There is no device '{name}'.")
     connection.execute(_key.delete().where(_key.c.device_id == row.id))
-    for table in (tables.observation, tables.evidence, tables.rollout_device):
+    for table in (tables.observation, tables.evidence, tables.rollout_device, tables.ima_progress):
         connection.execute(table.delete().where(table.c.device_id == row.id))
     # A state for this device only would meet whoever enrolls under its name next.
     own = sa.and_(_state.c.policy_id == row.policy_id, _state.c.device == name)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import sqlalchemy as sa
 
@@ -17,6 +17,7 @@ from tang_attest.ports import (
     Device,
     EkRoot,
     Enrollment,
+    ImaRequirement,
     LastEvidence,
     Learning,
     NewDevice,
@@ -42,6 +43,7 @@ from tang_attest.store import (
     decisions,
     devices,
     evidence,
+    ima,
     keys,
     policies,
     rollouts,
@@ -136,6 +138,22 @@ class SqlStore:
     async def verify(self, verification: Verification) -> Change | None:
         """See :class:`~tang_attest.ports.Store`."""
         return await self._rounds.submit(verification)
+
+    async def find_ima_requirement(self, digest: str) -> ImaRequirement | None:
+        """See :class:`~tang_attest.ports.Store`."""
+        return await self._database.read(lambda connection: ima.find_required(connection, digest))
+
+    async def ima_progress(self, device_id: int) -> Mapping[str, Any] | None:
+        """See :class:`~tang_attest.ports.Store`."""
+        return await self._database.read(lambda connection: ima.load_progress(connection, device_id))
+
+    async def keep_ima_progress(self, device_id: int, progress: Mapping[str, Any] | None) -> None:
+        """See :class:`~tang_attest.ports.Store`."""
+        await self._database.write(lambda connection: ima.keep_progress(connection, device_id, progress))
+
+    async def require_ima(self, policy: str, required: ImaRequirement | None, audit: AuditEntry) -> None:
+        """See :class:`~tang_attest.ports.Store`."""
+        await self._change(lambda connection: ima.require(connection, policy, required), audit)
 
     async def wanted(self) -> Sequence[str]:
         """See :class:`~tang_attest.ports.Store`."""

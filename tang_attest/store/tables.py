@@ -255,6 +255,22 @@ notification: Final = sa.Table(
     sqlite_autoincrement=True,
 )
 
+ima_requirement: Final = sa.Table(
+    "ima_requirement",
+    metadata,
+    # SHA-256 over the document (protocol/ima/requirement.py): what never changes can be kept ready.
+    sa.Column("digest", sa.Text, primary_key=True),
+    sa.Column("document", JsonText, nullable=False),
+)
+
+ima_progress: Final = sa.Table(
+    "ima_progress",
+    metadata,
+    # How far the list of this boot was read, and what was found there (protocol/ima/progress.py).
+    sa.Column("device_id", BIG, sa.ForeignKey("device.id"), primary_key=True, autoincrement=False),
+    sa.Column("progress", JsonText, nullable=False),
+)
+
 ek_root: Final = sa.Table(
     "ek_root",
     metadata,

@@ -23,6 +23,7 @@ from tang_attest.web.wire import (
     EnrollBody,
     FinishBody,
     PollBody,
+    ProveBody,
     parse_json,
     validate,
 )
@@ -104,7 +105,7 @@ class AttestRoutes:
 
     async def prove(self, request: web.Request, _caller: Caller, kid: str) -> web.Response:
         """``POST /attest/agent/{kid}/evidence``: how the round ended (docs/protocol.md, 10.2)."""
-        body = validate(AttestMember, parse_json(await read_body(request)))
+        body = validate(ProveBody, parse_json(await read_body(request)))
         ended, ticket = await self.agents.answer(kid, body.evidence())
         code = ended.reasons[0].code if ended.reasons else "ok"
         response = _json(200, {"outcome": ended.outcome, "code": code, "ticket": ticket})

@@ -94,10 +94,12 @@ def problem(error: TangAttestError, request_id: str, challenge: Challenge | None
 
 
 def challenge_json(challenge: Challenge) -> dict[str, object]:
-    """A challenge as docs/protocol.md, 3.1 has it."""
-    return {
+    """A challenge as docs/protocol.md, 3.1 and 10.1 have it."""
+    words = {"quote": True, "event-log": challenge.event_log_wanted, "ima": challenge.ima_offset is not None}
+    body: dict[str, object] = {
         "nonce": challenge.nonce,
         "selection": str(challenge.selection),
         "expires_in": challenge.expires_in,
-        "evidence": ["quote", *(["event-log"] if challenge.event_log_wanted else [])],
+        "evidence": [word for word, wanted in words.items() if wanted],
     }
+    return body if challenge.ima_offset is None else {**body, "ima_offset": challenge.ima_offset}

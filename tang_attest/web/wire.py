@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from typing import Annotated, Any, Final, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from tang_attest.errors import Malformed
 from tang_attest.protocol.base64url import unb64u
+from tang_attest.protocol.ima import MAX_PART
 from tang_attest.protocol.quote import MAX_EVENT_LOG, MAX_PCRS, Evidence
 from tang_attest.protocol.reference_state import MAX_LABEL
 from tang_attest.protocol.tpm import MAX_STRUCTURE
@@ -107,6 +109,17 @@ class EnrollBody(Body):
     def application(self) -> Application:
         """As the use case takes it."""
         return Application(self.name, self.token, self.ak, self.ek, self.ek_certificate)
+
+
+class ProveBody(AttestMember):
+    """``POST /attest/agent/{kid}/evidence`` (docs/protocol.md, 10.2)."""
+
+    ima: B64u | None = Field(None, max_length=MAX_PART)
+    ima_offset: int = Field(0, ge=0, le=2**40)
+
+    def evidence(self) -> Evidence:
+        """As the core takes it."""
+        return replace(AttestMember.evidence(self), ima=self.ima, ima_offset=self.ima_offset)
 
 
 class FinishBody(Body):

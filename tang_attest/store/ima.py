@@ -1,0 +1,58 @@
+"""IMA: what policies require, by digest, and how far each machine's list was read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import sqlalchemy as sa
+
+from tang_attest.ports import ImaRequirement
+from tang_attest.store import policies, tables
+from tang_attest.store.sql import insert_new
+
+_requirement = tables.ima_requirement
+_progress = tables.ima_progress
+_device = tables.device
+
+
+def require(connection: sa.Connection, policy: str, required: ImaRequirement | None) -> None:
+    """Let *policy* require this, or nothing; what no policy requires any more goes.  Raises ``not-found``."""
+    conditions = policies.get(connection, policy).conditions
+    digest = None if required is None else required.digest
+    policies.set_conditions(connection, policy, replace(conditions, ima=digest))
+    if required is not None:
+        insert_new(connection, _requirement, {"digest": digest, "document": required.document})
+    in_use = {watched.conditions.ima for watched in policies.load_conditions(connection)}
+    for known in connection.scalars(sa.select(_requirement.c.digest)).all():
+        if known not in in_use:
+            connection.execute(_requirement.delete().where(_requirement.c.digest == known))
+
+
+def find_required(connection: sa.Connection, digest: str) -> ImaRequirement | None:
+    """The requirement with this digest."""
+    document = connection.scalar(sa.select(_requirement.c.document).where(_requirement.c.digest == digest))
+    return None if document is None else ImaRequirement(digest, document)
+
+
+def load_progress(connection: sa.Connection, device_id: int) -> Mapping[str, Any] | None:
+    """How far the list of a device was read."""
+    progress: Mapping[str, Any] | None = connection.scalar(
+        sa.select(_progress.c.progress).where(_progress.c.device_id == device_id)
+    )
+    return progress
+
+
+def keep_progress(connection: sa.Connection, device_id: int, progress: Mapping[str, Any] | None) -> None:
+    """Keep *progress* in the place of the one before it; ``None`` forgets it.  A device that is gone keeps none."""
+    mine = _progress.c.device_id == device_id
+    if progress is None:
+        connection.execute(_progress.delete().where(mine))
+        return
+    # Locked, so that it is not removed meanwhile.
+    there = sa.select(_device.c.id).where(_device.c.id == device_id).with_for_update()
+    if connection.scalar(there) is None:
+        return
+    if not insert_new(connection, _progress, {"device_id": device_id, "progress": progress}):
+        connection.execute(_progress.update().where(mine).values(progress=progress))
