@@ -6,7 +6,7 @@ import json
 import re
 
 from tang_attest.errors import Malformed
-from tang_attest.protocol.pcr import Selection, check_values
+from tang_attest.protocol.pcr import PCR_COUNT, Selection, check_values
 
 _BANK = re.compile(r"\s*([a-z0-9]+)\s*:\s*")
 _PCR = re.compile(r"\s*([0-9]{1,2})\s*:\s*0x([0-9A-Fa-f]+)\s*")
@@ -15,7 +15,7 @@ _PCR = re.compile(r"\s*([0-9]{1,2})\s*:\s*0x([0-9A-Fa-f]+)\s*")
 def parse_values(data: bytes, selection: Selection) -> dict[int, bytes]:
     """The values of *selection* in *data*; other banks and PCRs in it are left out.
 
-    Raises ``values-invalid`` naming the line, and for a missing PCR or a value of the wrong size.
+    Raises ``values-invalid`` naming the line, for a PCR that no TPM has, a missing PCR or a value of the wrong size.
     """
     try:
         text = data.decode("ascii")
@@ -35,6 +35,8 @@ def _from_json(text: str) -> dict[int, bytes]:
         raise Malformed("values-invalid", 'The values file is not JSON like {"0": "<hex>"}.') from None
     if len(values) != len(pairs):
         raise Malformed("values-invalid", "The values file names a PCR twice.")
+    if unknown := [pcr for pcr in values if pcr >= PCR_COUNT]:
+        raise Malformed("values-invalid", f"The values file names PCR {unknown[0]}; a TPM has 0 to 23.")
     return values
 
 
@@ -53,6 +55,10 @@ def _from_pcrread(text: str, bank: str) -> dict[int, bytes]:
         if match := _BANK.fullmatch(line):
             current = match[1]
         elif (match := _PCR.fullmatch(line)) and current is not None and len(match[2]) % 2 == 0:
+            if int(match[1]) >= PCR_COUNT:
+                raise Malformed(
+                    "values-invalid", f"Line {number}: there is no PCR {match[1]}; a TPM has 0 to 23."
+                )
             if current == bank:
                 if int(match[1]) in values:
                     raise Malformed("values-invalid", f"Line {number}: PCR {match[1]} is there twice.")

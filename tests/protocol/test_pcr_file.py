@@ -73,6 +73,8 @@ def test_windows_line_ends_and_empty_lines() -> None:
         (pcrread({"sha256": {0: ONE}}) + "  7 : 0x12345\n", "Line 3 is not a line of 'tpm2 pcrread'."),
         (pcrread({"sha256": {0: ONE}}) + "  7 = 0x1234\n", "Line 3 is not a line of 'tpm2 pcrread'."),
         (pcrread({"sha256": {0: ONE}}) + "  100: 0x1234\n", "Line 3 is not a line of 'tpm2 pcrread'."),
+        (pcrread({"sha256": {0: ONE, 7: TWO}}) + f"  24: 0x{ONE.hex()}\n", "Line 4: there is no PCR 24; a TPM has 0 to 23."),
+        (f'{{"0": "{ONE.hex()}", "7": "{TWO.hex()}", "24": ""}}', "The values file names PCR 24; a TPM has 0 to 23."),
         (f"0 : 0x{ONE.hex()}\n", "Line 1 is not a line of 'tpm2 pcrread'."),
         (pcrread({"sha256": {0: ONE, 7: TWO}}) * 2, "Line 5: PCR 0 is there twice."),
         (pcrread({"sha256": {0: ONE}}), "The values do not fit sha256:0,7: PCR 7 missing."),
