@@ -150,7 +150,7 @@ class Verify:
         boot = await self._store.get_policy(device.policy)
         state = reference_state(
             check_policy_selection(selection),
-            f"running {now:%Y-%m-%d %H:%M:%S}",
+            f"running {now:%Y-%m-%d %H:%M:%S.%f}",
             values,
             "recorded",
             cap_pcr=boot.cap_pcr,
