@@ -112,7 +112,7 @@ async def test_what_is_not_allowed_is_a_verdict(machine: Machine) -> None:
     assert await machine.codes(2) == ["ima-not-allowed"] * 2
     store = machine.server.store
     [past] = await store.list_verifications("pi-b")
-    [reason] = past.details["reasons"]  # type: ignore[misc]  # JSON
+    reason: dict[str, object] = past.details["reasons"][0]  # type: ignore[index]  # JSON
     assert (reason["entry"], reason["path"], reason["found"]) == (2, "/usr/bin/bash", f"sha256:{EVIL.hex()}")
     assert (await store.get_device("pi-b")).suspension is not None
     machine.reboot()
