@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import socket
+import ssl
 from collections.abc import AsyncIterator, Callable
 from ipaddress import ip_network
 from pathlib import Path
@@ -22,8 +23,10 @@ from tang_attest.protocol.points import Point
 from tang_attest.web import runner
 from tang_attest.web.app import make_app
 from tang_attest.web.limits import ADDRESS_BURST_S, Limiter, Limits, TokenBuckets
+from tang_attest.web.tls import server_context
 from tests.attester import Attester, members
 from tests.cli.serving import serving
+from tests.cli.test_serve import self_signed
 from tests.cli.transcript import environment, run
 from tests.server import Server, new_x
 
@@ -278,12 +281,12 @@ async def test_too_many_bodies_on_their_way(tmp_path: Path) -> None:
 
 
 @contextlib.asynccontextmanager
-async def listening(server: Server) -> AsyncIterator[int]:
+async def listening(server: Server, tls: ssl.SSLContext | None = None) -> AsyncIterator[int]:
     """*server* as ``serve`` runs it; its port."""
     [sockets] = bind("127.0.0.1", 0, 1)
     ready, stop = asyncio.Event(), asyncio.Event()
     task = asyncio.create_task(
-        runner.run(make_app(server.site), sockets, None, ready.set, stop, server.limiter)
+        runner.run(make_app(server.site), sockets, tls, ready.set, stop, server.limiter)
     )
     await ready.wait()
     yield port_of(sockets[0])
@@ -329,6 +332,23 @@ async def test_a_connection_that_says_nothing_is_closed(tmp_path: Path, said: by
             writer.write(said)
             answer = await reader.read()
         assert answer.startswith(b"HTTP/1.1 200 ") if said == HEALTH else answer == b""
+
+
+async def test_a_handshake_that_does_not_come_is_cut(tmp_path: Path) -> None:
+    """Over TLS a connection counts once its handshake is done, which has a time of its own."""
+    tls = server_context(*self_signed(tmp_path, "one"))
+    async with started(tmp_path, handshake_s=0.3) as server, listening(server, tls) as port:
+        async with connected(port) as (reader, _):
+            assert await reader.read() == b""
+        assert server.limiter.connections == 0
+        trusting = ssl.create_default_context()
+        trusting.check_hostname, trusting.verify_mode = False, ssl.CERT_NONE
+        reader, writer = await asyncio.open_connection("127.0.0.1", port, ssl=trusting)
+        writer.write(HEALTH)
+        assert (await reader.readline()).startswith(b"HTTP/1.1 200 ")
+        assert server.limiter.connections == 1
+        writer.close()
+        await writer.wait_closed()
 
 
 def test_limits_are_settings(tmp_path: Path) -> None:
