@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 from pathlib import Path
@@ -11,6 +12,7 @@ from click.testing import CliRunner, Result
 
 from tang_attest.cli import group
 from tang_attest.errors import TangAttestError
+from tests.cli.transcript import environment, run
 from tests.protocol.ima_writer import boot_aggregate, measured, raw, replayed
 
 PCRS = {pcr: bytes([pcr]) * 32 for pcr in range(10)}
@@ -87,3 +89,23 @@ def test_usage(files: Path) -> None:
     (files / "ima.yaml").write_text("sums: {}\n")
     assert check(files).exit_code == 2
     assert check(files, "--allow", "ima.yaml", "--sums", "sums").exit_code == 2
+
+
+def test_a_policy_asks(files: Path) -> None:
+    """It is set, shown, kept beside other conditions, and taken back."""
+    with contextlib.chdir(files), environment():
+        for words in ("init", "policy create web --selection sha256:4", "policy require-approval web on"):
+            assert run(*words.split())[2] == 0
+        done = run("policy", "ima", "web", "--allow", "ima.yaml", "--sums", "sums")
+        assert done == ("", "tang-attest: policy web asks what IMA measured\n", 0)
+        shown = run("policy", "show", "web")[0].splitlines()[0]
+        assert "unlocks wait for a person, asks what IMA measured (requirement " in shown
+        digest = json.loads(run("policy", "show", "web", "--json")[0])["conditions"]["ima"]
+        assert len(digest) == 64
+        event = json.loads(run("audit", "--json")[0])[0]
+        assert (event["event"], event["details"]) == ("policy ima", {"policy": "web", "ima": digest})
+        assert run("policy", "ima", "web", "--off")[2] == 0
+        assert run("policy", "show", "web")[0].splitlines()[0].endswith("unlocks wait for a person")
+        assert run("policy", "ima", "other", "--off")[2] == 1
+        for options in ((), ("--off", "--sums", "sums")):
+            assert run("policy", "ima", "web", *options)[2] == 2

@@ -28,6 +28,7 @@ from tang_attest.protocol.ima import (
     read_entries,
     reasons,
 )
+from tang_attest.protocol.quote import Evidence
 from tests.protocol.eventlog_tpm import started_tpm
 from tests.protocol.ima_writer import (
     Measured,
@@ -473,6 +474,9 @@ def test_a_part_has_a_limit() -> None:
     with pytest.raises(Malformed) as caught:
         read_entries(bytes(48 * 1024 + 1))
     assert caught.value.code == "ima-malformed"
+    with pytest.raises(Malformed) as caught:
+        Evidence("", b"", b"", b"", ima=bytes(48 * 1024 + 1))
+    assert caught.value.code == "evidence-malformed"
 
 
 _PIECES = st.sampled_from(

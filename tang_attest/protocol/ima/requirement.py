@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from tang_attest.errors import Malformed
@@ -51,8 +51,9 @@ class Files:
 
 @dataclass(frozen=True, slots=True)
 class Requirement:
-    """What entries a list may have.  Equal documents have equal :attr:`digest`.
+    """What entries a list may have; :func:`parse_requirement` makes it.
 
+    ``digest`` is the SHA-256 over the document, 64 hex digits: another one means that everything has to be judged again.
     ``sums`` has exact paths; ``ignore`` prefixes of paths about which nothing is asked.
     """
 
@@ -63,6 +64,7 @@ class Requirement:
     ignore: tuple[str, ...] = ()
     accept_violations: bool = False
     accept_padded_sha1: bool = False
+    digest: str = ""
 
     def as_json(self) -> dict[str, Any]:
         """The document; :func:`parse_requirement` makes an equal requirement of it."""
@@ -76,11 +78,6 @@ class Requirement:
             "accept-padded-sha1": self.accept_padded_sha1,
         }
         return {key: value for key, value in document.items() if value}
-
-    @property
-    def digest(self) -> str:
-        """SHA-256 over the document, 64 hex digits: another one means that everything has to be judged again."""
-        return hashlib.sha256(json.dumps(self.as_json(), sort_keys=True).encode()).hexdigest()
 
     def judge(self, number: int, entry: Entry) -> Finding | None:
         """Why *entry* is not allowed; ``None``: it is.
@@ -138,9 +135,10 @@ def parse_requirement(document: object) -> Requirement:
         _flag(body, "accept-violations", top),
         _flag(body, "accept-padded-sha1", top),
     )
-    if len(json.dumps(requirement.as_json())) > MAX_STORED:
+    text = json.dumps(requirement.as_json(), sort_keys=True)
+    if len(text) > MAX_STORED:
         raise top.error(f"they are longer than {MAX_STORED} characters; allow signers instead of files")
-    return requirement
+    return replace(requirement, digest=hashlib.sha256(text.encode()).hexdigest())
 
 
 def parse_sums(data: bytes) -> dict[str, tuple[str, ...]]:
