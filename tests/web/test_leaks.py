@@ -135,7 +135,7 @@ def test_no_secret_is_anywhere(tmp_path: Path) -> None:
     operator("keys", "import", tmp_path / "imported")
     (tmp_path / "webhook").write_bytes(WEBHOOK_SECRET)
     (tmp_path / "webhook").chmod(0o400)
-    flags = [
+    flags: list[str | Path] = [
         *("--plain-tang", "--tang-dir", tmp_path / "tang", "--admin-api"),
         *("--webhook-secret", tmp_path / "webhook", "--metrics-listen", "127.0.0.1:0"),
         *("--workers", "2", "--log-format", "json", "--log-level", "debug"),
@@ -196,8 +196,8 @@ def test_no_secret_is_anywhere(tmp_path: Path) -> None:
         search.add(name, text.encode())
     search.add("webhook secret", WEBHOOK_SECRET)
     search.add("activation secret", unb64u(exchanged[4]))
-    for path in tmp_path.glob("*/*.jwk"):
-        search.add("key of the Tang directory", unb64u(json.loads(path.read_text())["d"]))
+    for file in tmp_path.glob("*/*.jwk"):
+        search.add("key of the Tang directory", unb64u(json.loads(file.read_text())["d"]))
     assert asyncio.run(private_keys(state, search)) == 4
 
     # That it finds what is there, in the forms in which it is there.
