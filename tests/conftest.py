@@ -6,10 +6,15 @@ import asyncio
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import settings
 
 from tang_attest.store import upgrade
 from tests.nix.nix import evaluator_in_words
 from tests.postgres import Postgres
+
+# How long an example takes says only how busy the machine is.
+settings.register_profile("without a deadline", deadline=None)
+settings.load_profile("without a deadline")
 
 #: A database with our tables and nothing in them; others are copied from it.
 _TEMPLATE = "template_registry"
