@@ -72,6 +72,8 @@ test-fresh: ## run CI in a new minimal Debian root under /var/tmp; needs root an
 bench: setup ## measure this server beside Debian's tangd; writes build/bench.json
 	@mkdir -p build
 	$(BIN)/python -m tests.bench
+	@echo
+	$(BIN)/python -m tests.bench.agents
 
 .PHONY: bench-boot
 bench-boot: setup ## measure a boot with this pin beside the tang pin, as root, for make bench to show; ten minutes
