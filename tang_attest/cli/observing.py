@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext, suppress
 from typing import TYPE_CHECKING
 
 import structlog
 
+from tang_attest.cli.chores import again_and_again
 from tang_attest.cli.state import SystemClock
 from tang_attest.config import Settings
 from tang_attest.daemon.sockets import bind
@@ -111,19 +112,10 @@ async def kept_refusals(store: Store, limiter: Limiter) -> AsyncIterator[Refusal
             told.update(news)
             _log.warning("limited", **{name.replace("-", "_"): count for name, count in news.items()})
 
-    task = asyncio.create_task(_again_and_again(look))
+    task = asyncio.create_task(again_and_again("refusals", _EVERY_S, look))
     try:
         yield refusals
     finally:
         task.cancel()
         with suppress(TangAttestError):  # the log has it
             await refusals.flush(everything=True)
-
-
-async def _again_and_again(look: Callable[[], Awaitable[None]]) -> None:
-    while True:
-        await asyncio.sleep(_EVERY_S)
-        try:
-            await look()
-        except TangAttestError as error:
-            _log.warning("refusals", code=error.code, sentence=error.sentence)

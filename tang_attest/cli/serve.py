@@ -20,6 +20,7 @@ import structlog
 
 from tang_attest import log
 from tang_attest.cli import output
+from tang_attest.cli.chores import again_and_again
 from tang_attest.cli.observing import (
     bind_metrics,
     count_only,
@@ -262,7 +263,9 @@ async def _site(settings: Settings, polls: Polls) -> AsyncIterator[Site]:
             counted = count_only(settings, limiter)
             yield Site(None, directory, directory, executor, settings.endpoint, None, limiter, None, counted)
             return
-        sweep = asyncio.create_task(_sweep(state))
+        store = state.store
+        prune = again_and_again("sweep", _PRUNE_EVERY, lambda: store.prune(SystemClock().now()))
+        sweep = asyncio.create_task(prune)
         stack.callback(sweep.cancel)
         own = ServerKeys(state.store, state.sealed, SystemClock(), "server", open_keys=settings.plain_tang)
         keys = MergedKeys(directory, own) if directory is not None else own
@@ -309,16 +312,6 @@ def _admin_routes(settings: Settings, state: State) -> AdminRoutes:
     return AdminRoutes(
         state.admin_tokens, Administration(state.store, SystemClock(), SystemRandomness()), settings.endpoint
     )
-
-
-async def _sweep(state: State) -> None:
-    """Forget expired nonces now and then; a failure is logged and tried again."""
-    while True:
-        await asyncio.sleep(_PRUNE_EVERY)
-        try:
-            await state.store.prune(SystemClock().now())
-        except TangAttestError as error:
-            _log.warning("sweep", code=error.code, sentence=error.sentence)
 
 
 def _write_port(path: Path, port: int) -> None:

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 
-import structlog
-
+from tang_attest.cli.chores import again_and_again
 from tang_attest.cli.courier import SettingsCourier
 from tang_attest.cli.state import State, SystemClock, SystemRandomness
 from tang_attest.config import Settings
-from tang_attest.errors import TangAttestError
 from tang_attest.service.agents import Agents
 from tang_attest.service.notify import Notify
 from tang_attest.service.polls import Polls
@@ -21,8 +18,6 @@ from tang_attest.service.watching import Watching
 #: Seconds between two sweeps, and between two looks for somebody to tell.
 _EVERY_S = 1.0
 
-_log = structlog.get_logger("watch")
-
 
 def watch(settings: Settings, state: State, polls: Polls, stack: AsyncExitStack) -> Agents:
     """Begin to watch, until *stack* is left; what answers the agents."""
@@ -31,18 +26,6 @@ def watch(settings: Settings, state: State, polls: Polls, stack: AsyncExitStack)
     watching = Watching(state.store, verify, polls, clock)
     notify = Notify(state.store, SettingsCourier(settings), clock)
     for work in (watching.sweep, notify.deliver):
-        task = asyncio.create_task(_again_and_again(work))
+        task = asyncio.create_task(again_and_again("watching", _EVERY_S, work))
         stack.callback(task.cancel)
     return Agents(state.store, verify, polls, clock, random, nonce_key)
-
-
-async def _again_and_again(work: Callable[[], Awaitable[object]]) -> None:
-    """*work* once a second; a failure is logged and tried again."""
-    while True:
-        await asyncio.sleep(_EVERY_S)
-        try:
-            await work()
-        except TangAttestError as error:
-            _log.warning("watching", code=error.code, sentence=error.sentence)
-        except Exception:  # noqa: BLE001 - a defect must not end the watch; the next line says what it was
-            _log.exception("defect")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from tang_attest.protocol.base64url import b64u
 from tang_attest.service.refusals import FULL_OF_KEY, FULL_OF_STRANGERS, KEYS, Refusals
 from tang_attest.web.limits import Limits
 from tests.attester import Attester, members
+from tests.cli.serving import program, request, serving
 from tests.fakes import FakeClock
 from tests.server import Server, new_x
 
@@ -180,3 +182,19 @@ async def test_strangers_who_enroll(tmp_path: Path) -> None:
         await server.refusals.flush(everything=True)
         _, summary = (await server.store.list_audit(limit=1))[0]
         assert (summary.device, summary.details["codes"]) == (None, {"token-invalid": 20})
+
+
+async def test_a_server_that_stops_writes_what_it_counted(tmp_path: Path) -> None:
+    """Nothing is forgotten at a regular end."""
+    async with Server(tmp_path / "state", limits=NO_RATES) as server:
+        kid = await server.enroll(Attester())
+    x = dict(members(new_x()))
+    bogus = x | {"attest": {"nonce": "A" * 64, **dict.fromkeys(("quote", "signature", "pcrs"), b64u(b"x"))}}
+    with serving(tmp_path, "--log-level", "error") as process:
+        for _ in range(FULL_OF_KEY + 3):
+            assert request(process.port, "POST", f"/rec/{kid}", bogus)[0] in (400, 403)
+        assert process.stop() == 0
+    listed = json.loads(program("--state", tmp_path / "state", "audit", "--json").stdout)
+    [summary] = [entry for entry in listed if entry["code"] == "too-many-requests"]
+    assert summary["details"]["left_out"] == 3
+    assert summary["details"]["addresses"] == {"127.0.0.1": 3}
