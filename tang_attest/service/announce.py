@@ -77,16 +77,7 @@ class Announce:
         ``request-malformed`` (label), ``values-invalid``, ``values-all-zero``, ``announcements-full``.
         """
         bound, now = await find_device_key(self._store, kid), self._clock.now()
-        entry = AuditEntry(
-            at=now,
-            event="announce",
-            actor=f"device:{bound.device.name}",
-            verdict="refused",
-            device=bound.device.name,
-            kid=kid,
-            address=caller.address,
-            request_id=caller.request_id,
-        )
+        entry = caller.entry(now, "announce", bound.device.name, kid)
         try:
             expires_ms, quote = self._verify(bound, announcement, evidence, now)
             check_not_suspended(bound.device)

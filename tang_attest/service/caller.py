@@ -16,6 +16,19 @@ class Caller:
     address: str | None
     request_id: str
 
+    def entry(self, at: datetime, event: str, device: str, kid: str) -> AuditEntry:
+        """The audit entry of what *device* asks with its key: ``refused``, until it is not."""
+        return AuditEntry(
+            at,
+            event,
+            f"device:{device}",
+            "refused",
+            device=device,
+            kid=kid,
+            address=self.address,
+            request_id=self.request_id,
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Author:

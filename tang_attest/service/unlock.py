@@ -74,16 +74,7 @@ class Unlock:
         :class:`~tang_attest.errors.Conflict` when the store lost a race (``nonce-used``, ``clock-backwards``).
         """
         bound = await find_device_key(self._store, kid)
-        entry = AuditEntry(
-            at=self._clock.now(),
-            event="unlock",
-            actor=f"device:{bound.device.name}",
-            verdict="refused",
-            device=bound.device.name,
-            kid=kid,
-            address=caller.address,
-            request_id=caller.request_id,
-        )
+        entry = caller.entry(self._clock.now(), "unlock", bound.device.name, kid)
         try:
             x = _read_point(bound, jwk)
             expires_ms, quote = self._verify(bound, x, evidence, entry.at)
