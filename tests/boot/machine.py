@@ -15,8 +15,8 @@ import socket
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -139,8 +139,6 @@ class Machine:
     disks: list[Path]
     network: Network = field(default_factory=Network)
     command_line: str = COMMAND_LINE
-    #: False for a machine that, as a Raspberry Pi with nothing on the TPM's reset line, keeps the PCRs in a reboot.
-    tpm_is_reset: bool = True
     has_tpm: bool = True
     #: A unified kernel image on an EFI system partition, instead of kernel, initrd and command line; or a directory that
     #: holds all of such a partition.
@@ -162,10 +160,23 @@ class Machine:
     @contextmanager
     def boot(self) -> Iterator[Console]:
         """Power on, until the end of the block."""
+        with self._tpm_for_qemu() as tpm, self._start(tpm) as console:
+            yield console
+
+    @contextmanager
+    def without_tpm_reset(self) -> Iterator[Callable[[], AbstractContextManager[Console]]]:
+        """What is yielded boots, again and again, as a machine with nothing on its TPM's reset line: it keeps its PCRs."""
+        with (
+            self._tpm_for_qemu() as tpm,
+            ResetLine(self.directory / "reset-line.sock", tpm) as cut,
+        ):
+            yield lambda: self._start(cut)
+
+    @contextmanager
+    def _start(self, chardev: Path) -> Iterator[Console]:
         serial = self.directory / "serial"
         serial.unlink(missing_ok=True)
         with ExitStack() as stack:
-            chardev = stack.enter_context(self._tpm_for_qemu())
             log = stack.enter_context((self.directory / "qemu.log").open("ab"))
             qemu = subprocess.Popen(
                 self._command(serial, chardev), stdin=subprocess.DEVNULL, stdout=log, stderr=log
@@ -201,11 +212,7 @@ class Machine:
             )
         try:
             _wait_until_exists(path)
-            if self.tpm_is_reset:
-                yield path
-            else:
-                with ResetLine(self.directory / "reset-line.sock", path) as cut:
-                    yield cut
+            yield path
         finally:
             _end(process)
 
@@ -255,9 +262,7 @@ class Machine:
                 "-device",
                 f"virtio-net-pci,netdev=n{number},romfile=",
             ]
-        if self.tpm_is_reset:
-            command.append("-no-reboot")
-        return command
+        return [*command, "-no-reboot"]
 
     def _system_partition(self) -> Path:
         """A directory with the image where the firmware looks for it; QEMU makes a FAT file system of it."""

@@ -1,7 +1,10 @@
-"""Cuts a TPM's reset line: a machine that reboots with it keeps its PCRs, as a Raspberry Pi's may.
+"""Cuts a TPM's reset line: a machine that is started again with it keeps its PCRs, as a Raspberry Pi's may.
 
 QEMU resets its TPM through swtpm's control channel (CMD_INIT).  This sits in the middle of that channel and lets the
 first CMD_INIT pass; the later ones, and the stop before them, are answered with success and go no further.
+
+Each start is a QEMU of its own.  In a QEMU that reboots, the firmware overwrites memory in which the emulator still
+has translated code of the system before, byte by byte and for many minutes on a busy host (QEMU 7.2).
 """
 
 from __future__ import annotations
@@ -10,6 +13,7 @@ import array
 import socket
 import struct
 import threading
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
@@ -44,17 +48,22 @@ class ResetLine:
         self._listener.close()
 
     def _serve(self: Self) -> None:
-        try:
-            qemu, _ = self._listener.accept()
-        except OSError:
-            return
-        with qemu, socket.socket(socket.AF_UNIX) as swtpm:
+        with socket.socket(socket.AF_UNIX) as swtpm:
             swtpm.connect(str(self._swtpm))
             while True:
-                request, descriptors = _receive(qemu)
-                if not request:
+                try:
+                    qemu, _ = self._listener.accept()
+                except OSError:
                     return
-                qemu.sendall(self._answer(swtpm, request, descriptors))
+                with qemu, suppress(ConnectionError):
+                    self._pass_on(qemu, swtpm)
+
+    def _pass_on(self, qemu: socket.socket, swtpm: socket.socket) -> None:
+        while True:
+            request, descriptors = _receive(qemu)
+            if not request:
+                return
+            qemu.sendall(self._answer(swtpm, request, descriptors))
 
     def _answer(self, swtpm: socket.socket, request: bytes, descriptors: array.array[int]) -> bytes:
         (command,) = struct.unpack(">I", request[:4])

@@ -243,11 +243,12 @@ def test_without_a_tpm_the_console_says_so_and_the_passphrase_opens(world: World
 
 def test_a_reboot_that_does_not_reset_the_tpm_is_refused(world: World) -> None:
     """As on a board where nothing pulses the TPM's reset line: the PCRs of two boots are on top of each other."""
-    with world.site, world.boot(tpm_is_reset=False) as console:
-        console.wait_for(UNLOCKED)
-        console.wait_for(ROOT_IS_OPEN)
-        console.type("echo b >/proc/sysrq-trigger")
-        console.wait_for(PROMPT)
-        refused = console.wait_for(REFUSED)
-        assert refused[1] == "tpm-not-reset"
-        open_by_passphrase(console)
+    with world.site, replace(world.machine, network=world.network).without_tpm_reset() as boot:
+        with boot() as console:
+            console.wait_for(UNLOCKED)
+            console.wait_for(ROOT_IS_OPEN)
+        with boot() as console:
+            console.wait_for(PROMPT)
+            refused = console.wait_for(REFUSED)
+            assert refused[1] == "tpm-not-reset"
+            open_by_passphrase(console)
