@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -39,8 +40,9 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 @pytest.fixture
 def name(request: pytest.FixtureRequest) -> str:
-    """A device name that no other test uses."""
-    return "".join(c if c.isalnum() else "-" for c in request.node.name)[:62].rstrip("-")
+    """A device name that no other test uses, not one of the same name in another file either."""
+    readable = "".join(c if c.isalnum() else "-" for c in request.node.name)[:53].rstrip("-")
+    return f"{readable}-{hashlib.sha256(request.node.nodeid.encode()).hexdigest()[:8]}"
 
 
 @pytest.fixture

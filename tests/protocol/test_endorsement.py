@@ -783,13 +783,19 @@ def _running(directory: Path) -> Iterator[str]:
     command += ["--flags", "not-need-init,startup-clear"]
     with subprocess.Popen(command) as process:
         try:
-            for _ in range(500):
-                if socket.exists() and Path(f"{socket}.ctrl").exists():
-                    break
+            deadline = time.monotonic() + 60
+            while not (_listens(socket) and _listens(Path(f"{socket}.ctrl"))):
+                assert time.monotonic() < deadline, "swtpm does not listen"
                 time.sleep(0.01)
             yield f"swtpm:path={socket}"
         finally:
             process.terminate()
+
+
+def _listens(socket: Path) -> bool:
+    """True once somebody can connect: the file is there a moment before (the kernel's __SO_ACCEPTCON)."""
+    rows = (line.split() for line in Path("/proc/net/unix").read_text().splitlines())
+    return any(row[-1] == str(socket) and row[3] == "00010000" for row in rows)
 
 
 def _nv_read(esys: ESAPI, index: int) -> bytes:
