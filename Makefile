@@ -30,12 +30,14 @@ test: lint ## lint and run every test but the speed tests, the boots of whole ma
 test-boot: setup ## boot encrypted virtual machines and install the packages, as root; a quarter of an hour
 	$(run-boots)
 
-# Neighbors in a file share what they boot, so each process begins with a part of its own.  If much fails, the rest
-# would only wait for words that do not come.
+# Neighbors in a file share what they boot, so each process begins with a part of its own.  An emulated machine on a busy
+# host may hang, so what failed is booted once more, and only that; failing twice is a failure.
+boots := $(BIN)/pytest --verbose --numprocesses auto --dist worksteal --durations 10 -m boot tests
+
 define run-boots
 @[ "$$(id -u)" -eq 0 ] || { echo 'The boots make root file systems, so they need root. make check does not.' >&2; exit 1; }
 @echo 'Booting and installing whole systems. Without build/boot-cache the first result takes some minutes.'
-$(BIN)/pytest --verbose --numprocesses auto --dist worksteal --maxfail 4 --durations 10 -m boot tests
+$(boots) || { echo 'These failed. Once more, to tell a defect from a machine that hung:' >&2; $(boots) --last-failed; }
 endef
 
 .PHONY: check
