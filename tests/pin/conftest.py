@@ -41,7 +41,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 @pytest.fixture
 def name(request: pytest.FixtureRequest) -> str:
     """A device name that no other test uses, not one of the same name in another file either."""
-    readable = "".join(c if c.isalnum() else "-" for c in request.node.name)[:53].rstrip("-")
+    readable = "".join(c if c.isalnum() else "-" for c in request.node.name)[:40].rstrip("-")
     return f"{readable}-{hashlib.sha256(request.node.nodeid.encode()).hexdigest()[:8]}"
 
 
