@@ -214,7 +214,7 @@ def test_a_wrong_setting_stops_it(arguments: str, message: str) -> None:
 )
 def test_a_wrong_database_stops_it(files: Path, url: str, message: str) -> None:
     """A worker finds out; it is told once, and is not tried again."""
-    ended = program("--state", files / "state", "serve", "--port", "0", "--database", url, "--workers", "2")
+    ended = program("--state", files / "state", "serve", "--port", "0", "--database", url)
     assert ended.returncode == 1
     told = [line for line in ended.stderr.splitlines() if line.startswith("tang-attest: ")]
     assert told

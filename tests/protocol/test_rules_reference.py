@@ -9,11 +9,13 @@ import pytest
 
 from tang_attest.documents import load_yaml
 from tang_attest.errors import Refused
+from tang_attest.protocol.ima.requirement import parse_requirement
 from tang_attest.protocol.rules import parse_rules
 from tests.protocol import eventlog_writer as w
 
 REFERENCE = (Path(__file__).parents[2] / "docs" / "rules.md").read_text()
-EXAMPLES = re.findall(r"^```yaml\n(.*?)^```", REFERENCE, re.MULTILINE | re.DOTALL)
+#: What is about event logs; the document's last example is about IMA.
+EXAMPLES = re.findall(r"^```yaml\n(judge-by-events.*?)^```", REFERENCE, re.MULTILINE | re.DOTALL)
 #: The boot that each example is about, in the order of the document.
 BOOTS = ("secure-boot", "secure-boot", "uki", "kernel-changed")
 
@@ -30,3 +32,11 @@ def test_an_example_holds_for_its_boot_and_for_no_other(example: str, boot: str)
             continue
         with pytest.raises(Refused):
             ruleset.check(log, "sha256", quoted)
+
+
+def test_the_example_about_ima_is_a_requirement() -> None:
+    """The document's other example, but for its certificate, which is left out there."""
+    [example] = re.findall(r"^```yaml\n(files:.*?)^```", REFERENCE, re.MULTILINE | re.DOTALL)
+    without = re.sub(r"^signed-by: .*?END CERTIFICATE-----\n", "", example, flags=re.MULTILINE | re.DOTALL)
+    assert without != example
+    parse_requirement(load_yaml(without.encode(), "docs/rules.md"))
