@@ -214,21 +214,8 @@ def _hint_retirable(status: RolloutStatus) -> None:
 
 
 def _as_json(status: RolloutStatus) -> dict[str, object]:
-    rollout = status.rollout
     return {
-        "policy": rollout.policy,
-        "name": rollout.name,
-        "status": rollout.status.value,
-        "share": rollout.share / WHOLE,
-        "label": rollout.label,
-        "salt": rollout.salt,
-        "limit": rollout.limit,
-        "change": rollout.change.dump(),
-        "started_at": rollout.started_at,
-        "started_by": rollout.started_by,
-        "ended_at": rollout.ended_at,
-        "ended_by": rollout.ended_by,
-        "why": rollout.why,
+        **status.rollout.as_json(),
         "devices": status.devices,
         "passed": [_device_as_json(entry) for entry in status.passed],
         "refused": [_device_as_json(entry) for entry in status.refused],

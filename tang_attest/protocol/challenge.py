@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Final
 
@@ -49,6 +50,16 @@ class Challenge:
     expires_in: int
     event_log_wanted: bool = False
     ima_offset: int | None = None
+
+
+def milliseconds(at: datetime) -> int:
+    """*at*, as nonces have it: milliseconds since 1970."""
+    return int(at.timestamp() * 1000)
+
+
+def instant(milliseconds: int) -> datetime:
+    """What :func:`milliseconds` made, back, in UTC."""
+    return datetime.fromtimestamp(milliseconds / 1000, UTC)
 
 
 def make_nonce(key: bytes, purpose: Purpose, subject: str, now_ms: int, random: bytes) -> str:

@@ -59,7 +59,8 @@ class ReferencePolicy:
 
         Codes: ``policy-empty``, ``capped``, ``pcr-mismatch``, and for values of a state that does not count at *now*
         ``state-proposed``, ``state-retired``, ``state-not-rolled-out``, ``state-expired``, ``state-used-up``; with
-        rules also those of :meth:`RuleSet.check` over *event_log*.  A quote over another selection is a programming error and raises :class:`ValueError`.
+        rules also those of :meth:`RuleSet.check` over *event_log*.  A quote over another selection is a programming
+        error and raises :class:`ValueError`.
         """
         if quote.selection != self.selection:
             raise ValueError("a policy appraises only quotes over its own selection")
@@ -71,15 +72,18 @@ class ReferencePolicy:
         Raises as :meth:`appraise`.  *values* are over the policy's selection.
         """
         compared = {pcr: value for pcr, value in values.items() if pcr not in self.judged_pcrs}
-        concerned = [state for state in self.states if state.concerns(device)]
-        equal = [state for state in concerned if not self._differences(state, compared)]
-        counting = [state for state in equal if state.obstacle(now) is None]
+        counting = self.counting(device, now)
+        met = [state for state in counting if not self._differences(state, compared)]
         broken = self._broken_rules(event_log, values)
-        if counting and not broken:
+        if met and not broken:
             # A state without limits first: a use is spent only where nothing else would do.
-            return min(counting, key=lambda state: state.limits.uses_left is not None)
-        reasons = () if counting else _obstacles(equal, now) or self._reasons(concerned, compared, now)
+            return min(met, key=lambda state: state.limits.uses_left is not None)
+        reasons = () if met else self._obstacles(device, compared, now) or self._reasons(counting, compared)
         raise Refused.because(*reasons, *broken)
+
+    def counting(self, device: str, now: datetime) -> list[ReferenceState]:
+        """The states that permit *device* at *now*, in the policy's order."""
+        return [state for state in self.states if state.concerns(device) and state.obstacle(now) is None]
 
     @property
     def judged_pcrs(self) -> frozenset[int]:
@@ -98,10 +102,12 @@ class ReferencePolicy:
             return refusal.reasons
         return ()
 
-    def _reasons(
-        self, concerned: list[ReferenceState], values: PcrValues, now: datetime
-    ) -> tuple[Reason, ...]:
-        counting = [state for state in concerned if state.obstacle(now) is None]
+    def _obstacles(self, device: str, values: PcrValues, now: datetime) -> tuple[Reason, ...]:
+        """Why the states that have *values* do not count."""
+        equal = (s for s in self.states if s.concerns(device) and not self._differences(s, values))
+        return tuple(reason for state in equal if (reason := state.obstacle(now)))
+
+    def _reasons(self, counting: list[ReferenceState], values: PcrValues) -> tuple[Reason, ...]:
         if not counting:
             return (Reason("policy-empty", f"Policy '{self.name}' has no reference state that counts."),)
         nearest = min(counting, key=lambda state: len(self._differences(state, values)))
@@ -113,10 +119,6 @@ class ReferencePolicy:
             )
             return (capped, *mismatches)
         return (Reason("pcr-mismatch", f"{spell_pcrs(different)} not as approved."), *mismatches)
-
-
-def _obstacles(equal: list[ReferenceState], now: datetime) -> tuple[Reason, ...]:
-    return tuple(reason for state in equal if (reason := state.obstacle(now)))
 
 
 def _mismatch(pcr: int, value: bytes, counting: list[ReferenceState]) -> Reason:

@@ -82,6 +82,24 @@ class Rollout:
     ended_by: str | None = None
     why: str | None = None
 
+    def as_json(self) -> dict[str, object]:
+        """Everything but its id, JSON-compatible except for the times."""
+        return {
+            "policy": self.policy,
+            "name": self.name,
+            "status": self.status.value,
+            "share": self.share / WHOLE,
+            "label": self.label,
+            "salt": self.salt,
+            "limit": self.limit,
+            "change": self.change.dump(),
+            "started_at": self.started_at,
+            "started_by": self.started_by,
+            "ended_at": self.ended_at,
+            "ended_by": self.ended_by,
+            "why": self.why,
+        }
+
     @property
     def over(self) -> bool:
         """True when it is finished or abandoned."""

@@ -12,12 +12,11 @@ Rules of this module:
 from __future__ import annotations
 
 import asyncio
-from datetime import datetime
 from typing import Final
 
 from tang_attest.errors import Refused
 from tang_attest.ports import Clock, Randomness, Store
-from tang_attest.protocol.challenge import Challenge, Purpose, check_nonce, make_nonce
+from tang_attest.protocol.challenge import Challenge, Purpose, check_nonce, make_nonce, milliseconds
 from tang_attest.protocol.quote import Evidence
 from tang_attest.service.device_keys import DeviceKey, find_device_key
 from tang_attest.service.polls import Polls, Woken
@@ -69,12 +68,12 @@ class Agents:
         """How the round ended, and a ticket.  Raises as :meth:`Verify.respond`."""
         ended = await self._verify.respond(kid, evidence)
         ticket = make_nonce(
-            self._nonce_key, Purpose.POLL, kid, _milliseconds(self._clock.now()), self._random.bytes(16)
+            self._nonce_key, Purpose.POLL, kid, milliseconds(self._clock.now()), self._random.bytes(16)
         )
         return ended, ticket
 
     def _is_good(self, kid: str, ticket: str) -> bool:
-        now = _milliseconds(self._clock.now())
+        now = milliseconds(self._clock.now())
         try:
             check_nonce(self._nonce_key, Purpose.POLL, kid, now, TICKET_S, ticket)
         except Refused:
@@ -92,7 +91,3 @@ class Agents:
             return 0.0
         past = (self._clock.now() - standing.answered_at).total_seconds()
         return watch.pause_s(self._random.bytes(1)[0] / 255) - past
-
-
-def _milliseconds(at: datetime) -> int:
-    return int(at.timestamp() * 1000)

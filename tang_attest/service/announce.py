@@ -8,16 +8,25 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Final
 
 from tang_attest.errors import Conflict, Malformed, NotFound, Refused
 from tang_attest.ports import AuditEntry, Clock, Decision, Randomness, Store
-from tang_attest.protocol.challenge import Challenge, Purpose, announce_digest, check_nonce, make_nonce
+from tang_attest.protocol.challenge import (
+    Challenge,
+    Purpose,
+    announce_digest,
+    check_nonce,
+    instant,
+    make_nonce,
+    milliseconds,
+)
 from tang_attest.protocol.policy import ReferencePolicy
 from tang_attest.protocol.quote import Evidence, VerifiedQuote, verify_quote
 from tang_attest.protocol.reference_state import (
     COUNTING,
+    MAX_LABEL,
     MOVING_PCRS,
     Life,
     Limits,
@@ -28,7 +37,7 @@ from tang_attest.protocol.reference_state import (
 from tang_attest.service.caller import Caller
 from tang_attest.service.device_keys import DeviceKey, find_device_key
 from tang_attest.service.reference_values import describe_state
-from tang_attest.service.refusals import Refusals
+from tang_attest.service.refusals import Refusals, describe_refusal
 from tang_attest.service.suspension import check_not_suspended
 from tang_attest.service.unlock import enrolled_device
 
@@ -64,7 +73,7 @@ class Announce:
     async def challenge(self, kid: str) -> tuple[Challenge, int]:
         """What the machine has to quote, and the policy's cap PCR.  Raises ``key-unknown``.  Nothing is stored."""
         bound = await find_device_key(self._store, kid)
-        now_ms = int(self._clock.now().timestamp() * 1000)
+        now_ms = milliseconds(self._clock.now())
         nonce = make_nonce(self._nonce_key, Purpose.ANNOUNCE, kid, now_ms, self._random.bytes(16))
         return Challenge(nonce, bound.policy.selection, self._ttl_s), bound.policy.cap_pcr
 
@@ -87,8 +96,7 @@ class Announce:
             if known is None:
                 _check_room(bound.policy)
         except (Malformed, Refused) as error:
-            details = {"reasons": [reason.as_json() for reason in error.reasons]}
-            await self._refusals.note(replace(entry, code=error.code, details=details))
+            await self._refusals.note(replace(entry, code=error.code, details=describe_refusal(error)))
             raise
         await self._spend(bound, evidence, expires_ms, quote, replace(entry, verdict="done"))
         if known:
@@ -99,7 +107,7 @@ class Announce:
         self, bound: DeviceKey, announcement: Announcement, evidence: Evidence, now: datetime
     ) -> tuple[int, VerifiedQuote]:
         kid, nonce = bound.key.kid, evidence.nonce
-        now_ms = int(now.timestamp() * 1000)
+        now_ms = milliseconds(now)
         expires_ms = check_nonce(self._nonce_key, Purpose.ANNOUNCE, kid, now_ms, self._ttl_s, nonce)
         binding = announce_digest(nonce, kid, announcement.values, check_label(announcement.label))
         device = enrolled_device(bound.device)
@@ -112,7 +120,7 @@ class Announce:
         decision = Decision(
             device_id=bound.device.id,
             nonce_digest=hashlib.sha256(evidence.nonce.encode()).digest(),
-            nonce_expires_at=datetime.fromtimestamp(expires_ms / 1000, UTC),
+            nonce_expires_at=instant(expires_ms),
             clock=quote.clock,
             audit=entry,
         )
@@ -128,7 +136,7 @@ class Announce:
         if any(known.label == state.label for known in policy.states):
             # Nobody is there to choose another label.
             suffix = f" {self._clock.now():%Y%m%d%H%M%S}"
-            state = replace(state, label=state.label[: 64 - len(suffix)] + suffix)
+            state = replace(state, label=state.label[: MAX_LABEL - len(suffix)] + suffix)
         await self._store.add_state(
             policy.name, state, replace(entry, details=describe_state(policy.name, state))
         )
@@ -138,10 +146,9 @@ class Announce:
 def _check_approved(policy: ReferencePolicy, quote: VerifiedQuote, now: datetime) -> None:
     """Raise ``pcr-mismatch`` unless the machine runs a state that counts, as far as a running system shows that."""
     settled = set(policy.selection.pcrs) - MOVING_PCRS - {policy.cap_pcr}
-    for state in policy.states:
-        counts = state.concerns(quote.device.name) and state.obstacle(now) is None
-        if counts and not settled & set(state.differences(quote.values)):
-            return
+    counting = policy.counting(quote.device.name, now)
+    if any(not settled & set(state.differences(quote.values)) for state in counting):
+        return
     raise Refused("pcr-mismatch", "The machine that announces values runs nothing approved itself.")
 
 

@@ -26,7 +26,7 @@ from tang_attest.ports import (
     Token,
 )
 from tang_attest.protocol import tpm
-from tang_attest.protocol.challenge import Challenge, Purpose, check_nonce, make_nonce
+from tang_attest.protocol.challenge import Challenge, Purpose, check_nonce, make_nonce, milliseconds
 from tang_attest.protocol.endorsement import EndorsementKey, Root, trim_certificate, verify_ek_certificate
 from tang_attest.protocol.enrollment import (
     SECRET_SIZE,
@@ -45,7 +45,7 @@ from tang_attest.protocol.quote import Evidence, VerifiedQuote, verify_quote
 from tang_attest.protocol.reference_state import ReferenceState, moving_pcrs, reference_state, uncapped
 from tang_attest.service.appraisal import grade_of
 from tang_attest.service.caller import Caller
-from tang_attest.service.refusals import Refusals
+from tang_attest.service.refusals import Refusals, describe_refusal
 
 
 class Sealer(Protocol):
@@ -132,9 +132,7 @@ class Enroll:
             await self._audit_refusal(name, refusal, now, caller)
             raise
         secret = self._random.bytes(SECRET_SIZE)
-        nonce = make_nonce(
-            self._nonce_key, Purpose.ENROLL, name, int(now.timestamp() * 1000), self._random.bytes(16)
-        )
+        nonce = make_nonce(self._nonce_key, Purpose.ENROLL, name, milliseconds(now), self._random.bytes(16))
         session = _Session(
             name=name,
             token=token.digest,
@@ -214,7 +212,7 @@ class Enroll:
         raise Refused("session-invalid", "The enrollment session is not one of this server's.")
 
     def _verify(self, session: _Session, proof: str, evidence: Evidence, now: datetime) -> VerifiedQuote:
-        now_ms = int(now.timestamp() * 1000)
+        now_ms = milliseconds(now)
         check_nonce(self._nonce_key, Purpose.ENROLL, session.name, now_ms, self._ttl_s, session.nonce)
         check_activation(session.nonce, session.secret, proof)
         binding = enrollment_digest(session.nonce, session.name, proof)
@@ -267,7 +265,7 @@ class Enroll:
         )
 
     async def _audit_refusal(self, name: str, error: TangAttestError, now: datetime, caller: Caller) -> None:
-        details = {"reasons": [reason.as_json() for reason in error.reasons]}
+        details = describe_refusal(error)
         await self._refusals.note(_entry(name, "refused", now, caller, code=error.code, details=details))
 
 

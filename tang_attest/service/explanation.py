@@ -10,8 +10,7 @@ from tang_attest.ports import Clock, Observation, Snapshot, Store
 from tang_attest.protocol import eventlog
 from tang_attest.protocol.policy import ReferencePolicy
 from tang_attest.protocol.reference_state import ReferenceState
-from tang_attest.protocol.rollout import judged_by
-from tang_attest.service.policy_changes import subjects
+from tang_attest.service.device_keys import find_device_key
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +18,8 @@ class Explanation:
     """What is odd about an observation.
 
     ``reasons`` is what the policy says of it *now*, empty when it would permit it.  ``nearest`` is the approved state
-    that differs least.  ``changes`` tells how its log differs from that of an approved boot, in the PCRs that were quoted; ``doubts`` are sentences about what ``changes`` does not tell, or may not be believed.
+    that differs least.  ``changes`` tells how its log differs from that of an approved boot, in the PCRs that were
+    quoted; ``doubts`` are sentences about what ``changes`` does not tell, or may not be believed.
     """
 
     observation: Observation
@@ -52,12 +52,9 @@ class Explanations:
     async def explain(self, observation: Observation) -> Explanation:
         """What is odd about *observation*, judged by the policy as it is now."""
         name, snapshot = observation.device, observation.snapshot
-        policy = await self._policy_of(name)
-        counting = [
-            state
-            for state in policy.states
-            if state.concerns(name) and state.obstacle(self._clock.now()) is None
-        ]
+        device = await self._store.get_device(name)
+        policy = (await find_device_key(self._store, device.kids[0])).policy
+        counting = policy.counting(name, self._clock.now())
         nearest = min(counting, key=lambda state: len(state.differences(snapshot.values)), default=None)
         changes, doubts = compare_logs(snapshot, await self._approved_log(name, nearest))
         return Explanation(
@@ -74,13 +71,6 @@ class Explanations:
             if nearest is not None and snapshot.event_log and not nearest.differences(snapshot.values):
                 return snapshot.event_log
         return permitted.snapshot.event_log if permitted else b""
-
-    async def _policy_of(self, name: str) -> ReferencePolicy:
-        """The policy as it is for the device *name*, in a rollout or not."""
-        policy = await self._store.get_policy((await self._store.get_device(name)).policy)
-        rollout = await self._store.get_rollout(policy.name)
-        found = await subjects(self._store, policy.name)
-        return next(judged_by(policy, rollout, subject) for device, subject in found if device.name == name)
 
     def _reasons(self, policy: ReferencePolicy, observation: Observation) -> tuple[Reason, ...]:
         snapshot = observation.snapshot

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 from tang_attest.errors import Conflict
-from tang_attest.ports import Clock, Device, Store
+from tang_attest.ports import Clock, Device, RolloutDevice, Store
 from tang_attest.protocol.dry_run import DryRun, Trial, dry_run
 from tang_attest.protocol.policy import ReferencePolicy
 from tang_attest.protocol.policy_change import PolicyChange, parse_change
@@ -52,9 +52,10 @@ class PolicyChanges:
             await self._store.get_policy(policy_name),
             await self._store.get_rollout(policy_name),
         )
+        fared = await self._store.list_rollout_devices(rollout.id) if rollout else ()
         judges = [
             (device.name, judged_by(policy, rollout, subject), then(subject))
-            for device, subject in await subjects(self._store, policy_name)
+            for device, subject in await subjects(self._store, policy_name, fared)
         ]
         # Logs are large, and only rules read them.
         ruled = any(now.rules or after.rules for _, now, after in judges)
@@ -76,10 +77,10 @@ class PolicyChanges:
         return tuple(replace(state, created_at=now, created_by=actor) for state in change.states())
 
 
-async def subjects(store: Store, policy_name: str) -> list[tuple[Device, Subject]]:
-    """The devices of a policy, by name, and how each stands in its newest rollout."""
-    rollout = await store.get_rollout(policy_name)
-    fared = await store.list_rollout_devices(rollout.id) if rollout else ()
+async def subjects(
+    store: Store, policy_name: str, fared: Iterable[RolloutDevice]
+) -> list[tuple[Device, Subject]]:
+    """The devices of a policy, by name, and how each stands in the rollout under which they *fared*."""
     outcomes = {entry.device: entry.outcome for entry in fared}
     devices = [device for device in await store.list_devices() if device.policy == policy_name]
     return [(each, Subject(each.name, each.labels, outcomes.get(each.name))) for each in devices]

@@ -18,8 +18,9 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Final
 
-from tang_attest.errors import TangAttestError
+from tang_attest.errors import Refused, TangAttestError
 from tang_attest.ports import AuditEntry, Clock, Store
+from tang_attest.protocol.policy import differing_pcrs
 
 WINDOW: Final = timedelta(minutes=1)
 #: Entries of one window that are written in full: about one key, and about enrollments, which have none.
@@ -72,6 +73,14 @@ class _Tally:
                 "addresses": dict(self.addresses),
             },
         )
+
+
+def describe_refusal(error: TangAttestError) -> dict[str, object]:
+    """Why something was refused, as the audit record keeps it; with ``pcrs`` when the policy named some."""
+    details: dict[str, object] = {"reasons": [reason.as_json() for reason in error.reasons]}
+    if isinstance(error, Refused) and (pcrs := differing_pcrs(error)):
+        details["pcrs"] = list(pcrs)
+    return details
 
 
 class Refusals:

@@ -157,7 +157,7 @@ class Rollouts:
         if rollout is None:
             raise NotFound("not-found", f"Policy '{policy_name}' has no rollout.")
         fared = await self._store.list_rollout_devices(rollout.id)
-        found = await subjects(self._store, policy_name)
+        found = await subjects(self._store, policy_name, fared)
         devices = [device for device, _ in found]
         states = Counter(device.last_state for device in devices)
         waiting = (s.name for _, s in found if s.outcome is None and rollout.includes(s))

@@ -13,10 +13,10 @@ import hashlib
 from collections.abc import Mapping
 from concurrent.futures import Executor
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
-from tang_attest.errors import Conflict, Malformed, NotFound, Refused, TangAttestError
+from tang_attest.errors import Conflict, Malformed, NotFound, Refused
 from tang_attest.ports import (
     AuditEntry,
     Clock,
@@ -27,17 +27,25 @@ from tang_attest.ports import (
     Store,
 )
 from tang_attest.protocol.advertisement import thumbprint
-from tang_attest.protocol.challenge import Challenge, Purpose, check_nonce, make_nonce, unlock_digest
+from tang_attest.protocol.challenge import (
+    Challenge,
+    Purpose,
+    check_nonce,
+    instant,
+    make_nonce,
+    milliseconds,
+    unlock_digest,
+)
 from tang_attest.protocol.enrollment import EnrolledDevice
 from tang_attest.protocol.exchange import Reply, respond
 from tang_attest.protocol.points import Point, parse_point
-from tang_attest.protocol.policy import Permit, differing_pcrs
+from tang_attest.protocol.policy import Permit
 from tang_attest.protocol.quote import Evidence, VerifiedQuote, verify_quote
 from tang_attest.protocol.tpm import AttestationKey
 from tang_attest.service.appraisal import Verdict, appraise
 from tang_attest.service.caller import Caller
 from tang_attest.service.device_keys import DeviceKey, find_device_key
-from tang_attest.service.refusals import Refusals
+from tang_attest.service.refusals import Refusals, describe_refusal
 
 
 class Unlock:
@@ -62,7 +70,7 @@ class Unlock:
         """What the machine that uses *kid* has to quote.  Raises ``key-unknown``.  Nothing is stored."""
         bound = await find_device_key(self._store, kid)
         nonce = make_nonce(
-            self._nonce_key, Purpose.UNLOCK, kid, _milliseconds(self._clock.now()), self._random.bytes(16)
+            self._nonce_key, Purpose.UNLOCK, kid, milliseconds(self._clock.now()), self._random.bytes(16)
         )
         # The log explains a refusal to the person who has to judge it.
         return Challenge(nonce, bound.policy.selection, self._ttl_s, event_log_wanted=True)
@@ -79,7 +87,7 @@ class Unlock:
             x = _read_point(bound, jwk)
             expires_ms, quote = self._verify(bound, x, evidence, entry.at)
         except (Malformed, Refused) as error:
-            await self._refusals.note(replace(entry, code=error.code, details=_details(error)))
+            await self._refusals.note(replace(entry, code=error.code, details=describe_refusal(error)))
             raise
         verdict = await self._appraise(bound, quote, evidence.event_log, entry.at)
         await self._decide(bound, evidence, expires_ms, quote, verdict, entry)
@@ -112,7 +120,7 @@ class Unlock:
         decision = Decision(
             device_id=bound.device.id,
             nonce_digest=hashlib.sha256(evidence.nonce.encode()).digest(),
-            nonce_expires_at=datetime.fromtimestamp(expires_ms / 1000, UTC),
+            nonce_expires_at=instant(expires_ms),
             clock=quote.clock,
             audit=_conclude(entry, verdict),
             met=verdict.met,
@@ -126,7 +134,7 @@ class Unlock:
         except (Conflict, NotFound) as lost:
             # The store writes the second use of a nonce itself, in the transaction that notices it.
             if lost.code != "nonce-used":
-                await self._refusals.note(replace(entry, code=lost.code, details=_details(lost)))
+                await self._refusals.note(replace(entry, code=lost.code, details=describe_refusal(lost)))
             raise
 
     def _verify(
@@ -134,7 +142,7 @@ class Unlock:
     ) -> tuple[int, VerifiedQuote]:
         # (3) the nonce is ours, for this purpose and kid, and young
         kid, nonce = bound.key.kid, evidence.nonce
-        expires_ms = check_nonce(self._nonce_key, Purpose.UNLOCK, kid, _milliseconds(now), self._ttl_s, nonce)
+        expires_ms = check_nonce(self._nonce_key, Purpose.UNLOCK, kid, milliseconds(now), self._ttl_s, nonce)
         # (4) to (9)
         binding = unlock_digest(nonce, kid, thumbprint(x.members()))
         return expires_ms, verify_quote(
@@ -153,14 +161,7 @@ def _read_point(bound: DeviceKey, jwk: Mapping[str, Any]) -> Point:
 def _conclude(entry: AuditEntry, verdict: Verdict) -> AuditEntry:
     if isinstance(verdict.outcome, Permit):
         return replace(entry, verdict="permitted", details={"state": verdict.outcome.state.label})
-    return replace(entry, code=verdict.outcome.code, details=_details(verdict.outcome))
-
-
-def _details(error: TangAttestError) -> dict[str, object]:
-    details: dict[str, object] = {"reasons": [reason.as_json() for reason in error.reasons]}
-    if isinstance(error, Refused) and (pcrs := differing_pcrs(error)):
-        details["pcrs"] = list(pcrs)
-    return details
+    return replace(entry, code=verdict.outcome.code, details=describe_refusal(verdict.outcome))
 
 
 def enrolled_device(device: Device) -> EnrolledDevice:
@@ -169,7 +170,3 @@ def enrolled_device(device: Device) -> EnrolledDevice:
         device.ak_public, device.ak_name, device.ak_spki, device.ak_scheme, device.ak_hash, no_da=False
     )
     return EnrolledDevice(device.name, key, device.clock)
-
-
-def _milliseconds(at: datetime) -> int:
-    return int(at.timestamp() * 1000)

@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Final
 
 from tang_attest.errors import Conflict, Malformed, NotFound, Reason, Refused
@@ -32,7 +32,9 @@ from tang_attest.protocol.challenge import (
     Challenge,
     Purpose,
     check_nonce,
+    instant,
     make_nonce,
+    milliseconds,
     verify_digest,
 )
 from tang_attest.protocol.pcr import PcrValues, Selection
@@ -84,7 +86,7 @@ class Verify:
             policy = await self._policy(bound)
             selection, rules = _quoted(bound, policy), policy.rules is not None
             offset = await self._ima.offset(bound.device) if bound.policy.conditions.ima else None
-        now_ms = int(self._clock.now().timestamp() * 1000)
+        now_ms = milliseconds(self._clock.now())
         subject = _subject(bound, selection)
         nonce = make_nonce(self._nonce_key, Purpose.VERIFY, subject, now_ms, self._random.bytes(16))
         return Challenge(nonce, selection, self._ttl_s, event_log_wanted=rules, ima_offset=offset)
@@ -183,7 +185,7 @@ class Verify:
         return Round(device.name, Outcome.UNREACHABLE, (reason,), change)
 
     def _made_at(self, bound: DeviceKey, selection: Selection, evidence: Evidence, now: datetime) -> datetime:
-        now_ms = int(now.timestamp() * 1000)
+        now_ms = milliseconds(now)
         expires_ms = check_nonce(
             self._nonce_key,
             Purpose.VERIFY,
@@ -192,7 +194,7 @@ class Verify:
             self._ttl_s,
             evidence.nonce,
         )
-        return datetime.fromtimestamp(expires_ms / 1000, UTC) - timedelta(seconds=self._ttl_s)
+        return instant(expires_ms) - timedelta(seconds=self._ttl_s)
 
     async def _policy(self, bound: DeviceKey) -> ReferencePolicy:
         if bound.device.running_policy is None:

@@ -10,7 +10,7 @@ from pydantic import AfterValidator, Field
 
 from tang_attest.ports import RolloutDevice
 from tang_attest.protocol.dry_run import DryRun, Group
-from tang_attest.protocol.rollout import WHOLE, Rollout
+from tang_attest.protocol.rollout import WHOLE
 from tang_attest.service.rollouts import RolloutStatus, RolloutTerms
 from tang_attest.web.admin_wire import Digest, Label, Name, Pcr, View
 from tang_attest.web.wire import Body
@@ -177,7 +177,7 @@ class RolloutView(View):
     def of(cls, status: RolloutStatus) -> RolloutView:
         """*status*, as it is shown."""
         return cls(
-            **_about(status.rollout),
+            **status.rollout.as_json(),
             devices=status.devices,
             passed=[FaredView.of(entry) for entry in status.passed],
             refused=[FaredView.of(entry) for entry in status.refused],
@@ -196,21 +196,3 @@ class RolloutList(View):
     def of(cls, found: Iterable[RolloutStatus]) -> RolloutList:
         """*found*, as it is shown."""
         return cls(rollouts=[RolloutView.of(status) for status in found])
-
-
-def _about(rollout: Rollout) -> dict[str, object]:
-    return {
-        "policy": rollout.policy,
-        "name": rollout.name,
-        "status": rollout.status.value,
-        "share": rollout.share / WHOLE,
-        "label": rollout.label,
-        "limit": rollout.limit,
-        "salt": rollout.salt,
-        "change": rollout.change.dump(),
-        "started_at": rollout.started_at,
-        "started_by": rollout.started_by,
-        "ended_at": rollout.ended_at,
-        "ended_by": rollout.ended_by,
-        "why": rollout.why,
-    }
