@@ -13,6 +13,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any, Protocol
 
+from tang_attest.protocol.audit_chain import Row, Seal
 from tang_attest.protocol.conditions import Conditions
 from tang_attest.protocol.exchange import ExchangeKey
 from tang_attest.protocol.pcr import PcrValues, Selection
@@ -674,6 +675,28 @@ class Store(Protocol):
         """The newest first, with their row numbers; with *before* only those with a lower one."""
 
     async def prune(self, now: datetime) -> int:
+    # the chain over the audit record: protocol/audit_chain.py
+    async def newest_seal(self) -> Seal | None:
+        """The head of the chain.  Raises ``audit-changed`` when it is not what a seal can be."""
+
+    async def list_seals(self, after: int, limit: int) -> Sequence[Seal]:
+        """Seals with a number above *after*, in order.  Raises ``audit-changed`` for what cannot be a seal."""
+
+    async def add_seal(self, seal: Seal) -> bool:
+        """Add *seal*; false when there is one of its number."""
+
+    async def final_audit_id(self, after: int | None) -> int | None:
+        """An id above *after* up to which every row can be seen and none can come any more.
+
+        ``None`` when there is no row above *after*, or when somebody has been writing for too long: ask again later.
+        """
+
+    async def list_audit_rows(self, after: int | None, up_to: int, limit: int) -> Sequence[Row]:
+        """Rows as they are sealed, with an id above *after* and not above *up_to*, by id."""
+
+    async def unsealed_audit(self, after: int | None) -> tuple[int, datetime | None]:
+        """How many rows have an id above *after*, and the time of the oldest."""
+
         """Forget nonces that expired; how many."""
 
     async def close(self) -> None:

@@ -98,16 +98,16 @@ def manual() -> str:
 
 
 def _commands(parent: click.Group, context: click.Context) -> Iterator[tuple[click.Command, click.Context]]:
-    """Every command that does something, depth first; a group is only its commands."""
+    """Every command that does something, depth first; most groups are only their commands."""
     for name in parent.list_commands(context):
         command = parent.get_command(context, name)
         if command is None:
             raise LookupError(name)
         child = click.Context(command, info_name=name, parent=context)
+        if not isinstance(command, click.Group) or command.invoke_without_command:
+            yield command, child
         if isinstance(command, click.Group):
             yield from _commands(command, child)
-        else:
-            yield command, child
 
 
 def _usage(command: click.Command, context: click.Context) -> str:

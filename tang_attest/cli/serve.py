@@ -29,6 +29,7 @@ from tang_attest.cli.observing import (
     observe,
     show_metrics,
 )
+from tang_attest.cli.sealing import sealing
 from tang_attest.cli.state import State, SystemClock, SystemRandomness, opened
 from tang_attest.cli.watching import watch
 from tang_attest.config import Settings, load_settings
@@ -269,6 +270,7 @@ async def _site(settings: Settings, polls: Polls) -> AsyncIterator[Site]:
         stack.callback(sweep.cancel)
         own = ServerKeys(state.store, state.sealed, SystemClock(), "server", open_keys=settings.plain_tang)
         keys = MergedKeys(directory, own) if directory is not None else own
+        await stack.enter_async_context(sealing(state))  # before what writes at its end
         plain = keys if settings.plain_tang else None
         admin = _admin_routes(settings, state) if settings.admin_api else None
         agents = watch(settings, state, polls, stack)

@@ -66,3 +66,20 @@ class SelectionType(click.ParamType[Any]):
             return Selection.parse(str(value))
         except Malformed as error:
             self.fail(output.decapitalize(error.sentence), param, ctx)
+
+
+class Head(click.ParamType[tuple[int, bytes]]):
+    """The head of the chain over the audit record: SEQ:HASH."""
+
+    name = "head"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[int, bytes]:
+        """*value* as a number and 32 bytes."""
+        if isinstance(value, tuple):
+            return value
+        match = re.fullmatch(r"([1-9][0-9]{0,17}):([0-9a-fA-F]{64})", str(value))
+        if match is None:
+            self.fail(f"{value!r} is not a head, such as 812: and 64 hexadecimal digits", param, ctx)
+        return int(match[1]), bytes.fromhex(match[2])

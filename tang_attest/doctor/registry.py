@@ -18,6 +18,8 @@ from tang_attest.protocol.policy import ReferencePolicy
 _MADE: Final = datetime(2025, 1, 1, tzinfo=UTC)
 #: A clock that was corrected by less does no harm.
 _SKEW: Final = timedelta(seconds=5)
+#: A server that runs seals each second.
+_SEALED_WITHIN: Final = timedelta(minutes=1)
 _ROOT_ENDS_SOON: Final = timedelta(days=90)
 
 
@@ -63,6 +65,7 @@ async def look_at_records(registry: Store, opener: Opener, now: datetime) -> lis
     return [
         _keys(await registry.server_keys(), opener),
         _clock(newest[0][1].at if newest else None, now),
+        await _sealing(registry, now),
         *_roots(await registry.list_ek_roots(), now),
         *_devices(await registry.list_devices(), policies, now),
     ]
@@ -91,6 +94,19 @@ def _clock(newest: datetime | None, now: datetime) -> Finding:
         sentence = f"it is {newest - now} behind the newest entry of the audit record"
         return problem("clock", sentence.split(".", maxsplit=1)[0], action)
     return well("clock", "it is not behind the audit record")
+
+
+async def _sealing(registry: Store, now: datetime) -> Finding:
+    """Whether the audit record is sealed up to its newest rows; not whether the seals hold, which takes long."""
+    try:
+        head = await registry.newest_seal()
+    except TangAttestError as error:
+        return failure("audit record", error)
+    count, oldest = await registry.unsealed_audit(head.last_id if head else None)
+    if oldest is not None and now - oldest > _SEALED_WITHIN:
+        sentence = f"its newest {count} rows are not sealed, the oldest since {oldest:%Y-%m-%d %H:%M:%S}"
+        return warning("audit record", sentence, ACTIONS["audit-unsealed"])
+    return well("audit record", "it is sealed; 'tang-attest audit verify' checks the seals")
 
 
 def _roots(roots: Sequence[EkRoot], now: datetime) -> Iterator[Finding]:

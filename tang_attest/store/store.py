@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import sqlalchemy as sa
 
@@ -32,6 +33,7 @@ from tang_attest.ports import (
     Verification,
     Watched,
 )
+from tang_attest.protocol.audit_chain import Row, Seal
 from tang_attest.protocol.conditions import Conditions
 from tang_attest.protocol.policy import ReferencePolicy
 from tang_attest.protocol.policy_change import PolicyChange
@@ -39,6 +41,7 @@ from tang_attest.protocol.reference_state import Life, ReferenceState
 from tang_attest.protocol.rollout import Rollout, Status
 from tang_attest.store import (
     admin_tokens,
+    audit_chain,
     audit_log,
     decisions,
     devices,
@@ -59,6 +62,10 @@ from tang_attest.store.maintenance import upgrade
 
 T = TypeVar("T")
 Written = Decision | AuditEntry
+
+#: How often, and with what pause, those that write the audit record are waited for; a commit takes milliseconds.
+_WRITERS_ASKED: Final = 10
+_WRITERS_PAUSE_S: Final = 0.02
 
 
 async def open_store(url: str, *, create: bool = False) -> SqlStore:
@@ -431,6 +438,48 @@ class SqlStore:
         return await self._database.read(
             lambda connection: audit_log.newest(connection, device, limit, before)
         )
+
+    # --- the chain over the audit record ------------------------------------------------------------------------
+
+    async def newest_seal(self) -> Seal | None:
+        """See :class:`~tang_attest.ports.Store`."""
+        return await self._database.read(audit_chain.newest_seal)
+
+    async def list_seals(self, after: int, limit: int) -> Sequence[Seal]:
+        """See :class:`~tang_attest.ports.Store`."""
+        return await self._database.read(lambda connection: audit_chain.seals(connection, after, limit))
+
+    async def add_seal(self, seal: Seal) -> bool:
+        """See :class:`~tang_attest.ports.Store`."""
+        return await self._database.write(lambda connection: audit_chain.add_seal(connection, seal))
+
+    async def final_audit_id(self, after: int | None) -> int | None:
+        """See :class:`~tang_attest.ports.Store`."""
+
+        def look(connection: sa.Connection) -> tuple[int | None, frozenset[str]]:
+            newest = audit_chain.newest_id(connection)
+            # In this order: whoever begins after the look draws a higher id.
+            return newest, audit_chain.writers(connection)
+
+        newest, writing = await self._database.read(look)
+        if newest is None or (after is not None and newest <= after):
+            return None
+        for _ in range(_WRITERS_ASKED):
+            if not writing:
+                return newest
+            await asyncio.sleep(_WRITERS_PAUSE_S)
+            writing &= await self._database.read(audit_chain.writers)
+        return None if writing else newest
+
+    async def list_audit_rows(self, after: int | None, up_to: int, limit: int) -> Sequence[Row]:
+        """See :class:`~tang_attest.ports.Store`."""
+        return await self._database.read(lambda connection: audit_chain.rows(connection, after, up_to, limit))
+
+    async def unsealed_audit(self, after: int | None) -> tuple[int, datetime | None]:
+        """See :class:`~tang_attest.ports.Store`."""
+        return await self._database.read(lambda connection: audit_chain.unsealed(connection, after))
+
+    # --- the end ------------------------------------------------------------------------------------------------
 
     async def prune(self, now: datetime) -> int:
         """See :class:`~tang_attest.ports.Store`."""

@@ -296,3 +296,15 @@ audit: Final = sa.Table(
     sa.Column("details", JsonText, nullable=False),
     sqlite_autoincrement=True,  # a row that was taken away leaves a gap
 )
+
+audit_seal: Final = sa.Table(
+    "audit_seal",
+    metadata,
+    # protocol/audit_chain.py.  The primary key decides which of two servers seals.
+    sa.Column("seq", BIG, primary_key=True, autoincrement=False),
+    sa.Column("first_id", sa.BigInteger, nullable=False),
+    sa.Column("last_id", sa.BigInteger, nullable=False),
+    sa.Column("rows", sa.BigInteger, nullable=False),
+    sa.Column("hash", sa.LargeBinary, nullable=False),
+    sa.Column("sealed_at", Instant, nullable=False),
+)

@@ -18,8 +18,8 @@ from tang_attest.protocol.rules import RuleSet, parse_rules
 #: SQLite makes only an INTEGER PRIMARY KEY count by itself; both hold 64 bits.
 BIG: Final = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
 
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
-_MICROSECOND: Final = timedelta(microseconds=1)
+EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+MICROSECOND: Final = timedelta(microseconds=1)
 _OFFSET: Final = 1 << 63
 
 
@@ -31,11 +31,11 @@ class Instant(TypeDecorator[datetime]):
 
     def process_bind_param(self, value: datetime | None, dialect: Dialect) -> int | None:
         """An aware datetime to microseconds."""
-        return None if value is None else (value - _EPOCH) // _MICROSECOND
+        return None if value is None else (value - EPOCH) // MICROSECOND
 
     def process_result_value(self, value: int | None, dialect: Dialect) -> datetime | None:
         """Microseconds to an aware datetime, UTC."""
-        return None if value is None else _EPOCH + value * _MICROSECOND
+        return None if value is None else EPOCH + value * MICROSECOND
 
 
 class Unsigned64(TypeDecorator[int]):
