@@ -334,7 +334,7 @@ def test_forger_can_be_honest(kind: str, tmp_path: Path) -> None:
     ("changes", "codes"),
     [
         ({"magic": 0xFF54_4348}, ["quote-invalid"]),
-        ({"type": 0x8017}, ["evidence-malformed"]),
+        ({"type": 0x8017}, ["quote-invalid"]),
         ({"trailing": b"\0"}, ["evidence-malformed"]),
         ({"banks": []}, ["selection-mismatch"]),
         ({"banks": ["sha256:"]}, ["selection-mismatch"]),

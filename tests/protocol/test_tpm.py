@@ -12,10 +12,17 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import dsa, ec, rsa
+from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 from hypothesis import example, given
 from hypothesis import strategies as st
 from tpm2_pytss.constants import TPM2_ALG, TPMA_OBJECT
-from tpm2_pytss.types import TPM2B_ECC_PARAMETER, TPM2B_PUBLIC, TPM2B_PUBLIC_KEY_RSA
+from tpm2_pytss.types import (
+    TPM2B_ECC_PARAMETER,
+    TPM2B_PUBLIC,
+    TPM2B_PUBLIC_KEY_RSA,
+    TPMS_ATTEST,
+    TPMT_SIGNATURE,
+)
 
 from tang_attest.errors import Malformed, Refused, TangAttestError
 from tang_attest.protocol import tpm
@@ -368,6 +375,81 @@ def test_attest_of_a_tpm() -> None:
     assert len(attest.pcr_digest) == 32
     assert attest.clock_info.clock > 0
     assert attest.firmware_version > 0
+
+
+def by_library(data: bytes) -> tuple[object, ...] | None:
+    """What tpm2_pytss reads of a quote, or nothing."""
+    try:
+        attest, consumed = TPMS_ATTEST.unmarshal(data)
+        quote, clock = attest.attested.quote, attest.clockInfo
+        banks = [quote.pcrSelect.pcrSelections[at] for at in range(int(quote.pcrSelect.count))]
+    except Exception:  # noqa: BLE001 - whatever it raises, it did not read it
+        return None
+    if consumed != len(data):
+        return None
+    return (
+        (bytes(attest.extraData.buffer), bytes(quote.pcrDigest.buffer), int(attest.firmwareVersion)),
+        (int(clock.clock), int(clock.resetCount), int(clock.restartCount), int(clock.safe) == 1),
+        [(int(bank.hash), bytes(bank.pcrSelect)[: int(bank.sizeofSelect)]) for bank in banks],
+    )
+
+
+def by_us(data: bytes) -> tuple[object, ...] | None:
+    """The same of :func:`tpm.parse_attest`."""
+    try:
+        attest = tpm.parse_attest(data)
+    except Malformed:
+        return None
+    clock = attest.clock_info
+    return (
+        (attest.extra_data, attest.pcr_digest, attest.firmware_version),
+        (clock.clock, clock.reset_count, clock.restart_count, clock.safe),
+        attest.banks,
+    )
+
+
+#: Name sizes and other ends of parts lie in the first bytes; the type is left alone, so that it stays a quote.
+CHANGES = st.lists(st.tuples(st.integers(6, 200), st.integers(0, 255)), max_size=4)
+
+
+@given(
+    st.sampled_from(["rsassa", "two-banks", "sha1-bank"]), CHANGES, st.integers(0, 3), st.binary(max_size=2)
+)
+def test_quotes_are_read_as_the_library_reads_them(
+    name: str, changes: list[tuple[int, int]], cut: int, tail: bytes
+) -> None:
+    """Our reader takes and refuses the quotes that tpm2_pytss takes and refuses, and sees the same in them."""
+    data = bytearray(VECTORS[name]["message"])
+    for at, value in changes:
+        data[at % len(data)] = value if at % len(data) >= 6 else data[at % len(data)]
+    mutated = bytes(data[: len(data) - cut]) + tail
+    theirs, ours = by_library(mutated), by_us(mutated)
+    assert (theirs is None) == (ours is None)
+    if theirs is None or ours is None:
+        return
+    assert theirs[:2] == ours[:2]
+    assert [bits(bitmap) for _, bitmap in theirs[2]] == [pcrs for _, pcrs in ours[2]]  # type: ignore[attr-defined]
+
+
+def bits(bitmap: bytes) -> tuple[int, ...]:
+    return tuple(bit for bit in range(8 * len(bitmap)) if bitmap[bit // 8] & 1 << bit % 8)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_signatures_are_read_as_the_library_reads_them(kind: str) -> None:
+    """Scheme, hash and numbers, of each kind of key."""
+    data = Attester(kind).sign(b"message")
+    theirs, ours = TPMT_SIGNATURE.unmarshal(data)[0], tpm.parse_signature(data)
+    body = getattr(theirs.signature, ours.scheme)
+    assert int(theirs.sigAlg) == int(TPM2_ALG.parse(ours.scheme))
+    assert int(body.hash) == int(TPM2_ALG.parse(ours.hash_name))
+    if ours.scheme == "ecdsa":
+        numbers = tuple(
+            int.from_bytes(bytes(part.buffer), "big") for part in (body.signatureR, body.signatureS)
+        )
+        assert decode_dss_signature(ours.raw) == numbers
+    else:
+        assert ours.raw == bytes(body.sig.buffer)
 
 
 def test_attest_without_magic() -> None:
