@@ -60,7 +60,9 @@ def _options(words: list[str]) -> tuple[str, set[str]]:
             break
         command, path = child, f"{path} {word}"
     known |= {flag for parameter in command.params for flag in parameter.opts}
-    assert not isinstance(command, click.Group), f"{path} needs a command, got {words}"
+    assert not isinstance(command, click.Group) or command.invoke_without_command, (
+        f"{path} needs a command, got {words}"
+    )
     return path, known
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 
 import click
+from click.core import ParameterSource
 
 from tang_attest.cli import output
 from tang_attest.cli.progress import shown
@@ -32,6 +33,8 @@ def audit(ctx: click.Context, device: str | None, limit: int, as_json: bool) -> 
     """
     if ctx.invoked_subcommand is None:
         _show(device, limit, as_json)
+    elif any(ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE for name in ctx.params):
+        raise click.UsageError(f"options of 'audit {ctx.invoked_subcommand}' come after it", ctx)
 
 
 def _show(device: str | None, limit: int, as_json: bool) -> None:

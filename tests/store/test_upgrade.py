@@ -8,8 +8,12 @@ from alembic import command
 
 from tang_attest.errors import Unavailable
 from tang_attest.protocol.reference_state import Life, Limits
+from tang_attest.service import sealing
+from tang_attest.service.audit_check import check_audit
+from tang_attest.service.sealing import Sealer
 from tang_attest.store import open_store, schema, upgrade
 from tang_attest.store.engine import connect, parse_url
+from tests.fakes import FakeClock
 
 #: Rows as version 0.1's first schema has them.
 _ROWS = (
@@ -42,4 +46,27 @@ async def test_a_database_of_the_first_schema_is_upgraded(empty_url: str) -> Non
     assert (state.life, state.limits, state.notes) == (Life.ACTIVE, Limits(), ())
     device = await store.get_device("pi-b")
     assert (device.labels, device.grade, device.last_state) == ((), None, None)
+    await store.close()
+
+
+async def test_rows_of_before_the_chain_are_sealed(empty_url: str) -> None:
+    """Schema 0004 had no seals: the first rounds seal what is there, as it was written."""
+    database = connect(parse_url(empty_url), create=True)
+
+    def old(connection: sa.Connection) -> None:
+        command.upgrade(schema.config(connection), "0004")
+        row = {"at": 1, "event": "e", "actor": "a", "verdict": "done", "code": "ok", "details": '{ "b" : 1 }'}
+        insert = "INSERT INTO audit (at, event, actor, verdict, code, details) VALUES "
+        insert += "(:at, :event, :actor, :verdict, :code, :details)"
+        connection.execute(sa.text(insert), [row] * (2 * sealing.ROWS + 1))
+
+    await database.write(old)
+    await database.close()
+    await upgrade(empty_url)
+    store = await open_store(empty_url)
+    clock = FakeClock()
+    assert (await store.unsealed_audit(None))[0] == 2 * sealing.ROWS + 1
+    assert (await Sealer(store, bytes(32), clock).round()).seq == 3  # type: ignore[union-attr]
+    check = await check_audit(store, bytes(32), clock, lambda _done, _total: None)
+    assert (check.rows, check.seals, check.bad, check.unsealed) == (2 * sealing.ROWS + 1, 3, 0, 0)
     await store.close()
