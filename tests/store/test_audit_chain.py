@@ -11,12 +11,12 @@ import pytest_asyncio
 import sqlalchemy as sa
 
 from tang_attest.errors import Conflict, Refused, TangAttestError
-from tang_attest.ports import AuditEntry
 from tang_attest.protocol.audit_chain import make_seal
 from tang_attest.service import audit_check, sealing
 from tang_attest.service.audit_check import AuditCheck, check_audit
 from tang_attest.service.sealing import Sealer
 from tang_attest.store import SqlStore, audit_chain, audit_log
+from tang_attest.store.engine import Work
 from tests.fakes import FakeClock
 from tests.store.conftest import Opener, Stall
 from tests.store.records import NOW, entry
@@ -325,14 +325,17 @@ async def test_writers_and_sealers_and_a_check_at_once(
     done = asyncio.Event()
 
     async def note(each: SqlStore, number: int) -> None:
-        async def one(row: int) -> None:
-            # Some transactions are longer than others.
-            await each._database.write(
-                lambda connection: audit_log.append(connection, *[_row(row)] * (row % 7 + 1))
-            )
+        def one(row: int) -> Work[None]:
+            def work(connection: sa.Connection) -> None:
+                audit_log.append(connection, *[entry(f"event {row}", at=NOW)] * (row % 3 + 1))
+                if connection.dialect.name == "postgresql":
+                    # Between drawing an id and showing it.
+                    connection.exec_driver_sql(f"SELECT pg_sleep({row % 5 * 0.01})")
 
-        for begin in range(0, 60, 3):
-            await asyncio.gather(*(one(number + row) for row in range(begin, begin + 3)))
+            return work
+
+        for begin in range(number, number + 60, 3):
+            await asyncio.gather(*(each._database.write(one(begin + row)) for row in range(3)))
 
     async def seal(each: Sealer) -> int:
         seals = 0
@@ -352,10 +355,6 @@ async def test_writers_and_sealers_and_a_check_at_once(
     total = len(await store.list_audit(limit=100_000))
     assert (found.bad, found.rows, found.unsealed) == (0, total, 0)
     assert made > 3
-
-
-def _row(number: int) -> AuditEntry:
-    return entry(f"event {number}", at=NOW)
 
 
 async def _check_again_and_again(store: SqlStore, clock: FakeClock, done: asyncio.Event) -> None:
