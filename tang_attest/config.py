@@ -98,7 +98,7 @@ class Settings(BaseModel):
     @field_validator("metrics_listen")
     @classmethod
     def _is_address(cls, value: str | None) -> str | None:
-        if value is not None and not re.fullmatch(r".+:\d{1,5}", value):
+        if value is not None and not re.fullmatch(r".+:[0-9]{1,5}", value):
             raise ValueError("it is HOST:PORT, such as 127.0.0.1:9750")
         return value
 
@@ -116,6 +116,9 @@ class Settings(BaseModel):
     def _belong_together(self) -> Self:
         if (self.tls_certificate is None) != (self.tls_key is None):
             raise ValueError("tls_certificate and tls_key are given together or not at all")
+        last = self.metrics_address(self.workers - 1)
+        if last is not None and last[1] > 65535:
+            raise ValueError("metrics_listen needs a port of at most 65535 for each worker")
         if self.tang_dir is not None and not self.plain_tang:
             raise ValueError("tang_dir needs plain_tang: without it no key answers without evidence")
         return self
@@ -153,6 +156,8 @@ def load_settings(file: Path | None, flags: Mapping[str, Any]) -> Settings:
         return Settings.model_validate(merged)
     except ValidationError as error:
         raise Malformed("setting-invalid", _sentence(error)) from None
+    except UnicodeEncodeError:  # pydantic raises it instead
+        raise Malformed("setting-invalid", "A setting is not UTF-8.") from None
 
 
 def _sentence(error: ValidationError) -> str:
@@ -174,5 +179,7 @@ def _read(file: Path) -> dict[str, Any]:
         return tomllib.loads(file.read_text(encoding="utf-8"))
     except OSError as error:
         raise NotFound("file-unreadable", f"File {file} cannot be read: {error.strerror}.") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except RecursionError:
+        raise Malformed("setting-invalid", f"File {file} is nested too deeply.") from None
+    except ValueError as error:  # tomllib's own, no UTF-8, and a number of thousands of digits
         raise Malformed("setting-invalid", f"File {file} is not TOML: {error}.") from None

@@ -132,8 +132,8 @@ ACTIONS: Final[dict[str, str]] = {
 class Reason:
     """One thing that is not as it should be.
 
-    ``code`` is a key of :data:`ACTIONS`; ``sentence`` is one sentence without secrets; ``data`` is small and
-    JSON-compatible (for ``pcr-mismatch``: ``{"pcr": 7, "got": "<hex>", "expected": ["<hex>", ...]}``).
+    ``code`` is a key of :data:`ACTIONS`; ``sentence`` is one sentence without secrets, in which characters that
+    cannot be printed are spelled out; ``data`` is small and JSON-compatible (for ``pcr-mismatch``: ``{"pcr": 7, "got": "<hex>", "expected": ["<hex>", ...]}``).
     """
 
     code: str
@@ -143,6 +143,10 @@ class Reason:
     def __post_init__(self) -> None:
         if self.code not in ACTIONS:
             raise KeyError(f"{self.code} has no action in tang_attest.errors.ACTIONS")
+        if not self.sentence.isprintable():
+            # It may quote what came in, which must neither move a cursor nor be what PostgreSQL refuses: NUL, half a pair.
+            spelled = "".join(c if c.isprintable() else repr(c)[1:-1] for c in self.sentence)
+            object.__setattr__(self, "sentence", spelled)
 
     @property
     def action(self) -> str:
@@ -159,7 +163,7 @@ class TangAttestError(Exception):
 
     def __init__(self, code: str, sentence: str, **data: object) -> None:
         self.reasons: tuple[Reason, ...] = (Reason(code, sentence, tuple(data.items())),)
-        super().__init__(sentence)
+        super().__init__(self.sentence)
 
     @property
     def code(self) -> str:

@@ -92,9 +92,26 @@ def test_values_are_not_repeated() -> None:
     assert "hunter2" not in refusal(database=["postgresql://tang:hunter2@db/tang"])
 
 
+def test_not_utf8() -> None:
+    """The environment is bytes; Python shows what is no UTF-8 as halves of surrogate pairs."""
+    assert refusal(limit_exempt="192.0.2.\udcce") == "A setting is not UTF-8."
+
+
+@pytest.mark.parametrize(("port", "workers"), [(65536, 1), (99999, 1), (65535, 2)])
+def test_no_worker_has_an_impossible_port(port: int, workers: int) -> None:
+    """Each further worker shows its metrics on the next port."""
+    sentence = refusal(metrics_listen=f"127.0.0.1:{port}", workers=workers)
+    assert sentence == "metrics_listen needs a port of at most 65535 for each worker."
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
-    [(b"port = ", "is not TOML: Invalid value (at end of document)."), (b"\xff", "is not TOML: ")],
+    [
+        (b"port = ", "is not TOML: Invalid value (at end of document)."),
+        (b"\xff", "is not TOML: "),
+        (b"port = " + b"1" * 5000, "is not TOML: "),
+        (b"port = " + b"[" * 5000, "is nested too deeply."),
+    ],
 )
 def test_not_toml(tmp_path: Path, content: bytes, message: str) -> None:
     """The file is named, and the place in it."""
