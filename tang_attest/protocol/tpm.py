@@ -395,7 +395,7 @@ def parse_ek(public: bytes) -> EkPublic:
     """Read an EK from a TPM2B_PUBLIC.
 
     Raises :class:`Malformed` ``ek-malformed``, :class:`Refused` ``ek-unsupported`` unless it is a restricted
-    decryption key, fixed to its TPM, RSA of 2048 bits or more, P-256 or P-384, with a SHA-2 name algorithm
+    decryption key, fixed to its TPM, RSA of 2048 bits or more, P-256 or P-384, with a SHA-2 name algorithm and AES
     (EK Credential Profile 2.5, section "Default EK Public Area Template").
 
     Not checked: that it is the EK of a real TPM; only a certificate can say that.
@@ -410,7 +410,19 @@ def parse_ek(public: bytes) -> EkPublic:
     strong_ecc = kind == int(TPM2_ALG.ECC) and int(area.parameters.eccDetail.curveID) in _AK_CURVES
     if not (strong_rsa or strong_ecc) or int(area.nameAlg) not in _HASHES:
         raise Refused("ek-unsupported", "The EK is not RSA of 2048 bits or more, P-256 or P-384 with SHA-2.")
+    details = area.parameters.rsaDetail if kind == int(TPM2_ALG.RSA) else area.parameters.eccDetail
+    if not _wraps_with_aes(details.symmetric):
+        raise Refused("ek-unsupported", "The EK does not wrap with AES of 128 or 256 bits in CFB mode.")
     return EkPublic(public, _spki(area, "EK public area", "ek-malformed"))
+
+
+def _wraps_with_aes(symmetric: Any) -> bool:
+    """What every template has, and the only thing that :func:`make_credential` can do."""
+    return (
+        int(symmetric.algorithm) == int(TPM2_ALG.AES)
+        and int(symmetric.mode.aes) == int(TPM2_ALG.CFB)
+        and int(symmetric.keyBits.aes) in {128, 256}
+    )
 
 
 def make_credential(ek: EkPublic, ak_name: bytes, secret: bytes) -> tuple[bytes, bytes]:

@@ -72,6 +72,8 @@ def test_apply() -> None:
         (None, "change: this is no mapping"),
         ({}, "change: nothing is added, retired or ruled"),
         ({"add": None, "retire": []}, "change: nothing is added, retired or ruled"),
+        # What moves a cursor, or is no text for a database, is spelled out.
+        ({"a\0\x1b[2J\ud800": []}, r"change: unknown key 'a\x00\x1b[2J\ud800'; known are add, retire, rules"),
         ({"adds": []}, "change: unknown key 'adds'; known are add, retire, rules"),
         ({"add": {}}, "add: this is no list"),
         ({"add": ["x"]}, "add[1]: this is no mapping"),

@@ -246,6 +246,33 @@ def test_modulus_shorter_than_it_says(size: int) -> None:
         tpm.parse_ek(changed(Attester().ek_public, shorten))
 
 
+@pytest.mark.parametrize(
+    ("member", "value"),
+    [
+        ("algorithm", TPM2_ALG.SM4),
+        ("algorithm", TPM2_ALG.NULL),
+        ("bits", 192),
+        ("bits", 0x8000),
+        ("mode", TPM2_ALG.CBC),
+    ],
+)
+def test_an_ek_that_no_credential_can_be_made_for(member: str, value: int) -> None:
+    """Refused before the cipher is asked for: AES of 128 or 256 bits in CFB mode is what templates have."""
+
+    def change(area: Any) -> None:
+        symmetric = area.parameters.rsaDetail.symmetric
+        if member == "algorithm":
+            symmetric.algorithm = value
+        elif member == "bits":
+            symmetric.keyBits.aes = value
+        else:
+            symmetric.mode.aes = value
+
+    with pytest.raises(Refused, match="does not wrap with AES") as caught:
+        tpm.parse_ek(changed(Attester().ek_public, change))
+    assert caught.value.code == "ek-unsupported"
+
+
 def test_ek_is_no_ak() -> None:
     """An EK cannot sign, and an AK is no EK."""
     attester = Attester()
