@@ -81,6 +81,13 @@ bench: setup ## measure this server beside Debian's tangd; writes build/bench.js
 bench-boot: setup ## measure a boot with this pin beside the tang pin, as root, for make bench to show; ten minutes
 	$(BIN)/python -m tests.boot.bench
 
+.PHONY: fuzz
+fuzz: setup ## fuzz every parser, SECONDS=180 each, or TARGET=NAME alone; build/fuzz keeps what it learns and finds
+	$(BIN)/python -m tests.fuzz --seconds $(FUZZ_SECONDS) $(addprefix --target ,$(TARGET))
+
+# SECONDS is also the shell's own, so only one that make was told counts.
+FUZZ_SECONDS := $(if $(filter command line environment,$(origin SECONDS)),$(SECONDS),180)
+
 .PHONY: simulate
 simulate: setup ## send a fleet through a kernel update, a bad image and a reboot storm; DEVICES=1000 machines, pictures in build
 	$(BIN)/python -m tests.simulate --devices $(or $(DEVICES),1000)

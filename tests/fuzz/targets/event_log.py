@@ -1,0 +1,66 @@
+"""TCG event logs: parsed, replayed, described, compared, and judged by rules."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+
+from tang_attest.protocol.eventlog import as_json, describe, difference, parse, replay
+from tang_attest.protocol.eventlog.structures import EventLog
+from tang_attest.protocol.pcr import BANK_SIZES
+from tang_attest.protocol.quote import MAX_EVENT_LOG
+from tang_attest.protocol.rules import parse_rules
+from tests.fuzz.target import Parser, Target
+from tests.fuzz.vectors import event_logs
+
+_SMALL = 16 * 1024
+_RULES = parse_rules(
+    {
+        "judge-by-events": [4, 5, 8, 9, 12],
+        "rules": [
+            {"secure-boot": True},
+            {"boot-applications": {"signed-by": ["sha256:" + "00" * 32]}},
+            {"command-line": {"matches": ".*ro.*"}},
+            {"events": {"pcr": 5, "allow": [{"data-matches": ".*"}]}},
+            {"files": {"pcr": 9, "digests": {"/vmlinuz": "sha256:" + "00" * 32}}},
+            {"events": {"pcr": 8, "allow": [{"digest": "sha256:" + "00" * 32}]}},
+        ],
+    }
+)
+
+
+def log(data: bytes) -> None:
+    """What is parsed can be shown and replayed; offsets lead through the whole log."""
+    read = parse(data, limit=MAX_EVENT_LOG)
+    offsets = [event.offset for event in read.events]
+    assert offsets == sorted(set(offsets))
+    assert not offsets or offsets[-1] < len(data)
+    json.dumps(as_json(read)).encode()
+    for event in read.events:
+        describe(event).encode()
+    for bank in _banks(read):
+        assert {len(value) for value in replay(read, bank).values()} <= {BANK_SIZES[bank]}
+        assert not difference(read, read, bank)
+
+
+def judged(data: bytes) -> None:
+    """Rules over a log that replays, because the values are those that it replays to: refused for a reason, or good."""
+    read = parse(data, limit=MAX_EVENT_LOG)
+    quoted = {pcr: bytes(32) for pcr in range(24)}
+    if "sha256" in _banks(read):
+        quoted |= replay(read, "sha256")
+    _RULES.check(data, "sha256", quoted)
+
+
+def _banks(read: EventLog) -> list[str]:
+    return [algorithm.name for algorithm in read.algorithms if algorithm.name in BANK_SIZES]
+
+
+def seeds() -> Iterator[tuple[Parser, bytes]]:
+    """The vectors; of the large ones the beginning, which a fuzzer can change in time."""
+    for data in event_logs():
+        yield log, data[:_SMALL]
+        yield judged, data[:_SMALL]
+
+
+TARGET = Target([log, judged], seeds, max_length=_SMALL)
