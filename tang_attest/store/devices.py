@@ -15,7 +15,7 @@ from tang_attest.protocol.labels import check_labels
 from tang_attest.protocol.tpm import ClockInfo
 from tang_attest.protocol.verification import Outcome
 from tang_attest.store import policies, tables
-from tang_attest.store.sql import changed, insert_new
+from tang_attest.store.sql import among, changed, insert_new
 from tang_attest.store.types import dump_pcrs, load_pcrs
 
 _device = tables.device
@@ -52,7 +52,7 @@ _PLAIN: Final = (
 
 _KIDS: Final = (
     sa.select(_key.c.device_id, _key.c.kid)
-    .where(_key.c.device_id.in_(sa.bindparam("ids", expanding=True)))
+    .where(among(_key.c.device_id, "ids"))
     .order_by(_key.c.created_at.desc(), _key.c.kid)
 )
 

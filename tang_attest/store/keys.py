@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from tang_attest.errors import Conflict, NotFound
 from tang_attest.ports import BoundKey, SealedKey
 from tang_attest.store import devices, policies, rollouts, tables
-from tang_attest.store.sql import insert_new
+from tang_attest.store.sql import among, insert_new
 
 _key = tables.sealed_key
 _device = tables.device
@@ -34,7 +34,7 @@ _BOUND = (
         .outerjoin(_policy)
         .outerjoin(_rollout, _rollout.c.under_way == _policy.c.id)
     )
-    .where(_key.c.kid.in_(sa.bindparam("kids", expanding=True)), _key.c.use == "exchange")
+    .where(among(_key.c.kid, "kids"), _key.c.use == "exchange")
 )
 
 

@@ -12,6 +12,7 @@ import sqlalchemy as sa
 
 from tang_attest.ports import Decision
 from tang_attest.store import tables
+from tang_attest.store.sql import among
 
 _device = tables.device
 _state = tables.reference_state
@@ -19,17 +20,15 @@ _state = tables.reference_state
 # FOR NO KEY UPDATE: what an UPDATE of these columns takes; rows that refer to a device can still be added.
 _DEVICES = (
     sa.select(_device.c.id)
-    .where(_device.c.id.in_(sa.bindparam("ids", expanding=True)))
+    .where(among(_device.c.id, "ids"))
     .order_by(_device.c.id)
     .with_for_update(key_share=True)
 )
 _STATES = (
     sa.select(_state.c.id)
     .where(
-        _state.c.label.in_(sa.bindparam("labels", expanding=True)),
-        _state.c.policy_id.in_(
-            sa.select(_device.c.policy_id).where(_device.c.id.in_(sa.bindparam("ids", expanding=True)))
-        ),
+        among(_state.c.label, "labels"),
+        _state.c.policy_id.in_(sa.select(_device.c.policy_id).where(among(_device.c.id, "ids"))),
     )
     .order_by(_state.c.id)
     .with_for_update(key_share=True)

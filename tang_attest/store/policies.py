@@ -15,14 +15,12 @@ from tang_attest.protocol.conditions import Conditions
 from tang_attest.protocol.policy import ReferencePolicy
 from tang_attest.protocol.reference_state import COUNTING, Life, Limits, ReferenceState
 from tang_attest.store import tables
-from tang_attest.store.sql import changed, insert_new
+from tang_attest.store.sql import among, changed, insert_new
 
 _policy = tables.policy
 _state = tables.reference_state
 
-_STATES: Final = (
-    sa.select(_state).where(_state.c.policy_id.in_(sa.bindparam("ids", expanding=True))).order_by(_state.c.id)
-)
+_STATES: Final = sa.select(_state).where(among(_state.c.policy_id, "ids")).order_by(_state.c.id)
 
 
 def add(connection: sa.Connection, policy: ReferencePolicy, *, recorded_for: str | None = None) -> int:

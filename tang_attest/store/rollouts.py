@@ -21,7 +21,7 @@ from tang_attest.protocol.policy_change import PolicyChange, load_change
 from tang_attest.protocol.reference_state import Life, ReferenceState
 from tang_attest.protocol.rollout import Rollout, RolloutOutcome, Status
 from tang_attest.store import policies, tables
-from tang_attest.store.sql import changed, insert_new
+from tang_attest.store.sql import among, changed, insert_new
 
 _rollout = tables.rollout
 _fared = tables.rollout_device
@@ -35,11 +35,11 @@ _NAMED: Final = 20
 _UNDER_WAY: Final = (
     sa.select(_rollout, tables.policy.c.name.label("policy_name"))
     .join(tables.policy, tables.policy.c.id == _rollout.c.policy_id)
-    .where(_rollout.c.under_way.in_(sa.bindparam("ids", expanding=True)))
+    .where(among(_rollout.c.under_way, "ids"))
 )
 _OUTCOMES: Final = sa.select(_fared.c.rollout_id, _fared.c.device_id, _fared.c.outcome).where(
-    _fared.c.rollout_id.in_(sa.bindparam("rollouts", expanding=True)),
-    _fared.c.device_id.in_(sa.bindparam("devices", expanding=True)),
+    among(_fared.c.rollout_id, "rollouts"),
+    among(_fared.c.device_id, "devices"),
 )
 
 

@@ -21,7 +21,7 @@ from tang_attest.ports import AuditEntry, Change, Device, Notification, PastVeri
 from tang_attest.protocol.verification import Outcome
 from tang_attest.store import audit_log, devices, tables
 from tang_attest.store.decisions import moves_forward
-from tang_attest.store.sql import changed
+from tang_attest.store.sql import among, changed
 
 _device = tables.device
 _key = tables.sealed_key
@@ -41,7 +41,7 @@ _LOCKED = (
         _device.c.suspended_at,
         _device.c.wanted_at,
     )
-    .where(_device.c.id.in_(sa.bindparam("ids", expanding=True)))
+    .where(among(_device.c.id, "ids"))
     .order_by(_device.c.id)
     .with_for_update()
 )
