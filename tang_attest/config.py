@@ -43,6 +43,10 @@ class Settings(BaseModel):
     )
     tls_certificate: Path | None = Field(None, description="PEM certificate chain; turns HTTPS on.")
     tls_key: Path | None = Field(None, description="PEM private key of the certificate.")
+    tls_client_ca: Path | None = Field(
+        None,
+        description="PEM file of the CAs from one of which every client has to show a certificate; CRLs in it count.",
+    )
     plain_tang: bool = Field(False, description="Answer open keys without evidence, as tangd does.")
     tang_dir: Path | None = Field(None, description="Tang key directory that plain Tang serves.")
     admin_api: bool = Field(
@@ -87,7 +91,14 @@ class Settings(BaseModel):
     )
 
     @field_validator(
-        "state", "port_file", "tls_certificate", "tls_key", "tang_dir", "hook_dir", "webhook_secret"
+        "state",
+        "port_file",
+        "tls_certificate",
+        "tls_key",
+        "tls_client_ca",
+        "tang_dir",
+        "hook_dir",
+        "webhook_secret",
     )
     @classmethod
     def _no_empty_path(cls, value: Path | None) -> Path | None:
@@ -116,6 +127,8 @@ class Settings(BaseModel):
     def _belong_together(self) -> Self:
         if (self.tls_certificate is None) != (self.tls_key is None):
             raise ValueError("tls_certificate and tls_key are given together or not at all")
+        if self.tls_client_ca is not None and self.tls_certificate is None:
+            raise ValueError("tls_client_ca needs tls_certificate: without TLS nobody can show a certificate")
         last = self.metrics_address(self.workers - 1)
         if last is not None and last[1] > 65535:
             raise ValueError("metrics_listen needs a port of at most 65535 for each worker")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import timedelta
@@ -71,8 +72,11 @@ class Server:
         plain_tang: bool = False,
         endpoint: str = "",
         limits: Limits | None = None,
+        tls: ssl.SSLContext | None = None,
     ) -> None:
-        self.directory, self.plain_tang, self.endpoint = directory, plain_tang, endpoint
+        self.directory, self.plain_tang, self.endpoint, self.tls = directory, plain_tang, endpoint, tls
+        #: What a client shows, with *tls*.
+        self.client_tls: ssl.SSLContext | None = None
         self.limiter = Limiter(limits)
         self.clock = FakeClock()
 
@@ -118,8 +122,9 @@ class Server:
         self.site = Site(
             routes, self.keys, plain, self.executor, self.endpoint, admin, self.limiter, health, metrics
         )
-        self.client = TestClient(TestServer(make_app(self.site)))
-        await self.client.start_server()
+        listener = TestServer(make_app(self.site), scheme="https" if self.tls else "http")
+        await listener.start_server(ssl=self.tls)
+        self.client = TestClient(listener)
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -129,6 +134,8 @@ class Server:
 
     async def request(self, method: str, target: str, **options: Any) -> Answer:
         """Any request."""
+        if self.client_tls is not None:
+            options["ssl"] = self.client_tls
         async with self.client.request(method, target, allow_redirects=False, **options) as response:
             is_json = "json" in response.content_type
             body = await response.json(content_type=None) if is_json else await response.read()

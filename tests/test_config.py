@@ -66,6 +66,10 @@ def test_an_empty_file_is_a_file(tmp_path: Path) -> None:
         ({"challenge_ttl": 4}, "Setting challenge_ttl: it should be greater than or equal to 5."),
         ({"log_level": "trace"}, "Setting log_level: it should be 'debug', 'info', 'warning' or 'error'."),
         ({"tls_key": "x"}, "tls_certificate and tls_key are given together or not at all."),
+        (
+            {"tls_client_ca": "x"},
+            "tls_client_ca needs tls_certificate: without TLS nobody can show a certificate.",
+        ),
         ({"tang_dir": "/x"}, "tang_dir needs plain_tang: without it no key answers without evidence."),
     ],
 )

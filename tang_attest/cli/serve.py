@@ -96,6 +96,7 @@ _path = click.Path(path_type=Path)
 @_option("--endpoint")
 @_option("--tls-certificate", type=_path)
 @_option("--tls-key", type=_path)
+@_option("--tls-client-ca", type=_path)
 @_option("--plain-tang", is_flag=True)
 @_option("--tang-dir", type=_path)
 @_option("--admin-api", is_flag=True)
@@ -184,6 +185,7 @@ def _started(settings: Settings, port: int, metrics: Sequence[Sequence[socket.so
         port=port,
         workers=settings.workers,
         https=settings.tls_certificate is not None,
+        client_certificates=settings.tls_client_ca is not None,
         plain_tang=settings.plain_tang,
         metrics=[port_of(listeners[0]) for listeners in metrics if listeners],
     )
@@ -219,7 +221,7 @@ def _answer(
 def _tls(settings: Settings) -> ssl.SSLContext | None:
     if settings.tls_certificate is None or settings.tls_key is None:
         return None
-    return server_context(settings.tls_certificate, settings.tls_key)
+    return server_context(settings.tls_certificate, settings.tls_key, settings.tls_client_ca)
 
 
 async def _serve(

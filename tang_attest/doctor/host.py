@@ -18,7 +18,7 @@ from tang_attest.daemon.sockets import bind
 from tang_attest.doctor.finding import Finding, failure, problem, warning, well
 from tang_attest.errors import TangAttestError
 from tang_attest.keys.secret import load_secret
-from tang_attest.web.tls import server_context
+from tang_attest.web.tls import CRL, server_context
 
 #: Bytes that the audit record and a backup need for a while; and what the next flush may need.
 _LOW: Final = 1 << 30
@@ -35,6 +35,8 @@ def look_at_host(settings: Settings, now: datetime) -> Iterator[Finding]:
     yield from _modes(settings)
     yield _disk(settings.state)
     yield _certificate(settings, now)
+    if settings.tls_client_ca is not None:
+        yield _client_ca(settings.tls_client_ca, now)
     yield _port(settings)
 
 
@@ -79,16 +81,34 @@ def _certificate(settings: Settings, now: datetime) -> Finding:
     if settings.tls_certificate is None or settings.tls_key is None:
         return well("tls", "off: evidence and answers need no secrecy (docs/how-to/tls.md)")
     try:
-        server_context(settings.tls_certificate, settings.tls_key)
+        server_context(settings.tls_certificate, settings.tls_key, settings.tls_client_ca)
     except TangAttestError as error:
         return failure("tls", error)
     until = x509.load_pem_x509_certificates(settings.tls_certificate.read_bytes())[0].not_valid_after_utc
-    sentence, action = f"the certificate is good until {until:%Y-%m-%d}", "renew it, then reload the server"
+    return _good_until("tls", "the certificate", until, now, ", and the key is its own")
+
+
+def _client_ca(path: Path, now: datetime) -> Finding:
+    """An expired list of revoked certificates refuses everybody, too."""
+    try:
+        pem = path.read_bytes()
+        ends = [(c.not_valid_after_utc, "a CA of the clients") for c in x509.load_pem_x509_certificates(pem)]
+        if CRL in pem:
+            update = x509.load_pem_x509_crl(pem).next_update_utc
+            ends += [(update, "the CRL of the clients")] if update is not None else []
+    except (OSError, ValueError):
+        return warning("tls-clients", f"{path} cannot be read", "see what is said about tls")
+    until, what = min(ends)
+    return _good_until("tls-clients", what, until, now, ": who shows no certificate gets no connection")
+
+
+def _good_until(subject: str, what: str, until: datetime, now: datetime, more: str) -> Finding:
+    sentence, action = f"{what} is good until {until:%Y-%m-%d}", "renew it, then reload the server"
     if until <= now:
-        return problem("tls", f"the certificate has expired on {until:%Y-%m-%d}", action)
+        return problem(subject, f"{what} has expired on {until:%Y-%m-%d}", action)
     if until - now < _RENEWED_BEFORE:
-        return warning("tls", sentence, action)
-    return well("tls", f"{sentence}, and the key is its own")
+        return warning(subject, sentence, action)
+    return well(subject, f"{sentence}{more}")
 
 
 def _port(settings: Settings) -> Finding:
@@ -97,6 +117,9 @@ def _port(settings: Settings) -> Finding:
     where = f"{settings.host} port {settings.port}"
     try:
         status = _ask(settings)
+    except ssl.SSLError as error:
+        # We have no certificate of a machine: to be told so is an answer.
+        status = 200 if settings.tls_client_ca is not None and "ALERT" in str(error.reason) else None
     except (OSError, http.client.HTTPException):
         status = None
     if status == 200:
@@ -119,6 +142,8 @@ def _ask(settings: Settings) -> int:
     else:
         # Whether it answers is the question; whom it is answered to is a matter of its clients.
         context = ssl._create_unverified_context()  # noqa: S323, SLF001 - the standard library's own name for it
+        if settings.tls_client_ca is not None:
+            context.maximum_version = ssl.TLSVersion.TLSv1_2  # where we are told before we have asked
         connection = http.client.HTTPSConnection(host, settings.port, timeout=_PATIENCE_S, context=context)
     try:
         connection.request("GET", f"{settings.endpoint}/healthz")

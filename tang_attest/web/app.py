@@ -25,6 +25,7 @@ from tang_attest.web.health import Health
 from tang_attest.web.limits import Limiter
 from tang_attest.web.problems import CODE, ROUTE, problem
 from tang_attest.web.tang_routes import handle_adv, handle_rec
+from tang_attest.web.tls import shown_name
 
 if TYPE_CHECKING:
     from tang_attest.web.metrics import Metrics  # slow to load, and not everybody measures
@@ -90,10 +91,12 @@ async def _answer(site: Site, request: web.Request) -> web.StreamResponse:
     # A thousand machines that are well are no news; and a stranger who asks too often does not fill the disk.
     if response.status == 429 or (code == "ok" and response.status < 300 and _AGENT in request.raw_path):
         level = _log.debug
+    shown = shown_name(request.transport)
     level(
         "request",
         request_id=caller.request_id,
         address=caller.address,
+        **({} if shown is None else {"certificate": shown}),
         method=request.method,
         target=request.raw_path[:200],
         status=response.status,

@@ -1,10 +1,12 @@
-"""HTTPS: the server's certificate and key."""
+"""HTTPS: the server's certificate and key, and the certificates it demands of clients."""
 
 from __future__ import annotations
 
+import asyncio
 import ssl
 from collections.abc import Callable
 from pathlib import Path
+from typing import Final
 
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
@@ -12,10 +14,17 @@ from cryptography.hazmat.primitives import serialization
 
 from tang_attest.errors import Malformed
 
+_WHAT: Final = {"tls_certificate": "certificate", "tls_key": "key", "tls_client_ca": "certificate"}
+#: How a list of revoked certificates begins.
+CRL: Final = b"-----BEGIN X509 CRL-----"
+#: Reads (of 256 KiB at most) from a client that was refused, before it is cut off.
+_PATIENCE: Final = 4
 
-def server_context(certificate: Path, key: Path) -> ssl.SSLContext:
+
+def server_context(certificate: Path, key: Path, client_ca: Path | None = None) -> ssl.SSLContext:
     """A context that shows *certificate* (a PEM chain) and has its *key* (PEM, without a passphrase).
 
+    With *client_ca* (see :func:`_demand_certificates`) who shows no certificate of it gets no connection.
     Raises ``setting-invalid`` naming the setting whose file is wrong.
     """
     _check_pem("tls_certificate", certificate, x509.load_pem_x509_certificates)
@@ -28,10 +37,67 @@ def server_context(certificate: Path, key: Path) -> ssl.SSLContext:
         # Each of the two is good for itself.
         what = "it is not the key of tls_certificate" if error.reason == "KEY_VALUES_MISMATCH" else str(error)
         raise Malformed("setting-invalid", f"Setting tls_key: {what}.") from None
+    if client_ca is not None:
+        _demand_certificates(context, client_ca)
     return context
 
 
-def _check_pem(setting: str, path: Path, load: Callable[[bytes], object]) -> None:
+def shown_name(transport: asyncio.BaseTransport | None) -> str | None:
+    """The common name in the certificate that the client has shown and that was verified; for the log only."""
+    shown = transport.get_extra_info("peercert") if transport is not None else None
+    for part in (shown or {}).get("subject", ()):
+        for name, value in part:
+            if name == "commonName":
+                return str(value)
+    return None
+
+
+def _demand_certificates(context: ssl.SSLContext, authorities: Path) -> None:
+    """Have every client show a chain to a CA in *authorities* (PEM), whose leaf is good for TLS clients (RFC 5280).
+
+    Where the file has CRLs too, each CA that issues to clients needs a current one in it, or OpenSSL refuses its
+    certificates.  Not checked: names.  Whose certificate it is decides nothing.
+    """
+    _check_pem("tls_client_ca", authorities, x509.load_pem_x509_certificates)
+    try:
+        context.load_verify_locations(authorities)
+    except ssl.SSLError as error:
+        raise Malformed("setting-invalid", f"Setting tls_client_ca: {authorities}: {error.reason}.") from None
+    if CRL in authorities.read_bytes():
+        _check_pem("tls_client_ca", authorities, x509.load_pem_x509_crl, "CRL")
+        context.verify_flags |= ssl.VERIFY_CRL_CHECK_LEAF
+    context.verify_mode = ssl.CERT_REQUIRED
+    context.sslobject_class = _Explaining
+
+
+class _Explaining(ssl.SSLObject):
+    """A handshake that tells the client why it failed.
+
+    The event loop closes the connection of a failed handshake at once, and the alert that OpenSSL has made for the
+    client stays in memory.  So the failure is said to be a wait, for which the loop sends what there is to send.
+    A client that has written its request already reads the alert after that, and closes.  The loop ends the
+    connection then, at its own time limit, or when more comes than a request.
+    """
+
+    _failed: ssl.SSLError | None = None
+    _left: int = _PATIENCE
+
+    def do_handshake(self) -> None:
+        if self._failed is not None:
+            self._left -= 1
+            if not self._left:
+                raise self._failed
+            raise ssl.SSLWantReadError
+        try:
+            super().do_handshake()
+        except (ssl.SSLWantReadError, ssl.SSLWantWriteError, ssl.SSLSyscallError):
+            raise
+        except ssl.SSLError as error:
+            self._failed = error
+            raise ssl.SSLWantReadError from None
+
+
+def _check_pem(setting: str, path: Path, load: Callable[[bytes], object], what: str = "") -> None:
     """Raise ``setting-invalid`` naming *setting* unless *load* reads the file.
 
     OpenSSL alone would not say which of the two files is wrong, and would ask a terminal for a passphrase.
@@ -43,5 +109,5 @@ def _check_pem(setting: str, path: Path, load: Callable[[bytes], object]) -> Non
     except TypeError:
         raise Malformed("setting-invalid", f"Setting {setting}: {path} needs a passphrase.") from None
     except (ValueError, UnsupportedAlgorithm):
-        what = setting.removeprefix("tls_")
+        what = what or _WHAT[setting]
         raise Malformed("setting-invalid", f"Setting {setting}: {path} is not a PEM {what}.") from None

@@ -27,6 +27,7 @@ from tang_attest.service.sealing import Sealer
 from tests.attester import Attester
 from tests.cli.serving import program, serving
 from tests.cli.test_serve import self_signed
+from tests.client_pki import ClientCa, server_certificate
 from tests.server import Server
 
 NOW = datetime.now(UTC)
@@ -132,6 +133,48 @@ def test_the_port_over_tls(tmp_path: Path) -> None:
             tls_key=key,
         )
         assert about(look_at_host(settings, NOW), "port")[0][0] == "ok"
+
+
+@pytest.mark.parametrize(
+    ("later", "level", "words"),
+    [
+        (timedelta(0), "ok", "the CRL of the clients is good until "),
+        (timedelta(days=20), "warning", "the CRL of the clients is good until "),
+        (timedelta(days=31), "problem", "the CRL of the clients has expired on "),
+    ],
+)
+def test_the_ca_of_the_clients(tmp_path: Path, state: Path, later: timedelta, level: str, words: str) -> None:
+    """An expired list shuts every machine out."""
+    certificate, key = server_certificate(tmp_path)
+    ca = ClientCa(tmp_path / "ca")
+    settings = Settings(state=state, port=0, tls_certificate=certificate, tls_key=key, tls_client_ca=ca.file)
+    [(found, sentence)] = about(look_at_host(settings, NOW), "tls-clients")
+    assert (found, sentence.startswith("a CA of the clients is good until ")) == ("ok", True)
+    ca.revoke()
+    [(found, sentence)] = about(look_at_host(settings, NOW + later), "tls-clients")
+    assert (found, sentence.startswith(words)) == (level, True)
+    ca.file.write_text("nothing")
+    found_of = {finding.subject: finding.level for finding in look_at_host(settings, NOW)}
+    assert (found_of["tls"], found_of["tls-clients"]) == (Level.PROBLEM, Level.WARNING)
+
+
+def test_the_port_that_demands_a_certificate(tmp_path: Path) -> None:
+    """To be told so is an answer."""
+    assert program("--state", tmp_path / "state", "init").returncode == 0
+    certificate, key = server_certificate(tmp_path)
+    ca = ClientCa(tmp_path / "ca")
+    flags = ("--tls-certificate", certificate, "--tls-key", key, "--tls-client-ca", ca.file)
+    with serving(tmp_path, *flags) as server:
+        settings = Settings(
+            state=tmp_path / "state",
+            host="127.0.0.1",
+            port=server.port,
+            tls_certificate=certificate,
+            tls_key=key,
+            tls_client_ca=ca.file,
+        )
+        assert about(look_at_host(settings, NOW), "port")[0][0] == "ok"
+    assert about(look_at_host(settings, NOW), "port")[0][0] == "warning"
 
 
 # --- the database ------------------------------------------------------------------------------------------------
