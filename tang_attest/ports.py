@@ -674,7 +674,7 @@ class Store(Protocol):
     ) -> Sequence[tuple[int, AuditEntry]]:
         """The newest first, with their row numbers; with *before* only those with a lower one."""
 
-    async def prune(self, now: datetime) -> int:
+    async def prune(self, before: datetime) -> int:
     # the chain over the audit record: protocol/audit_chain.py
     async def newest_seal(self) -> Seal | None:
         """The head of the chain.  Raises ``audit-changed`` when it is not what a seal can be."""
@@ -697,7 +697,7 @@ class Store(Protocol):
     async def unsealed_audit(self, after: int | None) -> tuple[int, datetime | None]:
         """How many rows have an id above *after*, and the time of the oldest."""
 
-        """Forget nonces that expired; how many."""
+        """Forget nonces that expired before *before*; how many."""
 
     async def close(self) -> None:
         """Finish what is under way and release the database."""

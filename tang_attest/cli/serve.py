@@ -44,6 +44,7 @@ from tang_attest.service.administration import Administration
 from tang_attest.service.agents import Agents
 from tang_attest.service.announce import Announce
 from tang_attest.service.enroll import Enroll
+from tang_attest.service.forgetting import Forgetting
 from tang_attest.service.polls import Polls
 from tang_attest.service.refusals import Refusals
 from tang_attest.service.server_keys import MergedKeys, ServerKeys
@@ -55,7 +56,7 @@ from tang_attest.web.app import Site, make_app
 from tang_attest.web.attest_routes import AttestRoutes
 from tang_attest.web.tls import server_context
 
-#: Seconds between two sweeps of nonces that expired.
+#: Seconds between two sweeps of nonces that expired long ago.
 _PRUNE_EVERY = 300
 
 #: Open files that are no connections of machines.
@@ -266,13 +267,12 @@ async def _site(settings: Settings, polls: Polls) -> AsyncIterator[Site]:
             counted = count_only(settings, limiter)
             yield Site(None, directory, directory, executor, settings.endpoint, None, limiter, None, counted)
             return
-        store = state.store
-        prune = again_and_again("sweep", _PRUNE_EVERY, lambda: store.prune(SystemClock().now()))
-        sweep = asyncio.create_task(prune)
+        forgetting = Forgetting(state.store, SystemClock())
+        sweep = asyncio.create_task(again_and_again("sweep", _PRUNE_EVERY, forgetting.sweep))
         stack.callback(sweep.cancel)
+        await stack.enter_async_context(sealing(state))  # before what writes at its end
         own = ServerKeys(state.store, state.sealed, SystemClock(), "server", open_keys=settings.plain_tang)
         keys = MergedKeys(directory, own) if directory is not None else own
-        await stack.enter_async_context(sealing(state))  # before what writes at its end
         plain = keys if settings.plain_tang else None
         admin = _admin_routes(settings, state) if settings.admin_api else None
         agents = watch(settings, state, polls, stack)

@@ -261,9 +261,9 @@ def observations(
     return [_observation_of(row) for row in connection.execute(query).mappings()]
 
 
-def prune(connection: sa.Connection, now: datetime) -> int:
-    """Forget nonces that expired before *now*: they are refused as expired before anybody looks here."""
-    return changed(connection, _nonce.delete().where(_nonce.c.expires_at < now))
+def prune(connection: sa.Connection, before: datetime) -> int:
+    """Forget nonces that expired before *before*: they are refused as expired before anybody looks here."""
+    return changed(connection, _nonce.delete().where(_nonce.c.expires_at < before))
 
 
 def _observation_of(row: sa.RowMapping) -> Observation:

@@ -481,9 +481,9 @@ class SqlStore:
 
     # --- the end ------------------------------------------------------------------------------------------------
 
-    async def prune(self, now: datetime) -> int:
+    async def prune(self, before: datetime) -> int:
         """See :class:`~tang_attest.ports.Store`."""
-        return await self._database.write(lambda connection: decisions.prune(connection, now))
+        return await self._database.write(lambda connection: decisions.prune(connection, before))
 
     async def close(self) -> None:
         """See :class:`~tang_attest.ports.Store`."""
