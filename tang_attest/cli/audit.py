@@ -116,13 +116,14 @@ def _verdict(check: AuditCheck) -> str:
     waiting = f"{check.unsealed} newer rows are not sealed yet"
     if check.first is None or check.head is None:
         return f"nothing is sealed; {waiting}"
-    return f"{check.rows} rows under {check.seals} seals are as they were, from row {check.first.first_id} on; {waiting}"
+    since = f"{check.first.sealed_at:%Y-%m-%d %H:%M:%S}"
+    return f"{check.rows} rows under {check.seals} seals are as they were, the first sealed on {since}; {waiting}"
 
 
 def _check_as_json(check: AuditCheck) -> dict[str, object]:
     return {
         "head": asdict(check.head) if check.head is not None else None,
-        "first_row": check.first.first_id if check.first is not None else None,
+        "first": asdict(check.first) if check.first is not None else None,
         "seals": check.seals,
         "rows": check.rows,
         "unsealed": check.unsealed,

@@ -5,9 +5,13 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Iterator
+from statistics import median
 
 import pytest
 
+from tang_attest.cli.state import SystemClock
+from tang_attest.service.audit_check import check_audit
+from tang_attest.service.sealing import Sealer
 from tang_attest.store import open_store
 from tests.store.records import clock, decision, device, entry, key, policy
 
@@ -66,3 +70,56 @@ async def test_request_path(url: str) -> None:
     assert table["find_key", 1] >= alone
     assert table["find_key", 16] >= among_16
     assert table["decide", 32] >= among_32
+
+
+#: Milliseconds of processor time for 1,000 rows.
+SEALING_LIMIT_MS = 100
+
+
+@pytest.mark.bench
+async def test_sealing(url: str) -> None:
+    """What a chain over the audit record costs the server, and those who write it."""
+    store = await open_store(url, create=True)
+    await store.add_policy(policy(), entry())
+    ids = [
+        (await store.add_device(device(f"d{number}"), "policy", key(f"k{number}"), entry())).id
+        for number in range(DEVICES)
+    ]
+    ticks = iter(range(1, 1_000_000))
+
+    async def decide(_: int) -> None:
+        tick = next(ticks)
+        await store.decide(decision(ids[tick % DEVICES], f"n{tick}", tick, clock=clock(tick)))
+
+    sealer = Sealer(store, bytes(32), SystemClock())
+
+    async def seal() -> None:
+        while True:
+            await asyncio.sleep(1)
+            await sealer.round()
+
+    table: dict[bool, list[float]] = {False: [], True: []}
+    for number in (0, 1, 1, 0, 0, 1, 1, 0, 0, 1):
+        task = asyncio.create_task(seal()) if number % 2 else None
+        table[bool(number % 2)].append(await _rate(32, 4000, decide))
+        if task is not None:
+            task.cancel()
+    await sealer.round(last=True)
+    for _ in range(10):
+        await asyncio.gather(*(store.audit(entry("unlock", details={"pcrs": [4, 7]})) for _ in range(1000)))
+    begin, cpu = time.perf_counter(), time.process_time()
+    while await sealer.round(last=True) is not None:
+        pass
+    spent = (time.process_time() - cpu) * 100
+    print(url.partition(":")[0])
+    print(
+        f"sealing 1,000 rows: {spent:.1f} ms of processor time, {(time.perf_counter() - begin) * 100:.1f} ms"
+    )
+    begin = time.perf_counter()
+    found = await check_audit(store, bytes(32), SystemClock(), lambda _done, _total: None)
+    print(f"checking: {found.rows / (time.perf_counter() - begin):.0f} rows/s")
+    without, beside = median(table[False]), median(table[True])
+    print(f"decide: {without:.0f}/s, beside a sealer {beside:.0f}/s ({(beside / without - 1):+.1%})")
+    await store.close()
+    assert found.bad == 0
+    assert spent <= SEALING_LIMIT_MS
