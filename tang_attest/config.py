@@ -38,6 +38,11 @@ class Settings(BaseModel):
         1, ge=1, le=64, description="Processes that answer; with more than one they share the port."
     )
     port_file: Path | None = Field(None, description="Write the port here once the server answers.")
+    server_tpm: str | None = Field(
+        None,
+        description="TCTI of this machine's TPM, such as device:/dev/tpmrm0: new exchange keys are made in it and never leave it.",
+        pattern=r"^(device|swtpm|mssim|tabrmd):.+$",
+    )
     endpoint: str = Field(
         "", description="Path before every route, such as /tang.", pattern=r"^(/[A-Za-z0-9._-]+)*$"
     )
@@ -134,6 +139,8 @@ class Settings(BaseModel):
             raise ValueError("metrics_listen needs a port of at most 65535 for each worker")
         if self.tang_dir is not None and not self.plain_tang:
             raise ValueError("tang_dir needs plain_tang: without it no key answers without evidence")
+        if self.workers > 1 and not (self.server_tpm or "tabrmd:").startswith(("device:/dev/tpmrm", "tabrmd:")):
+            raise ValueError("several workers share a server_tpm only through device:/dev/tpmrm0 or tabrmd:")
         return self
 
     @property
@@ -182,6 +189,8 @@ def _sentence(error: ValidationError) -> str:
         message = "there is no such setting"
     elif name == "endpoint":
         message = "it is a path such as /tang, of letters, digits, dots, underscores and hyphens"
+    elif name == "server_tpm":
+        message = "it is a TCTI: device:, swtpm:, mssim: or tabrmd: and its configuration"
     elif message.startswith("Input should"):
         message = "it should" + message.removeprefix("Input should")
     return f"Setting {name}: {message}." if name else f"{message}."

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 from tang_attest.protocol.audit_chain import Row, Seal
 from tang_attest.protocol.conditions import Conditions
-from tang_attest.protocol.exchange import ExchangeKey
+from tang_attest.protocol.exchange import Multiplier
 from tang_attest.protocol.pcr import PcrValues, Selection
 from tang_attest.protocol.policy import ReferencePolicy
 from tang_attest.protocol.policy_change import PolicyChange
@@ -186,7 +186,8 @@ class Device(NewDevice):
 
 @dataclass(frozen=True, slots=True)
 class SealedKey:
-    """An exchange or signing key at rest: ``sealed`` is a compact JWE around its PKCS #8 DER.
+    """An exchange or signing key at rest: ``sealed`` is a compact JWE around its PKCS #8 DER, or around what the
+    server's TPM has wrapped for itself.
 
     ``use`` is ``exchange`` or ``sign``; ``public`` the public JWK (crv, kty, x, y).  A rotated key is still
     used for what was bound to it, and advertised no longer.
@@ -674,7 +675,6 @@ class Store(Protocol):
     ) -> Sequence[tuple[int, AuditEntry]]:
         """The newest first, with their row numbers; with *before* only those with a lower one."""
 
-    async def prune(self, before: datetime) -> int:
     # the chain over the audit record: protocol/audit_chain.py
     async def newest_seal(self) -> Seal | None:
         """The head of the chain.  Raises ``audit-changed`` when it is not what a seal can be."""
@@ -697,6 +697,7 @@ class Store(Protocol):
     async def unsealed_audit(self, after: int | None) -> tuple[int, datetime | None]:
         """How many rows have an id above *after*, and the time of the oldest."""
 
+    async def prune(self, before: datetime) -> int:
         """Forget nonces that expired before *before*; how many."""
 
     async def close(self) -> None:
@@ -714,7 +715,19 @@ class KeyStore(Protocol):
     """Private keys: made, sealed and opened."""
 
     def create(self, use: str, curve: str, now: datetime) -> SealedKey:
-        """A new key of *curve* (``P-256``, ``P-384``, ``P-521``)."""
+        """A new key of *curve* (``P-256``, ``P-384``, ``P-521``), made in this process."""
 
-    def open_exchange(self, key: SealedKey) -> ExchangeKey:
+    async def create_exchange(self, curve: str, now: datetime) -> SealedKey:
+        """A new exchange key: in the server's TPM, if it uses one, on the TPM's strongest curve; else on *curve*.
+
+        Raises ``server-tpm-unavailable``.
+        """
+
+    async def check_tpm(self) -> None:
+        """Raise ``server-tpm-unavailable`` when the server uses a TPM and that does not answer."""
+
+    def is_in_tpm(self, key: SealedKey) -> bool:
+        """Whether only a TPM can use *key*; told without opening it."""
+
+    def open_exchange(self, key: SealedKey) -> Multiplier:
         """The exchange key, ready for use.  Raises ``internal`` when it was sealed under another secret."""

@@ -16,6 +16,7 @@ from tang_attest.cli.observing import observe
 from tang_attest.config import Settings
 from tang_attest.keys.sealed import SealedKeys, SessionBox
 from tang_attest.keys.secret import create_secret
+from tang_attest.keys.server_tpm import ServerTpm
 from tang_attest.protocol.advertisement import thumbprint
 from tang_attest.protocol.base64url import b64u, unb64u
 from tang_attest.protocol.challenge import announce_digest, unlock_digest
@@ -73,11 +74,12 @@ class Server:
         endpoint: str = "",
         limits: Limits | None = None,
         tls: ssl.SSLContext | None = None,
+        server_tpm: str | None = None,
     ) -> None:
         self.directory, self.plain_tang, self.endpoint, self.tls = directory, plain_tang, endpoint, tls
         #: What a client shows, with *tls*.
         self.client_tls: ssl.SSLContext | None = None
-        self.limiter = Limiter(limits)
+        self.limiter, self.server_tpm = Limiter(limits), server_tpm
         self.clock = FakeClock()
 
     async def __aenter__(self) -> Self:
@@ -85,7 +87,7 @@ class Server:
         self.directory.mkdir(parents=True, exist_ok=True)
         self.secret = create_secret(self.directory)
         self.store = await open_store(Settings(state=self.directory).database_url, create=True)
-        self.sealed = SealedKeys(self.secret)
+        self.sealed = SealedKeys(self.secret, ServerTpm(self.server_tpm))
         self.registry = Registry(self.store, self.sealed, self.clock, random, "tester")
         self.reference_values = ReferenceValues(self.store, self.clock, Author.operator("tester"))
         self.keys = ServerKeys(self.store, self.sealed, self.clock, "server", open_keys=self.plain_tang)
@@ -130,6 +132,7 @@ class Server:
     async def __aexit__(self, *_: object) -> None:
         await self.client.close()
         self.executor.shutdown()
+        self.sealed.tpm.shutdown()
         await self.store.close()
 
     async def request(self, method: str, target: str, **options: Any) -> Answer:

@@ -103,11 +103,11 @@ class Swtpm:
             raise AssertionError(f"{' '.join(map(str, command))}: exit code {result.returncode}\n{said}")
         return result
 
-    def start(self) -> None:
-        """Power the TPM on: it is started up with cleared PCRs and ready for commands."""
+    def start(self, port: int | None = None) -> None:
+        """Power the TPM on, at *port* or any: it is started up with cleared PCRs and ready for commands."""
         assert self._process is None, "the TPM is running"
         for _ in range(_ATTEMPTS):
-            self.port = random.choice(_PORTS)
+            self.port = port or random.choice(_PORTS)
             # Only a hint: another test may take the port before swtpm does.  Then swtpm exits, and the next is tried.
             if _is_free(self.port) and _is_free(self.port + 1) and self._start_on(self.port):
                 return

@@ -72,8 +72,14 @@ class LazyGroup(click.Group):
     envvar="TANG_ATTEST_DATABASE",
     help="The database, when it is not the SQLite file in the state directory (docs/how-to/postgresql.md).",
 )
+@click.option(
+    "--server-tpm",
+    metavar="TCTI",
+    envvar="TANG_ATTEST_SERVER_TPM",
+    help="This machine's TPM, when exchange keys live in it (docs/how-to/server-tpm.md).",
+)
 @click.pass_context
-def group(ctx: click.Context, state: str, database: str | None) -> None:
+def group(ctx: click.Context, state: str, database: str | None, server_tpm: str | None) -> None:
     """A Tang server that answers only machines whose TPM has just proved what they booted.
 
     \b

@@ -16,6 +16,7 @@ from tang_attest.errors import Malformed
 from tang_attest.ports import Device
 from tang_attest.protocol.enrollment import accept_ak
 from tang_attest.protocol.tpm import AttestationKey, ak_from_pem, public_from_tpmt
+from tang_attest.service.device_keys import find_device_key
 
 
 @click.group()
@@ -73,8 +74,13 @@ def list_devices(labels: tuple[str, ...], as_json: bool) -> None:
 @output.json_option
 def show(name: str, as_json: bool) -> None:
     """Show everything known about one machine."""
-    entry = run(lambda state: state.store.get_device(name))
-    view = _as_json(entry)
+
+    async def load(state: State) -> tuple[Device, bool]:
+        entry = await state.store.get_device(name)
+        return entry, state.sealed.is_in_tpm((await find_device_key(state.store, entry.kids[0])).key)
+
+    entry, in_tpm = run(load)
+    view = {**_as_json(entry), "key_lives_in": "TPM" if in_tpm else "database"}
     if as_json:
         output.print_json(view)
     else:

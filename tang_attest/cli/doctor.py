@@ -14,6 +14,7 @@ from tang_attest.config import Settings, load_settings
 from tang_attest.doctor.finding import Finding, Level, failure, well
 from tang_attest.doctor.host import look_at_host
 from tang_attest.doctor.registry import look_at_database, look_at_records
+from tang_attest.doctor.server_tpm import look_at_server_tpm
 from tang_attest.errors import TangAttestError
 from tang_attest.keys.secret import load_secret
 from tang_attest.store import open_store
@@ -31,7 +32,8 @@ from tang_attest.store import open_store
 def doctor(ctx: click.Context, config: Path | None, as_json: bool) -> None:
     """Look whether all is well, and say what to do.
 
-    Keys, permissions, disk, certificate, port, database, clock, trust anchors, and each device's last evidence.
+    Keys, permissions, disk, certificate, port, database, clock, trust anchors, the server's TPM, and each device's last
+    evidence.
     Nothing is changed.  The exit code is 1 when something is a problem; warnings leave it 0.
 
     \b
@@ -58,6 +60,7 @@ def _look(ctx: click.Context, config: Path | None) -> list[Finding]:
     flags = {
         "state": root.params["state"] if given_state or config is None else None,
         "database": root.params["database"],
+        "server_tpm": root.params["server_tpm"],
     }
     try:
         settings = load_settings(config, flags)
@@ -80,7 +83,10 @@ async def _look_inside(settings: Settings) -> list[Finding]:
     if findings[-1].level is Level.OK:
         store = await open_store(settings.database_url)
         try:
-            findings += await look_at_records(store, compose(store, secret).sealed, SystemClock().now())
+            sealed = compose(store, secret, settings.server_tpm).sealed
+            findings += await look_at_records(store, sealed, SystemClock().now())
+            findings.append(await look_at_server_tpm(store, sealed))
+            sealed.tpm.shutdown()
         finally:
             await store.close()
     return findings

@@ -24,10 +24,14 @@ def keys() -> None:
 @keys.command("list")
 @output.json_option
 def list_keys(as_json: bool) -> None:
-    """List the keys; a rotated one still answers, but is advertised no longer."""
+    """List the keys; a rotated one still answers, but is advertised no longer.
 
-    async def load(state: State) -> list[tuple[SealedKey, str | None]]:
-        return list(await state.store.list_keys())
+    A key that lives in the TPM can be used with that TPM only; the others with the database and the kek.
+    """
+
+    async def load(state: State) -> list[tuple[SealedKey, str | None, str]]:
+        places = {True: "TPM", False: "database"}
+        return [(k, device, places[state.sealed.is_in_tpm(k)]) for k, device in await state.store.list_keys()]
 
     rows = run(load)
     if as_json:
@@ -38,25 +42,27 @@ def list_keys(as_json: bool) -> None:
                     "use": k.use,
                     "curve": k.curve,
                     "device": device,
+                    "lives_in": place,
                     "created_at": k.created_at,
                     "rotated_at": k.rotated_at,
                 }
-                for k, device in rows
+                for k, device, place in rows
             ]
         )
         return
     output.table(
-        ("kid", "use", "curve", "serves", "created", "rotated"),
+        ("kid", "use", "curve", "lives in", "serves", "created", "rotated"),
         [
             (
                 k.kid,
                 k.use,
                 k.curve,
+                place,
                 device or ("anybody" if k.use == "exchange" else "advertisements"),
                 k.created_at,
                 k.rotated_at,
             )
-            for k, device in rows
+            for k, device, place in rows
         ],
         empty="no keys",
     )

@@ -67,7 +67,7 @@ def observe(
     refusals: Refusals,
 ) -> tuple[Health, Metrics | None]:
     """Who answers for this worker's health, and who counts, if anybody reads that."""
-    readiness = Readiness(store, keys.current)
+    readiness = Readiness(store, keys.usable)
     if settings.metrics_listen is None:
         return Health(readiness), None
     from tang_attest.web.metrics import Metrics, Sources  # slow to load

@@ -95,6 +95,7 @@ _path = click.Path(path_type=Path)
 @_option("--port", type=int)
 @_option("--workers", type=int)
 @_option("--port-file", type=_path)
+@_option("--server-tpm")
 @_option("--endpoint")
 @_option("--tls-certificate", type=_path)
 @_option("--tls-key", type=_path)
@@ -129,8 +130,9 @@ def serve(ctx: click.Context, /, config: Path | None, **flags: Any) -> None:
     given_state = ctx.find_root().get_parameter_source("state") is not click.core.ParameterSource.DEFAULT
     if given_state or config is None:
         flags["state"] = ctx.obj
-    if flags["database"] is None:
-        flags["database"] = ctx.find_root().params["database"]
+    for name in ("database", "server_tpm"):
+        if flags[name] is None:
+            flags[name] = ctx.find_root().params[name]
     settings = load_settings(config, flags)
     log.configure(settings.log_format, settings.log_level)
     sockets = inherited(os.environ)

@@ -9,15 +9,15 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import TypeVar
 
 import click
 
-from tang_attest.config import Settings
+from tang_attest.config import Settings, load_settings
 from tang_attest.errors import Malformed, Unavailable
 from tang_attest.keys.sealed import SealedKeys, SessionBox
 from tang_attest.keys.secret import ServerSecret, load_secret
+from tang_attest.keys.server_tpm import ServerTpm
 from tang_attest.ports import Store
 from tang_attest.service.admin_tokens import AdminTokens
 from tang_attest.service.caller import Author
@@ -75,9 +75,12 @@ async def opened(settings: Settings) -> AsyncIterator[State]:
     secret = load_secret(settings.state)
     store = await open_store(settings.database_url)
     try:
-        state = compose(store, secret)
-        await _check_secret(state)
-        yield state
+        state = compose(store, secret, settings.server_tpm)
+        try:
+            await _check_secret(state)
+            yield state
+        finally:
+            state.sealed.tpm.shutdown()
     finally:
         await store.close()
 
@@ -94,9 +97,10 @@ async def _check_secret(state: State) -> None:
         return
 
 
-def compose(store: Store, secret: ServerSecret) -> State:
-    """Wire the use cases to *store* and to keys made from *secret*."""
-    clock, random, sealed = SystemClock(), SystemRandomness(), SealedKeys(secret)
+def compose(store: Store, secret: ServerSecret, server_tpm: str | None = None) -> State:
+    """Wire the use cases to *store* and to keys made from *secret*, in the TPM at *server_tpm* if there is one."""
+    clock, random = SystemClock(), SystemRandomness()
+    sealed = SealedKeys(secret, ServerTpm(server_tpm))
     operator = operator_name()
     author = Author.operator(operator)
     return State(
@@ -115,9 +119,9 @@ def compose(store: Store, secret: ServerSecret) -> State:
 
 
 def settings() -> Settings:
-    """What ``--state`` and ``--database`` say."""
+    """What ``--state``, ``--database`` and ``--server-tpm`` say.  Raises ``setting-invalid``."""
     parameters = click.get_current_context().find_root().params
-    return Settings(state=Path(parameters["state"]), database=parameters["database"])
+    return load_settings(None, {name: parameters[name] for name in ("state", "database", "server_tpm")})
 
 
 def run(use: Callable[[State], Awaitable[_Result]]) -> _Result:

@@ -1,8 +1,9 @@
-"""Private keys at rest: PKCS #8 inside a JWE under a key made from the server's secret.
+"""Private keys at rest: PKCS #8, or what the server's TPM wrapped, inside a JWE under a key made from the server's secret.
 
 The JWE's protected header names the key's thumbprint and use, and both are compared when it is opened, so
 whoever can write to the database cannot give one device's key to another or turn a signing key into an exchange
-key.  PKCS #8 rather than a JWK keeps the scalar out of Python integers.
+key.  PKCS #8 rather than a JWK keeps the scalar out of Python integers.  A key in the TPM has a ``cty`` (RFC 7516,
+section 4.1.12), which is authenticated like the rest of the header.
 """
 
 from __future__ import annotations
@@ -22,29 +23,69 @@ from jwcrypto.jwk import JWK
 from tang_attest.errors import Unavailable
 from tang_attest.keys.jwk import EcSigner
 from tang_attest.keys.secret import ServerSecret
+from tang_attest.keys.server_tpm import ServerTpm, TpmExchangeKey
+from tang_attest.keys.tpm import WrappedKey
 from tang_attest.ports import SealedKey
-from tang_attest.protocol.exchange import ExchangeKey
+from tang_attest.protocol.base64url import unb64u
+from tang_attest.protocol.exchange import ExchangeKey, Multiplier
 from tang_attest.protocol.points import CURVES
+from tang_attest.service.exchanging import run_in_tpm
 
 #: Opened keys kept ready.  One costs about 3 KB; opening one costs about as much as an exchange.
 _CACHE_SIZE: Final = 4096
 
-_Opened = TypeVar("_Opened", ExchangeKey, EcSigner)
+#: The content type of a key that a TPM wrapped; PKCS #8 has none.
+_IN_TPM: Final = "tpm2-wrapped-key"
+
+_Opened = TypeVar("_Opened", Multiplier, EcSigner)
 
 
 class SealedKeys:
-    """Makes, seals and opens private keys (:class:`tang_attest.ports.KeyStore`)."""
+    """Makes, seals and opens private keys (:class:`tang_attest.ports.KeyStore`); exchange keys in *tpm*, if given."""
 
-    def __init__(self, secret: ServerSecret) -> None:
+    def __init__(self, secret: ServerSecret, tpm: ServerTpm | None = None) -> None:
         self._sealing_key = _oct(secret.derive("seal"))
+        self.tpm = tpm or ServerTpm()
         # Keyed by kid and sealed text, which come fresh from the database each time: a key that was destroyed
         # there is never found here, nor one under the name of another.
-        self._exchange: OrderedDict[tuple[str, str], ExchangeKey] = OrderedDict()
+        self._exchange: OrderedDict[tuple[str, str], Multiplier] = OrderedDict()
         self._signers: OrderedDict[tuple[str, str], EcSigner] = OrderedDict()
 
     def create(self, use: str, curve: str, now: datetime) -> SealedKey:
         """A new key for *use* (``exchange`` or ``sign``) on *curve*."""
         return self.seal(use, ec.generate_private_key(CURVES[curve].implementation), now)
+
+    async def create_exchange(self, curve: str, now: datetime) -> SealedKey:
+        """A new exchange key: in the TPM, on its strongest curve, or else on *curve*.
+
+        Raises ``server-tpm-unavailable``: where there is a TPM, no key is made beside it.
+        """
+        if self.tpm.tcti is None:
+            return self.create("exchange", curve, now)
+        wrapped = await run_in_tpm(self.tpm, self.tpm.create)
+        return self._seal("exchange", TpmExchangeKey(wrapped, self.tpm), wrapped.encode(), now, cty=_IN_TPM)
+
+    async def check_tpm(self) -> None:
+        """Raise ``server-tpm-unavailable`` when there is a TPM and it does not answer."""
+        if self.tpm.tcti is not None:
+            await run_in_tpm(self.tpm, self.tpm.check)
+
+    async def check_key(self, key: SealedKey, *, load: bool = False) -> None:
+        """Raise ``server-tpm-unavailable`` or ``server-tpm-foreign`` when *key* cannot be used now.
+
+        With *load* the TPM has to load it; without, the Name of the key above it is compared.
+        """
+        opened = self.open_exchange(key)
+        if isinstance(opened, TpmExchangeKey):
+            await run_in_tpm(opened.place, opened.load if load else opened.check)
+
+    def is_in_tpm(self, key: SealedKey) -> bool:
+        """What the header says, which is authentic only once the key is opened."""
+        try:
+            header = json.loads(unb64u(key.sealed.split(".", maxsplit=1)[0]))
+        except (ValueError, RecursionError):
+            return False
+        return isinstance(header, dict) and header.get("cty") == _IN_TPM
 
     def seal(self, use: str, private: ec.EllipticCurvePrivateKey, now: datetime) -> SealedKey:
         """An existing key, sealed.  Raises ``key-malformed`` for another curve."""
@@ -52,50 +93,72 @@ class SealedKeys:
         plain = private.private_bytes(
             serialization.Encoding.DER, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
         )
-        header = json.dumps({"alg": "dir", "enc": "A256GCM", "kid": public.kid, "use": use})
+        return self._seal(use, public, plain, now)
+
+    def _seal(self, use: str, key: Multiplier, plain: bytes, now: datetime, **marks: str) -> SealedKey:
+        header = json.dumps({"alg": "dir", "enc": "A256GCM", "kid": key.kid, "use": use, **marks})
         jwe = JWE(plain, protected=header)
         jwe.add_recipient(self._sealing_key)
-        return SealedKey(
-            public.kid, use, public.curve.name, public.public.members(), jwe.serialize(True), now
-        )
+        return SealedKey(key.kid, use, key.curve.name, key.public.members(), jwe.serialize(True), now)
 
-    def open_exchange(self, key: SealedKey) -> ExchangeKey:
-        """The exchange key, ready for use.  Raises ``internal`` when it cannot be what the database says."""
-        return self._cached(self._exchange, key, "exchange", ExchangeKey)
+    def open_exchange(self, key: SealedKey) -> Multiplier:
+        """The exchange key, ready for use.  Raises ``internal`` when it cannot be what the database says.
+
+        A key in the TPM is not loaded for that: whether it can be used, its ``check`` tells.
+        """
+        return self._cached(self._exchange, key, self._open_exchange)
 
     def open_signer(self, key: SealedKey) -> EcSigner:
         """The signing key, ready for use.  Raises ``internal`` as :meth:`open_exchange` does."""
-        return self._cached(self._signers, key, "sign", EcSigner)
+        return self._cached(self._signers, key, self._open_signer)
 
     def _cached(
         self,
         cache: OrderedDict[tuple[str, str], _Opened],
         key: SealedKey,
-        use: str,
-        make: Callable[[ec.EllipticCurvePrivateKey], _Opened],
+        open_one: Callable[[SealedKey], _Opened],
     ) -> _Opened:
         name = (key.kid, key.sealed)
         opened = cache.get(name)
         if opened is None:
-            opened = cache[name] = make(self._unseal(key, use))
+            opened = cache[name] = open_one(key)
             if len(cache) > _CACHE_SIZE:
                 cache.popitem(last=False)
         else:
             cache.move_to_end(name)
         return opened
 
+    def _open_exchange(self, key: SealedKey) -> Multiplier:
+        if not self.is_in_tpm(key):
+            return ExchangeKey(self._unseal(key, "exchange"))
+        opened = TpmExchangeKey(WrappedKey.decode(self._decrypt(key, "exchange")), self.tpm)
+        if opened.kid != key.kid:
+            raise _not_the_key(key)
+        return opened
+
+    def _open_signer(self, key: SealedKey) -> EcSigner:
+        return EcSigner(self._unseal(key, "sign"))
+
     def _unseal(self, key: SealedKey, use: str) -> ec.EllipticCurvePrivateKey:
+        private = serialization.load_der_private_key(self._decrypt(key, use), None)
+        if not isinstance(private, ec.EllipticCurvePrivateKey) or ExchangeKey(private).kid != key.kid:
+            raise _not_the_key(key)
+        return private
+
+    def _decrypt(self, key: SealedKey, use: str) -> bytes:
         jwe = JWE(algs=["dir", "A256GCM"])
         try:
             jwe.deserialize(key.sealed, self._sealing_key)
         except JWException:
             raise Unavailable("internal", f"Key {key.kid} was sealed under another secret.") from None
         if (jwe.jose_header.get("kid"), jwe.jose_header.get("use")) != (key.kid, use):
-            raise Unavailable("internal", f"Key {key.kid} is not the key that its record names.")
-        private = serialization.load_der_private_key(jwe.payload, None)
-        if not isinstance(private, ec.EllipticCurvePrivateKey) or ExchangeKey(private).kid != key.kid:
-            raise Unavailable("internal", f"Key {key.kid} is not the key that its record names.")
-        return private
+            raise _not_the_key(key)
+        plain: bytes = jwe.payload
+        return plain
+
+
+def _not_the_key(key: SealedKey) -> Unavailable:
+    return Unavailable("internal", f"Key {key.kid} is not the key that its record names.")
 
 
 class SessionBox:

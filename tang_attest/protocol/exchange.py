@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
 
 from cryptography.hazmat.primitives.asymmetric import ec
 
@@ -27,6 +28,9 @@ from tang_attest.protocol.advertisement import thumbprint
 from tang_attest.protocol.challenge import unlock_digest
 from tang_attest.protocol.points import Curve, Point, curve_of
 from tang_attest.protocol.policy import Permit
+
+if TYPE_CHECKING:
+    from concurrent.futures import Executor
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,8 +45,34 @@ class Reply:
         return json.dumps(members, separators=(",", ":"), sort_keys=True).encode()
 
 
+class Multiplier(Protocol):
+    """A private exchange key, ready for use, wherever it is."""
+
+    @property
+    def kid(self) -> str:
+        """The thumbprint of its public half."""
+
+    @property
+    def public(self) -> Point:
+        """S = s·G."""
+
+    @property
+    def curve(self) -> Curve:
+        """The curve of the key."""
+
+    @property
+    def place(self) -> Executor | None:
+        """Who has to do everything below, when it cannot be any thread; for a time that nobody can tell beforehand."""
+
+    def check(self) -> None:
+        """Raise :class:`~tang_attest.errors.Unavailable` when :meth:`multiply` would."""
+
+    def multiply(self, x: Point) -> Point:
+        """s·X.  Raises ``curve-mismatch``, and :class:`~tang_attest.errors.Unavailable`."""
+
+
 class ExchangeKey:
-    """A private exchange key, ready for use.
+    """A private exchange key in this process, ready for use.
 
     Holds the OpenSSL key and what can be computed about its public half once.  Never prints itself.
     """
@@ -61,6 +91,14 @@ class ExchangeKey:
     def curve(self) -> Curve:
         """The curve of the key."""
         return self.public.curve
+
+    @property
+    def place(self) -> None:
+        """Any thread will do."""
+        return
+
+    def check(self) -> None:
+        """Nothing can be in its way."""
 
     def __repr__(self) -> str:
         return f"ExchangeKey({self.kid})"
@@ -86,7 +124,7 @@ class ExchangeKey:
         )
 
 
-def respond(permit: Permit, nonce: str, key: ExchangeKey, x: Point) -> Reply:
+def respond(permit: Permit, nonce: str, key: Multiplier, x: Point) -> Reply:
     """Y = s·X for exactly the request that *permit* was given for.
 
     Raises :class:`ValueError` when permit, key and X do not belong together: a programming error, never a

@@ -245,7 +245,7 @@ class Enroll:
             opened_reset_count=quote.clock.reset_count,
             labels=token.labels,
         )
-        key = self._keys.create("exchange", self._curve, now)
+        key = await self._keys.create_exchange(self._curve, now)
         policy = (
             ReferencePolicy(session.name, quote.selection, token.cap_pcr, tuple(states))
             if token.record

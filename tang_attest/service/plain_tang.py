@@ -15,6 +15,7 @@ import json
 import math
 import re
 from collections.abc import Awaitable, Iterable, Mapping, Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
@@ -23,7 +24,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from tang_attest.errors import Malformed
 from tang_attest.protocol.advertisement import THUMBPRINT_HASHES, Signer, advertise, thumbprint
 from tang_attest.protocol.base64url import unb64u
-from tang_attest.protocol.exchange import ExchangeKey, Reply
+from tang_attest.protocol.exchange import ExchangeKey, Multiplier, Reply
 from tang_attest.protocol.points import CURVES, Curve, Point
 
 #: tangd answers 413 to a longer body.
@@ -64,7 +65,7 @@ class TangKey:
     derives: bool = False
     answers: bool = False
     signer: Signer | None = None
-    exchange: ExchangeKey | None = None
+    exchange: Multiplier | None = None
 
     @classmethod
     def from_jwk(
@@ -92,7 +93,7 @@ class TangKey:
         )
 
     @classmethod
-    def for_exchange(cls, key: ExchangeKey, *, hidden: bool = False) -> TangKey:
+    def for_exchange(cls, key: Multiplier, *, hidden: bool = False) -> TangKey:
         """An exchange key such as tangd generates."""
         public = {"alg": "ECMR", "key_ops": ["deriveKey"], **key.public.members()}
         return cls(public, hidden, derives=True, answers=True, exchange=key)
@@ -123,6 +124,11 @@ class KeySet:
     def find(self, kid: str) -> TangKey | None:
         """The key with this thumbprint, whichever of the five hashes made it."""
         return self._by_thumbprint.get(kid)
+
+    def place(self, kid: str) -> Executor | None:
+        """Where :meth:`recover` has to run for *kid*, unless anywhere (:attr:`Multiplier.place`)."""
+        key = self.find(kid)
+        return key.exchange.place if key is not None and key.exchange is not None else None
 
     def advertisement(self, kid: str | None = None) -> bytes:
         """The signed key set, for *kid* signed by that key too, even if it is hidden.

@@ -115,7 +115,8 @@ class Registry:
         """
         if reach is not None:
             check_reach(reach.tcti, reach.ak_handle)
-        now, key = self._clock.now(), self._keys.create("exchange", DEFAULT_CURVE, self._clock.now())
+        now = self._clock.now()
+        key = await self._keys.create_exchange(DEFAULT_CURVE, now)
         device = NewDevice(
             name=check_name(name),
             ak_public=ak.public,

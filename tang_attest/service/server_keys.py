@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from tang_attest.errors import Malformed
+from tang_attest.errors import Malformed, Unavailable
 from tang_attest.ports import AuditEntry, Clock, Device, KeyStore, SealedKey, Store
 from tang_attest.protocol.advertisement import Signer, advertise
 from tang_attest.protocol.points import DEFAULT_CURVE
@@ -69,6 +69,11 @@ class ServerKeys:
             self._stored, self._key_set = stored, KeySet(self._as_tang_key(key) for key in used)
         return self._key_set
 
+    async def usable(self) -> KeySet:
+        """The keys as they are now, if exchange keys can be used.  Raises ``server-tpm-unavailable``."""
+        await self._keys.check_tpm()
+        return await self.current()
+
     async def device_advertisement(self, kid: str) -> bytes:
         """The signed advertisement of a device's newest exchange key, asked for by any of its keys.
 
@@ -113,7 +118,7 @@ class ServerKeys:
         """
         old = [key for key in await self._store.server_keys() if key.rotated_at is None]
         uses = sorted({key.use for key in old} | {"sign"})
-        new = [self._keys.create(use, DEFAULT_CURVE, self._clock.now()) for use in uses]
+        new = [await self._create(use, old) for use in uses]
         for key in new:
             await self._store.add_key(key, None, self._entry("keys create", key.kid))
         if old:
@@ -127,7 +132,7 @@ class ServerKeys:
     async def rotate_device(self, name: str) -> tuple[str, list[str]]:
         """Give a device a new exchange key for what is bound from now on; the old one still answers."""
         device = await self._store.get_device(name)
-        key = self._keys.create("exchange", DEFAULT_CURVE, self._clock.now())
+        key = await self._create("exchange", [await self._stored_key(kid) for kid in device.kids])
         await self._store.add_key(key, name, self._entry("keys create", key.kid, device=name))
         old = list(device.kids)
         await self._store.rotate_keys(
@@ -144,6 +149,21 @@ class ServerKeys:
         if rotated:
             await self._store.rotate_keys([key.kid], self._clock.now(), self._entry("keys rotate", key.kid))
         return key.kid
+
+    async def _create(self, use: str, old: Sequence[SealedKey]) -> SealedKey:
+        """A key in the place of *old* ones."""
+        if use == "sign":
+            return self._keys.create(use, DEFAULT_CURVE, self._clock.now())
+        key = await self._keys.create_exchange(DEFAULT_CURVE, self._clock.now())
+        if any(map(self._keys.is_in_tpm, old)) and not self._keys.is_in_tpm(key):
+            # Nobody notices afterwards that a disk of this server opens what its TPM protected.
+            raise Unavailable(
+                "server-tpm-unavailable", "The old key lives in a TPM, and the new one would not."
+            )
+        return key
+
+    async def _stored_key(self, kid: str) -> SealedKey:
+        return (await find_device_key(self._store, kid)).key
 
     def _as_tang_key(self, key: SealedKey) -> TangKey:
         hidden = key.rotated_at is not None

@@ -16,7 +16,7 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
-from tang_attest.errors import Conflict, Malformed, NotFound, Refused
+from tang_attest.errors import Conflict, Malformed, NotFound, Refused, Unavailable
 from tang_attest.ports import (
     AuditEntry,
     Clock,
@@ -37,7 +37,7 @@ from tang_attest.protocol.challenge import (
     unlock_digest,
 )
 from tang_attest.protocol.enrollment import EnrolledDevice
-from tang_attest.protocol.exchange import Reply, respond
+from tang_attest.protocol.exchange import Multiplier, Reply, respond
 from tang_attest.protocol.points import Point, parse_point
 from tang_attest.protocol.policy import Permit
 from tang_attest.protocol.quote import Evidence, VerifiedQuote, verify_quote
@@ -45,6 +45,7 @@ from tang_attest.protocol.tpm import AttestationKey
 from tang_attest.service.appraisal import Verdict, appraise
 from tang_attest.service.caller import Caller
 from tang_attest.service.device_keys import DeviceKey, find_device_key
+from tang_attest.service.exchanging import run_in_tpm, run_where
 from tang_attest.service.refusals import Refusals, describe_refusal
 
 
@@ -90,13 +91,37 @@ class Unlock:
             await self._refusals.note(replace(entry, code=error.code, details=describe_refusal(error)))
             raise
         verdict = await self._appraise(bound, quote, evidence.event_log, entry.at)
-        await self._decide(bound, evidence, expires_ms, quote, verdict, entry)
         if isinstance(verdict.outcome, Refused):
+            await self._decide(bound, evidence, expires_ms, quote, verdict, entry)
             raise verdict.outcome
-        # Opened only now: a stranger's request never costs an unsealing.
-        key = self._keys.open_exchange(bound.key)
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._executor, respond, verdict.outcome, evidence.nonce, key, x)
+        # Opened only now: a stranger's request never costs an unsealing.  And before the record says "permitted".
+        key = await self._open(bound, entry)
+        await self._decide(bound, evidence, expires_ms, quote, verdict, entry)
+        return await self._exchange(verdict.outcome, evidence.nonce, key, x, entry)
+
+    async def _open(self, bound: DeviceKey, entry: AuditEntry) -> Multiplier:
+        """The key, which can be used now as far as anybody can tell."""
+        try:
+            key = self._keys.open_exchange(bound.key)
+            if key.place is not None:
+                await run_in_tpm(key.place, key.check)
+        except Unavailable as error:
+            await self._refusals.note(replace(entry, code=error.code, details=describe_refusal(error)))
+            raise
+        return key
+
+    async def _exchange(
+        self, permit: Permit, nonce: str, key: Multiplier, x: Point, entry: AuditEntry
+    ) -> Reply:
+        """Y.  The record says "permitted" already: where the key fails now, it says that nothing was released."""
+        try:
+            return await run_where(key.place, self._executor, respond, permit, nonce, key, x)
+        except Unavailable as error:
+            details = {**describe_refusal(error), "released": False}
+            await self._store.audit(
+                replace(entry, at=self._clock.now(), verdict="refused", code=error.code, details=details)
+            )
+            raise
 
     async def _appraise(
         self, bound: DeviceKey, quote: VerifiedQuote, event_log: bytes, now: datetime

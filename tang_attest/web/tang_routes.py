@@ -5,7 +5,6 @@ Targets are matched raw, before any library has decoded or normalized them, beca
 
 from __future__ import annotations
 
-import asyncio
 import re
 from concurrent.futures import Executor
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from typing import Final, Literal
 
 from aiohttp import web
 
+from tang_attest.service.exchanging import run_where
 from tang_attest.service.plain_tang import BODY_LIMIT, KeySetProvider, TangStatus, current_keys
 
 #: tangd answers 414 to a longer target.
@@ -67,16 +67,17 @@ async def handle_rec(
     """``POST /rec/{kid}``.
 
     With *executor* the exchange runs there: OpenSSL lets go of the interpreter while it multiplies, so threads use
-    the other processors, and other requests do not wait.
+    the other processors, and other requests do not wait.  Raises ``server-tpm-unavailable``, ``server-tpm-foreign``.
     """
     if len(body) > BODY_LIMIT:
         return web.Response(status=413)
     try:
         current = await current_keys(keys)
-        if executor is None:
+        place = current.place(kid)
+        if place is None and executor is None:
             reply = current.recover(kid, body)
         else:
-            reply = await asyncio.get_running_loop().run_in_executor(executor, current.recover, kid, body)
+            reply = await run_where(place, executor, current.recover, kid, body)
     except TangStatus as refusal:
         return web.Response(status=refusal.status)
     return web.Response(body=reply, content_type="application/jwk+json")

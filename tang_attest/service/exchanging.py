@@ -1,0 +1,38 @@
+"""Where an exchange is computed: off the event loop, and with a key in the server's TPM in the TPM's own thread."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import Executor
+from typing import Final, TypeVar
+
+from tang_attest.errors import Unavailable
+
+#: Seconds after which a TPM counts as away; the pin waits for 10, and should hear it.
+PATIENCE_S: Final = 8.0
+
+_Result = TypeVar("_Result")
+
+
+async def run_in_tpm(place: Executor, call: Callable[..., _Result], *args: object) -> _Result:
+    """``call(*args)`` in the TPM's thread.  Raises ``server-tpm-unavailable`` when that takes too long.
+
+    A command that was begun then still ends, and nobody gets its result.
+    """
+    try:
+        async with asyncio.timeout(PATIENCE_S):
+            return await asyncio.get_running_loop().run_in_executor(place, call, *args)
+    except TimeoutError:
+        raise Unavailable(
+            "server-tpm-unavailable", f"The server's TPM did not answer within {PATIENCE_S:.0f} seconds."
+        ) from None
+
+
+async def run_where(
+    place: Executor | None, otherwise: Executor | None, call: Callable[..., _Result], *args: object
+) -> _Result:
+    """``call(*args)``, which multiplies with a key whose ``place`` is given, there or else in *otherwise*."""
+    if place is not None:
+        return await run_in_tpm(place, call, *args)
+    return await asyncio.get_running_loop().run_in_executor(otherwise, call, *args)
