@@ -106,7 +106,9 @@ async def _sealing(registry: Store, now: datetime) -> Finding:
     if oldest is not None and now - oldest > _SEALED_WITHIN:
         sentence = f"its newest {count} rows are not sealed, the oldest since {oldest:%Y-%m-%d %H:%M:%S}"
         return warning("audit record", sentence, ACTIONS["audit-unsealed"])
-    return well("audit record", "it is sealed; 'tang-attest audit verify' checks the seals")
+    return well(
+        "audit record", "no row has waited for its seal for long; 'tang-attest audit verify' checks the seals"
+    )
 
 
 def _roots(roots: Sequence[EkRoot], now: datetime) -> Iterator[Finding]:
