@@ -33,7 +33,7 @@ from tang_attest.cli.sealing import sealing
 from tang_attest.cli.state import State, SystemClock, SystemRandomness, opened
 from tang_attest.cli.watching import watch
 from tang_attest.config import Settings, load_settings
-from tang_attest.daemon.files import allow_open_files
+from tang_attest.daemon.files import OpenFiles, allow_open_files
 from tang_attest.daemon.notify import Notifier
 from tang_attest.daemon.sockets import bind, inherited, port_of
 from tang_attest.daemon.supervisor import Place, Supervisor, Work
@@ -59,6 +59,9 @@ from tang_attest.web.tls import server_context
 
 #: Seconds between two sweeps of nonces that expired long ago.
 _PRUNE_EVERY = 300
+
+#: Seconds between two looks whether files can be opened.
+_LOOK_EVERY = 1
 
 #: Open files that are no connections of machines.
 _OTHER_FILES = 128
@@ -242,8 +245,10 @@ async def _serve(
     loop.add_reader(place.life, stop.set)  # the supervisor was killed
     polls = Polls()
     release = asyncio.create_task(_release(stop, polls))
+    files = asyncio.create_task(again_and_again("files", _LOOK_EVERY, OpenFiles().look))
     async with _site(settings, polls) as site, show_metrics(site, metrics):
         await runner.run(make_app(site), sockets, tls, place.ready, stop, site.limiter)
+    files.cancel()
     release.cancel()
 
 

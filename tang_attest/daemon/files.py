@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import resource
 from pathlib import Path
+from typing import Final
+
+import structlog
+
+_log: Final = structlog.get_logger("files")
 
 
 def allow_open_files(count: int) -> int:
@@ -27,3 +34,30 @@ def _limit_of_unit() -> int:
     lines = Path("/proc/self/limits").read_text().splitlines()
     words = next(line for line in lines if line.startswith("Max open files")).split()
     return int(words[3])
+
+
+class OpenFiles:
+    """Says once that no further file can be opened, and once that one can.
+
+    libuv then ends connections as it takes them, without a word: nobody else would notice.
+    """
+
+    def __init__(self) -> None:
+        self._short = False
+
+    async def look(self) -> None:
+        """Try it."""
+        try:
+            os.close(os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC))
+            short = False
+        except OSError as error:
+            if error.errno not in {errno.EMFILE, errno.ENFILE}:
+                raise
+            short = True
+        if short and not self._short:
+            _log.error(
+                "no-open-files", hint="connections are ended: raise LimitNOFILE, or lower max_connections"
+            )
+        if self._short and not short:
+            _log.info("open-files-again")
+        self._short = short

@@ -1,0 +1,157 @@
+"""No file descriptor is left: those who are connected are answered, nobody gets Y without its record, and it heals."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import resource
+import socket
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pytest
+
+from tests.bench.attester import Blinded
+from tests.cli.serving import Serving, head, request, serving
+from tests.faults.load import Site, begin, load, until_opened, workers
+
+#: What evidence meets that is sent twice.
+REPLAYED = {"nonce-used", "clock-backwards"}
+_CLOSE = b"Connection: close\r\n"
+#: Descriptors that are left when the limit falls.
+LEFT = 12
+
+
+@pytest.mark.timeout(300)
+def test_strangers_hold_every_descriptor(tmp_path: Path) -> None:
+    """Who is connected is answered, the worker does not spin, one line of log tells it, and it heals by itself."""
+    site = Site(tmp_path).init()
+    with serving(tmp_path, "--log-format", "json") as server:
+        begin(site, server)
+        [worker] = workers(server.process.pid)
+        with connected(server) as before, no_files(worker, LEFT), strangers(server, 8 * LEFT):
+            until_said(server, "no-open-files")
+            spent, wrote = cpu_seconds(worker), len(server.log.read_bytes())
+            until = time.monotonic() + 3
+            while time.monotonic() < until:
+                assert alive(before)
+                time.sleep(0.5)
+            assert cpu_seconds(worker) - spent < 1.5, "it spins"
+            assert len(server.log.read_bytes()) - wrote < 20_000, "it fills the log"
+        until_said(server, "open-files-again")
+        assert request(server.port, "GET", "/readyz")[0] == 200
+        with load(site, lambda: server.port):
+            until_opened(site)
+        assert server.stop() == 0
+        assert not [record for record in server.records() if "exception" in record]
+    assert set(site.check()) <= {"ok", *REPLAYED}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_under_load(tmp_path: Path) -> None:
+    """Machines come and go meanwhile: each Y has its record."""
+    site = Site(tmp_path).init()
+    with serving(tmp_path, "--log-format", "json") as server:
+        begin(site, server)
+        [worker] = workers(server.process.pid)
+        with load(site, lambda: server.port):
+            until_opened(site)
+            for left in (LEFT, 1):
+                with no_files(worker, left), strangers(server, 8 * LEFT):
+                    time.sleep(3)
+                until_opened(site)
+        assert server.stop() == 0
+    codes = site.check()
+    assert codes["broken"] >= 1, codes
+    assert set(codes) <= {"ok", "broken", "unavailable", *REPLAYED}
+
+
+@pytest.mark.timeout(300)
+def test_the_database_cannot_be_opened(tmp_path: Path) -> None:
+    """SQLite needs descriptors for a further connection: 503 and no more, and 401 with a challenge once there are some."""
+    site = Site(tmp_path).init()
+    with serving(tmp_path) as server:
+        begin(site, server)
+        assert server.stop() == 0
+    machine = site.machines[0]
+    x = Blinded.make()
+    with serving(tmp_path, "--log-format", "json") as server:
+        [worker] = workers(server.process.pid)
+        question = head("POST", machine.target, len(x.jwk)).replace(_CLOSE, b"") + x.jwk
+        with contextlib.ExitStack() as stack:
+            askers = [stack.enter_context(connected(server)) for _ in range(16)]
+            with no_files(worker, 0):
+                # The first connection to the database is open; only who asks at the same time needs the next.
+                heard: set[bytes] = set()
+                deadline = time.monotonic() + 60
+                while b"503" not in heard:
+                    assert time.monotonic() < deadline, heard
+                    heard |= answers(askers, question)
+                assert heard <= {b"401", b"503"}
+            assert answers(askers, question) == {b"401"}
+        assert server.stop() == 0
+        records = server.records()
+    assert [record for record in records if "database" in record["event"]], records
+    assert not [record for record in records if "exception" in record]
+
+
+@contextlib.contextmanager
+def no_files(pid: int, left: int) -> Iterator[None]:
+    """Process *pid* may open *left* descriptors more than it has."""
+    soft, hard = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+    taken = {int(path.name) for path in Path(f"/proc/{pid}/fd").iterdir()}
+    # A limit is on the number of a descriptor, not on how many there are.
+    free = itertools.islice((number for number in itertools.count() if number not in taken), left + 1)
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, (list(free)[-1], hard))
+    try:
+        yield
+    finally:
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, (soft, hard))
+
+
+@contextlib.contextmanager
+def strangers(server: Serving, count: int) -> Iterator[None]:
+    """Connections that say nothing."""
+    with contextlib.ExitStack() as stack:
+        for _ in range(count):
+            with contextlib.suppress(OSError):
+                stack.enter_context(socket.create_connection(("127.0.0.1", server.port), 5))
+        yield
+
+
+@contextlib.contextmanager
+def connected(server: Serving) -> Iterator[socket.socket]:
+    """A connection that was answered before, and stays."""
+    with socket.create_connection(("127.0.0.1", server.port), 60) as connection:
+        assert alive(connection)
+        yield connection
+
+
+def answers(askers: Sequence[socket.socket], question: bytes) -> set[bytes]:
+    """The statuses with which *question* is answered when all ask it at once."""
+    for asker in askers:
+        asker.sendall(question)
+    return {asker.recv(65536).split(maxsplit=2)[1] for asker in askers}
+
+
+def until_said(server: Serving, event: str) -> None:
+    """Wait for a line of the log."""
+    deadline = time.monotonic() + 60
+    while f'"{event}"' not in server.log.read_text():
+        assert time.monotonic() < deadline, f"nobody says {event}"
+        time.sleep(0.1)
+
+
+def alive(connection: socket.socket) -> bool:
+    """Whether who is connected is answered."""
+    connection.sendall(head("GET", "/healthz", 0).replace(_CLOSE, b""))
+    return connection.recv(65536).startswith(b"HTTP/1.1 200")
+
+
+def cpu_seconds(pid: int) -> float:
+    """What *pid* has computed."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
