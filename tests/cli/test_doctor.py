@@ -248,6 +248,22 @@ async def test_a_clock_that_is_wrong(server: Server) -> None:
     assert about(await records(server, days=-3000), "clock")[0][1].startswith("it says 2017-")
 
 
+async def test_a_record_that_nobody_seals(server: Server) -> None:
+    """New rows wait for the server's next second; old ones for a server."""
+    sealer = Sealer(server.store, bytes(32), server.clock)
+    assert about(await records(server), "audit record")[0][0] == "ok"
+    [(level, sentence)] = about(await records(server, minutes=2), "audit record")
+    assert (level, sentence.partition(", the")[0]) == ("warning", "its newest 1 rows are not sealed")
+    await sealer.round()
+    assert about(await records(server, minutes=2), "audit record")[0][0] == "ok"
+    with sqlite3.connect(server.directory / "tang-attest.db") as connection:
+        connection.execute("UPDATE audit_seal SET hash = 1")
+    connection.close()
+    assert about(await records(server), "audit record") == [
+        ("problem", "Seal 1 of the audit record is not what a seal can be.")
+    ]
+
+
 async def test_a_missing_signing_key(server: Server) -> None:
     """Nothing could be advertised."""
     with sqlite3.connect(server.directory / "tang-attest.db") as connection:
@@ -291,21 +307,5 @@ async def test_devices_that_need_somebody(server: Server) -> None:
     )
     for state in (await server.store.get_policy("pi-b")).states:
         if state.life != "retired":
-async def test_a_record_that_nobody_seals(server: Server) -> None:
-    """New rows wait for the server's next second; old ones for a server."""
-    sealer = Sealer(server.store, bytes(32), server.clock)
-    assert about(await records(server), "audit record")[0][0] == "ok"
-    [(level, sentence)] = about(await records(server, minutes=2), "audit record")
-    assert (level, sentence.partition(", the")[0]) == ("warning", "its newest 1 rows are not sealed")
-    await sealer.round()
-    assert about(await records(server, minutes=2), "audit record")[0][0] == "ok"
-    with sqlite3.connect(server.directory / "tang-attest.db") as connection:
-        connection.execute("UPDATE audit_seal SET hash = 1")
-    connection.close()
-    assert about(await records(server), "audit record") == [
-        ("problem", "Seal 1 of the audit record is not what a seal can be.")
-    ]
-
-
             await server.reference_values.retire("pi-b", state.label, force=True)
     assert about(await records(server), "device pi-b")[0] == ("problem", "policy 'pi-b' permits it nothing")
