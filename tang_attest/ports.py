@@ -487,8 +487,11 @@ class Store(Protocol):
     async def wanted(self) -> Sequence[str]:
         """The newest kid of each device that an operator wants to have verified now."""
 
-    async def silent(self, policy: str, before: datetime, limit: int) -> Sequence[Device]:
-        """Devices of *policy*, not known as unreachable, whose running system gave no evidence since *before*."""
+    async def silent(self, policy: str, before: datetime, now: datetime, limit: int) -> Sequence[Device]:
+        """Devices of *policy*, not known as unreachable, whose running system gave no evidence since *before*.
+
+        A clock that was set back makes old evidence look like that of a time after *now*; it counts as old.
+        """
 
     async def take_notifications(self, limit: int) -> Sequence[Notification]:
         """The oldest that wait; they are taken away, so that nobody else tells them too."""

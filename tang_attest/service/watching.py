@@ -45,7 +45,7 @@ class Watching:
             await self._read_terms(now)
             for policy, (watch, since) in self._watched.items():
                 if now - since >= watch.silence:
-                    await self._find_silent(policy, now - watch.silence)
+                    await self._find_silent(policy, now - watch.silence, now)
         except TangAttestError:
             self._swept_at = None
             raise
@@ -61,8 +61,8 @@ class Watching:
         if before != {policy: watch for policy, (watch, _) in self._watched.items()}:
             self._polls.wake_all()  # they are held for as long as the old terms said
 
-    async def _find_silent(self, name: str, before: datetime) -> None:
-        silent = await self._store.silent(name, before, BATCH)
+    async def _find_silent(self, name: str, before: datetime, now: datetime) -> None:
+        silent = await self._store.silent(name, before, now, BATCH)
         if not silent:
             return
         policy = await self._store.get_policy(name)

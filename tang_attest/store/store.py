@@ -166,10 +166,10 @@ class SqlStore:
         """See :class:`~tang_attest.ports.Store`."""
         return await self._database.read(verifications.wanted)
 
-    async def silent(self, policy: str, before: datetime, limit: int) -> Sequence[Device]:
+    async def silent(self, policy: str, before: datetime, now: datetime, limit: int) -> Sequence[Device]:
         """See :class:`~tang_attest.ports.Store`."""
         return await self._database.read(
-            lambda connection: verifications.silent(connection, policy, before, limit)
+            lambda connection: verifications.silent(connection, policy, before, now, limit)
         )
 
     async def take_notifications(self, limit: int) -> Sequence[Notification]:

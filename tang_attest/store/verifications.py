@@ -12,7 +12,8 @@ Rules of this module:
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
+from typing import Final
 
 import sqlalchemy as sa
 
@@ -22,6 +23,9 @@ from tang_attest.protocol.verification import Outcome
 from tang_attest.store import audit_log, devices, tables
 from tang_attest.store.decisions import moves_forward
 from tang_attest.store.sql import among, changed
+
+#: A replica's clock may be ahead by as much; a later time was written before the clock was set back.
+_AHEAD: Final = timedelta(minutes=1)
 
 _device = tables.device
 _key = tables.sealed_key
@@ -88,7 +92,9 @@ def _write_one(
 def _answered(row: dict[str, object], item: Verification) -> bool:
     """True when authentic evidence came while somebody found the device silent."""
     answered = row["answered_at"]
-    return isinstance(answered, datetime) and item.silent_since is not None and answered > item.silent_since
+    if not isinstance(answered, datetime) or item.silent_since is None:
+        return False
+    return item.silent_since < answered <= item.at + _AHEAD
 
 
 def _columns(item: Verification, change: Change) -> dict[str, object]:
@@ -143,14 +149,20 @@ def wanted(connection: sa.Connection) -> list[str]:
     return [kids[0] for kids in devices.kids_of(connection, ids).values() if kids] if ids else []
 
 
-def silent(connection: sa.Connection, policy: str, before: datetime, limit: int) -> list[Device]:
-    """Devices of *policy*, not known as unreachable, whose running system gave no evidence since *before*."""
+def silent(
+    connection: sa.Connection, policy: str, before: datetime, now: datetime, limit: int
+) -> list[Device]:
+    """Devices of *policy*, not known as unreachable, whose running system gave no evidence since *before*.
+
+    Evidence of a later time than *now* is from before the clock was set back, and so from before *before*.
+    """
+    answered = _device.c.answered_at
     query = (
         sa.select(_device.c.name)
         .join(tables.policy)
         .where(
             tables.policy.c.name == policy,
-            sa.or_(_device.c.answered_at.is_(None), _device.c.answered_at < before),
+            sa.or_(answered.is_(None), answered < before, answered > now + _AHEAD),
             sa.or_(_device.c.outcome.is_(None), _device.c.outcome != Outcome.UNREACHABLE.value),
         )
         .order_by(_device.c.id)

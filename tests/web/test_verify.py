@@ -379,6 +379,36 @@ async def test_a_server_that_starts_does_not_call_everybody_silent(
     assert (await server.store.get_device("pi-b")).standing.outcome is Outcome.UNREACHABLE
 
 
+@pytest.mark.parametrize("back", [{"hours": -1}, {"days": -3650}])
+async def test_a_clock_that_is_set_back_hides_no_silence(
+    server: Server, attester: Attester, back: dict[str, float]
+) -> None:
+    """Who answered "tomorrow" and then fell silent is found within the policy's time; who goes on answering is not."""
+    kid = await enroll(server, attester)
+    await watch(server, misses=2)
+    await prove(server, attester, kid)
+    server.clock.advance(**back)
+    await sweep(server, 100)
+    assert (await server.store.get_device("pi-b")).standing.outcome is Outcome.VERIFIED
+    await prove(server, attester, kid)
+    await sweep(server, 100)
+    assert (await server.store.get_device("pi-b")).standing.outcome is Outcome.VERIFIED
+    server.clock.advance(**back)
+    await sweep(server, 130)
+    assert (await server.store.get_device("pi-b")).standing.outcome is Outcome.UNREACHABLE
+
+
+async def test_a_ticket_from_before_the_clock_was_set_back_is_answered_at_once(
+    server: Server, attester: Attester
+) -> None:
+    """Nobody waits until the clock says again what it said: the next round is due now."""
+    kid = await enroll(server, attester)
+    await watch(server)
+    ticket = (await prove(server, attester, kid)).body["ticket"]
+    server.clock.advance(days=-365)
+    assert (await poll(server, kid, ticket)).status == 200
+
+
 async def test_a_wish_wakes_the_agent(server: Server, attester: Attester) -> None:
     """What an operator asks for is done within a second, whichever server holds the agent."""
     kid = await enroll(server, attester)
