@@ -67,6 +67,10 @@ class among(sa.ColumnElement[bool]):  # noqa: N801 - it reads like a function of
         self.column: sa.ColumnElement[Any] = column
         self.values: sa.ColumnElement[Any] = sa.bindparam(name, type_=_Values(column.type))
 
+    def self_group(self, against: Any = None) -> among:
+        """As it is: the ``= 1`` that SQLAlchemy writes after a truth value would keep SQLite from using an index."""
+        return self
+
 
 @compiles(among, "sqlite")
 def _among_json(element: among, compiler: Any, **options: Any) -> str:
