@@ -9,7 +9,7 @@ import itertools
 import json
 import multiprocessing
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from types import TracebackType
@@ -83,6 +83,19 @@ class _Generator:
         used = (time.process_time() - cpu) * share
         return Run(len(counter.latencies), seconds, tuple(counter.latencies), used)
 
+    def storm(self, port: int) -> Run:
+        """Every machine boots now: one unlock each, all at once."""
+        begin = time.perf_counter()
+        counter = _Counter(begin, float("inf"))
+        cpu = time.process_time()
+        clients = [
+            _unlock_once(counter, machine, self._blinded[number % _BLINDED])
+            for number, machine in enumerate(self._machines)
+        ]
+        drive(port, clients, keep_alive=False)
+        seconds = time.perf_counter() - begin
+        return Run(len(counter.latencies), seconds, tuple(counter.latencies), time.process_time() - cpu)
+
     def _client_of(self, port: int, kind: Kind) -> Callable[[_Counter, int], Client]:
         if kind == "adv":
             return lambda counter, _: _adv(counter)
@@ -119,12 +132,24 @@ def _unlock(counter: _Counter, machine: Machine, blinded: Iterator[Blinded]) -> 
     x, answer = next(blinded), None
     while (started := time.perf_counter()) < counter.deadline:
         x = next(blinded)
-        asked = _expect(401, (yield request("POST", machine.target, x.jwk)))
-        nonce = json.loads(asked.body)["challenge"]["nonce"]
-        answer = _expect(200, (yield request("POST", machine.target, machine.evidence(nonce, x))))
+        answer = yield from _unlock_with(machine, x)
         counter.add(started)
     if answer is not None:
         x.check(answer.body, machine.server)
+
+
+def _unlock_once(counter: _Counter, machine: Machine, x: Blinded) -> Client:
+    # From the storm's begin: a machine that waits for its connection waits all the same.
+    answer = yield from _unlock_with(machine, x)
+    counter.add(counter.begin)
+    x.check(answer.body, machine.server)
+
+
+def _unlock_with(machine: Machine, x: Blinded) -> Generator[bytes, Answer, Answer]:
+    """Both requests of an unlock; the second answer."""
+    asked = _expect(401, (yield request("POST", machine.target, x.jwk)))
+    nonce = json.loads(asked.body)["challenge"]["nonce"]
+    return _expect(200, (yield request("POST", machine.target, machine.evidence(nonce, x))))
 
 
 def _expect(status: int, answer: Answer) -> Answer:
@@ -179,6 +204,11 @@ class LoadGenerator:
     def run(self, port: int, kind: Kind, *, seconds: float, warm_up: float, keep_alive: bool) -> Run:
         """See :meth:`_Generator.run`."""
         run: Run = self._call("run", port, kind, seconds, warm_up, keep_alive)
+        return run
+
+    def storm(self, port: int) -> Run:
+        """See :meth:`_Generator.storm`."""
+        run: Run = self._call("storm", port)
         return run
 
     def _call(self, name: str, *arguments: object) -> Any:

@@ -66,12 +66,22 @@ def _rss_kb(pid: int) -> int:
 
 
 @contextmanager
-def serve(state: Path, tang_dir: Path | None, log: Path, port: int = 0) -> Iterator[Server]:
-    """``tang-attest serve`` with one process: the machines of *state*, and plain Tang over *tang_dir* beside them."""
-    port_file = state.parent / "port"
+def serve(
+    state: Path,
+    tang_dir: Path | None,
+    log: Path,
+    port: int = 0,
+    *,
+    workers: int = 1,
+    database: str | None = None,
+) -> Iterator[Server]:
+    """``tang-attest serve``: the machines of *state*, or *database*, and plain Tang over *tang_dir* beside them."""
+    port_file = log.with_suffix(".port")
     port_file.unlink(missing_ok=True)
     command: list[str | Path] = [PROGRAM, "--state", state, "serve", "--port-file", port_file]
-    command += ["--host", "127.0.0.1", "--port", str(port)]
+    command += ["--host", "127.0.0.1", "--port", str(port), "--workers", str(workers)]
+    if database is not None:
+        command += ["--database", database]
     if tang_dir is not None:
         command += ["--plain-tang", "--tang-dir", tang_dir]
     begin = time.perf_counter()

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.bench import __main__ as bench
-from tests.bench import boot, report
+from tests.bench import boot, report, server_tpm
 from tests.bench.test_boot_figures import measured
 
 
@@ -25,3 +25,15 @@ def test_every_name_is_there(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert all(math.isfinite(value) and value > 0 for value in figures.values())
     printed = capsys.readouterr().out
     assert all(name in printed for name, _, _ in report.TARGETS + boot.TARGETS)
+
+
+@pytest.mark.bench
+def test_the_server_tpm(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Every figure is a positive number, printed and written."""
+    output = tmp_path / "bench.json"
+    assert server_tpm.main(["--calls", "4", "--output", str(output)]) == 0
+    figures = json.loads(output.read_text())
+    assert len(figures) == 9
+    assert all(math.isfinite(value) and value > 0 for value in figures.values())
+    printed = capsys.readouterr().out
+    assert all(name in printed for name in figures)

@@ -1,0 +1,196 @@
+"""``python -m tests.bench.scale``: databases, workers, sizes of the registry, and a reboot storm, beside Debian's tangd.
+
+Everything of one table is up at the same time and asked in turn, several times over, as in ``python -m tests.bench``.
+The same registry serves on SQLite and, copied by ``tang-attest db copy``, on a PostgreSQL of the bench's own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import sys
+import tempfile
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import median, quantiles
+from typing import Final
+
+from tests.bench import population, report, scale_report, servers
+from tests.bench.attester import SELECTION
+from tests.bench.load import Kind, LoadGenerator, Run
+from tests.postgres import Postgres
+from tests.tang.servers import keygen
+
+_BUILD: Final = Path(__file__).parents[2] / "build"
+
+
+@dataclass(frozen=True)
+class Options:
+    """How much is measured: *sizes* of the registry, machines of the *storm*, *rounds* of *seconds*."""
+
+    sizes: tuple[int, ...] = (100, 10_000, 100_000)
+    storm: int = 1000
+    rounds: int = 5
+    seconds: float = 1.5
+
+
+@dataclass
+class _Series:
+    """What the rounds of one thing saw."""
+
+    runs: list[Run] = field(default_factory=list)
+
+    def figures(self, name: str) -> dict[str, float]:
+        latencies = [latency for run in self.runs for latency in run.latencies]
+        cuts = quantiles(latencies, n=100, method="inclusive")
+        return {
+            f"{name}_per_s": median(run.rate for run in self.runs),
+            f"{name}_p50_ms": 1000 * cuts[49],
+            f"{name}_p99_ms": 1000 * cuts[98],
+        }
+
+
+class _Bench:
+    """A directory, a PostgreSQL, a Tang directory, and what was measured so far."""
+
+    def __init__(self, work: Path, postgres: Postgres, options: Options) -> None:
+        self._work, self._postgres, self._options = work, postgres, options
+        self._tang_dir = work / "tang"
+        self._tang_dir.mkdir()
+        keygen(self._tang_dir)
+        self.figures: dict[str, float] = {}
+
+    def workers(self) -> None:
+        """Rates of each database with one and two workers, beside tangd; and the storms."""
+        with LoadGenerator() as generator, ExitStack() as running:
+            state = self._registry("fleet", generator, self._options.storm)
+            ports = {"tangd": running.enter_context(servers.tangd(self._tang_dir))}
+            for database, url in self._databases(state):
+                for workers in (1, 2):
+                    server = self._serve(state, url, workers)
+                    ports[f"{database}_{workers}w"] = running.enter_context(server).port
+            asked: list[tuple[str, Kind]] = [("tangd", "rec")]
+            asked += [(which, kind) for which in ports if which != "tangd" for kind in ("rec", "unlock")]
+            series = self._in_turn(
+                generator, [(f"{which}_{kind}", ports[which], kind) for which, kind in asked]
+            )
+            for name, seen in series.items():
+                self.figures |= seen.figures(name)
+            for which, port in ports.items():
+                if which != "tangd":
+                    self._say(f"storm: {which}")
+                    self.figures |= _storm_figures(which, generator.storm(port))
+
+    def sizes(self) -> None:
+        """Latency and memory by the number of registered devices, each database with one worker."""
+        with LoadGenerator() as generator, ExitStack() as running:
+            first = self._registry("few", generator, min(self._options.sizes))
+            places: list[tuple[str, servers.Server]] = []
+            for size in self._options.sizes:
+                state = self._work / f"size-{size}"
+                shutil.copytree(first, state)
+                self._say(f"a registry of {size:,} devices")
+                population.grow(state, size)
+                for database, url in self._databases(state):
+                    server = running.enter_context(self._serve(state, url, 1))
+                    places.append((f"{database}_{size}", server))
+            asked: list[tuple[str, int, Kind]] = [(name, server.port, "unlock") for name, server in places]
+            for name, seen in self._in_turn(generator, asked).items():
+                self.figures |= seen.figures(name)
+            for name, server in places:
+                self.figures[f"{name}_rss_mb"] = server.memory_mb()
+
+    def _registry(self, name: str, generator: LoadGenerator, machines: int) -> Path:
+        """A state directory in which the machines of *generator* are enrolled."""
+        state = self._work / name
+        self._say(f"{machines:,} machines enroll")
+        servers.init(state)
+        tokens = servers.create_tokens(state, [SELECTION] * machines)
+        with servers.serve(state, None, self._work / f"{name}.log") as server:
+            generator.enroll(server.port, [f"machine-{number}" for number in range(machines)], tokens)
+        return state
+
+    def _databases(self, state: Path) -> Iterator[tuple[str, str | None]]:
+        yield "sqlite", None
+        url = self._postgres.url(self._postgres.create())
+        self._say(f"{state.name} is copied to PostgreSQL")
+        population.copy_to(state, url)
+        yield "postgresql", url
+
+    @contextmanager
+    def _serve(self, state: Path, url: str | None, workers: int) -> Iterator[servers.Server]:
+        log = self._work / f"{state.name}-{'sqlite' if url is None else 'postgresql'}-{workers}.log"
+        with servers.serve(state, self._tang_dir, log, workers=workers, database=url) as server:
+            yield server
+
+    def _in_turn(
+        self, generator: LoadGenerator, asked: Sequence[tuple[str, int, Kind]]
+    ) -> Mapping[str, _Series]:
+        series: dict[str, _Series] = defaultdict(_Series)
+        seconds = self._options.seconds
+        for number in range(self._options.rounds):
+            self._say(f"round {number + 1} of {self._options.rounds}")
+            for name, port, kind in asked:
+                run = generator.run(port, kind, seconds=seconds, warm_up=seconds / 5, keep_alive=False)
+                series[name].runs.append(run)
+        return series
+
+    def _say(self, sentence: str) -> None:
+        print(f"    {sentence}", file=sys.stderr, flush=True)
+
+
+def _storm_figures(which: str, run: Run) -> dict[str, float]:
+    cuts = quantiles(run.latencies, n=100, method="inclusive")
+    return {
+        f"{which}_storm_opened": run.count,
+        f"{which}_storm_per_s": run.rate,
+        f"{which}_storm_p50_ms": 1000 * cuts[49],
+        f"{which}_storm_p99_ms": 1000 * cuts[98],
+    }
+
+
+def bench(work: Path, options: Options) -> dict[str, float]:
+    """Every figure."""
+    with Postgres() as postgres:
+        it = _Bench(work, postgres, options)
+        it.workers()
+        it.sizes()
+    return it.figures | scale_report.ratios(it.figures, options.sizes)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Measure, print the tables, write the JSON."""
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.bench.scale", description="Databases, workers, sizes."
+    )
+    parser.add_argument("--rounds", type=int, default=Options.rounds, help="how often each is measured")
+    parser.add_argument("--seconds", type=float, default=Options.seconds, help="how long each one takes")
+    parser.add_argument("--storm", type=int, default=Options.storm, help="machines of the reboot storm")
+    parser.add_argument(
+        "--sizes", type=int, nargs="+", default=Options.sizes, help="devices of the registries"
+    )
+    parser.add_argument(
+        "--output", type=Path, default=_BUILD / "bench-scale.json", help="where the JSON goes"
+    )
+    given = parser.parse_args(arguments)
+    options = Options(tuple(sorted(given.sizes)), given.storm, given.rounds, given.seconds)
+    _BUILD.mkdir(exist_ok=True)
+    # Not in /tmp, which may be memory: a commit has to reach a disk.
+    work = Path(tempfile.mkdtemp(prefix="bench-scale-", dir=_BUILD))
+    before = os.getloadavg()[0]
+    try:
+        figures = bench(work, options)
+    finally:
+        shutil.rmtree(work)
+    report.write(figures, given.output)
+    print(f"{os.cpu_count()} processors; load average {before:.1f} before the run, 0 on an idle machine\n")
+    print(scale_report.tables(figures, options.sizes))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
