@@ -68,6 +68,11 @@ let
   credentials = "/run/credentials/${name}.service";
   inStore = path: path != null && lib.hasPrefix builtins.storeDir path;
 
+  # --- the server's own TPM ---------------------------------------------------------------------------------------
+
+  inDevice = cfg.settings.server_tpm != null && lib.hasPrefix "device:" cfg.settings.server_tpm;
+  tpmDevice = lib.removePrefix "device:" cfg.settings.server_tpm;
+
   # The command for operators: as root it becomes the service's user first, as on Debian.
   command = pkgs.writeScriptBin "tang-attest" (
     builtins.replaceStrings
@@ -84,6 +89,9 @@ let
           + lib.optionalString (
             cfg.settings.database != null
           ) "export TANG_ATTEST_DATABASE=\"\${TANG_ATTEST_DATABASE-${cfg.settings.database}}\"\n"
+          + lib.optionalString (
+            cfg.settings.server_tpm != null
+          ) "export TANG_ATTEST_SERVER_TPM=\"\${TANG_ATTEST_SERVER_TPM-${cfg.settings.server_tpm}}\"\n"
         )
       ]
       (builtins.readFile ../packaging/tang-attest)
@@ -214,6 +222,17 @@ in
           ProtectSystem = "strict";
         };
       };
+    })
+
+    (mkIf inDevice {
+      # The kernel's resource manager, through the group that owns it.
+      security.tpm2.enable = mkDefault true;
+      systemd.services.${name}.serviceConfig = {
+        PrivateDevices = false;
+        DeviceAllow = [ "${tpmDevice} rw" ];
+        SupplementaryGroups = [ config.security.tpm2.tssGroup ];
+      };
+      users.users.${name}.extraGroups = [ config.security.tpm2.tssGroup ]; # the command for operators
     })
 
     (mkIf (cfg.tls.key != null) {

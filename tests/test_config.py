@@ -71,6 +71,14 @@ def test_an_empty_file_is_a_file(tmp_path: Path) -> None:
             "tls_client_ca needs tls_certificate: without TLS nobody can show a certificate.",
         ),
         ({"tang_dir": "/x"}, "tang_dir needs plain_tang: without it no key answers without evidence."),
+        (
+            {"server_tpm": "/dev/tpmrm0"},
+            "Setting server_tpm: it is a TCTI: device:, swtpm:, mssim: or tabrmd: and its configuration.",
+        ),
+        (
+            {"server_tpm": "swtpm:port=1", "workers": 2},
+            "several workers share a server_tpm only through device:/dev/tpmrm0 or tabrmd:.",
+        ),
     ],
 )
 def test_wrong_settings(settings: dict[str, Any], sentence: str) -> None:

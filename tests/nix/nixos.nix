@@ -44,6 +44,10 @@ in
     assertions = option (types.listOf types.anything) [ ];
     warnings = strings;
 
+    security.tpm2 = {
+      enable = bool;
+      tssGroup = option types.str "tss";
+    };
     boot.initrd = {
       availableKernelModules = strings;
       kernelModules = strings;
@@ -113,6 +117,7 @@ in
     users.groups = set;
     users.users = submodules {
       description = option types.str "";
+      extraGroups = strings;
       group = option types.str "";
       home = option types.str "/var/empty";
       isSystemUser = bool;

@@ -32,6 +32,7 @@ CHOSEN: dict[str, Any] = {
     "host": "::1",
     "limit_exempt": "10.0.0.0/8,fd00::/8",
     "metrics_listen": "127.0.0.1:9750",
+    "server_tpm": "device:/dev/tpmrm0",
 }
 
 
@@ -110,6 +111,7 @@ def test_every_setting_arrives(nix: Nix) -> None:
         (f'{SERVER}.settings.log_level = "loud";', f"{SERVER}.settings.log_level"),
         (f'{SERVER}.settings.plain_tang = "no";', f"{SERVER}.settings.plain_tang"),
         (f"{SERVER}.settings.tls_key = ./key.pem;", f"{SERVER}.settings.tls_key"),
+        (f'{SERVER}.settings.server_tpm = "/dev/tpmrm0";', f"{SERVER}.settings.server_tpm"),
         (f'{SERVER}.tls.key = "key.pem";', f"{SERVER}.tls.key"),
         (f"{SERVER}.settings.prot = 7500;", f"{SERVER}.settings.prot"),
         (f'{SERVER}.settings.state = "/srv";', f"{SERVER}.settings.state"),
@@ -162,9 +164,10 @@ def effective_units(nix: Nix, directory: Path, definitions: str) -> Path:
         f"{SERVER}.postgresql.enable = true;",
         f'{SERVER}.tls = {{ certificate = "/c.pem"; key = "/k.pem"; }};',
         f"{SERVER}.socket.enable = true;",
+        f'{SERVER}.settings.server_tpm = "device:/dev/tpmrm0";',
         f"{SERVER}.initialize = false;",
     ],
-    ids=["plain", "firewall", "postgresql", "tls", "socket", "no-init"],
+    ids=["plain", "firewall", "postgresql", "tls", "socket", "server-tpm", "no-init"],
 )
 def test_systemd_accepts_the_units(nix: Nix, tmp_path: Path, definitions: str) -> None:
     """systemd-analyze has nothing to say, and every program that the unit starts is in the store."""
@@ -189,6 +192,21 @@ def test_systemd_accepts_the_units(nix: Nix, tmp_path: Path, definitions: str) -
     assert sorted(foreign) == ["/bin/sh", "/usr/bin/tang-attest"]
     assert "ExecStart=\nExecStart=" in text
     assert "ExecReload=\nExecReload=" in text
+
+
+def test_the_service_gets_the_tpm_it_is_told_to_use(nix: Nix) -> None:
+    """The device alone, by the group that owns it; another TCTI needs none, and the command is told as well."""
+    service = "r.config.systemd.services.tang-attest.serviceConfig"
+    for tcti, device in (("device:/dev/tpmrm0", "/dev/tpmrm0"), ("tabrmd:bus_name=x", None)):
+        definitions = f'{SERVER}.settings.server_tpm = "{tcti}";'
+        config, tpm, groups = nix.evaluate(
+            ENABLED % definitions,
+            f"[ {service} r.config.security.tpm2.enable r.config.users.users.tang-attest.extraGroups ]",
+        )
+        assert tpm is (device is not None)
+        assert config.get("DeviceAllow") == ([f"{device} rw"] if device else None)
+        assert config.get("PrivateDevices") is (False if device else None)
+        assert config.get("SupplementaryGroups") == groups if device else groups == []
 
 
 def test_the_unit_is_hardened_as_debians(nix: Nix, tmp_path: Path) -> None:

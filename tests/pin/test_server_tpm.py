@@ -14,6 +14,7 @@ from tang_attest.keys import tpm as module
 from tests.pin.machine import SECRET, Machine, Operator
 from tests.server import Server, new_x
 from tests.swtpm import Swtpm
+from tests.tang import servers
 from tests.tang import test_clevis as tang
 
 pytestmark = pytest.mark.slow
@@ -93,7 +94,7 @@ def test_moving_open_keys_into_the_tpm(tmp_path: Path, make_tpm: Callable[[str],
     """Keys of a Tang server are imported as they are, and rotated: stock clevis binds to a key in the TPM."""
     tpm, operator = make_tpm("server-tpm"), Operator(tmp_path / "server")
     (tmp_path / "keys").mkdir()
-    tang.keygen(tmp_path / "keys")
+    servers.keygen(tmp_path / "keys")
     operator.run("keys", "import", str(tmp_path / "keys"))
     with operator.serve("--plain-tang") as port:
         old = tang.encrypt(port)
