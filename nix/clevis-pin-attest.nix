@@ -11,10 +11,14 @@
   jose,
   luksmeta,
   makeWrapper,
+  tpm2-openssl,
   tpm2-tools,
   util-linux,
 }:
 let
+  # With which curl's OpenSSL signs with a key of the TPM.
+  providers = "${tpm2-openssl}/lib/ossl-modules";
+
   tools = lib.makeBinPath [
     coreutils
     cryptsetup
@@ -38,6 +42,7 @@ let
         exec bash "$0" "$@"
     fi
     PATH=$PATH:@tools@
+    export OPENSSL_MODULES="''${OPENSSL_MODULES:-@providers@}"
   '';
 in
 clevis.overrideAttrs (old: {
@@ -58,7 +63,7 @@ clevis.overrideAttrs (old: {
         */clevis-decrypt-attest)
           grep -qxF "$line" ${../clevis-pin}/clevis-decrypt-attest
           {
-            sed -e 's,@bash@,${bash},; s,@tools@,${tools},' ${header}
+            sed -e 's,@bash@,${bash},; s,@tools@,${tools},; s,@providers@,${providers},' ${header}
             while IFS= read -r text; do
               if [ "$text" = "$line" ]; then
                 cat ${../clevis-pin}/clevis-attest-functions
@@ -69,7 +74,7 @@ clevis.overrideAttrs (old: {
           } > inlined
           install -m 755 inlined "$script"
           ;;
-        *) wrapProgram "$script" --suffix PATH : "${tools}:$out/bin" ;;
+        *) wrapProgram "$script" --suffix PATH : "${tools}:$out/bin" --prefix OPENSSL_MODULES : "${providers}" ;;
       esac
     done
   '';

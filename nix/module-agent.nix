@@ -45,13 +45,34 @@ in
       default = null;
       description = "For https: the server's pinned public key.";
     };
+
+    clientCertificate = mkOption {
+      type = types.nullOr (types.strMatching "/[A-Za-z0-9._+@/-]+");
+      default = null;
+      description = "For https: this machine's certificate (PEM), if the server demands one.";
+    };
+
+    clientKey = mkOption {
+      type = types.nullOr (types.strMatching "/[A-Za-z0-9._+@/-]+");
+      default = null;
+      description = "The certificate's key, in a file or in the TPM (a TSS2 PRIVATE KEY).";
+    };
   };
 
   config = lib.mkIf cfg.enable {
+    assertions = [
+      {
+        assertion = (cfg.clientCertificate == null) == (cfg.clientKey == null);
+        message = "services.clevis-attest-agent: clientCertificate and clientKey are given together or not at all.";
+      }
+    ];
+
     environment.etc."clevis-attest/agent.conf".text =
       lib.concatMapStrings (url: "url=${url}\n") cfg.urls
       + lib.optionalString (cfg.kid != null) "kid=${cfg.kid}\n"
-      + lib.optionalString (cfg.spki != null) "spki=${cfg.spki}\n";
+      + lib.optionalString (cfg.spki != null) "spki=${cfg.spki}\n"
+      + lib.optionalString (cfg.clientCertificate != null) "client_cert=${cfg.clientCertificate}\n"
+      + lib.optionalString (cfg.clientKey != null) "client_key=${cfg.clientKey}\n";
 
     systemd.packages = [ unit ];
     systemd.services.clevis-attest-agent = {

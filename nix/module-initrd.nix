@@ -46,11 +46,16 @@ let
     ${lib.optionalString cfg.shellWithoutTpm "touch $out/shell-without-tpm"}
   '';
 
+  # OpenSSL looks for providers in its own store path; what signs with a key of the TPM is in another.
+  showsCertificate = cfg.server.clientKey != null;
+  providers = if withSystemd then "${pkgs.tpm2-openssl}/lib/ossl-modules" else "$extraUtils/lib";
+
   environment = {
     CLEVIS_ATTEST_CONNECT_TIMEOUT = toString cfg.timeouts.connect;
     CLEVIS_ATTEST_REQUEST_TIMEOUT = toString cfg.timeouts.request;
     CLEVIS_ATTEST_TOTAL_TIMEOUT = toString cfg.timeouts.total;
-  };
+  }
+  // lib.optionalAttrs showsCertificate { OPENSSL_MODULES = providers; };
 
   # --- what the assertions look at --------------------------------------------------------------------------------
 
@@ -127,6 +132,21 @@ in
         default = null;
         example = "sha256//AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=";
         description = "The server's pinned public key. It needs no clock, which a Raspberry Pi does not have in stage 1.";
+      };
+      clientCertificate = mkOption {
+        type = types.nullOr (types.strMatching "/[A-Za-z0-9._+@/-]+");
+        default = null;
+        example = "/etc/clevis-attest/client.crt";
+        description = "This machine's certificate (PEM), if the server demands one. `boot.initrd.secrets` puts it into stage 1.";
+      };
+      clientKey = mkOption {
+        type = types.nullOr (types.strMatching "/[A-Za-z0-9._+@/-]+");
+        default = null;
+        example = "/etc/clevis-attest/client.key";
+        description = ''
+          The certificate's key, which goes into stage 1 too. Keep it in the TPM (a TSS2 PRIVATE KEY), as docs/how-to/tls.md says:
+          whoever can read the boot partition has any other.
+        '';
       };
       thumbprints = mkOption {
         type = types.listOf (types.strMatching "[A-Za-z0-9_-]{43}");
@@ -260,6 +280,10 @@ in
           assertion = !builtins.any isHttps cfg.server.urls || cfg.server.spki != null;
           message = "boot.initrd.tang-attest.server: an https address needs spki, the server's pinned public key: in stage 1 there is no clock to check a certificate with. docs/how-to/tls.md says how to get it.";
         }
+        {
+          assertion = (cfg.server.clientCertificate == null) == (cfg.server.clientKey == null);
+          message = "boot.initrd.tang-attest.server: clientCertificate and clientKey are given together or not at all.";
+        }
       ]
       ++ map (name: {
         assertion = initrd.luks.devices ? ${name};
@@ -293,10 +317,32 @@ in
             name = cfg.deviceName;
           }
           // lib.optionalAttrs (cfg.server.spki != null) { inherit (cfg.server) spki; }
+          // lib.optionalAttrs showsCertificate {
+            client_cert = cfg.server.clientCertificate;
+            client_key = cfg.server.clientKey;
+          }
           // lib.optionalAttrs (cfg.server.thumbprints != [ ]) { thp = cfg.server.thumbprints; }
         );
       };
     }
+
+    (mkIf (showsCertificate && cfg.server.clientCertificate != null) {
+      boot.initrd.secrets = {
+        ${cfg.server.clientCertificate} = cfg.server.clientCertificate;
+        ${cfg.server.clientKey} = cfg.server.clientKey;
+      };
+    })
+
+    (mkIf (showsCertificate && withSystemd) {
+      boot.initrd.systemd.storePaths = [ "${pkgs.tpm2-openssl}/lib/ossl-modules/tpm2.so" ];
+    })
+
+    (mkIf (showsCertificate && !withSystemd) {
+      # Beside the libraries, where NixOS looks for what each of them needs.
+      boot.initrd.extraUtilsCommands = ''
+        cp -p ${pkgs.tpm2-openssl}/lib/ossl-modules/tpm2.so $out/lib/tpm2.so
+      '';
+    })
 
     (mkIf cfg.network.enable {
       boot.initrd.network = {

@@ -115,13 +115,15 @@ def _port(settings: Settings) -> Finding:
     if not settings.port:
         return well("port", "a free one is taken at each start")
     where = f"{settings.host} port {settings.port}"
+    status: int | None = None
     try:
         status = _ask(settings)
     except ssl.SSLError as error:
         # We have no certificate of a machine: to be told so is an answer.
-        status = 200 if settings.tls_client_ca is not None and "ALERT" in str(error.reason) else None
+        if settings.tls_client_ca is not None and "ALERT" in str(error.reason):
+            status = 200
     except (OSError, http.client.HTTPException):
-        status = None
+        pass
     if status == 200:
         return well("port", f"the server answers at {where}")
     try:

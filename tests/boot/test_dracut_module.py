@@ -12,6 +12,7 @@ import pytest
 
 from tests.boot.base import base_tree
 from tests.boot.dracut import PACKAGES, make_initrd, prepare
+from tests.boot.provider import PROVIDER_NEEDS, client_files, provider
 from tests.boot.tree import chroot, without, without_tpm_drivers
 
 pytestmark = [pytest.mark.boot, pytest.mark.timeout(2400)]
@@ -96,6 +97,25 @@ def test_an_image_for_this_machine_only_has_the_pin_too(root: Path, tmp_path: Pa
     ):
         assert name in listing, name
     assert listing.endswith("rd.neednet=1\n")
+
+
+def test_a_client_certificate_and_the_provider_of_its_key(root: Path, tmp_path: Path) -> None:
+    """A key in a file is warned of; one in the TPM brings OpenSSL's provider, without which no image is made."""
+    named = 'attest_files="/etc/ssl/m.crt /etc/ssl/m.key"\n'
+    with settings(root, lambda text: text + named):
+        with client_files(root, "PRIVATE KEY"):
+            said = make_initrd(root, tmp_path / "initrd")
+            assert "/etc/ssl/m.key is a private key: who can read the image has it" in said
+            assert "tpm2.so" not in contents(root, tmp_path / "initrd")
+        with client_files(root, "TSS2 PRIVATE KEY"):
+            with pytest.raises(AssertionError, match="install tpm2-openssl"):
+                make_initrd(root, tmp_path / "initrd2")
+            with provider(root):
+                said = make_initrd(root, tmp_path / "initrd2")
+    assert "is a private key" not in said
+    listing = contents(root, tmp_path / "initrd2")
+    for name in ("etc/ssl/m.crt", "etc/ssl/m.key", "ossl-modules/tpm2.so", *PROVIDER_NEEDS):
+        assert name in listing, name
 
 
 @pytest.mark.parametrize(

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import subprocess
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from tests.boot import disk
 from tests.boot.base import base_tree
+from tests.boot.provider import PROVIDER_NEEDS, client_files, provider
 from tests.boot.tree import Variant, list_initrd, make_initrd, prepare, without, without_tpm_drivers
 
 pytestmark = [pytest.mark.boot, pytest.mark.timeout(2400)]
@@ -51,27 +54,60 @@ def test_a_kernel_without_a_tpm_driver_fails_the_build(root: Path, tmp_path: Pat
         make_initrd(root, tmp_path / "initrd")
 
 
-def test_the_ca_that_a_binding_names_is_put_into_the_image(root: Path, tmp_path: Path) -> None:
-    """Found in the volume of crypttab; if the file is not there, the build fails."""
-    certificate = root / "etc/ssl/our-ca.pem"
+@contextmanager
+def volume(root: Path, directory: Path, attest: Mapping[str, object]) -> Iterator[None]:
+    """A volume in crypttab that is bound with this configuration of the pin."""
     image = root / "var/tmp/volume.img"
-    payload = tmp_path / "payload"
+    payload = directory / "payload"
     disk.filesystem(payload, 4096)
     disk.luks_image(image, payload, "0f6e5a3c-0000-4000-8000-00000000000c")
-    import_token(image, {"url": ["https://tang"], "ca": "/etc/ssl/our-ca.pem"})
+    import_token(image, {"url": ["https://tang"], **attest})
     crypttab = root / "etc/crypttab"
     before = crypttab.read_text()
     crypttab.write_text("root /var/tmp/volume.img none luks,initramfs\n")
     try:
+        yield
+    finally:
+        crypttab.write_text(before)
+        image.unlink()
+
+
+def test_the_ca_that_a_binding_names_is_put_into_the_image(root: Path, tmp_path: Path) -> None:
+    """Found in the volume of crypttab; if the file is not there, the build fails."""
+    certificate = root / "etc/ssl/our-ca.pem"
+    with volume(root, tmp_path, {"ca": "/etc/ssl/our-ca.pem"}):
         with pytest.raises(AssertionError, match=r"/etc/ssl/our-ca\.pem is missing"):
             make_initrd(root, tmp_path / "initrd")
         certificate.parent.mkdir(exist_ok=True)
         certificate.write_text("a certificate\n")
         make_initrd(root, tmp_path / "initrd")
         assert "etc/ssl/our-ca.pem" in list_initrd(root, tmp_path / "initrd")
-    finally:
-        crypttab.write_text(before)
-        image.unlink()
+
+
+def test_the_client_certificate_is_put_into_the_image(root: Path, tmp_path: Path) -> None:
+    """With its key; a key that anybody with the image could use is warned of."""
+    with volume(root, tmp_path, {"client_cert": "/etc/ssl/m.crt", "client_key": "/etc/ssl/m.key"}):
+        with pytest.raises(AssertionError, match=r"/etc/ssl/m\.crt is missing"):
+            make_initrd(root, tmp_path / "initrd")
+        with client_files(root, "PRIVATE KEY"):
+            said = make_initrd(root, tmp_path / "initrd")
+            assert "W: clevis-attest: /etc/ssl/m.key is a private key: who can read the image has it" in said
+            names = list_initrd(root, tmp_path / "initrd")
+        assert {"etc/ssl/m.crt", "etc/ssl/m.key"} <= set(names)
+        assert not [name for name in names if "tpm2.so" in name]
+
+
+def test_the_provider_of_a_key_in_the_tpm_is_put_into_the_image(root: Path, tmp_path: Path) -> None:
+    """With the libraries that it needs; without it the build fails."""
+    named = {"client_cert": "/etc/ssl/m.crt", "client_key": "/etc/ssl/m.key"}
+    with volume(root, tmp_path, named), client_files(root, "TSS2 PRIVATE KEY"):
+        with pytest.raises(AssertionError, match="install tpm2-openssl"):
+            make_initrd(root, tmp_path / "initrd")
+        with provider(root):
+            said = make_initrd(root, tmp_path / "initrd")
+    assert "is a private key" not in said
+    names = {Path(name).name for name in list_initrd(root, tmp_path / "initrd")}
+    assert set(PROVIDER_NEEDS) <= names
 
 
 def import_token(image: Path, attest: dict[str, object]) -> None:

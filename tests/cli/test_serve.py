@@ -144,6 +144,8 @@ def files(directory: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     self_signed(directory, "two")
     self_signed(directory, "locked", b"passphrase")
     (directory / "garbage").write_bytes(b"\xff garbage")
+    crl = b"-----BEGIN X509 CRL-----\nAAAA\n-----END X509 CRL-----\n"
+    (directory / "broken.crl").write_bytes((directory / "one.crt").read_bytes() + crl)
     (directory / "unknown.toml").write_text("prot = 80\n")
     (directory / "nested.toml").write_text("[serve]\nport = 80\n")
     (directory / "broken.toml").write_text("port = \n")

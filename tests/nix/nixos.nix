@@ -58,7 +58,9 @@ in
         useTang = bool;
       };
       extraFiles = sources;
+      extraUtilsCommands = lines;
       extraUtilsCommandsTest = lines;
+      secrets = option (types.attrsOf (types.nullOr types.str)) { };
       luks.devices = submodules {
         device = mkOption { type = types.str; };
         fallbackToPassword = bool;

@@ -212,6 +212,10 @@ let
     luksmeta = host "luksmeta" [ "luksmeta" ];
     lvm2 = host "lvm2" [ "true" ]; # stands for dmsetup, which nothing here runs
     systemd = host "systemd" [ "systemctl" ];
+    tpm2-openssl = build "tpm2-openssl" { } ''
+      mkdir -p $out/lib/ossl-modules
+      ln -s /usr/lib/*/ossl-modules/tpm2.so $out/lib/ossl-modules/tpm2.so
+    '';
     tpm2-tools = host "tpm2-tools" [ "tpm2" ];
     tpm2-tss = host "tpm2-tss" [ ];
     util-linux = host "util-linux" [

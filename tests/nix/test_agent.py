@@ -28,8 +28,12 @@ def agent(definitions: str) -> str:
         ("", []),
         ('urls = [ "https://a" "http://b:1" ];', ["url=https://a", "url=http://b:1"]),
         (f'kid = "{KID}"; spki = "{SPKI}";', [f"kid={KID}", f"spki={SPKI}"]),
+        (
+            'clientCertificate = "/dev/null"; clientKey = "/dev/null";',
+            ["client_cert=/dev/null", "client_key=/dev/null"],
+        ),
     ],
-    ids=["enrollment", "urls", "kid-spki"],
+    ids=["enrollment", "urls", "kid-spki", "client"],
 )
 def test_the_agents_file(nix: Nix, tmp_path: Path, definitions: str, lines: list[str]) -> None:
     """What is set, line by line, and nothing that the agent does not know: it ends on a line that it cannot read."""
@@ -45,11 +49,20 @@ def test_the_agents_file(nix: Nix, tmp_path: Path, definitions: str, lines: list
     assert ran.stderr.startswith("tang-attest: this machine is not enrolled"), ran
 
 
-@pytest.mark.parametrize("definition", ['urls = [ "a" ];', 'kid = "k";', 'spki = "x";', "interval = 5;"])
+@pytest.mark.parametrize(
+    "definition", ['urls = [ "a" ];', 'kid = "k";', 'spki = "x";', 'clientKey = "k";', "interval = 5;"]
+)
 def test_a_wrong_option_stops_the_evaluation(nix: Nix, definition: str) -> None:
     """The server says how often it asks; there is no option for it."""
     with pytest.raises(EvaluationError, match=f"{AGENT}.{definition.split(' ', maxsplit=1)[0]}"):
         nix.evaluate(agent(definition), f"[ r.config.{AGENT}.enable ({ETC}) ]")
+
+
+def test_half_a_client_certificate_is_refused(nix: Nix) -> None:
+    """A certificate without its key, or a key without its certificate."""
+    for half in ('clientCertificate = "/c";', 'clientKey = "/k";'):
+        failed = nix.evaluate(agent(half), "r.failed")
+        assert [text for text in failed if "clientCertificate and clientKey are given together" in text]
 
 
 def test_systemd_accepts_the_agents_unit(nix: Nix, tmp_path: Path) -> None:

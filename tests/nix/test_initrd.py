@@ -29,6 +29,8 @@ SPKI = "sha256//" + "A" * 43 + "="
         (f"{ATTEST}.tpm.modules = [ ];", "no TPM driver in stage 1"),
         (f'{ATTEST}.tpm.modules = [ "spi_bcm2835" ];', "no TPM driver in stage 1"),
         (f'{ATTEST}.server.urls = [ "https://10.0.0.1:7500" ];', "an https address needs spki"),
+        (f'{ATTEST}.server.clientKey = "/k";', "clientCertificate and clientKey are given together"),
+        (f'{ATTEST}.server.clientCertificate = "/c";', "clientCertificate and clientKey are given together"),
     ],
 )  # fmt: skip
 @BOTH
@@ -74,6 +76,7 @@ def test_what_works_is_not_refused(nix: Nix, definitions: str, systemd: bool) ->
         (f'{ATTEST}.server.spki = "sha256//short";', f"{ATTEST}.server.spki"),
         (f'{ATTEST}.server.urls = [ "10.0.0.1:7500" ];', f"{ATTEST}.server.urls"),
         (f'{ATTEST}.server.thumbprints = [ "no" ];', f"{ATTEST}.server.thumbprints"),
+        (f'{ATTEST}.server.clientKey = "key.pem";', f"{ATTEST}.server.clientKey"),
         (f'{ATTEST}.deviceName = "a machine";', f"{ATTEST}.deviceName"),
         (f"{ATTEST}.devices.root.secretfile = ./x;", f"{ATTEST}.devices.root.secretfile"),
     ],
@@ -183,6 +186,33 @@ def test_bind_json_has_the_configuration(nix: Nix) -> None:
     assert json.loads(text) == {
         "url": ["https://10.0.0.1:7500"], "name": "pi-b", "spki": SPKI, "thp": [thumbprint],
     }  # fmt: skip
+
+
+@BOTH
+def test_a_client_certificate_comes_into_stage_1(nix: Nix, systemd: bool) -> None:
+    """Both files outside of the store, OpenSSL's provider for a key in the TPM, and where it is."""
+    files = {"client_cert": "/etc/m.crt", "client_key": "/etc/m.key"}
+    options = f'{{ urls = [ "https://a" ]; spki = "{SPKI}"; clientCertificate = "/etc/m.crt"; clientKey = "/etc/m.key"; }}'
+    module = machine_with(f"{ATTEST}.server = {options};", systemd=systemd)
+    bind = nix.evaluate(module, 'r.config.environment.etc."clevis-attest/bind.json".text')
+    assert files.items() <= json.loads(bind).items()
+    assert nix.evaluate(module, "r.config.boot.initrd.secrets") == {name: name for name in files.values()}
+    provider, modules, commands, paths = nix.realize(
+        module,
+        f"""[ "${{r.pkgs.tpm2-openssl}}/lib/ossl-modules/tpm2.so"
+          ({"r.config.boot.initrd.systemd.services.clevis-attest-answer.environment.OPENSSL_MODULES" if systemd else f"r.config.{DEVICE}.preOpenCommands"})
+          r.config.boot.initrd.extraUtilsCommands (map toString r.config.boot.initrd.systemd.storePaths) ]""",
+    )
+    assert Path(provider).is_file()
+    if systemd:
+        assert (modules, commands) == (str(Path(provider).parent), "")
+        assert provider in paths
+    else:
+        assert "OPENSSL_MODULES=$extraUtils/lib setsid" in modules
+        assert commands.split() == ["cp", "-p", provider, "$out/lib/tpm2.so"]
+    bare = machine_with("", systemd=systemd)
+    assert nix.evaluate(bare, "r.config.boot.initrd.secrets") == {}
+    assert nix.evaluate(bare, "r.config.boot.initrd.extraUtilsCommands") == ""
 
 
 def test_systemd_accepts_stage_1s_units(nix: Nix, tmp_path: Path) -> None:

@@ -130,6 +130,7 @@ def test_question(machine: Machine, server: Server, name: str, answer: str) -> N
     assert ("rc 0" if answer == "y" else "rc 1") in said, said
 
 
+PINNED = "sha256//" + "A" * 43 + "="
 MISTAKES: list[tuple[dict[str, object], str]] = [
     ({}, "not a JSON object with members"),
     ({"name": "pi-b"}, "lacks the 'url'"),
@@ -150,6 +151,21 @@ MISTAKES: list[tuple[dict[str, object], str]] = [
     ({"url": "https://127.0.0.1:1", "spki": "sha1//x"}, "spki is not"),
     ({"url": "https://127.0.0.1:1", "ca": "/nowhere"}, "cannot read the ca file"),
     ({"url": "http://127.0.0.1:1", "spki": "sha256//" + "A" * 43 + "="}, "are for https"),
+    ({"url": "http://127.0.0.1:1", "client_cert": "/c", "client_key": "/k"}, "are for https"),
+    ({"url": "https://127.0.0.1:1", "spki": PINNED, "client_cert": "/c"}, "given together"),
+    ({"url": "https://127.0.0.1:1", "spki": PINNED, "client_key": "/k"}, "given together"),
+    (
+        {"url": "https://127.0.0.1:1", "spki": PINNED, "client_cert": "c", "client_key": "/k"},
+        "client_cert is not",
+    ),
+    (
+        {"url": "https://127.0.0.1:1", "spki": PINNED, "client_cert": "/c", "client_key": "/k:x"},
+        "client_key is not",
+    ),
+    (
+        {"url": "https://127.0.0.1:1", "spki": PINNED, "client_cert": "/c", "client_key": "/k"},
+        "cannot read /c",
+    ),
     ({"url": "http://127.0.0.1:1", "adv": "/nowhere"}, "cannot read an advertisement"),
 ]
 

@@ -4,8 +4,8 @@
 #
 # Settings, in /etc/dracut.conf.d/*.conf:
 #   attest_cap_pcr=15              the cap PCR of this machine's policy
-#   attest_files="/etc/my-ca.pem"  files that the pin's configuration names (ca); found by themselves in crypttab's
-#                                  volumes if these are there when the image is built
+#   attest_files="/etc/my-ca.pem"  files that the pin's configuration names (ca, client_cert, client_key); found by
+#                                  themselves in crypttab's volumes if these are there when the image is built
 #   attest_shell_without_tpm=no    "yes" gives the emergency shell even if there is no TPM to cap
 #
 # dracut sources this file into its own shell, so every name that is ours begins with attest_: a plain `drivers`
@@ -59,7 +59,7 @@ installkernel() {
     return 1
 }
 
-# named_files: the `ca` files that the attest bindings of crypttab's volumes name
+# attest_named_files: the files (ca, client_cert, client_key) that the attest bindings of crypttab's volumes name
 attest_named_files() {
     local source
     [[ -s /etc/crypttab ]] || return 0
@@ -73,8 +73,10 @@ attest_named_files() {
             . clevis-luks-common-functions
             for slot in $(clevis_luks_used_slots "$1"); do
                 jwe=$(clevis_luks_read_slot "$1" "$slot" 2>/dev/null) || continue
-                printf %s "${jwe%%.*}" | jose b64 dec -i- 2>/dev/null |
-                    jose fmt -j- -O -g clevis -O -g attest -O -g ca -u- 2>/dev/null && echo
+                for name in ca client_cert client_key; do
+                    printf %s "${jwe%%.*}" | jose b64 dec -i- 2>/dev/null |
+                        jose fmt -j- -O -g clevis -O -g attest -O -g "$name" -u- 2>/dev/null && echo
+                done
             done' clevis-pin-attest "$source"
     done </etc/crypttab
 }
@@ -95,12 +97,24 @@ attest_install_programs() {
     inst_libdir_file libtss2-tcti-device.so.0 || attest_die 'the library libtss2-tcti-device.so.0 is missing'
 }
 
+# attest_install_key FILE: if it is a private key.  The image is not encrypted, and may be for everybody to read.
+attest_install_key() {
+    if grep -q '^-----BEGIN TSS2 PRIVATE KEY-----' "$1"; then
+        # What has curl's OpenSSL sign with it.
+        inst_libdir_file ossl-modules/tpm2.so ||
+            attest_die "OpenSSL's provider tpm2 is missing, which the key $1 needs: install tpm2-openssl"
+    elif grep -q '^-----BEGIN .*PRIVATE KEY-----' "$1"; then
+        dwarn "clevis-pin-attest: $1 is a private key: who can read the image has it; keep it in the TPM (docs/how-to/tls.md)"
+    fi
+}
+
 attest_install_files() {
     local file
     for file in ${attest_files-} $(attest_named_files); do
         [[ $file == /* ]] || attest_die "'$file' in attest_files is not an absolute path"
         [[ -r $file ]] || attest_die "$file is missing, which a binding or attest_files names"
         inst_simple "$file" || attest_die "cannot copy $file"
+        attest_install_key "$file"
     done
     [[ ${attest_cap_pcr:=15} =~ ^([0-9]|1[0-5])$ ]] ||
         attest_die "attest_cap_pcr=$attest_cap_pcr: the cap is a PCR from 0 to 15"
