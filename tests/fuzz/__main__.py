@@ -5,11 +5,10 @@ from __future__ import annotations
 import argparse
 import re
 import sys
-from pathlib import Path
 
-from tests.fuzz.run import NAMES, PREFIX, Fuzzing
+from tests.fuzz.run import NAMES, PREFIX, ROOT, Fuzzing
 
-BUILD = Path("build/fuzz")
+BUILD = ROOT / "build/fuzz"
 #: A line of libFuzzer's: number of inputs, what happened, edges, features, and the rest.
 _LINE = re.compile(r"#(\d+)\s+(\w+)\s+cov: (\d+) ft: (\d+)")
 #: Lines of progress that people see.

@@ -19,13 +19,15 @@ Parser = Callable[[bytes], object]
 class Target:
     """*parsers*, and *seeds*: honest examples of what they read.  *raises* are errors beside :class:`TangAttestError`.
 
-    *max_length* is in bytes: somewhat more than the parsers' own limits where those are small.
+    *max_length* is in bytes: somewhat more than the parsers' own limits where those are small.  *smoke_runs* are the
+    inputs of ``make test``.
     """
 
     parsers: Sequence[Parser]
     seeds: Callable[[], Iterable[tuple[Parser, bytes]]]
     max_length: int = 8192
     raises: tuple[type[Exception], ...] = ()
+    smoke_runs: int = 3000
 
     def run(self, data: bytes) -> None:
         """One input.  Raises what must not happen."""

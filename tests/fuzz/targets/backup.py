@@ -51,7 +51,6 @@ def secret(data: bytes) -> None:
 def _written() -> Iterator[bytes]:
     """A backup of an empty database, and of one with some rows."""
     with _ENGINE.begin() as connection:
-        schema.upgrade(connection)
         for number in range(2):
             file = io.BytesIO()
             archive.dump(connection, file, KEY, {"program": "x"}, lambda _done, _total: None)
@@ -72,6 +71,8 @@ def _in_memory() -> sa.Engine:
 
 
 _ENGINE = _in_memory()
+with _ENGINE.begin() as _connection:
+    schema.upgrade(_connection)
 _WRITTEN = frozenset(_written())
 
 
@@ -83,4 +84,5 @@ def seeds() -> Iterator[tuple[Parser, bytes]]:
     yield secret, json.dumps({"kty": "oct"}).encode()
 
 
-TARGET = Target([file, rows, secret], seeds)
+# A restore looks at the tables several times: some ten in a second.
+TARGET = Target([file, rows, secret], seeds, smoke_runs=200)

@@ -21,7 +21,6 @@ from tang_attest.web.wire import parse_json
 from tests.fuzz.target import Parser, Target
 
 structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
-# A directory for the process: libFuzzer ends it without cleaning up, so it lies where a run's other files do.
 _DIRECTORY = Path(tempfile.mkdtemp(prefix="tang-attest-fuzz-"))
 _KEYS = {alg: generate(alg) for alg in ("ES256", "ES384", "ES512", "ECMR")}
 (_DIRECTORY / "sign.jwk").write_text(json.dumps(_KEYS["ES512"]))
