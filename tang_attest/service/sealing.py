@@ -74,7 +74,8 @@ class Sealer:
         return list(await self._store.list_seals(self._head.seq - 1, 1)) == [self._head]
 
     def _tell(self, now: datetime) -> None:
-        if self._head is None or (self._told_at is not None and now - self._told_at < _TELL_AGAIN):
+        told = self._told_at is not None and timedelta(0) <= now - self._told_at < _TELL_AGAIN
+        if self._head is None or told:
             return
         self._told_at = now
         raise Conflict(

@@ -18,7 +18,8 @@ from structlog.testing import capture_logs
 from tang_attest.cli.sealing import HeadLog
 from tang_attest.protocol.audit_chain import Seal
 from tests.cli.serving import PATIENCE_S, Serving, program, serving
-from tests.cli.transcript import environment, run
+from tests.cli.test_db import at
+from tests.cli.transcript import environment
 from tests.postgres import Postgres
 from tests.store.records import NOW
 
@@ -27,12 +28,6 @@ from tests.store.records import NOW
 def _operator() -> Iterator[None]:
     with environment():
         yield
-
-
-def at(state: Path, *arguments: str, database: str | None = None) -> tuple[str, str, int]:
-    """A command over *state*."""
-    given = ["--database", database] if database else []
-    return run("--state", str(state), *given, *arguments)
 
 
 def sql(state: Path, *statements: str) -> None:
