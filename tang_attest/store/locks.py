@@ -1,12 +1,17 @@
-"""The row locks of a batch of decisions, taken beforehand and in one order.
+"""The rows that a batch of decisions is about, locked beforehand and in one order.
 
 Two replicas write batches that share devices, and states that are being rolled out.  If each took its locks as it
-comes to them, the two could wait for each other in a circle, and PostgreSQL would end one of them.
+comes to them, the two could wait for each other in a circle, and PostgreSQL would end one of them.  SQLite has one
+writer at a time, and nothing to order.
+
+What is read under the lock stays true until the transaction ends, also of a device's nonces: each is valid for one
+device (its kid is part of it), so whoever uses it up holds that device's row.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import sqlalchemy as sa
 
@@ -19,7 +24,21 @@ _state = tables.reference_state
 
 # FOR NO KEY UPDATE: what an UPDATE of these columns takes; rows that refer to a device can still be added.
 _DEVICES = (
-    sa.select(_device.c.id)
+    sa.select(
+        _device.c.id,
+        _device.c.policy_id,
+        _device.c.clock,
+        _device.c.reset_count,
+        _device.c.restart_count,
+        _device.c.clock_safe,
+        _device.c.last_seen_at,
+        _device.c.last_code,
+        _device.c.opened_reset_count,
+        _device.c.last_state,
+        _device.c.verified_at,
+        _device.c.learning,
+        _device.c.suspended_at,
+    )
     .where(among(_device.c.id, "ids"))
     .order_by(_device.c.id)
     .with_for_update(key_share=True)
@@ -35,15 +54,15 @@ _STATES = (
 )
 
 
-def take(connection: sa.Connection, decisions: Sequence[Decision]) -> None:
-    """Lock the devices of *decisions*, then the states that they change.
+def take(connection: sa.Connection, decisions: Sequence[Decision]) -> dict[int, dict[str, Any]]:
+    """Lock the devices of *decisions*, then the states that they change; the devices' rows by id.
 
-    SQLite has one writer, and nothing to order.  A nonce needs no lock of its own: it is valid for one device.
+    A device that was removed has none.
     """
-    if not decisions or connection.dialect.name == "sqlite":
-        return
     ids = sorted({decision.device_id for decision in decisions})
-    connection.execute(_DEVICES, {"ids": ids})
+    rows = {row["id"]: dict(row) for row in connection.execute(_DEVICES, {"ids": ids}).mappings()}
     met = (decision.met for decision in decisions)
-    if labels := sorted({state.label for state in met if state is not None and state.changes_when_met}):
+    labels = sorted({state.label for state in met if state is not None and state.changes_when_met})
+    if labels and connection.dialect.name != "sqlite":
         connection.execute(_STATES, {"ids": ids, "labels": labels})
+    return rows

@@ -23,6 +23,13 @@ _state = tables.reference_state
 _STATES: Final = sa.select(_state).where(among(_state.c.policy_id, "ids")).order_by(_state.c.id)
 
 
+_COUNTING: Final = sa.select(_state.c.policy_id, _state.c.label).where(
+    among(_state.c.policy_id, "ids"),
+    among(_state.c.label, "labels"),
+    _state.c.life.in_(sorted(COUNTING)),
+)
+
+
 def add(connection: sa.Connection, policy: ReferencePolicy, *, recorded_for: str | None = None) -> int:
     """Add *policy* with its states; its id.  Raises ``name-taken``."""
     row = {
@@ -133,6 +140,14 @@ def move_state(
     if life is None:
         raise NotFound("not-found", f"The policy has no state '{label}'.")
     raise Conflict("state-changed", f"State '{label}' is {life}, not {' or '.join(sorted(expected))}.")
+
+
+def counting(
+    connection: sa.Connection, ids: Collection[int], labels: Collection[str]
+) -> set[tuple[int, str]]:
+    """Policy and label of the states with one of *labels*, in one of the policies *ids*, that are not retired."""
+    rows = connection.execute(_COUNTING, {"ids": list(ids), "labels": list(labels)})
+    return {(policy_id, label) for policy_id, label in rows}
 
 
 def meet(connection: sa.Connection, policy_id: int, state: ReferenceState) -> None:

@@ -48,6 +48,8 @@ from tang_attest.store import (
     evidence,
     ima,
     keys,
+    nonces,
+    observations,
     policies,
     rollouts,
     roots,
@@ -392,7 +394,7 @@ class SqlStore:
     ) -> Sequence[Observation]:
         """See :class:`~tang_attest.ports.Store`.  Raises ``not-found`` (the device)."""
         return await self._database.read(
-            lambda connection: decisions.observations(connection, device, limit, before, policies)
+            lambda connection: observations.load(connection, device, limit, before, policies)
         )
 
     # --- keys and trust anchors ---------------------------------------------------------------------------------
@@ -483,7 +485,7 @@ class SqlStore:
 
     async def prune(self, before: datetime) -> int:
         """See :class:`~tang_attest.ports.Store`."""
-        return await self._database.write(lambda connection: decisions.prune(connection, before))
+        return await self._database.write(lambda connection: nonces.prune(connection, before))
 
     async def close(self) -> None:
         """See :class:`~tang_attest.ports.Store`."""

@@ -13,7 +13,7 @@ import pytest_asyncio
 
 from tang_attest.errors import TangAttestError
 from tang_attest.ports import Learning
-from tang_attest.store import SqlStore, decisions, devices, policies, tokens
+from tang_attest.store import SqlStore, devices, locks, policies, tokens
 from tests.store.conftest import Opener, Stall
 from tests.store.records import NOW, clock, decision, device, enrollment, entry, key, policy, state, token
 
@@ -60,7 +60,7 @@ async def test_one_nonce_at_two_replicas(
     store: SqlStore, other: SqlStore, device_id: int, stall: Stall, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """docs/protocol.md 3.4: exactly one of the two commits, and the other is audited."""
-    monkeypatch.setattr(decisions, "use_nonce", stall.around(decisions.use_nonce))
+    monkeypatch.setattr(locks, "take", stall.around(locks.take))
     ended = await race(
         stall, store.decide(decision(device_id, "n", 1)), other.decide(decision(device_id, "n", 2))
     )
@@ -80,7 +80,7 @@ async def test_older_evidence_comes_second(
     store: SqlStore, other: SqlStore, device_id: int, stall: Stall, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Both were verified against the same stored clock; the older of the two loses, and its nonce stays unused."""
-    monkeypatch.setattr(decisions, "see_device", stall.around(decisions.see_device))
+    monkeypatch.setattr(locks, "take", stall.around(locks.take))
     ended = await race(
         stall, store.decide(decision(device_id, "n2", 2)), other.decide(decision(device_id, "n1", 1))
     )
@@ -93,7 +93,7 @@ async def test_one_learning_use_at_two_replicas(
     store: SqlStore, other: SqlStore, device_id: int, stall: Stall, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One state is learned."""
-    monkeypatch.setattr(decisions, "see_device", stall.around(decisions.see_device))
+    monkeypatch.setattr(locks, "take", stall.around(locks.take))
     ended = await race(
         stall,
         store.decide(decision(device_id, "n1", 1, learned=state("one", "learned"))),
@@ -200,7 +200,7 @@ async def test_a_caller_that_hangs_up_cancels_nothing(
     store: SqlStore, device_id: int, stall: Stall, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its batch is committed, its own decision in it."""
-    monkeypatch.setattr(decisions, "use_nonce", stall.around(decisions.use_nonce))
+    monkeypatch.setattr(locks, "take", stall.around(locks.take))
     callers = [asyncio.create_task(store.decide(decision(device_id, f"n{tick}", tick))) for tick in (1, 2)]
     await stall.entered()
     callers[0].cancel()
@@ -215,7 +215,7 @@ async def test_close_finishes_what_is_under_way(
     store: SqlStore, other: SqlStore, device_id: int, stall: Stall, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A server that stops answers what it took."""
-    monkeypatch.setattr(decisions, "use_nonce", stall.around(decisions.use_nonce))
+    monkeypatch.setattr(locks, "take", stall.around(locks.take))
     first = asyncio.create_task(store.decide(decision(device_id, "n1", 1)))
     await stall.entered()
     second = asyncio.create_task(store.decide(decision(device_id, "n2", 2)))

@@ -1,0 +1,67 @@
+"""Refused quotes, kept for a person to look at and approve."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Final
+
+import sqlalchemy as sa
+
+from tang_attest.ports import Decision, Observation, Snapshot
+from tang_attest.store import devices, tables
+
+_device = tables.device
+_observation = tables.observation
+
+#: Observations kept for each device.  One has an event log of up to 128 KiB, and a machine that is refused
+#: tries again for as long as it has power.
+KEPT: Final = 32
+
+
+def keep(connection: sa.Connection, decision: Decision, observed: Snapshot) -> None:
+    """Add what *decision* observed, and drop the device's oldest."""
+    row = {
+        "device_id": decision.device_id,
+        "at": decision.audit.at,
+        "selection": observed.selection,
+        "pcr_values": observed.values,
+        "code": decision.audit.code,
+        "reset_count": decision.clock.reset_count,
+        "event_log": observed.event_log,
+    }
+    connection.execute(_observation.insert(), row)
+    mine = _observation.c.device_id == decision.device_id
+    kept = sa.select(_observation.c.id).where(mine).order_by(_observation.c.id.desc()).limit(KEPT)
+    connection.execute(_observation.delete().where(mine, _observation.c.id.not_in(kept)))
+
+
+def load(
+    connection: sa.Connection,
+    device: str | None,
+    limit: int,
+    before: int | None = None,
+    under: Collection[str] | None = None,
+) -> list[Observation]:
+    """The newest observations, perhaps only those of *device*, *before* an id, or of devices *under* policies."""
+    query = (
+        sa.select(_observation, _device.c.name).join(_device).order_by(_observation.c.id.desc()).limit(limit)
+    )
+    if device is not None:
+        query = query.where(_device.c.id == devices.find_id(connection, device))
+    if before is not None:
+        query = query.where(_observation.c.id < before)
+    if under is not None:
+        named = sa.select(tables.policy.c.id).where(tables.policy.c.name.in_(under))
+        query = query.where(_device.c.policy_id.in_(named))
+    return [_from_row(row) for row in connection.execute(query).mappings()]
+
+
+def _from_row(row: sa.RowMapping) -> Observation:
+    return Observation(
+        id=row["id"],
+        device=row["name"],
+        at=row["at"],
+        snapshot=Snapshot(row["selection"], row["pcr_values"], row["event_log"]),
+        code=row["code"],
+        reset_count=row["reset_count"],
+    )
