@@ -20,6 +20,9 @@ from tang_attest.errors import Malformed, NotFound
 #: In the state directory, when no other database is named.
 DATABASE_NAME: Final = "tang-attest.db"
 
+#: TPMs that several processes can use at the same time; any other has one at a time.
+_SHARED_TPMS: Final = ("device:/dev/tpmrm", "tabrmd:")
+
 
 class Settings(BaseModel):
     """What ``tang-attest serve`` can be told."""
@@ -139,7 +142,8 @@ class Settings(BaseModel):
             raise ValueError("metrics_listen needs a port of at most 65535 for each worker")
         if self.tang_dir is not None and not self.plain_tang:
             raise ValueError("tang_dir needs plain_tang: without it no key answers without evidence")
-        if self.workers > 1 and not (self.server_tpm or "tabrmd:").startswith(("device:/dev/tpmrm", "tabrmd:")):
+        alone = self.server_tpm is not None and not self.server_tpm.startswith(_SHARED_TPMS)
+        if self.workers > 1 and alone:
             raise ValueError("several workers share a server_tpm only through device:/dev/tpmrm0 or tabrmd:")
         return self
 
