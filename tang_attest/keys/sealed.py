@@ -131,7 +131,10 @@ class SealedKeys:
     def _open_exchange(self, key: SealedKey) -> Multiplier:
         if not self.is_in_tpm(key):
             return ExchangeKey(self._unseal(key, "exchange"))
-        opened = TpmExchangeKey(WrappedKey.decode(self._decrypt(key, "exchange")), self.tpm)
+        try:
+            opened = TpmExchangeKey(WrappedKey.decode(self._decrypt(key, "exchange")), self.tpm)
+        except ValueError:
+            raise _not_the_key(key) from None
         if opened.kid != key.kid:
             raise _not_the_key(key)
         return opened

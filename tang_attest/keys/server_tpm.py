@@ -180,7 +180,14 @@ class TpmExchangeKey:
         """s·X.  Raises ``server-tpm-unavailable`` and ``server-tpm-foreign``; ``curve-mismatch``."""
         if x.curve is not self.curve:
             raise Malformed("curve-mismatch", f"X is on {x.curve.name}, the key on {self.curve.name}.")
-        return Point(self.curve, *self._tpm.run(lambda tpm: self._zgen(tpm, x)))
+        coordinates = self._tpm.run(lambda tpm: self._zgen(tpm, x))
+        try:
+            return Point(self.curve, *coordinates)
+        except Malformed:
+            # A computation that went wrong may tell something about the key.
+            raise Unavailable(
+                "server-tpm-unavailable", f"The server's TPM gave no point of {self.curve.name}."
+            ) from None
 
     def _zgen(self, tpm: Tpm, x: Point) -> tuple[int, int]:
         self._require_own(tpm.parent)

@@ -235,8 +235,23 @@ def test_an_inner_key_of_another_name(server_tpm: ServerTpm) -> None:
     keys = SealedKeys(SECRET, server_tpm)
     new, other = (server_tpm.create() for _ in range(2))
     lie = keys._seal("exchange", TpmExchangeKey(new, server_tpm), other.encode(), NOW, cty="tpm2-wrapped-key")
-    with pytest.raises(Unavailable, match="is not the key"):
-        keys.open_exchange(lie)
+    no_key = keys._seal("exchange", TpmExchangeKey(new, server_tpm), b"other", NOW, cty="tpm2-wrapped-key")
+    for wrong in (lie, no_key):
+        with pytest.raises(Unavailable, match="is not the key"):
+            keys.open_exchange(wrong)
+
+
+def test_a_wrong_product_is_not_released(server_tpm: ServerTpm, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is not on the curve came from a TPM that is broken, or that somebody disturbs."""
+    key = TpmExchangeKey(server_tpm.create(), server_tpm)
+    zgen = Tpm.zgen
+
+    def disturbed(tpm: Tpm, wrapped: WrappedKey, x: Point) -> tuple[int, int]:
+        product = zgen(tpm, wrapped, x)
+        return product[0], product[1] ^ 1
+
+    monkeypatch.setattr(Tpm, "zgen", disturbed)
+    assert refusal(key) == "server-tpm-unavailable"
 
 
 def test_the_encoding(server_tpm: ServerTpm) -> None:
