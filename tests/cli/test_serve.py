@@ -26,6 +26,7 @@ from tang_attest.protocol.base64url import b64u, unb64u
 from tang_attest.protocol.challenge import unlock_digest
 from tang_attest.protocol.enrollment import activation_proof, enrollment_digest
 from tang_attest.protocol.tpm import parse_ak
+from tang_attest.service.recent_keys import LIFE_S
 from tests.attester import Attester, members
 from tests.cli.serving import PATIENCE_S, answer, clean_environment, command, head, program, request, serving
 from tests.cli.transcript import environment, run
@@ -496,7 +497,7 @@ def test_console_logs(directory: Path) -> None:
 
 
 def test_commands_beside_a_running_server(directory: Path) -> None:
-    """The operator's commands and the server share the database; the server sees what changed at once."""
+    """The operator's commands and the server share the database; the server sees what changed a moment later."""
     state = str(directory / "state")
     with serving(directory) as server, environment():
         before = advertised(server.port)
@@ -512,6 +513,7 @@ def test_commands_beside_a_running_server(directory: Path) -> None:
         made = run("--state", state, "keys", "rotate")[0].split()
         asking.join()
         assert failures == []
+        time.sleep(LIFE_S)
         assert advertised(server.port) == made
         assert before != made
         # The old key is advertised no longer, and still found by who trusts it.
