@@ -27,6 +27,7 @@ def at(state: Path, *arguments: str, database: str | None = None) -> tuple[str, 
     return run("--state", str(state), *given, *arguments)
 
 
+@pytest.mark.slow
 def test_the_way_to_postgresql_and_back(tmp_path: Path, empty_postgres_url: str) -> None:
     """Everything arrives twice, the servers answer from it, and the last copy is like the first."""
     state = tmp_path / "state"

@@ -43,6 +43,7 @@ def test_steps_under_load(tmp_path: Path, workers: int) -> None:
 
 
 @pytest.mark.timeout(120)
+@pytest.mark.slow
 def test_a_challenge_from_before_a_step(tmp_path: Path) -> None:
     """Forward: expired, and a new challenge comes with it.  Back: made in the future, and the next challenge is good."""
     clock = SteppingClock(tmp_path / "off")

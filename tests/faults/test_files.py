@@ -25,6 +25,7 @@ LEFT = 12
 
 
 @pytest.mark.timeout(300)
+@pytest.mark.slow
 def test_strangers_hold_every_descriptor(tmp_path: Path) -> None:
     """Who is connected is answered, the worker does not spin, one line of log tells it, and it heals by itself."""
     site = Site(tmp_path).init()

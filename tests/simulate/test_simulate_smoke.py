@@ -31,6 +31,7 @@ def test_a_small_fleet(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
         assert len(picture) > 5_000
 
 
+@pytest.mark.slow
 def test_it_notices(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
