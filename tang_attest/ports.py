@@ -453,6 +453,9 @@ class Store(Protocol):
     async def find_key(self, kid: str) -> BoundKey | None:
         """The exchange key with thumbprint *kid*, fresh from the database; ``None`` when there is none."""
 
+    async def find_selection(self, kid: str) -> Selection | None:
+        """What the policy of the device with the exchange key *kid* wants quoted; ``None`` when there is none."""
+
     async def decide(self, decision: Decision) -> None:
         """Write *decision*.
 

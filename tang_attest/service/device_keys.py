@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from tang_attest.errors import NotFound
 from tang_attest.ports import Device, SealedKey, Store
+from tang_attest.protocol.pcr import Selection
 from tang_attest.protocol.policy import ReferencePolicy
 from tang_attest.protocol.rollout import Rollout, Subject, judged_by
 
@@ -29,7 +30,22 @@ async def find_device_key(store: Store, kid: str) -> DeviceKey:
     """The device's key with thumbprint *kid*.  Raises ``key-unknown``."""
     bound = await store.find_key(kid)
     if bound is None or bound.device is None or bound.policy is None:
-        raise NotFound("key-unknown", "This server has no key with that identifier.")
+        raise _unknown()
     subject = Subject(bound.device.name, bound.device.labels, bound.outcome)
     policy = judged_by(bound.policy, bound.rollout, subject)
     return DeviceKey(bound.key, bound.device, policy, bound.rollout, subject)
+
+
+async def find_selection(store: Store, kid: str) -> Selection:
+    """What the device's key with thumbprint *kid* answers to a quote of.  Raises ``key-unknown``.
+
+    A rollout changes which values are good, not which are quoted.
+    """
+    selection = await store.find_selection(kid)
+    if selection is None:
+        raise _unknown()
+    return selection
+
+
+def _unknown() -> NotFound:
+    return NotFound("key-unknown", "This server has no key with that identifier.")

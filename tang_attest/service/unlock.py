@@ -44,7 +44,7 @@ from tang_attest.protocol.quote import Evidence, VerifiedQuote, verify_quote
 from tang_attest.protocol.tpm import AttestationKey
 from tang_attest.service.appraisal import Verdict, appraise
 from tang_attest.service.caller import Caller
-from tang_attest.service.device_keys import DeviceKey, find_device_key
+from tang_attest.service.device_keys import DeviceKey, find_device_key, find_selection
 from tang_attest.service.exchanging import run_in_tpm, run_where
 from tang_attest.service.refusals import Refusals, describe_refusal
 
@@ -69,12 +69,12 @@ class Unlock:
 
     async def challenge(self, kid: str) -> Challenge:
         """What the machine that uses *kid* has to quote.  Raises ``key-unknown``.  Nothing is stored."""
-        bound = await find_device_key(self._store, kid)
+        selection = await find_selection(self._store, kid)
         nonce = make_nonce(
             self._nonce_key, Purpose.UNLOCK, kid, milliseconds(self._clock.now()), self._random.bytes(16)
         )
         # The log explains a refusal to the person who has to judge it.
-        return Challenge(nonce, bound.policy.selection, self._ttl_s, event_log_wanted=True)
+        return Challenge(nonce, selection, self._ttl_s, event_log_wanted=True)
 
     async def respond(self, kid: str, jwk: Mapping[str, Any], evidence: Evidence, caller: Caller) -> Reply:
         """Y for the X in *jwk*, when *evidence* is good; raises whatever step refuses.

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
+from typing import NamedTuple
 
 import sqlalchemy as sa
 
 from tang_attest.errors import Conflict, NotFound
 from tang_attest.ports import BoundKey, SealedKey
+from tang_attest.protocol.pcr import Selection
 from tang_attest.store import devices, policies, rollouts, tables
 from tang_attest.store.sql import among, insert_new
 
@@ -79,12 +81,27 @@ def rotate(connection: sa.Connection, kids: Sequence[str], at: datetime) -> None
     connection.execute(_key.update().where(unrotated).values(rotated_at=at))
 
 
-def find(connection: sa.Connection, kids: Sequence[str]) -> list[BoundKey | None]:
-    """For each of *kids* the exchange key with its device and policy: three queries, however many there are.
+class Wanted(NamedTuple):
+    """What is asked about an exchange key: everything, or only what its device has to quote."""
+
+    kid: str
+    selection_only: bool = False
+
+
+def find(connection: sa.Connection, wanted: Sequence[Wanted]) -> list[BoundKey | Selection | None]:
+    """What is *wanted* of each key: three queries, however many there are, and one when nobody wants more than selections.
 
     While a policy is being changed by a rollout there are two more.
     """
-    rows = connection.execute(_BOUND, {"kids": list(dict.fromkeys(kids))}).mappings().all()
+    rows = connection.execute(_BOUND, {"kids": list({each.kid for each in wanted})}).mappings().all()
+    selections = {row["key_kid"]: row["selection"] for row in rows}
+    whole = {each.kid for each in wanted if not each.selection_only}
+    bound = _bind(connection, [row for row in rows if row["key_kid"] in whole]) if whole else {}
+    return [(selections if each.selection_only else bound).get(each.kid) for each in wanted]
+
+
+def _bind(connection: sa.Connection, rows: Sequence[sa.RowMapping]) -> dict[str, BoundKey]:
+    """The keys of *rows* with their devices and policies, by kid."""
     bound = [row for row in rows if row["id"] is not None]
     device_kids = devices.kids_of(connection, {row["id"] for row in bound}) if bound else {}
     states = policies.states_of(connection, {row["policy_id"] for row in bound}) if bound else {}
@@ -103,7 +120,7 @@ def find(connection: sa.Connection, kids: Sequence[str]) -> list[BoundKey | None
         policy = policies.from_row(device.policy, row, states[row["policy_id"]])
         rollout = under_way.get(row["policy_id"])
         found[key.kid] = BoundKey(key, device, policy, rollout, outcomes.get(row["id"]))
-    return [found.get(kid) for kid in kids]
+    return found
 
 
 def _sealed(row: sa.RowMapping) -> SealedKey:

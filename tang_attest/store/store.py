@@ -35,6 +35,7 @@ from tang_attest.ports import (
 )
 from tang_attest.protocol.audit_chain import Row, Seal
 from tang_attest.protocol.conditions import Conditions
+from tang_attest.protocol.pcr import Selection
 from tang_attest.protocol.policy import ReferencePolicy
 from tang_attest.protocol.policy_change import PolicyChange
 from tang_attest.protocol.reference_state import Life, ReferenceState
@@ -90,13 +91,13 @@ async def open_store(url: str, *, create: bool = False) -> SqlStore:
 class SqlStore:
     """:class:`tang_attest.ports.Store` over SQLAlchemy Core.
 
-    ``find_key`` calls that meet share a read transaction, so do ``server_keys`` calls; ``decide`` and ``audit``
+    ``find_key`` and ``find_selection`` calls that meet share a read transaction, so do ``server_keys`` calls; ``decide`` and ``audit``
     calls share a write transaction and its flush to the disk.  Every other call has its own.
     """
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._finds: Batcher[str, BoundKey | None] = Batcher(self._find_keys)
+        self._finds: Batcher[keys.Wanted, BoundKey | Selection | None] = Batcher(self._find_keys)
         self._server_keys: Batcher[None, Sequence[SealedKey]] = Batcher(self._load_server_keys)
         self._writes: Batcher[Written, None] = Batcher(self._write_items)
         self._rounds: Batcher[Verification, Change | None] = Batcher(self._write_rounds)
@@ -124,7 +125,13 @@ class SqlStore:
 
     async def find_key(self, kid: str) -> BoundKey | None:
         """See :class:`~tang_attest.ports.Store`."""
-        return await self._finds.submit(kid)
+        found = await self._finds.submit(keys.Wanted(kid))
+        return found if isinstance(found, BoundKey) else None
+
+    async def find_selection(self, kid: str) -> Selection | None:
+        """See :class:`~tang_attest.ports.Store`."""
+        found = await self._finds.submit(keys.Wanted(kid, selection_only=True))
+        return found if isinstance(found, Selection) else None
 
     async def decide(self, decision: Decision) -> None:
         """See :class:`~tang_attest.ports.Store`."""
@@ -505,8 +512,10 @@ class SqlStore:
 
         return await self._database.write(both)
 
-    async def _find_keys(self, kids: Sequence[str]) -> Sequence[BoundKey | Exception | None]:
-        return await self._database.read(lambda connection: keys.find(connection, kids))
+    async def _find_keys(
+        self, wanted: Sequence[keys.Wanted]
+    ) -> Sequence[BoundKey | Selection | Exception | None]:
+        return await self._database.read(lambda connection: keys.find(connection, wanted))
 
     async def _load_server_keys(self, callers: Sequence[None]) -> Sequence[Sequence[SealedKey]]:
         """One answer, for every caller the same."""

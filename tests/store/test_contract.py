@@ -9,7 +9,7 @@ from datetime import UTC, timedelta
 import pytest
 
 from tang_attest.errors import Conflict, NotFound, TangAttestError, Unavailable
-from tang_attest.ports import EkRoot, Learning, Snapshot, Store
+from tang_attest.ports import BoundKey, EkRoot, Learning, Snapshot, Store
 from tang_attest.store import SqlStore
 from tests.store.conftest import Opener
 from tests.store.records import (
@@ -84,6 +84,21 @@ async def test_find_key_finds_exchange_keys_only(store: SqlStore) -> None:
     assert (bound.key, bound.device, bound.policy) == (key("open"), None, None)
     assert await store.find_key("signing") is None
     assert await store.find_key("unknown") is None
+
+
+async def test_find_selection(store: SqlStore) -> None:
+    """What a challenge needs; nothing for an open key, a signing key or none.  Both are answered in one batch."""
+    await store.add_policy(policy(), entry())
+    await store.add_device(device(), "policy", key("mine"), entry())
+    await store.add_key(key("open"), None, entry())
+    await store.add_key(key("signs", "sign"), None, entry())
+    kids = ("mine", "open", "signs", "none")
+    found, *selections = await asyncio.gather(
+        store.find_key("mine"), *(store.find_selection(kid) for kid in kids)
+    )
+    assert isinstance(found, BoundKey)
+    assert found.policy == policy()
+    assert selections == [policy().selection, None, None, None]
 
 
 async def test_find_key_in_one_batch(store: SqlStore) -> None:
