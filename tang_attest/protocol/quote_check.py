@@ -6,10 +6,10 @@ that is wrong is collected instead of stopping at the first.
 
     (1) the key is an AK: restricted, sign, not decrypt, fixedTPM, fixedParent, sensitiveDataOrigin
     (2) the signature is the key's, under the key's own scheme and hash
-    (3) a TPM made it, and it is a quote: magic (CVE-2024-29039), type, nothing after its end
+    (3) a TPM made it, and it is a quote: magic (CVE-2024-29038), type, nothing after its end
     (4) the qualifying data is the expected one; none expected means none signed
     (5) the signed selection is one SHA-2 bank, and the one asked for
-    (6) the PCR values are the signed ones, under the PCR numbers that were signed (CVE-2024-29038)
+    (6) the PCR values are the signed ones, under the PCR numbers that were signed (CVE-2024-29039)
     (7) the event log explains every quoted PCR
 
 Nothing that a quote says is looked at before (2) holds.

@@ -124,12 +124,12 @@ def _refused(tpm: Swtpm) -> Iterator[Vector]:
     relabeled = bytearray(good.files["pcrs"])
     assert relabeled[4:8] == b"\x0b\x00\x03\x15"  # SHA-256, 3 bytes, PCRs 0, 2 and 4
     relabeled[7] = 0b1000_0101  # PCRs 0, 2 and 7: the same values in the same order
-    why = "CVE-2024-29038: the PCR file says that PCR 4's value is PCR 7's"
+    why = "CVE-2024-29039: the PCR file says that PCR 4's value is PCR 7's"
     yield good.changed("relabeled", why, "selection-mismatch", pcrs=bytes(relabeled))
 
 
 def _forged(tpm: Swtpm) -> Iterator[Vector]:
-    """CVE-2024-29039: an unrestricted key signs whatever its owner writes, as long as it does not look TPM-made."""
+    """CVE-2024-29038: an unrestricted key signs whatever its owner writes, as long as it does not look TPM-made."""
     files = _quote(tpm, RSA, "sha256:0,2,4,7", attributes=UNRESTRICTED)
     honest = Vector("", "", files)
     yield honest.changed("unrestricted", "the key is not an AK", "ak-unsuitable")
@@ -141,14 +141,14 @@ def _forged(tpm: Swtpm) -> Iterator[Vector]:
     tpm.run("tpm2", "sign", "-c", "ak.ctx", "-g", "sha256", "-s", "rsassa", "-o", "forged.sig", "forged")
     forged = honest.changed(
         "magic",
-        "CVE-2024-29039: magic is not TPM_GENERATED_VALUE",
+        "CVE-2024-29038: magic is not TPM_GENERATED_VALUE",
         "ak-unsuitable",
         "quote-invalid",
         message=message,
         signature=(tpm.directory / "forged.sig").read_bytes(),
     )
     yield forged
-    yield forged.changed("magic-pem", "CVE-2024-29039, with a PEM key", "quote-invalid", public=pem)
+    yield forged.changed("magic-pem", "CVE-2024-29038, with a PEM key", "quote-invalid", public=pem)
     tpm.run("tpm2", "flushcontext", "-t")
 
 

@@ -179,7 +179,7 @@ async def test_evidence_labeled_for_another_purpose(
 
 
 async def test_relabeled_pcrs(server: Server, attester: Attester, kid: str, exchanges: list[Point]) -> None:
-    """Good values of PCR 1, 3, 5, 6 shown as those of 0, 2, 4, 7 (CVE-2024-29038)."""
+    """Good values of PCR 1, 3, 5, 6 shown as those of 0, 2, 4, 7 (CVE-2024-29039)."""
     good = attester.pcrs["sha256"].copy()
     for real, shown in ((1, 0), (3, 2), (5, 4), (6, 7)):
         attester.pcrs["sha256"][real] = good[shown]
@@ -329,7 +329,7 @@ async def test_a_signature_of_zeros(
 
 
 async def test_magic_wrong(server: Server, attester: Attester, kid: str, exchanges: list[Point]) -> None:
-    """Signed, but not made inside a TPM (CVE-2024-29039)."""
+    """Signed, but not made inside a TPM (CVE-2024-29038)."""
     refused(await server.unlock(attester, kid, magic=0xFF544347 ^ 1), 403, "quote-invalid", exchanges)
 
 
