@@ -42,10 +42,30 @@ def test_links_lead_somewhere(path: Path) -> None:
 
 @each_document
 def test_tests_that_are_named_exist(path: Path) -> None:
-    """A document that says "this test shows it" names a test that is there."""
-    code = "\n".join(file.read_text() for file in (ROOT / "tests").rglob("test_*.py"))
-    for name in re.findall(r"`(test_\w+)`", path.read_text()):
+    """A document that says "this test shows it" names a test that is there: by its name, its file, or both."""
+    tests = {file: file.read_text() for file in (ROOT / "tests").rglob("test_*.py")}
+    code = "\n".join(tests.values())
+    names, files = _named_tests(path.read_text())
+    for name in names:
         assert f"def {name}(" in code, name
+    for file, name in files:
+        assert (ROOT / file).exists(), file
+        assert not name or f"def {name}(" in tests[ROOT / file], f"{file}::{name}"
+
+
+def _named_tests(text: str) -> tuple[list[str], list[tuple[str, str]]]:
+    """What a document calls a test: names, and files under tests/ with a test's name or without."""
+    return re.findall(r"`(test_\w+)`", text), re.findall(r"(?<![\w/])(tests/[\w/.-]*\w)(?:::(\w+))?", text)
+
+
+def test_named_tests_are_found() -> None:
+    """The test above looks at what it should."""
+    names, files = _named_tests(
+        "`test_a`, `tests/faults/test_b.py`, tests/x/test_c.py::test_d, and tests/boot."
+    )
+    assert names == ["test_a"]
+    assert files == [("tests/faults/test_b.py", ""), ("tests/x/test_c.py", "test_d"), ("tests/boot", "")]
+    assert len(_named_tests((ROOT / "docs" / "threat-model.md").read_text())[0]) > 100
 
 
 def _options(words: list[str]) -> tuple[str, set[str]]:
