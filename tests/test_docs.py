@@ -9,6 +9,7 @@ import click
 import pytest
 
 from tang_attest.cli import group
+from tang_attest.store.schema import REVISION
 from tools.generate_docs import DOCUMENTS, ROOT
 
 MARKDOWN = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
@@ -108,6 +109,12 @@ def test_commands_are_found() -> None:
     """The test above looks at what it should."""
     assert 'approve pi-b --label "kernel 6.1.0-29"' in _shown((ROOT / "README.md").read_text())
     assert len(_shown((ROOT / "docs" / "how-to" / "first-machine.md").read_text())) > 6
+
+
+def test_the_schema_that_is_shown_is_the_newest() -> None:
+    """The message that serve stops with, where upgrades are explained."""
+    shown = (ROOT / "docs" / "how-to" / "postgresql.md").read_text()
+    assert re.findall(r"this program needs (\d+)", shown) == [REVISION]
 
 
 def test_the_manual_page_has_only_known_requests() -> None:
