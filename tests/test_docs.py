@@ -111,6 +111,13 @@ def test_commands_are_found() -> None:
     assert len(_shown((ROOT / "docs" / "how-to" / "first-machine.md").read_text())) > 6
 
 
+def test_the_readme_leads_to_every_document() -> None:
+    """Nobody looks for a page that nothing names."""
+    readme = (ROOT / "README.md").read_text()
+    pages = [str(path.relative_to(ROOT)) for path in MARKDOWN]
+    assert [page for page in pages if page != "README.md" and f"]({page})" not in readme] == []
+
+
 def test_the_schema_that_is_shown_is_the_newest() -> None:
     """The message that serve stops with, where upgrades are explained."""
     shown = (ROOT / "docs" / "how-to" / "postgresql.md").read_text()
