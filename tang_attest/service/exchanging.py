@@ -1,4 +1,4 @@
-"""Where an exchange is computed: off the event loop, and with a key in the server's TPM in the TPM's own thread."""
+"""Where an exchange is computed: with a key in the server's TPM in the TPM's own thread, else where the server says."""
 
 from __future__ import annotations
 
@@ -32,7 +32,9 @@ async def run_in_tpm(place: Executor, call: Callable[..., _Result], *args: objec
 async def run_where(
     place: Executor | None, otherwise: Executor | None, call: Callable[..., _Result], *args: object
 ) -> _Result:
-    """``call(*args)``, which multiplies with a key whose ``place`` is given, there or else in *otherwise*."""
+    """``call(*args)``, which multiplies with a key whose ``place`` is given, there or else in *otherwise*, or here."""
     if place is not None:
         return await run_in_tpm(place, call, *args)
+    if otherwise is None:
+        return call(*args)
     return await asyncio.get_running_loop().run_in_executor(otherwise, call, *args)

@@ -46,14 +46,14 @@ class Site:
     ``attest`` are the attested routes, or ``None`` for a mere tangd; ``admin`` the admin API, if it is on here;
     ``advertised`` the keys that ``/adv`` shows;
     ``plain`` the keys that answer without evidence, or ``None`` (the default) when none does.  ``endpoint`` is a
-    path before every route; exchanges run in ``executor``.  ``health`` answers /healthz and /readyz; ``metrics`` hears
-    of each request.
+    path before every route; exchanges run in ``executor``, or on the loop.  ``health`` answers /healthz and /readyz;
+    ``metrics`` hears of each request.
     """
 
     attest: AttestRoutes | None
     advertised: KeySetProvider
     plain: KeySetProvider | None
-    executor: Executor
+    executor: Executor | None
     endpoint: str = ""
     admin: AdminRoutes | None = None
     limiter: Limiter = field(default_factory=Limiter)

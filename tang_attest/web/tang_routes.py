@@ -66,18 +66,14 @@ async def handle_rec(
 ) -> web.Response:
     """``POST /rec/{kid}``.
 
-    With *executor* the exchange runs there: OpenSSL lets go of the interpreter while it multiplies, so threads use
-    the other processors, and other requests do not wait.  Raises ``server-tpm-unavailable``, ``server-tpm-foreign``.
+    With *executor* the exchange runs there, unless its key has a place of its own.
+    Raises ``server-tpm-unavailable``, ``server-tpm-foreign``.
     """
     if len(body) > BODY_LIMIT:
         return web.Response(status=413)
     try:
         current = await current_keys(keys)
-        place = current.place(kid)
-        if place is None and executor is None:
-            reply = current.recover(kid, body)
-        else:
-            reply = await run_where(place, executor, current.recover, kid, body)
+        reply = await run_where(current.place(kid), executor, current.recover, kid, body)
     except TangStatus as refusal:
         return web.Response(status=refusal.status)
     return web.Response(body=reply, content_type="application/jwk+json")
