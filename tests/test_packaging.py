@@ -44,11 +44,10 @@ def tracked_files() -> list[Path]:
 
 
 def locked() -> dict[NormalizedName, Version]:
-    """What requirements.lock pins."""
-    pins = re.findall(
-        r"^([A-Za-z0-9._-]+)==(\S+) \\$", (ROOT / "requirements.lock").read_text(), re.MULTILINE
-    )
-    return {canonicalize_name(name): Version(version) for name, version in pins}
+    """What requirements.lock pins for a machine like this one."""
+    lines = re.findall(r"^(\S+==.*) \\$", (ROOT / "requirements.lock").read_text(), re.MULTILINE)
+    pins = [pin for pin in map(Requirement, lines) if pin.marker is None or pin.marker.evaluate()]
+    return {canonicalize_name(pin.name): Version(str(pin.specifier).removeprefix("==")) for pin in pins}
 
 
 def imported_packages(directory: Path) -> set[str]:
@@ -105,7 +104,7 @@ def test_every_pin_has_hashes():
     """Nothing is installed that a hash in the lock does not vouch for."""
     text = (ROOT / "requirements.lock").read_text()
     blocks = re.split(r"^(?=[A-Za-z0-9])", text, flags=re.MULTILINE)[1:]
-    assert len(blocks) == len(locked())
+    assert len(blocks) >= len(locked()) > 50
     assert [block.split("\n")[0] for block in blocks if "--hash=sha256:" not in block] == []
 
 
