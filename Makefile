@@ -71,11 +71,15 @@ test-fresh: ## run CI in a new minimal Debian root under /var/tmp; needs root an
 	tools/fresh-root
 
 .PHONY: bench
-bench: setup ## measure this server beside Debian's tangd; writes build/bench.json
+bench: setup ## measure this server beside Debian's tangd, in ten minutes; writes build/bench*.json
 	@mkdir -p build
 	$(BIN)/python -m tests.bench
 	@echo
+	$(BIN)/python -m tests.bench.scale
+	@echo
 	$(BIN)/python -m tests.bench.agents
+	@echo
+	$(BIN)/python -m tests.bench.server_tpm
 
 .PHONY: bench-boot
 bench-boot: setup ## measure a boot with this pin beside the tang pin, as root, for make bench to show; ten minutes
@@ -98,7 +102,7 @@ docs: setup ## write the documents that are made from the program: errors, setti
 
 .PHONY: lock
 lock: setup ## resolve pyproject.toml again into requirements.lock; LOCK_FLAGS=--upgrade takes new versions
-	UV_CUSTOM_COMPILE_COMMAND='make lock' $(BIN)/uv pip compile --quiet --generate-hashes --no-emit-index-url \
+	UV_CUSTOM_COMPILE_COMMAND='make lock' $(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url \
 		--python-version 3.11 --extra dev $(LOCK_FLAGS) --output-file requirements.lock pyproject.toml
 
 .PHONY: clean

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.bench import __main__ as bench
-from tests.bench import boot, report, server_tpm
+from tests.bench import boot, report, scale, scale_report, server_tpm
 from tests.bench.test_boot_figures import measured
 
 
@@ -37,3 +37,19 @@ def test_the_server_tpm(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
     assert all(math.isfinite(value) and value > 0 for value in figures.values())
     printed = capsys.readouterr().out
     assert all(name in printed for name in figures)
+
+
+@pytest.mark.bench
+def test_scale(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Each database, number of workers and size of the registry is measured, and every machine of the storm opened."""
+    output = tmp_path / "scale.json"
+    options = ["--rounds", "1", "--seconds", "0.5", "--storm", "40", "--sizes", "20", "300"]
+    assert scale.main([*options, "--output", str(output)]) == 0
+    figures = json.loads(output.read_text())
+    for place in scale_report.PLACES:
+        assert figures[f"{place}_rec_ratio_tangd"] > 0
+        assert figures[f"{place}_unlock_ratio_tangd"] > 0
+        assert figures[f"{place}_storm_opened"] == 40
+    for database in scale_report.DATABASES:
+        assert figures[f"{database}_300_latency_ratio"] > 0
+    assert "PostgreSQL, 300 devices" in capsys.readouterr().out
