@@ -71,13 +71,15 @@ class _Generator:
         self._machines += [Machine(port, name, token) for name, token in zip(names, tokens, strict=True)]
         return len(self._machines)
 
-    def run(self, port: int, kind: Kind, seconds: float, warm_up: float, keep_alive: bool) -> Run:
-        """Run *kind* for *warm_up* and then *seconds*, of which the count is."""
+    def run(
+        self, port: int, kind: Kind, seconds: float, warm_up: float, keep_alive: bool, clients: int
+    ) -> Run:
+        """Run *kind* with *clients* at a time for *warm_up* and then *seconds*, of which the count is."""
         make = self._client_of(port, kind)
         begin = time.perf_counter() + warm_up
         counter = _Counter(begin, begin + seconds)
         cpu, wall = time.process_time(), time.perf_counter()
-        drive(port, [make(counter, number) for number in range(CONCURRENCY)], keep_alive=keep_alive)
+        drive(port, [make(counter, number) for number in range(clients)], keep_alive=keep_alive)
         # The generator also works before and after what is counted: its cost is scaled to what is.
         share = seconds / (time.perf_counter() - wall)
         used = (time.process_time() - cpu) * share
@@ -106,7 +108,8 @@ class _Generator:
         return lambda counter, number: _unlock(counter, self._machines[number], self._endless(number))
 
     def _endless(self, number: int) -> Iterator[Blinded]:
-        return itertools.cycle(self._blinded[number:] + self._blinded[:number])
+        first = number % _BLINDED
+        return itertools.cycle(self._blinded[first:] + self._blinded[:first])
 
 
 def _adv(counter: _Counter) -> Client:
@@ -201,9 +204,18 @@ class LoadGenerator:
         count: int = self._call("enroll", port, list(names), list(tokens))
         return count
 
-    def run(self, port: int, kind: Kind, *, seconds: float, warm_up: float, keep_alive: bool) -> Run:
+    def run(
+        self,
+        port: int,
+        kind: Kind,
+        *,
+        seconds: float,
+        warm_up: float,
+        keep_alive: bool,
+        clients: int = CONCURRENCY,
+    ) -> Run:
         """See :meth:`_Generator.run`."""
-        run: Run = self._call("run", port, kind, seconds, warm_up, keep_alive)
+        run: Run = self._call("run", port, kind, seconds, warm_up, keep_alive, clients)
         return run
 
     def storm(self, port: int) -> Run:

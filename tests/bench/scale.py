@@ -21,7 +21,7 @@ from typing import Final
 
 from tests.bench import population, report, scale_report, servers
 from tests.bench.attester import SELECTION
-from tests.bench.load import Kind, LoadGenerator, Run
+from tests.bench.load import CONCURRENCY, Kind, LoadGenerator, Run
 from tests.postgres import Postgres
 from tests.tang.servers import keygen
 
@@ -30,12 +30,23 @@ _BUILD: Final = Path(__file__).parents[2] / "build"
 
 @dataclass(frozen=True)
 class Options:
-    """How much is measured: *sizes* of the registry, machines of the *storm*, *rounds* of *seconds*."""
+    """How much is measured: *clients* at a time, *sizes* of the registry, machines of the *storm*, *rounds* of *seconds*."""
 
+    clients: tuple[int, ...] = (16, 64)
     sizes: tuple[int, ...] = (100, 10_000, 100_000)
     storm: int = 1000
     rounds: int = 5
     seconds: float = 1.5
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """What is asked of a server, and the name of its figures."""
+
+    name: str
+    port: int
+    kind: Kind
+    clients: int = CONCURRENCY
 
 
 @dataclass
@@ -67,18 +78,20 @@ class _Bench:
     def workers(self) -> None:
         """Rates of each database with one and two workers, beside tangd; and the storms."""
         with LoadGenerator() as generator, ExitStack() as running:
-            state = self._registry("fleet", generator, self._options.storm)
+            state = self._registry("fleet", generator, max(self._options.storm, *self._options.clients))
             ports = {"tangd": running.enter_context(servers.tangd(self._tang_dir))}
             for database, url in self._databases(state):
                 for workers in (1, 2):
                     server = self._serve(state, url, workers)
                     ports[f"{database}_{workers}w"] = running.enter_context(server).port
-            asked: list[tuple[str, Kind]] = [("tangd", "rec")]
-            asked += [(which, kind) for which in ports if which != "tangd" for kind in ("rec", "unlock")]
-            series = self._in_turn(
-                generator, [(f"{which}_{kind}", ports[which], kind) for which, kind in asked]
-            )
-            for name, seen in series.items():
+            kinds: dict[str, tuple[Kind, ...]] = {"tangd": ("rec",)}
+            asked = [
+                _Asked(f"{which}_{kind}_{clients}c", port, kind, clients)
+                for clients in self._options.clients
+                for which, port in ports.items()
+                for kind in kinds.get(which, ("rec", "unlock"))
+            ]
+            for name, seen in self._in_turn(generator, asked).items():
                 self.figures |= seen.figures(name)
             for which, port in ports.items():
                 if which != "tangd":
@@ -98,7 +111,7 @@ class _Bench:
                 for database, url in self._databases(state):
                     server = running.enter_context(self._serve(state, url, 1))
                     places.append((f"{database}_{size}", server))
-            asked: list[tuple[str, int, Kind]] = [(name, server.port, "unlock") for name, server in places]
+            asked = [_Asked(name, server.port, "unlock") for name, server in places]
             for name, seen in self._in_turn(generator, asked).items():
                 self.figures |= seen.figures(name)
             for name, server in places:
@@ -127,16 +140,21 @@ class _Bench:
         with servers.serve(state, self._tang_dir, log, workers=workers, database=url) as server:
             yield server
 
-    def _in_turn(
-        self, generator: LoadGenerator, asked: Sequence[tuple[str, int, Kind]]
-    ) -> Mapping[str, _Series]:
+    def _in_turn(self, generator: LoadGenerator, asked: Sequence[_Asked]) -> Mapping[str, _Series]:
         series: dict[str, _Series] = defaultdict(_Series)
         seconds = self._options.seconds
         for number in range(self._options.rounds):
             self._say(f"round {number + 1} of {self._options.rounds}")
-            for name, port, kind in asked:
-                run = generator.run(port, kind, seconds=seconds, warm_up=seconds / 5, keep_alive=False)
-                series[name].runs.append(run)
+            for each in asked:
+                run = generator.run(
+                    each.port,
+                    each.kind,
+                    seconds=seconds,
+                    warm_up=seconds / 5,
+                    keep_alive=False,
+                    clients=each.clients,
+                )
+                series[each.name].runs.append(run)
         return series
 
     def _say(self, sentence: str) -> None:
@@ -159,7 +177,7 @@ def bench(work: Path, options: Options) -> dict[str, float]:
         it = _Bench(work, postgres, options)
         it.workers()
         it.sizes()
-    return it.figures | scale_report.ratios(it.figures, options.sizes)
+    return it.figures | scale_report.ratios(it.figures, options.clients, options.sizes)
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -177,7 +195,9 @@ def main(arguments: Sequence[str]) -> int:
         "--output", type=Path, default=_BUILD / "bench-scale.json", help="where the JSON goes"
     )
     given = parser.parse_args(arguments)
-    options = Options(tuple(sorted(given.sizes)), given.storm, given.rounds, given.seconds)
+    options = Options(
+        sizes=tuple(sorted(given.sizes)), storm=given.storm, rounds=given.rounds, seconds=given.seconds
+    )
     _BUILD.mkdir(exist_ok=True)
     # Not in /tmp, which may be memory: a commit has to reach a disk.
     work = Path(tempfile.mkdtemp(prefix="bench-scale-", dir=_BUILD))
@@ -188,7 +208,7 @@ def main(arguments: Sequence[str]) -> int:
         shutil.rmtree(work)
     report.write(figures, given.output)
     print(f"{os.cpu_count()} processors; load average {before:.1f} before the run, 0 on an idle machine\n")
-    print(scale_report.tables(figures, options.sizes))
+    print(scale_report.tables(figures, options.clients, options.sizes))
     return 0
 
 

@@ -17,11 +17,12 @@ FLAT: Final = 0.20
 STORM_P99_MS: Final = 3000.0
 
 
-def ratios(figures: Mapping[str, float], sizes: Sequence[int]) -> dict[str, float]:
+def ratios(figures: Mapping[str, float], clients: Sequence[int], sizes: Sequence[int]) -> dict[str, float]:
     """What is held against the targets."""
-    tangd = figures["tangd_rec_per_s"]
     found = {
-        f"{place}_{kind}_ratio_tangd": figures[f"{place}_{kind}_per_s"] / tangd
+        f"{place}_{kind}_{number}c_ratio_tangd": figures[f"{place}_{kind}_{number}c_per_s"]
+        / figures[f"tangd_rec_{number}c_per_s"]
+        for number in clients
         for place in PLACES
         for kind in ("rec", "unlock")
     }
@@ -34,21 +35,22 @@ def ratios(figures: Mapping[str, float], sizes: Sequence[int]) -> dict[str, floa
     return found
 
 
-def tables(figures: Mapping[str, float], sizes: Sequence[int]) -> str:
+def tables(figures: Mapping[str, float], clients: Sequence[int], sizes: Sequence[int]) -> str:
     """Every figure that a person compares."""
-    return "\n".join([*_workers(figures), "", *_storms(figures), "", *_sizes(figures, sizes)])
+    workers = [line for number in clients for line in [*_workers(figures, number), ""]]
+    return "\n".join([*workers, *_storms(figures), "", *_sizes(figures, sizes)])
 
 
-def _workers(figures: Mapping[str, float]) -> list[str]:
+def _workers(figures: Mapping[str, float], clients: int) -> list[str]:
     lines = [
-        f"{'16 clients, a connection for each request':44}{'per s':>8}{'p50 ms':>9}{'p99 ms':>9}{'times tangd':>13}",
-        f"{'tangd /rec':44}{_row(figures, 'tangd_rec')}",
+        f"{f'{clients} clients, a connection for each request':44}{'per s':>8}{'p50 ms':>9}{'p99 ms':>9}{'times tangd':>13}",
+        f"{'tangd /rec':44}{_row(figures, f'tangd_rec_{clients}c')}",
     ]
     for place in PLACES:
         for kind, what in (("rec", "plain /rec"), ("unlock", "attested unlock")):
             least = TARGETS[place[-2:]][kind]
-            ratio = figures[f"{place}_{kind}_ratio_tangd"]
-            row = f"{f'{_spell(place)}: {what}':44}{_row(figures, f'{place}_{kind}')}"
+            ratio = figures[f"{place}_{kind}_{clients}c_ratio_tangd"]
+            row = f"{f'{_spell(place)}: {what}':44}{_row(figures, f'{place}_{kind}_{clients}c')}"
             lines.append(f"{row}{ratio:13.2f}   target: at least {least:<4}{_verdict(ratio >= least)}")
     return lines
 

@@ -43,13 +43,14 @@ def test_the_server_tpm(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
 def test_scale(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Each database, number of workers and size of the registry is measured, and every machine of the storm opened."""
     output = tmp_path / "scale.json"
-    options = ["--rounds", "1", "--seconds", "0.5", "--storm", "40", "--sizes", "20", "300"]
+    options = ["--rounds", "1", "--seconds", "0.5", "--storm", "80", "--sizes", "20", "300"]
     assert scale.main([*options, "--output", str(output)]) == 0
     figures = json.loads(output.read_text())
     for place in scale_report.PLACES:
-        assert figures[f"{place}_rec_ratio_tangd"] > 0
-        assert figures[f"{place}_unlock_ratio_tangd"] > 0
-        assert figures[f"{place}_storm_opened"] == 40
+        for clients in scale.Options.clients:
+            assert figures[f"{place}_rec_{clients}c_ratio_tangd"] > 0
+            assert figures[f"{place}_unlock_{clients}c_ratio_tangd"] > 0
+        assert figures[f"{place}_storm_opened"] == 80
     for database in scale_report.DATABASES:
         assert figures[f"{database}_300_latency_ratio"] > 0
     assert "PostgreSQL, 300 devices" in capsys.readouterr().out
