@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.bench import __main__ as bench
-from tests.bench import boot, report, scale, scale_report, server_tpm
+from tests.bench import boot, profile, report, scale, scale_report, server_tpm
 from tests.bench.test_boot_figures import measured
 
 
@@ -54,3 +54,19 @@ def test_scale(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for database in scale_report.DATABASES:
         assert figures[f"{database}_300_latency_ratio"] > 0
     assert "PostgreSQL, 300 devices" in capsys.readouterr().out
+
+
+def test_samples_are_shared_out() -> None:
+    """Each sample belongs to one part, the first that fits; what fits nowhere is told."""
+    stacks = (
+        "run (asyncio/runners.py);answer (tang_attest/web/app.py);verify_quote (tang_attest/protocol/quote.py) 3\n"
+        "run (asyncio/runners.py);start (aiohttp/web_protocol.py) 2\n"
+        "_worker (concurrent/futures/thread.py);find (tang_attest/store/keys.py);execute (sqlalchemy/x.py) 4\n"
+        "main (somewhere.py) 1\n"
+    )
+    assert profile.share_out(stacks) == {
+        "checking the quote": 3,
+        "aiohttp": 2,
+        "finding key, device and policy, but for SQLite": 4,
+        "other": 1,
+    }
