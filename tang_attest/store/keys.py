@@ -39,6 +39,12 @@ _BOUND = (
     .where(among(_key.c.kid, "kids"), _key.c.use == "exchange")
 )
 
+_SELECTED = (
+    sa.select(_key.c.kid, _policy.c.selection)
+    .select_from(_key.join(_device, _device.c.id == _key.c.device_id).join(_policy))
+    .where(among(_key.c.kid, "kids"), _key.c.use == "exchange")
+)
+
 
 def add(connection: sa.Connection, key: SealedKey, device_id: int | None) -> None:
     """Add *key*.  Raises ``name-taken`` when its thumbprint is here already."""
@@ -89,14 +95,19 @@ class Wanted(NamedTuple):
 
 
 def find(connection: sa.Connection, wanted: Sequence[Wanted]) -> list[BoundKey | Selection | None]:
-    """What is *wanted* of each key: three queries, however many there are, and one when nobody wants more than selections.
+    """What is *wanted* of each key: one query for the selections and three for the rest, however many there are.
 
     While a policy is being changed by a rollout there are two more.
     """
-    rows = connection.execute(_BOUND, {"kids": list({each.kid for each in wanted})}).mappings().all()
-    selections = {row["key_kid"]: row["selection"] for row in rows}
+    narrow = {each.kid for each in wanted if each.selection_only}
     whole = {each.kid for each in wanted if not each.selection_only}
-    bound = _bind(connection, [row for row in rows if row["key_kid"] in whole]) if whole else {}
+    selections: dict[str, Selection] = {}
+    if narrow:
+        rows = connection.execute(_SELECTED, {"kids": [*narrow]})
+        selections = {row.kid: row.selection for row in rows}
+    bound: dict[str, BoundKey] = {}
+    if whole:
+        bound = _bind(connection, connection.execute(_BOUND, {"kids": [*whole]}).mappings().all())
     return [(selections if each.selection_only else bound).get(each.kid) for each in wanted]
 
 

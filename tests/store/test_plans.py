@@ -50,6 +50,7 @@ async def test_an_unlock_reads_no_whole_table(tmp_path: Path) -> None:
     store = await open_store(f"sqlite:///{file}", create=True)
     _, ids = await begin(store, 1)
     with statements() as seen:
+        assert await store.find_selection("kid-d0") == SELECTION
         bound = await store.find_key("kid-d0")
         assert bound is not None
         assert bound.rollout is not None
