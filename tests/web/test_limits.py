@@ -406,6 +406,8 @@ async def test_a_challenge_costs_nothing_that_stays(tmp_path: Path) -> None:
                 assert answer.startswith(b"HTTP/1.1 401 ")
 
         ask_for(1000)  # what is made once is made
+        log = tmp_path / "state" / "tang-attest.db-wal"
+        await until(lambda: log.stat().st_size > 0)  # the enrollment is sealed
         before, memory = disk(), resident(process.process.pid)
         ask_for(4000)
         assert disk() == before
