@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import io
+import logging
+import sys
+from typing import ClassVar
+
 import pytest
 import structlog
 
@@ -36,3 +41,24 @@ def test_json_lines_are_json(capsys: pytest.CaptureFixture[str]) -> None:
     line = json.loads(capsys.readouterr().err)
     assert (line["event"], line["status"], line["level"]) == ("request", 200, "info")
     assert line["timestamp"].endswith("Z")
+
+
+@pytest.mark.parametrize("log_format", ["console", "json"])
+def test_a_line_and_its_end_are_one_write(monkeypatch: pytest.MonkeyPatch, log_format: str) -> None:
+    """Whatever other threads log, nothing comes between a line and its end."""
+
+    class Writes(io.StringIO):
+        seen: ClassVar[list[str]] = []
+
+        def write(self, text: str) -> int:
+            self.seen.append(text)
+            return len(text)
+
+    Writes.seen.clear()
+    monkeypatch.setattr(sys, "stderr", Writes())
+    log.configure(log_format, "info")
+    structlog.get_logger("web").info("request", status=200)
+    logging.getLogger("store").warning("the database is away")
+    structlog.reset_defaults()
+    assert len(Writes.seen) == 2
+    assert all(text.endswith("\n") and text.count("\n") == 1 for text in Writes.seen)
