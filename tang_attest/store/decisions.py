@@ -37,22 +37,10 @@ from tang_attest.store import (
 
 _device = tables.device
 
-#: What a decision may change of its device's row.
-_MOVED: Final = (
-    "clock",
-    "reset_count",
-    "restart_count",
-    "clock_safe",
-    "last_seen_at",
-    "last_code",
-    "opened_reset_count",
-    "last_state",
-    "verified_at",
-)
 _MOVE: Final = (
     _device.update()
     .where(_device.c.id == sa.bindparam("device_id"))
-    .values({name: sa.bindparam(f"new_{name}") for name in _MOVED})
+    .values({name: sa.bindparam(f"new_{name}") for name in locks.MOVED})
 )
 _UNARM: Final = _device.update().where(_device.c.id == sa.bindparam("device_id")).values(learning=None)
 
@@ -156,7 +144,7 @@ class _Batch:
 
 
 def _moved(row: dict[str, Any]) -> dict[str, Any]:
-    return {"device_id": row["id"], **{f"new_{name}": row[name] for name in _MOVED}}
+    return {"device_id": row["id"], **{f"new_{name}": row[name] for name in locks.MOVED}}
 
 
 def moves_forward(stored: tuple[int | None, int | None, int | None], new: ClockInfo) -> bool:

@@ -11,7 +11,7 @@ device (its kid is part of it), so whoever uses it up holds that device's row.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
 import sqlalchemy as sa
 
@@ -22,22 +22,26 @@ from tang_attest.store.sql import among
 _device = tables.device
 _state = tables.reference_state
 
+#: What a decision may change of its device's row.
+MOVED: Final = (
+    "clock",
+    "reset_count",
+    "restart_count",
+    "clock_safe",
+    "last_seen_at",
+    "last_code",
+    "opened_reset_count",
+    "last_state",
+    "verified_at",
+)
 # FOR NO KEY UPDATE: what an UPDATE of these columns takes; rows that refer to a device can still be added.
 _DEVICES = (
     sa.select(
         _device.c.id,
         _device.c.policy_id,
-        _device.c.clock,
-        _device.c.reset_count,
-        _device.c.restart_count,
-        _device.c.clock_safe,
-        _device.c.last_seen_at,
-        _device.c.last_code,
-        _device.c.opened_reset_count,
-        _device.c.last_state,
-        _device.c.verified_at,
         _device.c.learning,
         _device.c.suspended_at,
+        *(_device.c[name] for name in MOVED),
     )
     .where(among(_device.c.id, "ids"))
     .order_by(_device.c.id)
