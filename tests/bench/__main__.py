@@ -8,23 +8,20 @@ from __future__ import annotations
 
 import argparse
 import os
-import shutil
 import sys
-import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
-from statistics import median, quantiles
+from statistics import median
 from typing import Final
 
 from tests.bench import boot, exchange, report, servers
 from tests.bench.attester import SELECTION
-from tests.bench.load import CONCURRENCY, Kind, LoadGenerator, Run
+from tests.bench.load import CONCURRENCY, Kind, LoadGenerator, Run, summarize
 from tests.bench.pin import Pin
+from tests.bench.workplace import BUILD, workplace
 from tests.tang.servers import free_port, keygen
-
-_BUILD: Final = Path(__file__).parents[2] / "build"
 
 #: Prefix of the names in the JSON, which server, what is asked of it.
 _SCENARIOS: Final[tuple[tuple[str, str, Kind], ...]] = (
@@ -85,9 +82,7 @@ def _load(
                     server_ms.append(1000 * (server.cpu_s() - before) * share / run.count)
     figures: dict[str, float] = {"server_cpu_ms_per_unlock": median(server_ms)}
     for name, several in runs.items():
-        figures[f"{name}_per_s"] = median(run.rate for run in several)
-        cuts = quantiles([latency for run in several for latency in run.latencies], n=100, method="inclusive")
-        figures[f"{name}_p50_ms"], figures[f"{name}_p99_ms"] = 1000 * cuts[49], 1000 * cuts[98]
+        figures |= summarize(name, several)
     for name, prefix in (("unlock", "attested_unlock"), ("rec", "plain_rec")):
         figures[f"loadgen_ms_per_{name}"] = median(1000 * run.cpu_s / run.count for run in runs[prefix])
     return figures
@@ -112,17 +107,12 @@ def main(arguments: Sequence[str]) -> int:
     )
     parser.add_argument("--rounds", type=int, default=5, help="how often each measurement is repeated")
     parser.add_argument("--seconds", type=float, default=1.2, help="how long each one takes")
-    parser.add_argument("--output", type=Path, default=_BUILD / "bench.json", help="where the JSON goes")
+    parser.add_argument("--output", type=Path, default=BUILD / "bench.json", help="where the JSON goes")
     parser.add_argument("--boots", type=Path, default=boot.FILE, help="what `make bench-boot` wrote")
     options = parser.parse_args(arguments)
-    _BUILD.mkdir(exist_ok=True)
-    # Not in /tmp, which may be memory: a commit has to reach a disk.
-    work = Path(tempfile.mkdtemp(prefix="bench-", dir=_BUILD))
     before = os.getloadavg()[0]
-    try:
+    with workplace("bench") as work:
         figures = bench(work, rounds=options.rounds, seconds=options.seconds, starts=3, decrypts=15)
-    finally:
-        shutil.rmtree(work)
     boots = boot.read(options.boots)
     report.write({**figures, **(boots[0] if boots else {})}, options.output)
     print(f"{os.cpu_count()} processors; load average {before:.1f} before the run, 0 on an idle machine\n")

@@ -13,9 +13,7 @@ import hashlib
 import json
 import os
 import random
-import shutil
 import sys
-import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -35,9 +33,9 @@ from tang_attest.protocol.verification import CAP_EVENT
 from tests.attester import Attester
 from tests.bench import servers
 from tests.bench.attester import signed
+from tests.bench.workplace import BUILD, workplace
 
 SELECTION: Final = "sha256:0,2,4,7,15"
-_BUILD: Final = Path(__file__).parents[2] / "build"
 _MARK: Final = hashlib.sha256(b"the qualifying data goes here").digest()
 #: The server has too much to do: an agent goes away for a moment.
 _LATER: Final = (429, 503)
@@ -206,16 +204,12 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--interval", type=int, default=10, help="seconds between two rounds of one")
     parser.add_argument("--seconds", type=float, default=20, help="how long they are looked at")
     parser.add_argument(
-        "--output", type=Path, default=_BUILD / "bench-agents.json", help="where the JSON goes"
+        "--output", type=Path, default=BUILD / "bench-agents.json", help="where the JSON goes"
     )
     options = parser.parse_args(arguments)
-    _BUILD.mkdir(exist_ok=True)
-    work = Path(tempfile.mkdtemp(prefix="bench-agents-", dir=_BUILD))
     before = os.getloadavg()[0]
-    try:
+    with workplace("bench-agents") as work:
         figures = asyncio.run(bench(work, options.agents, options.interval, options.seconds))
-    finally:
-        shutil.rmtree(work)
     options.output.write_text(json.dumps(figures, indent=2) + "\n")
     print(f"{os.cpu_count()} processors; load average {before:.1f} before the run, 0 on an idle machine")
     for name, value in figures.items():

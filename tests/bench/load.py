@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
+from statistics import median, quantiles
 from types import TracebackType
 from typing import Any, Final, Literal, Self
 
@@ -43,6 +44,16 @@ class Run:
     def rate(self) -> float:
         """Operations for each second."""
         return self.count / self.seconds
+
+
+def summarize(name: str, runs: Sequence[Run]) -> dict[str, float]:
+    """The median of the rates, and percentiles over all latencies, as ``NAME_per_s``, ``NAME_p50_ms``, ``NAME_p99_ms``."""
+    cuts = quantiles([latency for run in runs for latency in run.latencies], n=100, method="inclusive")
+    return {
+        f"{name}_per_s": median(run.rate for run in runs),
+        f"{name}_p50_ms": 1000 * cuts[49],
+        f"{name}_p99_ms": 1000 * cuts[98],
+    }
 
 
 @dataclass

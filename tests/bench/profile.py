@@ -9,10 +9,8 @@ from __future__ import annotations
 
 import argparse
 import re
-import shutil
 import subprocess
 import sys
-import tempfile
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,8 +19,8 @@ from typing import Final
 from tests.bench import servers
 from tests.bench.attester import SELECTION
 from tests.bench.load import CONCURRENCY, LoadGenerator
+from tests.bench.workplace import workplace
 
-_BUILD: Final = Path(__file__).parents[2] / "build"
 _PY_SPY: Final = Path(sys.executable).parent / "py-spy"
 _RATE: Final = 400
 
@@ -78,12 +76,8 @@ def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.bench.profile", description="Parts of an unlock.")
     parser.add_argument("--seconds", type=int, default=15, help="how long it is watched")
     options = parser.parse_args(arguments)
-    _BUILD.mkdir(exist_ok=True)
-    work = Path(tempfile.mkdtemp(prefix="profile-", dir=_BUILD))
-    try:
+    with workplace("profile") as work:
         parts, rate = profile(work, options.seconds)
-    finally:
-        shutil.rmtree(work)
     print(f"{parts.total():,} looks at a server that did {rate:.0f} attested unlocks per second\n")
     for name, count in parts.most_common():
         print(f"{name:48}{100 * count / parts.total():6.1f} %")

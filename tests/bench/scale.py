@@ -10,22 +10,18 @@ import argparse
 import os
 import shutil
 import sys
-import tempfile
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from statistics import median, quantiles
-from typing import Final
 
 from tests.bench import population, report, scale_report, servers
 from tests.bench.attester import SELECTION
-from tests.bench.load import CONCURRENCY, Kind, LoadGenerator, Run
+from tests.bench.load import CONCURRENCY, Kind, LoadGenerator, Run, summarize
+from tests.bench.workplace import BUILD, workplace
 from tests.postgres import Postgres
 from tests.tang.servers import keygen
-
-_BUILD: Final = Path(__file__).parents[2] / "build"
 
 
 @dataclass(frozen=True)
@@ -47,22 +43,6 @@ class _Asked:
     port: int
     kind: Kind
     clients: int = CONCURRENCY
-
-
-@dataclass
-class _Series:
-    """What the rounds of one thing saw."""
-
-    runs: list[Run] = field(default_factory=list)
-
-    def figures(self, name: str) -> dict[str, float]:
-        latencies = [latency for run in self.runs for latency in run.latencies]
-        cuts = quantiles(latencies, n=100, method="inclusive")
-        return {
-            f"{name}_per_s": median(run.rate for run in self.runs),
-            f"{name}_p50_ms": 1000 * cuts[49],
-            f"{name}_p99_ms": 1000 * cuts[98],
-        }
 
 
 class _Bench:
@@ -92,11 +72,12 @@ class _Bench:
                 for kind in kinds.get(which, ("rec", "unlock"))
             ]
             for name, seen in self._in_turn(generator, asked).items():
-                self.figures |= seen.figures(name)
+                self.figures |= summarize(name, seen)
             for which, port in ports.items():
                 if which != "tangd":
                     self._say(f"storm: {which}")
-                    self.figures |= _storm_figures(which, generator.storm(port))
+                    run = generator.storm(port)
+                    self.figures |= summarize(f"{which}_storm", [run]) | {f"{which}_storm_opened": run.count}
 
     def sizes(self) -> None:
         """Latency and memory by the number of registered devices, each database with one worker."""
@@ -113,7 +94,7 @@ class _Bench:
                     places.append((f"{database}_{size}", server))
             asked = [_Asked(name, server.port, "unlock") for name, server in places]
             for name, seen in self._in_turn(generator, asked).items():
-                self.figures |= seen.figures(name)
+                self.figures |= summarize(name, seen)
             for name, server in places:
                 self.figures[f"{name}_rss_mb"] = server.memory_mb()
 
@@ -140,8 +121,8 @@ class _Bench:
         with servers.serve(state, self._tang_dir, log, workers=workers, database=url) as server:
             yield server
 
-    def _in_turn(self, generator: LoadGenerator, asked: Sequence[_Asked]) -> Mapping[str, _Series]:
-        series: dict[str, _Series] = defaultdict(_Series)
+    def _in_turn(self, generator: LoadGenerator, asked: Sequence[_Asked]) -> Mapping[str, list[Run]]:
+        series: dict[str, list[Run]] = defaultdict(list)
         seconds = self._options.seconds
         for number in range(self._options.rounds):
             self._say(f"round {number + 1} of {self._options.rounds}")
@@ -154,21 +135,11 @@ class _Bench:
                     keep_alive=False,
                     clients=each.clients,
                 )
-                series[each.name].runs.append(run)
+                series[each.name].append(run)
         return series
 
     def _say(self, sentence: str) -> None:
         print(f"    {sentence}", file=sys.stderr, flush=True)
-
-
-def _storm_figures(which: str, run: Run) -> dict[str, float]:
-    cuts = quantiles(run.latencies, n=100, method="inclusive")
-    return {
-        f"{which}_storm_opened": run.count,
-        f"{which}_storm_per_s": run.rate,
-        f"{which}_storm_p50_ms": 1000 * cuts[49],
-        f"{which}_storm_p99_ms": 1000 * cuts[98],
-    }
 
 
 def bench(work: Path, options: Options) -> dict[str, float]:
@@ -191,21 +162,14 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument(
         "--sizes", type=int, nargs="+", default=Options.sizes, help="devices of the registries"
     )
-    parser.add_argument(
-        "--output", type=Path, default=_BUILD / "bench-scale.json", help="where the JSON goes"
-    )
+    parser.add_argument("--output", type=Path, default=BUILD / "bench-scale.json", help="where the JSON goes")
     given = parser.parse_args(arguments)
     options = Options(
         sizes=tuple(sorted(given.sizes)), storm=given.storm, rounds=given.rounds, seconds=given.seconds
     )
-    _BUILD.mkdir(exist_ok=True)
-    # Not in /tmp, which may be memory: a commit has to reach a disk.
-    work = Path(tempfile.mkdtemp(prefix="bench-scale-", dir=_BUILD))
     before = os.getloadavg()[0]
-    try:
+    with workplace("bench-scale") as work:
         figures = bench(work, options)
-    finally:
-        shutil.rmtree(work)
     report.write(figures, given.output)
     print(f"{os.cpu_count()} processors; load average {before:.1f} before the run, 0 on an idle machine\n")
     print(scale_report.tables(figures, options.clients, options.sizes))

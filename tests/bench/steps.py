@@ -6,11 +6,8 @@ One thread, no other work in the process; each figure is the median of some hund
 from __future__ import annotations
 
 import asyncio
-import shutil
-import tempfile
 import time
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from statistics import median
 from typing import Final
 
@@ -27,8 +24,8 @@ from tang_attest.protocol.quote import verify_quote
 from tang_attest.web.wire import AttestMember, parse_json, validate
 from tests.bench import servers
 from tests.bench.attester import SELECTION, Blinded, Machine
+from tests.bench.workplace import workplace
 
-_BUILD: Final = Path(__file__).parents[2] / "build"
 _CALLS: Final = 300
 #: Its form counts here, and its text only has to be the one that is signed.
 _NONCE: Final = "n" * 76
@@ -93,9 +90,7 @@ async def _time_find(state: State, kid: str) -> float:
 
 def main() -> None:
     """Enroll a machine over HTTP, then measure in this process."""
-    _BUILD.mkdir(exist_ok=True)
-    work = Path(tempfile.mkdtemp(prefix="steps-", dir=_BUILD))
-    try:
+    with workplace("steps") as work:
         servers.init(work / "state")
         (token,) = servers.create_tokens(work / "state", [SELECTION])
         with servers.serve(work / "state", None, work / "log") as server:
@@ -106,8 +101,6 @@ def main() -> None:
                 return await _measure(state, machine)
 
         steps = asyncio.run(run())
-    finally:
-        shutil.rmtree(work)
     for name, microseconds in steps.items():
         print(f"{name:42}{microseconds:8.0f} µs")
 
