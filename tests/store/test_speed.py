@@ -12,7 +12,7 @@ import pytest
 from tang_attest.cli.state import SystemClock
 from tang_attest.service.audit_check import check_audit
 from tang_attest.service.sealing import Sealer
-from tang_attest.store import open_store
+from tang_attest.store import SqlStore, open_store
 from tests.store.records import clock, decision, device, entry, key, policy
 
 DEVICES = 32
@@ -31,13 +31,8 @@ async def _rate(concurrency: int, count: int, call: Callable[[int], Awaitable[ob
     return count / (time.perf_counter() - begin)
 
 
-#: What each database has to reach: find_key alone and among 16, decide among 32 (durable); calls for each second.
-FLOORS = {"sqlite": (1000, 4000, 1500), "postgresql": (200, 1500, 500)}
-
-
-@pytest.mark.bench
-async def test_request_path(url: str) -> None:
-    """What the request path asks of the registry is a small part of what an exchange costs."""
+async def _registry(url: str) -> tuple[SqlStore, Callable[[int], Awaitable[None]]]:
+    """A registry of :data:`DEVICES` devices, and a call that writes the next decision about one of them."""
     store = await open_store(url, create=True)
     await store.add_policy(policy(), entry())
     ids = [
@@ -49,6 +44,18 @@ async def test_request_path(url: str) -> None:
     async def decide(_: int) -> None:
         tick = next(ticks)
         await store.decide(decision(ids[tick % DEVICES], f"n{tick}", tick, clock=clock(tick)))
+
+    return store, decide
+
+
+#: What each database has to reach: find_key alone and among 16, decide among 32 (durable); calls for each second.
+FLOORS = {"sqlite": (1000, 4000, 1500), "postgresql": (200, 1500, 500)}
+
+
+@pytest.mark.bench
+async def test_request_path(url: str) -> None:
+    """What the request path asks of the registry is a small part of what an exchange costs."""
+    store, decide = await _registry(url)
 
     async def both(number: int) -> None:
         assert await store.find_key(f"k{number % DEVICES}") is not None
@@ -79,17 +86,7 @@ SEALING_LIMIT_MS = 100
 @pytest.mark.bench
 async def test_sealing(url: str) -> None:
     """What a chain over the audit record costs the server, and those who write it."""
-    store = await open_store(url, create=True)
-    await store.add_policy(policy(), entry())
-    ids = [
-        (await store.add_device(device(f"d{number}"), "policy", key(f"k{number}"), entry())).id
-        for number in range(DEVICES)
-    ]
-    ticks = iter(range(1, 1_000_000))
-
-    async def decide(_: int) -> None:
-        tick = next(ticks)
-        await store.decide(decision(ids[tick % DEVICES], f"n{tick}", tick, clock=clock(tick)))
+    store, decide = await _registry(url)
 
     sealer = Sealer(store, bytes(32), SystemClock())
 
