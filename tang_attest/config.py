@@ -47,7 +47,9 @@ class Settings(BaseModel):
         pattern=r"^(device|swtpm|mssim|tabrmd):.+$",
     )
     endpoint: str = Field(
-        "", description="Path before every route, such as /tang.", pattern=r"^(/[A-Za-z0-9._-]+)*$"
+        "",
+        description="Path before every route, such as /tang; slashes around it do not count.",
+        pattern=r"^/*([A-Za-z0-9._-]+(/[A-Za-z0-9._-]+)*)?/*$",
     )
     tls_certificate: Path | None = Field(None, description="PEM certificate chain; turns HTTPS on.")
     tls_key: Path | None = Field(None, description="PEM private key of the certificate.")
@@ -113,6 +115,13 @@ class Settings(BaseModel):
         if value is not None and str(value) in ("", "."):
             raise ValueError("a path must not be empty")
         return value
+
+    @field_validator("endpoint")
+    @classmethod
+    def _one_spelling(cls, value: str) -> str:
+        """Return the path with one slash before it and none behind; tangd too takes ``api/x``."""
+        inner = value.strip("/")
+        return f"/{inner}" if inner else ""
 
     @field_validator("metrics_listen")
     @classmethod

@@ -92,7 +92,23 @@ def test_endpoints(endpoint: str) -> None:
     assert load_settings(None, {"endpoint": endpoint}).endpoint == endpoint
 
 
-@pytest.mark.parametrize("endpoint", ["tang", "/", "/tang/", "//", "/ta ng", "/ä", "/tang\n", "/a?b", "/%2f"])
+@pytest.mark.parametrize(
+    ("spelled", "endpoint"),
+    [
+        ("tang", "/tang"),
+        ("api/x", "/api/x"),
+        ("/tang/", "/tang"),
+        ("//tang//", "/tang"),
+        ("/", ""),
+        ("//", ""),
+    ],
+)
+def test_spellings_of_an_endpoint(spelled: str, endpoint: str) -> None:
+    """Slashes around it do not count, as for tangd."""
+    assert load_settings(None, {"endpoint": spelled}).endpoint == endpoint
+
+
+@pytest.mark.parametrize("endpoint", ["/ta ng", "/ä", "/tang\n", "/a?b", "/%2f", "a//b"])
 def test_wrong_endpoints(endpoint: str) -> None:
     """What could never be matched, or be matched twice, is refused."""
     assert refusal(endpoint=endpoint).startswith("Setting endpoint: it is a path such as /tang")

@@ -49,7 +49,7 @@ from tang_attest.service.forgetting import Forgetting
 from tang_attest.service.polls import Polls
 from tang_attest.service.recent_keys import RecentKeys
 from tang_attest.service.refusals import Refusals
-from tang_attest.service.server_keys import MergedKeys, ServerKeys
+from tang_attest.service.server_keys import DirectoryFirst, ServerKeys
 from tang_attest.service.unlock import Unlock
 from tang_attest.store.engine import parse_url
 from tang_attest.web import runner
@@ -282,7 +282,7 @@ async def _site(settings: Settings, polls: Polls) -> AsyncIterator[Site]:
         stack.callback(sweep.cancel)
         await stack.enter_async_context(sealing(state))  # before what writes at its end
         own = ServerKeys(state.store, state.sealed, SystemClock(), "server", open_keys=settings.plain_tang)
-        keys = RecentKeys(MergedKeys(directory, own) if directory is not None else own)
+        keys = RecentKeys(DirectoryFirst(directory, own) if directory is not None else own)
         plain = keys if settings.plain_tang else None
         admin = _admin_routes(settings, state) if settings.admin_api else None
         agents = watch(settings, state, polls, stack)

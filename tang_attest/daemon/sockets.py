@@ -44,11 +44,39 @@ def bind(
 
 
 def inherited(environment: Mapping[str, str]) -> list[socket.socket]:
-    """The sockets that systemd passes to this very process (sd_listen_fds(3)); empty without any."""
+    """Return the listening sockets that systemd passes to this process (sd_listen_fds(3)); empty without any.
+
+    Raises ``setting-invalid`` for a connection, which a socket unit with Accept=yes passes, and for a number that is none.
+    """
+    sockets = passed(environment)
+    if any(not listens(passed_one) for passed_one in sockets):
+        raise Malformed(
+            "setting-invalid",
+            "The socket unit passes a connection (Accept=yes), and 'serve' takes a listening socket. "
+            "Set Accept=no, or run 'tang-attest tangd DIR' for each connection.",
+        )
+    return sockets
+
+
+def passed(environment: Mapping[str, str]) -> list[socket.socket]:
+    """Return every socket that systemd passes to this process, listening or connected.
+
+    Raises ``setting-invalid`` when LISTEN_FDS is no number.
+    """
     if environment.get("LISTEN_PID") != str(os.getpid()):
         return []
-    count = int(environment.get("LISTEN_FDS", "0"))
-    return [socket.socket(fileno=fd) for fd in range(_FIRST_INHERITED, _FIRST_INHERITED + count)]
+    count = environment.get("LISTEN_FDS", "0")
+    if not count.isascii() or not count.isdecimal():
+        raise Malformed("setting-invalid", "LISTEN_FDS is no number.")
+    try:
+        return [socket.socket(fileno=fd) for fd in range(_FIRST_INHERITED, _FIRST_INHERITED + int(count))]
+    except OSError as error:
+        raise Malformed("setting-invalid", f"LISTEN_FDS names no socket: {error.strerror}.") from None
+
+
+def listens(one: socket.socket) -> bool:
+    """Return True for a socket that accepts connections."""
+    return bool(one.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
 
 
 def port_of(listener: socket.socket) -> int:

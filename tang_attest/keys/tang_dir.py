@@ -9,6 +9,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import stat
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -27,6 +28,9 @@ from tang_attest.service.plain_tang import KeySet, TangKey, load_json
 #: A file that changed this recently may change again within the same tick of the file system's clock (4 ms at
 #: most, 10 ms with CONFIG_HZ=100); git calls such a file racily clean.
 _YOUNG_NS: Final = 50_000_000
+
+#: Largest key file in bytes; a P-521 key of tangd-keygen has 300.
+_FILE_LIMIT: Final = 65_536
 
 #: name, inode, size, mtime, ctime.  The ctime also tells of a permission that was granted or taken.
 _Entry = tuple[str, int, int, int, int]
@@ -95,7 +99,9 @@ class TangDirectory:
         files = {}
         for name, *_ in entries:
             try:
-                files[name] = load_json((self._path / name).read_bytes())
+                files[name] = load_json(_read_regular(self._path / name))
+            except _NoKeyFile as error:
+                _log.warning("key file is passed over", file=name, error=str(error))
             except OSError as error:
                 _log.warning("key file cannot be read", file=name, error=error.strerror)
             except ValueError as error:
@@ -119,6 +125,29 @@ class TangDirectory:
             name = f"{thumbprint(jwk)}.jwk"
             _write(self._path, name, json.dumps(jwk).encode())
             _log.info("key made", file=name, alg=alg)
+
+
+class _NoKeyFile(OSError):
+    """A directory entry whose content is never read."""
+
+
+def _read_regular(path: Path) -> bytes:
+    """Return the content of a regular file of at most :data:`_FILE_LIMIT` bytes.
+
+    Raises :class:`_NoKeyFile` for a FIFO, a device, a directory or a larger file.  Opening never blocks: a FIFO without
+    a writer would otherwise hold the event loop, SIGTERM included.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise _NoKeyFile("It is no regular file.")
+        with os.fdopen(descriptor, "rb", closefd=False) as file:
+            content = file.read(_FILE_LIMIT + 1)
+    finally:
+        os.close(descriptor)
+    if len(content) > _FILE_LIMIT:
+        raise _NoKeyFile(f"It has more than {_FILE_LIMIT} bytes.")
+    return content
 
 
 def _as_key_set(files: Mapping[str, Any]) -> KeySet:

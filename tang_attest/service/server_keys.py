@@ -27,23 +27,38 @@ class SigningKeyStore(KeyStore, Protocol):
         """An existing key, sealed."""
 
 
-class MergedKeys:
-    """A Tang directory and the server's own keys, advertised as one set that all signing keys of both sign.
+class DirectoryFirst:
+    """A Tang directory, advertised as tangd does, with the server's own keys behind it."""
 
-    So a machine that knows either signing key trusts the advertisement.
-    """
-
-    def __init__(self, *providers: KeySetProvider) -> None:
-        self._providers = providers
+    def __init__(self, directory: KeySetProvider, own: KeySetProvider) -> None:
+        self._providers = (directory, own)
         self._parts: list[KeySet] = []
         self._key_set = KeySet(())
 
     async def current(self) -> KeySet:
-        """The keys as they are now; the same object as before when nothing changed."""
+        """Return the keys as they are now; the same object as before when nothing changed."""
         parts = [await current_keys(provider) for provider in self._providers]
         if parts != self._parts:
-            self._parts, self._key_set = parts, KeySet(key for part in parts for key in part.keys)
+            self._parts, self._key_set = parts, _BesideDirectory(*parts)
         return self._key_set
+
+
+class _BesideDirectory(KeySet):
+    """``/adv`` is the directory's alone, with one signature where tangd has one.
+
+    A client that names one of the server's own keys, ``/adv/{kid}``, gets the keys of both, signed by both. Keys of both
+    answer ``/rec``.
+    """
+
+    def __init__(self, directory: KeySet, own: KeySet) -> None:
+        super().__init__((*directory.keys, *own.keys))
+        self._directory = directory
+
+    def advertisement(self, kid: str | None = None) -> bytes:
+        """Return the signed key set; raises as :meth:`KeySet.advertisement`."""
+        if kid is None or self._directory.find(kid) is not None:
+            return self._directory.advertisement(kid)
+        return super().advertisement(kid)
 
 
 class ServerKeys:

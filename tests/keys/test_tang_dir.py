@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import socket
 import stat
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -49,7 +51,7 @@ def test_same_object_while_nothing_changes(directory: Path, monkeypatch: pytest.
     settle()
     current = keys.current()
     advertisement = current.advertisement()
-    monkeypatch.setattr(Path, "read_bytes", lambda _: pytest.fail("a file was read"))
+    monkeypatch.setattr(tang_dir, "_read_regular", lambda _: pytest.fail("a file was read"))
     assert keys.current() is current
     assert keys.current().advertisement() is advertisement
 
@@ -208,3 +210,41 @@ def test_directory_that_went_away(directory: Path) -> None:
     assert refusal.value.code == "unavailable"
     moved.rename(directory)
     assert len(keys.current().keys) == 2
+
+
+def make_fifo(path: Path) -> None:
+    os.mkfifo(path)
+
+
+def make_link_to_fifo(path: Path) -> None:
+    os.mkfifo(path.with_name("pipe"))
+    path.symlink_to("pipe")
+
+
+def make_socket(path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+
+
+def make_device(path: Path) -> None:
+    path.symlink_to("/dev/zero")
+
+
+def make_large(path: Path) -> None:
+    with path.open("wb") as file:
+        file.truncate(1 << 40)
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize(
+    "make", [make_fifo, make_link_to_fifo, make_socket, make_device, make_large, Path.mkdir]
+)
+@pytest.mark.parametrize("name", ["odd.jwk", ".odd.jwk"])
+def test_an_entry_that_is_no_small_regular_file_is_passed_over(
+    directory: Path, make: Callable[[Path], None], name: str
+) -> None:
+    """It is neither waited for nor read without end, no descriptor stays open, and the other keys answer."""
+    make(directory / name)
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    assert names(TangDirectory(directory).current()) == [("ECMR", False), ("ES512", False)]
+    assert len(list(Path("/proc/self/fd").iterdir())) == before

@@ -106,7 +106,7 @@ def test_every_setting_arrives(nix: Nix) -> None:
     [
         (f"{SERVER}.settings.port = 65536;", f"{SERVER}.settings.port"),
         (f'{SERVER}.settings.port = "7500";', f"{SERVER}.settings.port"),
-        (f'{SERVER}.settings.endpoint = "tang";', f"{SERVER}.settings.endpoint"),
+        (f'{SERVER}.settings.endpoint = "ta ng";', f"{SERVER}.settings.endpoint"),
         (f"{SERVER}.settings.challenge_ttl = 4;", f"{SERVER}.settings.challenge_ttl"),
         (f'{SERVER}.settings.log_level = "loud";', f"{SERVER}.settings.log_level"),
         (f'{SERVER}.settings.plain_tang = "no";', f"{SERVER}.settings.plain_tang"),
