@@ -6,6 +6,7 @@ import os
 import socket
 import time
 from collections.abc import MutableMapping
+from contextlib import suppress
 
 
 class Notifier:
@@ -34,5 +35,9 @@ class Notifier:
             return
         # An @ stands for the zero byte of an abstract address.
         address = "\0" + self._address[1:] if self._address.startswith("@") else self._address
-        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as channel:
+        # A manager that does not listen is no reason to end, or to answer nobody.
+        with (
+            suppress(OSError),
+            socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as channel,
+        ):
             channel.sendto(message.encode(), address)

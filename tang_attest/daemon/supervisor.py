@@ -7,6 +7,8 @@ Rules of this module:
 * A worker of the first generation that ends before it answers ends everything, with its exit code: it has told why.
   Later ones are tried again, a little slower each time.
 * A reload starts a whole new generation first, and ends the old one only when every new worker answers.
+* Signals meet: one event may have been taken care of by another that came in the same moment, and a signal that comes
+  during a reload waits until that is over.  So an event belongs to a worker, never to the number of a descriptor.
 """
 
 from __future__ import annotations
@@ -73,6 +75,7 @@ class Supervisor:
     _generation: int = field(init=False, default=0)
     _serving: bool = field(init=False, default=False)
     _stopping: bool = field(init=False, default=False)
+    _reload_again: bool = field(init=False, default=False)
     _exit_code: int = field(init=False, default=0)
     _restarts: list[tuple[float, int]] = field(init=False, default_factory=list)
     _backoff: float = field(init=False, default=_BACKOFF_S[0])
@@ -112,10 +115,11 @@ class Supervisor:
         timeout = None if due is None else max(0.0, due - time.monotonic())
         for key, _ in self._selector.select(timeout):
             if key.fd == self._wakeup[0]:
-                for number in os.read(key.fd, 512):
+                # A hundred reloads that were asked for in one moment are one.
+                for number in dict.fromkeys(os.read(key.fd, 512)):
                     self._signal(number)
             else:
-                self._heard(key.fd)
+                self._heard(key.data)
         now = time.monotonic()
         indexes = [index for at, index in self._restarts if at <= now]
         self._restarts = [(at, index) for at, index in self._restarts if at > now]
@@ -130,18 +134,24 @@ class Supervisor:
         elif number == signal.SIGCHLD:
             self._reap()
 
-    def _heard(self, channel: int) -> None:
-        """A worker answers requests now; or it is gone, which SIGCHLD tells better."""
-        said = os.read(channel, 1)
-        self._selector.unregister(channel)
-        os.close(channel)
-        worker = next(worker for worker in self._workers.values() if worker.channel == channel)
-        worker.channel = -1
-        worker.ready = bool(said)
-        if said:
+    def _heard(self, worker: _Worker) -> None:
+        """*worker* answers requests now; or it is gone, which SIGCHLD tells better, and may have told already."""
+        if worker.channel < 0:
+            return
+        worker.ready = bool(os.read(worker.channel, 1))
+        self._close_channel(worker)
+        if worker.ready:
             self._when_ready()
 
+    def _close_channel(self, worker: _Worker) -> None:
+        if worker.channel >= 0:
+            self._selector.unregister(worker.channel)
+            os.close(worker.channel)
+            worker.channel = -1
+
     def _when_ready(self) -> None:
+        if self._stopping:
+            return
         current = [worker for worker in self._workers.values() if worker.generation == self._generation]
         if len(current) < self.count or not all(worker.ready for worker in current):
             return
@@ -153,21 +163,29 @@ class Supervisor:
             self._serving = True
             self.started()
         self.notifier.ready()
+        self._reload_once_more()
 
     # --- workers ------------------------------------------------------------------------------------------------
 
     def _start(self, index: int) -> None:
-        """Fork worker *index* of this generation."""
+        """Fork worker *index* of this generation.
+
+        Signals wait meanwhile: in a new process they would go to the supervisor's handlers, which write into the
+        wakeup pipe of both, so that a worker's end would end everything.
+        """
         receive, send = os.pipe()
+        blocked = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
         pid = os.fork()
         if pid:
+            signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
             os.close(send)
-            self._workers[pid] = _Worker(index, self._generation, receive)
-            self._selector.register(receive, selectors.EVENT_READ)
+            worker = self._workers[pid] = _Worker(index, self._generation, receive)
+            self._selector.register(receive, selectors.EVENT_READ, worker)
             return
         code = 1
         try:
             self._forget(receive)
+            signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
             code = self._works[self._generation](Place(index, lambda: _say_ready(send), self._life[0]))
         except BaseException:  # noqa: BLE001 - nothing of the supervisor's own may run on in a worker
             _log.exception("defect")
@@ -193,9 +211,7 @@ class Supervisor:
                 self._ended(self._workers.pop(pid), pid, os.waitstatus_to_exitcode(status))
 
     def _ended(self, worker: _Worker, pid: int, code: int) -> None:
-        if worker.channel >= 0:
-            self._selector.unregister(worker.channel)
-            os.close(worker.channel)
+        self._close_channel(worker)
         if worker.stopping or self._stopping:
             return
         if not self._serving:
@@ -212,12 +228,18 @@ class Supervisor:
             self._backoff = min(2 * self._backoff, _BACKOFF_S[1])
 
     def _others_serve(self, worker: _Worker) -> bool:
-        return any(other.generation < worker.generation and other.ready for other in self._workers.values())
+        return any(
+            other.generation < worker.generation and other.ready and not other.stopping
+            for other in self._workers.values()
+        )
 
     # --- reload and stop ----------------------------------------------------------------------------------------
 
     def _reload(self) -> None:
         if not self._serving or self._stopping:
+            return
+        if self._is_reloading():
+            self._reload_again = True
             return
         try:
             work = self.prepare()
@@ -231,15 +253,33 @@ class Supervisor:
         for index in range(self.count):
             self._start(index)
 
+    def _is_reloading(self) -> bool:
+        """True from the start of a generation until all of it answers, or it is given up."""
+        return any(
+            worker.generation < self._generation and not worker.stopping for worker in self._workers.values()
+        )
+
+    def _reload_once_more(self) -> None:
+        """Settings may have changed again while a reload was under way."""
+        if self._reload_again:
+            self._reload_again = False
+            self._reload()
+
     def _fall_back(self, generation: int) -> None:
-        """The new generation does not answer: end it; the one before goes on."""
+        """The new generation does not answer: end it; the one before goes on, whole."""
         for pid, worker in self._workers.items():
             if worker.generation == generation:
                 self._end(pid, worker)
-        self._generation = max(other.generation for other in self._workers.values() if not other.stopping)
+        before = [worker for worker in self._workers.values() if not worker.stopping]
+        self._generation = max(worker.generation for worker in before)
+        left = {worker.index for worker in before if worker.generation == self._generation}
+        self._restarts = [(time.monotonic(), index) for index in range(self.count) if index not in left]
         self.notifier.ready()
+        self._reload_once_more()
 
     def _stop(self) -> None:
+        if self._stopping:
+            return
         self._stopping = True
         self._restarts.clear()
         self.notifier.stopping()
