@@ -66,8 +66,7 @@ def build() -> Built:
     ours = cache.files_below(
         *(cache.ROOT / name for name in ("clevis-pin", "initrd/dracut", "initrd/systemd"))
     )
-    common = [cache.ROOT / "initrd" / name for name in ("Makefile", "clevis-attest-cap")]
-    name = cache.key(base_name, Path(__file__), Path(tree.__file__), *ours, *common)
+    name = cache.key(base_name, Path(__file__), Path(tree.__file__), *ours, *tree.shared_by_initrds())
     return Built(cache.entry("dracut", name, lambda path: _build(path, base), keep=2), name)
 
 

@@ -116,7 +116,15 @@ class Built:
 
 
 def _ours() -> list[Path]:
-    return list(cache.files_below(cache.ROOT / "clevis-pin", cache.ROOT / "initrd" / "initramfs-tools"))
+    return [
+        *cache.files_below(cache.ROOT / "clevis-pin", cache.ROOT / "initrd" / "initramfs-tools"),
+        *shared_by_initrds(),
+    ]
+
+
+def shared_by_initrds() -> list[Path]:
+    """The files that every initrd uses, and the makefile that installs them."""
+    return sorted(path for path in (cache.ROOT / "initrd").iterdir() if path.is_file())
 
 
 def build(variant: Variant) -> Built:
@@ -125,8 +133,6 @@ def build(variant: Variant) -> Built:
     inputs: list[str | Path] = [base_name, repr(variant), Path(__file__)]
     if variant.attest:
         inputs += _ours()
-        makefile = cache.ROOT / "initrd" / "Makefile"
-        inputs += [makefile] if makefile.exists() else []
     name = cache.key(*inputs)
     return Built(cache.entry("tree", name, lambda path: _build(path, base, variant), keep=8), name)
 
