@@ -57,7 +57,7 @@ ACTIONS: Final[dict[str, str]] = {
     "approval-required": "If this unlock is wanted, run 'tang-attest device allow DEVICE --for 30m'; the machine tries again.",
     "device-stale": "If the machine is in good hands, run 'tang-attest device allow DEVICE --for 30m'; it tries again.",
     "device-unreachable": "See that the machine is on, that clevis-attest-agent runs there, and that 'serve' runs here.",
-    "state-learned": "Type the passphrase once; from the next boot on, this state opens the disk.",
+    "state-learned": "Type the passphrase for this boot; from the next one on, this state opens the disk.",
     "log-missing": "Let the machine send its event log with the quote; the policy's rules judge it.",
     "log-replay-mismatch": "Look what extends the named PCR beside the firmware's log; compare such a PCR by value.",
     "rule-failed": "If you changed the machine's software, change the policy's rules; if not, look at the named event.",

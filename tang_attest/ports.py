@@ -167,7 +167,8 @@ class Device(NewDevice):
     ``allowed_until`` the end of a person's word that it may unlock, ``labels`` words that rollouts and listings choose
     by, ``grade`` what
     :mod:`tang_attest.protocol.grade` says of its newest evidence, ``evidence_digest`` that evidence's
-    :attr:`NewEvidence.digest`.
+    :attr:`NewEvidence.digest`, ``learned_reset_count`` the TPM's reset counter in the boot whose state was learned: that
+    boot opens nothing.
     """
 
     id: int
@@ -182,6 +183,7 @@ class Device(NewDevice):
     suspension: Suspension | None = None
     allowed_until: datetime | None = None
     standing: Standing = Standing()
+    learned_reset_count: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from typing import Final
 from tang_attest.errors import Malformed, Reason, Refused
 from tang_attest.protocol.conditions import Conditions
 from tang_attest.protocol.pcr import PcrValues, Selection
-from tang_attest.protocol.quote import VerifiedQuote
+from tang_attest.protocol.quote import VerifiedQuote, advance
 from tang_attest.protocol.reference_state import ReferenceState
 from tang_attest.protocol.rules import RuleSet
 
@@ -119,6 +119,21 @@ class ReferencePolicy:
             )
             return (capped, *mismatches)
         return (Reason("pcr-mismatch", f"{spell_pcrs(different)} not as approved."), *mismatches)
+
+
+def learned_now(state: ReferenceState, learned_reset_count: int | None, reset_count: int) -> Reason | None:
+    """The reason that a learned *state* does not count in the boot that it was learned of; ``None``: it counts.
+
+    *learned_reset_count* is the TPM's reset counter in that boot (``None``: the device learned nothing), *reset_count*
+    the one of the quote.  A person with the passphrase has to be there in a boot that is learned, however often it asks.
+    """
+    if state.origin != "learned" or learned_reset_count is None:
+        return None
+    if advance(learned_reset_count, reset_count) > 0:
+        return None
+    return Reason(
+        "state-learned", f"State '{state.label}' was learned in this boot, and counts from the next on."
+    )
 
 
 def _mismatch(pcr: int, value: bytes, counting: list[ReferenceState]) -> Reason:

@@ -11,14 +11,14 @@ from tang_attest.errors import Malformed, Reason, Refused
 from tang_attest.ports import Device, NewEvidence, RolloutResult, Snapshot
 from tang_attest.protocol import eventlog
 from tang_attest.protocol.grade import grade
-from tang_attest.protocol.policy import Permit, differing_pcrs
+from tang_attest.protocol.policy import Permit, differing_pcrs, learned_now
 from tang_attest.protocol.quote import VerifiedQuote
 from tang_attest.protocol.reference_state import ReferenceState, learnable
 from tang_attest.service.device_keys import DeviceKey
 from tang_attest.service.suspension import check_admitted, check_not_suspended
 
-#: Refusals whatever was quoted.
-_NOT_THE_VALUES: Final = frozenset({"device-suspended", "approval-required", "device-stale"})
+#: Refusals whatever was quoted, or of values that are approved already.
+_NOT_THE_VALUES: Final = frozenset({"device-suspended", "approval-required", "device-stale", "state-learned"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +61,7 @@ def _judge(
     try:
         check_not_suspended(bound.device)
         permit = bound.policy.appraise(quote, now, event_log)
+        _check_learned(bound.device, permit, quote)
         check_admitted(bound.policy, bound.device, now)
     except Refused as refusal:
         if refusal.code in _NOT_THE_VALUES:
@@ -70,6 +71,12 @@ def _judge(
             return Refused("state-learned", "This boot's state was recorded as the one to expect."), learned
         return _explain(refusal, bound.device, quote), None
     return permit, None
+
+
+def _check_learned(device: Device, permit: Permit, quote: VerifiedQuote) -> None:
+    """Raise ``state-learned`` in the boot that was learned."""
+    if reason := learned_now(permit.state, device.learned_reset_count, quote.clock.reset_count):
+        raise Refused.because(reason)
 
 
 def _learn(device: Device, quote: VerifiedQuote, now: datetime) -> ReferenceState | None:

@@ -21,7 +21,9 @@ import sqlalchemy as sa
 
 from tang_attest.errors import Conflict, NotFound, TangAttestError
 from tang_attest.ports import AuditEntry, Decision
+from tang_attest.protocol.policy import learned_now
 from tang_attest.protocol.quote import advance
+from tang_attest.protocol.reference_state import ReferenceState
 from tang_attest.protocol.tpm import ClockInfo
 from tang_attest.store import (
     audit_log,
@@ -109,15 +111,21 @@ class _Batch:
         # A refusal is written all the same.
         if row["suspended_at"] is not None and (gives or decision.audit.verdict != "refused"):
             return Conflict("device-suspended", "The device was suspended while its evidence was appraised.")
-        if decision.met is not None and (row["policy_id"], decision.met.label) not in self._counting:
-            label = decision.met.label
-            return Conflict(
-                "state-retired", f"State '{label}' was retired while this evidence was appraised."
-            )
+        if decision.met is not None and (lost := self._lost(decision, decision.met, row)):
+            return lost
         if decision.learned is not None and row["learning"] is None:
             return Conflict(
                 "pcr-mismatch", "The one learning use was taken while this evidence was appraised."
             )
+        return None
+
+    def _lost(self, decision: Decision, met: ReferenceState, row: dict[str, Any]) -> Conflict | None:
+        """The reason that the state *met* does not count any more, or not in this boot."""
+        if (row["policy_id"], met.label) not in self._counting:
+            sentence = f"State '{met.label}' was retired while this evidence was appraised."
+            return Conflict("state-retired", sentence)
+        if reason := learned_now(met, row["learned_reset_count"], decision.clock.reset_count):
+            return Conflict(reason.code, reason.sentence)
         return None
 
     def _accept(self, decision: Decision, row: dict[str, Any]) -> None:
@@ -131,7 +139,7 @@ class _Batch:
         if decision.met is not None:
             row["last_state"] = decision.met.label
         if decision.learned is not None:
-            row["learning"] = None
+            row.update(learning=None, learned_reset_count=decision.clock.reset_count)
             connection.execute(_UNARM, {"device_id": decision.device_id})
             policies.add_learned_state(connection, row["policy_id"], decision.learned)
         if decision.rollout is not None:

@@ -48,6 +48,7 @@ _PLAIN: Final = (
     "evidence_digest",
     "running_policy",
     "allowed_until",
+    "learned_reset_count",
 )
 
 _KIDS: Final = (

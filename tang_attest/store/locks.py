@@ -31,6 +31,7 @@ MOVED: Final = (
     "last_seen_at",
     "last_code",
     "opened_reset_count",
+    "learned_reset_count",
     "last_state",
     "verified_at",
 )

@@ -83,6 +83,8 @@ device: Final = sa.Table(
     sa.Column("clock_safe", sa.Boolean),
     # {"until": ISO 8601, "stable": {PCR: hex}}, NULL unless armed.
     sa.Column("learning", JsonText),
+    # The reset counter of the boot whose state was learned: that boot opens nothing.
+    sa.Column("learned_reset_count", sa.BigInteger),
     sa.Column("last_seen_at", Instant),
     sa.Column("last_code", sa.Text),
     # The label of the reference state that the last permitted unlock met.

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -11,7 +13,7 @@ from jwcrypto.jwk import JWK
 from jwcrypto.jws import JWS
 
 from tang_attest.errors import Conflict
-from tang_attest.ports import Decision
+from tang_attest.ports import BoundKey, Decision
 from tang_attest.protocol.base64url import b64u
 from tang_attest.protocol.pcr import Selection
 from tang_attest.protocol.tpm import parse_ak
@@ -158,12 +160,89 @@ async def test_learning_the_next_boot(server: Server, attester: Attester) -> Non
     kid = done.body["kid"]
     attester.extend(11, b"phase")
     assert (await server.unlock(attester, kid)).code == "state-learned"
+    attester.reset_count += 1
     assert (await server.unlock(attester, kid)).status == 200
     entry = await server.store.get_device("pi-b")
     assert entry.learning is None
     state = (await server.store.get_policy("pi-b")).states[0]
     assert state.origin == "learned"
     assert [e.code for _, e in await server.store.list_audit("pi-b")][:2] == ["ok", "state-learned"]
+
+
+async def learned(server: Server, attester: Attester) -> str:
+    """A machine whose boot was learned just now; its kid."""
+    kid = await server.enroll(attester, selection=MOVING)
+    attester.extend(11, b"phase")
+    assert (await server.unlock(attester, kid)).code == "state-learned"
+    return kid
+
+
+async def test_a_learned_boot_stays_refused(server: Server, attester: Attester) -> None:
+    """However often it asks, after a restart of the TPM without a reset too; the next boot opens."""
+    kid = await learned(server, attester)
+    for restarts in (0, 0, 1):
+        attester.restart_count += restarts
+        answer = await server.unlock(attester, kid)
+        assert (answer.status, answer.code) == (403, "state-learned")
+        server.clock.advance(hours=2)
+    assert await server.store.list_observations("pi-b") == []
+    attester.reset_count += 1
+    assert (await server.unlock(attester, kid)).status == 200
+
+
+@pytest.mark.parametrize(("before", "after"), [(2**32 - 1, 0), (2**32 - 1, 3), (2**31 - 1, 2**31)])
+async def test_a_learned_state_counts_when_the_counter_passes_zero(
+    server: Server, attester: Attester, before: int, after: int
+) -> None:
+    """A TPM adds a secret constant to its counters, modulo 2^32."""
+    attester.reset_count = before
+    kid = await learned(server, attester)
+    assert (await server.unlock(attester, kid)).code == "state-learned"
+    attester.reset_count = after
+    assert (await server.unlock(attester, kid)).status == 200
+
+
+async def test_a_state_that_was_learned_of_one_machine_is_good_for_another(
+    server: Server, attester: Attester
+) -> None:
+    """The other machine's boot is not the one in which a person has to be there."""
+    await learned(server, attester)
+    other = Attester()
+    other.pcrs = {bank: dict(values) for bank, values in attester.pcrs.items()}
+    terms = {"policy": "pi-b", "record": False, "learn_for": timedelta(0)}
+    assert (await server.unlock(other, await server.enroll(other, "pi-c", **terms))).status == 200
+
+
+async def test_two_requests_of_a_boot_that_is_learned(server: Server, attester: Attester) -> None:
+    """None opens, whichever is written first, and none opens afterwards."""
+    kid = await server.enroll(attester, selection=MOVING)
+    attester.extend(11, b"phase")
+    answers = await asyncio.gather(*(server.unlock(attester, kid) for _ in range(4)))
+    assert {answer.status for answer in answers} <= {403, 409}
+    assert {answer.code for answer in answers} <= {"state-learned", "pcr-mismatch"}
+    assert "state-learned" in {answer.code for answer in answers}
+    assert (await server.unlock(attester, kid)).code == "state-learned"
+
+
+async def test_a_permit_that_was_appraised_before_the_boot_was_learned(
+    server: Server, attester: Attester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A request that reads the device before the first one is written, and the policy afterwards, gets nothing."""
+    kid = await server.enroll(attester, selection=MOVING)
+    attester.extend(11, b"phase")
+    before = await server.store.find_key(kid)
+    assert (await server.unlock(attester, kid)).code == "state-learned"
+    after = await server.store.find_key(kid)
+    assert before is not None
+    assert after is not None
+
+    async def torn(_kid: str) -> BoundKey:
+        return replace(after, device=before.device)
+
+    monkeypatch.setattr(server.store, "find_key", torn)
+    answer = await server.unlock(attester, kid)
+    assert (answer.status, answer.code) == (403, "state-learned")
+    assert (await server.store.list_audit("pi-b"))[0][1].verdict == "refused"
 
 
 async def test_learning_is_not_for_another_kernel(server: Server, attester: Attester) -> None:
@@ -206,6 +285,7 @@ async def test_learning_again_on_the_operators_word(server: Server, attester: At
     await server.reference_values.learn("pi-b", timedelta(minutes=5))
     attester.extend(11, b"new image")
     assert (await server.unlock(attester, kid)).code == "state-learned"
+    attester.reset_count += 1
     assert (await server.unlock(attester, kid)).status == 200
 
 
