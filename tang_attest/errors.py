@@ -69,6 +69,7 @@ ACTIONS: Final[dict[str, str]] = {
     # --- enrollment -------------------------------------------------------------------------------------------
     "token-invalid": "Ask the operator for a token made with 'tang-attest token create'.",
     "token-expired": "Ask the operator for a new token.",
+    "token-revoked": "Ask the operator for a new token; this one was withdrawn with 'tang-attest token revoke'.",
     "token-used": "Ask the operator for a new token; if this one was not used by you, remove the device it enrolled.",
     "name-taken": "Choose another name, or remove the device that has it.",
     "device-exists": "Remove the device that has this TPM key first, or keep using its enrollment.",
@@ -79,7 +80,7 @@ ACTIONS: Final[dict[str, str]] = {
     "ek-expired": "Add the vendor's newer certificate with 'tang-attest ek-root add', or use --allow-unverified-ek.",
     "certificate-malformed": "Give X.509 certificates as PEM or DER, and nothing else in the file.",
     "ek-unsupported": "Use an RSA 2048, P-256 or P-384 endorsement key of the TCG EK Credential Profile.",
-    "ek-untrusted": "Add the TPM vendor's root with 'tang-attest ek-root add', or issue a token with --allow-unverified-ek.",
+    "ek-untrusted": "Add the vendor's root or intermediate that is named with 'tang-attest ek-root add', or issue a token with --allow-unverified-ek.",
     "activation-failed": "Check that the AK and the EK live in the same TPM.",
     # --- the admin API ----------------------------------------------------------------------------------------
     "admin-token-invalid": "Send a token made with 'tang-attest admin-token create' that is neither expired nor revoked.",

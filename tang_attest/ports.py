@@ -240,6 +240,7 @@ class Token:
     learn_for_s: int
     labels: tuple[str, ...] = ()
     used_at: datetime | None = None
+    revoked_at: datetime | None = None
 
 
 class Scope(StrEnum):
@@ -310,12 +311,16 @@ class Watched:
 
 @dataclass(frozen=True, slots=True)
 class EkRoot:
-    """A trust anchor for EK certificates: DER, its SHA-256 in hex, and the operator's label."""
+    """A trust anchor for EK certificates: DER, its SHA-256 in hex, and the operator's label.
+
+    ``subject`` is :func:`tang_attest.protocol.endorsement.subject_digest` of it, by which it is looked up.
+    """
 
     fingerprint: str
     label: str
     der: bytes
     added_at: datetime
+    subject: bytes | None = field(default=None, compare=False)
 
 
 # --- what changes together ---------------------------------------------------------------------------------------
@@ -510,7 +515,7 @@ class Store(Protocol):
     async def enroll(self, enrollment: Enrollment) -> Device:
         """Use up the token and add device, key and (perhaps) policy.
 
-        Raises ``token-used``, ``name-taken`` (device or new policy), ``device-exists`` (same AK or same EK Name),
+        Raises ``token-used``, ``token-revoked``, ``name-taken`` (device or new policy), ``device-exists`` (same AK or same EK Name),
         ``not-found`` (policy).
         """
 
@@ -520,6 +525,9 @@ class Store(Protocol):
 
     async def list_tokens(self) -> Sequence[Token]:
         """Every token, newest first."""
+
+    async def revoke_token(self, digest: bytes, audit: AuditEntry) -> None:
+        """Revoke an unused token for good, at the entry's time.  Raises ``not-found``, ``token-used``."""
 
     async def add_admin_token(self, token: AdminToken, audit: AuditEntry) -> None:
         """Keep an admin token.  Raises ``name-taken``, ``not-found`` (a policy it is limited to)."""
@@ -671,6 +679,9 @@ class Store(Protocol):
 
     async def add_ek_root(self, root: EkRoot, audit: AuditEntry) -> None:
         """Trust a certificate; one that is trusted already stays."""
+
+    async def find_ek_roots(self, subject: bytes, fingerprint: str) -> Sequence[EkRoot]:
+        """The trust anchors with that subject or fingerprint, and those whose subject is not known."""
 
     async def list_ek_roots(self) -> Sequence[EkRoot]:
         """Every trusted certificate."""

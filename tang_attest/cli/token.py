@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from datetime import timedelta
 
 import click
@@ -106,15 +107,17 @@ def list_tokens(as_json: bool) -> None:
         output.print_json([_as_json(entry) for entry in tokens])
         return
     output.table(
-        ("created", "name", "policy", "labels", "expires", "used", "unverified ek"),
+        ("id", "created", "name", "policy", "labels", "expires", "used", "revoked", "unverified ek"),
         [
             (
+                t.digest.hex()[:16],
                 t.created_at,
                 t.name,
                 t.policy or f"record {t.selection}",
                 ", ".join(t.labels) or None,
                 t.expires_at,
                 t.used_at,
+                t.revoked_at,
                 t.allow_unverified_ek,
             )
             for t in tokens
@@ -123,8 +126,27 @@ def list_tokens(as_json: bool) -> None:
     )
 
 
+@token.command()
+@click.argument("named", metavar="ID")
+def revoke(named: str) -> None:
+    """Revoke an unused token for good; an enrollment under way with it is refused too.
+
+    ID is that of the listing, which may be shortened to 8 digits, or the name of the machine that it is for, or the
+    token itself; - reads it from stdin.
+
+    \b
+    tang-attest token list
+    tang-attest token revoke 5d41402abc4b2a76
+    """
+    if named == "-":
+        named = sys.stdin.readline().strip()
+    revoked = run(lambda state: state.registry.revoke_token(named))
+    output.say(f"token {revoked.digest.hex()[:16]} is revoked")
+
+
 def _as_json(entry: Token) -> dict[str, object]:
     return {
+        "id": entry.digest.hex(),
         "name": entry.name,
         "policy": entry.policy,
         "labels": list(entry.labels),
@@ -136,4 +158,5 @@ def _as_json(entry: Token) -> dict[str, object]:
         "created_by": entry.created_by,
         "expires_at": entry.expires_at,
         "used_at": entry.used_at,
+        "revoked_at": entry.revoked_at,
     }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import tempfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -32,22 +33,37 @@ class Tpm2Tools:
             command = ["tpm2", "quote", "-Q", "-T", reach.tcti, "-c", reach.ak_handle]
             command += ["-l", str(selection), "-q", qualifying.hex(), "-F", "values"]
             command += ["-m", str(files["quote"]), "-s", str(files["signature"]), "-o", str(files["pcrs"])]
-            await self._run(command, reach)
+            await self._run(command, reach.tcti, "made no quote")
             return await asyncio.to_thread(_read, nonce, files)
 
-    async def _run(self, command: list[str], reach: Reach) -> None:
-        try:
-            code, said = await run_program(
-                command, limit_s=self._limit_s, environment={"TSS2_LOG": "all+NONE"}
-            )
-        except TimeoutError:
-            raise Unavailable(
-                "tpm-unreachable", f"The TPM at {reach.tcti} did not answer within {self._limit_s:.0f} s."
-            ) from None
+    async def read_nv(self, tcti: str, indices: Sequence[str]) -> Mapping[str, bytes]:
+        """The contents of those of the NV *indices* that can be read.  Raises ``tpm-unreachable``, ``program-missing``."""
+        with tempfile.TemporaryDirectory(prefix="tang-attest-") as directory:
+            await self._run(["tpm2", "getcap", "-T", tcti, "handles-nv-index"], tcti, "does not answer")
+            found = {}
+            for index in indices:
+                file = Path(directory) / index
+                for hierarchy in (index, "o"):
+                    command = ["tpm2", "nvread", "-Q", "-T", tcti, "-C", hierarchy, "-o", str(file), index]
+                    if (await self._said(command, tcti))[0] == 0:
+                        found[index] = await asyncio.to_thread(file.read_bytes)
+                        break
+            return found
+
+    async def _run(self, command: list[str], tcti: str, failure: str) -> None:
+        code, said = await self._said(command, tcti)
         if code != 0:
             words = _ERROR.search(said)
             what = words[1].strip().rstrip(".")[:200] if words else f"tpm2 ended with {code}"
-            raise Unavailable("tpm-unreachable", f"The TPM at {reach.tcti} made no quote: {what}.")
+            raise Unavailable("tpm-unreachable", f"The TPM at {tcti} {failure}: {what}.")
+
+    async def _said(self, command: list[str], tcti: str) -> tuple[int, str]:
+        try:
+            return await run_program(command, limit_s=self._limit_s, environment={"TSS2_LOG": "all+NONE"})
+        except TimeoutError:
+            raise Unavailable(
+                "tpm-unreachable", f"The TPM at {tcti} did not answer within {self._limit_s:.0f} s."
+            ) from None
 
 
 def _read(nonce: str, files: dict[str, Path]) -> Evidence:

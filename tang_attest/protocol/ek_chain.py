@@ -54,7 +54,7 @@ def find_chain(
             return path, ()
         issuers = [c for c in known if _may_have_issued(c, path[-1]) and c.der not in climbed]
         if not issuers:
-            reasons[_no_root(path[-1])] = None
+            reasons[_no_issuer(path, known)] = None
         for issuer in issuers:
             objections = tuple(_objections(issuer, path, now))
             reasons.update(dict.fromkeys(objections))
@@ -128,13 +128,23 @@ def _may_have_issued(issuer: Certificate, certificate: Certificate) -> bool:
     return not known or issuer.subject_key_id == certificate.authority_key_id
 
 
-def _no_root(certificate: Certificate) -> Reason:
-    key_id = certificate.authority_key_id
+def _no_issuer(path: Chain, known: Sequence[Certificate]) -> Reason:
+    """The certificate that is missing above the end of *path*.
+
+    Directly above an EK certificate that is an intermediate, with nearly every vendor. A certificate that issued
+    itself, or has the name of an issuer that is known by another key, can only lack a root.
+    """
+    end = path[-1]
+    namesake = any(certificate.subject_key == end.issuer_key for certificate in known)
+    wanted, besides = "root", ""
+    if len(path) == 1 and not end.self_issued and not namesake:
+        wanted, besides = "intermediate", ", nor a root of that name"
+    key_id = end.authority_key_id
     named = f"authority key id {key_id.hex(':')}" if key_id is not None else "no authority key id"
     return Reason(
         "ek-untrusted",
-        f"No root for issuer '{certificate.issuer}' ({named}).",
-        (("issuer", certificate.issuer), ("authority_key_id", key_id.hex() if key_id is not None else None)),
+        f"No {wanted} for issuer '{end.issuer}' ({named}){besides}.",
+        (("issuer", end.issuer), ("authority_key_id", key_id.hex() if key_id is not None else None)),
     )
 
 

@@ -41,6 +41,10 @@ _SEQUENCE: Final = 0x30
 _OCTET_STRING: Final = 0x04
 # TCG_TAG_PCCLIENT_STORED_CERT (PC Client Specific Implementation Specification 1.2, section 7.3.2)
 _STORED_CERT: Final = b"\x10\x01"
+_FULL_CERT: Final = b"\x00"
+_FULL_CERT_TAG: Final = b"\x10\x02"
+_PEM: Final = b"-----BEGIN "
+_GZIP: Final = b"\x1f\x8b"
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,25 +81,78 @@ class Root:
 
 
 def trim_certificate(nv: bytes) -> bytes:
-    """The DER certificate at the start of *nv*, the contents of an EK certificate's NV index.
+    """The DER certificate in *nv*, the contents of an EK certificate's NV index.
 
-    The index may be larger than the certificate and is then filled with 0xFF or 0x00; some vendors wrap the
-    certificate in an OCTET STRING (keylime#1891). Both are taken off. Raises Malformed("ek-malformed") for
-    anything else, among it other trailing bytes and more than 8 KiB.
+    The index may be larger than the certificate and is then filled with 0xFF or 0x00. Around the certificate there
+    may be an OCTET STRING (keylime#1891), the header of a TPM 1.2's stored certificate, PEM, or its length in two
+    or four octets of either order. Each is taken off. Raises Malformed("ek-malformed") for anything else, among it
+    compressed certificates, other trailing bytes and more than 8 KiB.
 
     NOT checked: that what is inside the outer SEQUENCE is a certificate.
     """
     if len(nv) > MAX_CERTIFICATE:
         raise _malformed(f"The EK certificate has {len(nv)} bytes, and {MAX_CERTIFICATE} is the limit.")
+    try:
+        return _element(_unwrapped(nv), _SEQUENCE)[0]
+    except _NotDer as error:
+        raise _malformed(str(error)) from None
+
+
+def _unwrapped(nv: bytes) -> bytes:
+    """*nv* from its outer SEQUENCE on, without what vendors and tools put around it."""
+    if nv[:1] == bytes((_OCTET_STRING,)):
+        return _element(nv, _OCTET_STRING)[1]
     if nv.startswith(_STORED_CERT):
-        raise _malformed("The EK certificate has the TCG_PCCLIENT_STORED_CERT header of a TPM 1.2.")
-    if nv and nv[0] == _OCTET_STRING:
-        nv = _element(nv, _OCTET_STRING)[1]
-    return _element(nv, _SEQUENCE)[0]
+        return _stored_certificate(nv)
+    if nv.lstrip().startswith(_PEM):
+        return _only_pem(nv)
+    if nv[:2] == _GZIP:
+        raise _NotDer("The EK certificate is compressed (gzip), which is not read.")
+    for width in (2, 4):
+        rest = nv[width:]
+        if rest[:1] == bytes((_SEQUENCE,)) and _is_length(nv[:width], rest):
+            return rest
+    return nv
+
+
+def _is_length(octets: bytes, rest: bytes) -> bool:
+    """True when *octets* is, in either order, the length of the DER element that begins *rest*."""
+    try:
+        end = _extent(rest)[1]
+    except _NotDer:
+        return False
+    return end in {int.from_bytes(octets, "big"), int.from_bytes(octets, "little")}
+
+
+def _stored_certificate(nv: bytes) -> bytes:
+    """The certificate after TCG_PCCLIENT_STORED_CERT: tag, type, size, perhaps the tag of TCG_FULL_CERT."""
+    kind, size, rest = nv[2:3], int.from_bytes(nv[3:5]), nv[5:]
+    certificate = rest[:size].removeprefix(_FULL_CERT_TAG)
+    if kind != _FULL_CERT or len(rest) < size or certificate[:1] != bytes((_SEQUENCE,)):
+        raise _NotDer("The EK certificate has the TCG_PCCLIENT_STORED_CERT header of a TPM 1.2.")
+    return certificate
+
+
+def _only_pem(nv: bytes) -> bytes:
+    """The one certificate of a PEM text that fills *nv* up to its padding."""
+    text = nv.rstrip(b"\xff\x00")
+    try:
+        ders = _pem_certificates(text)
+    except Malformed as error:
+        raise _NotDer(error.sentence) from None
+    if len(ders) != 1:
+        raise _NotDer(f"The EK certificate's index holds {len(ders)} certificates as PEM, not one.")
+    return ders[0]
+
+
+class _NotDer(Exception):
+    """There is no bare DER element; the text is the sentence."""
 
 
 def parse_roots(data: bytes) -> tuple[Root, ...]:
     """The trust anchors in a file that the operator adds: PEM with any number of certificates, or one in DER.
+
+    One in DER may be as ``tpm2 nvread`` gives it: :func:`trim_certificate` says what may be around it.
 
     Each certificate becomes an anchor of its own, an intermediate too, labeled with its subject; text between
     PEM blocks is ignored, repeated certificates count once. Raises Malformed("certificate-malformed") if there is no
@@ -108,13 +165,46 @@ def parse_roots(data: bytes) -> tuple[Root, ...]:
         raise Malformed(
             "certificate-malformed", f"The file has {len(data)} bytes, and {MAX_ROOTS_FILE} is the limit."
         )
-    ders = _pem_certificates(data) if b"-----BEGIN " in data else [data]
-    if ders == [b""]:
+    if not data:
         raise Malformed(
             "certificate-malformed", "The file is empty, and should hold a certificate as PEM or DER."
         )
+    ders = _pem_certificates(data) if _PEM in data else [_unpadded(data)]
     certificates = [read_certificate(der, "certificate-malformed") for der in dict.fromkeys(ders)]
     return tuple(Root(certificate.der, certificate.subject or "(no name)") for certificate in certificates)
+
+
+def _unpadded(data: bytes) -> bytes:
+    """A certificate out of an NV index without its padding; anything else as it is, for the reader to describe."""
+    try:
+        return trim_certificate(data)
+    except Malformed:
+        return data
+
+
+def subject_digest(der: bytes) -> bytes:
+    """The SHA-256 of the subject of the certificate *der*, by which an anchor is looked up.
+
+    Raises Malformed("certificate-malformed") if it cannot be read.
+    """
+    return _name_digest(read_certificate(der, "certificate-malformed").subject_key)
+
+
+def issuer_digest(der: bytes) -> bytes:
+    """The SHA-256 of the issuer of the EK certificate *der*: :func:`subject_digest` of every possible issuer.
+
+    Names are compared as RFC 5280, section 7.1, says. Raises Malformed("ek-malformed") if it cannot be read.
+    """
+    return _name_digest(_read_sent(der).issuer_key)
+
+
+def certified_key(der: bytes) -> bytes:
+    """The DER SubjectPublicKeyInfo in the EK certificate *der*.  Raises Malformed("ek-malformed")."""
+    return _read_sent(der).spki
+
+
+def _name_digest(key: str) -> bytes:
+    return hashlib.sha256(key.encode("utf-8", "surrogatepass")).digest()
 
 
 def verify_ek_certificate(
@@ -207,21 +297,21 @@ def _other_purpose(leaf: Certificate) -> Iterator[Reason]:
 def _element(data: bytes, tag: int) -> tuple[bytes, bytes]:
     """The DER element of *tag* that fills *data* up to its padding: the whole element, and its contents."""
     name = "SEQUENCE" if tag == _SEQUENCE else "OCTET STRING"
-    if len(data) < 2:
-        raise _malformed(f"The EK certificate is too short: need 2 bytes, had {len(data)}.")
-    if data[0] != tag:
-        raise _malformed(f"The EK certificate starts with 0x{data[0]:02x}, not as a {name} (0x{tag:02x}).")
+    if data and data[0] != tag:
+        raise _NotDer(f"The EK certificate starts with 0x{data[0]:02x}, not as a {name} (0x{tag:02x}).")
     start, end = _extent(data)
     if end > len(data):
-        raise _malformed(f"The EK certificate is too short: need {end} bytes, had {len(data)}.")
+        raise _NotDer(f"The EK certificate is too short: need {end} bytes, had {len(data)}.")
     padding = data[end:]
     if padding.strip(b"\xff") and padding.strip(b"\x00"):
-        raise _malformed(f"{len(padding)} bytes follow the EK certificate that are not padding.")
+        raise _NotDer(f"{len(padding)} bytes follow the EK certificate that are not padding.")
     return data[:end], data[start:end]
 
 
 def _extent(data: bytes) -> tuple[int, int]:
     """Where the contents of the DER element at the start of *data* begin and end (X.690, section 8.1.3)."""
+    if len(data) < 2:
+        raise _NotDer(f"The EK certificate is too short: need 2 bytes, had {len(data)}.")
     first = data[1]
     if first < 0x80:
         return 2, 2 + first
@@ -230,7 +320,7 @@ def _extent(data: bytes) -> tuple[int, int]:
     # Two octets reach 65,535; none at all is BER's open length. DER has no length that would fit into fewer.
     least = {1: 0x80, 2: 0x100}.get(octets)
     if least is None or length < least:
-        raise _malformed("The EK certificate's outer length is not DER.")
+        raise _NotDer("The EK certificate's outer length is not DER.")
     return 2 + octets, 2 + octets + length
 
 

@@ -11,11 +11,14 @@ Rules of this module:
 * Reading is not judging: an expired, weak or alien certificate reads fine. The checks are in ``ek_chain`` and
   ``endorsement``.
 * Text from a certificate is shown to people, so unprintable characters and excess length end here.
+* A hint never refuses. Text for people, alternative names and key identifiers come from encodings that a type
+  table calls wrong (Nuvoton writes its model as PrintableString, the profile asks for UTF8String). They are read
+  as they are; one that cannot be read is left out, or refused by its number where it is critical.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
@@ -24,6 +27,7 @@ from asn1crypto import core, parser, x509
 
 from tang_attest.errors import Malformed
 
+_OCTET_STRING: Final = 4
 _SUBJECT_KEY_ID: Final = "2.5.29.14"
 _KEY_USAGE: Final = "2.5.29.15"
 _SUBJECT_ALT_NAME: Final = "2.5.29.17"
@@ -48,6 +52,19 @@ _NAME_TYPES: Final = {
     "2.5.4.10": "O",
     "2.5.4.11": "OU",
 }
+# Universal string types by tag (X.680, table 1), and how Python reads each.
+_STRINGS: Final = {
+    12: "utf-8",
+    18: "ascii",
+    19: "ascii",
+    20: "latin-1",
+    22: "ascii",
+    26: "ascii",
+    27: "latin-1",
+    28: "utf-32-be",
+    30: "utf-16-be",
+}
+
 _TPM_MANUFACTURER: Final = "2.23.133.2.1"
 _TPM_MODEL: Final = "2.23.133.2.2"
 _TPM_VERSION: Final = "2.23.133.2.3"
@@ -131,7 +148,7 @@ def _read(der: bytes) -> Certificate:
         raise ValueError("the signed and the unsigned signature algorithm differ")
     values, critical = _extensions(tbs)
     is_ca, path_length = _basic_constraints(values.get(_BASIC_CONSTRAINTS))
-    names = _alternative_names(values.get(_SUBJECT_ALT_NAME))
+    names, only_directories = _alternative_names(values.get(_SUBJECT_ALT_NAME))
     return Certificate(
         der=der,
         tbs=_first_element(der),
@@ -139,9 +156,9 @@ def _read(der: bytes) -> Certificate:
         signature_oid=signature_oid,
         signature=bytes(outer["signature_value"]),
         issuer=_name_text(tbs["issuer"]),
-        issuer_key=tbs["issuer"].hashable,
+        issuer_key=_name_key(tbs["issuer"]),
         subject=_name_text(tbs["subject"]),
-        subject_key=tbs["subject"].hashable,
+        subject_key=_name_key(tbs["subject"]),
         not_before=_moment(tbs["validity"]["not_before"]),
         not_after=_moment(tbs["validity"]["not_after"]),
         is_ca=is_ca,
@@ -150,7 +167,7 @@ def _read(der: bytes) -> Certificate:
         extended_key_usage=_extended_key_usage(values.get(_EXTENDED_KEY_USAGE)),
         authority_key_id=_authority_key_id(values.get(_AUTHORITY_KEY_ID)),
         subject_key_id=_subject_key_id(values.get(_SUBJECT_KEY_ID)),
-        unhandled_critical=_unhandled(critical, names),
+        unhandled_critical=_unhandled(critical, only_directories=only_directories),
         tpm_model=_tpm_model(names),
     )
 
@@ -170,10 +187,25 @@ def _extensions(tbs: Any) -> tuple[dict[str, bytes], list[str]]:
         oid = extension["extn_id"].dotted
         if oid in values:  # RFC 5280, section 4.2; readers disagree about which one counts
             raise ValueError(f"the extension {oid} occurs twice")
-        values[oid] = bytes(extension["extn_value"])
+        values[oid] = _last_octets(extension.contents)
         if extension["critical"].native:
             critical.append(oid)
     return values, critical
+
+
+def _last_octets(contents: bytes) -> bytes:
+    """The OCTET STRING at the end of an Extension.
+
+    Not by its name: asn1crypto would parse what is inside by the OID, also of extensions that nobody reads here.
+    """
+    while True:
+        tag_class, _, tag, header, octets, trailer = parser.parse(contents)
+        contents = contents[len(header) + len(octets) + len(trailer) :]
+        if not contents:
+            break
+    if (tag_class, tag) != (0, _OCTET_STRING):
+        raise ValueError("an extension has no value")
+    return bytes(octets)
 
 
 def _basic_constraints(value: bytes | None) -> tuple[bool, int | None]:
@@ -186,16 +218,29 @@ def _basic_constraints(value: bytes | None) -> tuple[bool, int | None]:
     return constraints["ca"].native, path_length
 
 
-def _unhandled(critical: Iterable[str], names: Any) -> tuple[str, ...]:
+def _unhandled(critical: Iterable[str], *, only_directories: bool) -> tuple[str, ...]:
     unhandled = [oid for oid in critical if oid not in _HANDLED]
     # The EK Credential Profile asks for a critical subjectAltName; only its directoryName is understood here
-    if _SUBJECT_ALT_NAME in critical and any(name.name != "directory_name" for name in names):
+    if _SUBJECT_ALT_NAME in critical and not only_directories:
         unhandled.append(_SUBJECT_ALT_NAME)
     return tuple(unhandled)
 
 
-def _alternative_names(value: bytes | None) -> Any:
-    return () if value is None else x509.GeneralNames.load(value, strict=True)
+def _alternative_names(value: bytes | None) -> tuple[tuple[Any, ...], bool]:
+    """The directory names in a subjectAltName, and True when it holds nothing else and can be read."""
+    if value is None:
+        return (), True
+    directories = []
+    only_directories = True
+    try:
+        for name in x509.GeneralNames.load(value, strict=True):
+            if name.name == "directory_name":
+                directories.append(name.chosen)
+            else:
+                only_directories = False
+    except READING_ERRORS:
+        return tuple(directories), False
+    return tuple(directories), only_directories
 
 
 def _key_usage(value: bytes | None) -> frozenset[str] | None:
@@ -211,12 +256,22 @@ def _extended_key_usage(value: bytes | None) -> frozenset[str] | None:
 def _authority_key_id(value: bytes | None) -> bytes | None:
     if value is None:
         return None
-    identifier: bytes | None = x509.AuthorityKeyIdentifier.load(value, strict=True)["key_identifier"].native
+    try:
+        identifier: bytes | None = x509.AuthorityKeyIdentifier.load(value, strict=True)[
+            "key_identifier"
+        ].native
+    except READING_ERRORS:
+        return None
     return identifier
 
 
 def _subject_key_id(value: bytes | None) -> bytes | None:
-    return None if value is None else bytes(core.OctetString.load(value, strict=True))
+    if value is None:
+        return None
+    try:
+        return bytes(core.OctetString.load(value, strict=True))
+    except READING_ERRORS:
+        return None
 
 
 def _moment(time: Any) -> datetime:
@@ -227,24 +282,46 @@ def _moment(time: Any) -> datetime:
     return moment
 
 
+def _name_key(name: Any) -> str:
+    """A name for comparison (section 7.1); by its bytes where a value has another type than the table says."""
+    try:
+        return str(name.hashable)
+    except READING_ERRORS:
+        return f"der {name.dump().hex()}"
+
+
 def _name_text(name: Any) -> str:
     """A distinguished name for people, in the order of the encoding: ``CN=..., O=..., C=...``."""
-    parts = [
-        f"{_NAME_TYPES.get(attribute['type'].dotted, attribute['type'].dotted)}={attribute['value'].native}"
-        for relative in name.chosen
-        for attribute in relative
-    ]
+    parts = [f"{_NAME_TYPES.get(oid, oid)}={text}" for oid, text in _attributes(name)]
     return printable(", ".join(parts))
 
 
-def _tpm_model(names: Any) -> str | None:
+def _attributes(name: Any) -> Iterator[tuple[str, str]]:
+    """The attributes of a distinguished name: dotted OID and text."""
+    for relative in name.chosen:
+        for attribute in relative:
+            yield attribute["type"].dotted, _attribute_text(attribute)
+
+
+def _attribute_text(attribute: Any) -> str:
+    """The value of *attribute* by the string type it was written with, not by the one its OID asks for."""
+    try:
+        _, _, _, header, oid, trailer = parser.parse(attribute.contents)
+        tag_class, _, tag, _, contents, _ = parser.parse(
+            attribute.contents[len(header) + len(oid) + len(trailer) :]
+        )
+    except READING_ERRORS:
+        return "?"
+    encoding = _STRINGS.get(tag) if tag_class == 0 else None
+    return str(contents.hex() if encoding is None else contents.decode(encoding, "replace"))
+
+
+def _tpm_model(names: Iterable[Any]) -> str | None:
     """Manufacturer, model and version (EK Credential Profile, section 3.2): ``NTC NPCT75x id:00070002``."""
-    found: dict[str, str] = {}
-    for name in names:
-        if name.name == "directory_name":
-            for relative in name.chosen.chosen:
-                for attribute in relative:
-                    found[attribute["type"].dotted] = str(attribute["value"].native)
+    try:
+        found = dict(attribute for name in names for attribute in _attributes(name))
+    except READING_ERRORS:
+        return None
     words = [_manufacturer(found.get(_TPM_MANUFACTURER)), found.get(_TPM_MODEL), found.get(_TPM_VERSION)]
     return printable(" ".join(word for word in words if word)) or None
 

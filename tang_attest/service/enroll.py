@@ -6,11 +6,11 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
-from typing import Protocol
+from typing import Final, Protocol
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from tang_attest.errors import Refused, TangAttestError
+from tang_attest.errors import Conflict, Malformed, NotFound, Refused, TangAttestError
 from tang_attest.ports import (
     AuditEntry,
     Clock,
@@ -27,7 +27,7 @@ from tang_attest.ports import (
 )
 from tang_attest.protocol import tpm
 from tang_attest.protocol.challenge import Challenge, Purpose, check_nonce, make_nonce, milliseconds
-from tang_attest.protocol.endorsement import EndorsementKey, Root, trim_certificate, verify_ek_certificate
+from tang_attest.protocol.endorsement import EndorsementKey, trim_certificate
 from tang_attest.protocol.enrollment import (
     SECRET_SIZE,
     Activation,
@@ -45,7 +45,11 @@ from tang_attest.protocol.quote import Evidence, VerifiedQuote, verify_quote
 from tang_attest.protocol.reference_state import ReferenceState, moving_pcrs, reference_state, uncapped
 from tang_attest.service.appraisal import grade_of
 from tang_attest.service.caller import Caller
+from tang_attest.service.endorsing import endorse
 from tang_attest.service.refusals import Refusals, describe_refusal
+
+#: After a token was used, a machine that lost the answer may ask for it again this long.
+ANSWERED_AGAIN_FOR: Final = timedelta(hours=24)
 
 
 class Sealer(Protocol):
@@ -124,7 +128,7 @@ class Enroll:
         """Check the token, the AK and the EK; wrap a secret for the TPM that has both.  Nothing is stored."""
         now, name = self._clock.now(), check_name(application.name)
         try:
-            token = await self._usable_token(application.token, name, now)
+            token = await self._token(application.token, name, now)
             ak, ek = accept_ak(application.ak), tpm.parse_ek(application.ek)
             endorsement = await self._endorse(ek, application.ek_certificate, token, now)
             selection = await self._selection(token)
@@ -154,28 +158,41 @@ class Enroll:
     async def finish(self, session_text: str, proof: str, evidence: Evidence, caller: Caller) -> Device:
         """Check the proof and the first quote, then add the device; uses up the token.
 
-        *evidence.nonce* is ignored: the nonce is the session's.
+        A machine that lost the answer sends the same again, and gets the device that it has.  *evidence.nonce* is ignored: the nonce is the session's.
         """
         now = self._clock.now()
         session = self._open(session_text)
         try:
+            token = await self._store.find_token(session.token)
+            if token is None:
+                raise Refused("token-invalid", "The token was withdrawn.")
+            if token.used_at is not None:
+                return await self._again(session, proof, token, now)
+            _check_usable(token, now)
             quote = self._verify(session, proof, evidence, now)
-            enrollment = await self._compose(session, quote, evidence.event_log, now, caller)
-            return await self._store.enroll(enrollment)
+            enrollment = await self._compose(session, token, quote, evidence.event_log, now, caller)
+            try:
+                return await self._store.enroll(enrollment)
+            except Conflict as conflict:
+                # The same request may have been answered meanwhile, by another worker.
+                token = await self._store.find_token(session.token)
+                if token is None or token.used_at is None or conflict.code != "token-used":
+                    raise
+                return await self._again(session, proof, token, now)
         except TangAttestError as error:
             await self._audit_refusal(session.name, error, now, caller)
             raise
 
     # --- begin ---
 
-    async def _usable_token(self, text: str, name: str, now: datetime) -> Token:
+    async def _token(self, text: str, name: str, now: datetime) -> Token:
+        """The token for a machine of that *name*, if it can be used."""
         token = await self._store.find_token(token_digest(text))
         if token is None or (token.name is not None and token.name != name):
             raise Refused("token-invalid", "The token is unknown, or was made for another name.")
         if token.used_at is not None:
             raise Refused("token-used", "The token was used already.")
-        if now >= token.expires_at:
-            raise Refused("token-expired", "The token has expired.")
+        _check_usable(token, now)
         return token
 
     async def _endorse(
@@ -186,13 +203,12 @@ class Enroll:
             if token.allow_unverified_ek:
                 return EndorsementKey(ek.spki)
             raise Refused("ek-untrusted", "The TPM has no EK certificate, and the token asks for one.")
-        der = trim_certificate(certificate)
-        roots = [Root(root.der, root.label) for root in await self._store.list_ek_roots()]
         try:
-            return verify_ek_certificate(der, ek.spki, roots, (), now)
-        except Refused:
+            return await endorse(self._store, certificate, ek.spki, now)
+        except (Malformed, Refused):
+            # The operator's opt-out covers every fault of a certificate, also one that cannot be read.
             if token.allow_unverified_ek:
-                return EndorsementKey(ek.spki, certificate=der)
+                return EndorsementKey(ek.spki, certificate=_readable(certificate))
             raise
 
     async def _selection(self, token: Token) -> Selection:
@@ -219,12 +235,32 @@ class Enroll:
         device = EnrolledDevice(session.name, accept_ak(session.ak))
         return verify_quote(device, evidence, Selection.parse(session.selection), binding)
 
+    async def _again(self, session: _Session, proof: str, token: Token, now: datetime) -> Device:
+        """The device that was made with the used *token* a short while ago, for the machine that made it.
+
+        It proves its AK and its EK as before.  What it gets is what any stranger who knows the kid may ask for.
+        """
+        used = Refused("token-used", "The token was used already.")
+        if token.used_at is None or now - token.used_at >= ANSWERED_AGAIN_FOR:
+            raise used
+        try:
+            device = await self._store.get_device(session.name)
+        except NotFound:
+            raise used from None
+        if device.ak_name != accept_ak(session.ak).name:
+            raise used
+        check_activation(session.nonce, session.secret, proof)
+        return device
+
     async def _compose(
-        self, session: _Session, quote: VerifiedQuote, event_log: bytes, now: datetime, caller: Caller
+        self,
+        session: _Session,
+        token: Token,
+        quote: VerifiedQuote,
+        event_log: bytes,
+        now: datetime,
+        caller: Caller,
     ) -> Enrollment:
-        token = await self._store.find_token(session.token)
-        if token is None:
-            raise Refused("token-invalid", "The token was withdrawn.")
         states, learning = record(quote, token, now) if token.record else ((), None)
         ak, ek = quote.device.ak, tpm.parse_ek(session.ek)
         device = NewDevice(
@@ -267,6 +303,22 @@ class Enroll:
     async def _audit_refusal(self, name: str, error: TangAttestError, now: datetime, caller: Caller) -> None:
         details = describe_refusal(error)
         await self._refusals.note(_entry(name, "refused", now, caller, code=error.code, details=details))
+
+
+def _readable(certificate: bytes) -> bytes | None:
+    """The DER in *certificate*, if it holds some."""
+    try:
+        return trim_certificate(certificate)
+    except Malformed:
+        return None
+
+
+def _check_usable(token: Token, now: datetime) -> None:
+    """Raise ``token-revoked`` or ``token-expired`` for a token that was not used."""
+    if token.revoked_at is not None:
+        raise Refused("token-revoked", "The token was revoked.")
+    if now >= token.expires_at:
+        raise Refused("token-expired", "The token has expired.")
 
 
 def record(

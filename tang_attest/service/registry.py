@@ -6,8 +6,9 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Final
 
-from tang_attest.errors import Malformed
+from tang_attest.errors import Malformed, NotFound
 from tang_attest.ports import (
     AuditEntry,
     Clock,
@@ -24,7 +25,7 @@ from tang_attest.ports import (
 )
 from tang_attest.protocol.base64url import b64u
 from tang_attest.protocol.conditions import Conditions
-from tang_attest.protocol.endorsement import parse_roots
+from tang_attest.protocol.endorsement import parse_roots, subject_digest
 from tang_attest.protocol.enrollment import check_name
 from tang_attest.protocol.ima import Requirement
 from tang_attest.protocol.labels import check_labels
@@ -39,6 +40,9 @@ from tang_attest.protocol.policy import (
 from tang_attest.protocol.tpm import AttestationKey
 from tang_attest.protocol.verification import check_reach
 from tang_attest.service.enroll import token_digest
+
+#: Of a token's id, so that a slip of the finger names none.
+_LEAST_DIGITS: Final = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +103,26 @@ class Registry:
         }
         await self._store.add_token(token, self._entry("token create", terms.name, details))
         return text, token
+
+    async def revoke_token(self, name: str) -> Token:
+        """Revoke the unused token *name*: its text, its id's first 8 digits or more, or the machine's name in it.
+
+        Raises ``not-found``, also when it is not the only one; ``token-used`` (the device that it enrolled stays).
+        """
+        digest, digits = token_digest(name), name.lower() if len(name) >= _LEAST_DIGITS else None
+        matching = [
+            token
+            for token in await self._store.list_tokens()
+            if token.digest == digest
+            or (digits is not None and token.digest.hex().startswith(digits))
+            or (token.name == name and token.used_at is None and token.revoked_at is None)
+        ]
+        if len(matching) != 1:
+            raise NotFound("not-found", "There is no such token, or more than one.")
+        (token,) = matching
+        details = {"token": token.digest.hex()}
+        await self._store.revoke_token(token.digest, self._entry("token revoke", token.name, details))
+        return token
 
     async def register(
         self,
@@ -192,7 +216,9 @@ class Registry:
         added = []
         for root in parse_roots(data):
             fingerprint = hashlib.sha256(root.der).hexdigest()
-            record = EkRoot(fingerprint, label or root.label, root.der, self._clock.now())
+            record = EkRoot(
+                fingerprint, label or root.label, root.der, self._clock.now(), subject_digest(root.der)
+            )
             await self._store.add_ek_root(
                 record, self._entry("ek-root add", None, {"fingerprint": fingerprint})
             )

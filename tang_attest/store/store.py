@@ -244,6 +244,10 @@ class SqlStore:
         """Every token, newest first."""
         return await self._database.read(tokens.load)
 
+    async def revoke_token(self, digest: bytes, audit: AuditEntry) -> None:
+        """See :class:`~tang_attest.ports.Store`."""
+        await self._change(lambda connection: tokens.revoke(connection, digest, audit.at), audit)
+
     async def add_admin_token(self, token: AdminToken, audit: AuditEntry) -> None:
         """See :class:`~tang_attest.ports.Store`."""
         await self._change(lambda connection: admin_tokens.add(connection, token), audit)
@@ -429,6 +433,10 @@ class SqlStore:
     async def add_ek_root(self, root: EkRoot, audit: AuditEntry) -> None:
         """Add a trust anchor; one that is here already stays as it is."""
         await self._change(lambda connection: roots.add(connection, root), audit)
+
+    async def find_ek_roots(self, subject: bytes, fingerprint: str) -> Sequence[EkRoot]:
+        """See :class:`~tang_attest.ports.Store`."""
+        return await self._database.read(lambda connection: roots.find(connection, subject, fingerprint))
 
     async def list_ek_roots(self) -> Sequence[EkRoot]:
         """Every trust anchor, by label."""

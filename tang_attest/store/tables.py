@@ -145,6 +145,7 @@ token: Final = sa.Table(
     sa.Column("learn_for_s", sa.BigInteger, nullable=False),
     sa.Column("labels", JsonText, nullable=False, server_default="[]"),
     sa.Column("used_at", Instant),
+    sa.Column("revoked_at", Instant),
 )
 
 admin_token: Final = sa.Table(
@@ -280,6 +281,8 @@ ek_root: Final = sa.Table(
     sa.Column("label", sa.Text, nullable=False),
     sa.Column("der", sa.LargeBinary, nullable=False),
     sa.Column("added_at", Instant, nullable=False),
+    # The digest of the certificate's subject, by which issuers are looked up; NULL: looked at every time.
+    sa.Column("subject", sa.LargeBinary, index=True),
 )
 
 audit: Final = sa.Table(

@@ -7,7 +7,7 @@ from datetime import datetime
 
 import sqlalchemy as sa
 
-from tang_attest.errors import Conflict
+from tang_attest.errors import Conflict, NotFound
 from tang_attest.ports import Device, Enrollment, Token
 from tang_attest.store import audit_log, devices, evidence, keys, policies, tables
 from tang_attest.store.sql import changed, insert_new
@@ -37,15 +37,31 @@ def load(connection: sa.Connection) -> list[Token]:
 
 
 def use(connection: sa.Connection, digest: bytes, at: datetime) -> None:
-    """Use the token up.  Raises ``token-used``, and ``token-invalid`` when there is none."""
+    """Use the token up.  Raises ``token-used``, ``token-revoked``, and ``token-invalid`` when there is none."""
     # Two enrollments may have found the token unused.  The condition is checked again in the statement that
     # changes it, under the row's lock, so only one of them meets a row.
-    unused = sa.and_(_token.c.digest == digest, _token.c.used_at.is_(None))
-    if changed(connection, _token.update().where(unused).values(used_at=at)) == 1:
+    if changed(connection, _token.update().where(_unused(digest)).values(used_at=at)) == 1:
         return
-    if find(connection, digest) is None:
+    token = find(connection, digest)
+    if token is None:
         raise Conflict("token-invalid", "There is no such token.")
+    if token.revoked_at is not None:
+        raise Conflict("token-revoked", "The token was revoked.")
     raise Conflict("token-used", "This token was used before.")
+
+
+def revoke(connection: sa.Connection, digest: bytes, at: datetime) -> None:
+    """Revoke an unused token.  Raises ``token-used``, and ``not-found`` when it is unknown or revoked."""
+    if changed(connection, _token.update().where(_unused(digest)).values(revoked_at=at)) == 1:
+        return
+    token = find(connection, digest)
+    if token is None or token.revoked_at is not None:
+        raise NotFound("not-found", "There is no such token that is not revoked.")
+    raise Conflict("token-used", "This token was used before, so there is nothing to revoke.")
+
+
+def _unused(digest: bytes) -> sa.ColumnElement[bool]:
+    return sa.and_(_token.c.digest == digest, _token.c.used_at.is_(None), _token.c.revoked_at.is_(None))
 
 
 def enroll(connection: sa.Connection, enrollment: Enrollment) -> Device:

@@ -11,6 +11,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from asn1crypto import x509 as asn1
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
@@ -98,6 +99,19 @@ def test_every_der_length_is_understood(size: int) -> None:
             b"\x10\x01\x00\x04\x00" + bytes(1024),
             "The EK certificate has the TCG_PCCLIENT_STORED_CERT header of a TPM 1.2.",
         ),
+        (
+            b"\x10\x01\x01\x00\x03\x30\x01\x00",
+            "The EK certificate has the TCG_PCCLIENT_STORED_CERT header of a TPM 1.2.",
+        ),
+        (b"\x10\x01", "The EK certificate has the TCG_PCCLIENT_STORED_CERT header of a TPM 1.2."),
+        (b"\x1f\x8b" + bytes(90), "The EK certificate is compressed (gzip), which is not read."),
+        (b"\x00\x03\x30\x02", "The EK certificate starts with 0x00, not as a SEQUENCE (0x30)."),
+        (EK.pem.partition(b"-----END")[0], "A certificate in the file has no end line."),
+        (EK.pem + EK.pem, "The EK certificate's index holds 2 certificates as PEM, not one."),
+        (
+            EK.pem + b"-----BEGIN PRIVATE KEY-----\n",
+            "The file has a 'PRIVATE KEY' block, not only certificates.",
+        ),
         (EK.der + b"garbage", "7 bytes follow the EK certificate that are not padding."),
         (EK.der + b"\xff\x00", "2 bytes follow the EK certificate that are not padding."),
         (pki.tlv(0x04, EK.der + b"x"), "1 bytes follow the EK certificate that are not padding."),
@@ -109,6 +123,27 @@ def test_what_is_not_one_certificate_and_padding_is_malformed(nv: bytes, sentenc
     with pytest.raises(Malformed) as caught:
         trim_certificate(nv)
     assert (caught.value.code, caught.value.sentence) == ("ek-malformed", sentence)
+
+
+_WRAPPINGS: list[tuple[str, Callable[[bytes], bytes]]] = [
+    ("stored certificate", lambda der: b"\x10\x01\x00" + len(der).to_bytes(2) + der),
+    ("full certificate", lambda der: b"\x10\x01\x00" + (len(der) + 2).to_bytes(2) + b"\x10\x02" + der),
+    ("two octets", lambda der: len(der).to_bytes(2) + der),
+    ("two octets, little-endian", lambda der: len(der).to_bytes(2, "little") + der),
+    ("four octets", lambda der: len(der).to_bytes(4) + der),
+    ("four octets, little-endian", lambda der: len(der).to_bytes(4, "little") + der),
+    ("PEM", lambda der: x509.load_der_x509_certificate(der).public_bytes(serialization.Encoding.PEM)),
+    ("PEM, CRLF", lambda der: EK.pem.replace(b"\n", b"\r\n")),
+]
+
+
+@pytest.mark.parametrize("padding", [b"", b"\xff" * 40, bytes(40)], ids=["exact", "ff", "00"])
+@pytest.mark.parametrize("wrap", [wrap for _, wrap in _WRAPPINGS], ids=[name for name, _ in _WRAPPINGS])
+def test_what_tools_and_vendors_put_around_a_certificate(
+    wrap: Callable[[bytes], bytes], padding: bytes
+) -> None:
+    """The header of a TPM 1.2, a length and PEM are taken off; what is inside is the certificate."""
+    assert trim_certificate(wrap(EK.der) + padding) == EK.der
 
 
 # --- good chains -------------------------------------------------------------------------------------------
@@ -227,8 +262,17 @@ def test_missing_root_is_named() -> None:
 
 def test_missing_intermediate_is_named() -> None:
     """(3) With the root but without the intermediate, the intermediate is what is missing."""
-    ((_, sentence),) = refusal(EK, [ROOT])
-    assert sentence.startswith("No root for issuer 'CN=EK CA 1, O=TPM Works'")
+    identifier = read_certificate(EK.der).authority_key_id
+    assert identifier is not None
+    with pytest.raises(Refused) as caught:
+        verify(EK, [ROOT])
+    (reason,) = caught.value.reasons
+    issuer, key_id = "CN=EK CA 1, O=TPM Works", identifier.hex(":")
+    assert (
+        reason.sentence
+        == f"No intermediate for issuer '{issuer}' (authority key id {key_id}), nor a root of that name."
+    )
+    assert dict(reason.data) == {"issuer": issuer, "authority_key_id": identifier.hex()}
 
 
 def test_no_roots_at_all() -> None:
@@ -477,7 +521,7 @@ def test_all_reasons_at_once() -> None:
         "The EK certificate is for another key",
         "The certificate by",
         "The certificate is for",
-        "No root",
+        "No intermediate for issuer 'CN=Unknown",
     ]
     assert [s.startswith(start) for s, start in zip(sentences, starts, strict=True)] == [True] * 4
 
@@ -556,6 +600,83 @@ def test_loose_encodings(make: Callable[[], tuple[bytes, bytes]], strict_reader_
     assert verify(leaf, [root]).verified
 
 
+_MODEL = bytes.fromhex("0605678105020206") + b"\x0c\x08NPCT75x"
+_TEXT_TAGS = {"PrintableString": 0x13, "IA5String": 0x16, "T61String": 0x14, "VisibleString": 0x1A}
+
+
+def _model_as(tag: int, leaf: Issued, signer: Issued) -> bytes:
+    """*leaf* with the TPM's manufacturer, model and version written with another string type."""
+    edited = leaf.der
+    for text in pki.TPM.values():
+        edited = edited.replace(pki.tlv(0x0C, text.encode()), pki.tlv(tag, text.encode()))
+    tbs = asn1.Certificate.load(edited)["tbs_certificate"].dump()
+    return pki.resign(leaf.der, signer.key, lambda data: tbs if len(data) == len(tbs) else data)
+
+
+@pytest.mark.parametrize("tag", _TEXT_TAGS.values(), ids=_TEXT_TAGS)
+def test_the_model_in_another_string_type(tag: int) -> None:
+    """Nuvoton NPCT75x: PrintableString where the profile has UTF8String. A hint never refuses, and is still shown."""
+    found = verify(_model_as(tag, EK, INTERMEDIATE), [INTERMEDIATE])
+    assert (found.verified, found.subject_hint) == (True, "NTC NPCT75x id:00070002")
+
+
+@pytest.mark.parametrize("tag", [0x02, 0x05, 0x30, 0x31, 0x1E, 0x1C], ids=hex)
+def test_the_model_in_no_string_type(tag: int) -> None:
+    """A hint that is a number, a structure or bad UTF-16 says nothing sensible and hinders nothing."""
+    assert verify(_model_as(tag, EK, INTERMEDIATE), [INTERMEDIATE]).verified
+
+
+def test_a_subject_that_names_the_tpm() -> None:
+    """Some certificates have the TPM's attributes in the subject, in whatever type."""
+    subject = x509.Name([x509.NameAttribute(ObjectIdentifier(oid), text) for oid, text in pki.TPM.items()])
+    leaf = pki.issue(subject, ROOT, (x509.ExtendedKeyUsage([pki.EK_CERTIFICATE]), False))
+    assert verify(_model_as(0x13, leaf, ROOT), [ROOT]).verified
+
+
+def test_issuer_names_in_an_odd_type_are_compared_by_their_bytes() -> None:
+    """A CA whose name the type table calls wrong still is the issuer of what it issued."""
+    names = [x509.NameAttribute(ObjectIdentifier("2.23.133.2.1"), "id:4E544300")]
+    usage = x509.KeyUsage(False, False, False, False, False, True, False, False, False)
+    key = pki.ec_key()
+    root = pki.issue(
+        x509.Name(names), None, (x509.BasicConstraints(True, None), True), (usage, True), key=key
+    )
+    edit = pki.swap(pki.tlv(0x0C, b"id:4E544300"), pki.tlv(0x13, b"id:4E544300"))
+    odd_root = pki.resign(root.der, key, edit)
+    odd_leaf = pki.resign(pki.ek(root, names=(x509.DirectoryName(pki.name("x")),)).der, key, edit)
+    assert verify(odd_leaf, [odd_root]).verified
+
+
+@pytest.mark.parametrize("value", [b"\x05\x00", b"\x30\x03\x80", b"\xff\xff\xff", b"\x04\x05\x00"])
+def test_key_identifiers_that_cannot_be_read(value: bytes) -> None:
+    """Identifiers only choose whom to ask: an unreadable one is none."""
+    authority, own = ObjectIdentifier("2.5.29.35"), ObjectIdentifier("2.5.29.14")
+    odd = [(x509.UnrecognizedExtension(oid, value), False) for oid in (authority, own)]
+    leaf = pki.issue(x509.Name([]), ROOT, *odd, key_ids=False)
+    read = read_certificate(leaf.der)
+    assert (read.authority_key_id, read.subject_key_id) == (None, None)
+    assert verify(leaf, [ROOT]).verified
+
+
+@pytest.mark.parametrize("oid", ["2.5.29.31", "2.5.29.9", "1.3.6.1.5.5.7.1.1", "2.5.29.32"])
+def test_extensions_that_nobody_reads(oid: str) -> None:
+    """CRL points, directory attributes, issuer URLs, policies: what is in them decides nothing."""
+    odd = (x509.UnrecognizedExtension(ObjectIdentifier(oid), b"\x05\x01"), False)
+    assert verify(pki.ek(ROOT, odd), [ROOT]).verified
+
+
+def test_an_unreadable_alternative_name() -> None:
+    """It is ignored where it is a hint, and refused by its number where it is critical."""
+    for critical, expected in ((False, ()), (True, ("2.5.29.17",))):
+        odd = (x509.UnrecognizedExtension(ObjectIdentifier("2.5.29.17"), b"\x30\x03\x80"), critical)
+        leaf = pki.issue(x509.Name([]), ROOT, odd)
+        assert read_certificate(leaf.der).unhandled_critical == expected
+        if critical:
+            assert refusal(leaf, [ROOT])[0][0] == "ek-unsupported"
+        else:
+            assert verify(leaf, [ROOT]).verified
+
+
 def test_loose_encoding_is_no_loose_signature() -> None:
     """Reordering a SET without signing again is tampering: nothing is brought into order before the check."""
     root = pki.ca("Loose Root")
@@ -594,15 +715,14 @@ def test_negative_path_length() -> None:
 
 
 def test_deep_nesting() -> None:
-    """A name with a thousand boxes inside each other is malformed; it does not exhaust Python's stack."""
+    """A name with a thousand boxes inside each other is no text; it does not exhaust Python's stack."""
     value = b"\x05\x00"
     while len(value) < 6000:
         value = pki.tlv(0x30, value)
     attribute = pki.tlv(0x30, b"\x06\x02\x2a\x03" + value)
     directory = pki.tlv(0xA4, pki.tlv(0x30, pki.tlv(0x31, attribute)))
-    with pytest.raises(Malformed) as caught:
-        read_certificate(_with_extension(b"\x55\x1d\x11", pki.tlv(0x30, directory)))
-    assert caught.value.code == "ek-malformed"
+    read = read_certificate(_with_extension(b"\x55\x1d\x11", pki.tlv(0x30, directory)))
+    assert (read.tpm_model, read.unhandled_critical) == (None, ())
 
 
 @pytest.mark.parametrize("modulus", [2**2048 - 2, 2**2047 + 1], ids=["even", "composite"])
@@ -653,12 +773,22 @@ def test_pem_with_dos_line_ends_and_der() -> None:
     assert parse_roots(ROOT.pem.replace(b"\n", b"\r\n")) == parse_roots(ROOT.der)
 
 
+@pytest.mark.parametrize("padding", [b"\xff" * 300, bytes(300), b"\xff"])
+def test_what_nvread_wrote_is_a_root(padding: bytes) -> None:
+    """An operator who pins one TPM gives its certificate as `tpm2 nvread` wrote it: padded to the size of the index."""
+    assert parse_roots(EK.der + padding) == parse_roots(EK.der)
+    assert parse_roots(len(EK.der).to_bytes(2) + EK.der + padding) == parse_roots(EK.der)
+    assert verify(EK, [parse_roots(EK.der + padding)[0].der]).verified
+
+
 @pytest.mark.parametrize(
     ("data", "sentence"),
     [
         (b"", "The file is empty, and should hold a certificate as PEM or DER."),
         (b"hello", "A certificate cannot be read"),
         (ROOT.der + b"\n", "A certificate cannot be read"),
+        (b"\xff" * 700, "A certificate cannot be read"),
+        (ROOT.der + b"\xff\x00", "A certificate cannot be read"),
         (
             b"-----BEGIN CERTIFICATE-----\n!\n-----END CERTIFICATE-----",
             "A certificate in the file is not Base64.",

@@ -421,6 +421,48 @@ async def test_prune(store: SqlStore) -> None:
 # --- the rest -------------------------------------------------------------------------------------------------------
 
 
+async def test_revoked_tokens(store: SqlStore) -> None:
+    """Unused ones only, once, and such a token enrolls nobody."""
+    await refused("not-found", NotFound, store.revoke_token(digest("token"), entry()))
+    await store.add_token(token(), entry("token create"))
+    await store.revoke_token(digest("token"), entry("token revoke"))
+    revoked = await store.find_token(digest("token"))
+    assert revoked is not None
+    assert revoked.revoked_at == entry().at
+    await refused("not-found", NotFound, store.revoke_token(digest("token"), entry()))
+    await refused("token-revoked", Conflict, store.enroll(enrollment()))
+    await store.add_token(token("second"), entry("token create"))
+    await store.enroll(enrollment(text="second"))
+    await refused("token-used", Conflict, store.revoke_token(digest("second"), entry()))
+    assert await audited(store) == [
+        ("token create", "done", "ok"),
+        ("token revoke", "done", "ok"),
+        ("token create", "done", "ok"),
+        ("enroll", "done", "ok"),
+    ]
+
+
+async def test_ek_roots_by_subject(store: SqlStore) -> None:
+    """Those with the subject, that one certificate, and those whose subject nobody knows."""
+    made = {
+        "a": EkRoot("a" * 64, "A", b"der", NOW, b"one"),
+        "b": EkRoot("b" * 64, "B", b"der", NOW, b"one"),
+        "c": EkRoot("c" * 64, "C", b"der", NOW, b"two"),
+        "d": EkRoot("d" * 64, "D", b"der", NOW, None),
+    }
+    for root in made.values():
+        await store.add_ek_root(root, entry("ek-root add"))
+
+    async def found(subject: bytes, fingerprint: str) -> str:
+        return "".join(root.fingerprint[0] for root in await store.find_ek_roots(subject, fingerprint))
+
+    assert await found(b"one", "") == "abd"
+    assert await found(b"two", "") == "cd"
+    assert await found(b"three", "") == "d"
+    assert await found(b"two", "a" * 64) == "acd"
+    assert [root.subject for root in await store.list_ek_roots()] == [b"one", b"one", b"two", None]
+
+
 async def test_ek_roots(store: SqlStore) -> None:
     """Added, listed by label, removed; adding again changes nothing."""
     roots = [EkRoot(fingerprint * 64, label, b"der", NOW) for fingerprint, label in (("a", "Z"), ("b", "Y"))]

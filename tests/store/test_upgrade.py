@@ -7,6 +7,7 @@ import sqlalchemy as sa
 from alembic import command
 
 from tang_attest.errors import Unavailable
+from tang_attest.protocol.endorsement import subject_digest
 from tang_attest.protocol.reference_state import Life, Limits
 from tang_attest.service import sealing
 from tang_attest.service.audit_check import check_audit
@@ -14,6 +15,7 @@ from tang_attest.service.sealing import Sealer
 from tang_attest.store import open_store, schema, upgrade
 from tang_attest.store.engine import connect, parse_url
 from tests.fakes import FakeClock
+from tests.protocol import ek_pki as pki
 
 #: Rows as version 0.1's first schema has them.
 _ROWS = (
@@ -69,4 +71,24 @@ async def test_rows_of_before_the_chain_are_sealed(empty_url: str) -> None:
     assert (await Sealer(store, bytes(32), clock).round()).seq == 3  # type: ignore[union-attr]
     check = await check_audit(store, bytes(32), clock, lambda _done, _total: None)
     assert (check.rows, check.seals, check.bad, check.unsealed) == (2 * sealing.ROWS + 1, 3, 0, 0)
+    await store.close()
+
+
+async def test_roots_of_before_are_found_by_subject(empty_url: str) -> None:
+    """Schema 0006 had no subjects: the upgrade reads them, and leaves what cannot be read to be looked at each time."""
+    database = connect(parse_url(empty_url), create=True)
+    root = pki.ca("Root")
+
+    def old(connection: sa.Connection) -> None:
+        command.upgrade(schema.config(connection), "0006")
+        insert = sa.text("INSERT INTO ek_root (fingerprint, label, der, added_at) VALUES (:f, 'x', :der, 1)")
+        connection.execute(insert, [{"f": "a", "der": root.der}, {"f": "b", "der": b"not a certificate"}])
+
+    await database.write(old)
+    await database.close()
+    await upgrade(empty_url)
+    store = await open_store(empty_url)
+    found = await store.find_ek_roots(subject_digest(root.der), "")
+    assert [each.fingerprint for each in found] == ["a", "b"]
+    assert [each.fingerprint for each in await store.find_ek_roots(b"another", "")] == ["b"]
     await store.close()

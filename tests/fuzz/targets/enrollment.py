@@ -7,7 +7,13 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 
 from tang_attest.protocol import tpm
-from tang_attest.protocol.endorsement import parse_roots, trim_certificate, verify_ek_certificate
+from tang_attest.protocol.endorsement import (
+    issuer_digest,
+    parse_roots,
+    subject_digest,
+    trim_certificate,
+    verify_ek_certificate,
+)
 from tang_attest.protocol.enrollment import SECRET_SIZE, accept_ak, begin_activation, check_name
 from tang_attest.protocol.tools_files import public_area
 from tang_attest.web.wire import EnrollBody, FinishBody, parse_json, validate
@@ -47,7 +53,8 @@ def ek(data: bytes) -> None:
 
 
 def certificate(data: bytes) -> None:
-    """Nobody's certificate is for our EK."""
+    """Nobody's certificate is for our EK, and its issuer can be looked up."""
+    issuer_digest(trim_certificate(data))
     verify_ek_certificate(trim_certificate(data), _EK.spki, _ROOTS, (), NOW)
     raise AssertionError("a certificate of another key was accepted")
 
@@ -59,9 +66,10 @@ def intermediate(data: bytes) -> None:
 
 
 def roots(data: bytes) -> None:
-    """An operator's file; what is read from it can be read again."""
+    """An operator's file; what is read from it can be read again, and looked up."""
     for root in parse_roots(data):
         assert parse_roots(root.der) == (root,)
+        assert len(subject_digest(root.der)) == 32
 
 
 def seeds() -> Iterator[tuple[Parser, bytes]]:
@@ -80,6 +88,13 @@ def seeds() -> Iterator[tuple[Parser, bytes]]:
         yield roots, pem
         der = parse_roots(pem)[0].der
         yield certificate, der + b"\xff" * 8  # an NV index is longer than what is in it
+        for around in (
+            b"\x10\x01\x00",
+            b"",
+            b"\x00\x00",
+        ):  # a TPM 1.2's header, a length of two or four octets
+            yield certificate, around + len(der).to_bytes(2) + der
+        yield certificate, pem
         yield intermediate, der
 
 
