@@ -40,7 +40,7 @@ ACTIONS: Final[dict[str, str]] = {
     "selection-mismatch": "Quote exactly the PCR bank and selection that the challenge names.",
     "pcr-digest-mismatch": "Send the PCR values that were quoted; if it repeats, PCRs change while they are read.",
     "reset-count-backwards": "Check whether the TPM was cleared or replaced; if it was, remove the device and enroll again.",
-    "clock-backwards": "Look for replayed evidence or a second machine that answers with this TPM.",
+    "clock-backwards": "Look whether a snapshot of a virtual TPM was restored, or a second machine answers with this TPM.",
     "pcr-mismatch": "If you changed the machine's software, run 'tang-attest approve DEVICE'; if not, look why it differs.",
     "capped": "Reboot: a running system cannot unlock, only an initrd that has not opened its disks yet.",
     "tpm-not-reset": "Power the machine off and on; if that helps, its reboot does not reset the TPM (docs/how-to/raspberry-pi-os.md).",

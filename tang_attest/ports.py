@@ -349,7 +349,9 @@ class RolloutDevice:
 class Decision:
     """Everything one appraisal writes, in one transaction.
 
-    ``nonce_digest`` is the SHA-256 of the nonce's text; ``clock`` the clock of the (authentic) quote; ``met`` the
+    ``nonce_digest`` is the SHA-256 of the nonce's text; ``clock`` the clock of the (authentic) quote; ``behind_ms`` is
+    how far that may be behind the newest evidence of the same boot: the quote was compared with what was accepted before
+    its nonce was made; ``met`` the
     state that permitted it; ``observation`` a refused quote; ``learned`` the state that an armed learning use made;
     ``evidence`` what was quoted, when it is not what the store has of this device already; ``rollout`` what this says
     about the rollout of its policy, when it says something new.
@@ -365,6 +367,7 @@ class Decision:
     learned: ReferenceState | None = None
     evidence: NewEvidence | None = None
     rollout: RolloutResult | None = None
+    behind_ms: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -372,7 +375,9 @@ class Verification:
     """Everything one round of verification writes, in one transaction.
 
     ``clock`` is that of the authentic quote, and ``None`` without one that may move the device's; then the round is
-    written only if nothing authentic came since ``silent_since``.  ``suspend`` is what the policy wants to happen now,
+    written only if nothing authentic came since ``silent_since``.  ``behind_ms`` is as in :class:`Decision`.
+    ``answer_digest`` is the SHA-256 by which the same evidence is known again until ``answer_expires_at``, ``None`` of a
+    round without evidence.  ``suspend`` is what the policy wants to happen now,
     ``notify`` the ``hook:NAME`` and ``webhook:URL`` to tell when this changes how the device stands.
     """
 
@@ -383,6 +388,9 @@ class Verification:
     details: Mapping[str, object]
     clock: ClockInfo | None = None
     silent_since: datetime | None = None
+    behind_ms: int = 0
+    answer_digest: bytes | None = None
+    answer_expires_at: datetime | None = None
     suspend: Suspension | None = None
     notify: tuple[str, ...] = ()
 
@@ -463,11 +471,14 @@ class Store(Protocol):
     async def find_selection(self, kid: str) -> Selection | None:
         """What the policy of the device with the exchange key *kid* wants quoted; ``None`` when there is none."""
 
+    async def find_clock(self, kid: str) -> ClockInfo | None:
+        """The clock of the newest evidence of the device with the exchange key *kid*; ``None`` when there is none."""
+
     async def decide(self, decision: Decision) -> None:
         """Write *decision*.
 
         Raises ``nonce-used`` (nothing but an audit entry of the second use is written), ``clock-backwards``
-        when newer evidence of the device was written meanwhile, ``key-unknown`` when the device is gone,
+        when newer evidence of the device was written meanwhile and this one is further behind than it may be, ``key-unknown`` when the device is gone,
         ``device-suspended`` when it was suspended meanwhile (unless the decision is a refusal anyway),
         ``pcr-mismatch`` when the one learning use was taken meanwhile, and ``state-retired`` or ``state-used-up``
         when the state it met does not count any more, and ``state-not-rolled-out`` when it counted only by a rollout
@@ -482,7 +493,8 @@ class Store(Protocol):
     async def verify(self, verification: Verification) -> Change | None:
         """Write the end of a round; ``None`` when evidence came since ``silent_since``.
 
-        Raises ``clock-backwards`` when newer evidence was written meanwhile, ``key-unknown`` when the device is gone.
+        Raises ``nonce-used`` for evidence that was written before, ``clock-backwards`` when newer evidence was written
+        meanwhile and this one is further behind than it may be, ``key-unknown`` when the device is gone.
         """
 
     async def find_ima_requirement(self, digest: str) -> ImaRequirement | None:

@@ -3,12 +3,17 @@
 A nonce is a MAC over its own random part, its time, its purpose and the exchange key it was made for.  It costs
 no memory and no disk, and replicas that share the secret recognize each other's.  That it is used only once is
 the store's business (docs/protocol.md, section 3.4).
+
+A nonce for a device also says which evidence of that device was the newest when the nonce was made.  A quote over the
+nonce was made after that evidence, whatever the clocks of servers say, and whatever was accepted since.  This mark is
+masked: a stranger who asks for a challenge learns nothing about the device's TPM.
 """
 
 from __future__ import annotations
 
 import hashlib
 import hmac
+import struct
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -17,11 +22,19 @@ from typing import Final
 from tang_attest.errors import Refused
 from tang_attest.protocol.base64url import b64u, unb64u
 from tang_attest.protocol.pcr import Selection
+from tang_attest.protocol.tpm import ClockInfo
 
-_VERSION: Final = b"\x01"
+_PLAIN: Final = b"\x01"
+_MARKED: Final = b"\x02"
 _RANDOM_SIZE: Final = 16
 _TIME_SIZE: Final = 8
+_MARK: Final = struct.Struct(">BQII")
 _MAC_SIZE: Final = 32
+#: Bytes of a nonce, by its first one.
+_SIZES: Final = {
+    _PLAIN: 1 + _TIME_SIZE + _RANDOM_SIZE + _MAC_SIZE,
+    _MARKED: 1 + _TIME_SIZE + _RANDOM_SIZE + _MARK.size + _MAC_SIZE,
+}
 
 #: A replica's clock may be ahead of ours by this much; more is refused as not ours.
 CLOCK_SKEW_MS: Final = 5_000
@@ -62,14 +75,24 @@ def instant(milliseconds: int) -> datetime:
     return datetime.fromtimestamp(milliseconds / 1000, UTC)
 
 
-def make_nonce(key: bytes, purpose: Purpose, subject: str, now_ms: int, random: bytes) -> str:
-    """A nonce for *purpose* and *subject* (a ``kid`` or a device name): b64u, 76 characters.
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """The newest evidence of a device when a nonce was made: its TPM's clock, or ``None`` when there was none yet."""
+
+    clock: ClockInfo | None
+
+
+def make_nonce(
+    key: bytes, purpose: Purpose, subject: str, now_ms: int, random: bytes, mark: Mark | None = None
+) -> str:
+    """A nonce for *purpose* and *subject* (a ``kid`` or a device name): b64u, 76 characters; 99 with a *mark*.
 
     *key* is 32 secret bytes, *random* 16 fresh ones, *now_ms* milliseconds since 1970.
     """
     if len(random) != _RANDOM_SIZE:
         raise ValueError("a nonce needs 16 random bytes")
-    head = _VERSION + now_ms.to_bytes(_TIME_SIZE, "big") + random
+    head = now_ms.to_bytes(_TIME_SIZE, "big") + random
+    head = _PLAIN + head if mark is None else _MARKED + head + _masked(key, random, _pack(mark))
     return b64u(head + _mac(key, purpose, subject, head))
 
 
@@ -80,8 +103,8 @@ def check_nonce(key: bytes, purpose: Purpose, subject: str, now_ms: int, ttl_s: 
     """
     raw = _decode(nonce)
     head, mac = raw[:-_MAC_SIZE], raw[-_MAC_SIZE:]
-    if head[:1] != _VERSION or not hmac.compare_digest(mac, _mac(key, purpose, subject, head)):
-        raise Refused("nonce-invalid", "The nonce was not made by this server for this purpose and key.")
+    if not hmac.compare_digest(mac, _mac(key, purpose, subject, head)):
+        raise _not_ours()
     made = int.from_bytes(head[1 : 1 + _TIME_SIZE], "big")
     if made > now_ms + CLOCK_SKEW_MS:
         raise Refused("nonce-invalid", "The nonce was made in the future; a server's clock was set back.")
@@ -91,15 +114,43 @@ def check_nonce(key: bytes, purpose: Purpose, subject: str, now_ms: int, ttl_s: 
     return expires
 
 
+def read_mark(key: bytes, nonce: str) -> Mark | None:
+    """The mark of a *nonce* that :func:`check_nonce` accepted; ``None`` when it was made without one."""
+    raw = _decode(nonce)
+    if raw[:1] != _MARKED:
+        return None
+    start = 1 + _TIME_SIZE
+    random, masked = raw[start : start + _RANDOM_SIZE], raw[start + _RANDOM_SIZE : -_MAC_SIZE]
+    known, clock, reset_count, restart_count = _MARK.unpack(_masked(key, random, masked))
+    return Mark(ClockInfo(clock, reset_count, restart_count, safe=True) if known else None)
+
+
+def _pack(mark: Mark) -> bytes:
+    clock = mark.clock
+    if clock is None:
+        return bytes(_MARK.size)
+    return _MARK.pack(1, clock.clock, clock.reset_count, clock.restart_count)
+
+
+def _masked(key: bytes, random: bytes, data: bytes) -> bytes:
+    """*data* with a pad that *random*, used once, gives; applied twice, it is *data* again."""
+    pad = hmac.new(key, b"tang-attest/v1 nonce mark\n" + random, hashlib.sha256).digest()
+    return bytes(one ^ other for one, other in zip(data, pad, strict=False))
+
+
 def _decode(nonce: str) -> bytes:
     try:
         # A nonce has one spelling: another one would be the same nonce to us and a fresh one to the store.
         raw = unb64u(nonce)
     except ValueError:
         raw = b""
-    if len(raw) != 1 + _TIME_SIZE + _RANDOM_SIZE + _MAC_SIZE:
-        raise Refused("nonce-invalid", "The nonce was not made by this server for this purpose and key.")
+    if len(raw) != _SIZES.get(raw[:1]):
+        raise _not_ours()
     return raw
+
+
+def _not_ours() -> Refused:
+    return Refused("nonce-invalid", "The nonce was not made by this server for this purpose and key.")
 
 
 def _mac(key: bytes, purpose: Purpose, subject: str, head: bytes) -> bytes:

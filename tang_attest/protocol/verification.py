@@ -38,9 +38,9 @@ class Outcome(StrEnum):
 
 #: Refusals by :func:`tang_attest.protocol.quote.verify_quote` that count as :attr:`Outcome.REFUSED`; the policy's all do.
 #: Not here: `signature-invalid`, `quote-invalid` and `qualifying-data-mismatch`, which anybody can cause with bytes of
-#: his own; `pcr-digest-mismatch`, because the values are not signed and may be changed on the way; `clock-backwards`,
-#: because two rounds at once cause it (see :mod:`tang_attest.service.verify`).
-VERDICTS: Final = frozenset({"selection-mismatch", "reset-count-backwards"})
+#: his own; `pcr-digest-mismatch`, because the values are not signed and may be changed on the way; `clock-backwards`
+#: and `reset-count-backwards`, which count only for some nonces (see :mod:`tang_attest.service.verify`).
+VERDICTS: Final = frozenset({"selection-mismatch"})
 
 #: Kinds of TPMs that are reached; not `cmd:`, which would run whatever the text says.
 _TCTI: Final = re.compile(r"(?:swtpm|mssim|device|tabrmd)(?::[A-Za-z0-9=,./_@:-]{0,200})?")

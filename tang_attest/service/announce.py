@@ -13,15 +13,7 @@ from typing import Final
 
 from tang_attest.errors import Conflict, Malformed, NotFound, Refused
 from tang_attest.ports import AuditEntry, Clock, Decision, Randomness, Store
-from tang_attest.protocol.challenge import (
-    Challenge,
-    Purpose,
-    announce_digest,
-    check_nonce,
-    instant,
-    make_nonce,
-    milliseconds,
-)
+from tang_attest.protocol.challenge import Challenge, Purpose, announce_digest
 from tang_attest.protocol.policy import ReferencePolicy
 from tang_attest.protocol.quote import Evidence, VerifiedQuote, verify_quote
 from tang_attest.protocol.reference_state import (
@@ -36,10 +28,10 @@ from tang_attest.protocol.reference_state import (
 )
 from tang_attest.service.caller import Caller
 from tang_attest.service.device_keys import DeviceKey, find_device_key
+from tang_attest.service.freshness import Fresh, Nonces
 from tang_attest.service.reference_values import describe_state
 from tang_attest.service.refusals import Refusals, describe_refusal
 from tang_attest.service.suspension import check_not_suspended
-from tang_attest.service.unlock import enrolled_device
 
 #: Announced states of one policy that wait or were never booted; a machine cannot fill the operator's list.
 MAX_ANNOUNCED: Final = 64
@@ -66,16 +58,15 @@ class Announce:
         ttl_s: int,
         refusals: Refusals | None = None,
     ) -> None:
-        self._store, self._clock, self._random = store, clock, random
-        self._nonce_key, self._ttl_s = nonce_key, ttl_s
+        self._store, self._clock = store, clock
+        self._nonces = Nonces(Purpose.ANNOUNCE, clock, random, nonce_key, ttl_s)
         self._refusals = refusals or Refusals(store, clock)
 
     async def challenge(self, kid: str) -> tuple[Challenge, int]:
         """What the machine has to quote, and the policy's cap PCR.  Raises ``key-unknown``.  Nothing is stored."""
         bound = await find_device_key(self._store, kid)
-        now_ms = milliseconds(self._clock.now())
-        nonce = make_nonce(self._nonce_key, Purpose.ANNOUNCE, kid, now_ms, self._random.bytes(16))
-        return Challenge(nonce, bound.policy.selection, self._ttl_s), bound.policy.cap_pcr
+        nonce = self._nonces.make(kid, bound.device.clock)
+        return Challenge(nonce, bound.policy.selection, self._nonces.ttl_s), bound.policy.cap_pcr
 
     async def announce(
         self, kid: str, announcement: Announcement, evidence: Evidence, caller: Caller
@@ -88,40 +79,40 @@ class Announce:
         bound, now = await find_device_key(self._store, kid), self._clock.now()
         entry = caller.entry(now, "announce", bound.device.name, kid)
         try:
-            expires_ms, quote = self._verify(bound, announcement, evidence, now)
-            check_not_suspended(bound.device)
-            _check_approved(bound.policy, quote, now)
-            state = _announced(bound, announcement, now)
-            known = _known(bound, state)
-            if known is None:
-                _check_room(bound.policy)
+            fresh, quote = self._verify(bound, announcement, evidence, now)
         except (Malformed, Refused) as error:
             await self._refusals.note(replace(entry, code=error.code, details=describe_refusal(error)))
             raise
-        await self._spend(bound, evidence, expires_ms, quote, replace(entry, verdict="done"))
+        try:
+            state, known = _judge(bound, announcement, quote, now)
+        except (Malformed, Refused) as error:
+            refused = replace(entry, code=error.code, details=describe_refusal(error))
+            await self._spend(bound, evidence, fresh, quote, refused)
+            raise
+        await self._spend(bound, evidence, fresh, quote, replace(entry, verdict="done"))
         if known:
             return known, False
         return await self._add(bound, state, replace(entry, verdict="done", event="policy state add")), True
 
     def _verify(
         self, bound: DeviceKey, announcement: Announcement, evidence: Evidence, now: datetime
-    ) -> tuple[int, VerifiedQuote]:
+    ) -> tuple[Fresh, VerifiedQuote]:
         kid, nonce = bound.key.kid, evidence.nonce
-        now_ms = milliseconds(now)
-        expires_ms = check_nonce(self._nonce_key, Purpose.ANNOUNCE, kid, now_ms, self._ttl_s, nonce)
+        fresh = self._nonces.check(kid, nonce, now)
         binding = announce_digest(nonce, kid, announcement.values, check_label(announcement.label))
-        device = enrolled_device(bound.device)
-        return expires_ms, verify_quote(device, evidence, bound.policy.selection, binding)
+        device = fresh.enrolled(bound.device)
+        return fresh, verify_quote(device, evidence, bound.policy.selection, binding)
 
     async def _spend(
-        self, bound: DeviceKey, evidence: Evidence, expires_ms: int, quote: VerifiedQuote, entry: AuditEntry
+        self, bound: DeviceKey, evidence: Evidence, fresh: Fresh, quote: VerifiedQuote, entry: AuditEntry
     ) -> None:
         """Use the nonce up and move the TPM's clock, as every authentic quote does."""
         decision = Decision(
             device_id=bound.device.id,
             nonce_digest=hashlib.sha256(evidence.nonce.encode()).digest(),
-            nonce_expires_at=instant(expires_ms),
+            nonce_expires_at=fresh.expires_at,
             clock=quote.clock,
+            behind_ms=fresh.behind_ms,
             audit=entry,
         )
         try:
@@ -141,6 +132,19 @@ class Announce:
             policy.name, state, replace(entry, details=describe_state(policy.name, state))
         )
         return state
+
+
+def _judge(
+    bound: DeviceKey, announcement: Announcement, quote: VerifiedQuote, now: datetime
+) -> tuple[ReferenceState, ReferenceState | None]:
+    """The announced state, and the one that makes it superfluous.  Raises what :meth:`Announce.announce` does."""
+    check_not_suspended(bound.device)
+    _check_approved(bound.policy, quote, now)
+    state = _announced(bound, announcement, now)
+    known = _known(bound, state)
+    if known is None:
+        _check_room(bound.policy)
+    return state, known
 
 
 def _check_approved(policy: ReferencePolicy, quote: VerifiedQuote, now: datetime) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass
 
 from tang_attest.errors import NotFound
@@ -9,6 +10,7 @@ from tang_attest.ports import Device, SealedKey, Store
 from tang_attest.protocol.pcr import Selection
 from tang_attest.protocol.policy import ReferencePolicy
 from tang_attest.protocol.rollout import Rollout, Subject, judged_by
+from tang_attest.protocol.tpm import ClockInfo
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,15 +38,16 @@ async def find_device_key(store: Store, kid: str) -> DeviceKey:
     return DeviceKey(bound.key, bound.device, policy, bound.rollout, subject)
 
 
-async def find_selection(store: Store, kid: str) -> Selection:
-    """What the device's key with thumbprint *kid* answers to a quote of.  Raises ``key-unknown``.
+async def find_question(store: Store, kid: str) -> tuple[Selection, ClockInfo | None]:
+    """What the device's key with thumbprint *kid* answers to a quote of, and the clock of its newest evidence.
 
-    A rollout changes which values are good, not which are quoted.
+    Raises ``key-unknown``.  A rollout changes which values are good, not which are quoted.
     """
-    selection = await store.find_selection(kid)
+    # The two share a query.
+    selection, newest = await asyncio.gather(store.find_selection(kid), store.find_clock(kid))
     if selection is None:
         raise _unknown()
-    return selection
+    return selection, newest
 
 
 def _unknown() -> NotFound:

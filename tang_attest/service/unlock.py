@@ -21,31 +21,21 @@ from tang_attest.ports import (
     AuditEntry,
     Clock,
     Decision,
-    Device,
     KeyStore,
     Randomness,
     Store,
 )
 from tang_attest.protocol.advertisement import thumbprint
-from tang_attest.protocol.challenge import (
-    Challenge,
-    Purpose,
-    check_nonce,
-    instant,
-    make_nonce,
-    milliseconds,
-    unlock_digest,
-)
-from tang_attest.protocol.enrollment import EnrolledDevice
+from tang_attest.protocol.challenge import Challenge, Purpose, unlock_digest
 from tang_attest.protocol.exchange import Multiplier, Reply, respond
 from tang_attest.protocol.points import Point, parse_point
 from tang_attest.protocol.policy import Permit
 from tang_attest.protocol.quote import Evidence, VerifiedQuote, verify_quote
-from tang_attest.protocol.tpm import AttestationKey
 from tang_attest.service.appraisal import Verdict, appraise
 from tang_attest.service.caller import Caller
-from tang_attest.service.device_keys import DeviceKey, find_device_key, find_selection
+from tang_attest.service.device_keys import DeviceKey, find_device_key, find_question
 from tang_attest.service.exchanging import run_in_tpm, run_where
+from tang_attest.service.freshness import Fresh, Nonces
 from tang_attest.service.refusals import Refusals, describe_refusal
 
 
@@ -63,18 +53,15 @@ class Unlock:
         executor: Executor | None = None,
         refusals: Refusals | None = None,
     ) -> None:
-        self._store, self._keys, self._clock, self._random = store, keys, clock, random
-        self._nonce_key, self._ttl_s, self._executor = nonce_key, ttl_s, executor
+        self._store, self._keys, self._clock, self._executor = store, keys, clock, executor
+        self._nonces = Nonces(Purpose.UNLOCK, clock, random, nonce_key, ttl_s)
         self._refusals = refusals or Refusals(store, clock)
 
     async def challenge(self, kid: str) -> Challenge:
         """What the machine that uses *kid* has to quote.  Raises ``key-unknown``.  Nothing is stored."""
-        selection = await find_selection(self._store, kid)
-        nonce = make_nonce(
-            self._nonce_key, Purpose.UNLOCK, kid, milliseconds(self._clock.now()), self._random.bytes(16)
-        )
+        selection, newest = await find_question(self._store, kid)
         # The log explains a refusal to the person who has to judge it.
-        return Challenge(nonce, selection, self._ttl_s, event_log_wanted=True)
+        return Challenge(self._nonces.make(kid, newest), selection, self._nonces.ttl_s, event_log_wanted=True)
 
     async def respond(self, kid: str, jwk: Mapping[str, Any], evidence: Evidence, caller: Caller) -> Reply:
         """Y for the X in *jwk*, when *evidence* is good; raises whatever step refuses.
@@ -86,17 +73,17 @@ class Unlock:
         entry = caller.entry(self._clock.now(), "unlock", bound.device.name, kid)
         try:
             x = _read_point(bound, jwk)
-            expires_ms, quote = self._verify(bound, x, evidence, entry.at)
+            fresh, quote = self._verify(bound, x, evidence, entry.at)
         except (Malformed, Refused) as error:
             await self._refusals.note(replace(entry, code=error.code, details=describe_refusal(error)))
             raise
         verdict = await self._appraise(bound, quote, evidence.event_log, entry.at)
         if isinstance(verdict.outcome, Refused):
-            await self._decide(bound, evidence, expires_ms, quote, verdict, entry)
+            await self._decide(bound, evidence, fresh, quote, verdict, entry)
             raise verdict.outcome
         # Opened only now: a stranger's request never costs an unsealing.  And before the record says "permitted".
         key = await self._open(bound, entry)
-        await self._decide(bound, evidence, expires_ms, quote, verdict, entry)
+        await self._decide(bound, evidence, fresh, quote, verdict, entry)
         return await self._exchange(verdict.outcome, evidence.nonce, key, x, entry)
 
     async def _open(self, bound: DeviceKey, entry: AuditEntry) -> Multiplier:
@@ -136,7 +123,7 @@ class Unlock:
         self,
         bound: DeviceKey,
         evidence: Evidence,
-        expires_ms: int,
+        fresh: Fresh,
         quote: VerifiedQuote,
         verdict: Verdict,
         entry: AuditEntry,
@@ -145,8 +132,9 @@ class Unlock:
         decision = Decision(
             device_id=bound.device.id,
             nonce_digest=hashlib.sha256(evidence.nonce.encode()).digest(),
-            nonce_expires_at=instant(expires_ms),
+            nonce_expires_at=fresh.expires_at,
             clock=quote.clock,
+            behind_ms=fresh.behind_ms,
             audit=_conclude(entry, verdict),
             met=verdict.met,
             observation=verdict.observation,
@@ -164,15 +152,13 @@ class Unlock:
 
     def _verify(
         self, bound: DeviceKey, x: Point, evidence: Evidence, now: datetime
-    ) -> tuple[int, VerifiedQuote]:
+    ) -> tuple[Fresh, VerifiedQuote]:
         # (3) the nonce is ours, for this purpose and kid, and young
         kid, nonce = bound.key.kid, evidence.nonce
-        expires_ms = check_nonce(self._nonce_key, Purpose.UNLOCK, kid, milliseconds(now), self._ttl_s, nonce)
+        fresh = self._nonces.check(kid, nonce, now)
         # (4) to (9)
         binding = unlock_digest(nonce, kid, thumbprint(x.members()))
-        return expires_ms, verify_quote(
-            enrolled_device(bound.device), evidence, bound.policy.selection, binding
-        )
+        return fresh, verify_quote(fresh.enrolled(bound.device), evidence, bound.policy.selection, binding)
 
 
 def _read_point(bound: DeviceKey, jwk: Mapping[str, Any]) -> Point:
@@ -187,11 +173,3 @@ def _conclude(entry: AuditEntry, verdict: Verdict) -> AuditEntry:
     if isinstance(verdict.outcome, Permit):
         return replace(entry, verdict="permitted", details={"state": verdict.outcome.state.label})
     return replace(entry, code=verdict.outcome.code, details=describe_refusal(verdict.outcome))
-
-
-def enrolled_device(device: Device) -> EnrolledDevice:
-    """*device* as verification takes it."""
-    key = AttestationKey(
-        device.ak_public, device.ak_name, device.ak_spki, device.ak_scheme, device.ak_hash, no_da=False
-    )
-    return EnrolledDevice(device.name, key, device.clock)

@@ -3,16 +3,17 @@
 A verdict is what the device's own TPM signed for our fresh nonce, and nothing else: whoever sends other bytes under a
 device's ``kid`` hears why they are no good, and changes nothing.
 
-A nonce may be answered twice.  Each quote has a later TPM clock than the one before, so evidence counts once, without a
-row for each round.
+A nonce may be answered twice, by an agent that did not hear how the first answer was judged.  Each quote counts once: it
+is remembered for as long as its nonce is good.
 """
 
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Final
 
 from tang_attest.errors import Conflict, Malformed, NotFound, Reason, Refused
@@ -27,16 +28,7 @@ from tang_attest.ports import (
     Suspension,
     Verification,
 )
-from tang_attest.protocol.challenge import (
-    CLOCK_SKEW_MS,
-    Challenge,
-    Purpose,
-    check_nonce,
-    instant,
-    make_nonce,
-    milliseconds,
-    verify_digest,
-)
+from tang_attest.protocol.challenge import Challenge, Purpose, verify_digest
 from tang_attest.protocol.pcr import PcrValues, Selection
 from tang_attest.protocol.policy import ReferencePolicy, check_policy_selection
 from tang_attest.protocol.quote import Evidence, VerifiedQuote, verify_quote
@@ -49,10 +41,9 @@ from tang_attest.protocol.verification import (
     running_selection,
 )
 from tang_attest.service.device_keys import DeviceKey, find_device_key
+from tang_attest.service.freshness import Fresh, Nonces
 from tang_attest.service.ima import ImaLists, with_ima
-from tang_attest.service.unlock import enrolled_device
 
-_SKEW: Final = timedelta(milliseconds=CLOCK_SKEW_MS)
 #: The actor of what happens without a person.
 SERVER: Final = "server"
 
@@ -67,12 +58,27 @@ class Round:
     change: Change | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    """Evidence of one round, and what it is judged by."""
+
+    bound: DeviceKey
+    policy: ReferencePolicy
+    evidence: Evidence
+    fresh: Fresh
+
+    @property
+    def digest(self) -> bytes:
+        """32 bytes by which the same quote over the same nonce is known again; its signature may be spelled otherwise."""
+        return hashlib.sha256(self.evidence.nonce.encode() + b"\n" + self.evidence.quote).digest()
+
+
 class Verify:
     """Asks running machines what they run, and judges the answer."""
 
     def __init__(self, store: Store, clock: Clock, random: Randomness, nonce_key: bytes, ttl_s: int) -> None:
-        self._store, self._clock, self._random = store, clock, random
-        self._nonce_key, self._ttl_s = nonce_key, ttl_s
+        self._store, self._clock = store, clock
+        self._nonces = Nonces(Purpose.VERIFY, clock, random, nonce_key, ttl_s)
         self._ima = ImaLists(store)
 
     async def challenge(self, kid: str) -> Challenge:
@@ -86,35 +92,34 @@ class Verify:
             policy = await self._policy(bound)
             selection, rules = _quoted(bound, policy), policy.rules is not None
             offset = await self._ima.offset(bound.device) if bound.policy.conditions.ima else None
-        now_ms = milliseconds(self._clock.now())
-        subject = _subject(bound, selection)
-        nonce = make_nonce(self._nonce_key, Purpose.VERIFY, subject, now_ms, self._random.bytes(16))
-        return Challenge(nonce, selection, self._ttl_s, event_log_wanted=rules, ima_offset=offset)
+        nonce = self._nonces.make(_subject(bound, selection), bound.device.clock)
+        return Challenge(nonce, selection, self._nonces.ttl_s, event_log_wanted=rules, ima_offset=offset)
 
     async def respond(self, kid: str, evidence: Evidence, *, fetched: bool = False) -> Round:
         """Judge *evidence*.  A refusal that counts is a :class:`Round`; what is no verdict raises.
 
         Of evidence that we *fetched* from the machine's TPM ourselves every refusal counts: nobody else sent it.
-        Raises :class:`Malformed`, :class:`Refused`, ``key-unknown``, and :class:`Conflict` ``clock-backwards`` when
-        another round was faster.
+        Raises :class:`Malformed`, :class:`Refused`, ``key-unknown``, and :class:`Conflict`: ``nonce-used`` for evidence
+        that counted before, ``clock-backwards`` for that of a boot that is over.
         """
         bound, now = await find_device_key(self._store, kid), self._clock.now()
         policy = await self._policy(bound)
         selection = _quoted(bound, policy)
-        made_at = self._made_at(bound, selection, evidence, now)
+        fresh = self._nonces.check(_subject(bound, selection), evidence.nonce, now)
+        answer = _Answer(bound, policy, evidence, fresh)
         try:
-            quote = _verify(bound, selection, evidence)
+            quote = _verify(bound, selection, evidence, fresh)
         except Refused as refusal:
-            if not _is_verdict(refusal, bound.device, made_at, fetched=fetched):
+            if not (fetched or _is_verdict(refusal, fresh)):
                 raise
-            return await self._conclude(bound, policy, None, refusal, made_at)
+            return await self._conclude(answer, None, refusal)
         try:
             await self._judge(bound, policy, quote, evidence)
         except Refused as refusal:
             if {reason.code for reason in refusal.reasons} <= UNPROVEN:
                 raise
-            return await self._conclude(bound, policy, quote, refusal, made_at)
-        return await self._conclude(bound, policy, quote, None, made_at)
+            return await self._conclude(answer, quote, refusal)
+        return await self._conclude(answer, quote, None)
 
     async def _judge(
         self, bound: DeviceKey, policy: ReferencePolicy, quote: VerifiedQuote, evidence: Evidence
@@ -136,9 +141,8 @@ class Verify:
         self, bound: DeviceKey, selection: Selection, evidence: Evidence, actor: str
     ) -> ReferencePolicy:
         """Make the quoted values the running policy of a device that has none, and that policy."""
-        now = self._clock.now()
-        self._made_at(bound, selection, evidence, now)
-        quote = _verify(bound, selection, evidence)
+        fresh = self._nonces.check(_subject(bound, selection), evidence.nonce, self._clock.now())
+        quote = _verify(bound, selection, evidence, fresh)
         return await self.record_values(bound.device, selection, quote.values, actor)
 
     async def record_values(
@@ -184,44 +188,32 @@ class Verify:
         change = await self._store.verify(replace(verification, silent_since=silent_since))
         return Round(device.name, Outcome.UNREACHABLE, (reason,), change)
 
-    def _made_at(self, bound: DeviceKey, selection: Selection, evidence: Evidence, now: datetime) -> datetime:
-        now_ms = milliseconds(now)
-        expires_ms = check_nonce(
-            self._nonce_key,
-            Purpose.VERIFY,
-            _subject(bound, selection),
-            now_ms,
-            self._ttl_s,
-            evidence.nonce,
-        )
-        return instant(expires_ms) - timedelta(seconds=self._ttl_s)
-
     async def _policy(self, bound: DeviceKey) -> ReferencePolicy:
         if bound.device.running_policy is None:
             return running_policy(bound.policy)
         return await self._store.get_policy(bound.device.running_policy)
 
-    async def _conclude(
-        self,
-        bound: DeviceKey,
-        judged_by: ReferencePolicy,
-        quote: VerifiedQuote | None,
-        refusal: Refused | None,
-        made_at: datetime,
-    ) -> Round:
+    async def _conclude(self, answer: _Answer, quote: VerifiedQuote | None, refusal: Refused | None) -> Round:
+        bound, fresh = answer.bound, answer.fresh
         outcome = Outcome.VERIFIED if refusal is None else Outcome.REFUSED
         reasons = () if refusal is None else refusal.reasons
         now = self._clock.now()
-        verification = self._verification(bound.device, bound.policy, outcome, reasons, now)
+        verification = replace(
+            self._verification(bound.device, bound.policy, outcome, reasons, now),
+            answer_digest=answer.digest,
+            answer_expires_at=fresh.expires_at,
+        )
         if quote is not None:
             # Only what can become a policy: PCR 10, quoted for IMA's list, never stays.
-            selection = judged_by.selection
+            selection = answer.policy.selection
             values = {str(pcr): quote.values[pcr].hex() for pcr in selection.pcrs}
             details = {**verification.details, "selection": str(selection), "values": values}
-            verification = replace(verification, clock=quote.clock, details=details)
+            verification = replace(
+                verification, clock=quote.clock, behind_ms=fresh.behind_ms, details=details
+            )
         else:
-            # Its clock may not become ours, so this condition keeps a copy from being shown again later.
-            verification = replace(verification, silent_since=made_at)
+            # Its clock may not become ours, so nothing else says that it is not older than what counted since.
+            verification = replace(verification, silent_since=fresh.made_at)
         change = await self._store.verify(verification)
         if change is None:
             raise Conflict("clock-backwards", "Newer evidence of this device was accepted meanwhile.")
@@ -261,20 +253,20 @@ def _quoted(bound: DeviceKey, policy: ReferencePolicy) -> Selection:
     return with_ima(policy.selection) if bound.policy.conditions.ima else policy.selection
 
 
-def _verify(bound: DeviceKey, selection: Selection, evidence: Evidence) -> VerifiedQuote:
+def _verify(bound: DeviceKey, selection: Selection, evidence: Evidence, fresh: Fresh) -> VerifiedQuote:
     binding = verify_digest(evidence.nonce, bound.key.kid)
-    return verify_quote(enrolled_device(bound.device), evidence, selection, binding)
+    return verify_quote(fresh.enrolled(bound.device), evidence, selection, binding)
 
 
-def _is_verdict(refusal: Refused, device: Device, made_at: datetime, *, fetched: bool) -> bool:
+def _is_verdict(refusal: Refused, fresh: Fresh) -> bool:
     """Whether *refusal* says something about the machine.
 
-    A clock that went back does when the nonce was made after the evidence that it is compared with: then no two rounds
-    overtook each other, and the TPM's state was set back (a virtual machine's snapshot).
+    A clock or a counter that went back does when the nonce was made after the evidence that it is compared with: then no
+    two rounds overtook each other, and the TPM's state was set back (a virtual machine's snapshot).
     """
-    if refusal.code == "clock-backwards":
-        return device.last_seen_at is not None and made_at > device.last_seen_at + _SKEW
-    return fetched or refusal.code in VERDICTS
+    if refusal.code in ("clock-backwards", "reset-count-backwards"):
+        return fresh.mark is not None
+    return refusal.code in VERDICTS
 
 
 def _actions(device: Device, policy: ReferencePolicy, outcome: Outcome) -> tuple[str, ...]:

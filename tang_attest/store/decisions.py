@@ -4,10 +4,10 @@ Rules of this module:
 
 * Decisions of one batch share a transaction and end as if they were written one after the other.
 * One that loses a race is an exception among the results; it wrote nothing, and its neighbors stand.
-* The nonce comes first: evidence that is replayed while the original is under way is ``nonce-used``, although its
-  clock did not move either.
-* What was true when the evidence was appraised is looked at again here, under the row's lock (locks.py): two quotes
-  of one device may have been verified against the same stored clock, and the older of the two must lose.
+* The nonce comes first: evidence that is replayed is ``nonce-used``, although its clock did not move either.
+* What was true when the evidence was appraised is looked at again here, under the row's lock (locks.py).
+* Two quotes of one boot may overtake each other: the older one stands, and moves no clock back.  One of an earlier boot
+  than the newest evidence's does not stand.
 * What every decision writes is written once for the batch, at its end: a statement costs more than a row.
 """
 
@@ -94,7 +94,8 @@ class _Batch:
     def write(self) -> None:
         """Write what was taken and is not written yet."""
         if self._accepted:
-            nonces.use(self._connection, self._accepted)
+            used = [(each.nonce_digest, each.nonce_expires_at) for each in self._accepted]
+            nonces.use(self._connection, used)
             moved = sorted({decision.device_id for decision in self._accepted})
             self._connection.execute(_MOVE, [_moved(self._devices[device_id]) for device_id in moved])
         if self._entries:
@@ -105,7 +106,7 @@ class _Batch:
         row = self._devices.get(decision.device_id)
         if row is None:
             return NotFound("key-unknown", "The device was removed while its evidence was appraised.")
-        if not moves_forward((row["reset_count"], row["restart_count"], row["clock"]), decision.clock):
+        if is_step_back(devices.clock_of(row), decision.clock, behind_ms=decision.behind_ms):
             return Conflict("clock-backwards", "Newer evidence of this device was accepted meanwhile.")
         gives = decision.met is not None or decision.learned is not None
         # A refusal is written all the same.
@@ -133,7 +134,9 @@ class _Batch:
         self._used.add(decision.nonce_digest)
         self._accepted.append(decision)
         self._entries.append(entry)
-        row.update(devices.clock_columns(decision.clock), last_seen_at=entry.at, last_code=entry.code)
+        row.update(last_seen_at=entry.at, last_code=entry.code)
+        if moves_forward(devices.clock_of(row), decision.clock):
+            row.update(devices.clock_columns(decision.clock))
         if entry.verdict == "permitted":
             row.update(opened_reset_count=decision.clock.reset_count, verified_at=entry.at)
         if decision.met is not None:
@@ -155,14 +158,28 @@ def _moved(row: dict[str, Any]) -> dict[str, Any]:
     return {"device_id": row["id"], **{f"new_{name}": row[name] for name in locks.MOVED}}
 
 
-def moves_forward(stored: tuple[int | None, int | None, int | None], new: ClockInfo) -> bool:
-    """Whether *new* is later than *stored*, the reset count, restart count and clock of the newest evidence.
+def is_step_back(stored: ClockInfo | None, new: ClockInfo, *, behind_ms: int) -> bool:
+    """Whether evidence with the clock *new* may not stand beside the newest, whose clock is *stored*.
+
+    Evidence of the same boot may be up to *behind_ms* older.
+    """
+    if stored is None or moves_forward(stored, new):
+        return False
+    return behind_ms == 0 or _boot(stored) != _boot(new) or stored.clock - new.clock > behind_ms
+
+
+def moves_forward(stored: ClockInfo | None, new: ClockInfo) -> bool:
+    """Whether *new* is later than *stored*, the clock of the newest evidence.
 
     Clock and counters of one TPM only move forward (TPM 2.0 part 1, section 36).
     """
-    reset_count, restart_count, clock = stored
-    if reset_count is None or restart_count is None or clock is None:
+    if stored is None:
         return True
-    if reset_count != new.reset_count:
-        return advance(reset_count, new.reset_count) > 0
-    return advance(restart_count, new.restart_count) >= 0 and clock < new.clock
+    if stored.reset_count != new.reset_count:
+        return advance(stored.reset_count, new.reset_count) > 0
+    return advance(stored.restart_count, new.restart_count) >= 0 and stored.clock < new.clock
+
+
+def _boot(clock: ClockInfo) -> tuple[int, int]:
+    """A boot, or a part of one between two suspensions."""
+    return clock.reset_count, clock.restart_count

@@ -190,16 +190,13 @@ def kids_of(connection: sa.Connection, ids: Collection[int]) -> dict[int, tuple[
 
 def from_row(row: sa.RowMapping, kids: tuple[str, ...]) -> Device:
     """The :class:`Device` of a row that has every column of the table, and ``policy_name``."""
-    clock = None
-    if row["clock"] is not None:
-        clock = ClockInfo(row["clock"], row["reset_count"], row["restart_count"], row["clock_safe"])
     plain = {name: row[name] for name in _PLAIN}
     learning = load_learning(row["learning"])
     return Device(
         **plain,
         policy=row["policy_name"],
         labels=tuple(row["labels"]),
-        clock=clock,
+        clock=clock_of(row),
         learning=learning,
         kids=kids,
         reach=None if row["tcti"] is None else Reach(row["tcti"], row["ak_handle"]),
@@ -223,6 +220,13 @@ def _standing(row: sa.RowMapping) -> Standing:
         verified_at=row["verified_at"],
         wanted_at=row["wanted_at"],
     )
+
+
+def clock_of(row: sa.RowMapping | dict[str, Any]) -> ClockInfo | None:
+    """The clock in the four columns of *row*; ``None`` until there was evidence."""
+    if row["clock"] is None:
+        return None
+    return ClockInfo(row["clock"], row["reset_count"], row["restart_count"], row["clock_safe"])
 
 
 def clock_columns(clock: ClockInfo | None) -> dict[str, object]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
+from enum import Enum, auto
 from typing import NamedTuple
 
 import sqlalchemy as sa
@@ -11,6 +12,7 @@ import sqlalchemy as sa
 from tang_attest.errors import Conflict, NotFound
 from tang_attest.ports import BoundKey, SealedKey
 from tang_attest.protocol.pcr import Selection
+from tang_attest.protocol.tpm import ClockInfo
 from tang_attest.store import devices, policies, rollouts, tables
 from tang_attest.store.sql import among, insert_new
 
@@ -39,8 +41,15 @@ _BOUND = (
     .where(among(_key.c.kid, "kids"), _key.c.use == "exchange")
 )
 
-_SELECTED = (
-    sa.select(_key.c.kid, _policy.c.selection)
+_QUESTIONS = (
+    sa.select(
+        _key.c.kid,
+        _policy.c.selection,
+        _device.c.clock,
+        _device.c.reset_count,
+        _device.c.restart_count,
+        _device.c.clock_safe,
+    )
     .select_from(_key.join(_device, _device.c.id == _key.c.device_id).join(_policy))
     .where(among(_key.c.kid, "kids"), _key.c.use == "exchange")
 )
@@ -87,28 +96,40 @@ def rotate(connection: sa.Connection, kids: Sequence[str], at: datetime) -> None
     connection.execute(_key.update().where(unrotated).values(rotated_at=at))
 
 
+class Part(Enum):
+    """What is asked about an exchange key: everything, what its device has to quote, or when it last did."""
+
+    WHOLE = auto()
+    SELECTION = auto()
+    CLOCK = auto()
+
+
 class Wanted(NamedTuple):
-    """What is asked about an exchange key: everything, or only what its device has to quote."""
+    """One question about one exchange key."""
 
     kid: str
-    selection_only: bool = False
+    part: Part = Part.WHOLE
 
 
-def find(connection: sa.Connection, wanted: Sequence[Wanted]) -> list[BoundKey | Selection | None]:
-    """What is *wanted* of each key: one query for the selections and three for the rest, however many there are.
+Found = BoundKey | Selection | ClockInfo | None
+
+
+def find(connection: sa.Connection, wanted: Sequence[Wanted]) -> list[Found]:
+    """What is *wanted* of each key: one query for selections and clocks and three for the rest, however many there are.
 
     While a policy is being changed by a rollout there are two more.
     """
-    narrow = {each.kid for each in wanted if each.selection_only}
-    whole = {each.kid for each in wanted if not each.selection_only}
-    selections: dict[str, Selection] = {}
+    narrow = {each.kid for each in wanted if each.part is not Part.WHOLE}
+    whole = {each.kid for each in wanted if each.part is Part.WHOLE}
+    found: dict[Wanted, Found] = {}
     if narrow:
-        rows = connection.execute(_SELECTED, {"kids": [*narrow]})
-        selections = {row.kid: row.selection for row in rows}
-    bound: dict[str, BoundKey] = {}
+        for row in connection.execute(_QUESTIONS, {"kids": [*narrow]}).mappings():
+            found[Wanted(row["kid"], Part.SELECTION)] = row["selection"]
+            found[Wanted(row["kid"], Part.CLOCK)] = devices.clock_of(row)
     if whole:
         bound = _bind(connection, connection.execute(_BOUND, {"kids": [*whole]}).mappings().all())
-    return [(selections if each.selection_only else bound).get(each.kid) for each in wanted]
+        found |= {Wanted(kid): key for kid, key in bound.items()}
+    return [found.get(each) for each in wanted]
 
 
 def _bind(connection: sa.Connection, rows: Sequence[sa.RowMapping]) -> dict[str, BoundKey]:

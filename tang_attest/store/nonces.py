@@ -1,4 +1,7 @@
-"""Used nonces.  Only used ones are stored: a nonce proves by itself that it is ours, for what, and until when."""
+"""Used nonces, and rounds' evidence that counted.
+
+Only what was used is stored: a nonce proves by itself that it is ours, for what, and until when.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,6 @@ from typing import Final
 
 import sqlalchemy as sa
 
-from tang_attest.ports import Decision
 from tang_attest.store import tables
 from tang_attest.store.sql import changed
 
@@ -23,10 +25,10 @@ def used(connection: sa.Connection, digests: Collection[bytes]) -> set[bytes]:
     return set(connection.scalars(_USED, {"digests": list(digests)}))
 
 
-def use(connection: sa.Connection, decisions: Sequence[Decision]) -> None:
-    """Use up the nonces of *decisions*.  The primary key fails the transaction for one that was used meanwhile."""
-    rows = [{"digest": each.nonce_digest, "expires_at": each.nonce_expires_at} for each in decisions]
-    connection.execute(_nonce.insert(), rows)
+def use(connection: sa.Connection, used: Sequence[tuple[bytes, datetime]]) -> None:
+    """Use up digests until their times.  The primary key fails the transaction for one that was used meanwhile."""
+    if used:
+        connection.execute(_nonce.insert(), [{"digest": digest, "expires_at": at} for digest, at in used])
 
 
 def prune(connection: sa.Connection, before: datetime) -> int:

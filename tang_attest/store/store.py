@@ -40,6 +40,7 @@ from tang_attest.protocol.policy import ReferencePolicy
 from tang_attest.protocol.policy_change import PolicyChange
 from tang_attest.protocol.reference_state import Life, ReferenceState
 from tang_attest.protocol.rollout import Rollout, Status
+from tang_attest.protocol.tpm import ClockInfo
 from tang_attest.store import (
     admin_tokens,
     audit_chain,
@@ -91,13 +92,13 @@ async def open_store(url: str, *, create: bool = False) -> SqlStore:
 class SqlStore:
     """:class:`tang_attest.ports.Store` over SQLAlchemy Core.
 
-    ``find_key`` and ``find_selection`` calls that meet share a read transaction, so do ``server_keys`` calls; ``decide`` and ``audit``
+    ``find_key``, ``find_selection`` and ``find_clock`` calls that meet share a read transaction, so do ``server_keys`` calls; ``decide`` and ``audit``
     calls share a write transaction and its flush to the disk.  Every other call has its own.
     """
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._finds: Batcher[keys.Wanted, BoundKey | Selection | None] = Batcher(self._find_keys)
+        self._finds: Batcher[keys.Wanted, keys.Found] = Batcher(self._find_keys)
         self._server_keys: Batcher[None, Sequence[SealedKey]] = Batcher(self._load_server_keys)
         self._writes: Batcher[Written, None] = Batcher(self._write_items)
         self._rounds: Batcher[Verification, Change | None] = Batcher(self._write_rounds)
@@ -130,8 +131,13 @@ class SqlStore:
 
     async def find_selection(self, kid: str) -> Selection | None:
         """See :class:`~tang_attest.ports.Store`."""
-        found = await self._finds.submit(keys.Wanted(kid, selection_only=True))
+        found = await self._finds.submit(keys.Wanted(kid, keys.Part.SELECTION))
         return found if isinstance(found, Selection) else None
+
+    async def find_clock(self, kid: str) -> ClockInfo | None:
+        """See :class:`~tang_attest.ports.Store`."""
+        found = await self._finds.submit(keys.Wanted(kid, keys.Part.CLOCK))
+        return found if isinstance(found, ClockInfo) else None
 
     async def decide(self, decision: Decision) -> None:
         """See :class:`~tang_attest.ports.Store`."""
@@ -520,9 +526,7 @@ class SqlStore:
 
         return await self._database.write(both)
 
-    async def _find_keys(
-        self, wanted: Sequence[keys.Wanted]
-    ) -> Sequence[BoundKey | Selection | Exception | None]:
+    async def _find_keys(self, wanted: Sequence[keys.Wanted]) -> Sequence[keys.Found | Exception]:
         return await self._database.read(lambda connection: keys.find(connection, wanted))
 
     async def _load_server_keys(self, callers: Sequence[None]) -> Sequence[Sequence[SealedKey]]:

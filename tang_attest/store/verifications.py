@@ -4,24 +4,26 @@ Rules of this module:
 
 * Rounds of one batch share a transaction.  Their devices' rows are locked in the order of their ids, so that two
   replicas cannot wait for each other; what is compared and what is written is then one step.
-* A round that ends like the one before it moves two times on the device's row and writes nothing else, unless an
-  operator asked for it.
+* A round that ends like the one before it moves two times on the device's row, remembers its evidence for as long as
+  that could be shown again, and writes nothing else, unless an operator asked for it.
+* A round that was overtaken by newer evidence does not make good what that evidence found bad.
 * Suspending is part of the same transaction: no unlock comes between a bad round and what it leads to.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta
-from typing import Final
+from typing import Any, Final
 
 import sqlalchemy as sa
 
 from tang_attest.errors import Conflict, NotFound, TangAttestError
 from tang_attest.ports import AuditEntry, Change, Device, Notification, PastVerification, Verification
 from tang_attest.protocol.verification import Outcome
-from tang_attest.store import audit_log, devices, tables
-from tang_attest.store.decisions import moves_forward
+from tang_attest.store import audit_log, devices, nonces, tables
+from tang_attest.store.decisions import is_step_back, moves_forward
 from tang_attest.store.sql import among, changed
 
 #: A replica's clock may be ahead by as much; a later time was written before the clock was set back.
@@ -39,6 +41,7 @@ _LOCKED = (
         _device.c.clock,
         _device.c.reset_count,
         _device.c.restart_count,
+        _device.c.clock_safe,
         _device.c.outcome,
         _device.c.outcome_code,
         _device.c.answered_at,
@@ -56,19 +59,44 @@ def write(connection: sa.Connection, items: Sequence[Verification]) -> list[Chan
     """Write *items*; for each what it changed, ``None`` (it is not unreachable after all), or why it was not written."""
     ids = sorted({item.device_id for item in items})
     rows = {row["id"]: dict(row) for row in connection.execute(_LOCKED, {"ids": ids}).mappings()}
-    return [_write_one(connection, rows.get(item.device_id), item) for item in items]
+    shown = nonces.used(connection, {item.answer_digest for item in items if item.answer_digest})
+    results: list[Change | TangAttestError | None] = []
+    for item in items:
+        if item.answer_digest in shown:
+            results.append(Conflict("nonce-used", "This evidence was judged before."))
+            continue
+        results.append(_write_one(connection, rows.get(item.device_id), item))
+        if item.answer_digest is not None and isinstance(results[-1], Change):
+            shown.add(item.answer_digest)
+    nonces.use(
+        connection,
+        [
+            (item.answer_digest, item.answer_expires_at)
+            for item, result in zip(items, results, strict=True)
+            if item.answer_digest is not None
+            and item.answer_expires_at is not None
+            and isinstance(result, Change)
+        ],
+    )
+    return results
 
 
 def _write_one(
-    connection: sa.Connection, row: dict[str, object] | None, item: Verification
+    connection: sa.Connection, row: dict[str, Any] | None, item: Verification
 ) -> Change | TangAttestError | None:
     if row is None:
         return NotFound("key-unknown", "The device was removed while its evidence was appraised.")
     if item.clock is None:
         if _answered(row, item):
             return None
-    elif not moves_forward((row["reset_count"], row["restart_count"], row["clock"]), item.clock):  # type: ignore[arg-type]  # columns are untyped here
-        return Conflict("clock-backwards", "Newer evidence of this device was accepted meanwhile.")
+    else:
+        stored = devices.clock_of(row)
+        if is_step_back(stored, item.clock, behind_ms=item.behind_ms):
+            return Conflict("clock-backwards", "Newer evidence of this device was accepted meanwhile.")
+        if not moves_forward(stored, item.clock):
+            item = replace(item, clock=None)
+            if (item.outcome, row["outcome"]) == (Outcome.VERIFIED, Outcome.REFUSED.value):
+                return Change(outcome=False, suspended=False)
     change = Change(
         (row["outcome"], row["outcome_code"]) != (item.outcome.value, item.code),
         item.suspend is not None and row["suspended_at"] is None,
@@ -89,7 +117,7 @@ def _write_one(
     return change
 
 
-def _answered(row: dict[str, object], item: Verification) -> bool:
+def _answered(row: dict[str, Any], item: Verification) -> bool:
     """True when authentic evidence came while somebody found the device silent."""
     answered = row["answered_at"]
     if not isinstance(answered, datetime) or item.silent_since is None:

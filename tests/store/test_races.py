@@ -13,6 +13,7 @@ import pytest_asyncio
 
 from tang_attest.errors import TangAttestError
 from tang_attest.ports import Learning
+from tang_attest.protocol.tpm import ClockInfo
 from tang_attest.store import SqlStore, devices, locks, policies, tokens
 from tests.store.conftest import Opener, Stall
 from tests.store.records import NOW, clock, decision, device, enrollment, entry, key, policy, state, token
@@ -87,6 +88,39 @@ async def test_older_evidence_comes_second(
     assert ended == ["ok", "clock-backwards"]
     assert await verdicts(store) == [("permitted", "ok")]
     assert await store.prune(NOW + timedelta(days=1)) == 1
+
+
+@pytest.mark.parametrize(
+    ("newer", "expected"),
+    [
+        (clock(1001), ["ok", "ok"]),
+        (clock(1002), ["ok", "clock-backwards"]),
+        (clock(2, 2), ["ok", "clock-backwards"]),
+        (clock(2, 1, 1), ["ok", "clock-backwards"]),
+    ],
+    ids=["same boot", "long before", "next boot", "after a suspension"],
+)
+async def test_evidence_that_was_overtaken_comes_second(
+    store: SqlStore,
+    other: SqlStore,
+    device_id: int,
+    stall: Stall,
+    monkeypatch: pytest.MonkeyPatch,
+    newer: ClockInfo,
+    expected: list[str],
+) -> None:
+    """It was compared with what it has to follow, so it stands if it is of the newest boot; no clock moves back."""
+    monkeypatch.setattr(locks, "take", stall.around(locks.take))
+    ended = await race(
+        stall,
+        store.decide(decision(device_id, "n2", 2, clock=newer, behind_ms=1000)),
+        other.decide(decision(device_id, "n1", 1, behind_ms=1000)),
+    )
+    assert ended == expected
+    assert (await store.get_device("pi-b")).clock == newer
+    assert await codes(other.decide(decision(device_id, "n1", 1, behind_ms=1000))) == [
+        "nonce-used" if expected[1] == "ok" else "clock-backwards"
+    ]
 
 
 async def test_one_learning_use_at_two_replicas(

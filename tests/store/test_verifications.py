@@ -16,7 +16,7 @@ from tang_attest.protocol.conditions import Conditions, Watch
 from tang_attest.protocol.verification import Outcome
 from tang_attest.store import SqlStore, verifications
 from tests.store.conftest import Opener, Stall
-from tests.store.records import NOW, clock, decision, device, entry, key, policy, state
+from tests.store.records import NOW, clock, decision, device, digest, entry, key, policy, state
 
 BAD = Suspension(NOW, "server", "refused")
 
@@ -82,6 +82,26 @@ async def test_rounds_of_one_batch_follow_each_other(store: SqlStore, device_id:
     )
     assert results == [Change(True, False), Change(False, False), "clock-backwards", "key-unknown"]
     assert (await store.get_device("pi-b")).clock == clock(3)
+
+
+async def test_a_round_is_remembered_until_its_nonce_ends(store: SqlStore, device_id: int) -> None:
+    """The same evidence again is told from evidence that was overtaken."""
+    until = NOW + timedelta(minutes=2)
+
+    def answer(ticks: int, **fields: Any) -> Verification:
+        shown: dict[str, Any] = {
+            "answer_digest": digest(f"answer {ticks}"),
+            "answer_expires_at": until,
+            "behind_ms": 1000,
+        }
+        return ended(device_id, ticks, **(shown | fields))
+
+    together = await asyncio.gather(*(code(store.verify(answer(tick))) for tick in (5, 3, 5, 3)))
+    assert together == [Change(True, False), Change(False, False), "nonce-used", "nonce-used"]
+    assert await code(store.verify(answer(3))) == "nonce-used"
+    assert await code(store.verify(answer(1, clock=clock(9, 0)))) == "clock-backwards"
+    assert (await store.get_device("pi-b")).clock == clock(5)
+    assert await store.prune(until + timedelta(seconds=1)) == 2
 
 
 async def test_unreachable_is_written_only_if_nothing_came(store: SqlStore, device_id: int) -> None:
