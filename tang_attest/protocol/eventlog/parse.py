@@ -7,9 +7,10 @@ Two formats (PFP "Event Logging"), told apart by the first event; all integers a
                                       size u32, data [size]
 
 A crypto-agile log opens with one TCG_PCR_EVENT of type EV_NO_ACTION that holds a TCG_EfiSpecIDEvent
-("Spec ID Event03") and announces the digest algorithms.  Every later event carries a digest of each, once.
-Some firmware announces banks that are not active and logs no digest for them; such a bank is no part of the
-log, but the events must agree on it: a TPM extends all active banks or none.
+("Spec ID Event03") and announces the digest algorithms.  Every later event carries digests of some, each once.
+Some firmware announces banks that are not active, and Windows' later events may have a SHA-1 digest alone.  A bank
+is part of the log only if every event has a digest for it: anything else could not be replayed, and an event that
+is missing from a bank would be in the log without having been extended.
 """
 
 from __future__ import annotations
@@ -41,6 +42,7 @@ MAX_UNKNOWN_DIGEST: Final = 128
 """Bytes; a digest of an algorithm we do not know is skipped by its announced size, up to this one."""
 
 _SIGNATURE_SIZE: Final = 16
+_SPEC_ID: Final = b"Spec ID Event"
 _SPEC_ID_AGILE: Final = b"Spec ID Event03\0"
 _SPEC_ID_SHA1: Final = (b"Spec ID Event00\0", b"Spec ID Event02\0")
 _STARTUP_LOCALITY: Final = b"StartupLocality\0"
@@ -56,7 +58,7 @@ def parse(data: bytes, *, limit: int = MAX_LOG_SIZE, max_events: int = MAX_EVENT
 
     Raises :class:`Malformed` ``eventlog-malformed``, with ``event`` and ``offset`` where they apply: empty;
     more than *limit* bytes or *max_events* events; anything cut short; a bad Spec ID event; a digest that was
-    not announced, or twice, or missing though the events before it have it; PCR above 23 (0xffffffff is
+    not announced, or twice; no bank that every event has a digest for; PCR above 23 (0xffffffff is
     allowed for EV_NO_ACTION); padding or garbage after the last event (the kernel's file is exact); a startup
     locality that is not 0, 3 or 4, is told twice, or comes after PCR 0 was extended.
 
@@ -78,9 +80,11 @@ def parse(data: bytes, *, limit: int = MAX_LOG_SIZE, max_events: int = MAX_EVENT
         if log_format == "sha1":
             events.append(_read_event_sha1(reader))
             continue
-        events.append(_read_event_agile(reader, algorithms, exact=len(events) > 1))
-        algorithms = {i: known for i, known in algorithms.items() if known.name in events[1].digests}
-    return EventLog(log_format, tuple(algorithms.values()), tuple(events), _startup_locality(events))
+        events.append(_read_event_agile(reader, algorithms))
+    banks = tuple(known for known in algorithms.values() if all(known.name in e.digests for e in events[1:]))
+    if not banks and log_format == "crypto-agile":
+        raise Malformed("eventlog-malformed", "the log has no bank that every event has a digest for")
+    return EventLog(log_format, banks or tuple(algorithms.values()), tuple(events), _startup_locality(events))
 
 
 class _Reader:
@@ -140,20 +144,17 @@ def _read_event_sha1(reader: _Reader) -> Event:
     return Event(reader.index, reader.offset, pcr, event_type, digests, data)
 
 
-def _read_event_agile(reader: _Reader, algorithms: dict[int, Algorithm], *, exact: bool) -> Event:
-    """TCG_PCR_EVENT2 with a digest of each of *algorithms*; unless *exact*, of at least one of them."""
+def _read_event_agile(reader: _Reader, algorithms: dict[int, Algorithm]) -> Event:
+    """TCG_PCR_EVENT2 with a digest of at least one of *algorithms*."""
     pcr, event_type = _read_pcr_and_type(reader)
     count = reader.integer(4, "the digest count")
-    if exact and count != len(algorithms):
-        raise reader.error(f"{count} digests, but the events before it have {len(algorithms)}")
     if not 1 <= count <= len(algorithms):
         raise reader.error(f"{count} digests, but the Spec ID event announces {len(algorithms)} algorithms")
     digests: dict[str, bytes] = {}
     for _ in range(count):
         algorithm_id = reader.integer(2, "a digest's algorithm")
         if algorithm_id not in algorithms:
-            where = "in the events before it" if exact else "announced in the Spec ID event"
-            raise reader.error(f"digest algorithm 0x{algorithm_id:04x} is not {where}")
+            raise reader.error(f"digest algorithm 0x{algorithm_id:04x} is not announced in the Spec ID event")
         algorithm = algorithms[algorithm_id]
         if algorithm.name in digests:
             raise reader.error(f"two {algorithm.name} digests")
@@ -181,7 +182,8 @@ def _format(reader: _Reader, first: Event) -> tuple[Literal["crypto-agile", "sha
     if first.type != EventType.EV_NO_ACTION:
         return "sha1", {0x0004: _SHA1}  # before Spec ID events there was only this format
     signature = first.data[:_SIGNATURE_SIZE]
-    if signature in _SPEC_ID_SHA1:
+    # Some firmware leaves the Spec ID event out and tells its startup locality first.
+    if signature in _SPEC_ID_SHA1 or not signature.startswith(_SPEC_ID):
         return "sha1", {0x0004: _SHA1}
     if signature != _SPEC_ID_AGILE:
         raise reader.error(f"EV_NO_ACTION with signature {signature!r} is no Spec ID event (00, 02 or 03)")
