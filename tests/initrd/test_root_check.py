@@ -21,10 +21,12 @@ def scene(tmp_path: Path) -> Scene:
     return Scene(tmp_path / "scene")
 
 
-def accepted(scene: Scene, shell: str, target: Path | str | None = None) -> None:
-    """The check passes, says so to other units, and leaves everything open."""
+def accepted(
+    scene: Scene, shell: str, target: Path | str | None = None, against: str = "any-machine"
+) -> None:
+    """The check passes, says against what it checked, and leaves everything open."""
     assert scene.run(shell, CHECK, target or scene.root) == 0, scene.said
-    assert (scene.run_directory / "root-checked").exists()
+    assert (scene.run_directory / "root-checked").read_text() == f"{against}\n"
     assert scene.closed() == []
     assert scene.said == ""
 
@@ -51,8 +53,8 @@ def test_a_root_on_the_volume_that_attestation_opened_passes(shell: str, scene: 
     accepted(scene, shell)
     accepted(scene, shell, scene.directory / "dev/dm-0")
     scene.knows(KNOWN)
-    accepted(scene, shell)
-    accepted(scene, shell, scene.directory / "dev/dm-0")
+    accepted(scene, shell, against="image")
+    accepted(scene, shell, scene.directory / "dev/dm-0", against="image")
 
 
 def test_a_key_that_is_shown_as_zeros_passes(shell: str, scene: Scene) -> None:
@@ -60,7 +62,7 @@ def test_a_key_that_is_shown_as_zeros_passes(shell: str, scene: Scene) -> None:
     scene.volume(key="0" * 128, options="1 allow_discards")
     scene.mount("254:0")
     scene.knows(f"{UUID} aes-xts-plain64 512 512 -")
-    accepted(scene, shell)
+    accepted(scene, shell, against="image")
 
 
 def test_lvm_raid_and_partitions_on_opened_volumes_pass(shell: str, scene: Scene) -> None:
@@ -91,9 +93,9 @@ def test_any_root_passes_when_attestation_opened_nothing(shell: str, scene: Scen
     """A passphrase or no volume at all: the boot is capped, and nothing of the owner is open."""
     scene.disk("vdb", "254:32")
     scene.mount("254:32")
-    accepted(scene, shell)
+    accepted(scene, shell, against="no-attestation")
     scene.volume(attested=False)
-    accepted(scene, shell)
+    accepted(scene, shell, against="no-attestation")
 
 
 def test_foreign_file_system_with_the_roots_uuid_is_refused(shell: str, scene: Scene) -> None:
@@ -216,7 +218,7 @@ def test_what_the_image_does_not_know_of_a_volume_is_not_compared(shell: str, sc
     scene.volume()
     scene.mount("254:0")
     scene.knows(f"{UUID} - - - -")
-    accepted(scene, shell)
+    accepted(scene, shell, against="image")
 
 
 def test_root_by_passphrase_beside_a_volume_by_attestation_is_refused(shell: str, scene: Scene) -> None:
@@ -265,7 +267,7 @@ def test_root_by_passphrase_with_the_volume_key_that_the_image_knows_passes(shel
     known = luks(scene, "vda")
     assert known.startswith(f"{UUID} aes-xts-plain64 512 4096 ")
     scene.knows(known)
-    accepted(scene, shell)
+    accepted(scene, shell, against="image")
 
 
 def test_another_volume_key_than_the_image_knows_is_refused(shell: str, scene: Scene) -> None:
@@ -306,3 +308,37 @@ def test_volume_that_cannot_be_closed_loses_its_key(shell: str, scene: Scene) ->
     assert scene.run(shell, CHECK, scene.root) == 1
     assert scene.closed() == ["suspended root"]
     assert "a volume cannot be closed" in scene.said
+
+
+@pytest.mark.parametrize("attested", [True, False])
+def test_hibernation_image_on_an_opened_volume_may_be_resumed(
+    shell: str, scene: Scene, attested: bool
+) -> None:
+    """By attestation or by a passphrase; LVM may lie between."""
+    scene.volume(attested=attested)
+    scene.mapper("dm-1", "254:1", "vg-swap", "LVM-1", "dm-0")
+    assert scene.run(shell, CHECK, "--resume", scene.directory / "dev/dm-1") == 0
+    assert scene.output == ""
+
+
+@pytest.mark.parametrize("attested", [True, False])
+def test_hibernation_image_outside_the_opened_volumes_is_not_resumed(
+    shell: str, scene: Scene, attested: bool
+) -> None:
+    """In any boot: the keys of what is open are in memory.  Nothing is closed, for the root is another matter."""
+    scene.volume(attested=attested)
+    scene.disk("vdb", "254:32")
+    (scene.directory / "dev/vdb").touch()
+    assert scene.run(shell, CHECK, "--resume", scene.directory / "dev/vdb") == 1
+    assert scene.output == "vdb is not encrypted\n"
+    assert scene.run(shell, CHECK, "--resume", "/dev/nothing") == 1
+    assert scene.closed() == []
+
+
+def test_hibernation_image_on_somebodys_own_volume_is_not_resumed(shell: str, scene: Scene) -> None:
+    """Opened by their passphrase, beside what attestation opened."""
+    scene.volume()
+    scene.disk("vdb", "254:32")
+    scene.volume("dm-1", "254:1", "swap", "vdb", uuid=OTHER, attested=False)
+    assert scene.run(shell, CHECK, "--resume", scene.directory / "dev/dm-1") == 1
+    assert "swap was not opened by attestation" in scene.output
