@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from tests.boot.interposer import Interposer
 from tests.boot.reset_line import ResetLine
 from tests.swtpm import Swtpm
 
@@ -171,6 +172,14 @@ class Machine:
             ResetLine(self.directory / "reset-line.sock", tpm) as cut,
         ):
             yield lambda: self._start(cut)
+
+    @contextmanager
+    def boot_with_interposer(self) -> Iterator[tuple[Console, Interposer]]:
+        """Power on, with somebody on the TPM's wires who lets everything pass but the cap."""
+        with self._tpm_for_qemu() as tpm:
+            interposer = Interposer(self.directory / "interposer.sock", tpm)
+            with interposer as wires, self._start(wires) as console:
+                yield console, interposer
 
     @contextmanager
     def _start(self, chardev: Path) -> Iterator[Console]:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
 import subprocess
+import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,7 +16,18 @@ import pytest
 from tests.boot import disk
 from tests.boot.base import base_tree
 from tests.boot.provider import PROVIDER_NEEDS, client_files, provider
-from tests.boot.tree import Variant, list_initrd, make_initrd, prepare, without, without_tpm_drivers
+from tests.boot.tree import (
+    ROOT_UUID,
+    Variant,
+    chroot,
+    list_initrd,
+    make_initrd,
+    prepare,
+    without,
+    without_tpm_drivers,
+)
+
+VOLUME_UUID = "0f6e5a3c-0000-4000-8000-00000000000c"
 
 pytestmark = [pytest.mark.boot, pytest.mark.timeout(2400)]
 
@@ -33,6 +47,11 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("usr/bin/clevis-decrypt-attest", "the program clevis-decrypt-attest is missing"),
         ("usr/bin/clevis-attest-functions", "/usr/bin/clevis-attest-functions is missing"),
         ("usr/lib/clevis-attest/clevis-attest-cap", "/usr/lib/clevis-attest/clevis-attest-cap is missing"),
+        (
+            "usr/lib/clevis-attest/clevis-attest-root-check",
+            "/usr/lib/clevis-attest/clevis-attest-root-check is missing",
+        ),
+        ("usr/lib/clevis-attest/initrd-decrypt", "/usr/lib/clevis-attest/initrd-decrypt is missing"),
         (
             "usr/lib/x86_64-linux-gnu/libtss2-tcti-device.so.0",
             "the library libtss2-tcti-device.so.0 is missing",
@@ -55,12 +74,27 @@ def test_a_kernel_without_a_tpm_driver_fails_the_build(root: Path, tmp_path: Pat
 
 
 @contextmanager
+def changed(path: Path, text: str) -> Iterator[None]:
+    """The file has another text for a while, or is there for a while."""
+    before = path.read_text() if path.exists() else None
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    try:
+        yield
+    finally:
+        if before is None:
+            path.unlink()
+        else:
+            path.write_text(before)
+
+
+@contextmanager
 def volume(root: Path, directory: Path, attest: Mapping[str, object]) -> Iterator[None]:
     """A volume in crypttab that is bound with this configuration of the pin."""
     image = root / "var/tmp/volume.img"
     payload = directory / "payload"
     disk.filesystem(payload, 4096)
-    disk.luks_image(image, payload, "0f6e5a3c-0000-4000-8000-00000000000c")
+    disk.luks_image(image, payload, VOLUME_UUID)
     import_token(image, {"url": ["https://tang"], **attest})
     crypttab = root / "etc/crypttab"
     before = crypttab.read_text()
@@ -108,6 +142,104 @@ def test_the_provider_of_a_key_in_the_tpm_is_put_into_the_image(root: Path, tmp_
     assert "is a private key" not in said
     names = {Path(name).name for name in list_initrd(root, tmp_path / "initrd")}
     assert set(PROVIDER_NEEDS) <= names
+
+
+def read_initrd(root: Path, initrd: Path, name: str) -> str:
+    """A file of an initrd."""
+    with tempfile.TemporaryDirectory(dir=root / "tmp") as directory:
+        shutil.copy(initrd, directory)
+        place = Path("/tmp") / Path(directory).name
+        return chroot(
+            root, f"unmkinitramfs {place}/{initrd.name} {place}/unpacked; cat {place}/unpacked/{name}"
+        )
+
+
+def test_the_cap_comes_before_the_hibernation_image(root: Path, tmp_path: Path) -> None:
+    """initramfs-tools' own order, made by the real tsort; a build in which it came out otherwise fails."""
+    make_initrd(root, tmp_path / "initrd")
+    order = read_initrd(root, tmp_path / "initrd", "scripts/local-premount/ORDER")
+    assert order.index("/scripts/local-premount/clevis-attest-cap ") < order.index(
+        "/scripts/local-premount/resume "
+    )
+    cap = root / "usr/share/initramfs-tools/scripts/local-premount/clevis-attest-cap"
+    later = cap.read_text().replace('PREREQ=""', 'PREREQ="resume"', 1)
+    with (
+        changed(cap, later),
+        pytest.raises(AssertionError, match="would not run before local-premount/resume"),
+    ):
+        make_initrd(root, tmp_path / "initrd")
+
+
+def test_the_image_knows_its_volumes(root: Path, tmp_path: Path) -> None:
+    """By their headers; of a volume that is not there it knows the UUID of crypttab."""
+    make_initrd(root, tmp_path / "initrd")
+    known = read_initrd(root, tmp_path / "initrd", "etc/clevis-attest/volumes")
+    assert known == f"{ROOT_UUID} - - - -\n"
+    with volume(root, tmp_path, {}):
+        make_initrd(root, tmp_path / "initrd")
+        uuid, cipher, bits, sector, digest = read_initrd(
+            root, tmp_path / "initrd", "etc/clevis-attest/volumes"
+        ).split()
+    assert (uuid, cipher, bits, sector) == (VOLUME_UUID, "aes-xts-plain64", "512", "4096")
+    assert re.fullmatch("[0-9a-f]{64}", digest)
+
+
+def test_an_image_for_any_machine_says_so(root: Path, tmp_path: Path) -> None:
+    """A volume by its path, which is not there: not even its UUID is known."""
+    crypttab = root / "etc/crypttab"
+    with changed(crypttab, "root /dev/nothing none luks,initramfs\n"):
+        said = make_initrd(root, tmp_path / "initrd")
+    assert "this image does not know its volumes" in said
+    assert "etc/clevis-attest/volumes" not in list_initrd(root, tmp_path / "initrd")
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "said"),
+    [
+        ("etc/initramfs-tools/conf.d/resume", "RESUME=/dev/vdb\n", "RESUME=/dev/vdb is on none of the encrypted volumes"),
+        ("etc/initramfs-tools/conf.d/resume", "RESUME=UUID=0f6e5a3c-1\n", "RESUME=UUID=0f6e5a3c-1 is on none"),
+        ("etc/default/grub", 'GRUB_CMDLINE_LINUX_DEFAULT="quiet resume=/dev/vdb"\n', "resume=/dev/vdb on the kernel's"),
+        ("etc/kernel/cmdline", "root=/dev/mapper/root resume=PARTUUID=12-3 quiet\n", "resume=PARTUUID=12-3 on the kernel's"),
+    ],
+)  # fmt: skip
+def test_hibernation_outside_the_volumes_fails_the_build(
+    root: Path, tmp_path: Path, file: str, text: str, said: str
+) -> None:
+    """Asked for in initramfs-tools' settings or on the kernel's command line: the message says what to change."""
+    with changed(root / file, text), pytest.raises(AssertionError, match="E: clevis-attest:") as failure:
+        make_initrd(root, tmp_path / "initrd")
+    assert said in str(failure.value)
+
+
+@pytest.mark.parametrize(
+    ("file", "text"),
+    [
+        ("etc/initramfs-tools/conf.d/resume", "RESUME=/dev/mapper/root\n"),
+        (
+            "etc/default/grub",
+            "#GRUB_CMDLINE_LINUX=resume=/dev/vdb\nGRUB_CMDLINE_LINUX='resume=/dev/vdb noresume'\n",
+        ),
+    ],
+)
+def test_hibernation_inside_the_volumes_is_built(root: Path, tmp_path: Path, file: str, text: str) -> None:
+    """On a volume of crypttab, or switched off."""
+    with changed(root / file, text):
+        make_initrd(root, tmp_path / "initrd")
+
+
+def test_a_plain_swap_that_nobody_asked_for_is_left_out(root: Path, tmp_path: Path) -> None:
+    """initramfs-tools takes the biggest swap by itself: a build that worked goes on working, without it."""
+    text = """#!/bin/sh
+[ "$1" != prereqs ] || exit 0
+echo RESUME=/dev/vdb >"$DESTDIR/conf/conf.d/zz-resume-auto"
+"""
+    # What initramfs-tools' own hook does where /proc/swaps has one; a chroot has none.
+    stock = root / "usr/share/initramfs-tools/hooks/resume"
+    assert "zz-resume-auto" in stock.read_text()
+    with changed(stock, text):
+        said = make_initrd(root, tmp_path / "initrd")
+    assert "W: clevis-attest: no hibernation: the swap /dev/vdb is on none of the encrypted volumes" in said
+    assert read_initrd(root, tmp_path / "initrd", "conf/conf.d/zz-resume-auto") == "RESUME=none\n"
 
 
 def import_token(image: Path, attest: dict[str, object]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import replace
@@ -11,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from tests.boot import disk
+from tests.boot.cap import cap_texts, text
 from tests.boot.machine import COMMAND_LINE, PATIENCE, SERVER, SERVER_PORT, Machine, Network
-from tests.boot.tree import Variant, build
+from tests.boot.tree import ROOT_UUID, SECOND_UUID, Variant, build
 from tests.boot.world import (
     NAME,
     PROMPT,
@@ -26,8 +26,9 @@ from tests.boot.world import (
 
 pytestmark = [pytest.mark.boot, pytest.mark.timeout(2400)]
 
-#: What PCR 15 holds when it was extended once with the cap's event.
-CAPPED = hashlib.sha256(bytes(32) + hashlib.sha256(b"tang-attest/v1 cap\n").digest()).hexdigest()
+#: The cap of a boot in which a person typed the passphrase, and of one in which nobody had to.
+BY_PASSPHRASE = [text({ROOT_UUID: "passphrase"})]
+BY_ATTESTATION = [text({ROOT_UUID: "attested"})]
 
 
 def test_an_approved_machine_boots_to_its_login_prompt_by_itself(world: World) -> None:
@@ -86,12 +87,13 @@ def test_a_changed_boot_is_refused_until_it_is_approved(
             assert meaning in refused[2]
             assert f"tang-attest approve {NAME}" in refused[2]
             open_by_passphrase(console)
-            assert CAPPED in console.shell("tpm2 pcrread sha256:15").lower()
+            assert cap_texts(console) == BY_PASSPHRASE
         assert what_changed(world) == told
         world.site.operator("approve", NAME)
         with world.boot(**changes) as console:
             console.wait_for(UNLOCKED)
             console.wait_for(ROOT_IS_OPEN)
+            assert cap_texts(console) == BY_ATTESTATION
 
 
 def test_without_a_server_the_prompt_is_there_and_the_passphrase_opens(world: World) -> None:
@@ -101,7 +103,7 @@ def test_without_a_server_the_prompt_is_there_and_the_passphrase_opens(world: Wo
         said = console.wait_for(r"tang-attest: no server gave an answer: ([^\n]*)\n")
         assert f"http://{SERVER}:{SERVER_PORT}" in said[1]
         open_by_passphrase(console)
-        assert CAPPED in console.shell("tpm2 pcrread sha256:15").lower()
+        assert cap_texts(console) == BY_PASSPHRASE
         assert "the last unlock failed (unreachable)" in console.shell("clevis-attest-status")
 
 
@@ -131,7 +133,7 @@ def test_a_silent_network_delays_neither_the_prompt_nor_the_passphrase(world: Wo
         prompted = console.elapsed()
         open_by_passphrase(console)
         assert console.elapsed() - prompted < 120
-        assert CAPPED in console.shell("tpm2 pcrread sha256:15").lower()
+        assert cap_texts(console) == BY_PASSPHRASE
         left = r"$(cat /dev/null $(grep -ls 'c[l]evis-\|ip[c]onfig' /proc/[0-9]*/cmdline) | tr '\0' ' ')"
         assert "left=[]" in console.shell(f'echo "left=[{left}]"')
 
@@ -197,7 +199,7 @@ def test_a_second_volume_opens_in_the_same_boot(new_world: Callable[[Variant], W
     with world.site, world.boot() as console:
         console.wait_for(UNLOCKED)
         assert "second" in console.wait_for(ROOT_IS_OPEN + r": ([^\n]*)\n")[1]
-        assert CAPPED in console.shell("tpm2 pcrread sha256:15").lower()
+        assert cap_texts(console) == [text({ROOT_UUID: "attested", SECOND_UUID: "attested"})]
 
 
 def test_a_rescue_shell_cannot_ask_for_the_key_of_another_disk(new_world: Callable[[Variant], World]) -> None:

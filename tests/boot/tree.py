@@ -26,6 +26,7 @@ _MODULES: Final = (
     "dm_crypt",
     "xts",
     "ecb",
+    "crypto_null",  # for what attacks the header
     "aesni_intel",
     "af_packet",
 )
