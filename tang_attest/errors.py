@@ -87,7 +87,8 @@ ACTIONS: Final[dict[str, str]] = {
     "transport-insecure": "Use https, with tls_certificate or a proxy on the server's host; then replace the token, which was sent in the clear.",
     "scope-missing": "Use a token that has the scope; 'tang-attest admin-token list' shows who has which.",
     "policy-not-granted": "Use a token that is for this policy, or one that is not limited to policies.",
-    "method-not-allowed": "Use a method that the answer's Allow header names; /admin/v1/openapi.json has them all.",
+    "method-not-allowed": "Use a method that the answer's Allow header names; docs/protocol.md and /admin/v1/openapi.json have them all.",
+    "encoding-unsupported": "Send the body as it is, without compression and without the header Content-Encoding.",
     "media-type-unsupported": "Send the body as /admin/v1/openapi.json describes it, with its Content-Type.",
     # --- the operator's commands and settings -----------------------------------------------------------------
     "selection-invalid": "Name a SHA-2 bank and PCRs 0 to 23, such as sha256:0,2,4,7; 16 and 23 are resettable.",

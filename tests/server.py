@@ -43,6 +43,7 @@ from tang_attest.web.admin_routes import AdminRoutes
 from tang_attest.web.app import Site, make_app
 from tang_attest.web.attest_routes import AttestRoutes
 from tang_attest.web.limits import Limiter, Limits
+from tang_attest.web.runner import handling
 from tests.attester import Attester, members
 from tests.fakes import FakeClock, RealRandomness
 
@@ -125,7 +126,7 @@ class Server:
             routes, self.keys, plain, self.executor, self.endpoint, admin, self.limiter, health, metrics
         )
         listener = TestServer(make_app(self.site), scheme="https" if self.tls else "http")
-        await listener.start_server(ssl=self.tls)
+        await listener.start_server(ssl=self.tls, **handling(self.limiter.limits))
         self.client = TestClient(listener)
         return self
 

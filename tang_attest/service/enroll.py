@@ -155,6 +155,15 @@ class Enroll:
             Challenge(nonce, selection, self._ttl_s),
         )
 
+    async def check_token(self, text: object) -> None:
+        """Raise ``token-invalid`` unless *text*, which somebody sent as one, is a token of this server."""
+        if not isinstance(text, str) or await self._store.find_token(token_digest(text)) is None:
+            raise Refused("token-invalid", "The token is unknown, or was made for another name.")
+
+    def check_session(self, text: object) -> None:
+        """Raise ``session-invalid`` unless *text*, which somebody sent as one, was sealed by this server."""
+        self._open(text if isinstance(text, str) else "")
+
     async def finish(self, session_text: str, proof: str, evidence: Evidence, caller: Caller) -> Device:
         """Check the proof and the first quote, then add the device; uses up the token.
 

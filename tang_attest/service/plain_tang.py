@@ -25,10 +25,13 @@ from tang_attest.errors import Malformed
 from tang_attest.protocol.advertisement import THUMBPRINT_HASHES, Signer, advertise, thumbprint
 from tang_attest.protocol.base64url import unb64u
 from tang_attest.protocol.exchange import ExchangeKey, Multiplier, Reply
+from tang_attest.protocol.json_bounds import Bounds, check_bounds
 from tang_attest.protocol.points import CURVES, Curve, Point
 
 #: tangd answers 413 to a longer body.
 BODY_LIMIT: Final = 65_535
+#: A point has four members.  Anybody may send one, so nobody sends many.
+_REQUEST_BOUNDS: Final = Bounds(depth=512, parts=1024)
 
 #: Operations that a private key alone can do; libjose takes them out of a public key's ``key_ops``.
 _PRIVATE_OPERATIONS: Final = frozenset({"sign", "decrypt", "unwrapKey"})
@@ -216,6 +219,7 @@ def permits(jwk: Mapping[str, Any], operation: str, *, explicit: bool = False) -
 
 def _read_request(body: bytes) -> Mapping[str, Any]:
     try:
+        check_bounds(body, _REQUEST_BOUNDS)
         request = load_json(body)
     except ValueError:
         raise TangStatus(400) from None

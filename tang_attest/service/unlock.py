@@ -63,6 +63,10 @@ class Unlock:
         # The log explains a refusal to the person who has to judge it.
         return Challenge(self._nonces.make(kid, newest), selection, self._nonces.ttl_s, event_log_wanted=True)
 
+    async def check_known(self, kid: str) -> None:
+        """Raise ``key-unknown`` unless *kid* is the key of a device."""
+        await find_question(self._store, kid)
+
     async def respond(self, kid: str, jwk: Mapping[str, Any], evidence: Evidence, caller: Caller) -> Reply:
         """Y for the X in *jwk*, when *evidence* is good; raises whatever step refuses.
 

@@ -15,15 +15,15 @@ from aiohttp import web
 
 from tang_attest.errors import NotFound, TangAttestError, Unavailable
 from tang_attest.service.caller import Caller
-from tang_attest.service.plain_tang import KeySetProvider, current_keys
+from tang_attest.service.plain_tang import BODY_LIMIT, KeySetProvider, current_keys
 from tang_attest.web import tang_routes
 from tang_attest.web.admin_routes import PREFIX as ADMIN_PREFIX
 from tang_attest.web.admin_routes import AdminRoutes
 from tang_attest.web.attest_routes import AttestRoutes
-from tang_attest.web.bodies import LIMITER, MAX_BODY, read_body
+from tang_attest.web.bodies import LIMITER, MAX_BODY, check_encoding, expect_later, read_body
 from tang_attest.web.health import Health
 from tang_attest.web.limits import Limiter
-from tang_attest.web.problems import CODE, ROUTE, problem
+from tang_attest.web.problems import CODE, ROUTE, MethodNotAllowed, hide_server, problem
 from tang_attest.web.tang_routes import handle_adv, handle_rec
 from tang_attest.web.tls import shown_name
 
@@ -69,13 +69,14 @@ def make_app(site: Site) -> web.Application:
     """The aiohttp application for *site*."""
     app = web.Application(client_max_size=MAX_BODY)
     app[LIMITER] = site.limiter
+    app.on_response_prepare.append(hide_server)
 
     async def answer(request: web.Request) -> web.StreamResponse:
         return await _answer(site, request)
 
     # Tang's routes are matched on the raw target, which aiohttp's router has already decoded: one route takes all.
     # A dot would leave out line ends, for aiohttp to answer.
-    app.router.add_route("*", r"/{target:[\s\S]*}", answer)
+    app.router.add_route("*", r"/{target:[\s\S]*}", answer, expect_handler=expect_later)
     return app
 
 
@@ -108,6 +109,7 @@ async def _answer(site: Site, request: web.Request) -> web.StreamResponse:
 async def _respond(site: Site, request: web.Request, caller: Caller) -> web.StreamResponse:
     try:
         site.limiter.admit(caller.address)
+        check_encoding(request)
         return await _route(site, request, caller)
     except TangAttestError as expected:
         error: TangAttestError = expected
@@ -141,7 +143,7 @@ async def _tang(site: Site, request: web.Request, target: str, caller: Caller) -
     if route.kid is None or route.name == "adv":
         return await handle_adv(site.advertised, route.kid)
     if site.plain is not None and (site.attest is None or (await current_keys(site.plain)).find(route.kid)):
-        return await handle_rec(site.plain, route.kid, await read_body(request), site.executor)
+        return await handle_rec(site.plain, route.kid, await read_body(request, BODY_LIMIT), site.executor)
     if site.attest is None:
         return web.Response(status=404)
     request[ROUTE] = "unlock"
@@ -154,9 +156,8 @@ async def _attest(
 ) -> web.StreamResponse:
     posts: dict[str, _Handler] = {"/attest/enroll": routes.begin, "/attest/enroll/finish": routes.finish}
     if handler := posts.get(target):
-        if request.method != "POST":
-            return web.Response(status=405)
         request[ROUTE] = "enroll"
+        _check_method(request, "POST")
         with site.limiter.work():
             return await handler(request, caller)
     if about := _ABOUT_KEY.fullmatch(target):
@@ -166,13 +167,17 @@ async def _attest(
             "agent": ("POST", routes.poll),
             "agent/evidence": ("POST", routes.prove),
         }
-        method, about_key = about_keys.get(about[1] + (about[3] or ""), (None, None))
+        method, about_key = about_keys.get(about[1] + (about[3] or ""), ("", None))
         if about_key is not None:
-            if request.method != method:
-                return web.Response(status=405)
             request[ROUTE] = about[1] + ("-evidence" if about[3] else "")
+            _check_method(request, method)
             return await _about_key(site.limiter, about_key, request, caller, about[2])
     raise NotFound("not-found", "There is nothing at this address.")
+
+
+def _check_method(request: web.Request, method: str) -> None:
+    if request.method != method:
+        raise MethodNotAllowed(request.method, [method])
 
 
 async def _about_key(

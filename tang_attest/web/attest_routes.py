@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 from aiohttp import web
 
 from tang_attest.errors import Malformed, Refused
 from tang_attest.protocol.base64url import b64u
+from tang_attest.protocol.quote import Evidence
 from tang_attest.service.agents import Agents
 from tang_attest.service.announce import Announce
 from tang_attest.service.caller import Caller
 from tang_attest.service.enroll import Enroll
 from tang_attest.service.server_keys import ServerKeys
 from tang_attest.service.unlock import Unlock
-from tang_attest.web.bodies import read_body
+from tang_attest.web.bodies import MAX_APPLICATION, SMALL_BODY, is_small, read_body
 from tang_attest.web.problems import CODE, challenge_json, problem
 from tang_attest.web.wire import (
     AnnounceBody,
@@ -28,10 +31,15 @@ from tang_attest.web.wire import (
     validate,
 )
 
+_Understood = TypeVar("_Understood")
+
 
 @dataclass(frozen=True, slots=True)
 class AttestRoutes:
-    """The handlers; each takes the request's caller, and what the route captured."""
+    """The handlers; each takes the request's caller, and what the route captured.
+
+    A stranger who knows no key, token or session hears so before anything of a large body is read or decoded.
+    """
 
     unlock: Unlock
     enroll: Enroll
@@ -41,17 +49,13 @@ class AttestRoutes:
 
     async def rec(self, request: web.Request, caller: Caller, kid: str) -> web.Response:
         """``POST /rec/{kid}`` for a device's key: a challenge, or Y (docs/protocol.md, section 3)."""
-        jwk = parse_json(await read_body(request))
-        member = jwk.pop("attest", None)
-        if member is None:
+        jwk, evidence = await self._about(request, kid, _point_and_evidence)
+        if evidence is None:
             challenge = await self.unlock.challenge(kid)
             missing = Refused(
                 "evidence-required", "This key answers only a machine that proves what it booted."
             )
             return problem(missing, caller.request_id, challenge)
-        if jwk.get("kty") != "EC" or jwk.get("alg", "ECMR") != "ECMR":
-            raise Malformed("point-invalid", "X is not an EC key for ECMR.")
-        evidence = validate(AttestMember, member, "evidence-malformed").evidence()
         try:
             reply = await self.unlock.respond(kid, jwk, evidence, caller)
         except Refused as refusal:
@@ -64,7 +68,12 @@ class AttestRoutes:
 
     async def begin(self, request: web.Request, caller: Caller) -> web.Response:
         """``POST /attest/enroll`` (docs/protocol.md, 4.1)."""
-        body = validate(EnrollBody, parse_json(await read_body(request)))
+        value = parse_json(await read_body(request, MAX_APPLICATION))
+        try:
+            body = validate(EnrollBody, value)
+        except Malformed:
+            await self.enroll.check_token(value.get("token"))
+            raise
         begun = await self.enroll.begin(body.application(), caller)
         challenge = challenge_json(begun.challenge)
         challenge.pop("evidence")
@@ -80,24 +89,25 @@ class AttestRoutes:
 
     async def finish(self, request: web.Request, caller: Caller) -> web.Response:
         """``POST /attest/enroll/finish`` (docs/protocol.md, 4.2)."""
-        body = validate(FinishBody, parse_json(await read_body(request)))
+        value = parse_json(await read_body(request))
+        self.enroll.check_session(value.get("session"))
+        body = validate(FinishBody, value)
         device = await self.enroll.finish(body.session, body.proof, body.evidence(), caller)
         enrolled = await self.keys.enrolled(device)
         return _json(201, enrolled)
 
     async def announce(self, request: web.Request, caller: Caller, kid: str) -> web.Response:
         """``POST /attest/announce/{kid}``: a challenge, or what became of the values (docs/protocol.md, 9)."""
-        value = parse_json(await read_body(request))
-        if not value:
+        body = await self._about(request, kid, _announced)
+        if body is None:
             challenge, cap_pcr = await self.announcements.challenge(kid)
             return _json(200, {**challenge_json(challenge), "cap_pcr": cap_pcr})
-        body = validate(AnnounceBody, value)
         state, new = await self.announcements.announce(kid, body.announcement(), body.evidence(), caller)
         return _json(201 if new else 200, {"label": state.label, "state": state.life, "known": not new})
 
     async def poll(self, request: web.Request, _caller: Caller, kid: str) -> web.Response:
         """``POST /attest/agent/{kid}``: held, then a challenge, or 204 (docs/protocol.md, 10.1)."""
-        body = validate(PollBody, parse_json(await read_body(request)))
+        body = await self._about(request, kid, lambda data: validate(PollBody, parse_json(data)))
         challenge = await self.agents.poll(kid, body.ticket)
         if challenge is None:
             return web.Response(status=204, headers={"Cache-Control": "no-store"})
@@ -105,18 +115,54 @@ class AttestRoutes:
 
     async def prove(self, request: web.Request, _caller: Caller, kid: str) -> web.Response:
         """``POST /attest/agent/{kid}/evidence``: how the round ended (docs/protocol.md, 10.2)."""
-        body = validate(ProveBody, parse_json(await read_body(request)))
-        ended, ticket = await self.agents.answer(kid, body.evidence())
+        evidence = await self._about(
+            request, kid, lambda data: validate(ProveBody, parse_json(data)).evidence()
+        )
+        ended, ticket = await self.agents.answer(kid, evidence)
         code = ended.reasons[0].code if ended.reasons else "ok"
         response = _json(200, {"outcome": ended.outcome, "code": code, "ticket": ticket})
         response[CODE] = code
         return response
+
+    async def _about(
+        self, request: web.Request, kid: str, understand: Callable[[bytes], _Understood]
+    ) -> _Understood:
+        """The body of a request about *kid*, as *understand* reads it.
+
+        Raises ``key-unknown`` before a large body is read, and rather than what else is wrong with a small one: the
+        use case looks the key up once more, and a look for each honest request would cost more than a small body.
+        """
+        if not is_small(request):
+            await self.unlock.check_known(kid)
+            return understand(await read_body(request))
+        body = await read_body(request, SMALL_BODY)
+        try:
+            return understand(body)
+        except Malformed:
+            await self.unlock.check_known(kid)
+            raise
 
     async def advertise(self, _request: web.Request, _caller: Caller, kid: str) -> web.Response:
         """``GET /attest/adv/{kid}`` (docs/protocol.md, section 5)."""
         return web.Response(
             body=await self.keys.device_advertisement(kid), content_type="application/jose+json"
         )
+
+
+def _point_and_evidence(body: bytes) -> tuple[dict[str, Any], Evidence | None]:
+    """X as it came, and the evidence, if there is a member ``attest``."""
+    jwk = parse_json(body)
+    member = jwk.pop("attest", None)
+    if member is None:
+        return jwk, None
+    if jwk.get("kty") != "EC" or jwk.get("alg", "ECMR") != "ECMR":
+        raise Malformed("point-invalid", "X is not an EC key for ECMR.")
+    return jwk, validate(AttestMember, member, "evidence-malformed").evidence()
+
+
+def _announced(body: bytes) -> AnnounceBody | None:
+    value = parse_json(body)
+    return validate(AnnounceBody, value) if value else None
 
 
 def _json(status: int, value: object) -> web.Response:

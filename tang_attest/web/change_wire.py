@@ -43,8 +43,8 @@ class AddedState(Body):
 class Change(Body):
     """A change of a policy: states that are staged, labels of those that count no more, rules over event logs."""
 
-    add: list[AddedState] = Field(default_factory=list, max_length=64)
-    retire: list[Label] = Field(default_factory=list, max_length=256)
+    add: list[AddedState] = Field(default_factory=list, max_length=64, fail_fast=True)
+    retire: list[Label] = Field(default_factory=list, max_length=256, fail_fast=True)
     rules: dict[str, Any] | Literal["none"] | None = Field(
         None, description="As docs/rules.md describes them, in place of those before; none takes them away."
     )

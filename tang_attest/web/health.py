@@ -11,6 +11,7 @@ from aiohttp import web
 
 from tang_attest.errors import TangAttestError
 from tang_attest.service.readiness import Readiness
+from tang_attest.web.problems import hide_server
 
 if TYPE_CHECKING:
     from tang_attest.web.metrics import Metrics
@@ -22,6 +23,7 @@ _READY: Final = "/readyz"
 def make_app(metrics: Metrics, health: Health | None) -> web.Application:
     """What Prometheus reads, on an address of its own: /metrics, and /healthz and /readyz."""
     app = web.Application()
+    app.on_response_prepare.append(hide_server)
 
     async def show(_request: web.Request) -> web.Response:
         return web.Response(body=await metrics.text(), headers={"Content-Type": metrics.content_type})

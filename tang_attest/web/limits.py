@@ -49,7 +49,7 @@ class Limits:
     address_connections: int = 2048
     #: Requests that are worked on: a few times what one batch of the database takes.
     requests: int = 1024
-    #: Bytes of request bodies that are on their way, in all; one address may have half of them.
+    #: Bytes that have come of request bodies that are being read, in all; one address may have half of them.
     bodies: int = 128 * 1024 * 1024
     #: Seconds in which a body has to be here, a request's head (and the next request), and a TLS handshake.
     body_s: float = 10
@@ -61,32 +61,40 @@ class Limits:
 class TokenBuckets:
     """A token bucket for each key, of the *size* keys that were used last.
 
-    It is kept as one number, the time at which the bucket is full again (GCRA, ITU-T I.371).
+    It is kept as one number, the time at which the bucket is full again (GCRA, ITU-T I.371), under a hash of the key
+    that nobody outside of the process can foresee: however long the words of strangers are, what is kept is not.
     """
 
     def __init__(
         self, rate: float, burst_s: float, size: int = BUCKETS, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self._cost, self._burst_s, self._size, self._clock = (1 / rate if rate else 0), burst_s, size, clock
-        self._full_at: OrderedDict[str, float] = OrderedDict()
+        self._full_at: OrderedDict[int, float] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._full_at)
 
-    def take(self, key: str) -> float:
+    def take(self, *key: str) -> float:
         """Take a token of *key*: 0, or the seconds until there is one."""
         if not self._cost:
             return 0
-        now = self._clock()
-        full_at = max(self._full_at.get(key, now), now) + self._cost
+        now, known = self._clock(), hash(key)
+        full_at = max(self._full_at.get(known, now), now) + self._cost
         wait = full_at - now - self._burst_s
         if wait > 0:
             return wait
-        self._full_at[key] = full_at
-        self._full_at.move_to_end(key)
+        self._full_at[known] = full_at
+        self._full_at.move_to_end(known)
         if len(self._full_at) > self._size:
             self._full_at.popitem(last=False)
         return 0
+
+    def wait(self, *key: str) -> float:
+        """What :meth:`take` would return, with nothing taken."""
+        if not self._cost:
+            return 0
+        now = self._clock()
+        return max(0.0, self._full_at.get(hash(key), now) - now + self._cost - self._burst_s)
 
 
 class Limiter:
@@ -99,8 +107,9 @@ class Limiter:
         self._addresses = TokenBuckets(self.limits.address_rate, ADDRESS_BURST_S, clock=clock)
         self._devices = TokenBuckets(self.limits.device_rate, DEVICE_BURST_S, clock=clock)
         self._connections_of: Counter[str] = Counter()
-        self._bodies = 0
-        self._bodies_of: Counter[str] = Counter()
+        #: Bytes of bodies that are being read, in all and by address.
+        self.bodies = 0
+        self.bodies_of: Counter[str] = Counter()
 
     def admit(self, address: str | None) -> None:
         """A request from *address*.  Raises ``too-many-requests``."""
@@ -110,7 +119,7 @@ class Limiter:
     def admit_about(self, kid: str, address: str | None) -> None:
         """A request about the device's key *kid*.  Raises ``too-many-requests``."""
         if (network := self._limited(address)) is not None:
-            wait = self._devices.take(f"{kid} {network}")
+            wait = self._devices.take(kid, network)
             self._check("device", wait, "This address asks too often about this device.")
 
     @contextmanager
@@ -126,20 +135,13 @@ class Limiter:
             self.working -= 1
 
     @contextmanager
-    def body(self, address: str | None, size: int) -> Iterator[None]:
-        """A body of at most *size* bytes is on its way.  Raises ``unavailable`` when too much is."""
-        network = self._limited(address)
-        mine = self._bodies_of[network] if network is not None else 0
-        if self._bodies + size > self.limits.bodies or mine + size > self.limits.bodies // 2:
-            self.refused["bodies"] += 1
-            raise Unavailable("unavailable", "The server reads too many requests.", retry_after=1)
-        self._bodies += size
-        _add(self._bodies_of, network, size)
+    def body(self, address: str | None) -> Iterator[Incoming]:
+        """A body is on its way; what has come of it is counted, not what its head declares."""
+        incoming = Incoming(self, self._limited(address))
         try:
-            yield
+            yield incoming
         finally:
-            self._bodies -= size
-            _add(self._bodies_of, network, -size)
+            incoming.forget()
 
     def connect(self, address: str | None) -> bool:
         """A connection was made; false when there are too many, and it does not count."""
@@ -167,6 +169,32 @@ class Limiter:
         if wait:
             self.refused[limit] += 1
             raise Unavailable("too-many-requests", sentence, retry_after=math.ceil(wait))
+
+
+class Incoming:
+    """A body that is being read."""
+
+    __slots__ = ("_limiter", "_network", "_size")
+
+    def __init__(self, limiter: Limiter, network: str | None) -> None:
+        self._limiter, self._network, self._size = limiter, network, 0
+
+    def add(self, size: int) -> None:
+        """So many more bytes are here.  Raises ``unavailable`` when all bodies together have too many."""
+        limiter, network = self._limiter, self._network
+        mine = limiter.bodies_of[network] if network is not None else 0
+        most = limiter.limits.bodies
+        if limiter.bodies + size > most or mine + size > most // 2:
+            limiter.refused["bodies"] += 1
+            raise Unavailable("unavailable", "The server reads too many requests.", retry_after=1)
+        self._size += size
+        limiter.bodies += size
+        _add(limiter.bodies_of, network, size)
+
+    def forget(self) -> None:
+        """The body was taken, or given up."""
+        self._limiter.bodies -= self._size
+        _add(self._limiter.bodies_of, self._network, -self._size)
 
 
 def _add(counter: Counter[str], network: str | None, number: int) -> None:

@@ -21,9 +21,9 @@ from tang_attest.ports import Scope
 from tang_attest.service.admin_tokens import Asker
 from tang_attest.service.administration import Administration
 from tang_attest.web.admin_wire import Nothing
-from tang_attest.web.bodies import read_body
+from tang_attest.web.bodies import MAX_BODY, SMALL_BODY, read_body
 from tang_attest.web.problems import MethodNotAllowed
-from tang_attest.web.wire import Body, parse_json, validate
+from tang_attest.web.wire import ADMIN_BOUNDS, Body, parse_json, validate
 
 JSON: Final = "application/json"
 TEXT: Final = "text/plain"
@@ -130,7 +130,7 @@ def _query(raw: str) -> dict[str, str]:
 
 
 async def _body(operation: Operation, request: web.Request) -> Body | bytes | None:
-    data = await read_body(request)
+    data = await read_body(request, MAX_BODY if operation.media_types else SMALL_BODY)
     if operation.body is None:
         if data:
             raise Malformed("request-malformed", "This operation takes no body.")
@@ -138,7 +138,11 @@ async def _body(operation: Operation, request: web.Request) -> Body | bytes | No
     if request.content_type not in operation.media_types:
         known = " or ".join(operation.media_types)
         raise Malformed("media-type-unsupported", f"The body has to be {known}.")
-    return data if request.content_type == TEXT else validate(operation.body, _text(parse_json(data)))
+    return (
+        data
+        if request.content_type == TEXT
+        else validate(operation.body, _text(parse_json(data, ADMIN_BOUNDS)))
+    )
 
 
 def _text(value: dict[str, Any]) -> dict[str, Any]:

@@ -34,6 +34,7 @@ _STATUS_BY_CODE: Final[Mapping[str, int]] = {
     "request-slow": 408,
     "request-too-large": 413,
     "media-type-unsupported": 415,
+    "encoding-unsupported": 415,
     "too-many-requests": 429,
     "internal": 500,
 }
@@ -52,6 +53,10 @@ class MethodNotAllowed(Malformed):
     def __init__(self, method: str, allowed: Sequence[str]) -> None:
         self.allowed = tuple(allowed)
         super().__init__("method-not-allowed", f"{method[:16]} is no method of this address.")
+
+
+class Unread(Malformed):
+    """A request whose body was not read to its end: its connection is of no use afterwards."""
 
 
 def status_of(error: TangAttestError) -> int:
@@ -81,6 +86,8 @@ def problem(error: TangAttestError, request_id: str, challenge: Challenge | None
         headers["WWW-Authenticate"] = "Bearer" if error.code == "admin-token-invalid" else "TPM2-Quote"
     if isinstance(error, MethodNotAllowed):
         headers["Allow"] = ", ".join(error.allowed)
+    if error.code == "encoding-unsupported":
+        headers["Accept-Encoding"] = "identity"
     if (wait := dict(error.reasons[0].data).get("retry_after")) is not None:
         headers["Retry-After"] = str(wait)
     response = web.Response(
@@ -90,9 +97,14 @@ def problem(error: TangAttestError, request_id: str, challenge: Challenge | None
         headers=headers,
     )
     response[CODE] = error.code
-    if error.code == "request-slow":
+    if isinstance(error, Unread) or status == 429:
         response.force_close()
     return response
+
+
+async def hide_server(_request: web.Request, response: web.StreamResponse) -> None:
+    """Say nothing of the versions that answer: a stranger needs none."""
+    response.headers.pop("Server", None)
 
 
 def challenge_json(challenge: Challenge) -> dict[str, object]:

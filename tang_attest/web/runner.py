@@ -7,14 +7,14 @@ import socket
 import ssl
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
-from typing import Final
+from typing import Any, Final
 
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
 from tang_attest.web.app import MAX_LINE
 from tang_attest.web.connections import LimitedSite
-from tang_attest.web.limits import Limiter
+from tang_attest.web.limits import Limiter, Limits
 
 #: Seconds that a request under way has to end once the server was told to.
 _PATIENCE_S: Final = 5
@@ -22,6 +22,19 @@ _PATIENCE_S: Final = 5
 _LINGER_S: Final = 2
 #: What is read of a connection before anybody asks for it.
 _READ_AHEAD: Final = 16 * 1024
+
+
+def handling(limits: Limits) -> dict[str, Any]:
+    """How aiohttp handles a connection, in the words of its RequestHandler."""
+    return {
+        "access_log": None,
+        "auto_decompress": False,  # a body is what came; see bodies.check_encoding
+        "max_line_size": MAX_LINE,
+        "max_field_size": MAX_LINE,
+        "keepalive_timeout": limits.idle_s,
+        "lingering_time": _LINGER_S,
+        "read_bufsize": _READ_AHEAD,
+    }
 
 
 async def run(
@@ -35,16 +48,7 @@ async def run(
     """Answer on *sockets*, which listen, until *stop*; *listening* hears when requests are answered."""
     under_way = _UnderWay()
     app.middlewares.append(under_way.count)
-    runner = web.AppRunner(
-        app,
-        access_log=None,
-        max_line_size=MAX_LINE,
-        max_field_size=MAX_LINE,
-        keepalive_timeout=limiter.limits.idle_s,
-        lingering_time=_LINGER_S,
-        read_bufsize=_READ_AHEAD,
-        shutdown_timeout=_PATIENCE_S,
-    )
+    runner = web.AppRunner(app, shutdown_timeout=_PATIENCE_S, **handling(limiter.limits))
     await runner.setup()
     try:
         sites = [LimitedSite(runner, listener, tls, limiter) for listener in sockets]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from dataclasses import replace
 from typing import Annotated, Any, Final, TypeVar
 
@@ -12,32 +11,36 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from tang_attest.errors import Malformed
 from tang_attest.protocol.base64url import unb64u
 from tang_attest.protocol.ima import MAX_PART
+from tang_attest.protocol.json_bounds import Bounds, TooMuch, check_bounds
 from tang_attest.protocol.quote import MAX_EVENT_LOG, MAX_PCRS, Evidence
 from tang_attest.protocol.reference_state import MAX_LABEL
 from tang_attest.protocol.tpm import MAX_STRUCTURE
 from tang_attest.service.announce import Announcement
 from tang_attest.service.enroll import Application
 
-#: Nesting of an honest request is 2.
-MAX_DEPTH: Final = 32
+#: What a request has at the most.  An honest one nests 2 deep and has fewer than 100 members and elements.
+BOUNDS: Final = Bounds(depth=32, parts=256)
+#: The same for whoever has shown a token: changes of whole policies.
+ADMIN_BOUNDS: Final = Bounds(depth=32, parts=8192)
 _MAX_CERTIFICATE: Final = 8 * 1024
 _MAX_SESSION: Final = 16 * 1024
-_BRACKETS: Final = re.compile(rb"[\[\]{}]")
+#: Characters of a number; none is longer than 2^63, and Python's own take quadratic time.
+_MAX_NUMBER: Final = 32
 
 
-def parse_json(body: bytes) -> dict[str, Any]:
-    """The JSON object in *body*.
+def parse_json(body: bytes, bounds: Bounds = BOUNDS) -> dict[str, Any]:
+    """The JSON object in *body*, which is UTF-8 without a byte order mark (RFC 8259, 8.1).
 
     Raises :class:`Malformed` ``request-malformed`` for anything but one object, for a repeated member, NaN,
-    Infinity, and nesting deeper than :data:`MAX_DEPTH`.
+    Infinity, a number of more than 32 characters, and, before anything is parsed, for what is beyond *bounds*.
     """
-    # Counting brackets first keeps a hostile nesting from ever reaching the recursive parser; brackets inside
-    # of strings only make the count larger, and no honest string here holds any.
-    if _depth(body) > MAX_DEPTH:
-        raise Malformed("request-malformed", f"The body is nested deeper than {MAX_DEPTH}.")
     try:
-        value = json.loads(body, object_pairs_hook=_no_repetition, parse_constant=_no_constant)
-    except (ValueError, UnicodeDecodeError, RecursionError) as error:
+        check_bounds(body, bounds)
+    except TooMuch as error:
+        raise Malformed("request-malformed", f"The body is too much: {error}.") from None
+    try:
+        value = _DECODER.decode(body.decode())
+    except (ValueError, RecursionError) as error:
         reason = str(error) if isinstance(error, _Strict) else "it is not JSON"
         raise Malformed("request-malformed", f"The body cannot be read: {reason}.") from None
     if not isinstance(value, dict):
@@ -60,12 +63,23 @@ def _no_constant(_: str) -> None:
     raise _Strict("it holds NaN or Infinity")
 
 
-def _depth(body: bytes) -> int:
-    depth = deepest = 0
-    for bracket in _BRACKETS.findall(body):
-        depth += 1 if bracket in b"[{" else -1
-        deepest = max(deepest, depth)
-    return deepest
+def _integer(text: str) -> int:
+    return int(_short(text))
+
+
+def _float(text: str) -> float:
+    return float(_short(text))
+
+
+def _short(text: str) -> str:
+    if len(text) > _MAX_NUMBER:
+        raise _Strict("a number is too long")
+    return text
+
+
+_DECODER: Final = json.JSONDecoder(
+    object_pairs_hook=_no_repetition, parse_constant=_no_constant, parse_int=_integer, parse_float=_float
+)
 
 
 def _decode_b64u(value: object) -> bytes:
@@ -142,7 +156,9 @@ class AnnounceBody(AttestMember):
 
     label: str = Field(min_length=1, max_length=MAX_LABEL)
     values: B64u = Field(max_length=MAX_PCRS)
-    changes: list[Annotated[str, Field(max_length=256)]] = Field(default_factory=list, max_length=64)
+    changes: list[Annotated[str, Field(max_length=256)]] = Field(
+        default_factory=list, max_length=64, fail_fast=True
+    )
 
     def announcement(self) -> Announcement:
         """As the use case takes it."""
@@ -159,11 +175,23 @@ _Model = TypeVar("_Model", bound=Body)
 
 
 def validate(model: type[_Model], value: object, code: str = "request-malformed") -> _Model:
-    """*value* as *model*.  Raises :class:`Malformed` *code*, naming the first member that is wrong."""
+    """*value* as *model*.  Raises :class:`Malformed` *code*, naming the first member that is wrong.
+
+    Unknown members are looked for first: pydantic would describe every one of them.
+    """
+    if isinstance(value, dict):
+        for member in value:
+            if member not in model.model_fields:
+                raise Malformed(code, f"{_shown(member)}: Extra inputs are not permitted.")
     try:
         return model.model_validate(value)
     except ValidationError as error:
-        first = error.errors(include_input=False, include_context=False)[0]
+        first = error.errors(include_input=False, include_context=False, include_url=False)[0]
         member = ".".join(str(part) for part in first["loc"]) or "the body"
         message = first["msg"].removeprefix("Value error, ")
-        raise Malformed(code, f"{member[:80]}: {message[:120]}.") from None
+        raise Malformed(code, f"{_shown(member)}: {message[:120]}.") from None
+
+
+def _shown(member: str) -> str:
+    """A name that a stranger chose, for a console."""
+    return member[:80] if member[:80].isprintable() else ascii(member)[1:81]

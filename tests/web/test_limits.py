@@ -10,6 +10,7 @@ import os
 import socket
 import sqlite3
 import ssl
+import tracemalloc
 from collections.abc import AsyncIterator, Callable
 from ipaddress import ip_network
 from pathlib import Path
@@ -23,7 +24,8 @@ from tang_attest.errors import Unavailable
 from tang_attest.protocol.points import Point
 from tang_attest.web import runner
 from tang_attest.web.app import make_app
-from tang_attest.web.limits import ADDRESS_BURST_S, Limiter, Limits, TokenBuckets
+from tang_attest.web.bodies import MAX_BODY
+from tang_attest.web.limits import ADDRESS_BURST_S, DEVICE_BURST_S, Limiter, Limits, TokenBuckets
 from tang_attest.web.tls import server_context
 from tests.attester import Attester, members
 from tests.cli.serving import serving
@@ -112,6 +114,20 @@ def test_buckets_are_as_many_as_they_are() -> None:
     assert len(buckets) == 100
     assert buckets.take("9999") > 0
     assert buckets.take("0") == 0
+
+
+def test_a_bucket_keeps_no_word_of_a_stranger() -> None:
+    """However long a kid is: 12,000 of 4 KB each cost less than 3 MB."""
+    limiter = Limiter(Limits(address_rate=0, device_rate=1), clock=Time())
+    tracemalloc.start()
+    for number in range(12_000):
+        limiter.admit_about(f"{number:04000}", "192.0.2.1")
+    assert tracemalloc.get_traced_memory()[0] < 3_000_000
+    tracemalloc.stop()
+    for _ in range(DEVICE_BURST_S - 1):
+        limiter.admit_about(f"{7:04000}", "192.0.2.1")
+    with pytest.raises(Unavailable, match="asks too often about this device"):
+        limiter.admit_about(f"{7:04000}", "192.0.2.1")
 
 
 def test_rate_zero_is_no_limit() -> None:
@@ -246,12 +262,12 @@ async def test_the_store_is_away(tmp_path: Path, exchanges: list[Point]) -> None
         assert exchanges == []
 
 
-async def half_a_body(server: Server, length: int, sent: bytes = b"{") -> tuple[asyncio.StreamReader, Any]:
+async def half_a_body(
+    server: Server, length: int, sent: bytes = b"{", target: str = f"/rec/{'A' * 43}"
+) -> tuple[asyncio.StreamReader, Any]:
     """A connection on which the first bytes of a body were sent."""
     reader, writer = await asyncio.open_connection(server.client.host, server.client.port)
-    writer.write(
-        f"POST /rec/{'A' * 43} HTTP/1.1\r\nHost: x\r\nContent-Length: {length}\r\n\r\n".encode() + sent
-    )
+    writer.write(f"POST {target} HTTP/1.1\r\nHost: x\r\nContent-Length: {length}\r\n\r\n".encode() + sent)
     await writer.drain()
     return reader, writer
 
@@ -268,17 +284,33 @@ async def test_a_slow_body_is_cut(tmp_path: Path) -> None:
 
 
 async def test_too_many_bodies_on_their_way(tmp_path: Path) -> None:
-    """What one address may send at a time is half of all; more is 503, before a byte of it is read."""
-    async with started(tmp_path, bodies=2000, body_s=30) as server:
-        _, first = await half_a_body(server, 900)
-        await until(lambda: server.limiter._bodies > 0)
-        reader, second = await half_a_body(server, 900)
+    """What one address may send at a time is half of all; more is 503."""
+    async with started(tmp_path, bodies=4000, body_s=30) as server:
+        _, first = await half_a_body(server, 2500, b"x" * 1900)
+        await until(lambda: server.limiter.bodies == 1900)
+        reader, second = await half_a_body(server, 2500, b"x" * 101)
         assert (await reader.readline()).startswith(b"HTTP/1.1 503 ")
         assert server.limiter.refused == {"bodies": 1}
-        first.close()
-        second.close()
-        await until(lambda: server.limiter._bodies == 0)
-        assert not server.limiter._bodies_of
+        for writer in (first, second):
+            writer.close()
+            await writer.wait_closed()
+        await until(lambda: server.limiter.bodies == 0)
+        assert not server.limiter.bodies_of
+
+
+async def test_declared_sizes_hold_nothing(tmp_path: Path) -> None:
+    """A hundred clients that promise the most and send a byte each take no room from an honest one."""
+    async with started(tmp_path, bodies=MAX_BODY, body_s=30) as server:
+        attester = Attester()
+        kid = await server.enroll(attester)
+        halves = [await half_a_body(server, MAX_BODY, target=f"/rec/{kid}") for _ in range(100)]
+        await until(lambda: server.limiter.bodies == 100)
+        assert (await server.unlock(attester, kid)).status == 200
+        assert not server.limiter.refused
+        for _, writer in halves:
+            writer.close()
+            await writer.wait_closed()
+        await until(lambda: server.limiter.bodies == 0)
 
 
 @contextlib.asynccontextmanager
