@@ -53,6 +53,7 @@ ACTIONS: Final[dict[str, str]] = {
     "announcements-full": "Approve or retire what is listed by 'tang-attest policy staged' first.",
     "state-in-use": "Approve what those machines shall boot instead and reboot them first, or use --force.",
     "state-changed": "Look at the states with 'tang-attest policy show', and repeat what still applies.",
+    "policy-changed": "Try again; the policy was changed while this evidence was judged by it.",
     "device-suspended": "Look why with 'tang-attest device show'; when all is well again, 'tang-attest device resume'.",
     "approval-required": "If this unlock is wanted, run 'tang-attest device allow DEVICE --for 30m'; the machine tries again.",
     "device-stale": "If the machine is in good hands, run 'tang-attest device allow DEVICE --for 30m'; it tries again.",

@@ -21,6 +21,7 @@ from tang_attest.protocol.policy import ReferencePolicy
 from tang_attest.protocol.policy_change import PolicyChange
 from tang_attest.protocol.reference_state import Life, ReferenceState
 from tang_attest.protocol.rollout import Rollout, RolloutOutcome, Status
+from tang_attest.protocol.rules import RuleSet
 from tang_attest.protocol.tpm import ClockInfo
 from tang_attest.protocol.verification import Outcome
 
@@ -346,6 +347,15 @@ class RolloutDevice:
 
 
 @dataclass(frozen=True, slots=True)
+class Basis:
+    """What a permit rests on beside a reference state and the policy's conditions; compared again when it is written."""
+
+    rules: RuleSet | None
+    rollout: Rollout | None
+    labels: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Decision:
     """Everything one appraisal writes, in one transaction.
 
@@ -354,7 +364,7 @@ class Decision:
     its nonce was made; ``met`` the
     state that permitted it; ``observation`` a refused quote; ``learned`` the state that an armed learning use made;
     ``evidence`` what was quoted, when it is not what the store has of this device already; ``rollout`` what this says
-    about the rollout of its policy, when it says something new.
+    about the rollout of its policy, when it says something new; ``basis`` what a permit was given by.
     """
 
     device_id: int
@@ -368,6 +378,7 @@ class Decision:
     evidence: NewEvidence | None = None
     rollout: RolloutResult | None = None
     behind_ms: int = 0
+    basis: Basis | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -482,7 +493,8 @@ class Store(Protocol):
         ``device-suspended`` when it was suspended meanwhile (unless the decision is a refusal anyway),
         ``pcr-mismatch`` when the one learning use was taken meanwhile, and ``state-retired`` or ``state-used-up``
         when the state it met does not count any more, and ``state-not-rolled-out`` when it counted only by a rollout
-        that was stopped meanwhile; of these the caller writes the audit.
+        that was stopped meanwhile, ``approval-required`` and ``device-stale`` when the policy's conditions ask for a
+        person now, and ``policy-changed`` when its ``basis`` is another one now; of these the caller writes the audit.
 
         The refusal that passes a rollout's limit stops it here, with an audit entry of the actor ``server``.
         """
@@ -580,7 +592,11 @@ class Store(Protocol):
         """One policy.  Raises ``not-found``."""
 
     async def add_state(self, policy: str, state: ReferenceState, audit: AuditEntry) -> None:
-        """Append a reference state.  Raises ``name-taken`` when the policy has that label already."""
+        """Append a reference state.
+
+        Raises ``name-taken`` when the policy has that label already, and ``policy-changed`` for announced values that
+        count at once, when the policy does not trust predictions any more.
+        """
 
     async def move_state(
         self, policy: str, label: str, expected: Collection[Life], to: Life, audit: AuditEntry

@@ -128,10 +128,19 @@ class Announce:
             # Nobody is there to choose another label.
             suffix = f" {self._clock.now():%Y%m%d%H%M%S}"
             state = replace(state, label=state.label[: MAX_LABEL - len(suffix)] + suffix)
-        await self._store.add_state(
-            policy.name, state, replace(entry, details=describe_state(policy.name, state))
-        )
+        try:
+            await self._keep(policy, state, entry)
+        except Conflict as lost:
+            if lost.code != "policy-changed":
+                raise
+            # Predictions are not trusted any more: it waits for the operator, as it would now.
+            state = replace(state, life=Life.PROPOSED, limits=Limits())
+            await self._keep(policy, state, entry)
         return state
+
+    async def _keep(self, policy: ReferencePolicy, state: ReferenceState, entry: AuditEntry) -> None:
+        details = describe_state(policy.name, state)
+        await self._store.add_state(policy.name, state, replace(entry, details=details))
 
 
 def _judge(

@@ -6,7 +6,7 @@ import asyncio
 from dataclasses import dataclass
 
 from tang_attest.errors import NotFound
-from tang_attest.ports import Device, SealedKey, Store
+from tang_attest.ports import Basis, Device, SealedKey, Store
 from tang_attest.protocol.pcr import Selection
 from tang_attest.protocol.policy import ReferencePolicy
 from tang_attest.protocol.rollout import Rollout, Subject, judged_by
@@ -18,7 +18,7 @@ class DeviceKey:
     """An exchange key, the device it serves, and the policy that judges it, as the database has them now.
 
     ``policy`` is what :func:`judged_by` makes of the stored one; ``rollout`` is the one that is not over, ``subject``
-    how the device stands in it.
+    how the device stands in it.  ``basis`` is what a permit by ``policy`` rests on.
     """
 
     key: SealedKey
@@ -26,6 +26,7 @@ class DeviceKey:
     policy: ReferencePolicy
     rollout: Rollout | None
     subject: Subject
+    basis: Basis
 
 
 async def find_device_key(store: Store, kid: str) -> DeviceKey:
@@ -35,7 +36,8 @@ async def find_device_key(store: Store, kid: str) -> DeviceKey:
         raise _unknown()
     subject = Subject(bound.device.name, bound.device.labels, bound.outcome)
     policy = judged_by(bound.policy, bound.rollout, subject)
-    return DeviceKey(bound.key, bound.device, policy, bound.rollout, subject)
+    basis = Basis(bound.policy.rules, bound.rollout, bound.device.labels)
+    return DeviceKey(bound.key, bound.device, policy, bound.rollout, subject, basis)
 
 
 async def find_question(store: Store, kid: str) -> tuple[Selection, ClockInfo | None]:

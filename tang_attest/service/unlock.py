@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from concurrent.futures import Executor
 from dataclasses import replace
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 
 from tang_attest.errors import Conflict, Malformed, NotFound, Refused, Unavailable
 from tang_attest.ports import (
@@ -37,6 +37,9 @@ from tang_attest.service.device_keys import DeviceKey, find_device_key, find_que
 from tang_attest.service.exchanging import run_in_tpm, run_where
 from tang_attest.service.freshness import Fresh, Nonces
 from tang_attest.service.refusals import Refusals, describe_refusal
+
+#: Looks at a policy that is changed while evidence is judged by it.
+_TRIES: Final = 5
 
 
 class Unlock:
@@ -73,6 +76,17 @@ class Unlock:
         Raises :class:`Malformed`, :class:`Refused`, ``key-unknown``, and
         :class:`~tang_attest.errors.Conflict` when the store lost a race (``nonce-used``, ``clock-backwards``).
         """
+        for _ in range(_TRIES):
+            try:
+                return await self._respond(kid, jwk, evidence, caller)
+            except Conflict as lost:
+                if lost.code != "policy-changed":
+                    raise
+        # Somebody changes it again and again; the nonce is still good.
+        raise Unavailable("unavailable", "The policy is being changed.")
+
+    async def _respond(self, kid: str, jwk: Mapping[str, Any], evidence: Evidence, caller: Caller) -> Reply:
+        """The same; raises ``policy-changed`` when the evidence has to be judged again, by what the policy is now."""
         bound = await find_device_key(self._store, kid)
         entry = caller.entry(self._clock.now(), "unlock", bound.device.name, kid)
         try:
@@ -145,12 +159,13 @@ class Unlock:
             learned=verdict.learned,
             evidence=verdict.news,
             rollout=verdict.rollout,
+            basis=bound.basis,
         )
         try:
             await self._store.decide(decision)
         except (Conflict, NotFound) as lost:
             # The store writes the second use of a nonce itself, in the transaction that notices it.
-            if lost.code != "nonce-used":
+            if lost.code not in ("nonce-used", "policy-changed"):
                 await self._refusals.note(replace(entry, code=lost.code, details=describe_refusal(lost)))
             raise
 

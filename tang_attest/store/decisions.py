@@ -20,10 +20,12 @@ from typing import Any, Final
 import sqlalchemy as sa
 
 from tang_attest.errors import Conflict, NotFound, TangAttestError
-from tang_attest.ports import AuditEntry, Decision
+from tang_attest.ports import AuditEntry, Basis, Decision
+from tang_attest.protocol.conditions import Conditions
 from tang_attest.protocol.policy import learned_now
 from tang_attest.protocol.quote import advance
 from tang_attest.protocol.reference_state import ReferenceState
+from tang_attest.protocol.rollout import Rollout
 from tang_attest.protocol.tpm import ClockInfo
 from tang_attest.store import (
     audit_log,
@@ -60,15 +62,19 @@ class _Batch:
 
     def __init__(self, connection: sa.Connection, decisions: Sequence[Decision]) -> None:
         self._connection = connection
-        self._devices: dict[int, dict[str, Any]] = {}
+        self._devices: locks.Rows = {}
+        self._policies: locks.Rows = {}
+        self._rollouts: dict[int, Rollout] = {}
         self._used: set[bytes] = set()
         self._counting: set[tuple[int, str]] = set()
         if decisions:
-            self._devices = locks.take(connection, decisions)
+            self._devices, self._policies = locks.take(connection, decisions)
             self._used = nonces.used(connection, {decision.nonce_digest for decision in decisions})
             labels = {decision.met.label for decision in decisions if decision.met is not None}
             ids = {row["policy_id"] for row in self._devices.values()}
             self._counting = policies.counting(connection, ids, labels) if labels else set()
+            rolling = {row["id"] for row in self._policies.values() if row["rollout_id"] is not None}
+            self._rollouts = rollouts.under_way(connection, rolling) if rolling else {}
         self._accepted: list[Decision] = []
         self._entries: list[AuditEntry] = []
 
@@ -121,7 +127,16 @@ class _Batch:
         return None
 
     def _lost(self, decision: Decision, met: ReferenceState, row: dict[str, Any]) -> Conflict | None:
-        """The reason that the state *met* does not count any more, or not in this boot."""
+        """The reason that the state *met* does not permit any more, or not in this boot."""
+        policy = self._policies[row["policy_id"]]
+        conditions = Conditions.from_json(policy["conditions"])
+        seen_at = row["verified_at"] or row["enrolled_at"]
+        if reason := conditions.obstacle(row["name"], row["allowed_until"], seen_at, decision.audit.at):
+            return Conflict(reason.code, reason.sentence)
+        basis = Basis(policy["rules"], self._rollouts.get(row["policy_id"]), tuple(row["labels"]))
+        if decision.basis not in (None, basis):
+            sentence = f"Policy '{policy['name']}' was changed while this evidence was appraised."
+            return Conflict("policy-changed", sentence)
         if (row["policy_id"], met.label) not in self._counting:
             sentence = f"State '{met.label}' was retired while this evidence was appraised."
             return Conflict("state-retired", sentence)

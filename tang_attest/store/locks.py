@@ -1,8 +1,12 @@
-"""The rows that a batch of decisions is about, locked beforehand and in one order.
+"""The rows that a batch of decisions is about, locked beforehand and in one order: devices, policies, states.
 
 Two replicas write batches that share devices, and states that are being rolled out.  If each took its locks as it
 comes to them, the two could wait for each other in a circle, and PostgreSQL would end one of them.  SQLite has one
 writer at a time, and nothing to order.
+
+A policy is locked against changes only (FOR SHARE): decisions do not wait for each other there.  Whoever changes a policy,
+a state of it or its rollout takes the policy's row first (:func:`tang_attest.store.policies.take`), so a change that was
+committed is seen by every decision that is committed after it.
 
 What is read under the lock stays true until the transaction ends, also of a device's nonces: each is valid for one
 device (its kid is part of it), so whoever uses it up holds that device's row.
@@ -20,6 +24,8 @@ from tang_attest.store import tables
 from tang_attest.store.sql import among
 
 _device = tables.device
+_policy = tables.policy
+_rollout = tables.rollout
 _state = tables.reference_state
 
 #: What a decision may change of its device's row.
@@ -39,7 +45,11 @@ MOVED: Final = (
 _DEVICES = (
     sa.select(
         _device.c.id,
+        _device.c.name,
         _device.c.policy_id,
+        _device.c.labels,
+        _device.c.enrolled_at,
+        _device.c.allowed_until,
         _device.c.learning,
         _device.c.suspended_at,
         *(_device.c[name] for name in MOVED),
@@ -47,6 +57,20 @@ _DEVICES = (
     .where(among(_device.c.id, "ids"))
     .order_by(_device.c.id)
     .with_for_update(key_share=True)
+)
+_HOLD_POLICIES = (
+    sa.select(_policy.c.id)
+    .where(among(_policy.c.id, "ids"))
+    .order_by(_policy.c.id)
+    .with_for_update(read=True)
+)
+# Not in one statement with the lock: it would see a rollout as it was before the wait.
+_POLICIES = (
+    sa.select(
+        _policy.c.id, _policy.c.name, _policy.c.conditions, _policy.c.rules, _rollout.c.id.label("rollout_id")
+    )
+    .select_from(_policy.outerjoin(_rollout, _rollout.c.under_way == _policy.c.id))
+    .where(among(_policy.c.id, "ids"))
 )
 _STATES = (
     sa.select(_state.c.id)
@@ -59,15 +83,28 @@ _STATES = (
 )
 
 
-def take(connection: sa.Connection, decisions: Sequence[Decision]) -> dict[int, dict[str, Any]]:
-    """Lock the devices of *decisions*, then the states that they change; the devices' rows by id.
+Rows = dict[int, dict[str, Any]]
 
-    A device that was removed has none.
+
+def take(connection: sa.Connection, decisions: Sequence[Decision]) -> tuple[Rows, Rows]:
+    """Lock the devices of *decisions*, their policies, then the states that they change; devices and policies by id.
+
+    A device that was removed has no row.  Policies are there only if one of the decisions permits something.
     """
     ids = sorted({decision.device_id for decision in decisions})
     rows = {row["id"]: dict(row) for row in connection.execute(_DEVICES, {"ids": ids}).mappings()}
+    permitted = {decision.device_id for decision in decisions if decision.met is not None}
+    judging = sorted({row["policy_id"] for row in rows.values() if row["id"] in permitted})
+    judges = _hold_policies(connection, judging) if judging else {}
     met = (decision.met for decision in decisions)
     labels = sorted({state.label for state in met if state is not None and state.changes_when_met})
     if labels and connection.dialect.name != "sqlite":
         connection.execute(_STATES, {"ids": ids, "labels": labels})
-    return rows
+    return rows, judges
+
+
+def _hold_policies(connection: sa.Connection, ids: Sequence[int]) -> Rows:
+    bound = {"ids": ids}
+    if connection.dialect.name != "sqlite":
+        connection.execute(_HOLD_POLICIES, bound)
+    return {row["id"]: dict(row) for row in connection.execute(_POLICIES, bound).mappings()}

@@ -49,6 +49,19 @@ def add(connection: sa.Connection, policy: ReferencePolicy, *, recorded_for: str
     return policy_id
 
 
+def take(connection: sa.Connection, name: str) -> int:
+    """The id of the policy *name*, whose row is locked until the transaction ends.  Raises ``not-found``.
+
+    Every change of a policy, of its states' lives or of its rollout begins so: no decision that was made by what is
+    changed is committed after it (locks.py).
+    """
+    query = sa.select(_policy.c.id).where(_policy.c.name == name).with_for_update(key_share=True)
+    policy_id = connection.scalar(query)
+    if policy_id is None:
+        raise NotFound("not-found", f"There is no policy '{name}'.")
+    return int(policy_id)
+
+
 def find_id(connection: sa.Connection, name: str) -> int:
     """The id of the policy *name*.  Raises ``not-found``."""
     policy_id = connection.scalar(sa.select(_policy.c.id).where(_policy.c.name == name))
@@ -174,6 +187,14 @@ def trust_predictions(connection: sa.Connection, name: str, trusted: bool) -> No
         != 1
     ):
         raise NotFound("not-found", f"There is no policy '{name}'.")
+
+
+def require_trust(connection: sa.Connection, name: str) -> None:
+    """Raise ``policy-changed`` unless announced values count at once, now and until the transaction ends."""
+    query = sa.select(_policy.c.trust_predictions).where(_policy.c.name == name).with_for_update(read=True)
+    if not connection.scalar(query):
+        sentence = f"Policy '{name}' was changed while this evidence was appraised."
+        raise Conflict("policy-changed", sentence)
 
 
 def set_conditions(connection: sa.Connection, name: str, conditions: Conditions) -> None:

@@ -128,7 +128,7 @@ def _refused(connection: sa.Connection, rollout_id: int) -> list[str]:
 
 def start(connection: sa.Connection, rollout: Rollout, states: Sequence[ReferenceState]) -> None:
     """Add *rollout* and its *states*.  Raises ``not-found``, ``name-taken``, ``rollout-unfinished``."""
-    policy_id = policies.find_id(connection, rollout.policy)
+    policy_id = policies.take(connection, rollout.policy)
     row = {
         "policy_id": policy_id,
         "under_way": policy_id,
@@ -172,6 +172,7 @@ def fared(connection: sa.Connection, rollout_id: int) -> list[RolloutDevice]:
 
 def widen(connection: sa.Connection, rollout: Rollout, share: int) -> None:
     """Raise the share.  Raises ``rollout-changed`` unless it runs with a smaller one."""
+    policies.take(connection, rollout.policy)
     smaller = sa.and_(
         _rollout.c.id == rollout.id, _rollout.c.status == Status.RUNNING.value, _rollout.c.share < share
     )
@@ -181,6 +182,7 @@ def widen(connection: sa.Connection, rollout: Rollout, share: int) -> None:
 
 def move(connection: sa.Connection, rollout: Rollout, to: Status, why: str | None, entry: AuditEntry) -> None:
     """Move *rollout* from its status *to* another, with what that means for its states.  Raises ``rollout-changed``."""
+    policy_id = policies.take(connection, rollout.policy)
     as_known = sa.and_(_rollout.c.id == rollout.id, _rollout.c.status == rollout.status.value)
     runs = to is Status.RUNNING
     row: dict[str, object] = {
@@ -193,7 +195,6 @@ def move(connection: sa.Connection, rollout: Rollout, to: Status, why: str | Non
         row["under_way"] = None
     if changed(connection, _rollout.update().where(as_known).values(row)) != 1:
         raise _changed(connection, rollout)
-    policy_id = policies.find_id(connection, rollout.policy)
     if runs:
         mine = sa.and_(_fared.c.rollout_id == rollout.id, _fared.c.outcome == RolloutOutcome.REFUSED.value)
         connection.execute(_fared.delete().where(mine))
@@ -208,7 +209,7 @@ def change(
     connection: sa.Connection, policy: str, wanted: PolicyChange, states: Sequence[ReferenceState]
 ) -> None:
     """Apply *wanted* for everybody.  Raises ``not-found``, ``name-taken``, ``state-changed``."""
-    policy_id = policies.find_id(connection, policy)
+    policy_id = policies.take(connection, policy)
     for state in states:
         policies.add_state(connection, policy_id, policy, state)
     _narrow(connection, policy_id, wanted)

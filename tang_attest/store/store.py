@@ -325,7 +325,10 @@ class SqlStore:
         """See :class:`~tang_attest.ports.Store`."""
 
         def work(connection: sa.Connection) -> None:
-            policies.add_state(connection, policies.find_id(connection, policy), policy, state)
+            policy_id = policies.find_id(connection, policy)
+            if state.origin == "predicted" and state.life is Life.STAGED:
+                policies.require_trust(connection, policy)
+            policies.add_state(connection, policy_id, policy, state)
 
         await self._change(work, audit)
 
@@ -335,7 +338,7 @@ class SqlStore:
         """See :class:`~tang_attest.ports.Store`."""
 
         def work(connection: sa.Connection) -> None:
-            policies.move_state(connection, policies.find_id(connection, policy), label, expected, to)
+            policies.move_state(connection, policies.take(connection, policy), label, expected, to)
 
         await self._change(work, audit)
 

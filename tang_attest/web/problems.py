@@ -28,6 +28,8 @@ _STATUS_BY_CODE: Final[Mapping[str, int]] = {
     "state-retired": 403,
     "state-used-up": 403,
     "state-not-rolled-out": 403,
+    "approval-required": 403,
+    "device-stale": 403,
     "state-learned": 403,
     "device-suspended": 403,
     "method-not-allowed": 405,

@@ -6,17 +6,39 @@ Two stores on one database are two processes.
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
 import pytest_asyncio
 
 from tang_attest.errors import TangAttestError
-from tang_attest.ports import Learning
+from tang_attest.ports import Basis, Decision, Learning, Suspension
+from tang_attest.protocol.conditions import Conditions
+from tang_attest.protocol.policy_change import PolicyChange
+from tang_attest.protocol.reference_state import Life
+from tang_attest.protocol.rollout import Rollout
+from tang_attest.protocol.rules import parse_rules
 from tang_attest.protocol.tpm import ClockInfo
-from tang_attest.store import SqlStore, devices, locks, policies, tokens
+from tang_attest.store import SqlStore, devices, locks, policies, rollouts, tokens
 from tests.store.conftest import Opener, Stall
 from tests.store.records import NOW, clock, decision, device, enrollment, entry, key, policy, state, token
+
+RULES = parse_rules({"judge-by-events": [7], "rules": [{"secure-boot": "on"}]})
+
+
+def rollout() -> Rollout:
+    """A change that reaches a tenth of the machines."""
+    return Rollout(
+        policy="policy",
+        name="next",
+        change=PolicyChange(rules=RULES),
+        salt="salt",
+        share=1000,
+        limit=0,
+        started_at=NOW,
+        started_by="operator:test",
+    )
 
 
 @pytest_asyncio.fixture
@@ -146,6 +168,109 @@ async def test_the_device_is_removed_under_a_decision(
     ended = await race(stall, store.remove_device("pi-b", entry()), other.decide(decision(device_id, "n", 1)))
     assert ended == ["ok", "key-unknown"]
     assert await verdicts(store) == []
+
+
+CHANGES = {
+    "require-approval": ("approval-required", policies, "set_conditions"),
+    "refuse-stale": ("device-stale", policies, "set_conditions"),
+    "suspend": ("device-suspended", devices, "suspend"),
+    "remove": ("key-unknown", devices, "remove"),
+    "retire": ("state-retired", policies, "move_state"),
+    "rules": ("policy-changed", rollouts, "change"),
+    "rollout": ("policy-changed", rollouts, "start"),
+    "label": ("policy-changed", devices, "label"),
+}
+CHANGE = pytest.mark.parametrize("what", CHANGES)
+
+
+async def change(store: SqlStore, what: str) -> None:
+    """What an operator does while an unlock is under way."""
+    match what:
+        case "require-approval":
+            await store.set_conditions("policy", Conditions(approval=True), entry())
+        case "refuse-stale":
+            await store.set_conditions("policy", Conditions(stale_after_s=3600), entry())
+        case "suspend":
+            await store.suspend_device("pi-b", Suspension(NOW, "operator:test", "lost"), entry())
+        case "remove":
+            await store.remove_device("pi-b", entry())
+        case "retire":
+            await store.move_state("policy", "recorded", {Life.ACTIVE}, Life.RETIRED, entry())
+        case "rules":
+            await store.change_policy("policy", PolicyChange(rules=RULES), (), entry())
+        case "rollout":
+            await store.start_rollout(rollout(), (), entry())
+        case "label":
+            await store.label_devices(["pi-b"], ["canary"], [], [entry()])
+
+
+def permit(device_id: int) -> Decision:
+    """A permit that was given by the policy as it was; it is two hours since the device was enrolled."""
+    late = entry(
+        "unlock", at=NOW + timedelta(hours=2), verdict="permitted", actor="device:pi-b", device="pi-b"
+    )
+    return decision(device_id, "n", 1, met=state(), basis=Basis(None, None, ()), audit=late)
+
+
+@CHANGE
+async def test_a_change_that_was_committed_stops_an_unlock_that_is_under_way(
+    store: SqlStore, other: SqlStore, device_id: int, stall: Stall, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    """The evidence was appraised before; the decision waits for the change, and sees it."""
+    code, module, name = CHANGES[what]
+    monkeypatch.setattr(module, name, stall.around(getattr(module, name)))
+    ended = await race(stall, change(store, what), other.decide(permit(device_id)))
+    assert ended == ["ok", code]
+    assert await verdicts(store) == []
+
+
+@CHANGE
+async def test_no_change_comes_between_the_last_look_and_the_permit(
+    store: SqlStore, other: SqlStore, device_id: int, stall: Stall, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    """Whoever changed something and was told so finds no later permit by what it was before."""
+    monkeypatch.setattr(locks, "take", stall.around(locks.take))
+    ended = await race(stall, store.decide(permit(device_id)), change(other, what))
+    assert ended == ["ok", "ok"]
+    rows = [row for _, row in reversed(await store.list_audit(limit=10_000))][-2:]
+    assert [row.event for row in rows] == ["unlock", "change"]
+
+
+@CHANGE
+async def test_a_change_and_an_unlock_in_either_order(store: SqlStore, device_id: int, what: str) -> None:
+    """One after the other: the change counts, and a refusal that was appraised before it is written all the same."""
+    await change(store, what)
+    assert await codes(store.decide(permit(device_id))) == [CHANGES[what][0]]
+    refusal = entry("unlock", verdict="refused", code="pcr-mismatch", device="pi-b")
+    ended = await codes(store.decide(decision(device_id, "n", 1, audit=refusal)))
+    assert ended == ["key-unknown" if what == "remove" else "ok"]
+
+
+async def test_a_person_who_allows_an_unlock_that_is_under_way(store: SqlStore, device_id: int) -> None:
+    """A word that came in time counts, and one that ended does not."""
+    await change(store, "require-approval")
+    await store.allow_device("pi-b", NOW + timedelta(hours=3), entry())
+    assert await codes(store.decide(permit(device_id))) == ["ok"]
+    await store.allow_device("pi-b", NOW + timedelta(hours=1), entry())
+    again = replace(permit(device_id), nonce_digest=b"m" * 32, clock=clock(2))
+    assert await codes(store.decide(again)) == ["approval-required"]
+
+
+async def test_predictions_that_are_trusted_no_more(
+    store: SqlStore, other: SqlStore, device_id: int, stall: Stall, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An announcement that was under way does not count at once."""
+    await store.trust_predictions("policy", True, entry())
+    announced = replace(state("next", "predicted"), life=Life.STAGED)
+    monkeypatch.setattr(policies, "trust_predictions", stall.around(policies.trust_predictions))
+    ended = await race(
+        stall,
+        store.trust_predictions("policy", False, entry()),
+        other.add_state("policy", announced, entry()),
+    )
+    assert ended == ["ok", "policy-changed"]
+    waiting = replace(announced, life=Life.PROPOSED)
+    assert await codes(other.add_state("policy", waiting, entry())) == ["ok"]
 
 
 async def test_one_token_at_two_replicas(
