@@ -4,8 +4,9 @@ Rules of this module:
 
 * An error is for the person who must act: a stable ``code`` (kebab-case, never reused), one sentence that
   says what happened this time, and one ``action`` that says what to do about it.
-* The code, the sentence and the action are the same on the boot console, in the API, on the command line and
-  in the audit record.  The action belongs to the code; :data:`ACTIONS` is the only place it is written.
+* The code, the sentence and the action are the same in the API, on the command line and in the audit record.
+  The action belongs to the code; :data:`ACTIONS` is the only place it is written.  The boot console shows the
+  code with words of the pin's own (``attest_refusal`` in clevis-attest-functions): text off a wire is not for a prompt.
 * *Malformed* evidence (cannot be read) and *refused* evidence (read, and not good enough) are different
   classes, because different people act on them.
 * All mismatches are reported at once: :class:`Refused` carries every reason, the most important first.
@@ -58,7 +59,7 @@ ACTIONS: Final[dict[str, str]] = {
     "approval-required": "If this unlock is wanted, run 'tang-attest device allow DEVICE --for 30m'; the machine tries again.",
     "device-stale": "If the machine is in good hands, run 'tang-attest device allow DEVICE --for 30m'; it tries again.",
     "device-unreachable": "See that the machine is on, that clevis-attest-agent runs there, and that 'serve' runs here.",
-    "state-learned": "Type the passphrase for this boot; from the next one on, this state opens the disk.",
+    "state-learned": "Restart the machine; from the next boot on, this state opens the disk.",
     "log-missing": "Let the machine send its event log with the quote; the policy's rules judge it.",
     "log-replay-mismatch": "Look what extends the named PCR beside the firmware's log; compare such a PCR by value.",
     "rule-failed": "If you changed the machine's software, change the policy's rules; if not, look at the named event.",

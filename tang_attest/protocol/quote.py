@@ -25,7 +25,8 @@ class Evidence:
     """What an Attester sends; nothing about it is known to be true.
 
     ``quote`` is a TPMS_ATTEST, ``signature`` a TPMT_SIGNATURE, ``pcrs`` the values one after the other,
-    ``event_log`` a TCG event log or empty, ``ima`` a part of IMA's measurement list that begins at ``ima_offset``.
+    ``event_log`` a TCG event log or empty; ``event_log_size`` says how many bytes it has where it is over the limit and
+    was not sent, else it is 0: it explains a refusal, and decides nothing.  ``ima`` is a part of IMA's measurement list that begins at ``ima_offset``.
     """
 
     nonce: str
@@ -35,6 +36,7 @@ class Evidence:
     event_log: bytes = b""
     ima: bytes | None = None
     ima_offset: int = 0
+    event_log_size: int = 0
 
     def __post_init__(self) -> None:
         # (1) each member is within its limit

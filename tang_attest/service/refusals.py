@@ -18,9 +18,10 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Final
 
-from tang_attest.errors import Refused, TangAttestError
+from tang_attest.errors import Reason, Refused, TangAttestError
 from tang_attest.ports import AuditEntry, Clock, Store
 from tang_attest.protocol.policy import differing_pcrs
+from tang_attest.protocol.quote import MAX_EVENT_LOG
 
 WINDOW: Final = timedelta(minutes=1)
 #: Entries of one window that are written in full: about one key, and about enrollments, which have none.
@@ -81,6 +82,20 @@ def describe_refusal(error: TangAttestError) -> dict[str, object]:
     if isinstance(error, Refused) and (pcrs := differing_pcrs(error)):
         details["pcrs"] = list(pcrs)
     return details
+
+
+def with_log_size(refusal: Refused, size: int) -> Refused:
+    """*refusal*, which says of a missing event log that it has *size* bytes where that is over the limit.
+
+    The machine says so itself, and nobody has signed it.
+    """
+    if size <= MAX_EVENT_LOG or all(reason.code != "log-missing" for reason in refusal.reasons):
+        return refusal
+    sentence = (
+        f"The policy judges an event log: the event log has {size} bytes, and {MAX_EVENT_LOG} is the limit."
+    )
+    told = Reason("log-missing", sentence)
+    return Refused.because(*(told if reason.code == "log-missing" else reason for reason in refusal.reasons))
 
 
 class Refusals:

@@ -36,7 +36,7 @@ from tang_attest.service.caller import Caller
 from tang_attest.service.device_keys import DeviceKey, find_device_key, find_question
 from tang_attest.service.exchanging import run_in_tpm, run_where
 from tang_attest.service.freshness import Fresh, Nonces
-from tang_attest.service.refusals import Refusals, describe_refusal
+from tang_attest.service.refusals import Refusals, describe_refusal, with_log_size
 
 #: Looks at a policy that is changed while evidence is judged by it.
 _TRIES: Final = 5
@@ -97,8 +97,9 @@ class Unlock:
             raise
         verdict = await self._appraise(bound, quote, evidence.event_log, entry.at)
         if isinstance(verdict.outcome, Refused):
-            await self._decide(bound, evidence, fresh, quote, verdict, entry)
-            raise verdict.outcome
+            refusal = with_log_size(verdict.outcome, evidence.event_log_size)
+            await self._decide(bound, evidence, fresh, quote, replace(verdict, outcome=refusal), entry)
+            raise refusal
         # Opened only now: a stranger's request never costs an unsealing.  And before the record says "permitted".
         key = await self._open(bound, entry)
         await self._decide(bound, evidence, fresh, quote, verdict, entry)

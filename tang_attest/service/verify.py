@@ -43,6 +43,7 @@ from tang_attest.protocol.verification import (
 from tang_attest.service.device_keys import DeviceKey, find_device_key
 from tang_attest.service.freshness import Fresh, Nonces
 from tang_attest.service.ima import ImaLists, with_ima
+from tang_attest.service.refusals import with_log_size
 
 #: The actor of what happens without a person.
 SERVER: Final = "server"
@@ -117,7 +118,7 @@ class Verify:
             await self._judge(bound, policy, quote, evidence)
         except Refused as refusal:
             if {reason.code for reason in refusal.reasons} <= UNPROVEN:
-                raise
+                raise with_log_size(refusal, evidence.event_log_size) from None
             return await self._conclude(answer, quote, refusal)
         return await self._conclude(answer, quote, None)
 

@@ -11,6 +11,7 @@ from aiohttp import web
 from tang_attest.errors import Conflict, Malformed, NotFound, Refused, TangAttestError, Unavailable
 from tang_attest.protocol.challenge import Challenge
 from tang_attest.protocol.policy import differing_pcrs
+from tang_attest.protocol.quote import MAX_EVENT_LOG
 
 #: Where a response carries its problem's code, for the log line.
 CODE: Final = web.ResponseKey("code", str)
@@ -118,4 +119,7 @@ def challenge_json(challenge: Challenge) -> dict[str, object]:
         "expires_in": challenge.expires_in,
         "evidence": [word for word, wanted in words.items() if wanted],
     }
+    if challenge.event_log_wanted:
+        # Says as well that this server takes the size of a log that is larger.
+        body["event_log_limit"] = MAX_EVENT_LOG
     return body if challenge.ima_offset is None else {**body, "ima_offset": challenge.ima_offset}

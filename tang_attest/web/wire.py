@@ -105,10 +105,18 @@ class AttestMember(Body):
     signature: B64u = Field(max_length=MAX_STRUCTURE)
     pcrs: B64u = Field(max_length=MAX_PCRS)
     event_log: B64u = Field(b"", max_length=MAX_EVENT_LOG)
+    event_log_size: int = Field(0, ge=0, le=2**40)
 
     def evidence(self) -> Evidence:
         """As the core takes it."""
-        return Evidence(self.nonce, self.quote, self.signature, self.pcrs, self.event_log)
+        return Evidence(
+            self.nonce,
+            self.quote,
+            self.signature,
+            self.pcrs,
+            self.event_log,
+            event_log_size=self.event_log_size,
+        )
 
 
 class EnrollBody(Body):

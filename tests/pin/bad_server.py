@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 NONCE = "n" * 32
 SELECTION = "sha256:0,2,4,7"
@@ -91,25 +92,56 @@ ANSWERS: dict[str, Callable[[bool], bytes]] = {
 }  # fmt: skip
 
 
+@dataclass
+class OddServer:
+    """One that gives every POST the same bytes, which a test may change; the argument is that of ``ANSWERS``."""
+
+    url: str = ""
+    says: Callable[[bool], bytes] = lambda _: b""
+
+    def serve(self, connection: socket.socket, _stop: threading.Event) -> None:
+        """Answer one request."""
+        with connection, contextlib.suppress(OSError):
+            head, body = _read(connection)
+            posted = head.startswith(b"POST")
+            connection.sendall(self.says(b'"attest"' in body) if posted else answer(503, b"", "text/html"))
+
+
+@contextmanager
+def odd_server() -> Iterator[OddServer]:
+    """Yields the server while it runs."""
+    server = OddServer()
+    with _listening(server.serve) as server.url:
+        yield server
+
+
 @contextmanager
 def bad_server() -> Iterator[str]:
     """Yields the URL that the paths are appended to."""
+    with _listening(_serve) as url:
+        yield url
+
+
+@contextmanager
+def _listening(serve: Callable[[socket.socket, threading.Event], None]) -> Iterator[str]:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         stop = threading.Event()
-        threading.Thread(target=_accept, args=(listener, stop), daemon=True).start()
+        threading.Thread(target=_accept, args=(listener, serve, stop), daemon=True).start()
         try:
             yield f"http://127.0.0.1:{listener.getsockname()[1]}"
         finally:
             stop.set()
 
 
-def _accept(listener: socket.socket, stop: threading.Event) -> None:
+def _accept(
+    listener: socket.socket, serve: Callable[[socket.socket, threading.Event], None], stop: threading.Event
+) -> None:
     while not stop.is_set():
         try:
             connection, _ = listener.accept()
         except OSError:
             return
-        threading.Thread(target=_serve, args=(connection, stop), daemon=True).start()
+        threading.Thread(target=serve, args=(connection, stop), daemon=True).start()
 
 
 def _serve(connection: socket.socket, stop: threading.Event) -> None:

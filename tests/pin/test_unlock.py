@@ -57,7 +57,7 @@ def test_refused_then_approved(machine: Machine, jwe: bytes, server: Server, nam
     assert refused.stdout == b""
     line = (
         "tang-attest: refused (pcr-mismatch): PCR 7 is not as approved. (PCR 7: Secure Boot) "
-        f"If you changed the machine's software, run 'tang-attest approve {name}'; if not, look why it differs."
+        f"Look at it on the server and run 'tang-attest approve {name}' there: this machine then opens by itself."
     )
     assert refused.stderr.decode() == line + "\n"
     assert machine.console == f"\r\n{line}\r\n"

@@ -12,8 +12,8 @@ from tang_attest.protocol.pcr import Selection
 from tang_attest.service.caller import Author
 from tang_attest.service.explanation import Explanations
 from tang_attest.service.policy_changes import PolicyChanges
-from tests.attester import Attester
-from tests.server import Server
+from tests.attester import Attester, members
+from tests.server import Server, evidence, new_x
 
 SELECTION = "sha256:0,4,7,9,15"
 
@@ -101,6 +101,37 @@ async def test_without_an_honest_log_there_is_no_permit(
     attester.event_log = log
     refused = await server.unlock(attester, kid)
     assert (refused.status, refused.code) == (403, code)
+
+
+@pytest.mark.parametrize(("size", "told"), [(131073, True), (2**40, True), (131072, False), (0, False)])
+async def test_a_log_over_the_limit_is_told_apart_from_none(
+    server: Server, attester: Attester, size: int, told: bool
+) -> None:
+    """The machine says how many bytes it has; the record and the answer then say that, and the limit."""
+    kid = await machine(server, attester)
+    await rule(server, ruled(attester))
+    attester.event_log = b""
+    challenge = await server.challenge(kid)
+    assert challenge["event_log_limit"] == 131072
+    x = dict(members(new_x()))
+    sent = evidence(attester, kid, x, challenge)
+    refused = await server.post(f"/rec/{kid}", x | {"attest": sent | {"event_log_size": size}})
+    assert (refused.status, refused.code) == (403, "log-missing")
+    recorded: Any = (await server.store.list_audit())[0][1].details["reasons"]
+    said = f"the event log has {size} bytes, and 131072 is the limit"
+    for sentence in (refused.body["detail"], recorded[0]["sentence"]):
+        assert (said in sentence) is told
+        assert ("none was sent" in sentence) is not told
+
+
+@pytest.mark.parametrize("size", [-1, 2**40 + 1, "131073", 1.5, True, None])
+async def test_a_size_that_is_none(server: Server, attester: Attester, size: object) -> None:
+    """Is refused with the rest of the evidence."""
+    kid = await machine(server, attester)
+    x, challenge = dict(members(new_x())), await server.challenge(kid)
+    sent = evidence(attester, kid, x, challenge)
+    refused = await server.post(f"/rec/{kid}", x | {"attest": sent | {"event_log_size": size}})
+    assert (refused.status, refused.code) == (400, "evidence-malformed")
 
 
 async def test_rules_are_tried_on_the_last_boot(server: Server, attester: Attester) -> None:
