@@ -64,6 +64,10 @@ class Agents:
                 case Woken.TIME:
                     return bound if due_in <= left else None
 
+    async def challenge(self, kid: str) -> Challenge:
+        """Return a challenge for *kid* at once.  Raises ``key-unknown``.  Nothing is stored."""
+        return await self._verify.challenge(kid)
+
     async def answer(self, kid: str, evidence: Evidence) -> tuple[Round, str]:
         """How the round ended, and a ticket.  Raises as :meth:`Verify.respond`."""
         ended = await self._verify.respond(kid, evidence)

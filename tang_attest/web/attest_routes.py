@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -11,6 +11,7 @@ from aiohttp import web
 
 from tang_attest.errors import Malformed, Refused
 from tang_attest.protocol.base64url import b64u
+from tang_attest.protocol.challenge import Challenge
 from tang_attest.protocol.quote import Evidence
 from tang_attest.service.agents import Agents
 from tang_attest.service.announce import Announce
@@ -59,9 +60,7 @@ class AttestRoutes:
         try:
             reply = await self.unlock.respond(kid, jwk, evidence, caller)
         except Refused as refusal:
-            # An honest machine may have been slow: it can go on with the challenge that comes with the refusal.
-            expired = refusal.code == "nonce-expired"
-            return problem(refusal, caller.request_id, await self.unlock.challenge(kid) if expired else None)
+            return await _renewed(refusal, caller, self.unlock.challenge(kid))
         return web.Response(
             body=reply.encode(), content_type="application/jwk+json", headers={"Cache-Control": "no-store"}
         )
@@ -102,8 +101,15 @@ class AttestRoutes:
         if body is None:
             challenge, cap_pcr = await self.announcements.challenge(kid)
             return _json(200, {**challenge_json(challenge), "cap_pcr": cap_pcr})
-        state, new = await self.announcements.announce(kid, body.announcement(), body.evidence(), caller)
+        try:
+            state, new = await self.announcements.announce(kid, body.announcement(), body.evidence(), caller)
+        except Refused as refusal:
+            return await _renewed(refusal, caller, self._announcing(kid))
         return _json(201 if new else 200, {"label": state.label, "state": state.life, "known": not new})
+
+    async def _announcing(self, kid: str) -> Challenge:
+        challenge, _ = await self.announcements.challenge(kid)
+        return challenge
 
     async def poll(self, request: web.Request, _caller: Caller, kid: str) -> web.Response:
         """``POST /attest/agent/{kid}``: held, then a challenge, or 204 (docs/protocol.md, 10.1)."""
@@ -113,12 +119,15 @@ class AttestRoutes:
             return web.Response(status=204, headers={"Cache-Control": "no-store"})
         return _json(200, {"challenge": challenge_json(challenge)})
 
-    async def prove(self, request: web.Request, _caller: Caller, kid: str) -> web.Response:
+    async def prove(self, request: web.Request, caller: Caller, kid: str) -> web.Response:
         """``POST /attest/agent/{kid}/evidence``: how the round ended (docs/protocol.md, 10.2)."""
         evidence = await self._about(
             request, kid, lambda data: validate(ProveBody, parse_json(data)).evidence()
         )
-        ended, ticket = await self.agents.answer(kid, evidence)
+        try:
+            ended, ticket = await self.agents.answer(kid, evidence)
+        except Refused as refusal:
+            return await _renewed(refusal, caller, self.agents.challenge(kid))
         code = ended.reasons[0].code if ended.reasons else "ok"
         response = _json(200, {"outcome": ended.outcome, "code": code, "ticket": ticket})
         response[CODE] = code
@@ -147,6 +156,19 @@ class AttestRoutes:
         return web.Response(
             body=await self.keys.device_advertisement(kid), content_type="application/jose+json"
         )
+
+
+async def _renewed(
+    refusal: Refused, caller: Caller, challenge: Coroutine[Any, Any, Challenge]
+) -> web.Response:
+    """Return 401 with a new challenge for evidence whose nonce expired: an honest machine may have been slow.
+
+    Raises *refusal* again for any other code.
+    """
+    if refusal.code != "nonce-expired":
+        challenge.close()
+        raise refusal
+    return problem(refusal, caller.request_id, await challenge)
 
 
 def _point_and_evidence(body: bytes) -> tuple[dict[str, Any], Evidence | None]:

@@ -179,6 +179,20 @@ async def test_a_nonce_announces_once(server: Server, attester: Attester) -> Non
     assert crossed.code == "nonce-invalid"
 
 
+async def test_an_announcement_that_was_slow_goes_on_with_the_new_challenge(
+    server: Server, attester: Attester
+) -> None:
+    """The 401 for an expired nonce brings a challenge, as for an unlock."""
+    kid = await enroll(server, attester)
+    challenge = (await server.post(f"/attest/announce/{kid}", {})).body
+    values = next_boot(attester)
+    server.clock.advance(seconds=121)
+    late = await server.post(f"/attest/announce/{kid}", announcement(attester, kid, challenge, values))
+    assert (late.status, late.code) == (401, "nonce-expired")
+    body = announcement(attester, kid, late.body["challenge"], values)
+    assert (await server.post(f"/attest/announce/{kid}", body)).status == 201
+
+
 async def test_an_announcement_is_no_unlock(server: Server, attester: Attester) -> None:
     """Evidence for one purpose is never good for another, even in the initrd."""
     kid = await server.enroll(attester, selection=Selection.parse(SELECTION))
