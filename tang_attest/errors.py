@@ -107,6 +107,7 @@ ACTIONS: Final[dict[str, str]] = {
     "webhook-failed": "Check the URL, and the file of 'serve --webhook-secret'; the history has what was not told.",
     "program-missing": "Install the named program; tpm2 is in tpm2-tools.",
     "observation-missing": "Boot the machine once, so that the server has authentic evidence to approve.",
+    "observation-ambiguous": "Look at each with 'tang-attest observation show ID', then name the one that you mean with --observation ID.",
     "setting-invalid": "Correct the named setting; 'tang-attest serve --help' explains it.",
     "state-missing": "Run 'tang-attest init' first.",
     "state-exists": "Use the existing state directory, or name an empty one.",

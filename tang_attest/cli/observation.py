@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from typing import Final
 
 import click
 
@@ -14,6 +15,9 @@ from tang_attest.protocol.policy import ReferencePolicy
 from tang_attest.protocol.reference_state import COUNTING, ReferenceState
 from tang_attest.service.explanation import Explanation
 from tang_attest.service.reference_values import Approval
+
+#: Machines that a line names.
+_NAMED: Final = 5
 
 
 @click.group()
@@ -125,7 +129,10 @@ def _differences(entry: Observation, policy: ReferencePolicy) -> tuple[int, ...]
 @click.argument("device")
 @click.option("--label", help="Name of the new reference state; the time by default.")
 @click.option(
-    "--observation", "observation_id", type=int, help="The observation to approve; the newest by default."
+    "--observation",
+    "observation_id",
+    type=int,
+    help="The observation to approve; needed when different boots were refused since the last permitted one.",
 )
 @click.option("--only-this-device", is_flag=True, help="Not for the other machines under the same policy.")
 @click.option("--once", is_flag=True, help="For one boot only.")
@@ -140,21 +147,46 @@ def approve(
     valid_for: timedelta | None,
     force: bool,
 ) -> None:
-    """Accept what DEVICE booted last: its newest refused quote becomes a reference state.
+    """Accept what DEVICE booted: its refused quote becomes a reference state.
 
-    The disk opens by itself from the next boot on.  States approved before stay valid.
+    The disk opens by itself from the next boot on.  States approved before stay valid.  Prints which PCRs are new, and
+    for which machines they count.
 
     \b
     tang-attest approve pi-b --once --for 30m     one boot, within half an hour
     """
     approval = Approval(only_this_device=only_this_device, once=once, valid_for=valid_for, force=force)
-    seen, state = run(
-        lambda state: state.reference_values.approve(
+
+    async def work(state: State) -> tuple[Observation, ReferenceState, ReferencePolicy, list[str]]:
+        policy = await state.store.get_policy((await state.store.get_device(device)).policy)
+        seen, made = await state.reference_values.approve(
             device, label, observation_id=observation_id, approval=approval
         )
-    )
+        machines = [each.name for each in await state.store.list_devices() if each.policy == policy.name]
+        return seen, made, policy, machines
+
+    seen, made, policy, machines = run(work)
     when = f"{seen.at:%Y-%m-%d %H:%M:%S} UTC"
-    output.say(f"observation {seen.id} of {device}, from {when}, is approved{_limits(state)}: {state.label}")
+    output.say(f"observation {seen.id} of {device}, from {when}, is approved{_limits(made)}: {made.label}")
+    output.say(f"{_novelty(seen, policy)}; it counts for {_audience(made, policy, machines)}")
+
+
+def _novelty(seen: Observation, policy: ReferencePolicy) -> str:
+    """The PCRs that no state had as they are now."""
+    differs = _differences(seen, policy)
+    if not differs:
+        return "its values are those of another state"
+    return f"new in PCR {', '.join(map(str, differs))}"
+
+
+def _audience(state: ReferenceState, policy: ReferencePolicy, machines: list[str]) -> str:
+    """The machines that may boot *state* from now on."""
+    if state.limits.device is not None:
+        return state.limits.device
+    shown = ", ".join(machines[:_NAMED])
+    if len(machines) > _NAMED:
+        shown += f" and {len(machines) - _NAMED:,} more"
+    return f"every machine of policy {policy.name}: {shown}"
 
 
 def _limits(state: ReferenceState) -> str:

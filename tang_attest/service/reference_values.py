@@ -21,6 +21,7 @@ from tang_attest.protocol.reference_state import (
     reference_state,
 )
 from tang_attest.service.caller import Author
+from tang_attest.service.candidates import choose
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,17 +89,19 @@ class ReferenceValues:
         observation_id: int | None = None,
         approval: Approval = Approval(),
     ) -> tuple[Observation, ReferenceState]:
-        """Turn a refused but authentic quote of *device_name* (the newest, or the one named) into a state.
+        """Turn a refused but authentic quote of *device_name* (the one named, or the one that can be meant) into a state.
 
-        Raises ``not-found``, ``observation-missing``, ``capped`` (unless forced: the running system's values
+        Raises ``not-found``, ``observation-missing``, ``observation-ambiguous`` (:func:`choose`), ``capped`` (unless forced: the running system's values
         would let it unlock at any time), ``values-all-zero``, ``values-known``, ``name-taken``,
         ``selection-mismatch`` when the policy's selection changed since.
         """
         device = await self._store.get_device(device_name)
         policy = await self._store.get_policy(device.policy)
-        observation = self._pick(
-            await self._store.list_observations(device_name), device_name, observation_id
-        )
+        newest_first = await self._store.list_observations(device_name)
+        if observation_id is None:
+            observation = choose(device, newest_first, policy.cap_pcr, capped=approval.force)
+        else:
+            observation = self._named(newest_first, device_name, observation_id)
         observed = observation.snapshot
         if observed.selection != policy.selection:
             raise Conflict(
@@ -188,14 +191,11 @@ class ReferenceValues:
             raise Refused("policy-empty", f"Policy '{policy.name}' has no reference state that counts.")
         return {pcr: value for pcr, value in counting[-1].values.items() if pcr not in moving}
 
-    def _pick(
-        self, newest_first: Sequence[Observation], device: str, observation_id: int | None
-    ) -> Observation:
+    def _named(self, newest_first: Sequence[Observation], device: str, observation_id: int) -> Observation:
         for observation in newest_first:
-            if observation_id in (None, observation.id):
+            if observation.id == observation_id:
                 return observation
-        which = "no observation" if observation_id is None else f"no observation {observation_id}"
-        raise NotFound("observation-missing", f"There is {which} of '{device}'.")
+        raise NotFound("observation-missing", f"There is no observation {observation_id} of '{device}'.")
 
     async def _import(
         self,
