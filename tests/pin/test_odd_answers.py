@@ -192,7 +192,7 @@ def test_ours_that_is_busy_leads_on(pair: Pair, status: int) -> None:
 #: Codes that no unlock is answered with: of enrollment, announcements, running machines, the admin API and commands.
 NOT_AT_UNLOCK = {
     "announcements-full", "state-in-use", "device-unreachable", "ima-missing", "ima-incomplete", "ima-malformed",
-    "ima-mismatch", "ima-not-allowed", "token-invalid", "token-expired", "token-used", "name-taken", "device-exists",
+    "ima-mismatch", "ima-not-allowed", "token-invalid", "token-expired", "token-used", "token-revoked", "name-taken", "device-exists",
     "session-invalid", "ak-unsuitable", "ek-malformed", "ek-mismatch", "ek-expired", "certificate-malformed",
     "ek-unsupported", "ek-untrusted", "activation-failed", "admin-token-invalid", "transport-insecure",
     "scope-missing", "policy-not-granted", "media-type-unsupported", "selection-invalid", "values-invalid",
@@ -208,7 +208,8 @@ def known_codes() -> set[str]:
     """The codes of the pin's list."""
     source = (PIN / "clevis-attest-functions").read_text()
     start = source.index("attest_refusal() {")
-    listed = re.findall(r"^        ([a-z| -]+)\)", source[start : source.index("\n}\n", start)], re.MULTILINE)
+    body = source[start : source.index("\n}\n", start)].replace("\\\n", "")
+    listed = re.findall(r"^        ([a-z| -]+)\)", body, re.MULTILINE)
     return {code.strip() for group in listed for code in group.split("|")}
 
 
