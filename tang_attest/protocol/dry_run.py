@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from tang_attest.errors import Reason, Refused
@@ -51,6 +51,10 @@ class DryRun:
         """Every device that would be refused and is not now, by name."""
         return sorted(name for group in self.refused for name in group.devices)
 
+    def without_details(self) -> DryRun:
+        """The same, with nothing of what was quoted and logged: of each reason only its code."""
+        return replace(self, refused=_by_code(self.refused), already=_by_code(self.already))
+
 
 def dry_run(trials: Iterable[Trial], at: datetime) -> DryRun:
     """Judge every one of *trials* as if it booted the same at *at*."""
@@ -82,3 +86,10 @@ def _refusal(trial: Trial, policy: ReferencePolicy, at: datetime) -> Reason | No
 def _groups(by_reason: Mapping[Reason, list[str]]) -> tuple[Group, ...]:
     groups = [Group(reason, tuple(sorted(names))) for reason, names in by_reason.items()]
     return tuple(sorted(groups, key=lambda group: (-len(group.devices), group.reason.sentence)))
+
+
+def _by_code(groups: Iterable[Group]) -> tuple[Group, ...]:
+    merged: dict[Reason, list[str]] = defaultdict(list)
+    for group in groups:
+        merged[Reason(group.reason.code, "The scope 'read' shows why.")] += group.devices
+    return _groups(merged)

@@ -5,7 +5,7 @@ As there, nothing can be forced: a change that would refuse a machine that is no
 
 from __future__ import annotations
 
-from tang_attest.ports import Clock, Randomness, Store
+from tang_attest.ports import Clock, Randomness, Scope, Store
 from tang_attest.protocol.dry_run import DryRun
 from tang_attest.service.admin_tokens import Asker
 from tang_attest.service.policy_changes import PolicyChanges
@@ -19,9 +19,17 @@ class AdministeredChanges:
         self._store, self._clock, self._random = store, clock, random
 
     async def dry_run(self, asker: Asker, policy: str, document: object) -> DryRun:
-        """What a change would do to the devices of a policy if each booted as it did last."""
+        """What a change would do to the devices of a policy if each booted as it did last.
+
+        Reasons in full are for whoever may read.  Rules of one's own ask about anything that a log holds, word by word, so
+        they need that too: raises ``scope-missing``.
+        """
         changes = self._changes(asker, policy)
-        return await changes.dry_run(policy, await changes.parse(policy, document))
+        change = await changes.parse(policy, document)
+        if change.rules is not None:
+            asker.grant.require(Scope.READ)
+        result = await changes.dry_run(policy, change)
+        return result if Scope.READ in asker.grant.scopes else result.without_details()
 
     async def apply(self, asker: Asker, policy: str, document: object) -> None:
         """Change a policy for everybody."""

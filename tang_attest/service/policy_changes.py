@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 
@@ -68,7 +69,8 @@ class PolicyChanges:
                 (last.selection, last.values, last.event_log) if last else (None, {}, b"")
             )
             trials.append(Trial(name, selection, values, log, now, after))
-        return dry_run(trials, self._clock.now())
+        # Parsing a log for each device takes seconds in a fleet.
+        return await asyncio.to_thread(dry_run, trials, self._clock.now())
 
     def states(self, change: PolicyChange) -> tuple[ReferenceState, ...]:
         """The states that *change* adds, made now."""

@@ -67,7 +67,10 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
         method="POST",
         path="/policies/{policy}/dry-run",
         scope=Scope.STAGE,
-        summary="Judge a change by what every machine quoted last; changes nothing.",
+        summary=(
+            "Judge a change by what every machine quoted last; changes nothing.  "
+            "Without the scope read, reasons are codes only, and the change has no rules."
+        ),
         handler=_dry_run,
         parameters=PolicyPath,
         body=wire.Change,

@@ -7,6 +7,9 @@ from typing import Any
 import pytest
 
 from tang_attest.ports import Scope
+from tang_attest.protocol.pcr import Selection
+from tang_attest.service.caller import Author
+from tang_attest.service.policy_changes import PolicyChanges
 from tests.attester import Attester
 from tests.server import Server
 from tests.web.admin import Admin, holder, make_policy, values
@@ -225,3 +228,77 @@ async def test_changes_of_other_policies(server: Server) -> None:
         assert {(answer.status, answer.code) for answer in answers} == {(403, "policy-not-granted")}
     assert (await limited.get("/rollouts")).body["rollouts"] == []
     assert len((await every.get("/rollouts")).body["rollouts"]) == 1
+
+
+# --- what a dry run tells, and whom ---------------------------------------------------------------------------------
+
+NOT_THIS = {"judge-by-events": [8], "rules": [{"command-line": {"matches": "root=/dev/none"}}]}
+#: Asks for one letter of a command line: who may ask often enough reads all of it.
+ORACLE = {
+    "judge-by-events": [8],
+    "rules": [
+        {"command-line": {"matches": "linux .*"}},
+        {"events": {"pcr": 8, "allow": [{"data-matches": ".*"}]}},
+    ],
+}
+
+
+async def logged(server: Server) -> str:
+    """A machine whose event log the server keeps; a part of its kernel command line."""
+    attester = Attester()
+    attester.boot("secure-boot")
+    kid = await server.enroll(attester, "pi-a", selection=Selection.parse("sha256:4,8"))
+    await server.unlock(attester, kid)
+    (recorded,) = (await server.store.get_policy("pi-a")).states
+    assert recorded.values[8] == attester.pcrs["sha256"][8]
+    every = await holder(server, name="reader")
+    shown = await every.post("/policies/pi-a/dry-run", {"rules": NOT_THIS})
+    (group,) = shown.body["refused"]
+    assert group["code"] == "rule-failed"
+    assert 'the command line "' in group["sentence"]
+    return str(group["sentence"]).partition('the command line "')[2].partition('"')[0].split()[0]
+
+
+@pytest.mark.parametrize("scopes", [(Scope.STAGE,), (Scope.STAGE, Scope.APPROVE)], ids=["stage", "approve"])
+@pytest.mark.parametrize("rules", [NOT_THIS, ORACLE], ids=["not-this", "oracle"])
+async def test_rules_of_ones_own_do_not_read_what_machines_logged(
+    server: Server, scopes: tuple[Scope, ...], rules: dict[str, Any]
+) -> None:
+    """Neither in a sentence nor by who would be refused: a token that may not read learns no command line."""
+    word = await logged(server)
+    client = await holder(server, *scopes)
+    answer = await client.post("/policies/pi-a/dry-run", {"rules": rules})
+    assert (answer.status, answer.code) == (403, "scope-missing")
+    assert word not in str(answer.body)
+
+
+async def test_a_dry_run_by_who_may_not_read_has_codes_only(server: Server) -> None:
+    """Also under the policy's own rules; whoever may read is told why."""
+    word = await logged(server)
+    every = await holder(server, name="every")
+    changes = PolicyChanges(server.store, server.clock, Author.operator("tester"))
+    await changes.apply("pi-a", await changes.parse("pi-a", {"rules": NOT_THIS}), force=True)
+    change = {"add": [{"label": "new", "values": {"4": "00" * 32, "8": "11" * 32}}]}
+    told = await every.post("/policies/pi-a/dry-run", change)
+    assert word in told.body["refused_already"][0]["sentence"]
+    answer = await (await holder(server, Scope.STAGE)).post("/policies/pi-a/dry-run", change)
+    assert answer.status == 200
+    (group,) = answer.body["refused_already"]
+    assert (group["code"], group["devices"]) == ("rule-failed", ["pi-a"])
+    assert word not in str(answer.body)
+
+
+async def test_a_dry_run_by_who_may_not_read_names_no_pcr(server: Server) -> None:
+    """Values of one's own beside it would otherwise tell, PCR by PCR, what each machine runs."""
+    machines = await fleet(server, "pi-a", "pi-b")
+    near = booted(machines["pi-a"][0]) | {"4": "00" * 32}
+    change = {"add": [{"label": "new", "values": near}], "rules": "none"}
+    attester, kid = machines["pi-b"]
+    attester.extend(0, b"other firmware")
+    server.clock.advance(minutes=1)
+    assert (await server.unlock(attester, kid)).code == "pcr-mismatch"
+    told = await (await holder(server, name="every")).post("/policies/pi-a/dry-run", change)
+    assert told.body["refused_already"][0]["sentence"] == "PCR 0 is not as approved."
+    answer = await (await holder(server, Scope.STAGE)).post("/policies/pi-a/dry-run", change)
+    assert "PCR" not in str(answer.body)
+    assert [group["code"] for group in answer.body["refused_already"]] == ["pcr-mismatch"]
