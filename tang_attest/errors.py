@@ -129,6 +129,7 @@ ACTIONS: Final[dict[str, str]] = {
     "key-malformed": "Check the key file: it must be a JWK or the format that the option names.",
     # --- the server itself ------------------------------------------------------------------------------------
     "unavailable": "Try again shortly; the operator finds the cause in the server's log.",
+    "registry-tampered": "Find out who wrote to the database with 'tang-attest doctor' and 'audit verify'; then restore a backup.",
     "server-tpm-unavailable": "Try again shortly; the operator looks at the setting server_tpm and the TPM with 'tang-attest doctor'.",
     "server-tpm-foreign": "Give the server the TPM that made the key; if that was cleared or lost, bind again (docs/how-to/server-tpm.md).",
     "internal": "Report it with the request id; the operator finds the cause in the server's log.",

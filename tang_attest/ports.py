@@ -11,7 +11,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from tang_attest.protocol.audit_chain import Row, Seal
 from tang_attest.protocol.conditions import Conditions
@@ -158,6 +158,11 @@ class NewDevice:
     labels: tuple[str, ...] = ()
     reach: Reach | None = None
 
+    @property
+    def holder(self) -> str:
+        """As its exchange keys name it."""
+        return holder(self.ak_name, self.ak_spki)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Device(NewDevice):
@@ -187,13 +192,23 @@ class Device(NewDevice):
     learned_reset_count: int | None = None
 
 
+#: The holder of a key that serves no device: a signing key, or an open exchange key (plain Tang).
+OPEN: Final = "open"
+
+
+def holder(ak_name: bytes, ak_spki: bytes) -> str:
+    """The machine that an exchange key answers, as the sealed key itself names it: its AK's Name, and its AK's key."""
+    return f"{ak_name.hex()}:{hashlib.sha256(ak_spki).hexdigest()}"
+
+
 @dataclass(frozen=True, slots=True)
 class SealedKey:
     """An exchange or signing key at rest: ``sealed`` is a compact JWE around its PKCS #8 DER, or around what the
     server's TPM has wrapped for itself.
 
     ``use`` is ``exchange`` or ``sign``; ``public`` the public JWK (crv, kty, x, y).  A rotated key is still
-    used for what was bound to it, and advertised no longer.
+    used for what was bound to it, and advertised no longer.  ``holder`` is whom it serves, by the device's row as it
+    is now (:func:`holder`): the key opens only if it was sealed for the same.
     """
 
     kid: str
@@ -203,6 +218,7 @@ class SealedKey:
     sealed: str
     created_at: datetime
     rotated_at: datetime | None = None
+    holder: str = OPEN
 
 
 @dataclass(frozen=True, slots=True)
@@ -475,6 +491,9 @@ class Store(Protocol):
     def queues(self) -> Mapping[str, QueueFigures]:
         """What each queue did, by name."""
 
+    def tampered(self) -> Mapping[str, int]:
+        """How often a row was read that this server did not write, by table; every table is there."""
+
     # the request path
     async def find_key(self, kid: str) -> BoundKey | None:
         """The exchange key with thumbprint *kid*, fresh from the database; ``None`` when there is none."""
@@ -699,6 +718,9 @@ class Store(Protocol):
     async def list_keys(self) -> Sequence[tuple[SealedKey, str | None]]:
         """Every key with its device's name, newest first."""
 
+    async def count_signing_keys(self) -> tuple[int, int]:
+        """How many there are, and how many of those this server, or one with its secret, wrote."""
+
     async def server_keys(self) -> Sequence[SealedKey]:
         """The keys that belong to no device: signing keys and open exchange keys, newest first."""
 
@@ -764,8 +786,8 @@ class KeyStore(Protocol):
     def create(self, use: str, curve: str, now: datetime) -> SealedKey:
         """A new key of *curve* (``P-256``, ``P-384``, ``P-521``), made in this process."""
 
-    async def create_exchange(self, curve: str, now: datetime) -> SealedKey:
-        """A new exchange key: in the server's TPM, if it uses one, on the TPM's strongest curve; else on *curve*.
+    async def create_exchange(self, curve: str, now: datetime, holder: str) -> SealedKey:
+        """A new exchange key for *holder*: in the server's TPM, if it uses one, on the TPM's strongest curve; else on *curve*.
 
         Raises ``server-tpm-unavailable``.
         """
@@ -777,4 +799,7 @@ class KeyStore(Protocol):
         """Whether only a TPM can use *key*; told without opening it."""
 
     def open_exchange(self, key: SealedKey) -> Multiplier:
-        """The exchange key, ready for use.  Raises ``internal`` when it was sealed under another secret."""
+        """The exchange key, ready for use.
+
+        Raises ``internal`` when it was sealed under another secret, ``registry-tampered`` when for another holder.
+        """

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import settings
 
 from tang_attest.store import upgrade
+from tests.fakes import ROW_KEY
 from tests.nix.nix import evaluator_in_words
 from tests.postgres import Postgres
 
@@ -30,7 +31,7 @@ def postgres() -> Iterator[Postgres]:
     """One PostgreSQL server for the session."""
     with Postgres() as server:
         server.create(name=_TEMPLATE)
-        asyncio.run(upgrade(server.url(_TEMPLATE)))
+        asyncio.run(upgrade(server.url(_TEMPLATE), ROW_KEY))
         yield server
 
 

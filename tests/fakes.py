@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import os
 from datetime import UTC, datetime, timedelta
+from typing import Final
+
+#: Seals the rows of registries that have no server's secret.
+ROW_KEY: Final = b"rows" * 8
 
 
 class FakeClock:

@@ -38,7 +38,7 @@ from tang_attest.service.server_keys import ServerKeys
 from tang_attest.service.unlock import Unlock
 from tang_attest.service.verify import Verify
 from tang_attest.service.watching import Watching
-from tang_attest.store import open_store
+from tang_attest.store import KEY_LABEL, open_store
 from tang_attest.web.admin_routes import AdminRoutes
 from tang_attest.web.app import Site, make_app
 from tang_attest.web.attest_routes import AttestRoutes
@@ -87,7 +87,9 @@ class Server:
         random = RealRandomness()
         self.directory.mkdir(parents=True, exist_ok=True)
         self.secret = create_secret(self.directory)
-        self.store = await open_store(Settings(state=self.directory).database_url, create=True)
+        self.store = await open_store(
+            Settings(state=self.directory).database_url, self.secret.derive(KEY_LABEL), create=True
+        )
         self.sealed = SealedKeys(self.secret, ServerTpm(self.server_tpm))
         self.registry = Registry(self.store, self.sealed, self.clock, random, "tester")
         self.reference_values = ReferenceValues(self.store, self.clock, Author.operator("tester"))

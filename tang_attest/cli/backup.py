@@ -17,7 +17,9 @@ from tang_attest import __version__, store
 from tang_attest.cli import output
 from tang_attest.cli.progress import shown
 from tang_attest.cli.state import settings
+from tang_attest.cli.upgraded import say_sealed
 from tang_attest.errors import Conflict, NotFound
+from tang_attest.keys.sealed import SealedKeys
 from tang_attest.keys.secret import (
     FILE_NAME,
     ServerSecret,
@@ -103,16 +105,26 @@ def restore(file: Path) -> None:
     with _open(file) as source:
         reader = store.Reader(source)
         with _secret(current.state, reader) as secret:
-            rows = asyncio.run(_restore(current.database_url, reader, secret))
+            rows, upgraded = asyncio.run(_restore(current.database_url, reader, secret))
+    say_sealed(upgraded)
     output.say(f"{sum(rows.values())} rows restored, {rows.get('device', 0)} of them machines")
     output.hint(
         f"all is as it was at {reader.head.get('made_at')}; what was removed or used up since then is back"
     )
 
 
-async def _restore(url: str, reader: store.Reader, secret: ServerSecret) -> dict[str, int]:
+async def _restore(
+    url: str, reader: store.Reader, secret: ServerSecret
+) -> tuple[dict[str, int], store.Upgraded]:
     async with shown("writing") as progress:
-        return await store.restore(url, reader, secret.derive(_LABEL), progress)
+        return await store.restore(
+            url,
+            reader,
+            secret.derive(_LABEL),
+            progress,
+            secret.derive(store.KEY_LABEL),
+            SealedKeys(secret).rebind,
+        )
 
 
 @contextmanager

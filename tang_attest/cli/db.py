@@ -13,7 +13,10 @@ from tang_attest import store
 from tang_attest.cli import output
 from tang_attest.cli.progress import shown
 from tang_attest.cli.state import settings
+from tang_attest.cli.upgraded import say_sealed
 from tang_attest.errors import Unavailable
+from tang_attest.keys.sealed import SealedKeys
+from tang_attest.keys.secret import load_secret
 
 
 @click.group()
@@ -57,20 +60,25 @@ def upgrade() -> None:
     """Bring the database to the schema of this program.
 
     All of it happens, or nothing.  Replicas may do it at the same time.  Make a backup first: there is no way back.
+    The key-encryption key has to be in the state directory: rows that decide something are sealed under it.
     """
 
-    async def work() -> tuple[str | None, str]:
-        url = settings().database_url
-        if (await store.look(url)).schema is None:
+    async def work() -> store.Upgraded:
+        current = settings()
+        if (await store.look(current.database_url)).schema is None:
             raise Unavailable("state-missing", "The database has no tables yet.")
+        secret = load_secret(current.state)
         async with shown("upgrading"):
-            return await store.upgrade(url)
+            return await store.upgrade(
+                current.database_url, secret.derive(store.KEY_LABEL), SealedKeys(secret).rebind
+            )
 
-    before, after = asyncio.run(work())
-    if before == after:
-        output.say(f"the database has schema {after} already")
+    done = asyncio.run(work())
+    if done.before == done.after:
+        output.say(f"the database has schema {done.after} already")
     else:
-        output.say(f"upgraded from schema {before} to {after}")
+        output.say(f"upgraded from schema {done.before} to {done.after}")
+        say_sealed(done)
 
 
 @db.command()
@@ -82,17 +90,27 @@ def copy(target: str) -> None:
     what they write later is not in the copy.  The key-encryption key stays where it is.
     """
 
-    async def work() -> dict[str, int]:
+    async def work() -> tuple[dict[str, int], store.Upgraded]:
+        current = settings()
+        secret = load_secret(current.state)
         # It authenticates what this process writes for itself.
         key = os.urandom(32)
         with tempfile.TemporaryFile() as opened:
             file = cast(BinaryIO, opened)
             async with shown("reading") as progress:
-                await store.back_up(settings().database_url, file, key, {}, progress)
+                await store.back_up(current.database_url, file, key, {}, progress)
             file.seek(0)
             async with shown("writing") as progress:
-                return await store.restore(target, store.Reader(file), key, progress)
+                return await store.restore(
+                    target,
+                    store.Reader(file),
+                    key,
+                    progress,
+                    secret.derive(store.KEY_LABEL),
+                    SealedKeys(secret).rebind,
+                )
 
-    rows = asyncio.run(work())
+    rows, upgraded = asyncio.run(work())
+    say_sealed(upgraded)
     output.say(f"copied {sum(rows.values())} rows, {rows.get('device', 0)} of them machines")
     output.hint("name the new database in the setting 'database', and in TANG_ATTEST_DATABASE for commands")

@@ -17,7 +17,7 @@ from tang_attest.doctor.registry import look_at_database, look_at_records
 from tang_attest.doctor.server_tpm import look_at_server_tpm
 from tang_attest.errors import TangAttestError
 from tang_attest.keys.secret import load_secret
-from tang_attest.store import open_store
+from tang_attest.store import KEY_LABEL, open_store
 
 
 @click.command()
@@ -81,7 +81,7 @@ async def _look_inside(settings: Settings) -> list[Finding]:
     except TangAttestError:
         return findings  # it was said already, and without it nothing opens
     if findings[-1].level is Level.OK:
-        store = await open_store(settings.database_url)
+        store = await open_store(settings.database_url, secret.derive(KEY_LABEL))
         try:
             sealed = compose(store, secret, settings.server_tpm).sealed
             findings += await look_at_records(store, sealed, SystemClock().now())

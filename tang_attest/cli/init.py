@@ -12,7 +12,7 @@ from tang_attest.cli.state import compose, settings
 from tang_attest.config import DATABASE_NAME, Settings
 from tang_attest.errors import Conflict
 from tang_attest.keys.secret import FILE_NAME, create_secret, make_directory
-from tang_attest.store import open_store
+from tang_attest.store import KEY_LABEL, open_store
 
 
 @click.command()
@@ -45,9 +45,9 @@ def _refuse_existing(current: Settings) -> None:
 async def _init(current: Settings) -> str:
     secret = create_secret(current.state)
     try:
-        store = await open_store(current.database_url, create=True)
+        store = await open_store(current.database_url, secret.derive(KEY_LABEL), create=True)
         try:
-            if await store.list_keys():
+            if (await store.count_signing_keys())[0]:
                 raise Conflict("state-exists", "The database has keys already, made under another kek.")
             return await compose(store, secret).keys.create_signing_key()
         finally:

@@ -27,7 +27,7 @@ from tang_attest.service.reference_values import ReferenceValues
 from tang_attest.service.registry import Registry
 from tang_attest.service.rollouts import Rollouts
 from tang_attest.service.server_keys import ServerKeys
-from tang_attest.store import open_store
+from tang_attest.store import KEY_LABEL, open_store
 
 _Result = TypeVar("_Result")
 
@@ -73,7 +73,7 @@ async def opened(settings: Settings) -> AsyncIterator[State]:
     one than the database's: a key made under it could never be opened again.
     """
     secret = load_secret(settings.state)
-    store = await open_store(settings.database_url)
+    store = await open_store(settings.database_url, secret.derive(KEY_LABEL))
     try:
         state = compose(store, secret, settings.server_tpm)
         try:
@@ -86,15 +86,22 @@ async def opened(settings: Settings) -> AsyncIterator[State]:
 
 
 async def _check_secret(state: State) -> None:
+    there, ours = await state.store.count_signing_keys()
+    if there and not ours:
+        raise _wrong_secret()
     for key in (key for key in await state.store.server_keys() if key.use == "sign"):
         try:
             state.sealed.open_signer(key)
         except Unavailable:
-            raise Malformed(
-                "setting-invalid",
-                "Setting state: its key-encryption key is not the one that the database was made with.",
-            ) from None
+            raise _wrong_secret() from None
         return
+
+
+def _wrong_secret() -> Malformed:
+    return Malformed(
+        "setting-invalid",
+        "Setting state: its key-encryption key is not the one that the database was made with.",
+    )
 
 
 def compose(store: Store, secret: ServerSecret, server_tpm: str | None = None) -> State:

@@ -63,7 +63,7 @@ async def look_at_records(registry: Store, opener: Opener, now: datetime) -> lis
     policies = {policy.name: policy for policy in await registry.list_policies()}
     newest = await registry.list_audit(limit=1)
     return [
-        _keys(await registry.server_keys(), opener),
+        _keys(await registry.server_keys(), await registry.count_signing_keys(), opener),
         _clock(newest[0][1].at if newest else None, now),
         await _sealing(registry, now),
         *_roots(await registry.list_ek_roots(), now),
@@ -71,11 +71,15 @@ async def look_at_records(registry: Store, opener: Opener, now: datetime) -> lis
     ]
 
 
-def _keys(keys: Sequence[SealedKey], opener: Opener) -> Finding:
+def _keys(keys: Sequence[SealedKey], signing: tuple[int, int], opener: Opener) -> Finding:
+    there, ours = signing
     try:
         for key in keys:
             (opener.open_signer if key.use == "sign" else opener.open_exchange)(key)
+        foreign = bool(there) and not ours
     except TangAttestError:
+        foreign = True
+    if foreign:
         return problem(
             "server keys",
             "a key does not open: the key-encryption key is another one than the database's",

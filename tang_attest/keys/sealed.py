@@ -1,16 +1,18 @@
 """Private keys at rest: PKCS #8, or what the server's TPM wrapped, inside a JWE under a key made from the server's secret.
 
-The JWE's protected header names the key's thumbprint and use, and both are compared when it is opened, so
-whoever can write to the database cannot give one device's key to another or turn a signing key into an exchange
-key.  PKCS #8 rather than a JWK keeps the scalar out of Python integers.  A key in the TPM has a ``cty`` (RFC 7516,
+The JWE's protected header names the key's thumbprint, its use, and its holder: the AK that it answers, or ``open``
+(:func:`tang_attest.ports.holder`).  All three are compared when it is opened, also of a key in the TPM.  So whoever can
+write to the database cannot give one machine's key to another, or to anybody, or turn a signing key into an exchange
+key: the device's row says whose AK it is, and the key says whose it answers.  PKCS #8 rather than a JWK keeps the scalar out of Python integers.  A key in the TPM has a ``cty`` (RFC 7516,
 section 4.1.12), which is authenticated like the rest of the header.
 """
 
 from __future__ import annotations
 
+import hmac
 import json
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Final, TypeVar
 
@@ -25,7 +27,7 @@ from tang_attest.keys.jwk import EcSigner
 from tang_attest.keys.secret import ServerSecret
 from tang_attest.keys.server_tpm import ServerTpm, TpmExchangeKey
 from tang_attest.keys.tpm import WrappedKey
-from tang_attest.ports import SealedKey
+from tang_attest.ports import OPEN, SealedKey
 from tang_attest.protocol.base64url import unb64u
 from tang_attest.protocol.exchange import ExchangeKey, Multiplier
 from tang_attest.protocol.points import CURVES
@@ -36,6 +38,8 @@ _CACHE_SIZE: Final = 4096
 
 #: The content type of a key that a TPM wrapped; PKCS #8 has none.
 _IN_TPM: Final = "tpm2-wrapped-key"
+#: The header's member that names the holder.
+_HOLDER: Final = "holder"
 
 _Opened = TypeVar("_Opened", Multiplier, EcSigner)
 
@@ -46,24 +50,25 @@ class SealedKeys:
     def __init__(self, secret: ServerSecret, tpm: ServerTpm | None = None) -> None:
         self._sealing_key = _oct(secret.derive("seal"))
         self.tpm = tpm or ServerTpm()
-        # Keyed by kid and sealed text, which come fresh from the database each time: a key that was destroyed
-        # there is never found here, nor one under the name of another.
-        self._exchange: OrderedDict[tuple[str, str], Multiplier] = OrderedDict()
-        self._signers: OrderedDict[tuple[str, str], EcSigner] = OrderedDict()
+        # Keyed by kid, sealed text and holder, which come fresh from the database each time: a key that was destroyed
+        # there is never found here, nor one under the name of another or for another.
+        self._exchange: OrderedDict[tuple[str, str, str], Multiplier] = OrderedDict()
+        self._signers: OrderedDict[tuple[str, str, str], EcSigner] = OrderedDict()
 
-    def create(self, use: str, curve: str, now: datetime) -> SealedKey:
+    def create(self, use: str, curve: str, now: datetime, holder: str = OPEN) -> SealedKey:
         """A new key for *use* (``exchange`` or ``sign``) on *curve*."""
-        return self.seal(use, ec.generate_private_key(CURVES[curve].implementation), now)
+        return self.seal(use, ec.generate_private_key(CURVES[curve].implementation), now, holder)
 
-    async def create_exchange(self, curve: str, now: datetime) -> SealedKey:
-        """A new exchange key: in the TPM, on its strongest curve, or else on *curve*.
+    async def create_exchange(self, curve: str, now: datetime, holder: str) -> SealedKey:
+        """A new exchange key for *holder*: in the TPM, on its strongest curve, or else on *curve*.
 
         Raises ``server-tpm-unavailable``: where there is a TPM, no key is made beside it.
         """
         if self.tpm.tcti is None:
-            return self.create("exchange", curve, now)
+            return self.create("exchange", curve, now, holder)
         wrapped = await run_in_tpm(self.tpm, self.tpm.create)
-        return self._seal("exchange", TpmExchangeKey(wrapped, self.tpm), wrapped.encode(), now, cty=_IN_TPM)
+        key = TpmExchangeKey(wrapped, self.tpm)
+        return self._seal("exchange", key, wrapped.encode(), now, holder, cty=_IN_TPM)
 
     async def check_tpm(self) -> None:
         """Raise ``server-tpm-unavailable`` when there is a TPM and it does not answer."""
@@ -87,22 +92,41 @@ class SealedKeys:
             return False
         return isinstance(header, dict) and header.get("cty") == _IN_TPM
 
-    def seal(self, use: str, private: ec.EllipticCurvePrivateKey, now: datetime) -> SealedKey:
+    def seal(
+        self, use: str, private: ec.EllipticCurvePrivateKey, now: datetime, holder: str = OPEN
+    ) -> SealedKey:
         """An existing key, sealed.  Raises ``key-malformed`` for another curve."""
         public = ExchangeKey(private)  # also of signing keys: the point and its thumbprint are computed alike
         plain = private.private_bytes(
             serialization.Encoding.DER, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
         )
-        return self._seal(use, public, plain, now)
+        return self._seal(use, public, plain, now, holder)
 
-    def _seal(self, use: str, key: Multiplier, plain: bytes, now: datetime, **marks: str) -> SealedKey:
-        header = json.dumps({"alg": "dir", "enc": "A256GCM", "kid": key.kid, "use": use, **marks})
-        jwe = JWE(plain, protected=header)
+    def rebind(self, key: SealedKey) -> str:
+        """The sealed text of a key from before keys named their holder, with its holder in it.
+
+        Only for the upgrade from there (store/resealing.py).  Raises ``internal`` when the key does not open.
+        """
+        plain, header = self._decrypt(key, key.use)
+        marks = {"cty": _IN_TPM} if header.get("cty") == _IN_TPM else {}
+        return self._encrypt(plain, key.kid, key.use, key.holder, marks)
+
+    def _seal(
+        self, use: str, key: Multiplier, plain: bytes, now: datetime, holder: str, **marks: str
+    ) -> SealedKey:
+        text = self._encrypt(plain, key.kid, use, holder, marks)
+        return SealedKey(key.kid, use, key.curve.name, key.public.members(), text, now, holder=holder)
+
+    def _encrypt(self, plain: bytes, kid: str, use: str, holder: str, marks: Mapping[str, str]) -> str:
+        header = {"alg": "dir", "enc": "A256GCM", "kid": kid, "use": use, _HOLDER: holder, **marks}
+        jwe = JWE(plain, protected=json.dumps(header))
         jwe.add_recipient(self._sealing_key)
-        return SealedKey(key.kid, use, key.curve.name, key.public.members(), jwe.serialize(True), now)
+        text: str = jwe.serialize(True)
+        return text
 
     def open_exchange(self, key: SealedKey) -> Multiplier:
-        """The exchange key, ready for use.  Raises ``internal`` when it cannot be what the database says.
+        """The exchange key, ready for use.  Raises ``internal`` when it cannot be what the database says, and
+        ``registry-tampered`` when it answers somebody else than the database says.
 
         A key in the TPM is not loaded for that: whether it can be used, its ``check`` tells.
         """
@@ -114,11 +138,11 @@ class SealedKeys:
 
     def _cached(
         self,
-        cache: OrderedDict[tuple[str, str], _Opened],
+        cache: OrderedDict[tuple[str, str, str], _Opened],
         key: SealedKey,
         open_one: Callable[[SealedKey], _Opened],
     ) -> _Opened:
-        name = (key.kid, key.sealed)
+        name = (key.kid, key.sealed, key.holder)
         opened = cache.get(name)
         if opened is None:
             opened = cache[name] = open_one(key)
@@ -132,7 +156,7 @@ class SealedKeys:
         if not self.is_in_tpm(key):
             return ExchangeKey(self._unseal(key, "exchange"))
         try:
-            opened = TpmExchangeKey(WrappedKey.decode(self._decrypt(key, "exchange")), self.tpm)
+            opened = TpmExchangeKey(WrappedKey.decode(self._open(key, "exchange")), self.tpm)
         except ValueError:
             raise _not_the_key(key) from None
         if opened.kid != key.kid:
@@ -143,12 +167,20 @@ class SealedKeys:
         return EcSigner(self._unseal(key, "sign"))
 
     def _unseal(self, key: SealedKey, use: str) -> ec.EllipticCurvePrivateKey:
-        private = serialization.load_der_private_key(self._decrypt(key, use), None)
+        private = serialization.load_der_private_key(self._open(key, use), None)
         if not isinstance(private, ec.EllipticCurvePrivateKey) or ExchangeKey(private).kid != key.kid:
             raise _not_the_key(key)
         return private
 
-    def _decrypt(self, key: SealedKey, use: str) -> bytes:
+    def _open(self, key: SealedKey, use: str) -> bytes:
+        plain, header = self._decrypt(key, use)
+        if not hmac.compare_digest(str(header.get(_HOLDER)), key.holder):
+            raise Unavailable(
+                "registry-tampered", f"Key {key.kid} answers another holder than its record names."
+            )
+        return plain
+
+    def _decrypt(self, key: SealedKey, use: str) -> tuple[bytes, Mapping[str, object]]:
         jwe = JWE(algs=["dir", "A256GCM"])
         try:
             jwe.deserialize(key.sealed, self._sealing_key)
@@ -157,7 +189,7 @@ class SealedKeys:
         if (jwe.jose_header.get("kid"), jwe.jose_header.get("use")) != (key.kid, use):
             raise _not_the_key(key)
         plain: bytes = jwe.payload
-        return plain
+        return plain, jwe.jose_header
 
 
 def _not_the_key(key: SealedKey) -> Unavailable:

@@ -290,7 +290,7 @@ class Enroll:
             opened_reset_count=quote.clock.reset_count,
             labels=token.labels,
         )
-        key = await self._keys.create_exchange(self._curve, now)
+        key = await self._keys.create_exchange(self._curve, now, device.holder)
         policy = (
             ReferencePolicy(session.name, quote.selection, token.cap_pcr, tuple(states))
             if token.record

@@ -140,7 +140,6 @@ class Registry:
         if reach is not None:
             check_reach(reach.tcti, reach.ak_handle)
         now = self._clock.now()
-        key = await self._keys.create_exchange(DEFAULT_CURVE, now)
         device = NewDevice(
             name=check_name(name),
             ak_public=ak.public,
@@ -156,6 +155,7 @@ class Registry:
             enrolled_at=now,
             reach=reach,
         )
+        key = await self._keys.create_exchange(DEFAULT_CURVE, now, device.holder)
         under: str | ReferencePolicy
         if policy is not None:
             under = policy

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from tang_attest.errors import Malformed, Unavailable
-from tang_attest.ports import AuditEntry, Clock, Device, KeyStore, SealedKey, Store
+from tang_attest.ports import OPEN, AuditEntry, Clock, Device, KeyStore, SealedKey, Store
 from tang_attest.protocol.advertisement import Signer, advertise
 from tang_attest.protocol.points import DEFAULT_CURVE
 from tang_attest.service.device_keys import find_device_key
@@ -133,7 +133,7 @@ class ServerKeys:
         """
         old = [key for key in await self._store.server_keys() if key.rotated_at is None]
         uses = sorted({key.use for key in old} | {"sign"})
-        new = [await self._create(use, old) for use in uses]
+        new = [await self._create(use, old, OPEN) for use in uses]
         for key in new:
             await self._store.add_key(key, None, self._entry("keys create", key.kid))
         if old:
@@ -147,7 +147,8 @@ class ServerKeys:
     async def rotate_device(self, name: str) -> tuple[str, list[str]]:
         """Give a device a new exchange key for what is bound from now on; the old one still answers."""
         device = await self._store.get_device(name)
-        key = await self._create("exchange", [await self._stored_key(kid) for kid in device.kids])
+        old_keys = [await self._stored_key(kid) for kid in device.kids]
+        key = await self._create("exchange", old_keys, device.holder)
         await self._store.add_key(key, name, self._entry("keys create", key.kid, device=name))
         old = list(device.kids)
         await self._store.rotate_keys(
@@ -165,11 +166,11 @@ class ServerKeys:
             await self._store.rotate_keys([key.kid], self._clock.now(), self._entry("keys rotate", key.kid))
         return key.kid
 
-    async def _create(self, use: str, old: Sequence[SealedKey]) -> SealedKey:
-        """A key in the place of *old* ones."""
+    async def _create(self, use: str, old: Sequence[SealedKey], holder: str) -> SealedKey:
+        """A key for *holder* in the place of *old* ones."""
         if use == "sign":
             return self._keys.create(use, DEFAULT_CURVE, self._clock.now())
-        key = await self._keys.create_exchange(DEFAULT_CURVE, self._clock.now())
+        key = await self._keys.create_exchange(DEFAULT_CURVE, self._clock.now(), holder)
         if any(map(self._keys.is_in_tpm, old)) and not self._keys.is_in_tpm(key):
             # Nobody notices afterwards that a disk of this server opens what its TPM protected.
             raise Unavailable(

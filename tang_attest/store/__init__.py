@@ -1,13 +1,19 @@
 """The registry: devices, policies, keys, tokens and the audit, in SQLite or PostgreSQL."""
 
 from tang_attest.store.archive_file import Reader
+from tang_attest.store.authentic import KEY_LABEL
 from tang_attest.store.maintenance import Status, back_up, find_damage, look, restore, upgrade
+from tang_attest.store.resealing import ForeignRow, SealedRow, Upgraded
 from tang_attest.store.store import SqlStore, open_store
 
 __all__ = [
+    "KEY_LABEL",
+    "ForeignRow",
     "Reader",
+    "SealedRow",
     "SqlStore",
     "Status",
+    "Upgraded",
     "back_up",
     "find_damage",
     "look",

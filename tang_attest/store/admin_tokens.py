@@ -8,8 +8,7 @@ import sqlalchemy as sa
 
 from tang_attest.errors import Conflict, NotFound
 from tang_attest.ports import AdminToken, Scope
-from tang_attest.store import policies, tables
-from tang_attest.store.sql import changed, insert_new
+from tang_attest.store import authentic, policies, tables
 
 _token = tables.admin_token
 
@@ -28,30 +27,30 @@ def add(connection: sa.Connection, token: AdminToken) -> None:
         "expires_at": token.expires_at,
         "revoked_at": token.revoked_at,
     }
-    if not insert_new(connection, _token, row):
+    if authentic.insert(connection, _token, row) is None:
         raise Conflict("name-taken", f"There is, or was, an admin token '{token.name}'.")
 
 
 def find(connection: sa.Connection, digest: bytes) -> AdminToken | None:
     """The token whose text has this SHA-256."""
-    row = connection.execute(sa.select(_token).where(_token.c.digest == digest)).mappings().one_or_none()
+    row = authentic.one(connection, _token, _token.c.digest == digest)
     return None if row is None else _from_row(row)
 
 
 def load(connection: sa.Connection) -> list[AdminToken]:
     """Every token, newest first."""
-    rows = connection.execute(sa.select(_token).order_by(_token.c.created_at.desc(), _token.c.name))
-    return [_from_row(row) for row in rows.mappings()]
+    newest_first = [_token.c.created_at.desc(), _token.c.name]
+    return [_from_row(row) for row in authentic.load(connection, _token, order_by=newest_first)]
 
 
 def revoke(connection: sa.Connection, name: str, at: datetime) -> None:
     """Revoke the token *name*.  Raises ``not-found`` when there is none that could still be used."""
     unrevoked = sa.and_(_token.c.name == name, _token.c.revoked_at.is_(None))
-    if changed(connection, _token.update().where(unrevoked).values(revoked_at=at)) != 1:
+    if authentic.update(connection, _token, unrevoked, {"revoked_at": at}) != 1:
         raise NotFound("not-found", f"There is no admin token '{name}' that is not revoked.")
 
 
-def _from_row(row: sa.RowMapping) -> AdminToken:
+def _from_row(row: authentic.Row) -> AdminToken:
     return AdminToken(
         digest=row["digest"],
         name=row["name"],

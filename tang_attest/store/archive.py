@@ -1,7 +1,7 @@
 """Everything that a database holds, out and in: for backups, and for the way from SQLite to PostgreSQL.
 
 Tables are those that the database itself describes, so an archive of an older schema can be made and loaded: it is
-loaded into that schema and upgraded then.  :mod:`tang_attest.store.archive_file` has the form.
+loaded into that schema, and the caller upgrades it.  :mod:`tang_attest.store.archive_file` has the form.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def dump(
 
 
 def load(connection: sa.Connection, reader: Reader, key: bytes, progress: Progress) -> dict[str, int]:
-    """Fill an empty database with what *reader* reads, compare, and upgrade it; the rows of each table.
+    """Fill an empty database with what *reader* reads, in its schema, and compare; the rows of each table.
 
     The caller rolls back when it raises ``database-not-empty``, ``backup-damaged``, ``backup-foreign``,
     ``schema-new``.
@@ -64,7 +64,6 @@ def load(connection: sa.Connection, reader: Reader, key: bytes, progress: Progre
     if rows != foot["rows"] or check.digest.digest() != content:
         raise damaged("the database holds something else than was read")
     ids.continue_after(connection, found, foot.get("last_ids") or {})
-    schema.upgrade(connection)
     return rows
 
 

@@ -1,18 +1,29 @@
-"""The audit record."""
+"""The audit record.
+
+The first entry that a transaction appends tells, beside its own details, which rows that decide something the
+transaction changed, and to what version (authentic.py).  That is for ``audit verify``, and left out when entries are
+read.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 import sqlalchemy as sa
 
 from tang_attest.ports import AuditEntry
-from tang_attest.store import tables
+from tang_attest.store import authentic, tables
+
+#: The member of an entry's details that lists rows: table, key, serial (hex), version; version 0: it was removed.
+ROWS: Final = "sealed_rows"
 
 
 def append(connection: sa.Connection, *entries: AuditEntry) -> None:
     """Append *entries* in their order."""
-    connection.execute(tables.audit.insert(), [_row(entry) for entry in entries])
+    rows = [_row(entry) for entry in entries]
+    if changes := authentic.changes(connection):
+        rows[0]["details"] = {**entries[0].details, ROWS: changes}
+    connection.execute(tables.audit.insert(), rows)
 
 
 def newest(
@@ -44,4 +55,5 @@ def _row(entry: AuditEntry) -> dict[str, object]:
 
 def _entry(row: sa.RowMapping) -> tuple[int, AuditEntry]:
     fields: dict[str, Any] = {str(name): value for name, value in row.items()}
+    fields["details"] = {name: value for name, value in fields["details"].items() if name != ROWS}
     return fields.pop("id"), AuditEntry(**fields)

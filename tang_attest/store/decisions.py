@@ -29,6 +29,7 @@ from tang_attest.protocol.rollout import Rollout
 from tang_attest.protocol.tpm import ClockInfo
 from tang_attest.store import (
     audit_log,
+    authentic,
     devices,
     evidence,
     locks,
@@ -38,15 +39,15 @@ from tang_attest.store import (
     rollouts,
     tables,
 )
+from tang_attest.store.failures import Tampered
 
 _device = tables.device
 
 _MOVE: Final = (
     _device.update()
     .where(_device.c.id == sa.bindparam("device_id"))
-    .values({name: sa.bindparam(f"new_{name}") for name in locks.MOVED})
+    .values({name: sa.bindparam(f"new_{name}") for name in (*locks.MOVED, authentic.SEAL)})
 )
-_UNARM: Final = _device.update().where(_device.c.id == sa.bindparam("device_id")).values(learning=None)
 
 
 def write(connection: sa.Connection, items: Sequence[Decision | AuditEntry]) -> list[TangAttestError | None]:
@@ -62,19 +63,20 @@ class _Batch:
 
     def __init__(self, connection: sa.Connection, decisions: Sequence[Decision]) -> None:
         self._connection = connection
-        self._devices: locks.Rows = {}
+        self._devices: dict[int, dict[str, Any]] = {}
+        self._rows: locks.Rows = {}
         self._policies: locks.Rows = {}
-        self._rollouts: dict[int, Rollout] = {}
+        self._rollouts: dict[int, Rollout | Tampered] = {}
         self._used: set[bytes] = set()
         self._counting: set[tuple[int, str]] = set()
         if decisions:
-            self._devices, self._policies = locks.take(connection, decisions)
+            self._rows, self._policies, rolling = locks.take(connection, decisions)
+            self._devices = {key: dict(row) for key, row in self._rows.items() if isinstance(row, dict)}
             self._used = nonces.used(connection, {decision.nonce_digest for decision in decisions})
             labels = {decision.met.label for decision in decisions if decision.met is not None}
             ids = {row["policy_id"] for row in self._devices.values()}
             self._counting = policies.counting(connection, ids, labels) if labels else set()
-            rolling = {row["id"] for row in self._policies.values() if row["rollout_id"] is not None}
-            self._rollouts = rollouts.under_way(connection, rolling) if rolling else {}
+            self._rollouts = rollouts.under_way_if_ours(connection, rolling) if rolling else {}
         self._accepted: list[Decision] = []
         self._entries: list[AuditEntry] = []
 
@@ -86,13 +88,15 @@ class _Batch:
         if item.nonce_digest in self._used:
             self._entries.append(replace(item.audit, verdict="refused", code="nonce-used"))
             return Conflict("nonce-used", "The nonce was used before.")
+        if isinstance(foreign := self._rows.get(item.device_id), Tampered):
+            return foreign
         if lost := rollouts.check_still_counts(self._connection, item.rollout) or self._obstacle(item):
             return lost
         row = self._devices[item.device_id]
         if item.met is not None and item.met.changes_when_met:
             try:
                 policies.meet(self._connection, row["policy_id"], item.met)
-            except Conflict as lost:
+            except (Conflict, Tampered) as lost:
                 return lost
         self._accept(item, row)
         return None
@@ -103,9 +107,18 @@ class _Batch:
             used = [(each.nonce_digest, each.nonce_expires_at) for each in self._accepted]
             nonces.use(self._connection, used)
             moved = sorted({decision.device_id for decision in self._accepted})
-            self._connection.execute(_MOVE, [_moved(self._devices[device_id]) for device_id in moved])
+            self._connection.execute(_MOVE, [self._moved(device_id) for device_id in moved])
         if self._entries:
             audit_log.append(self._connection, *self._entries)
+
+    def _moved(self, device_id: int) -> dict[str, Any]:
+        """The parameters of :data:`_MOVE`."""
+        before, after = self._rows[device_id], self._devices[device_id]
+        assert isinstance(before, authentic.Row)  # noqa: S101 - for the type checker: none but these are accepted
+        changes = {name: after[name] for name in locks.MOVED if after[name] != before[name]}
+        seal = authentic.resealed(self._connection, _device, before, changes)[authentic.SEAL]
+        new = {f"new_{name}": after[name] for name in locks.MOVED}
+        return {"device_id": device_id, **new, f"new_{authentic.SEAL}": seal}
 
     def _obstacle(self, decision: Decision) -> TangAttestError | None:
         """What changed since the evidence was appraised, and is against it."""
@@ -126,14 +139,16 @@ class _Batch:
             )
         return None
 
-    def _lost(self, decision: Decision, met: ReferenceState, row: dict[str, Any]) -> Conflict | None:
+    def _lost(self, decision: Decision, met: ReferenceState, row: dict[str, Any]) -> TangAttestError | None:
         """The reason that the state *met* does not permit any more, or not in this boot."""
-        policy = self._policies[row["policy_id"]]
+        policy, rollout = self._policies[row["policy_id"]], self._rollouts.get(row["policy_id"])
+        if isinstance(policy, Tampered) or isinstance(rollout, Tampered):
+            return policy if isinstance(policy, Tampered) else rollout  # type: ignore[return-value]  # one of both
         conditions = Conditions.from_json(policy["conditions"])
         seen_at = row["verified_at"] or row["enrolled_at"]
         if reason := conditions.obstacle(row["name"], row["allowed_until"], seen_at, decision.audit.at):
             return Conflict(reason.code, reason.sentence)
-        basis = Basis(policy["rules"], self._rollouts.get(row["policy_id"]), tuple(row["labels"]))
+        basis = Basis(policy["rules"], rollout, tuple(row["labels"]))
         if decision.basis not in (None, basis):
             sentence = f"Policy '{policy['name']}' was changed while this evidence was appraised."
             return Conflict("policy-changed", sentence)
@@ -158,7 +173,6 @@ class _Batch:
             row["last_state"] = decision.met.label
         if decision.learned is not None:
             row.update(learning=None, learned_reset_count=decision.clock.reset_count)
-            connection.execute(_UNARM, {"device_id": decision.device_id})
             policies.add_learned_state(connection, row["policy_id"], decision.learned)
         if decision.rollout is not None:
             stop = rollouts.write_result(connection, decision.device_id, decision.rollout, entry)
@@ -167,10 +181,6 @@ class _Batch:
             observations.keep(connection, decision, decision.observation)
         if decision.evidence is not None:
             evidence.keep(connection, decision.device_id, entry.at, decision.evidence)
-
-
-def _moved(row: dict[str, Any]) -> dict[str, Any]:
-    return {"device_id": row["id"], **{f"new_{name}": row[name] for name in locks.MOVED}}
 
 
 def is_step_back(stored: ClockInfo | None, new: ClockInfo, *, behind_ms: int) -> bool:

@@ -14,8 +14,8 @@ from tang_attest.ports import Device, Learning, NewDevice, Reach, Standing, Susp
 from tang_attest.protocol.labels import check_labels
 from tang_attest.protocol.tpm import ClockInfo
 from tang_attest.protocol.verification import Outcome
-from tang_attest.store import policies, tables
-from tang_attest.store.sql import among, changed, insert_new
+from tang_attest.store import authentic, policies, tables
+from tang_attest.store.sql import among
 from tang_attest.store.types import dump_pcrs, load_pcrs
 
 _device = tables.device
@@ -65,24 +65,23 @@ def add(connection: sa.Connection, device: NewDevice, policy_id: int) -> int:
     row |= {"labels": list(device.labels)}
     if device.reach is not None:
         row |= {"tcti": device.reach.tcti, "ak_handle": device.reach.ak_handle}
-    inserted = insert_new(connection, _device, row)
-    found = connection.scalar(sa.select(_device.c.id).where(_device.c.name == device.name))
-    if inserted:
-        return int(found or 0)
-    if found is not None:
+    if (inserted := authentic.insert(connection, _device, row)) is not None:
+        return int(inserted["id"])
+    if connection.scalar(sa.select(_device.c.id).where(_device.c.name == device.name)) is not None:
         raise Conflict("name-taken", f"There is a device '{device.name}' already.")
     raise Conflict("device-exists", f"{_owner(connection, device)} has this TPM key already.")
 
 
 def load(connection: sa.Connection, *names: str) -> list[Device]:
     """The devices *names*, or all of them, by name."""
-    query = sa.select(_device, tables.policy.c.name.label("policy_name")).join(tables.policy)
-    query = query.order_by(_device.c.name)
+    query = sa.select(*authentic.form(_device).raw, tables.policy.c.name.label("policy_name"))
+    query = query.join(tables.policy).order_by(_device.c.name)
     if names:
         query = query.where(_device.c.name.in_(names))
-    rows = connection.execute(query).mappings().all()
-    kids = kids_of(connection, [row["id"] for row in rows])
-    return [from_row(row, kids[row["id"]]) for row in rows]
+    found = connection.execute(query).all()
+    rows = [(authentic.check(connection, _device, values[:-1]), values.policy_name) for values in found]
+    kids = kids_of(connection, [row["id"] for row, _ in rows])
+    return [from_row(row, policy, kids[row["id"]]) for row, policy in rows]
 
 
 def get(connection: sa.Connection, name: str) -> Device:
@@ -119,13 +118,13 @@ def remove(connection: sa.Connection, name: str) -> None:
     row = connection.execute(query.with_for_update()).one_or_none()
     if row is None:
         raise NotFound("not-found", f"There is no device '{name}'.")
-    connection.execute(_key.delete().where(_key.c.device_id == row.id))
+    authentic.delete(connection, _key, _key.c.device_id == row.id)
     for table in (tables.observation, tables.evidence, tables.rollout_device, tables.ima_progress):
-        connection.execute(table.delete().where(table.c.device_id == row.id))
+        authentic.delete(connection, table, table.c.device_id == row.id)
     # A state for this device only would meet whoever enrolls under its name next.
     own = sa.and_(_state.c.policy_id == row.policy_id, _state.c.device == name)
-    connection.execute(_state.delete().where(own))
-    connection.execute(_device.delete().where(_device.c.id == row.id))
+    authentic.delete(connection, _state, own)
+    authentic.delete(connection, _device, _device.c.id == row.id)
     policies.remove_recorded_for(connection, name)
 
 
@@ -139,18 +138,18 @@ def label(
 ) -> None:
     """Add and remove labels of the devices *names*.  Raises ``not-found``, ``request-malformed``."""
     for name in sorted(names):
-        query = sa.select(_device.c.labels).where(_device.c.name == name).with_for_update()
-        known = connection.scalar(query)
-        if known is None:
+
+        def labelled(row: authentic.Row) -> dict[str, object]:
+            return {"labels": list(check_labels((set(row["labels"]) - set(remove)) | set(add)))}
+
+        if authentic.update(connection, _device, _device.c.name == name, labelled) != 1:
             raise NotFound("not-found", f"There is no device '{name}'.")
-        labels = check_labels((set(known) - set(remove)) | set(add))
-        connection.execute(_device.update().where(_device.c.name == name).values(labels=list(labels)))
 
 
 def suspend(connection: sa.Connection, name: str, suspension: Suspension) -> None:
     """Suspend the device *name*.  Raises ``not-found``, ``device-suspended``."""
     free = sa.and_(_device.c.name == name, _device.c.suspended_at.is_(None))
-    if changed(connection, _device.update().where(free).values(suspension_columns(suspension))) != 1:
+    if authentic.update(connection, _device, free, suspension_columns(suspension)) != 1:
         find_id(connection, name)
         raise Conflict("device-suspended", f"Device '{name}' is suspended already.")
 
@@ -158,14 +157,14 @@ def suspend(connection: sa.Connection, name: str, suspension: Suspension) -> Non
 def resume(connection: sa.Connection, name: str) -> None:
     """End a suspension.  Raises ``not-found``, ``not-suspended``."""
     suspended = sa.and_(_device.c.name == name, _device.c.suspended_at.is_not(None))
-    if changed(connection, _device.update().where(suspended).values(suspension_columns(None))) != 1:
+    if authentic.update(connection, _device, suspended, suspension_columns(None)) != 1:
         find_id(connection, name)
         raise Conflict("not-suspended", f"Device '{name}' is not suspended.")
 
 
 def change(connection: sa.Connection, name: str, **columns: object) -> None:
     """Set *columns* of the device *name*.  Raises ``not-found``."""
-    if changed(connection, _device.update().where(_device.c.name == name).values(columns)) != 1:
+    if authentic.update(connection, _device, _device.c.name == name, columns) != 1:
         raise NotFound("not-found", f"There is no device '{name}'.")
 
 
@@ -188,13 +187,13 @@ def kids_of(connection: sa.Connection, ids: Collection[int]) -> dict[int, tuple[
     return {device_id: tuple(kids[device_id]) for device_id in ids}
 
 
-def from_row(row: sa.RowMapping, kids: tuple[str, ...]) -> Device:
-    """The :class:`Device` of a row that has every column of the table, and ``policy_name``."""
+def from_row(row: authentic.Row, policy: str, kids: tuple[str, ...]) -> Device:
+    """The :class:`Device` of a row, under *policy*."""
     plain = {name: row[name] for name in _PLAIN}
     learning = load_learning(row["learning"])
     return Device(
         **plain,
-        policy=row["policy_name"],
+        policy=policy,
         labels=tuple(row["labels"]),
         clock=clock_of(row),
         learning=learning,
@@ -205,13 +204,13 @@ def from_row(row: sa.RowMapping, kids: tuple[str, ...]) -> Device:
     )
 
 
-def _suspension(row: sa.RowMapping) -> Suspension | None:
+def _suspension(row: authentic.Row) -> Suspension | None:
     if row["suspended_at"] is None:
         return None
     return Suspension(row["suspended_at"], row["suspended_by"], row["suspended_reason"])
 
 
-def _standing(row: sa.RowMapping) -> Standing:
+def _standing(row: authentic.Row) -> Standing:
     return Standing(
         outcome=None if row["outcome"] is None else Outcome(row["outcome"]),
         code=row["outcome_code"],

@@ -22,6 +22,7 @@ from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.exc import SQLAlchemyError
 
 from tang_attest.errors import Malformed, Unavailable
+from tang_attest.store.authentic import Authenticity
 from tang_attest.store.failures import translate_errors
 from tang_attest.store.postgresql import ServerDatabase
 
@@ -152,6 +153,32 @@ class SqliteDatabase:
             "unavailable",
             "The change is made, but another process reads the database, so old content stays in its log.",
         )
+
+
+class AuthenticDatabase:
+    """*database*, whose work can tell its own rows from those of others (authentic.py)."""
+
+    def __init__(self, database: Database, authenticity: Authenticity) -> None:
+        self._database, self._authenticity = database, authenticity
+
+    async def read(self, work: Work[T]) -> T:
+        """See :class:`Database`."""
+        return await self._database.read(self._authenticity.bind(work)[0])
+
+    async def write(self, work: Work[T]) -> T:
+        """See :class:`Database`."""
+        bound, transaction = self._authenticity.bind(work)
+        result = await self._database.write(bound)
+        transaction.commit()
+        return result
+
+    async def erase_log(self) -> None:
+        """See :class:`Database`."""
+        await self._database.erase_log()
+
+    async def close(self) -> None:
+        """See :class:`Database`."""
+        await self._database.close()
 
 
 def _create_private(path: Path) -> None:

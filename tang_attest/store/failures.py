@@ -22,9 +22,13 @@ class Spoiled(Unavailable):
     """The database works and refused a statement: the fault is in what was to be written."""
 
 
+class Tampered(Unavailable):
+    """The database works and has a row that this server did not write."""
+
+
 def is_away(error: Exception) -> bool:
     """True when the database could not be used at all: what else waits for it would fail as well."""
-    return isinstance(error, Unavailable) and not isinstance(error, Spoiled)
+    return isinstance(error, Unavailable) and not isinstance(error, Spoiled | Tampered)
 
 
 @contextmanager

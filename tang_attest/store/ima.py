@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
 import sqlalchemy as sa
 
 from tang_attest.ports import ImaRequirement
-from tang_attest.store import policies, tables
-from tang_attest.store.sql import insert_new
+from tang_attest.store import authentic, policies, tables
+from tang_attest.store.failures import Tampered
 
 _requirement = tables.ima_requirement
 _progress = tables.ima_progress
@@ -23,36 +24,37 @@ def require(connection: sa.Connection, policy: str, required: ImaRequirement | N
     digest = None if required is None else required.digest
     policies.set_conditions(connection, policy, replace(conditions, ima=digest))
     if required is not None:
-        insert_new(connection, _requirement, {"digest": digest, "document": required.document})
+        authentic.insert(connection, _requirement, {"digest": digest, "document": required.document})
     in_use = {watched.conditions.ima for watched in policies.load_conditions(connection)}
     for known in connection.scalars(sa.select(_requirement.c.digest)).all():
         if known not in in_use:
-            connection.execute(_requirement.delete().where(_requirement.c.digest == known))
+            authentic.delete(connection, _requirement, _requirement.c.digest == known)
 
 
 def find_required(connection: sa.Connection, digest: str) -> ImaRequirement | None:
     """The requirement with this digest."""
-    document = connection.scalar(sa.select(_requirement.c.document).where(_requirement.c.digest == digest))
-    return None if document is None else ImaRequirement(digest, document)
+    row = authentic.one(connection, _requirement, _requirement.c.digest == digest)
+    return None if row is None else ImaRequirement(digest, row["document"])
 
 
 def load_progress(connection: sa.Connection, device_id: int) -> Mapping[str, Any] | None:
-    """How far the list of a device was read."""
-    progress: Mapping[str, Any] | None = connection.scalar(
-        sa.select(_progress.c.progress).where(_progress.c.device_id == device_id)
-    )
-    return progress
+    """How far the list of a device was read.  One that is not ours is none: the list is read from its beginning."""
+    with suppress(Tampered):  # it is logged and counted
+        if (row := authentic.one(connection, _progress, _progress.c.device_id == device_id)) is not None:
+            progress: Mapping[str, Any] = row["progress"]
+            return progress
+    return None
 
 
 def keep_progress(connection: sa.Connection, device_id: int, progress: Mapping[str, Any] | None) -> None:
     """Keep *progress* in the place of the one before it; ``None`` forgets it.  A device that is gone keeps none."""
     mine = _progress.c.device_id == device_id
     if progress is None:
-        connection.execute(_progress.delete().where(mine))
+        authentic.delete(connection, _progress, mine)
         return
     # Locked, so that it is not removed meanwhile.
     there = sa.select(_device.c.id).where(_device.c.id == device_id).with_for_update()
     if connection.scalar(there) is None:
         return
-    if not insert_new(connection, _progress, {"device_id": device_id, "progress": progress}):
-        connection.execute(_progress.update().where(mine).values(progress=progress))
+    authentic.delete(connection, _progress, mine)
+    authentic.insert(connection, _progress, {"device_id": device_id, "progress": progress})

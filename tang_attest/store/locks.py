@@ -14,13 +14,14 @@ device (its kid is part of it), so whoever uses it up holds that device's row.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, Final
 
 import sqlalchemy as sa
 
 from tang_attest.ports import Decision
-from tang_attest.store import tables
+from tang_attest.store import authentic, tables
+from tang_attest.store.failures import Tampered
 from tang_attest.store.sql import among
 
 _device = tables.device
@@ -40,24 +41,10 @@ MOVED: Final = (
     "learned_reset_count",
     "last_state",
     "verified_at",
+    "learning",
 )
 # FOR NO KEY UPDATE: what an UPDATE of these columns takes; rows that refer to a device can still be added.
-_DEVICES = (
-    sa.select(
-        _device.c.id,
-        _device.c.name,
-        _device.c.policy_id,
-        _device.c.labels,
-        _device.c.enrolled_at,
-        _device.c.allowed_until,
-        _device.c.learning,
-        _device.c.suspended_at,
-        *(_device.c[name] for name in MOVED),
-    )
-    .where(among(_device.c.id, "ids"))
-    .order_by(_device.c.id)
-    .with_for_update(key_share=True)
-)
+_DEVICES = authentic.form(_device).lock.where(among(_device.c.id, "ids"))
 _HOLD_POLICIES = (
     sa.select(_policy.c.id)
     .where(among(_policy.c.id, "ids"))
@@ -66,9 +53,7 @@ _HOLD_POLICIES = (
 )
 # Not in one statement with the lock: it would see a rollout as it was before the wait.
 _POLICIES = (
-    sa.select(
-        _policy.c.id, _policy.c.name, _policy.c.conditions, _policy.c.rules, _rollout.c.id.label("rollout_id")
-    )
+    sa.select(*authentic.form(_policy).raw, _rollout.c.id.label("rollout_id"))
     .select_from(_policy.outerjoin(_rollout, _rollout.c.under_way == _policy.c.id))
     .where(among(_policy.c.id, "ids"))
 )
@@ -83,28 +68,48 @@ _STATES = (
 )
 
 
-Rows = dict[int, dict[str, Any]]
+#: Rows by id, or the errors about them.
+Rows = dict[int, authentic.Row | Tampered]
 
 
-def take(connection: sa.Connection, decisions: Sequence[Decision]) -> tuple[Rows, Rows]:
-    """Lock the devices of *decisions*, their policies, then the states that they change; devices and policies by id.
+def take_devices(connection: sa.Connection, device_ids: Collection[int]) -> Rows:
+    """Lock devices, in the order of their ids.  A device that was removed has no row."""
+    return {
+        values.id: _checked(connection, _device, values)
+        for values in connection.execute(_DEVICES, {"ids": sorted(device_ids)})
+    }
 
-    A device that was removed has no row.  Policies are there only if one of the decisions permits something.
+
+def take(connection: sa.Connection, decisions: Sequence[Decision]) -> tuple[Rows, Rows, set[int]]:
+    """Lock the devices of *decisions*, their policies, then the states that they change.
+
+    Devices and policies by id, and the ids of policies that have a rollout that is not over.  Policies are there only
+    if one of the decisions permits something.
     """
     ids = sorted({decision.device_id for decision in decisions})
-    rows = {row["id"]: dict(row) for row in connection.execute(_DEVICES, {"ids": ids}).mappings()}
+    rows = take_devices(connection, ids)
     permitted = {decision.device_id for decision in decisions if decision.met is not None}
-    judging = sorted({row["policy_id"] for row in rows.values() if row["id"] in permitted})
-    judges = _hold_policies(connection, judging) if judging else {}
+    ours = [row for row in rows.values() if isinstance(row, authentic.Row)]
+    judging = sorted({row["policy_id"] for row in ours if row["id"] in permitted})
+    judges, rolling = _hold_policies(connection, judging) if judging else ({}, set())
     met = (decision.met for decision in decisions)
     labels = sorted({state.label for state in met if state is not None and state.changes_when_met})
     if labels and connection.dialect.name != "sqlite":
         connection.execute(_STATES, {"ids": ids, "labels": labels})
-    return rows, judges
+    return rows, judges, rolling
 
 
-def _hold_policies(connection: sa.Connection, ids: Sequence[int]) -> Rows:
+def _hold_policies(connection: sa.Connection, ids: Sequence[int]) -> tuple[Rows, set[int]]:
     bound = {"ids": ids}
     if connection.dialect.name != "sqlite":
         connection.execute(_HOLD_POLICIES, bound)
-    return {row["id"]: dict(row) for row in connection.execute(_POLICIES, bound).mappings()}
+    found = connection.execute(_POLICIES, bound).all()
+    rows = {values.id: _checked(connection, _policy, values[:-1]) for values in found}
+    return rows, {values.id for values in found if values.rollout_id is not None}
+
+
+def _checked(connection: sa.Connection, table: sa.Table, values: Any) -> authentic.Row | Tampered:
+    try:
+        return authentic.check(connection, table, values)
+    except Tampered as error:
+        return error

@@ -11,10 +11,12 @@ from typing import BinaryIO
 
 import sqlalchemy as sa
 
-from tang_attest.store import archive, schema
+from tang_attest.store import archive, resealing, schema
 from tang_attest.store.archive import Progress
 from tang_attest.store.archive_file import Reader
+from tang_attest.store.authentic import Authenticity
 from tang_attest.store.engine import Database, connect, parse_url
+from tang_attest.store.resealing import Rebind, Upgraded
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,13 +33,15 @@ class Status:
     rows: Mapping[str, int]
 
 
-async def upgrade(url: str) -> tuple[str | None, str]:
-    """Make the tables at *url*, or bring them to this program's schema, in one transaction; the schema before, after.
+async def upgrade(url: str, key: bytes, rebind: Rebind | None = None) -> Upgraded:
+    """Make the tables at *url*, or bring them to this program's schema, in one transaction.
 
-    Raises ``schema-new``.
+    *key* seals rows.  Raises as :func:`tang_attest.store.resealing.upgrade`.
     """
     async with _opened(url, create=True) as database:
-        return await database.write(schema.upgrade)
+        return await database.write(
+            lambda connection: resealing.upgrade(connection, Authenticity(key), rebind)
+        )
 
 
 async def look(url: str) -> Status:
@@ -79,14 +83,21 @@ async def back_up(
         return await database.read(lambda connection: archive.dump(connection, file, key, head, progress))
 
 
-async def restore(url: str, reader: Reader, key: bytes, progress: Progress) -> dict[str, int]:
+async def restore(
+    url: str, reader: Reader, key: bytes, progress: Progress, row_key: bytes, rebind: Rebind
+) -> tuple[dict[str, int], Upgraded]:
     """Fill the empty database at *url*, in one transaction; see :func:`tang_attest.store.archive.load`.
 
-    A SQLite file that it made is gone again when it fails.
+    *key* authenticates the backup, *row_key* its rows.  A SQLite file that it made is gone again when it fails.
     """
+
+    def work(connection: sa.Connection) -> tuple[dict[str, int], Upgraded]:
+        rows = archive.load(connection, reader, key, progress)
+        return rows, resealing.upgrade(connection, Authenticity(row_key), rebind)
+
     with _undone_on_failure(url):
         async with _opened(url, create=True) as database:
-            return await database.write(lambda connection: archive.load(connection, reader, key, progress))
+            return await database.write(work)
 
 
 @contextmanager

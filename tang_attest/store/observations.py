@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import Final
+from typing import Any, Final
 
 import sqlalchemy as sa
 
 from tang_attest.ports import Decision, Observation, Snapshot
-from tang_attest.store import devices, tables
+from tang_attest.store import authentic, devices, tables
 
 _device = tables.device
 _observation = tables.observation
@@ -29,10 +29,10 @@ def keep(connection: sa.Connection, decision: Decision, observed: Snapshot) -> N
         "reset_count": decision.clock.reset_count,
         "event_log": observed.event_log,
     }
-    connection.execute(_observation.insert(), row)
+    authentic.insert(connection, _observation, row)
     mine = _observation.c.device_id == decision.device_id
     kept = sa.select(_observation.c.id).where(mine).order_by(_observation.c.id.desc()).limit(KEPT)
-    connection.execute(_observation.delete().where(mine, _observation.c.id.not_in(kept)))
+    authentic.delete(connection, _observation, sa.and_(mine, _observation.c.id.not_in(kept)))
 
 
 def load(
@@ -43,9 +43,8 @@ def load(
     under: Collection[str] | None = None,
 ) -> list[Observation]:
     """The newest observations, perhaps only those of *device*, *before* an id, or of devices *under* policies."""
-    query = (
-        sa.select(_observation, _device.c.name).join(_device).order_by(_observation.c.id.desc()).limit(limit)
-    )
+    query = sa.select(*authentic.form(_observation).raw, _device.c.name.label("device_name"))
+    query = query.join_from(_observation, _device).order_by(_observation.c.id.desc()).limit(limit)
     if device is not None:
         query = query.where(_device.c.id == devices.find_id(connection, device))
     if before is not None:
@@ -53,13 +52,14 @@ def load(
     if under is not None:
         named = sa.select(tables.policy.c.id).where(tables.policy.c.name.in_(under))
         query = query.where(_device.c.policy_id.in_(named))
-    return [_from_row(row) for row in connection.execute(query).mappings()]
+    return [_from_row(connection, values) for values in connection.execute(query)]
 
 
-def _from_row(row: sa.RowMapping) -> Observation:
+def _from_row(connection: sa.Connection, values: Any) -> Observation:
+    row = authentic.check(connection, _observation, values[:-1])
     return Observation(
         id=row["id"],
-        device=row["name"],
+        device=values.device_name,
         at=row["at"],
         snapshot=Snapshot(row["selection"], row["pcr_values"], row["event_log"]),
         code=row["code"],

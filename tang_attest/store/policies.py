@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Collection
+from contextlib import suppress
 from itertools import count
 from typing import Final
 
@@ -14,16 +15,17 @@ from tang_attest.ports import Watched
 from tang_attest.protocol.conditions import Conditions
 from tang_attest.protocol.policy import ReferencePolicy
 from tang_attest.protocol.reference_state import COUNTING, Life, Limits, ReferenceState
-from tang_attest.store import tables
-from tang_attest.store.sql import among, changed, insert_new
+from tang_attest.store import authentic, tables
+from tang_attest.store.failures import Tampered
+from tang_attest.store.sql import among
 
 _policy = tables.policy
 _state = tables.reference_state
 
-_STATES: Final = sa.select(_state).where(among(_state.c.policy_id, "ids")).order_by(_state.c.id)
-
-
-_COUNTING: Final = sa.select(_state.c.policy_id, _state.c.label).where(
+_STATES: Final = (
+    sa.select(*authentic.form(_state).raw).where(among(_state.c.policy_id, "ids")).order_by(_state.c.id)
+)
+_COUNTING: Final = sa.select(*authentic.form(_state).raw).where(
     among(_state.c.policy_id, "ids"),
     among(_state.c.label, "labels"),
     _state.c.life.in_(sorted(COUNTING)),
@@ -41,12 +43,12 @@ def add(connection: sa.Connection, policy: ReferencePolicy, *, recorded_for: str
         "rules": policy.rules,
         "conditions": None if policy.conditions == Conditions() else policy.conditions.as_json(),
     }
-    if not insert_new(connection, _policy, row):
+    inserted = authentic.insert(connection, _policy, row)
+    if inserted is None:
         raise Conflict("name-taken", f"There is a policy '{policy.name}' already.")
-    policy_id = find_id(connection, policy.name)
     for state in policy.states:
-        add_state(connection, policy_id, policy.name, state)
-    return policy_id
+        add_state(connection, inserted["id"], policy.name, state)
+    return int(inserted["id"])
 
 
 def take(connection: sa.Connection, name: str) -> int:
@@ -72,31 +74,29 @@ def find_id(connection: sa.Connection, name: str) -> int:
 
 def add_state(connection: sa.Connection, policy_id: int, policy: str, state: ReferenceState) -> None:
     """Append *state*.  Raises ``name-taken``."""
-    if not insert_new(connection, _state, _state_row(policy_id, state.label, state)):
+    if authentic.insert(connection, _state, _state_row(policy_id, state.label, state)) is None:
         raise Conflict("name-taken", f"Policy '{policy}' has a state '{state.label}' already.")
 
 
 def add_learned_state(connection: sa.Connection, policy_id: int, state: ReferenceState) -> None:
     """Append *state* under its label, or ``LABEL-2``, ``LABEL-3``, ...: nobody is there to choose another."""
     labels = (state.label if number == 1 else f"{state.label}-{number}" for number in count(1))
-    while not insert_new(connection, _state, _state_row(policy_id, next(labels), state)):
+    while authentic.insert(connection, _state, _state_row(policy_id, next(labels), state)) is None:
         pass
 
 
 def load(connection: sa.Connection, *names: str) -> list[ReferencePolicy]:
     """The policies *names*, or all of them, by name."""
-    query = sa.select(_policy).order_by(_policy.c.name)
-    if names:
-        query = query.where(_policy.c.name.in_(names))
-    rows = connection.execute(query).mappings().all()
+    where = [_policy.c.name.in_(names)] if names else []
+    rows = authentic.load(connection, _policy, *where, order_by=[_policy.c.name])
     states = states_of(connection, [row["id"] for row in rows])
-    return [from_row(row["name"], row, states[row["id"]]) for row in rows]
+    return [from_row(row, states[row["id"]]) for row in rows]
 
 
-def from_row(name: str, row: sa.RowMapping, states: tuple[ReferenceState, ...]) -> ReferencePolicy:
-    """The policy of a row that has its columns."""
+def from_row(row: authentic.Row, states: tuple[ReferenceState, ...]) -> ReferencePolicy:
+    """The policy of a row, with its *states*."""
     return ReferencePolicy(
-        name,
+        row["name"],
         row["selection"],
         row["cap_pcr"],
         states,
@@ -114,11 +114,30 @@ def get(connection: sa.Connection, name: str) -> ReferencePolicy:
 
 
 def states_of(connection: sa.Connection, ids: Collection[int]) -> dict[int, tuple[ReferenceState, ...]]:
-    """The states of each of the policies *ids*, oldest first."""
+    """The states of each of the policies *ids*, oldest first.  Raises ``registry-tampered``."""
+    found: dict[int, tuple[ReferenceState, ...]] = {}
+    for policy_id, states in states_if_ours(connection, ids).items():
+        if isinstance(states, Tampered):
+            raise states
+        found[policy_id] = states
+    return found
+
+
+def states_if_ours(
+    connection: sa.Connection, ids: Collection[int]
+) -> dict[int, tuple[ReferenceState, ...] | Tampered]:
+    """The states of each of the policies *ids*, oldest first, or the error about one of them.
+
+    A state that is not ours spoils its whole policy: without it, another one could permit what it forbids.
+    """
     states: dict[int, list[ReferenceState]] = defaultdict(list)
-    for row in connection.execute(_STATES, {"ids": list(ids)}).mappings():
-        states[row["policy_id"]].append(_state_of(row))
-    return {policy_id: tuple(states[policy_id]) for policy_id in ids}
+    spoiled: dict[int, Tampered] = {}
+    for values in connection.execute(_STATES, {"ids": list(ids)}):
+        try:
+            states[values.policy_id].append(_state_of(authentic.check(connection, _state, values)))
+        except Tampered as error:
+            spoiled[values.policy_id] = error
+    return {policy_id: spoiled.get(policy_id) or tuple(states[policy_id]) for policy_id in ids}
 
 
 def remove_recorded_for(connection: sa.Connection, device: str) -> None:
@@ -127,15 +146,15 @@ def remove_recorded_for(connection: sa.Connection, device: str) -> None:
     disused = sa.and_(_policy.c.recorded_for == device, ~sa.exists().where(used))
     for policy_id in connection.scalars(sa.select(_policy.c.id).where(disused)).all():
         _remove_rollouts(connection, policy_id)
-        connection.execute(_state.delete().where(_state.c.policy_id == policy_id))
-        connection.execute(_policy.delete().where(_policy.c.id == policy_id))
+        authentic.delete(connection, _state, _state.c.policy_id == policy_id)
+        authentic.delete(connection, _policy, _policy.c.id == policy_id)
 
 
 def _remove_rollouts(connection: sa.Connection, policy_id: int) -> None:
     rollout, fared = tables.rollout, tables.rollout_device
     mine = sa.select(rollout.c.id).where(rollout.c.policy_id == policy_id)
-    connection.execute(fared.delete().where(fared.c.rollout_id.in_(mine)))
-    connection.execute(rollout.delete().where(rollout.c.policy_id == policy_id))
+    authentic.delete(connection, fared, fared.c.rollout_id.in_(mine))
+    authentic.delete(connection, rollout, rollout.c.policy_id == policy_id)
 
 
 def move_state(
@@ -146,8 +165,8 @@ def move_state(
     Raises ``not-found``, ``state-changed``.
     """
     named = sa.and_(_state.c.policy_id == policy_id, _state.c.label == label)
-    move = _state.update().where(named, _state.c.life.in_(sorted(expected))).values(life=to.value)
-    if changed(connection, move) == 1:
+    movable = sa.and_(named, _state.c.life.in_(sorted(expected)))
+    if authentic.update(connection, _state, movable, {"life": to.value}) == 1:
         return
     life = connection.scalar(sa.select(_state.c.life).where(named))
     if life is None:
@@ -158,9 +177,16 @@ def move_state(
 def counting(
     connection: sa.Connection, ids: Collection[int], labels: Collection[str]
 ) -> set[tuple[int, str]]:
-    """Policy and label of the states with one of *labels*, in one of the policies *ids*, that are not retired."""
-    rows = connection.execute(_COUNTING, {"ids": list(ids), "labels": list(labels)})
-    return {(policy_id, label) for policy_id, label in rows}
+    """Policy and label of the states with one of *labels*, in one of the policies *ids*, that are not retired.
+
+    One that is not ours does not count.
+    """
+    found = set()
+    for values in connection.execute(_COUNTING, {"ids": list(ids), "labels": list(labels)}):
+        with suppress(Tampered):  # it is logged and counted
+            row = authentic.check(connection, _state, values)
+            found.add((row["policy_id"], row["label"]))
+    return found
 
 
 def meet(connection: sa.Connection, policy_id: int, state: ReferenceState) -> None:
@@ -172,8 +198,12 @@ def meet(connection: sa.Connection, policy_id: int, state: ReferenceState) -> No
     counts = sa.and_(
         _state.c.life.in_(sorted(COUNTING)), sa.or_(_state.c.uses_left.is_(None), _state.c.uses_left > 0)
     )
-    spend = _state.update().where(named, counts)
-    if changed(connection, spend.values(life=Life.ACTIVE.value, uses_left=_state.c.uses_left - 1)) == 1:
+
+    def spent(row: authentic.Row) -> dict[str, object]:
+        left = row["uses_left"]
+        return {"life": Life.ACTIVE.value, "uses_left": None if left is None else left - 1}
+
+    if authentic.update(connection, _state, sa.and_(named, counts), spent) == 1:
         return
     if connection.scalar(sa.select(_state.c.uses_left).where(named)) == 0:
         raise Conflict("state-used-up", f"State '{state.label}' was used by another boot meanwhile.")
@@ -182,10 +212,7 @@ def meet(connection: sa.Connection, policy_id: int, state: ReferenceState) -> No
 
 def trust_predictions(connection: sa.Connection, name: str, trusted: bool) -> None:
     """Whether announced values count at once.  Raises ``not-found``."""
-    if (
-        changed(connection, _policy.update().where(_policy.c.name == name).values(trust_predictions=trusted))
-        != 1
-    ):
+    if authentic.update(connection, _policy, _policy.c.name == name, {"trust_predictions": trusted}) != 1:
         raise NotFound("not-found", f"There is no policy '{name}'.")
 
 
@@ -200,15 +227,15 @@ def require_trust(connection: sa.Connection, name: str) -> None:
 def set_conditions(connection: sa.Connection, name: str, conditions: Conditions) -> None:
     """Replace the conditions.  Raises ``not-found``."""
     row = None if conditions == Conditions() else conditions.as_json()
-    if changed(connection, _policy.update().where(_policy.c.name == name).values(conditions=row)) != 1:
+    if authentic.update(connection, _policy, _policy.c.name == name, {"conditions": row}) != 1:
         raise NotFound("not-found", f"There is no policy '{name}'.")
 
 
 def load_conditions(connection: sa.Connection) -> list[Watched]:
     """The policies that have conditions, by name; without their states."""
-    query = sa.select(_policy.c.name, _policy.c.conditions).where(_policy.c.conditions.is_not(None))
-    rows = connection.execute(query.order_by(_policy.c.name))
-    return [Watched(row.name, Conditions.from_json(row.conditions)) for row in rows]
+    has_some = _policy.c.conditions.is_not(None)
+    rows = authentic.load(connection, _policy, has_some, order_by=[_policy.c.name])
+    return [Watched(row["name"], Conditions.from_json(row["conditions"])) for row in rows]
 
 
 def _state_row(policy_id: int, label: str, state: ReferenceState) -> dict[str, object]:
@@ -229,7 +256,7 @@ def _state_row(policy_id: int, label: str, state: ReferenceState) -> dict[str, o
     }
 
 
-def _state_of(row: sa.RowMapping) -> ReferenceState:
+def _state_of(row: authentic.Row) -> ReferenceState:
     return ReferenceState(
         label=row["label"],
         values=row["pcr_values"],

@@ -20,8 +20,9 @@ from tang_attest.ports import AuditEntry, RolloutDevice, RolloutResult
 from tang_attest.protocol.policy_change import PolicyChange, load_change
 from tang_attest.protocol.reference_state import Life, ReferenceState
 from tang_attest.protocol.rollout import Rollout, RolloutOutcome, Status
-from tang_attest.store import policies, tables
-from tang_attest.store.sql import among, changed, insert_new
+from tang_attest.store import authentic, policies, tables
+from tang_attest.store.failures import Tampered
+from tang_attest.store.sql import among
 
 _rollout = tables.rollout
 _fared = tables.rollout_device
@@ -33,11 +34,11 @@ _OVER: Final = frozenset({Status.FINISHED, Status.ABANDONED})
 _NAMED: Final = 20
 
 _UNDER_WAY: Final = (
-    sa.select(_rollout, tables.policy.c.name.label("policy_name"))
-    .join(tables.policy, tables.policy.c.id == _rollout.c.policy_id)
+    sa.select(*authentic.form(_rollout).raw, tables.policy.c.name.label("policy_name"))
+    .join_from(_rollout, tables.policy, tables.policy.c.id == _rollout.c.policy_id)
     .where(among(_rollout.c.under_way, "ids"))
 )
-_OUTCOMES: Final = sa.select(_fared.c.rollout_id, _fared.c.device_id, _fared.c.outcome).where(
+_OUTCOMES: Final = sa.select(*authentic.form(_fared).raw).where(
     among(_fared.c.rollout_id, "rollouts"),
     among(_fared.c.device_id, "devices"),
 )
@@ -46,26 +47,43 @@ _OUTCOMES: Final = sa.select(_fared.c.rollout_id, _fared.c.device_id, _fared.c.o
 # --- the request path -----------------------------------------------------------------------------------------------
 
 
-def under_way(connection: sa.Connection, policy_ids: Collection[int]) -> dict[int, Rollout]:
-    """The rollout that is not over, for those of *policy_ids* that have one."""
-    rows = connection.execute(_UNDER_WAY, {"ids": list(policy_ids)}).mappings()
-    return {row["policy_id"]: _from_row(row) for row in rows}
+def under_way_if_ours(
+    connection: sa.Connection, policy_ids: Collection[int]
+) -> dict[int, Rollout | Tampered]:
+    """The rollout that is not over, for those of *policy_ids* that have one; or the error about it."""
+    found: dict[int, Rollout | Tampered] = {}
+    for values in connection.execute(_UNDER_WAY, {"ids": list(policy_ids)}):
+        try:
+            row = authentic.check(connection, _rollout, values[:-1])
+            found[values.under_way] = _from_row(row, values.policy_name)
+        except Tampered as error:
+            found[values.under_way] = error
+    return found
 
 
-def outcomes(
+def outcomes_if_ours(
     connection: sa.Connection, rollouts: Collection[Rollout], device_ids: Collection[int]
-) -> dict[int, RolloutOutcome]:
-    """How each of *device_ids* fared under the one of *rollouts* that is its policy's, by device."""
+) -> dict[int, RolloutOutcome | Tampered]:
+    """How each of *device_ids* fared under the one of *rollouts* that is its policy's, by device; or the error."""
     bound = {"rollouts": [rollout.id for rollout in rollouts], "devices": list(device_ids)}
-    return {row.device_id: RolloutOutcome(row.outcome) for row in connection.execute(_OUTCOMES, bound)}
+    found: dict[int, RolloutOutcome | Tampered] = {}
+    for values in connection.execute(_OUTCOMES, bound):
+        try:
+            found[values.device_id] = RolloutOutcome(authentic.check(connection, _fared, values)["outcome"])
+        except Tampered as error:
+            found[values.device_id] = error
+    return found
 
 
-def check_still_counts(connection: sa.Connection, result: RolloutResult | None) -> Conflict | None:
+def check_still_counts(connection: sa.Connection, result: RolloutResult | None) -> Conflict | Tampered | None:
     """``state-not-rolled-out`` when a device passes for the first time, and the rollout was stopped meanwhile."""
     if result is None or result.outcome is not RolloutOutcome.PASSED:
         return None
-    status = connection.scalar(sa.select(_rollout.c.status).where(_rollout.c.id == result.rollout.id))
-    if status != Status.STOPPED:
+    try:
+        row = authentic.one(connection, _rollout, _rollout.c.id == result.rollout.id)
+    except Tampered as error:
+        return error
+    if row is None or row["status"] != Status.STOPPED:
         return None
     sentence = f"Rollout '{result.rollout.name}' was stopped while this evidence was appraised."
     return Conflict("state-not-rolled-out", sentence)
@@ -87,24 +105,23 @@ def write_result(
         "at": entry.at,
     }
     if result.outcome is RolloutOutcome.PASSED:
-        if not insert_new(connection, _fared, row):
-            mine = sa.and_(_fared.c.rollout_id == rollout.id, _fared.c.device_id == device_id)
-            connection.execute(_fared.update().where(mine), row)
+        mine = sa.and_(_fared.c.rollout_id == rollout.id, _fared.c.device_id == device_id)
+        authentic.delete(connection, _fared, mine)
+        authentic.insert(connection, _fared, row)
         return None
     running = sa.and_(_rollout.c.id == rollout.id, _rollout.c.status == Status.RUNNING.value)
     # Takes the row, so that replicas count one after the other.
-    if changed(connection, _rollout.update().where(running).values(status=_rollout.c.status)) != 1:
+    found = authentic.load(connection, _rollout, running, lock=True)
+    if not found or authentic.insert(connection, _fared, row) is None:
         return None
-    if not insert_new(connection, _fared, row):
-        return None
-    limit = connection.scalar(sa.select(_rollout.c.refusal_limit).where(_rollout.c.id == rollout.id))
+    limit = found[0]["refusal_limit"]
     names = _refused(connection, rollout.id)
-    if limit is None or len(names) <= limit:
+    if len(names) <= limit:
         return None
     counted = "1 device was" if len(names) == 1 else f"{len(names)} devices were"
     why = f"{counted} refused, the limit is {limit}"
     stop = {"status": Status.STOPPED.value, "ended_at": entry.at, "ended_by": "server", "why": why}
-    connection.execute(_rollout.update().where(running).values(stop))
+    authentic.update(connection, _rollout, running, stop)
     details = {
         "policy": rollout.policy,
         "rollout": rollout.name,
@@ -142,7 +159,7 @@ def start(connection: sa.Connection, rollout: Rollout, states: Sequence[Referenc
         "started_at": rollout.started_at,
         "started_by": rollout.started_by,
     }
-    if not insert_new(connection, _rollout, row):
+    if authentic.insert(connection, _rollout, row) is None:
         running = connection.scalar(sa.select(_rollout.c.name).where(_rollout.c.under_way == policy_id))
         if running is None or running == rollout.name:
             raise Conflict("name-taken", f"Policy '{rollout.policy}' has a rollout '{rollout.name}' already.")
@@ -154,10 +171,10 @@ def start(connection: sa.Connection, rollout: Rollout, states: Sequence[Referenc
 
 def newest(connection: sa.Connection, policy: str) -> Rollout | None:
     """The newest rollout of *policy*.  Raises ``not-found``."""
-    query = sa.select(_rollout, sa.literal(policy).label("policy_name"))
+    query = sa.select(*authentic.form(_rollout).raw)
     query = query.where(_rollout.c.policy_id == policies.find_id(connection, policy))
-    row = connection.execute(query.order_by(_rollout.c.id.desc()).limit(1)).mappings().one_or_none()
-    return None if row is None else _from_row(row)
+    rows = authentic.rows(connection, query.order_by(_rollout.c.id.desc()).limit(1), _rollout)
+    return _from_row(rows[0], policy) if rows else None
 
 
 def fared(connection: sa.Connection, rollout_id: int) -> list[RolloutDevice]:
@@ -176,7 +193,7 @@ def widen(connection: sa.Connection, rollout: Rollout, share: int) -> None:
     smaller = sa.and_(
         _rollout.c.id == rollout.id, _rollout.c.status == Status.RUNNING.value, _rollout.c.share < share
     )
-    if changed(connection, _rollout.update().where(smaller).values(share=share)) != 1:
+    if authentic.update(connection, _rollout, smaller, {"share": share}) != 1:
         raise _changed(connection, rollout)
 
 
@@ -193,11 +210,11 @@ def move(connection: sa.Connection, rollout: Rollout, to: Status, why: str | Non
     }
     if to in _OVER:
         row["under_way"] = None
-    if changed(connection, _rollout.update().where(as_known).values(row)) != 1:
+    if authentic.update(connection, _rollout, as_known, row) != 1:
         raise _changed(connection, rollout)
     if runs:
         mine = sa.and_(_fared.c.rollout_id == rollout.id, _fared.c.outcome == RolloutOutcome.REFUSED.value)
-        connection.execute(_fared.delete().where(mine))
+        authentic.delete(connection, _fared, mine)
     elif to is Status.FINISHED:
         _release(connection, policy_id, rollout, {})
         _narrow(connection, policy_id, rollout.change)
@@ -219,7 +236,7 @@ def _release(
     connection: sa.Connection, policy_id: int, rollout: Rollout, columns: Mapping[str, object]
 ) -> None:
     mine = sa.and_(_state.c.policy_id == policy_id, _state.c.rollout == rollout.name)
-    connection.execute(_state.update().where(mine).values(rollout=None, **columns))
+    authentic.update(connection, _state, mine, {"rollout": None, **columns})
 
 
 def _narrow(connection: sa.Connection, policy_id: int, wanted: PolicyChange) -> None:
@@ -227,8 +244,7 @@ def _narrow(connection: sa.Connection, policy_id: int, wanted: PolicyChange) -> 
     for label in wanted.retire:
         policies.move_state(connection, policy_id, label, expected, Life.RETIRED)
     if wanted.rules is not None or wanted.drops_rules:
-        rules = tables.policy.update().where(tables.policy.c.id == policy_id)
-        connection.execute(rules.values(rules=wanted.rules))
+        authentic.update(connection, tables.policy, tables.policy.c.id == policy_id, {"rules": wanted.rules})
 
 
 def _changed(connection: sa.Connection, rollout: Rollout) -> Conflict | NotFound:
@@ -240,10 +256,10 @@ def _changed(connection: sa.Connection, rollout: Rollout) -> Conflict | NotFound
     return Conflict("rollout-changed", f"Rollout '{rollout.name}' is {row.status}, with a share of {share}.")
 
 
-def _from_row(row: sa.RowMapping) -> Rollout:
+def _from_row(row: authentic.Row, policy: str) -> Rollout:
     return Rollout(
         id=row["id"],
-        policy=row["policy_name"],
+        policy=policy,
         name=row["name"],
         change=load_change(row["change"]),
         salt=row["salt"],

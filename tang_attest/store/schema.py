@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from alembic.config import Config
 
 #: The newest revision in ``migrations/versions``.  Revisions are numbers of four digits and are compared as text.
-REVISION: Final = "0007"
+REVISION: Final = "0008"
 
 _VERSION_TABLE: Final = sa.table("alembic_version", sa.column("version_num"))
 #: Of ``pg_advisory_xact_lock``: replicas that upgrade at once take turns, and the second has nothing left to do.
@@ -52,13 +52,18 @@ def upgrade(connection: sa.Connection, to: str = REVISION) -> tuple[str | None, 
     """Bring the schema to the revision *to*; what it was, and what it is.  Raises ``schema-new``."""
     from alembic import command  # here, because opening does not need it and it is slow to load
 
-    if connection.dialect.name == "postgresql":
-        connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_UPGRADE_LOCK)))
+    take_turns(connection)
     found = revision(connection)
     if found is not None:
         refuse_newer(found)
     command.upgrade(config(connection), to)
     return found, to
+
+
+def take_turns(connection: sa.Connection) -> None:
+    """Wait until no other replica upgrades; until the transaction ends, none begins."""
+    if connection.dialect.name == "postgresql":
+        connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_UPGRADE_LOCK)))
 
 
 def revision(connection: sa.Connection) -> str | None:

@@ -59,8 +59,9 @@ from tang_attest.store import (
     tokens,
     verifications,
 )
+from tang_attest.store.authentic import Authenticity
 from tang_attest.store.batch import Batcher
-from tang_attest.store.engine import Database, connect, parse_url
+from tang_attest.store.engine import AuthenticDatabase, Database, connect, parse_url
 from tang_attest.store.failures import is_away
 from tang_attest.store.maintenance import upgrade
 
@@ -72,21 +73,23 @@ _WRITERS_ASKED: Final = 10
 _WRITERS_PAUSE_S: Final = 0.02
 
 
-async def open_store(url: str, *, create: bool = False) -> SqlStore:
+async def open_store(url: str, key: bytes, *, create: bool = False) -> SqlStore:
     """The registry in the database at *url* (``sqlite:///PATH``, ``postgresql://...``).
 
-    With *create* the database is made, or brought to this program's schema.  Raises ``state-missing`` when there
-    is none, ``schema-old``, ``schema-new``, ``setting-invalid`` (the URL, or a server that does not flush).
+    *key* (32 bytes, of the server's secret under :data:`tang_attest.store.authentic.KEY_LABEL`) seals rows and checks
+    their seals.  With *create* the database is made.  Raises ``state-missing`` when there is none, ``schema-old``,
+    ``schema-new``, ``setting-invalid`` (the URL, or a server that does not flush).
     """
     if create:
-        await upgrade(url)
-    database = connect(parse_url(url))
+        await upgrade(url, key)
+    authenticity = Authenticity(key)
+    database = AuthenticDatabase(connect(parse_url(url)), authenticity)
     try:
         await database.read(schema.check)
     except BaseException:
         await database.close()
         raise
-    return SqlStore(database)
+    return SqlStore(database, authenticity)
 
 
 class SqlStore:
@@ -96,8 +99,8 @@ class SqlStore:
     calls share a write transaction and its flush to the disk.  Every other call has its own.
     """
 
-    def __init__(self, database: Database) -> None:
-        self._database = database
+    def __init__(self, database: Database, authenticity: Authenticity) -> None:
+        self._database, self._authenticity = database, authenticity
         self._finds: Batcher[keys.Wanted, keys.Found] = Batcher(self._find_keys)
         self._server_keys: Batcher[None, Sequence[SealedKey]] = Batcher(self._load_server_keys)
         self._writes: Batcher[Written, None] = Batcher(self._write_items)
@@ -121,6 +124,10 @@ class SqlStore:
             "write": self._writes.figures(),
             "verify": self._rounds.figures(),
         }
+
+    def tampered(self) -> Mapping[str, int]:
+        """See :class:`~tang_attest.ports.Store`."""
+        return self._authenticity.found()
 
     # --- the request path ---------------------------------------------------------------------------------------
 
@@ -430,6 +437,10 @@ class SqlStore:
     async def list_keys(self) -> Sequence[tuple[SealedKey, str | None]]:
         """See :class:`~tang_attest.ports.Store`."""
         return await self._database.read(keys.load)
+
+    async def count_signing_keys(self) -> tuple[int, int]:
+        """See :class:`~tang_attest.ports.Store`."""
+        return await self._database.read(keys.count)
 
     async def server_keys(self) -> Sequence[SealedKey]:
         """See :class:`~tang_attest.ports.Store`."""

@@ -21,6 +21,12 @@ metadata: Final = sa.MetaData(
     }
 )
 
+
+def _seal() -> sa.Column[bytes]:
+    """What shows that the row is ours (authentic.py); NULL: it is not."""
+    return sa.Column("seal", sa.LargeBinary)
+
+
 policy: Final = sa.Table(
     "policy",
     metadata,
@@ -35,6 +41,7 @@ policy: Final = sa.Table(
     sa.Column("rules", RulesText),
     # protocol/conditions.py; NULL: none.
     sa.Column("conditions", JsonText),
+    _seal(),
 )
 
 reference_state: Final = sa.Table(
@@ -54,6 +61,7 @@ reference_state: Final = sa.Table(
     sa.Column("created_at", Instant),
     sa.Column("created_by", sa.Text),
     sa.Column("notes", JsonText),
+    _seal(),
     sa.UniqueConstraint("policy_id", "label"),
 )
 
@@ -112,6 +120,7 @@ device: Final = sa.Table(
     sa.Column("answered_at", Instant),
     sa.Column("verified_at", Instant),
     sa.Column("wanted_at", Instant, index=True),
+    _seal(),
     sqlite_autoincrement=True,  # an id is never used again: a decision under way must not meet another device
 )
 
@@ -126,6 +135,7 @@ sealed_key: Final = sa.Table(
     sa.Column("created_at", Instant, nullable=False),
     sa.Column("rotated_at", Instant),
     sa.Column("device_id", BIG, sa.ForeignKey("device.id"), index=True),
+    _seal(),
 )
 
 token: Final = sa.Table(
@@ -146,6 +156,7 @@ token: Final = sa.Table(
     sa.Column("labels", JsonText, nullable=False, server_default="[]"),
     sa.Column("used_at", Instant),
     sa.Column("revoked_at", Instant),
+    _seal(),
 )
 
 admin_token: Final = sa.Table(
@@ -161,6 +172,7 @@ admin_token: Final = sa.Table(
     sa.Column("created_by", sa.Text, nullable=False),
     sa.Column("expires_at", Instant, nullable=False),
     sa.Column("revoked_at", Instant),
+    _seal(),
 )
 
 nonce: Final = sa.Table(
@@ -182,6 +194,7 @@ observation: Final = sa.Table(
     sa.Column("code", sa.Text, nullable=False),
     sa.Column("reset_count", sa.BigInteger, nullable=False),
     sa.Column("event_log", sa.LargeBinary, nullable=False),
+    _seal(),
     sqlite_autoincrement=True,
 )
 
@@ -196,6 +209,7 @@ evidence: Final = sa.Table(
     sa.Column("selection", SelectionText, nullable=False),
     sa.Column("pcr_values", PcrText, nullable=False),
     sa.Column("event_log", sa.LargeBinary, nullable=False),
+    _seal(),
 )
 
 rollout: Final = sa.Table(
@@ -218,6 +232,7 @@ rollout: Final = sa.Table(
     sa.Column("ended_at", Instant),
     sa.Column("ended_by", sa.Text),
     sa.Column("why", sa.Text),
+    _seal(),
     sa.UniqueConstraint("policy_id", "name"),
 )
 
@@ -233,6 +248,7 @@ rollout_device: Final = sa.Table(
     # The state that permitted, or why the policy refused.
     sa.Column("about", sa.Text, nullable=False),
     sa.Column("at", Instant, nullable=False),
+    _seal(),
 )
 
 verification: Final = sa.Table(
@@ -255,6 +271,7 @@ notification: Final = sa.Table(
     sa.Column("id", BIG, primary_key=True),
     sa.Column("action", sa.Text, nullable=False),
     sa.Column("body", JsonText, nullable=False),
+    _seal(),
     sqlite_autoincrement=True,
 )
 
@@ -264,6 +281,7 @@ ima_requirement: Final = sa.Table(
     # SHA-256 over the document (protocol/ima/requirement.py): what never changes can be kept ready.
     sa.Column("digest", sa.Text, primary_key=True),
     sa.Column("document", JsonText, nullable=False),
+    _seal(),
 )
 
 ima_progress: Final = sa.Table(
@@ -272,6 +290,7 @@ ima_progress: Final = sa.Table(
     # How far the list of this boot was read, and what was found there (protocol/ima/progress.py).
     sa.Column("device_id", BIG, sa.ForeignKey("device.id"), primary_key=True, autoincrement=False),
     sa.Column("progress", JsonText, nullable=False),
+    _seal(),
 )
 
 ek_root: Final = sa.Table(
@@ -283,6 +302,7 @@ ek_root: Final = sa.Table(
     sa.Column("added_at", Instant, nullable=False),
     # The digest of the certificate's subject, by which issuers are looked up; NULL: looked at every time.
     sa.Column("subject", sa.LargeBinary, index=True),
+    _seal(),
 )
 
 audit: Final = sa.Table(

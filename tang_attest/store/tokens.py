@@ -9,8 +9,7 @@ import sqlalchemy as sa
 
 from tang_attest.errors import Conflict, NotFound
 from tang_attest.ports import Device, Enrollment, Token
-from tang_attest.store import audit_log, devices, evidence, keys, policies, tables
-from tang_attest.store.sql import changed, insert_new
+from tang_attest.store import audit_log, authentic, devices, evidence, keys, policies, tables
 
 _token = tables.token
 _COLUMNS = tuple(field.name for field in fields(Token))
@@ -20,27 +19,27 @@ def add(connection: sa.Connection, token: Token) -> None:
     """Add *token*.  Raises ``not-found`` when it names a policy that is not there."""
     if token.policy is not None:
         policies.find_id(connection, token.policy)
-    if not insert_new(connection, _token, _to_row(token)):
+    if authentic.insert(connection, _token, _to_row(token)) is None:
         raise Conflict("name-taken", "There is this token already.")
 
 
 def find(connection: sa.Connection, digest: bytes) -> Token | None:
     """The token whose text has this SHA-256."""
-    row = connection.execute(sa.select(_token).where(_token.c.digest == digest)).mappings().one_or_none()
+    row = authentic.one(connection, _token, _token.c.digest == digest)
     return None if row is None else _from_row(row)
 
 
 def load(connection: sa.Connection) -> list[Token]:
     """Every token, newest first."""
-    rows = connection.execute(sa.select(_token).order_by(_token.c.created_at.desc(), _token.c.digest))
-    return [_from_row(row) for row in rows.mappings()]
+    newest_first = [_token.c.created_at.desc(), _token.c.digest]
+    return [_from_row(row) for row in authentic.load(connection, _token, order_by=newest_first)]
 
 
 def use(connection: sa.Connection, digest: bytes, at: datetime) -> None:
     """Use the token up.  Raises ``token-used``, ``token-revoked``, and ``token-invalid`` when there is none."""
-    # Two enrollments may have found the token unused.  The condition is checked again in the statement that
-    # changes it, under the row's lock, so only one of them meets a row.
-    if changed(connection, _token.update().where(_unused(digest)).values(used_at=at)) == 1:
+    # Two enrollments may have found the token unused.  The condition is checked again under the row's lock, so
+    # only one of them meets a row.
+    if authentic.update(connection, _token, _unused(digest), {"used_at": at}) == 1:
         return
     token = find(connection, digest)
     if token is None:
@@ -52,7 +51,7 @@ def use(connection: sa.Connection, digest: bytes, at: datetime) -> None:
 
 def revoke(connection: sa.Connection, digest: bytes, at: datetime) -> None:
     """Revoke an unused token.  Raises ``token-used``, and ``not-found`` when it is unknown or revoked."""
-    if changed(connection, _token.update().where(_unused(digest)).values(revoked_at=at)) == 1:
+    if authentic.update(connection, _token, _unused(digest), {"revoked_at": at}) == 1:
         return
     token = find(connection, digest)
     if token is None or token.revoked_at is not None:
@@ -84,5 +83,5 @@ def _to_row(token: Token) -> dict[str, object]:
     return {name: getattr(token, name) for name in _COLUMNS} | {"labels": list(token.labels)}
 
 
-def _from_row(row: sa.RowMapping) -> Token:
+def _from_row(row: authentic.Row) -> Token:
     return Token(**{name: row[name] for name in _COLUMNS} | {"labels": tuple(row["labels"])})

@@ -13,18 +13,19 @@ Rules of this module:
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime, timedelta
-from typing import Any, Final
+from typing import Final
 
 import sqlalchemy as sa
 
 from tang_attest.errors import Conflict, NotFound, TangAttestError
 from tang_attest.ports import AuditEntry, Change, Device, Notification, PastVerification, Verification
 from tang_attest.protocol.verification import Outcome
-from tang_attest.store import audit_log, devices, nonces, tables
+from tang_attest.store import audit_log, authentic, devices, locks, nonces, tables
 from tang_attest.store.decisions import is_step_back, moves_forward
-from tang_attest.store.sql import among, changed
+from tang_attest.store.failures import Tampered
 
 #: A replica's clock may be ahead by as much; a later time was written before the clock was set back.
 _AHEAD: Final = timedelta(minutes=1)
@@ -34,38 +35,19 @@ _key = tables.sealed_key
 _verification = tables.verification
 _notification = tables.notification
 
-_LOCKED = (
-    sa.select(
-        _device.c.id,
-        _device.c.name,
-        _device.c.clock,
-        _device.c.reset_count,
-        _device.c.restart_count,
-        _device.c.clock_safe,
-        _device.c.outcome,
-        _device.c.outcome_code,
-        _device.c.answered_at,
-        _device.c.suspended_at,
-        _device.c.wanted_at,
-    )
-    .where(among(_device.c.id, "ids"))
-    .order_by(_device.c.id)
-    .with_for_update()
-)
 _SAME_AS_BEFORE = _device.update().where(_device.c.id == sa.bindparam("device_id"))
 
 
 def write(connection: sa.Connection, items: Sequence[Verification]) -> list[Change | TangAttestError | None]:
     """Write *items*; for each what it changed, ``None`` (it is not unreachable after all), or why it was not written."""
-    ids = sorted({item.device_id for item in items})
-    rows = {row["id"]: dict(row) for row in connection.execute(_LOCKED, {"ids": ids}).mappings()}
+    rows = locks.take_devices(connection, {item.device_id for item in items})
     shown = nonces.used(connection, {item.answer_digest for item in items if item.answer_digest})
     results: list[Change | TangAttestError | None] = []
     for item in items:
         if item.answer_digest in shown:
             results.append(Conflict("nonce-used", "This evidence was judged before."))
             continue
-        results.append(_write_one(connection, rows.get(item.device_id), item))
+        results.append(_write_one(connection, rows, item))
         if item.answer_digest is not None and isinstance(results[-1], Change):
             shown.add(item.answer_digest)
     nonces.use(
@@ -82,8 +64,10 @@ def write(connection: sa.Connection, items: Sequence[Verification]) -> list[Chan
 
 
 def _write_one(
-    connection: sa.Connection, row: dict[str, Any] | None, item: Verification
+    connection: sa.Connection, rows: dict[int, authentic.Row | Tampered], item: Verification
 ) -> Change | TangAttestError | None:
+    if isinstance(row := rows.get(item.device_id), Tampered):
+        return row
     if row is None:
         return NotFound("key-unknown", "The device was removed while its evidence was appraised.")
     if item.clock is None:
@@ -97,27 +81,37 @@ def _write_one(
             item = replace(item, clock=None)
             if (item.outcome, row["outcome"]) == (Outcome.VERIFIED, Outcome.REFUSED.value):
                 return Change(outcome=False, suspended=False)
+    return _write_change(connection, rows, row, item)
+
+
+def _write_change(
+    connection: sa.Connection,
+    rows: dict[int, authentic.Row | Tampered],
+    row: authentic.Row,
+    item: Verification,
+) -> Change:
+    """Write how the round of *item* ended; *rows* has the device as it is then."""
     change = Change(
         (row["outcome"], row["outcome_code"]) != (item.outcome.value, item.code),
         item.suspend is not None and row["suspended_at"] is None,
     )
     columns, asked = _columns(item, change), row["wanted_at"] is not None
-    row.update(columns)
-    connection.execute(_SAME_AS_BEFORE.values(columns), {"device_id": item.device_id})
+    changed_columns = authentic.resealed(connection, _device, row, columns)
+    connection.execute(_SAME_AS_BEFORE.values(changed_columns), {"device_id": item.device_id})
+    rows[item.device_id] = authentic.after(_device, row, changed_columns)
     name = str(row["name"])
     if change.outcome or asked:
         _append(connection, name, item)
     if change.outcome and item.notify:
         body = _told(name, item, change)
-        connection.execute(
-            _notification.insert(), [{"action": action, "body": body} for action in item.notify]
-        )
+        for action in item.notify:
+            authentic.insert(connection, _notification, {"action": action, "body": body})
     if change.suspended:
         audit_log.append(connection, _suspended(name, item))
     return change
 
 
-def _answered(row: dict[str, Any], item: Verification) -> bool:
+def _answered(row: authentic.Row, item: Verification) -> bool:
     """True when authentic evidence came while somebody found the device silent."""
     answered = row["answered_at"]
     if not isinstance(answered, datetime) or item.silent_since is None:
@@ -201,13 +195,19 @@ def silent(
 
 
 def take_notifications(connection: sa.Connection, limit: int) -> list[Notification]:
-    """The oldest, deleted: of two processes that saw the same row, the one whose DELETE met it has it."""
-    rows = connection.execute(sa.select(_notification).order_by(_notification.c.id).limit(limit)).all()
-    return [
-        Notification(row.id, row.action, row.body)
-        for row in rows
-        if changed(connection, _notification.delete().where(_notification.c.id == row.id)) == 1
-    ]
+    """The oldest, deleted: of two processes that saw the same row, the one whose DELETE met it has it.
+
+    Nobody is told what is not ours; it is deleted all the same.
+    """
+    query = sa.select(*authentic.form(_notification).raw).order_by(_notification.c.id).limit(limit)
+    found = []
+    for values in connection.execute(query).all():
+        if authentic.delete(connection, _notification, _notification.c.id == values.id) != 1:
+            continue
+        with suppress(Tampered):  # it is logged and counted
+            row = authentic.check(connection, _notification, values)
+            found.append(Notification(row["id"], row["action"], row["body"]))
+    return found
 
 
 def newest(connection: sa.Connection, device: str, limit: int) -> list[PastVerification]:

@@ -14,6 +14,7 @@ from tang_attest.ports import SealedKey
 from tang_attest.service.server_keys import ServerKeys
 from tang_attest.store import open_store
 from tests.cli.transcript import environment, run
+from tests.fakes import ROW_KEY
 
 
 @pytest.fixture(autouse=True)
@@ -82,7 +83,7 @@ def test_the_thumbprint_is_the_signing_keys(tmp_path: Path) -> None:
     """What init prints is what a machine compares."""
 
     async def load() -> Sequence[SealedKey]:
-        store = await open_store(f"sqlite:///{tmp_path}/state/tang-attest.db")
+        store = await open_store(f"sqlite:///{tmp_path}/state/tang-attest.db", ROW_KEY)
         try:
             return await store.server_keys()
         finally:

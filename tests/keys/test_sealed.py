@@ -78,7 +78,13 @@ def test_nothing_private_is_in_the_record() -> None:
     for form in (b64u(scalar), scalar.hex(), str(int.from_bytes(scalar, "big"))):
         assert form not in text
     header, encrypted_key, *_ = key.sealed.split(".")
-    assert json.loads(unb64u(header)) == {"alg": "dir", "enc": "A256GCM", "kid": key.kid, "use": "exchange"}
+    assert json.loads(unb64u(header)) == {
+        "alg": "dir",
+        "enc": "A256GCM",
+        "kid": key.kid,
+        "use": "exchange",
+        "holder": "open",
+    }
     assert encrypted_key == ""
     assert KEYS.seal("exchange", private, NOW).sealed != key.sealed
 
@@ -129,7 +135,7 @@ def _sealed(private: ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey, kid: str, *
     plain = private.private_bytes(
         serialization.Encoding.DER, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )
-    protected = {"alg": "dir", "enc": "A256GCM", "kid": kid, "use": "exchange", **header}
+    protected = {"alg": "dir", "enc": "A256GCM", "kid": kid, "use": "exchange", "holder": "open", **header}
     jwe = JWE(plain, protected=json.dumps(protected))
     jwe.add_recipient(JWK(kty="oct", k=base64url_encode(SECRET.derive("seal"))))
     return str(jwe.serialize(True))

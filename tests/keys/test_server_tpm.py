@@ -26,6 +26,7 @@ from tang_attest.keys.sealed import SealedKeys
 from tang_attest.keys.secret import ServerSecret
 from tang_attest.keys.server_tpm import ServerTpm, TpmExchangeKey
 from tang_attest.keys.tpm import Tpm, WrappedKey
+from tang_attest.ports import OPEN, holder
 from tang_attest.protocol.advertisement import thumbprint
 from tang_attest.protocol.exchange import ExchangeKey
 from tang_attest.protocol.points import CURVES, Curve, Point
@@ -34,6 +35,7 @@ from tests.swtpm import Swtpm
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 SECRET = ServerSecret(b"s" * 32)
+HOLDER = holder(b"name", b"key")
 
 
 @pytest.fixture
@@ -178,7 +180,7 @@ def test_what_somebody_on_the_bus_sees(swtpm: Swtpm) -> None:
 
 def test_a_stolen_disk_opens_nothing(swtpm: Swtpm, server_tpm: ServerTpm, tmp_path: Path) -> None:
     """Database and secret together are worth nothing without the TPM, with another one, and after it was cleared."""
-    sealed = asyncio.run(SealedKeys(SECRET, server_tpm).create_exchange("P-521", NOW))
+    sealed = asyncio.run(SealedKeys(SECRET, server_tpm).create_exchange("P-521", NOW, HOLDER))
     server_tpm.shutdown()
     with Swtpm(tmp_path / "thief") as other:
         for tcti, code in ((None, "server-tpm-unavailable"), (other.tcti, "server-tpm-foreign")):
@@ -205,7 +207,7 @@ def test_a_stolen_disk_opens_nothing(swtpm: Swtpm, server_tpm: ServerTpm, tmp_pa
 
 def test_another_secret_does_not_open_it(server_tpm: ServerTpm) -> None:
     """The TPM without the secret is worth nothing either."""
-    sealed = asyncio.run(SealedKeys(SECRET, server_tpm).create_exchange("P-521", NOW))
+    sealed = asyncio.run(SealedKeys(SECRET, server_tpm).create_exchange("P-521", NOW, HOLDER))
     with pytest.raises(Unavailable) as refused:
         SealedKeys(ServerSecret(b"o" * 32), server_tpm).open_exchange(sealed)
     assert (refused.value.code, sealed.curve) == ("internal", "P-521")
@@ -215,7 +217,7 @@ def test_keys_of_both_kinds(server_tpm: ServerTpm) -> None:
     """Keys that were made before go on working; which is which can be told without the secret; none is swapped."""
     keys = SealedKeys(SECRET, server_tpm)
     before = SealedKeys(SECRET).create("exchange", "P-521", NOW)
-    new, other = (asyncio.run(keys.create_exchange("P-521", NOW)) for _ in range(2))
+    new, other = (asyncio.run(keys.create_exchange("P-521", NOW, HOLDER)) for _ in range(2))
     strangers = SealedKeys(ServerSecret(b"o" * 32))
     assert [strangers.is_in_tpm(key) for key in (before, new)] == [False, True]
     assert not any(strangers.is_in_tpm(replace(new, sealed=text)) for text in ("", "....", "MQ.", "?."))
@@ -234,8 +236,12 @@ def test_an_inner_key_of_another_name(server_tpm: ServerTpm) -> None:
     """Even with the secret, a header cannot name another key than the one that the TPM wrapped."""
     keys = SealedKeys(SECRET, server_tpm)
     new, other = (server_tpm.create() for _ in range(2))
-    lie = keys._seal("exchange", TpmExchangeKey(new, server_tpm), other.encode(), NOW, cty="tpm2-wrapped-key")
-    no_key = keys._seal("exchange", TpmExchangeKey(new, server_tpm), b"other", NOW, cty="tpm2-wrapped-key")
+    lie = keys._seal(
+        "exchange", TpmExchangeKey(new, server_tpm), other.encode(), NOW, OPEN, cty="tpm2-wrapped-key"
+    )
+    no_key = keys._seal(
+        "exchange", TpmExchangeKey(new, server_tpm), b"other", NOW, OPEN, cty="tpm2-wrapped-key"
+    )
     for wrong in (lie, no_key):
         with pytest.raises(Unavailable, match="is not the key"):
             keys.open_exchange(wrong)

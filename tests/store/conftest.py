@@ -13,6 +13,7 @@ import pytest_asyncio
 from sqlalchemy.util.concurrency import await_
 
 from tang_attest.store import SqlStore, open_store, upgrade
+from tests.fakes import ROW_KEY
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -45,11 +46,11 @@ Opener = Callable[[], Awaitable[SqlStore]]
 @pytest_asyncio.fixture
 async def open_another(url: str) -> AsyncIterator[Opener]:
     """Opens the same database once more, as another process does."""
-    await upgrade(url)
+    await upgrade(url, ROW_KEY)
     stores = []
 
     async def opener() -> SqlStore:
-        stores.append(await open_store(url))
+        stores.append(await open_store(url, ROW_KEY))
         return stores[-1]
 
     yield opener

@@ -16,6 +16,7 @@ from tang_attest.errors import TangAttestError, Unavailable
 from tang_attest.ports import EkRoot, NewEvidence, Snapshot
 from tang_attest.store import Reader, SqlStore, archive, back_up, look, open_store, restore, schema, tables
 from tang_attest.store.engine import connect, parse_url
+from tests.fakes import ROW_KEY
 from tests.store.records import (
     NOW,
     SELECTION,
@@ -39,7 +40,7 @@ def silent(_done: int, _total: int) -> None:
 
 async def fill(url: str) -> None:
     """At least one row in every table, and a device that had a higher id than any that is left."""
-    store = await open_store(url, create=True)
+    store = await open_store(url, ROW_KEY, create=True)
     await store.add_token(token(), entry("token create", details={"ä": ["\U0001f511", None, 1.5, True]}))
     await store.enroll(enrollment())
     await store.add_policy(policy("shared"), entry())
@@ -91,7 +92,8 @@ async def archived(url: str, **head: object) -> bytes:
 
 
 async def restored(url: str, data: bytes, key: bytes = KEY) -> dict[str, int]:
-    return await restore(url, Reader(io.BytesIO(data)), key, silent)
+    rows, _ = await restore(url, Reader(io.BytesIO(data)), key, silent, ROW_KEY, lambda key: key.sealed)
+    return rows
 
 
 def content(data: bytes) -> list[bytes]:
@@ -109,7 +111,7 @@ async def test_everything_arrives(url: str, empty_url: str) -> None:
     assert all(rows.values()), rows
     assert content(await archived(target)) == content(data)
     assert json.loads(data.splitlines()[-2])["last_ids"]["device"] == 3
-    store = await open_store(target)
+    store = await open_store(target, ROW_KEY)
     assert (await store.add_device(device("new"), "shared", key("new"), entry())).id == 4
     await store.add_policy(policy("new"), entry())
     assert (await store.get_device("pi-c")).clock == clock(2**64 - 1, 2**32 - 1)
@@ -146,9 +148,10 @@ def add_in_another_process(url: str) -> int:
     program = (
         "import asyncio, sys\n"
         "from tang_attest.store import open_store\n"
+        "from tests.fakes import ROW_KEY\n"
         "from tests.store.records import device, entry, key\n"
         "async def main():\n"
-        "    store = await open_store(sys.argv[1])\n"
+        "    store = await open_store(sys.argv[1], ROW_KEY)\n"
         "    await store.add_device(device('late'), 'policy', key('late'), entry())\n"
         "    print(len(await store.list_devices()))\n"
         "    await store.close()\n"
@@ -177,7 +180,7 @@ async def test_an_older_schema_is_upgraded(empty_url: str, tmp_path: Path) -> No
     assert (await look(old)).schema == "0001"
     await restored(empty_url, await archived(old))
     assert (await look(empty_url)).schema == schema.REVISION
-    store = await open_store(empty_url)
+    store = await open_store(empty_url, ROW_KEY)
     assert [found.name for found in await store.list_policies()] == ["p"]
     await store.close()
 
@@ -186,7 +189,7 @@ async def test_a_target_that_is_not_empty(url: str, tmp_path: Path) -> None:
     """Is refused, and stays as it is."""
     source = f"sqlite:///{tmp_path}/source.db"
     await fill(source)
-    store = await open_store(url, create=True)
+    store = await open_store(url, ROW_KEY, create=True)
     await store.add_policy(policy("mine"), entry())
     await store.close()
     before = await archived(url)
@@ -311,7 +314,7 @@ async def test_no_tables_no_backup(empty_url: str, tmp_path: Path) -> None:
 async def test_long_tables_come_in_pages(empty_url: str, url: str) -> None:
     """Every row once, whatever the size of a page; text keys too."""
     target = empty_url if empty_url != url else f"{empty_url}-2"
-    store = await open_store(url, create=True)
+    store = await open_store(url, ROW_KEY, create=True)
     for number in range(archive._PAGE + 3):
         await store.add_token(token(f"t{number}"), entry())
         await store.add_key(key(f"K{number}" if number % 2 else f"k{number}"), None, entry())

@@ -62,7 +62,7 @@ async def test_find_key_gives_device_and_policy(store: SqlStore) -> None:
     await enroll(store, "pi-c")
     bound = await store.find_key("kid-pi-b")
     assert bound is not None
-    assert bound.key == key("kid-pi-b")
+    assert bound.key == replace(key("kid-pi-b"), holder=device("pi-b").holder)
     assert bound.policy == policy("pi-b")
     assert bound.device == await store.get_device("pi-b")
     assert bound.device is not None

@@ -13,6 +13,7 @@ import sqlalchemy as sa
 from tang_attest.ports import RolloutResult, Snapshot
 from tang_attest.protocol.rollout import RolloutOutcome
 from tang_attest.store import open_store
+from tests.fakes import ROW_KEY
 from tests.store.records import SELECTION, clock, decision, state, values
 from tests.store.test_rollouts import begin
 
@@ -47,7 +48,7 @@ def scans(file: Path, sql: str, parameters: Any) -> list[str]:
 async def test_an_unlock_reads_no_whole_table(tmp_path: Path) -> None:
     """Finding a key, and writing a decision that permits, refuses, or counts for a rollout."""
     file = tmp_path / "registry.db"
-    store = await open_store(f"sqlite:///{file}", create=True)
+    store = await open_store(f"sqlite:///{file}", ROW_KEY, create=True)
     _, ids = await begin(store, 1)
     with statements() as seen:
         assert await store.find_selection("kid-d0") == SELECTION

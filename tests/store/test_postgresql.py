@@ -16,7 +16,8 @@ from sqlalchemy.util.concurrency import await_
 
 from tang_attest.errors import Malformed, TangAttestError, Unavailable
 from tang_attest.protocol.reference_state import Life
-from tang_attest.store import SqlStore, look, open_store, postgresql, schema, tables, upgrade
+from tang_attest.store import SqlStore, authentic, look, open_store, postgresql, schema, tables, upgrade
+from tests.fakes import ROW_KEY
 from tests.postgres import Postgres, away
 from tests.store.conftest import Opener
 from tests.store.records import clock, decision, device, entry, key, policy, state
@@ -55,7 +56,7 @@ async def devices(store: SqlStore, count: int) -> list[int]:
 async def test_nobody_listens(caplog: pytest.LogCaptureFixture) -> None:
     """A server that is not there is unavailable at once."""
     with away() as url, caplog.at_level(logging.ERROR):
-        assert (await refused(open_store(url))).code == "unavailable"
+        assert (await refused(open_store(url, ROW_KEY))).code == "unavailable"
     assert "ConnectionRefusedError" in caplog.text
 
 
@@ -104,10 +105,10 @@ async def test_no_connection_is_left(
     """The server's limit is an unavailable database, and over when somebody leaves."""
     postgres.sql("ALTER ROLE guest CONNECTION LIMIT 2")
     url, _ = password_url
-    first, second = await open_store(url), await open_store(url)
-    assert (await refused(open_store(url))).code == "unavailable"
+    first, second = await open_store(url, ROW_KEY), await open_store(url, ROW_KEY)
+    assert (await refused(open_store(url, ROW_KEY))).code == "unavailable"
     await first.close()
-    third = await open_store(url)
+    third = await open_store(url, ROW_KEY)
     assert await third.find_key("none") is None
     await second.close()
     await third.close()
@@ -116,7 +117,7 @@ async def test_no_connection_is_left(
 async def test_a_transaction_that_takes_too_long(impatient: None, store: SqlStore, url: str) -> None:
     """Somebody else holds the row: the wait ends, nothing is written, and nothing holds a lock afterwards."""
     (device_id,) = await devices(store, 1)
-    holder = await open_store(url)
+    holder = await open_store(url, ROW_KEY)
     entered, go = asyncio.Event(), asyncio.Event()
 
     def hold(connection: sa.Connection) -> None:
@@ -175,15 +176,15 @@ async def test_a_deadlock_is_tried_again(store: SqlStore, open_another: Opener) 
     first, second = await devices(store, 2)
     meet = asyncio.Barrier(2)
     tries: list[int] = []
-    update, row = tables.device.update(), tables.device.c
+    row = tables.device.c
 
     def cross(one: int, two: int):
         def work(connection: sa.Connection) -> None:
             tries.append(one)
-            connection.execute(update.where(row.id == one).values(last_code=str(one)))
+            authentic.update(connection, tables.device, row.id == one, {"last_code": str(one)})
             if len(tries) <= 2:
                 await_(meet.wait())
-            connection.execute(update.where(row.id == two).values(last_code=str(one)))
+            authentic.update(connection, tables.device, row.id == two, {"last_code": str(one)})
 
         return work
 
@@ -221,8 +222,8 @@ async def test_a_policy_that_goes_while_a_device_comes(store: SqlStore, open_ano
 
 async def test_two_upgrades_at_once(empty_postgres_url: str) -> None:
     """Replicas that start together: each finds the tables, and nobody fails."""
-    ended = await asyncio.gather(*(upgrade(empty_postgres_url) for _ in range(4)))
-    assert sorted(before or "" for before, _ in ended) == ["", *[schema.REVISION] * 3]
+    ended = await asyncio.gather(*(upgrade(empty_postgres_url, ROW_KEY) for _ in range(4)))
+    assert sorted(before or "" for before in (each.before for each in ended)) == ["", *[schema.REVISION] * 3]
     assert (await look(empty_postgres_url)).schema == schema.REVISION
 
 
@@ -275,12 +276,12 @@ def password_url(postgres: Postgres, url: str, tmp_path: Path) -> Iterator[tuple
 async def test_a_password_file(password_url: tuple[str, Path], caplog: pytest.LogCaptureFixture) -> None:
     """Lets in; a wrong password does not, and no password is in the log."""
     url, passfile = password_url
-    store = await open_store(url)
+    store = await open_store(url, ROW_KEY)
     assert await store.list_devices() == []
     await store.close()
     passfile.write_text("127.0.0.1:*:*:guest:hunter3\n")
     with caplog.at_level(logging.DEBUG):
-        assert (await refused(open_store(url))).code == "unavailable"
+        assert (await refused(open_store(url, ROW_KEY))).code == "unavailable"
     assert "password authentication failed" in caplog.text
     assert "hunter" not in caplog.text
 
@@ -288,11 +289,11 @@ async def test_a_password_file(password_url: tuple[str, Path], caplog: pytest.Lo
 async def test_a_password_in_the_wrong_place(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """In the URL or in the environment, where others see it, it is refused."""
     for wrong in ("postgresql://tang:hunter2@host/db", "postgresql://tang@host/db?password=hunter2"):
-        error = await refused(open_store(wrong))
+        error = await refused(open_store(wrong, ROW_KEY))
         assert error.code == "setting-invalid"
         assert "hunter2" not in str(error.reasons)
     monkeypatch.setenv("PGPASSWORD", "hunter2")
-    error = await refused(open_store(url))
+    error = await refused(open_store(url, ROW_KEY))
     assert error.code == "setting-invalid"
     assert "hunter2" not in str(error.reasons)
 
@@ -303,7 +304,7 @@ async def test_a_server_that_does_not_flush(postgres: Postgres, url: str) -> Non
     try:
         postgres.sql("SELECT pg_reload_conf()")
         await _until(postgres, "off")
-        error = await refused(open_store(url))
+        error = await refused(open_store(url, ROW_KEY))
         assert error.code == "setting-invalid"
         assert "fsync" in error.sentence
         assert (await look(url)).flushes is False
@@ -326,7 +327,7 @@ async def test_every_connection_flushes(postgres: Postgres, url: str) -> None:
     """Whatever the cluster's default, a commit here returns when it is on the disk."""
     name = re.findall(r"/(\w+)\?", url)[0]
     postgres.sql(f"ALTER DATABASE {name} SET synchronous_commit = off")
-    store = await open_store(url)
+    store = await open_store(url, ROW_KEY)
     shown = await store._database.write(
         lambda connection: connection.exec_driver_sql("SHOW synchronous_commit").scalar_one()
     )

@@ -13,6 +13,7 @@ from tang_attest.cli.state import SystemClock
 from tang_attest.service.audit_check import check_audit
 from tang_attest.service.sealing import Sealer
 from tang_attest.store import SqlStore, open_store
+from tests.fakes import ROW_KEY
 from tests.store.records import clock, decision, device, entry, key, policy
 
 DEVICES = 32
@@ -33,7 +34,7 @@ async def _rate(concurrency: int, count: int, call: Callable[[int], Awaitable[ob
 
 async def _registry(url: str) -> tuple[SqlStore, Callable[[int], Awaitable[None]]]:
     """A registry of :data:`DEVICES` devices, and a call that writes the next decision about one of them."""
-    store = await open_store(url, create=True)
+    store = await open_store(url, ROW_KEY, create=True)
     await store.add_policy(policy(), entry())
     ids = [
         (await store.add_device(device(f"d{number}"), "policy", key(f"k{number}"), entry())).id

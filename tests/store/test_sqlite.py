@@ -15,6 +15,7 @@ import pytest
 
 from tang_attest.errors import Malformed, Unavailable
 from tang_attest.store import SqlStore, engine, open_store, schema
+from tests.fakes import ROW_KEY
 from tests.store.records import decision, device, entry, key, policy
 
 ROOT = Path(__file__).parent.parent.parent
@@ -22,6 +23,7 @@ ROOT = Path(__file__).parent.parent.parent
 CHILD = """
 import asyncio, sys
 from tang_attest.store import open_store
+from tests.fakes import ROW_KEY
 from tests.store.records import clock, decision
 
 async def caller(store, number):
@@ -31,7 +33,7 @@ async def caller(store, number):
         print(name, flush=True)
 
 async def main(url):
-    store = await open_store(url)
+    store = await open_store(url, ROW_KEY)
     await asyncio.gather(*(caller(store, number) for number in range(1, 9)))
 
 asyncio.run(main(sys.argv[1]))
@@ -40,7 +42,7 @@ asyncio.run(main(sys.argv[1]))
 
 async def make(tmp_path: Path, devices: int = 1) -> tuple[SqlStore, str]:
     url = f"sqlite:///{tmp_path}/registry.db"
-    store = await open_store(url, create=True)
+    store = await open_store(url, ROW_KEY, create=True)
     await store.add_policy(policy(), entry())
     for number in range(1, devices + 1):
         await store.add_device(device(f"d{number}"), "policy", key(f"k{number}"), entry())
@@ -66,7 +68,7 @@ async def test_what_was_acknowledged_survives_kill_9(tmp_path: Path, number: int
     await store.close()
     acknowledged = await asyncio.to_thread(_kill_while_writing, url, number)
     assert acknowledged
-    store = await open_store(url)
+    store = await open_store(url, ROW_KEY)
     assert acknowledged <= {row.request_id for _, row in await store.list_audit(limit=1_000_000)}
     await store.close()
 
@@ -110,7 +112,7 @@ async def test_only_the_owner_reads_the_file(tmp_path: Path) -> None:
 async def test_a_removed_key_is_nowhere(tmp_path: Path, keep_reader: bool) -> None:
     """Neither in the file nor in its log, also while another process has the database open."""
     store, url = await make(tmp_path, devices=3)
-    other = await open_store(url) if keep_reader else None
+    other = await open_store(url, ROW_KEY) if keep_reader else None
     if other is not None:
         assert await other.find_key("k2") is not None
     sealed = key("k2").sealed.encode()
@@ -191,7 +193,7 @@ async def test_a_full_disk_is_unavailable(tmp_path: Path, monkeypatch: pytest.Mo
     store, url = await make(tmp_path)
     await store.close()
     monkeypatch.setattr(engine, "_PRAGMAS", (*engine._PRAGMAS, "max_page_count=60"))
-    store = await open_store(url)
+    store = await open_store(url, ROW_KEY)
     notes = [entry("note", details={"text": "x" * 2000}) for _ in range(100)]
     results = [await _outcome(store.audit(note)) for note in notes]
     assert results[0] == "written"
@@ -215,11 +217,11 @@ async def _outcome(call) -> str:
 async def test_opening_makes_nothing(tmp_path: Path) -> None:
     """A wrong path must not look like an empty registry."""
     with pytest.raises(Unavailable) as caught:
-        await open_store(f"sqlite:///{tmp_path}/registry.db")
+        await open_store(f"sqlite:///{tmp_path}/registry.db", ROW_KEY)
     assert caught.value.code == "state-missing"
     assert modes(tmp_path) == {}
     with pytest.raises(Unavailable) as caught:
-        await open_store(f"sqlite:///{tmp_path}/missing/registry.db", create=True)
+        await open_store(f"sqlite:///{tmp_path}/missing/registry.db", ROW_KEY, create=True)
     assert caught.value.code == "file-unreadable"
 
 
@@ -237,19 +239,19 @@ async def test_another_schema_is_refused(tmp_path: Path, revision: str | None, c
         raw.execute("UPDATE alembic_version SET version_num=?", (revision,))
     raw.close()
     with pytest.raises(Unavailable) as caught:
-        await open_store(url)
+        await open_store(url, ROW_KEY)
     assert caught.value.code == code
     if revision == "9999":
         assert schema.REVISION in caught.value.sentence
         with pytest.raises(Unavailable):
-            await open_store(url, create=True)
+            await open_store(url, ROW_KEY, create=True)
 
 
 async def test_a_file_that_is_no_database(tmp_path: Path) -> None:
     """Says so without a traceback."""
     (tmp_path / "registry.db").write_bytes(b"hello " * 1000)
     with pytest.raises(Unavailable) as caught:
-        await open_store(f"sqlite:///{tmp_path}/registry.db")
+        await open_store(f"sqlite:///{tmp_path}/registry.db", ROW_KEY)
     assert caught.value.code == "unavailable"
 
 
@@ -267,7 +269,7 @@ async def test_a_file_that_is_no_database(tmp_path: Path) -> None:
 async def test_a_wrong_url(url: str) -> None:
     """Is a wrong setting; the sentence does not repeat a password."""
     with pytest.raises(Malformed) as caught:
-        await open_store(url)
+        await open_store(url, ROW_KEY)
     assert caught.value.code == "setting-invalid"
     assert "secret" not in caught.value.sentence
 
@@ -276,6 +278,6 @@ async def test_creating_twice_keeps_what_is_there(tmp_path: Path) -> None:
     """``init`` on an existing registry is an upgrade that does nothing."""
     store, url = await make(tmp_path)
     await store.close()
-    store = await open_store(url, create=True)
+    store = await open_store(url, ROW_KEY, create=True)
     assert len(await store.list_devices()) == 1
     await store.close()

@@ -14,7 +14,7 @@ from tang_attest.service.audit_check import check_audit
 from tang_attest.service.sealing import Sealer
 from tang_attest.store import open_store, schema, upgrade
 from tang_attest.store.engine import connect, parse_url
-from tests.fakes import FakeClock
+from tests.fakes import ROW_KEY, FakeClock
 from tests.protocol import ek_pki as pki
 
 #: Rows as version 0.1's first schema has them.
@@ -40,10 +40,10 @@ async def test_a_database_of_the_first_schema_is_upgraded(empty_url: str) -> Non
     await database.write(old)
     await database.close()
     with pytest.raises(Unavailable) as error:
-        await open_store(empty_url)
+        await open_store(empty_url, ROW_KEY)
     assert error.value.code == "state-missing" or error.value.code.startswith("schema")
-    await upgrade(empty_url)
-    store = await open_store(empty_url)
+    await upgrade(empty_url, ROW_KEY)
+    store = await open_store(empty_url, ROW_KEY)
     [state] = (await store.get_policy("pi-b")).states
     assert (state.life, state.limits, state.notes) == (Life.ACTIVE, Limits(), ())
     device = await store.get_device("pi-b")
@@ -64,8 +64,8 @@ async def test_rows_of_before_the_chain_are_sealed(empty_url: str) -> None:
 
     await database.write(old)
     await database.close()
-    await upgrade(empty_url)
-    store = await open_store(empty_url)
+    await upgrade(empty_url, ROW_KEY)
+    store = await open_store(empty_url, ROW_KEY)
     clock = FakeClock()
     assert (await store.unsealed_audit(None))[0] == 2 * sealing.ROWS + 1
     assert (await Sealer(store, bytes(32), clock).round()).seq == 3  # type: ignore[union-attr]
@@ -86,8 +86,8 @@ async def test_roots_of_before_are_found_by_subject(empty_url: str) -> None:
 
     await database.write(old)
     await database.close()
-    await upgrade(empty_url)
-    store = await open_store(empty_url)
+    await upgrade(empty_url, ROW_KEY)
+    store = await open_store(empty_url, ROW_KEY)
     found = await store.find_ek_roots(subject_digest(root.der), "")
     assert [each.fingerprint for each in found] == ["a", "b"]
     assert [each.fingerprint for each in await store.find_ek_roots(b"another", "")] == ["b"]

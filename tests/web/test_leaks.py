@@ -21,7 +21,7 @@ from tang_attest.config import Settings
 from tang_attest.keys.sealed import SealedKeys
 from tang_attest.keys.secret import load_secret
 from tang_attest.protocol.base64url import unb64u
-from tang_attest.store import open_store
+from tang_attest.store import KEY_LABEL, open_store
 from tests.attester import Attester, members
 from tests.cli.serving import Serving, clean_environment, command, request, serving
 from tests.cli.test_serve import enroll, unlock
@@ -103,7 +103,10 @@ def processes(server: Serving) -> bytes:
 async def private_keys(state: Path, search: Search) -> int:
     """Add the scalar of every key in the database; their number."""
     secret = load_secret(state)
-    store, sealed = await open_store(Settings(state=state).database_url), SealedKeys(secret)
+    store, sealed = (
+        await open_store(Settings(state=state).database_url, secret.derive(KEY_LABEL)),
+        SealedKeys(secret),
+    )
     keys = [*await store.server_keys()]
     for device in await store.list_devices():
         for kid in device.kids:

@@ -1,0 +1,14 @@
+"""What an upgrade did, in words."""
+
+from __future__ import annotations
+
+from tang_attest.cli import output
+from tang_attest.store import Upgraded
+
+
+def say_sealed(upgraded: Upgraded) -> None:
+    """Say what got its first seal: from then on it counts as ours, whoever wrote it before."""
+    if upgraded.sealed:
+        output.say(f"{upgraded.sealed} rows are sealed as they are; until now nothing showed who wrote them")
+    for row in upgraded.foreign:
+        output.say(f"not sealed, because this server did not write it: row '{row.key}' of table {row.table}")

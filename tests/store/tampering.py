@@ -1,0 +1,137 @@
+"""A registry with a row in every table that is sealed, and somebody who writes to its database."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import sqlalchemy as sa
+
+from tang_attest.ports import (
+    AdminToken,
+    EkRoot,
+    ImaRequirement,
+    NewEvidence,
+    RolloutResult,
+    Scope,
+    Snapshot,
+    Verification,
+)
+from tang_attest.protocol.policy_change import AddedState, PolicyChange
+from tang_attest.protocol.reference_state import Life, ReferenceState
+from tang_attest.protocol.rollout import Rollout, RolloutOutcome
+from tang_attest.protocol.verification import Outcome
+from tang_attest.store import SqlStore
+from tests.postgres import Postgres
+from tests.store.records import NOW, SELECTION, decision, device, digest, entry, key, policy, token, values
+
+#: The kid of a machine with every row that can stand behind a key.
+KID = "kid-pi-b"
+OPEN_KID = "kid-open"
+IMA = ImaRequirement("11" * 32, {"ignore": ["/a"]})
+
+
+async def fill(store: SqlStore) -> None:
+    """At least one row in every table that is sealed, for :data:`KID` where that can be."""
+    await store.add_policy(policy(), entry())
+    added = await store.add_device(device(), "policy", key(KID), entry())
+    await store.add_device(device("pi-c"), "policy", key("kid-pi-c"), entry())
+    await store.add_key(key(OPEN_KID), None, entry())
+    await store.add_token(token(), entry())
+    await store.add_admin_token(admin_token(), entry())
+    await store.add_ek_root(EkRoot("ff" * 32, "Vendor", b"der", NOW), entry())
+    await store.require_ima("policy", IMA, entry())
+    await store.keep_ima_progress(added.id, {"read": 7})
+    new = ReferenceState("new", values("new"), "imported", Life.STAGED, created_at=NOW, created_by="x")
+    change = PolicyChange((AddedState("new", values("new")),), (), None)
+    started = Rollout(
+        policy="policy",
+        name="r",
+        change=change,
+        salt="salt",
+        share=10_000,
+        label=None,
+        limit=1,
+        started_at=NOW,
+        started_by="operator:test",
+    )
+    await store.start_rollout(started, [new], entry())
+    rollout = await store.get_rollout("policy")
+    assert rollout is not None
+    shown = Snapshot(SELECTION, values("other"), b"log")
+    result = RolloutResult(rollout, RolloutOutcome.PASSED, "new")
+    seen = NewEvidence(shown, True)
+    await store.decide(decision(added.id, "n", 1, observation=shown, evidence=seen, rollout=result))
+    await store.verify(ended(added.id))
+
+
+def ended(device_id: int, code: str = "pcr-mismatch") -> Verification:
+    """A round that somebody has to be told of."""
+    return Verification(
+        device_id=device_id, at=NOW, outcome=Outcome.REFUSED, code=code, details={}, notify=("hook:page",)
+    )
+
+
+def admin_token(text: str = "admin") -> AdminToken:
+    return AdminToken(
+        digest=digest(text),
+        name=text,
+        scopes=(Scope.READ,),
+        policies=None,
+        created_at=NOW,
+        created_by="operator:test",
+        expires_at=NOW,
+    )
+
+
+class Intruder:
+    """Writes to the database at *url*, past this program and past foreign keys."""
+
+    def __init__(self, url: str, postgres: Postgres | None) -> None:
+        self._url, self._postgres = sa.make_url(url), postgres
+
+    def do(self, *statements: str) -> None:
+        """Run *statements* in one transaction."""
+        if self._postgres is not None:
+            text = "SET session_replication_role = replica; BEGIN; " + "; ".join(statements) + "; COMMIT"
+            self._postgres.sql(text, str(self._url.database))
+            return
+        with sqlite3.connect(str(self._url.database)) as connection:
+            for statement in statements:
+                connection.execute(statement)
+        connection.close()
+
+    def update(
+        self, table: str, keys: Sequence[str], row: Mapping[str, Any], changes: Mapping[str, Any]
+    ) -> None:
+        """Change the row that is *row*."""
+        sets = ", ".join(f"{name} = {self.literal(value)}" for name, value in changes.items())
+        where = " AND ".join(f"{name} = {self.literal(row[name])}" for name in keys)
+        self.do(f"UPDATE {table} SET {sets} WHERE {where}")  # noqa: S608 - that is the point
+
+    def insert(self, table: str, row: Mapping[str, Any]) -> None:
+        """Add a row."""
+        values = ", ".join(self.literal(value) for value in row.values())
+        self.do(f"INSERT INTO {table} ({', '.join(row)}) VALUES ({values})")  # noqa: S608 - that is the point
+
+    def literal(self, value: object) -> str:
+        """*value* in SQL."""
+        if value is None:
+            return "NULL"
+        if isinstance(value, bool):
+            return str(value).upper() if self._postgres else str(int(value))
+        if isinstance(value, bytes):
+            return f"'\\x{value.hex()}'::bytea" if self._postgres else f"X'{value.hex()}'"
+        return str(value) if isinstance(value, int) else "'" + str(value).replace("'", "''") + "'"
+
+    def another(self, value: object, kind: sa.types.TypeEngine[Any]) -> object:
+        """Another value for a column of *kind* that holds *value*."""
+        impl = kind.impl if isinstance(kind, sa.types.TypeDecorator) else kind
+        if isinstance(impl, sa.Boolean):
+            return not value
+        if isinstance(impl, sa.Integer):
+            return 3 if value is None else int(value) + 1000  # type: ignore[call-overload]
+        if isinstance(impl, sa.LargeBinary):
+            return b"x" + (value if isinstance(value, bytes) else b"")
+        return "x" if value is None else f"{value} "
