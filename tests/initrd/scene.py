@@ -73,7 +73,7 @@ class Scene:
             "/etc/clevis-attest": f"{self.directory}/etc/clevis-attest",
             "/run/clevis-attest": str(self.run_directory),
             ">/dev/console": f">>{self.console}",
-            "/dev/tpmrm0": f"{self.directory}/dev/tpmrm0",
+            "/dev/tpmrm": f"{self.directory}/dev/tpmrm",
             '"/dev/$node"': f'"{self.directory}/dev/$node"',
             "/sys/": f"{self.directory}/sys/",
         }

@@ -134,6 +134,23 @@ def test_the_image_and_the_argument_choose_the_pcr(shell: str, scene: Scene, tpm
         assert scene.run(shell, "clevis-attest-cap", wrong) == 2
 
 
+def test_every_tpm_is_capped(shell: str, scene: Scene) -> None:
+    """The one with the machine's key may be another than the first; one that refuses is a failure."""
+    (scene.directory / "dev/tpmrm1").touch()
+    log = scene.directory / "extended"
+    fake = f'#!/bin/sh\ncat >/dev/null\necho "$TPM2TOOLS_TCTI $3 $4" >>{log}\ncase $TPM2TOOLS_TCTI in *@) exit 1 ;; esac\n'
+    scene.program("tpm2", fake)
+    scene.program("sleep", "#!/bin/sh\n")
+    assert scene.run(shell, "clevis-attest-cap") == 0
+    first, second = log.read_text().splitlines()
+    assert first.startswith("swtpm:")
+    assert second == f"device:{scene.directory}/dev/tpmrm1 15 "
+    assert events(scene) == PLAIN
+    scene.program("tpm2", fake.replace("*@)", "device:*)"))
+    assert scene.run(shell, "clevis-attest-cap") == 1
+    assert events(scene) == PLAIN
+
+
 def test_a_tpm_that_refuses_is_a_failure(shell: str, scene: Scene) -> None:
     """Nothing is noted, and nothing says that the boot is capped."""
     scene.program("tpm2", "#!/bin/sh\ncat >/dev/null\nexit 1\n")
