@@ -56,17 +56,24 @@ def check_reach(tcti: str, ak_handle: str) -> None:
 
 
 #: Refusals by a policy's rules that are no verdict either: a log or a list is not signed, and may be lost or changed on
-#: the way.
+#: the way.  `rule-failed` is a verdict, unless another log of the same boot shows that the rules are kept: a type and data
+#: that were not measured may be changed on the way in a log that replays.
 UNPROVEN: Final = frozenset(
     {
         "log-missing",
         "eventlog-malformed",
+        "eventlog-bank-missing",
         "log-replay-mismatch",
         "ima-missing",
         "ima-incomplete",
         "ima-mismatch",
     }
 )
+
+
+def blames_the_log_only(refusal: Refused) -> bool:
+    """Whether nothing in *refusal* is about signed values: another log could have been permitted."""
+    return {reason.code for reason in refusal.reasons} <= UNPROVEN | {"rule-failed"}
 
 
 def cap_value(bank: str) -> bytes:

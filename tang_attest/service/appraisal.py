@@ -14,6 +14,7 @@ from tang_attest.protocol.grade import grade
 from tang_attest.protocol.policy import Permit, differing_pcrs, learned_now
 from tang_attest.protocol.quote import VerifiedQuote
 from tang_attest.protocol.reference_state import ReferenceState, learnable
+from tang_attest.protocol.verification import blames_the_log_only
 from tang_attest.service.device_keys import DeviceKey
 from tang_attest.service.suspension import check_admitted, check_not_suspended
 
@@ -66,7 +67,8 @@ def _judge(
     except Refused as refusal:
         if refusal.code in _NOT_THE_VALUES:
             return refusal, None
-        if learned := _learn(bound.device, quote, now):
+        # Values that a state has need not be learned, whatever log came with them.
+        if not blames_the_log_only(refusal) and (learned := _learn(bound.device, quote, now)):
             # Refused all the same: a person with the passphrase has to be there when a state is learned.
             return Refused("state-learned", "This boot's state was recorded as the one to expect."), learned
         return _explain(refusal, bound.device, quote), None

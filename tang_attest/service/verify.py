@@ -10,6 +10,7 @@ is remembered for as long as its nonce is good.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -37,6 +38,7 @@ from tang_attest.protocol.verification import (
     UNPROVEN,
     VERDICTS,
     Outcome,
+    blames_the_log_only,
     running_policy,
     running_selection,
 )
@@ -117,7 +119,9 @@ class Verify:
         try:
             await self._judge(bound, policy, quote, evidence)
         except Refused as refusal:
-            if {reason.code for reason in refusal.reasons} <= UNPROVEN:
+            if {reason.code for reason in refusal.reasons} <= UNPROVEN or (
+                blames_the_log_only(refusal) and await self._is_permitted_by_kept_log(bound, policy, quote)
+            ):
                 raise with_log_size(refusal, evidence.event_log_size) from None
             return await self._conclude(answer, quote, refusal)
         return await self._conclude(answer, quote, None)
@@ -137,6 +141,24 @@ class Verify:
             return
         if reasons := await self._ima.judge(bound.policy, bound.device, quote, evidence):
             raise Refused.because(*reasons)
+
+    async def _is_permitted_by_kept_log(
+        self, bound: DeviceKey, policy: ReferencePolicy, quote: VerifiedQuote
+    ) -> bool:
+        """Whether a log that the machine sent before leads to the quoted values, and keeps the rules.
+
+        Then the values are good, and what is wrong is the log that came now.
+        """
+        values = {pcr: quote.values[pcr] for pcr in policy.selection.pcrs}
+        for permitted in (True, False):
+            kept = await self._store.get_evidence(bound.device.name, permitted=permitted)
+            if kept is None or not kept.snapshot.event_log:
+                continue
+            judged = (bound.device.name, values, self._clock.now(), kept.snapshot.event_log)
+            with contextlib.suppress(Refused):
+                await asyncio.to_thread(policy.judge, *judged)
+                return True
+        return False
 
     async def record(
         self, bound: DeviceKey, selection: Selection, evidence: Evidence, actor: str
