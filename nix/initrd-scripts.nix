@@ -4,6 +4,7 @@
 runCommand "clevis-attest-initrd" { } ''
   mkdir $out
   install -m 755 ${../initrd/clevis-attest-cap} $out/clevis-attest-cap
+  install -m 755 ${../initrd/clevis-attest-close} $out/clevis-attest-close
   install -m 755 ${../initrd/systemd/clevis-attest-opened} $out/clevis-attest-opened
   install -m 755 ${../initrd/systemd/clevis-attest-wait-network} $out/clevis-attest-wait-network
   install -m 755 ${./stage-1/clevis-attest-answer} $out/clevis-attest-answer

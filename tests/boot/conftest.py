@@ -8,7 +8,7 @@ from typing import Final
 
 import pytest
 
-from tests.boot import cache
+from tests.boot import cache, dracut_world
 from tests.boot.tree import Variant
 from tests.boot.world import World, shared
 
@@ -40,6 +40,15 @@ def new_world(enrolled: Callable[[Variant], World], tmp_path: Path) -> Iterator[
 def world(new_world: Callable[[Variant], World]) -> World:
     """An enrolled machine with one disk, and its server."""
     return new_world(Variant())
+
+
+@pytest.fixture
+def dracut_machine(tmp_path_factory: pytest.TempPathFactory, tmp_path: Path) -> Iterator[World]:
+    """A copy of the enrolled machine with dracut's initrd and two disks, for one test; its disks are removed after it."""
+    dracut_world.approved(tmp_path_factory).copy(tmp_path / "world")
+    yield dracut_world.at(tmp_path / "world")
+    for image in tmp_path.glob("world/*.img"):
+        image.unlink()
 
 
 @pytest.hookimpl(wrapper=True)

@@ -18,6 +18,9 @@ from tests.boot import cache
 
 PASSPHRASE: Final = "correct horse"
 
+#: The UUID of the file system in a root image; somebody who held the disk once may know it.
+ROOT_FILESYSTEM: Final = "0f6e5a3c-0000-4000-8000-0000000000f5"
+
 PAYLOAD_OFFSET: Final = 16 * 1024 * 1024
 _SECTOR: Final = 4096
 #: A passphrase costs next to nothing here: under emulation, the default would take minutes.
@@ -70,13 +73,13 @@ def _root_image(image: Path, root: Path, uuid: str) -> None:
     )
     size = (used * 5 // 4) // 4 * 4 + 16384
     payload = image.with_suffix(".payload")
-    filesystem(payload, size, root)
+    filesystem(payload, size, root, ROOT_FILESYSTEM)
     luks_image(image, payload, uuid)
     payload.unlink()
 
 
-def filesystem(path: Path, kibibytes: int, root: Path | None = None) -> None:
-    """An ext4 file system, with the tree *root* in it."""
+def filesystem(path: Path, kibibytes: int, root: Path | None = None, uuid: str | None = None) -> None:
+    """An ext4 file system, with the tree *root* in it, and *uuid* or a random one."""
     path.unlink(missing_ok=True)
     command = [
         "mke2fs",
@@ -94,6 +97,8 @@ def filesystem(path: Path, kibibytes: int, root: Path | None = None) -> None:
     ]
     if root is not None:
         command += ["-d", str(root)]
+    if uuid is not None:
+        command += ["-U", uuid]
     subprocess.run([*command, str(path), f"{kibibytes}k"], check=True, capture_output=True)
 
 

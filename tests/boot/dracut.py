@@ -8,6 +8,7 @@ from typing import Final
 
 from tests.boot import cache, tree
 from tests.boot.base import base_tree
+from tests.boot.disk import ROOT_FILESYSTEM
 from tests.boot.machine import FASTER
 from tests.boot.tree import ROOT_UUID, SECOND_UUID, Built, Variant
 
@@ -38,7 +39,7 @@ PACKAGES: Final = (
 
 COMMAND_LINE: Final = (
     f"console=ttyS0 quiet loglevel=3 no_timer_check net.ifnames=0 {FASTER}"
-    f" rd.luks.name={ROOT_UUID}=root rd.luks.name={SECOND_UUID}=second root=/dev/mapper/root ro fastboot"
+    f" rd.luks.name={ROOT_UUID}=root rd.luks.name={SECOND_UUID}=second root=UUID={ROOT_FILESYSTEM} ro fastboot"
     # A missing disk leads to the emergency shell after 20 seconds instead of minutes.
     " rd.retry=20 rd.luks.options=x-systemd.device-timeout=0 init=/usr/local/sbin/first-init"
 )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 from typing import Final
 
@@ -15,8 +14,6 @@ from tests.boot.tree import ROOT_UUID, SECOND_UUID
 from tests.boot.world import NAME, REFUSED, ROOT_IS_OPEN, SELECTION, World, shared
 
 PROMPT: Final = r"Please enter passphrase for disk [^\n]*(root|second)"
-#: What PCR 15 holds when it was extended once with the cap's event.
-CAPPED: Final = hashlib.sha256(bytes(32) + hashlib.sha256(b"tang-attest/v1 cap\n").digest()).hexdigest()
 
 
 def at(directory: Path, image: Path | None = None) -> World:

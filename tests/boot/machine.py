@@ -145,6 +145,8 @@ class Machine:
     #: holds all of such a partition.
     image: Path | None = None
     systemd: bool = False  #: a whole boot to a login prompt; without, a shell as soon as the root is open
+    #: More of QEMU's options: what else somebody may plug in, or write into the firmware.
+    options: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         variables = self.directory / "variables"
@@ -271,7 +273,7 @@ class Machine:
                 "-device",
                 f"virtio-net-pci,netdev=n{number},romfile=",
             ]
-        return [*command, "-no-reboot"]
+        return [*command, *self.options, "-no-reboot"]
 
     def _system_partition(self) -> Path:
         """A directory with the image where the firmware looks for it; QEMU makes a FAT file system of it."""

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any, Final
 
 import pytest
 
 from tests.boot import disk, dracut
-from tests.boot.dracut_world import CAPPED, PROMPT, approved, at, open_by_passphrase
+from tests.boot.cap import cap_texts, text
+from tests.boot.dracut_world import PROMPT, open_by_passphrase
 from tests.boot.machine import PATIENCE, Console, Network
+from tests.boot.tree import ROOT_UUID, SECOND_UUID
 from tests.boot.world import NAME, REFUSED, ROOT_IS_OPEN, UNLOCKED, World
 
 pytestmark = [pytest.mark.boot, pytest.mark.timeout(2400)]
@@ -25,12 +25,9 @@ NO_KEY: Final = f"exit 1\n{hashlib.sha256().hexdigest()}"
 
 
 @pytest.fixture
-def world(tmp_path_factory: pytest.TempPathFactory, tmp_path: Path) -> Iterator[World]:
-    """A copy for one test; its disks are removed after it."""
-    approved(tmp_path_factory).copy(tmp_path / "world")
-    yield at(tmp_path / "world")
-    for image in tmp_path.glob("world/*.img"):
-        image.unlink()
+def world(dracut_machine: World) -> World:
+    """An enrolled and approved machine, for one test."""
+    return dracut_machine
 
 
 def test_dracut_an_approved_machine_boots_to_its_login_prompt_by_itself(world: World) -> None:
@@ -58,12 +55,12 @@ def test_dracut_a_changed_boot_is_refused_and_the_passphrase_opens(world: World)
             assert f"tang-attest approve {NAME}" in refused[2]
             open_by_passphrase(console)
             assert "opened without attestation (pcr-mismatch)" in console.said
-            assert CAPPED in console.shell("tpm2 pcrread sha256:15").lower()
+            assert cap_texts(console) == [text({ROOT_UUID: "passphrase", SECOND_UUID: "passphrase"})]
         world.site.operator("approve", NAME)
         with world.boot(**changes) as console:
             console.wait_for(UNLOCKED)
             assert "second" in console.wait_for(ROOT_IS_OPEN + r": ([^\n]*)\n")[1]
-            assert CAPPED in console.shell("tpm2 pcrread sha256:15").lower()
+            assert cap_texts(console) == [text({ROOT_UUID: "attested", SECOND_UUID: "attested"})]
             console.shell("ip link set eth0 up; ip address add 192.0.2.15/24 dev eth0; sleep 1")
             said = console.shell(BY_HAND.format(device="/dev/vda"))
             assert "refused (capped)" in said
@@ -77,7 +74,7 @@ def test_dracut_a_silent_network_delays_neither_the_prompt_nor_the_passphrase(wo
         prompted = console.elapsed()
         open_by_passphrase(console)
         assert console.elapsed() - prompted < 120
-        assert CAPPED in console.shell("tpm2 pcrread sha256:15").lower()
+        assert cap_texts(console)
 
 
 def enter_shell(console: Console) -> None:

@@ -7,13 +7,17 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Final
 
 import pytest
 
+from tests.boot import cache, disk
 from tests.boot.base import base_tree
 from tests.boot.dracut import PACKAGES, make_initrd, prepare
 from tests.boot.provider import PROVIDER_NEEDS, client_files, provider
 from tests.boot.tree import chroot, without, without_tpm_drivers
+
+SWAP: Final = "/dev/disk/by-partuuid/0f6e5a3c-05"
 
 pytestmark = [pytest.mark.boot, pytest.mark.timeout(2400)]
 
@@ -32,7 +36,15 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("usr/bin/tpm2", "the program tpm2 is missing"),
         ("usr/bin/clevis-decrypt-attest", "the program clevis-decrypt-attest is missing"),
         ("usr/bin/clevis-attest-functions", "/usr/bin/clevis-attest-functions is missing"),
-        ("usr/lib/clevis-attest/clevis-attest-cap", "/usr/lib/clevis-attest/clevis-attest-cap is missing"),
+        *(
+            (f"usr/lib/clevis-attest/{name}", f"/usr/lib/clevis-attest/{name} is missing")
+            for name in (
+                "clevis-attest-cap",
+                "clevis-attest-init",
+                "clevis-attest-root-check",
+                "initrd-decrypt",
+            )
+        ),
         (
             "usr/lib/clevis-attest/systemd",
             "/usr/lib/clevis-attest/systemd/clevis-attest-cap.service is missing",
@@ -93,10 +105,67 @@ def test_an_image_for_this_machine_only_has_the_pin_too(root: Path, tmp_path: Pa
     for name in (
         *("bin/clevis-decrypt-attest", "bin/clevis-luks-unlock", "bin/tpm2", "libtss2-tcti-device.so.0"),
         *("initrd.target.wants/clevis-attest-cap.service", "lib/clevis-attest/clevis-attest-before-shell"),
-        "emergency.service.d/50-clevis-attest.conf",
+        *("emergency.service.d/50-clevis-attest.conf", "sysroot.mount.d/40-clevis-attest-cap.conf"),
+        *("systemd-cryptsetup@.service.d/50-clevis-attest.conf", "system/clevis-attest-root.service"),
     ):
         assert name in listing, name
     assert listing.endswith("rd.neednet=1\n")
+
+
+def shown(root: Path, image: Path, name: str) -> str:
+    """The content of the file *name* in *image*."""
+    shutil.copy(image, root / "tmp/listed")
+    return chroot(root, f"lsinitrd -f {name} /tmp/listed")
+
+
+def test_what_runs_first_is_ours_and_so_is_what_hands_on_a_key(root: Path, tmp_path: Path) -> None:
+    """/init looks for unmeasured channels, and clevis-decrypt tries a key; what systemd and clevis have is behind them."""
+    make_initrd(root, tmp_path / "initrd")
+    for name, ours in (
+        ("init", "initrd/systemd/clevis-attest-init"),
+        ("usr/bin/clevis-decrypt", "initrd/initrd-decrypt"),
+        ("usr/bin/clevis-decrypt-attest", "initrd/initrd-pin"),
+        ("usr/lib/clevis-attest/clevis-decrypt-attest", "clevis-pin/clevis-decrypt-attest"),
+    ):
+        assert shown(root, tmp_path / "initrd", name).strip() == (cache.ROOT / ours).read_text().strip(), name
+    assert "lib/systemd/systemd\n" in contents(root, tmp_path / "initrd")
+
+
+def test_the_image_knows_the_volumes_of_this_machine(root: Path, tmp_path: Path) -> None:
+    """Of crypttab and of the kernel's command line, as their headers say; an image for any machine knows none."""
+    uuid, other = "0f6e5a3c-0000-4000-8000-00000000000c", "0f6e5a3c-0000-4000-8000-00000000000d"
+    payload = tmp_path / "payload"
+    disk.filesystem(payload, 4096)
+    disk.luks_image(root / "var/tmp/volume.img", payload, uuid)
+    crypttab = root / "etc/crypttab"
+    before = crypttab.read_text()
+    crypttab.write_text(f"# root\nroot /var/tmp/volume.img none luks\nswap {SWAP} /dev/urandom swap\n")
+    named = f'kernel_cmdline+=" rd.luks.name={other}=second "\n'
+    try:
+        with settings(root, lambda text: text + named):
+            make_initrd(root, tmp_path / "initrd")
+        with settings(root, lambda text: text + 'attest_any_machine="yes"\n'):
+            make_initrd(root, tmp_path / "any")
+    finally:
+        crypttab.write_text(before)
+        (root / "var/tmp/volume.img").unlink()
+    first, second = shown(root, tmp_path / "initrd", "etc/clevis-attest/volumes").splitlines()
+    assert first.startswith(f"{uuid} aes-xts-plain64 512 4096")
+    assert second.split()[:4] == [other, "-", "-", "-"]
+    assert "etc/clevis-attest/volumes" not in contents(root, tmp_path / "any")
+
+
+def test_a_plain_swap_is_not_resumed(root: Path, tmp_path: Path) -> None:
+    """Named on a command line, it fails the build, unless noresume is there too; dracut's module stays out in any case."""
+    resume = f'add_dracutmodules+=" resume "\nkernel_cmdline+=" resume={SWAP} "\n'
+    with settings(root, lambda text: text + resume), pytest.raises(AssertionError) as failure:
+        make_initrd(root, tmp_path / "initrd")
+    assert f"resume={SWAP} in kernel_cmdline is not on an encrypted volume" in str(failure.value)
+    with settings(root, lambda text: f'{text}kernel_cmdline+=" resume={SWAP} noresume "\n'):
+        make_initrd(root, tmp_path / "initrd")
+    assert "systemd-hibernate-resume\n" not in contents(root, tmp_path / "initrd")
+    with settings(root, lambda text: text + 'kernel_cmdline+=" resume=/dev/mapper/root "\n'):
+        assert "has no effect: this image does not resume" in make_initrd(root, tmp_path / "initrd")
 
 
 def test_a_client_certificate_and_the_provider_of_its_key(root: Path, tmp_path: Path) -> None:

@@ -7,6 +7,9 @@
 #   attest_files="/etc/my-ca.pem"  files that the pin's configuration names (ca, client_cert, client_key); found by
 #                                  themselves in crypttab's volumes if these are there when the image is built
 #   attest_shell_without_tpm=no    "yes" gives the emergency shell even if there is no TPM to cap
+#   attest_any_machine=no          "yes" leaves out what the image knows of the volumes of this machine
+#   attest_esp_is_measured=no      "yes": the machine's policy has PCR 12 and 13, so credentials and extensions on the EFI
+#                                  system partition need not cap the boot
 #
 # dracut sources this file into its own shell, so every name that is ours begins with attest_: a plain `drivers`
 # would overwrite dracut's setting of that name, and leave the disk's drivers out of the image.
@@ -83,18 +86,32 @@ attest_named_files() {
 
 attest_install_programs() {
     local program pin file
-    for program in curl jose tpm2 sha256sum mkdir rm sleep sed ip modprobe cryptsetup dmsetup umount; do
+    for program in curl jose tpm2 sha256sum mkdir rm sleep sed sort ls ip modprobe blkid cryptsetup dmsetup grep mount readlink \
+        umount; do
         inst_multiple "$program" || attest_die "the program $program is missing"
     done
     pin=$(command -v clevis-decrypt-attest) || attest_die 'the program clevis-decrypt-attest is missing'
     [[ -r ${pin%/*}/clevis-attest-functions ]] || attest_die "${pin%/*}/clevis-attest-functions is missing"
-    inst_simple "$pin" || attest_die "cannot copy $pin"
-    inst_simple "${pin%/*}/clevis-attest-functions" || attest_die 'cannot copy clevis-attest-functions'
-    for file in clevis-attest-cap clevis-attest-opened clevis-attest-before-shell clevis-attest-wait-network; do
+    for file in clevis-attest-cap clevis-attest-close clevis-attest-mark clevis-attest-root-check clevis-attest-volumes clevis-attest-opened \
+        clevis-attest-before-shell clevis-attest-no-resume clevis-attest-wait-network; do
         [[ -x $attest_ours/$file ]] || attest_die "$attest_ours/$file is missing"
         inst_simple "$attest_ours/$file" || attest_die "cannot copy $attest_ours/$file"
     done
     inst_libdir_file libtss2-tcti-device.so.0 || attest_die 'the library libtss2-tcti-device.so.0 is missing'
+    attest_wrap "$pin" initrd-pin
+    attest_wrap "$(command -v clevis-decrypt)" initrd-decrypt
+    inst_simple "${pin%/*}/clevis-attest-functions" "$attest_ours/clevis-attest-functions" ||
+        attest_die 'cannot copy clevis-attest-functions'
+}
+
+# attest_wrap PROGRAM WRAPPER: in the image, PROGRAM is ours, around the program itself
+attest_wrap() {
+    [[ -n $1 ]] || attest_die 'the program clevis-decrypt is missing'
+    [[ -x $attest_ours/$2 ]] || attest_die "$attest_ours/$2 is missing"
+    inst_simple "$1" "$attest_ours/${1##*/}" || attest_die "cannot copy $1"
+    # Another module may have put it there.
+    rm -f "$initdir/$1"
+    inst_simple "$attest_ours/$2" "$1" || attest_die "cannot copy $attest_ours/$2"
 }
 
 # attest_install_key FILE: if it is a private key.  The image is not encrypted, and may be for everybody to read.
@@ -123,8 +140,100 @@ attest_install_files() {
     if [[ ${attest_shell_without_tpm-} == yes ]]; then
         : >"$initdir/etc/clevis-attest/shell-without-tpm"
     fi
+    if [[ ${attest_esp_is_measured-} == yes ]]; then
+        : >"$initdir/etc/clevis-attest/esp-is-measured"
+    fi
     # clevis asks for the network only where it finds a tang binding.
-    printf 'rd.neednet=1\n' >"$initdir/etc/cmdline.d/99clevis-pin-attest.conf"
+    printf 'noresume\nrd.neednet=1\n' >"$initdir/etc/cmdline.d/99clevis-pin-attest.conf"
+}
+
+# attest_command_lines: where the kernel's command line may come from, a line "WHERE:WORDS" each
+attest_command_lines() {
+    local file
+    # shellcheck disable=SC2154  # a setting of dracut
+    [[ -z ${kernel_cmdline-} ]] || printf 'kernel_cmdline:%s\n' "$kernel_cmdline"
+    for file in /proc/cmdline /etc/kernel/cmdline /etc/cmdline /etc/cmdline.d/*.conf; do
+        [[ -r $file ]] || continue
+        printf '%s:%s\n' "$file" "$(tr '\n' ' ' <"$file")"
+    done
+    [[ -r /etc/default/grub ]] || return 0
+    sed -n "s,^GRUB_CMDLINE_LINUX[A-Z_]*=[\"']\{0\,1\}\([^\"']*\).*,/etc/default/grub:\1," /etc/default/grub
+}
+
+# attest_encrypted SOURCE: it is, or lies on, an encrypted volume of this machine
+attest_encrypted() {
+    local device=$1 name
+    case $device in
+        UUID=* | LABEL=* | PARTUUID=* | PARTLABEL=*) device=$(blkid -l -o device -t "$device") ;;
+    esac
+    while read -r name _; do
+        [[ -n $name && $name != "#"* && $device == "/dev/mapper/$name" ]] && return 0
+    done < <(cat /etc/crypttab 2>/dev/null)
+    [[ -b $device ]] || return 1
+    lsblk -n -s -o TYPE "$device" 2>/dev/null | grep -qx crypt
+}
+
+# attest_refuse_resume: a command line on which the kernel, or another initrd, resumes what anybody may have written
+attest_refuse_resume() {
+    local where words word device
+    while IFS=: read -r where words; do
+        [[ " $words " != *" noresume "* ]] || continue
+        for word in $words; do
+            [[ $word == resume=* ]] || continue
+            device=${word#resume=}
+            device=${device//\"/}
+            attest_encrypted "$device" ||
+                attest_die "$word in $where is not on an encrypted volume: who holds the disk writes what is resumed, and gets the keys. Remove it there, or add noresume"
+            dwarn "clevis-pin-attest: $word in $where has no effect: this image does not resume a hibernated system"
+        done
+    done < <(attest_command_lines)
+}
+
+# attest_volumes: the encrypted volumes that an image for this machine may open, each as crypttab would name it
+attest_volumes() {
+    local source options words word file
+    while read -r _ source _ options; do
+        [[ -n $source && $source != "#"* ]] || continue
+        case ,$options, in *,plain,* | *,swap,* | *,tmp,* | *,tcrypt,* | *,bitlk,*) continue ;; esac
+        printf '%s\n' "$source"
+    done < <(sed '/^[[:space:]]*#/d' /etc/crypttab 2>/dev/null)
+    while IFS=: read -r _ words; do
+        for word in $words; do
+            word=${word//\"/}
+            case $word in
+                rd.luks.uuid=* | luks.uuid=* | rd.luks.name=* | luks.name=*) word=${word#*=} word=${word#luks-} ;;
+                *) continue ;;
+            esac
+            [[ ${word%%=*} =~ ^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$ ]] && printf 'UUID=%s\n' "${word%%=*}"
+        done
+    done < <(attest_command_lines)
+    for file in /sys/block/dm-*/dm/uuid; do
+        [[ -r $file && $(<"$file") =~ ^CRYPT-LUKS[12]-([0-9a-f]{8})([0-9a-f]{4})([0-9a-f]{4})([0-9a-f]{4})([0-9a-f]{12})- ]] || continue
+        printf 'UUID=%s-%s-%s-%s-%s\n' "${BASH_REMATCH[@]:1}"
+    done
+}
+
+# attest_install_facts: what the image knows of this machine's volumes, against which the root is checked at boot
+attest_install_facts() {
+    local source facts volumes=()
+    [[ ${attest_any_machine-} != yes ]] || return 0
+    while read -r source; do
+        if [[ $source != UUID=* && ! -e $source ]]; then
+            dwarn "clevis-pin-attest: the volume $source of /etc/crypttab is not here"
+            continue
+        fi
+        volumes+=("$source")
+    done < <(attest_volumes | sort -u)
+    ((${#volumes[@]})) || return 0
+    [[ -x $attest_ours/clevis-attest-volumes ]] || attest_die "$attest_ours/clevis-attest-volumes is missing"
+    if facts=$(
+        "$attest_ours/clevis-attest-volumes" "${volumes[@]}" | sort -u
+        exit "${PIPESTATUS[0]}"
+    ); then
+        printf '%s\n' "$facts" >"$initdir/etc/clevis-attest/volumes"
+    else
+        dwarn "clevis-pin-attest: not every volume can be read, so the image knows none (attest_any_machine=yes)"
+    fi
 }
 
 attest_install_systemd() {
@@ -137,6 +246,10 @@ attest_install_systemd() {
     done < <(cd "$attest_ours/systemd" && find . -type f -printf '%P\n')
     systemctl -q --root "$initdir" add-wants initrd.target clevis-attest-cap.service ||
         attest_die 'cannot enable clevis-attest-cap.service'
+    # PID 1 is systemd, but not before a look at what nobody measured.
+    [[ -x $attest_ours/clevis-attest-init ]] || attest_die "$attest_ours/clevis-attest-init is missing"
+    rm -f "$initdir/init"
+    inst_simple "$attest_ours/clevis-attest-init" /init || attest_die 'cannot install /init'
     # Other network modules turn rd.neednet=1 into DHCP where ip= says nothing; this one does not before dracut 060.
     if dracut_module_included systemd-networkd; then
         inst_simple "$attest_ours/systemd-network/zz-clevis-attest.network" \
@@ -151,13 +264,16 @@ install() {
         dracut_module_included "$module" ||
             attest_die "dracut's module $module is not in the image: is clevis-dracut installed?"
     done
+    attest_refuse_resume
     attest_install_programs
     attest_install_files
+    attest_install_facts
     if dracut_module_included systemd; then
         attest_install_systemd
     else
-        inst_hook pre-pivot 10 "$moddir/clevis-attest-opened.sh"
         # Before everything else that is done there.
+        inst_hook pre-mount 00 "$moddir/clevis-attest-opened.sh"
+        inst_hook pre-pivot 00 "$moddir/clevis-attest-root-check.sh"
         inst_hook emergency 00 "$moddir/clevis-attest-before-shell.sh"
     fi
     dracut_need_initqueue
