@@ -121,3 +121,22 @@ def test_status(machine: Machine, attest: dict[str, Any], name: str) -> None:
     gone = json.loads(machine.run("clevis", "attest", "status", "--json", "-d", disk.path).stdout)
     assert gone["tpm"] == {"reachable": False}
     machine.tpm.start()
+
+
+@pytest.mark.parametrize(
+    ("checked", "said"),
+    [
+        ("image", "is the volume that the image knows"),
+        ("any-machine", "the image is for any machine, and knows no cipher and no key"),
+        ("no-attestation", "not checked, because attestation opened nothing"),
+        ("", "not checked by this initrd"),
+    ],
+)
+def test_status_says_against_what_the_root_was_checked(machine: Machine, checked: str, said: str) -> None:
+    """The initrd leaves a word; an older one leaves none."""
+    (machine.directory / "run").mkdir(exist_ok=True)
+    if checked:
+        (machine.directory / "run/root-checked").write_text(f"{checked}\n")
+    seen = json.loads(machine.run("clevis", "attest", "status", "--json").stdout)
+    assert seen["root"] == (checked or None)
+    assert said in machine.run("clevis", "attest", "status").stdout.decode()
