@@ -1,7 +1,8 @@
 """Somebody on the wires of the TPM: everything passes but the cap.
 
 QEMU gives swtpm one end of a socket pair for the TPM's commands (CMD_SET_DATAFD on the control channel).  This gives swtpm
-another one, and looks at each command on its way.  TPM2_PCR_Event for the cap PCR is answered with TPM_RC_FAILURE.
+another one, and looks at each command on its way.  TPM2_PCR_Event for the cap PCR, and TPM2_EventSequenceComplete, which is what tpm2 sends
+when it reads a pipe, are answered with TPM_RC_FAILURE.
 """
 
 from __future__ import annotations
@@ -18,9 +19,9 @@ from tests.boot.reset_line import ResetLine
 
 #: swtpm/tpm_ioctl.h
 _CMD_SET_DATAFD: Final = 16
-#: TPM 2.0 part 2: TPM_ST_NO_SESSIONS, TPM_RC_FAILURE, TPM_CC_PCR_Event
+#: TPM 2.0 part 2: TPM_ST_NO_SESSIONS, TPM_RC_FAILURE, TPM_CC_PCR_Event and TPM_CC_EventSequenceComplete
 _FAILURE: Final = struct.pack(">HII", 0x8001, 10, 0x101)
-_PCR_EVENT: Final = 0x13C
+_EVENTS: Final = frozenset({0x13C, 0x185})
 
 
 class Interposer(ResetLine):
@@ -47,7 +48,7 @@ class Interposer(ResetLine):
         with qemu, swtpm, suppress(OSError):
             while command := _whole(qemu):
                 code, handle = struct.unpack(">II", (command + bytes(4))[6:14])
-                if code == _PCR_EVENT and handle == self._pcr:
+                if code in _EVENTS and handle == self._pcr:
                     self.refused += 1
                     qemu.sendall(_FAILURE)
                     continue
