@@ -279,6 +279,46 @@ def test_another_volume_key_than_the_image_knows_is_refused(shell: str, scene: S
     refused(scene, shell, "root has another volume key than when this image was built")
 
 
+def test_every_device_of_a_zfs_pool_counts(shell: str, scene: Scene) -> None:
+    """The mount names the pool, and zpool its devices."""
+    scene.volume()
+    scene.disk("vdb", "254:32")
+    scene.mount("0:41", kind="zfs", source="rpool/ROOT/debian")
+    status = "  pool: rpool\n\tNAME\n\trpool ONLINE\n\t  /dev/dm-0  ONLINE 0 0 0\n"
+    (scene.directory / "status").write_text(status)
+    scene.program("zpool", f'#!/bin/sh\n[ "$*" = "status -L -P rpool" ] && cat {scene.directory}/status\n')
+    accepted(scene, shell)
+    (scene.directory / "status").write_text(f"{status}\t  /dev/vdb  ONLINE 0 0 0\n")
+    refused(scene, shell, "vdb is not encrypted")
+
+
+def test_pool_of_which_nothing_is_known_is_refused(shell: str, scene: Scene) -> None:
+    """No zpool in the image, or another pool."""
+    scene.volume()
+    scene.mount("0:41", kind="zfs", source="rpool/ROOT/debian")
+    scene.program("zpool", "#!/bin/sh\nexit 1\n")
+    refused(scene, shell, "nothing is known of the pool rpool")
+
+
+def test_every_disk_below_an_overlay_counts(shell: str, scene: Scene) -> None:
+    """overlayroot moves the root away and lays a tmpfs over it."""
+    scene.volume()
+    scene.disk("vdb", "254:32")
+    scene.mount("0:42", kind="overlay", source="overlayroot")
+    scene.mount("254:0", "-ro")
+    scene.mount("0:43", "-rw", kind="tmpfs", source="tmpfs")
+    accepted(scene, shell)
+    scene.mount("254:32", "-other")
+    refused(scene, shell, "vdb is not encrypted")
+
+
+def test_overlay_on_no_disk_is_refused(shell: str, scene: Scene) -> None:
+    """A live system in memory."""
+    scene.volume()
+    scene.mount("0:42", kind="overlay", source="overlay")
+    refused(scene, shell, f"the overlay at {scene.root} is on no block device")
+
+
 def test_root_on_no_block_device_is_refused(shell: str, scene: Scene) -> None:
     """A network's file system, or one in memory."""
     scene.volume()
