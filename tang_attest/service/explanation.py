@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Collection
 from dataclasses import dataclass
 
@@ -56,10 +57,11 @@ class Explanations:
         policy = (await find_device_key(self._store, device.kids[0])).policy
         counting = policy.counting(name, self._clock.now())
         nearest = min(counting, key=lambda state: len(state.differences(snapshot.values)), default=None)
-        changes, doubts = compare_logs(snapshot, await self._approved_log(name, nearest))
-        return Explanation(
-            observation, policy.name, self._reasons(policy, observation), nearest, changes, doubts
-        )
+        approved_log = await self._approved_log(name, nearest)
+        # Whoever sent the log chose how long it takes to read, so nobody else waits for that.
+        changes, doubts = await asyncio.to_thread(compare_logs, snapshot, approved_log)
+        reasons = await asyncio.to_thread(self._reasons, policy, observation)
+        return Explanation(observation, policy.name, reasons, nearest, changes, doubts)
 
     async def _approved_log(self, name: str, nearest: ReferenceState | None) -> bytes:
         """The log of a boot of the device that is *nearest*, or else of its last permitted one; perhaps none."""

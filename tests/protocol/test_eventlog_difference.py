@@ -251,3 +251,64 @@ def test_differs_exactly_when_the_values_do(old: list[Measurement], new: list[Me
     changes = difference(a, b, "sha256")
     assert (changes == ()) == (replay(a, "sha256") == replay(b, "sha256"))
     assert all(change.sentence.isprintable() for change in changes)
+
+
+def words(count: int, kinds: int, step: int = 1, letter: str = "a") -> str:
+    return " ".join(f"{letter}{i * step % kinds}" for i in range(count))
+
+
+#: Pairs of logs as large as they may be (128 KiB), whose comparison an alignment would not end.
+HOSTILE = {
+    "a few words again and again": ([line(words(20_000, 199))], [line(words(20_000, 199, 7))]),
+    "words of one letter": ([line("a b " * 30_000)], [line("b a " * 30_000)]),
+    "other words": ([line(words(18_000, 18_000))], [line(words(18_000, 18_000, letter="b"))]),
+    "the same words in another order": (
+        [line(words(17_999, 17_999))],
+        [line(words(17_999, 17_999, 7))],
+    ),
+    "one word": ([line("a" * 120_000)], [line("b" * 120_000)]),
+    "many lines of many words": (
+        [line(words(1000, 91, j)) for j in range(1, 30)],
+        [line(words(1000, 89, j)) for j in range(2, 31)],
+    ),
+    "many lines of a few words": (
+        [line(f"{words(60, 9)} {j}") for j in range(500)],
+        [line(f"{words(60, 8)} {j}") for j in range(500)],
+    ),
+    "many files under each other's names": (
+        [file(f"f{j}", b"a%d" % j) for j in range(999)],
+        [file(f"f{998 - j}", b"b%d" % j) for j in range(999)],
+    ),
+    "many events of a few kinds": (
+        [Measurement(4, EV_IPL, b"x", b"%d" % (j % 91)) for j in range(999)],
+        [Measurement(4, EV_IPL, b"x", b"%d" % (j * 7 % 91)) for j in range(999)],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_no_log_takes_long_to_compare(name: str) -> None:
+    """Whoever sends a log chooses the operator's wait: seconds at most of this thread, where it was minutes."""
+    old, new = (log(*measurements) for measurements in HOSTILE[name])
+    before = time.thread_time()
+    changes = difference(old, new, "sha256")
+    assert time.thread_time() - before < 2
+    assert changes
+    assert max(len(change.sentence) for change in changes) < 6000
+
+
+@given(
+    old=st.lists(st.sampled_from(["quiet", "ro", "root=a", "root=b", "console=1"]), min_size=1, max_size=8),
+    new=st.lists(st.sampled_from(["quiet", "ro", "root=a", "root=c", "init=x"]), min_size=1, max_size=8),
+)
+def test_every_word_that_differs_is_told_once(old: list[str], new: list[str]) -> None:
+    """What was gained, and what was lost, also under a changed name; nothing that stayed."""
+    if " ".join(old) == " ".join(new):
+        return
+    (sentence,) = sentences([line(" ".join(old))], [line(" ".join(new))])
+    told = sentence.replace("(was ", "").replace(")", "").replace(",", "").split()
+    if sorted(old) == sorted(new):
+        assert "instead of" in sentence
+        return
+    for word in {*old, *new}:
+        assert told.count(word) == abs(old.count(word) - new.count(word)), sentence

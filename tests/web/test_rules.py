@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 import pytest
@@ -172,3 +173,27 @@ async def test_the_grade_is_kept_with_the_evidence(server: Server, attester: Att
     assert grade is not None
     assert grade["grade"] == "self-measured"
     assert grade["reasons"] == ["the EK's certificate is not verified"]
+
+
+async def test_a_log_is_compared_beside_the_event_loop(
+    server: Server, attester: Attester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever sent it chose how long that takes; nobody who unlocks meanwhile waits for it."""
+    kid = await machine(server, attester)
+    assert (await server.unlock(attester, kid)).status == 200
+    await rule(server, ruled(attester))
+    attester.boot("kernel-changed")
+    assert (await server.unlock(attester, kid)).status == 403
+    threads = set()
+    original = eventlog.difference
+
+    def witness(*args: Any) -> Any:
+        threads.add(threading.current_thread())
+        return original(*args)
+
+    monkeypatch.setattr(eventlog, "difference", witness)
+    explanations = Explanations(server.store, server.clock)
+    found = await explanations.explain(await explanations.find(1))
+    assert found.changes
+    assert threads
+    assert threading.current_thread() not in threads

@@ -6,11 +6,10 @@ re-hashes (``rehash.py``): a path, an image's name and a file's name are never m
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
-from itertools import zip_longest
 from typing import Final, Literal
 
 from tang_attest.protocol.eventlog.replay import replay
@@ -117,15 +116,17 @@ def _paired(old: Sequence[Event], new: Sequence[Event], bank: str) -> list[_Pair
         lambda event: event.type,
     )
     for same in alike:
-        waiting: dict[object, list[Event]] = {}
+        waiting: dict[object, deque[Event]] = defaultdict(deque)
         for event in left_new:
-            waiting.setdefault(same(event), []).append(event)
-        for event in list(left_old):
+            waiting[same(event)].append(event)
+        paired: set[int] = set()
+        for event in left_old:
             if partners := waiting.get(same(event)):
-                partner = partners.pop(0)
+                partner = partners.popleft()
                 pairs.append((event, partner))
-                left_old.remove(event)
-                left_new.remove(partner)
+                paired |= {id(event), id(partner)}
+        left_old = [event for event in left_old if id(event) not in paired]
+        left_new = [event for event in left_new if id(event) not in paired]
     pairs += [(event, None) for event in left_old] + [(None, event) for event in left_new]
     return sorted(pairs, key=_place)
 
@@ -166,19 +167,43 @@ def _replaced(before: Event, after: Event, bank: str) -> str:
 
 
 def _words(old: Sequence[str], new: Sequence[str]) -> str:
-    """``gained init=/bin/sh, lost quiet, changed root=/dev/sdb (was root=/dev/sda)``; empty if only spaces differ."""
-    lost, gained, changed = [], [], []
-    for tag, i1, i2, j1, j2 in SequenceMatcher(None, old, new).get_opcodes():
-        if tag == "equal":
-            continue
-        for was, now in zip_longest(old[i1:i2], new[j1:j2]):
-            if was is not None and now is not None and was.split("=")[0] == now.split("=")[0]:
-                changed.append(f"{now} (was {was})")
-                continue
-            lost += [was] if was is not None else []
-            gained += [now] if now is not None else []
-    parts = (("gained", gained), ("lost", lost), ("changed", changed))
+    """``gained init=/bin/sh, lost quiet, changed root=/dev/sdb (was root=/dev/sda)``; empty if only their order differs.
+
+    In linear time: a line of a log has as many words as its sender likes, and an alignment of them would be quadratic.
+    """
+    lost, gained = _only_in(old, new), _only_in(new, old)
+    before: dict[str, deque[str]] = defaultdict(deque)
+    for word in lost:
+        before[_name(word)].append(word)
+    added, changed = [], []
+    for word in gained:
+        if was := before[_name(word)]:
+            changed.append(f"{word} (was {was.popleft()})")
+        else:
+            added.append(word)
+    unpaired = Counter(word for words in before.values() for word in words)
+    removed = _first(lost, unpaired)
+    parts = (("gained", added), ("lost", removed), ("changed", changed))
     return ", ".join(f"{verb} {_listed(words)}" for verb, words in parts if words)
+
+
+def _only_in(words: Sequence[str], other: Sequence[str]) -> list[str]:
+    """Of *words*, in their order, what *other* does not have as often."""
+    return _first(words, Counter(words) - Counter(other))
+
+
+def _first(words: Sequence[str], counts: Counter[str]) -> list[str]:
+    """Of each word as many as *counts* says, where they come first."""
+    found = []
+    for word in words:
+        if counts[word] > 0:
+            counts[word] -= 1
+            found.append(word)
+    return found
+
+
+def _name(word: str) -> str:
+    return word.partition("=")[0]
 
 
 def _listed(words: Sequence[str]) -> str:
