@@ -718,6 +718,12 @@ class Store(Protocol):
     async def list_keys(self) -> Sequence[tuple[SealedKey, str | None]]:
         """Every key with its device's name, newest first."""
 
+    async def remember_versions(self) -> int:
+        """From now on refuse rows that are older than the audit record says; how many it tells of.
+
+        Reads the whole record, some at a time.
+        """
+
     async def count_signing_keys(self) -> tuple[int, int]:
         """How many there are, and how many of those this server, or one with its secret, wrote."""
 

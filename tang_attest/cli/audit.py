@@ -7,11 +7,12 @@ from dataclasses import asdict
 import click
 from click.core import ParameterSource
 
+from tang_attest import store
 from tang_attest.cli import output
 from tang_attest.cli.progress import shown
-from tang_attest.cli.state import State, SystemClock, run
+from tang_attest.cli.state import State, SystemClock, run, settings
 from tang_attest.cli.types import Head
-from tang_attest.errors import Refused
+from tang_attest.errors import Reason, Refused
 from tang_attest.ports import AuditEntry
 from tang_attest.protocol.audit_chain import KEY_LABEL
 from tang_attest.service.audit_check import AuditCheck, check_audit
@@ -84,6 +85,9 @@ def _as_json(number: int, entry: AuditEntry) -> dict[str, object]:
 def verify(expect: tuple[int, bytes] | None, as_json: bool) -> None:
     """Check that no row was changed, added, taken away or moved since it was sealed.
 
+    That holds for the rows that decide something, too: machines, policies, states, tokens, keys. Each has a seal of its
+    own, and the record says how new each has to be.
+
     A running server seals new rows each second.  When all is well, the head of the chain is printed, SEQ:HASH: keep
     it elsewhere, and give it to --expect later.  Only that finds a record that was cut at its end, or made anew by
     whoever has the key-encryption key.  The exit code is 1 when anything is wrong.
@@ -95,9 +99,15 @@ def verify(expect: tuple[int, bytes] | None, as_json: bool) -> None:
 
     async def work(state: State) -> AuditCheck:
         async with shown("checking") as progress:
-            return await check_audit(
+            check = await check_audit(
                 state.store, state.secret.derive(KEY_LABEL), SystemClock(), progress, expect
             )
+        rows = await store.check_rows(settings().database_url, state.secret.derive(store.KEY_LABEL))
+        for found in rows.findings:
+            check.add(
+                Reason("registry-tampered", found.sentence, (("table", found.table), ("row", found.key)))
+            )
+        return check
 
     check = run(work)
     if as_json:

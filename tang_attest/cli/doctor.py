@@ -13,7 +13,7 @@ from tang_attest.cli.state import SystemClock, compose
 from tang_attest.config import Settings, load_settings
 from tang_attest.doctor.finding import Finding, Level, failure, well
 from tang_attest.doctor.host import look_at_host
-from tang_attest.doctor.registry import look_at_database, look_at_records
+from tang_attest.doctor.registry import look_at_database, look_at_records, look_at_rows
 from tang_attest.doctor.server_tpm import look_at_server_tpm
 from tang_attest.errors import TangAttestError
 from tang_attest.keys.secret import load_secret
@@ -84,7 +84,11 @@ async def _look_inside(settings: Settings) -> list[Finding]:
         store = await open_store(settings.database_url, secret.derive(KEY_LABEL))
         try:
             sealed = compose(store, secret, settings.server_tpm).sealed
-            findings += await look_at_records(store, sealed, SystemClock().now())
+            findings += await look_at_rows(settings.database_url, secret.derive(KEY_LABEL))
+            try:
+                findings += await look_at_records(store, sealed, SystemClock().now())
+            except TangAttestError as error:
+                findings.append(failure("records", error))
             findings.append(await look_at_server_tpm(store, sealed))
             sealed.tpm.shutdown()
         finally:

@@ -81,7 +81,8 @@ def observe(
     def left_out() -> int:
         return refusals.left_out
 
-    return Health(readiness), Metrics(limiter, Sources(store.queues, seen, readiness.check, held, left_out))
+    sources = Sources(store.queues, seen, readiness.check, held, left_out, store.tampered)
+    return Health(readiness), Metrics(limiter, sources)
 
 
 def count_only(settings: Settings, limiter: Limiter) -> Metrics | None:

@@ -280,6 +280,8 @@ async def _site(settings: Settings, polls: Polls) -> AsyncIterator[Site]:
         forgetting = Forgetting(state.store, SystemClock())
         sweep = asyncio.create_task(again_and_again("sweep", _PRUNE_EVERY, forgetting.sweep))
         stack.callback(sweep.cancel)
+        remembering = asyncio.create_task(_remember(state))
+        stack.callback(remembering.cancel)
         await stack.enter_async_context(sealing(state))  # before what writes at its end
         own = ServerKeys(state.store, state.sealed, SystemClock(), "server", open_keys=settings.plain_tang)
         keys = RecentKeys(DirectoryFirst(directory, own) if directory is not None else own)
@@ -290,6 +292,14 @@ async def _site(settings: Settings, polls: Polls) -> AsyncIterator[Site]:
         attest = _attest_routes(settings, state, agents, own, executor, refusals)
         health, metrics = observe(settings, state.store, own, SystemClock(), limiter, polls, refusals)
         yield Site(attest, keys, plain, executor, settings.endpoint, admin, limiter, health, metrics)
+
+
+async def _remember(state: State) -> None:
+    """Learn from the audit record how new rows have to be: what this process has not seen it cannot know."""
+    try:
+        await state.store.remember_versions()
+    except TangAttestError as error:
+        _log.warning("versions", code=error.code, sentence=error.sentence)
 
 
 def _exchanging(settings: Settings, stack: AsyncExitStack) -> Executor | None:

@@ -20,6 +20,8 @@ _MADE: Final = datetime(2025, 1, 1, tzinfo=UTC)
 _SKEW: Final = timedelta(seconds=5)
 #: A server that runs seals each second.
 _SEALED_WITHIN: Final = timedelta(minutes=1)
+#: Rows that are named one by one.
+_NAMED: Final = 20
 _ROOT_ENDS_SOON: Final = timedelta(days=90)
 
 
@@ -56,6 +58,20 @@ async def look_at_database(url: str) -> tuple[Finding, ...]:
             problem("database", "the server runs with fsync=off", "switch fsync on: it may lose decisions"),
         )
     return (well("database", f"{status.server}, schema {status.schema}, whole"),)
+
+
+async def look_at_rows(url: str, key: bytes) -> list[Finding]:
+    """Whether rows that decide something are what this server wrote, and as new as the audit record says."""
+    try:
+        found = await store.check_rows(url, key)
+    except TangAttestError as error:
+        return [failure("rows", error)]
+    if not found.findings:
+        return [well("rows", f"{found.rows} rows are this server's own, and as new as the audit record says")]
+    named = [problem("rows", each.sentence, ACTIONS["registry-tampered"]) for each in found.findings[:_NAMED]]
+    if more := len(found.findings) - len(named):
+        named.append(problem("rows", f"{more} more are not as they should be", ACTIONS["registry-tampered"]))
+    return named
 
 
 async def look_at_records(registry: Store, opener: Opener, now: datetime) -> list[Finding]:

@@ -2,19 +2,20 @@
 
 from tang_attest.store.archive_file import Reader
 from tang_attest.store.authentic import KEY_LABEL
-from tang_attest.store.maintenance import Status, back_up, find_damage, look, restore, upgrade
-from tang_attest.store.resealing import ForeignRow, SealedRow, Upgraded
+from tang_attest.store.maintenance import Status, back_up, check_rows, find_damage, look, restore, upgrade
+from tang_attest.store.resealing import Upgraded
+from tang_attest.store.row_check import RowCheck
 from tang_attest.store.store import SqlStore, open_store
 
 __all__ = [
     "KEY_LABEL",
-    "ForeignRow",
     "Reader",
-    "SealedRow",
+    "RowCheck",
     "SqlStore",
     "Status",
     "Upgraded",
     "back_up",
+    "check_rows",
     "find_damage",
     "look",
     "open_store",

@@ -15,7 +15,7 @@ Rules of this module:
 * A write reads the row first, under its lock, and checks it: nobody's change is sealed along with ours.
 * A row is read as its columns hold it and checked before its types read it.
 * ``version`` rises with each change that is not only :data:`MOVING`.  Changes are told to the audit record
-  (audit_log.py), which is sealed: a row that is older than the record says was restored (service/row_check.py).
+  (audit_log.py), which is sealed: a row that is older than the record says was restored (row_check.py).
   A process refuses, besides, a row that is older than one it has seen.
 
 Not checked here: rows that were taken away, and rows of before this process began that were restored whole.

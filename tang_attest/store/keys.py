@@ -43,9 +43,11 @@ _POLICY_AT = _DEVICE_AT + len(_device.c)
 
 _QUESTIONS = (
     sa.select(
-        *authentic.form(_device).labelled("device_"), *authentic.form(_policy).labelled("policy_"), _key.c.kid
+        *authentic.form(_key).labelled("key_"),
+        *authentic.form(_device).labelled("device_"),
+        *authentic.form(_policy).labelled("policy_"),
     )
-    .select_from(_key.join(_device, _device.c.id == _key.c.device_id).join(_policy))
+    .select_from(_key.outerjoin(_device, _device.c.id == _key.c.device_id).outerjoin(_policy))
     .where(among(_key.c.kid, "kids"), _key.c.use == "exchange")
 )
 
@@ -132,9 +134,11 @@ def find(connection: sa.Connection, wanted: Sequence[Wanted]) -> list[Found]:
     whole = {each.kid for each in wanted if each.part is Part.WHOLE}
     found: dict[Wanted, Found] = {}
     for values in connection.execute(_QUESTIONS, {"kids": [*narrow]}) if narrow else ():
-        found[Wanted(values.kid, Part.SELECTION)], found[Wanted(values.kid, Part.CLOCK)] = _ask(
-            connection, values
-        )
+        selection, clock = _ask(connection, values)
+        found |= {
+            Wanted(values.key_kid, Part.SELECTION): selection,
+            Wanted(values.key_kid, Part.CLOCK): clock,
+        }
     if whole:
         bound = _bind(connection, connection.execute(_BOUND, {"kids": [*whole]}).all())
         found |= {Wanted(kid): key for kid, key in bound.items()}
@@ -144,8 +148,11 @@ def find(connection: sa.Connection, wanted: Sequence[Wanted]) -> list[Found]:
 def _ask(connection: sa.Connection, values: Any) -> tuple[Found, Found]:
     """The selection and the clock of one row of :data:`_QUESTIONS`."""
     try:
-        device = authentic.check(connection, _device, values[: len(_device.c)])
-        policy = authentic.check(connection, _policy, values[len(_device.c) : -1])
+        key = authentic.check(connection, _key, values[:_DEVICE_AT])
+        device = _device_of(connection, key, values)
+        if device is None:
+            return None, None
+        policy = authentic.check(connection, _policy, values[_POLICY_AT:])
     except Tampered as error:
         return error, error
     return policy["selection"], devices.clock_of(device)

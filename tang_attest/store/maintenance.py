@@ -11,12 +11,13 @@ from typing import BinaryIO
 
 import sqlalchemy as sa
 
-from tang_attest.store import archive, resealing, schema
+from tang_attest.store import archive, resealing, row_check, schema
 from tang_attest.store.archive import Progress
 from tang_attest.store.archive_file import Reader
 from tang_attest.store.authentic import Authenticity
 from tang_attest.store.engine import Database, connect, parse_url
 from tang_attest.store.resealing import Rebind, Upgraded
+from tang_attest.store.row_check import RowCheck
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +61,12 @@ async def look(url: str) -> Status:
 
     async with _opened(url) as database:
         return await database.read(work)
+
+
+async def check_rows(url: str, key: bytes) -> RowCheck:
+    """Whether rows that decide something are what was written; see :mod:`tang_attest.store.row_check`."""
+    async with _opened(url) as database:
+        return await database.read(lambda connection: row_check.compare(connection, Authenticity(key)))
 
 
 async def find_damage(url: str) -> tuple[str, ...]:

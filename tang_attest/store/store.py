@@ -55,6 +55,7 @@ from tang_attest.store import (
     policies,
     rollouts,
     roots,
+    row_check,
     schema,
     tokens,
     verifications,
@@ -437,6 +438,19 @@ class SqlStore:
     async def list_keys(self) -> Sequence[tuple[SealedKey, str | None]]:
         """See :class:`~tang_attest.ports.Store`."""
         return await self._database.read(keys.load)
+
+    async def remember_versions(self) -> int:
+        """See :class:`~tang_attest.ports.Store`."""
+        after: int | None = None
+        count = 0
+        while page := await self._database.read(
+            lambda connection, after=after: row_check.page_of(connection, after)  # type: ignore[misc]
+        ):
+            for serial, known in row_check.read_page(page).items():
+                self._authenticity.saw(bytes.fromhex(serial), known.version)
+                count += 1
+            after = page[-1].id
+        return count
 
     async def count_signing_keys(self) -> tuple[int, int]:
         """See :class:`~tang_attest.ports.Store`."""

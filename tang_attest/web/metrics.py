@@ -47,7 +47,7 @@ class Sources:
 
     ``queues`` are the store's, by name; ``seen`` the number of devices by when they were last seen, ``ready`` raises
     what keeps the server from opening a disk; ``held`` requests of agents; ``left_out`` refusals that the audit record
-    has only as a number.
+    has only as a number, ``tampered`` how often a row of the database was not the server's own, by table.
     """
 
     queues: Callable[[], Mapping[str, QueueFigures]]
@@ -55,6 +55,7 @@ class Sources:
     ready: Callable[[], Awaitable[None]]
     held: Callable[[], int]
     left_out: Callable[[], int]
+    tampered: Callable[[], Mapping[str, int]]
 
 
 class Metrics:
@@ -160,6 +161,14 @@ class _Pulled(Collector):
             "Refusals of strangers that the audit record has only as a number.",
             value=sources.left_out(),
         )
+        tampered = CounterMetricFamily(
+            "tang_attest_registry_tampered",
+            "Rows of the database that were read and are not what this server wrote.",
+            labels=["table"],
+        )
+        for table, count in sources.tampered().items():
+            tampered.add_metric([table], count)
+        yield tampered
         counters = [
             CounterMetricFamily(f"tang_attest_store_{name}", what, labels=["queue"])
             for name, what in (

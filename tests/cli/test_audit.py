@@ -264,3 +264,43 @@ def test_a_reader_that_is_not_there(tmp_path: Path) -> None:
     """Without the secret nothing can be checked."""
     done = program("--state", tmp_path, "audit", "verify")
     assert (done.returncode, "(state-missing)" in done.stderr) == (1, True)
+
+
+@pytest.mark.parametrize(
+    ("statements", "said"),
+    [
+        (
+            ["UPDATE policy SET cap_pcr = 3 WHERE name = 'p1'"],
+            "row 'p1' of table policy is not what this server wrote",
+        ),
+        (
+            ["INSERT INTO policy (id, name, selection, cap_pcr) VALUES (9, 'x', 'sha256:7', 3)"],
+            "row 'x' of table",
+        ),
+        (
+            ["DELETE FROM policy WHERE name = 'p2'"],
+            "row 'p2' of table policy is missing, and nobody removed it",
+        ),
+    ],
+)
+def test_rows_that_decide_something_are_checked_too(state: Path, statements: list[str], said: str) -> None:
+    """A row that somebody changed, made or took away is named, by audit verify and by doctor; so for a program."""
+    sql(state, *statements)
+    _, stderr, code = at(state, "audit", "verify")
+    assert (code, said in stderr) == (1, True), stderr
+    assert "registry-tampered" in stderr
+    assert stderr.splitlines()[-1].startswith("hint: find out who wrote to the database")
+    assert [found["code"] for found in report(state)["named"]] == ["registry-tampered"]
+    stdout, _, code = at(state, "doctor")
+    assert (code, said in stdout) == (1, True), stdout
+
+
+def test_an_older_row_of_ours_is_found(state: Path) -> None:
+    """The record says how new a row has to be: one of before, put back with its seal, is named with both versions."""
+    sql(state, "CREATE TABLE kept AS SELECT * FROM policy")
+    assert at(state, "policy", "trust-predictions", "p1", "on")[2] == 0
+    assert at(state, "audit", "verify")[2] == 0
+    sql(state, "DELETE FROM policy", "INSERT INTO policy SELECT * FROM kept", "DROP TABLE kept")
+    _, stderr, code = at(state, "audit", "verify")
+    assert code == 1
+    assert "row 'p1' of table policy is older than the audit record says: version 1, not 2" in stderr

@@ -15,7 +15,8 @@ import sqlalchemy as sa
 from tang_attest.errors import TangAttestError
 from tang_attest.ports import Suspension
 from tang_attest.protocol.reference_state import Life
-from tang_attest.store import SqlStore, authentic, tables
+from tang_attest.store import SqlStore, authentic, check_rows, tables
+from tests.fakes import ROW_KEY
 from tests.store.conftest import Opener
 from tests.store.records import NOW, decision, digest, entry
 from tests.store.tampering import IMA, KID, OPEN_KID, Intruder, admin_token, ended, fill
@@ -270,3 +271,37 @@ async def test_an_older_row_of_ours_is_refused_by_who_saw_the_newer(
     for process in (store, other):
         assert await outcome(process.get_device("pi-b")) == "registry-tampered"
         assert await outcome(process.find_key(KID)) == "registry-tampered"
+
+
+async def test_what_was_removed_stays_removed(
+    url: str, store: SqlStore, open_another: Opener, intruder: Intruder
+) -> None:
+    """A machine, with its key, that is put back as it was: this process knows, and the record tells others."""
+    await fill(store)
+    form = authentic.SEALED["device"]
+    row = await newest_row(store, form)
+    kept = await newest_row(store, authentic.SEALED["sealed_key"])
+    await store.remove_device("pi-b", entry("device remove"))
+    assert (await check_rows(url, ROW_KEY)).findings == ()
+    intruder.insert("device", row)
+    intruder.insert("sealed_key", kept)
+    assert await outcome(store.find_key(KID)) == "registry-tampered"
+    found = (await check_rows(url, ROW_KEY)).findings
+    assert sorted((each.table, each.key) for each in found) == [("device", "pi-b"), ("sealed_key", KID)]
+    assert all(each.sentence.endswith("was removed, and is there again.") for each in found)
+    other = await open_another()
+    assert await outcome(other.find_key(KID)) not in (None, "registry-tampered")
+    assert await other.remember_versions() > 0
+    assert await outcome(other.find_key(KID)) == "registry-tampered"
+
+
+async def test_rows_that_are_gone_are_found(url: str, store: SqlStore, intruder: Intruder) -> None:
+    """Taken away past this program, a retired state, or a token that was used, is missed."""
+    await fill(store)
+    check = await check_rows(url, ROW_KEY)
+    assert check.findings == ()
+    assert check.rows > 10
+    intruder.do("DELETE FROM token", "DELETE FROM reference_state WHERE label = 'recorded'")
+    found = {(each.table, each.key) for each in (await check_rows(url, ROW_KEY)).findings}
+    assert {table for table, _ in found} == {"token", "reference_state"}
+    assert ("reference_state", "recorded") in found
