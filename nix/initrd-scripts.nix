@@ -1,24 +1,57 @@
-# What stage 1 runs: the scripts that every initrd of this project has, and the one that answers NixOS' prompts.
+# The scripts and units of this project in stage 1: those of every initrd, and the one that answers NixOS' prompts.
 # Unwrapped, with #!/bin/sh, because stage 1 has its own programs on PATH.  To be at /usr/lib/clevis-attest there.
-{ runCommand }:
+{
+  lib,
+  runCommand,
+  systemd,
+  # Where what has to lie on opened volumes is mounted.
+  roots,
+  # Resuming a hibernated system is allowed, from a volume that stage 1 opens.
+  hibernation ? false,
+}:
 runCommand "clevis-attest-initrd" { } ''
-  mkdir $out
-  install -m 755 ${../initrd/clevis-attest-cap} $out/clevis-attest-cap
-  install -m 755 ${../initrd/clevis-attest-close} $out/clevis-attest-close
-  install -m 755 ${../initrd/systemd/clevis-attest-opened} $out/clevis-attest-opened
-  install -m 755 ${../initrd/systemd/clevis-attest-wait-network} $out/clevis-attest-wait-network
+  make --silent -C ${../initrd} install-systemd DESTDIR=$out PREFIX= LIBDIR=
   install -m 755 ${./stage-1/clevis-attest-answer} $out/clevis-attest-answer
-
-  # The setting has another name here than in dracut, for which the script was written.
-  grep -q 'attest_shell_without_tpm=yes in the image' ${../initrd/systemd/clevis-attest-before-shell}
-  sed 's/attest_shell_without_tpm=yes in the image/boot.initrd.tang-attest.shellWithoutTpm/' \
-    ${../initrd/systemd/clevis-attest-before-shell} > $out/clevis-attest-before-shell
-  chmod 755 $out/clevis-attest-before-shell
+  rm -r $out/systemd-network
 
   # Only stage 1 with systemd looks here.
+  mkdir -p $out/lib/systemd
+  mv $out/systemd $out/lib/systemd/system
   units=$out/lib/systemd/system
-  install -D -m 644 ${../initrd/systemd/clevis-attest-cap.service} $units/clevis-attest-cap.service
-  for shell in debug-shell emergency rescue; do
-    install -D -m 644 ${../initrd/systemd/before-shell.conf} $units/$shell.service.d/50-clevis-attest.conf
+
+  # Units of NixOS' own that run what is on the root.
+  for unit in initrd-find-nixos-closure initrd-nixos-activation; do
+    install -D -m 644 ${../initrd/systemd/needs-cap.conf} $units/$unit.service.d/40-clevis-attest-cap.conf
+    install -D -m 644 ${../initrd/systemd/check-root.conf} $units/$unit.service.d/41-clevis-attest-root.conf
   done
+  ${lib.optionalString hibernation "rm $units/systemd-hibernate-resume*.service.d/41-clevis-attest-resume.conf"}
+
+  # replace FILE FROM TO: what is not there to be replaced ends the build
+  replace() {
+    grep -qF -- "$2" $out/$1
+    sed -i "s,$2,$3,g" $out/$1
+  }
+  check() {
+    :
+    ${lib.concatMapStrings (root: ''
+      printf '%s=/usr/lib/clevis-attest/clevis-attest-root-check %s\n' "$1" ${lib.escapeShellArg root}
+    '') roots}
+  }
+  for file in $units/clevis-attest-root.service $units/*.d/41-clevis-attest-root.conf; do
+    for key in ExecStart ExecStartPre; do
+      grep -q "^$key=" $file || continue
+      check $key > lines
+      sed -i -e "/^$key=/r lines" -e "/^$key=/d" $file
+    done
+  done
+  # Nothing to check is not a failure.
+  ${lib.optionalString (roots == [ ]) ''
+    echo 'ExecStart=/bin/touch /run/clevis-attest/root-checked' >> $units/clevis-attest-root.service
+  ''}
+
+  # systemd is in the store, and settings have other names than in dracut.
+  replace clevis-attest-init /usr/lib/systemd/systemd ${systemd}/lib/systemd/systemd
+  replace clevis-attest-init 'attest_shell_without_tpm=yes in the image' boot.initrd.tang-attest.shellWithoutTpm
+  replace clevis-attest-init 'attest_esp_is_measured=yes in the image' boot.initrd.tang-attest.espIsMeasured
+  replace clevis-attest-before-shell 'attest_shell_without_tpm=yes in the image' boot.initrd.tang-attest.shellWithoutTpm
 ''

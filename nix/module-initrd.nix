@@ -27,7 +27,11 @@ let
   luks = name: initrd.luks.devices.${name};
   known = builtins.filter (name: initrd.luks.devices ? ${name}) names;
 
-  scripts = pkgs.callPackage ./initrd-scripts.nix { };
+  scripts = pkgs.callPackage ./initrd-scripts.nix {
+    systemd = initrd.systemd.package;
+    roots = map (below (if withSystemd then "/sysroot" else "/mnt-root")) cfg.checkedFileSystems;
+    hibernation = resumesInside;
+  };
   ours = "/usr/lib/clevis-attest";
 
   etc = pkgs.runCommand "clevis-attest-initrd-etc" { } ''
@@ -44,6 +48,7 @@ let
       ) "install -m 444 ${cfg.devices.${name}.secretFile} $out/${name}.jwe"
     ) names}
     ${lib.optionalString cfg.shellWithoutTpm "touch $out/shell-without-tpm"}
+    ${lib.optionalString cfg.espIsMeasured "touch $out/esp-is-measured"}
   '';
 
   # OpenSSL looks for providers in its own store path; what signs with a key of the TPM is in another.
@@ -56,6 +61,67 @@ let
     CLEVIS_ATTEST_TOTAL_TIMEOUT = toString cfg.timeouts.total;
   }
   // lib.optionalAttrs showsCertificate { OPENSSL_MODULES = providers; };
+
+  # --- hibernation ------------------------------------------------------------------------------------------------
+
+  # A hibernated system is resumed with the keys of every open volume in memory, so it has to come from one of them.
+  resumes = config.boot.resumeDevice != "";
+  resumesInside = builtins.elem config.boot.resumeDevice (
+    map (name: "/dev/mapper/${name}") (builtins.attrNames initrd.luks.devices)
+  );
+
+  # --- the root ---------------------------------------------------------------------------------------------------
+
+  # Mount points of NixOS' own that stage 1 always mounts (nixos/lib/utils.nix, pathsNeededForBoot).
+  always = [
+    "/"
+    "/nix"
+    "/nix/store"
+    "/var"
+    "/var/log"
+    "/var/lib"
+    "/var/lib/nixos"
+    "/etc"
+    "/usr"
+  ];
+  fileSystem = mountPoint: config.fileSystems.${mountPoint} or { };
+  isNeeded =
+    mountPoint:
+    builtins.elem mountPoint always || (fileSystem mountPoint).neededForBoot or false;
+  deviceOf = mountPoint: (fileSystem mountPoint).device or null;
+  # ZFS and bcachefs have no block device that the kernel names; memory and the network have none at all.
+  isOnBlockDevice =
+    mountPoint:
+    deviceOf mountPoint != null
+    && lib.hasPrefix "/dev/" (deviceOf mountPoint)
+    && !(builtins.elem ((fileSystem mountPoint).fsType or "auto") [
+      "bcachefs"
+      "zfs"
+    ]);
+  neededFileSystems = builtins.filter (mountPoint: isNeeded mountPoint && isOnBlockDevice mountPoint) (
+    builtins.attrNames config.fileSystems
+  );
+  below = directory: mountPoint: if mountPoint == "/" then directory else "${directory}${mountPoint}";
+
+  # A pool that boot.initrd.clevis opens is imported after the place for resuming.
+  opensPools = builtins.any (name: !(initrd.luks.devices ? ${name})) (
+    builtins.attrNames initrd.clevis.devices
+  );
+  # After NixOS' own commands of the same place, which open volumes or import pools (mkAfter).
+  capLast = lib.mkOrder 2000 ''
+    NEWROOT=/mnt-root ${ours}/clevis-attest-opened || fail
+    attest_check() {
+      attest_ticks=0
+      while [ ! -e "$1" ] && [ "$attest_ticks" -lt 20 ]; do
+        sleep 1
+        attest_ticks=$((attest_ticks + 1))
+      done
+      ${ours}/clevis-attest-root-check "$1" || fail
+    }
+    ${lib.concatMapStrings (device: ''
+      attest_check ${lib.escapeShellArg device}
+    '') (lib.unique (map deviceOf cfg.checkedFileSystems))}
+  '';
 
   # --- what the assertions look at --------------------------------------------------------------------------------
 
@@ -195,7 +261,7 @@ in
     capPcr = mkOption {
       type = types.ints.between 0 15;
       default = 15;
-      description = "The cap PCR of this machine's policy: extended once the volumes are open, and before any shell.";
+      description = "The cap PCR of this machine's policy: extended once the volumes are open, before anything on them is mounted, and before any shell.";
     };
 
     retryPause = mkOption {
@@ -220,6 +286,29 @@ in
         default = 60;
         description = "Seconds for one attempt, with all servers.";
       };
+    };
+
+    checkedFileSystems = mkOption {
+      type = types.listOf types.str;
+      default = neededFileSystems;
+      defaultText = literalExpression "the mount points that stage 1 mounts from a block device";
+      example = [
+        "/"
+        "/nix"
+      ];
+      description = ''
+        Mount points that have to lie on opened volumes where attestation opened one; otherwise the volumes are closed and the boot stops.
+        A file system on ZFS or bcachefs cannot be followed to its volumes and is not checked.
+      '';
+    };
+
+    espIsMeasured = mkOption {
+      type = types.bool;
+      default = false;
+      description = ''
+        The policy's selection has PCR 12 and 13, so credentials and extensions on the EFI system partition are measured.
+        Without it, a boot that has any of them is capped before systemd starts. Only stage 1 with systemd takes them.
+      '';
     };
 
     shellWithoutTpm = mkOption {
@@ -284,6 +373,10 @@ in
           assertion = (cfg.server.clientCertificate == null) == (cfg.server.clientKey == null);
           message = "boot.initrd.tang-attest.server: clientCertificate and clientKey are given together or not at all.";
         }
+        {
+          assertion = !resumes || (resumesInside && !opensPools);
+          message = "boot.resumeDevice: whoever can write ${config.boot.resumeDevice} could resume a system of their own with the keys of the open volumes in memory. Put the swap on a volume of boot.initrd.luks.devices and name it /dev/mapper/NAME, or leave boot.resumeDevice empty.";
+        }
       ]
       ++ map (name: {
         assertion = initrd.luks.devices ? ${name};
@@ -297,6 +390,9 @@ in
       warnings =
         lib.optional initrd.network.ssh.enable
           "boot.initrd.network.ssh: who may log in there, before a volume is open, can open every volume that attestation opens.";
+
+      # The kernel then resumes nothing, whoever asks it.
+      boot.kernelParams = lib.optional (!resumesInside) "nohibernate";
 
       boot.initrd = {
         clevis = {
@@ -380,18 +476,22 @@ in
           [ -e $out/lib/libtss2-tcti-device.so.0 ]
         '';
 
-        postMountCommands = ''
-          ${ours}/clevis-attest-opened
-        '';
+        # Before anything of a disk is resumed or mounted.
+        postDeviceCommands = mkIf (!opensPools) capLast;
+        postResumeCommands = mkIf opensPools capLast;
+
+        # Once more: a device that was looked at may have got another name meanwhile.
+        postMountCommands = lib.concatMapStrings (mountPoint: ''
+          ${ours}/clevis-attest-root-check ${
+            lib.escapeShellArg (below "/mnt-root" mountPoint)
+          } || fail
+        '') cfg.checkedFileSystems;
 
         # Before the menu that offers a shell.  Where the cap or the closing of a volume fails, this does not return.
         preFailCommands = mkAfter ''
           [ -z "''${attest_answer-}" ] || kill -- "-$attest_answer" 2>/dev/null || kill "$attest_answer" 2>/dev/null
           rm -f /crypt-ramfs/passphrase /crypt-ramfs/.attest.* 2>/dev/null
-          sed -n 's,^[^ ]* \(/mnt-root[^ ]*\) .*,\1,p' /proc/mounts | sort -r | while read -r attest_mount; do
-            umount "$attest_mount" 2>/dev/null
-          done
-          ${ours}/clevis-attest-before-shell
+          NEWROOT=/mnt-root ${ours}/clevis-attest-before-shell
         '';
       };
     })
@@ -403,10 +503,13 @@ in
         contents = {
           ${ours}.source = scripts;
           "/etc/clevis-attest".source = etc;
+          # PID 1 is systemd, but not before a look at what nobody measured.
+          "/init".source = lib.mkForce "${scripts}/clevis-attest-init";
         };
         extraBin = {
           cryptsetup = "${pkgs.cryptsetup}/bin/cryptsetup";
           dmsetup = "${lib.getBin pkgs.lvm2}/bin/dmsetup";
+          grep = "${pkgs.gnugrep}/bin/grep";
           ip = "${pkgs.iproute2}/bin/ip";
           jose = "${pkgs.jose}/bin/jose";
           sed = "${pkgs.gnused}/bin/sed";
@@ -419,7 +522,8 @@ in
           "${pkgs.tpm2-tss}/lib/libtss2-tcti-device.so.0"
         ];
 
-        # clevis-attest-cap.service, and drop-ins of every unit that gives a shell.
+        # clevis-attest-cap.service, clevis-attest-root.service, and drop-ins of every unit that gives a shell, or
+        # mounts, checks, resumes or runs what is on a disk.
         packages = [ scripts ];
         services = {
           clevis-attest-answer = {

@@ -108,6 +108,11 @@ CHANNELS: Final = {
         b"\x0b\x05\0\0\x01io.systemd.credential:tmpfiles.extra=x\0\0",
         "SMBIOS",
     ),
+    "SMBIOS credential, where dmi-sysfs is not loaded": (
+        "sys/firmware/dmi/tables/DMI",
+        b"\x0b\x05\x0b\0\x01io.systemd.credential:a=b\0\0",
+        "SMBIOS",
+    ),
     "SMBIOS binary credential, not the first string": (
         "sys/firmware/dmi/entries/11-3/raw",
         b"\x0b\x05\0\0\x02Default string\0io.systemd.credential.binary:a=eA==\0\0",

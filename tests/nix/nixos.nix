@@ -76,7 +76,9 @@ in
           extraArgs = strings;
         };
       };
+      postDeviceCommands = lines;
       postMountCommands = lines;
+      postResumeCommands = lines;
       preFailCommands = lines;
       systemd = {
         enable = bool;
@@ -94,7 +96,15 @@ in
         storePaths = option (types.listOf types.anything) [ ];
       };
     };
+    boot.kernelParams = strings;
+    boot.resumeDevice = option types.str "";
     boot.loader.efi.efiSysMountPoint = option types.str "/boot";
+
+    fileSystems = submodules {
+      device = option (types.nullOr types.str) null;
+      fsType = option types.str "auto";
+      neededForBoot = bool;
+    };
 
     environment = {
       etc = submodules { text = option types.lines ""; };

@@ -11,6 +11,7 @@ def machine_with(definitions: str, *, systemd: bool = False, device: str = "/dev
     return (
         "{ lib, pkgs, ... }: { imports = [ { "
         f"{ATTEST}.enable = true; {ATTEST}.devices.root = {{ }}; "
+        'fileSystems."/".device = "/dev/mapper/root"; '
         f'{DEVICE}.device = "{device}"; boot.initrd.systemd.enable = {str(systemd).lower()}; '
         f"}} {{ {definitions} }} ]; }}"
     )

@@ -40,6 +40,117 @@ def test_what_cannot_work_is_said(nix: Nix, definitions: str, message: str, syst
     assert [text for text in failed if message in text and ATTEST in text], failed
 
 
+@BOTH
+@pytest.mark.parametrize(
+    ("device", "refused", "words"),
+    [
+        ("", False, ["nohibernate"]),
+        ("/dev/vdb1", True, ["nohibernate"]),
+        ("/dev/mapper/other", True, ["nohibernate"]),
+        ("/dev/mapper/root", False, []),
+    ],
+)
+def test_nothing_outside_of_the_volumes_is_resumed(
+    nix: Nix, device: str, refused: bool, words: list[str], systemd: bool
+) -> None:
+    """Swap elsewhere is refused at the evaluation; without swap on a volume the kernel resumes nothing at all."""
+    module = machine_with(f'boot.resumeDevice = "{device}";', systemd=systemd)
+    failed = nix.evaluate(module, "r.failed")
+    assert bool([text for text in failed if "boot.resumeDevice: whoever can write" in text]) is refused
+    assert nix.evaluate(module, "r.config.boot.kernelParams") == words
+
+
+def test_a_pool_and_hibernation_are_refused(nix: Nix) -> None:
+    """The cap comes after the import of a pool, and so after the place for resuming."""
+    pool = 'boot.initrd.clevis.devices.pool.secretFile = "/pool.jwe"; boot.resumeDevice = "/dev/mapper/root";'
+    failed = nix.evaluate(machine_with(pool), "r.failed")
+    assert [text for text in failed if "boot.resumeDevice: whoever can write" in text]
+
+
+@pytest.mark.parametrize("pool", [False, True])
+def test_the_cap_is_the_last_before_resuming_and_mounting(nix: Nix, pool: bool) -> None:
+    """After what opens volumes, also with mkAfter; after the import of pools, when boot.initrd.clevis opens one."""
+    place = "postResumeCommands" if pool else "postDeviceCommands"
+    definitions = f'boot.initrd.{place} = lib.mkMerge [ "open" (lib.mkAfter "import") ];'
+    if pool:
+        definitions += 'boot.initrd.clevis.devices.pool.secretFile = "/pool.jwe";'
+    commands = nix.evaluate(
+        machine_with(definitions), "{ inherit (r.config.boot.initrd) postDeviceCommands postResumeCommands; }"
+    )
+    other = commands.pop("postDeviceCommands" if pool else "postResumeCommands")
+    assert "attest" not in other
+    text = commands[place]
+    assert text.index("open") < text.index("import") < text.index("clevis-attest-opened || fail")
+    assert text.rstrip().endswith("attest_check '/dev/mapper/root'")
+
+
+@pytest.mark.parametrize(
+    ("file_systems", "checked"),
+    [
+        ("", ["/"]),
+        ('fileSystems."/nix" = { device = "/dev/vg/nix"; fsType = "ext4"; };', ["/", "/nix"]),
+        ('fileSystems."/home" = { device = "/dev/vg/home"; };', ["/"]),
+        ('fileSystems."/boot" = { device = "/dev/vda1"; };', ["/"]),
+        ('fileSystems."/data" = { device = "/dev/vg/data"; neededForBoot = true; };', ["/", "/data"]),
+        ('fileSystems."/var" = { device = "tmpfs"; fsType = "tmpfs"; };', ["/"]),
+        ('fileSystems."/nix" = { device = "pool/nix"; fsType = "zfs"; };', ["/"]),
+        ('fileSystems."/" = lib.mkForce { device = "none"; fsType = "tmpfs"; };', []),
+        (f"{ATTEST}.checkedFileSystems = [ ];", []),
+    ],
+)
+def test_what_stage_1_mounts_is_checked(nix: Nix, file_systems: str, checked: list[str]) -> None:
+    """Each file system that stage 1 mounts from a block device: before it is mounted, and before stage 2."""
+    for systemd in (False, True):
+        module = machine_with(file_systems, systemd=systemd)
+        assert nix.evaluate(module, f"r.config.{ATTEST}.checkedFileSystems") == checked
+    after = nix.evaluate(machine_with(file_systems), "r.config.boot.initrd.postMountCommands")
+    mounted = re.findall(r"clevis-attest-root-check '/mnt-root([^']*)'", after.replace("\n", " "))
+    assert [point or "/" for point in mounted] == checked
+
+
+@pytest.mark.parametrize("roots", [["/"], ["/", "/nix"], []])
+def test_systemds_units_check_what_is_mounted(nix: Nix, roots: list[str]) -> None:
+    """The unit and each drop-in that runs before something of the root is run check every file system."""
+    nixlist = " ".join(f'"{root}"' for root in roots)
+    module = machine_with(f"{ATTEST}.checkedFileSystems = lib.mkForce [ {nixlist} ];", systemd=True)
+    scripts = Path(nix.realize(module, "toString (builtins.head r.config.boot.initrd.systemd.packages)"))
+    units = scripts / "lib/systemd/system"
+    program = "/usr/lib/clevis-attest/clevis-attest-root-check"
+    wanted = [f"{program} /sysroot{'' if root == '/' else root}" for root in roots]
+    unit = (units / "clevis-attest-root.service").read_text()
+    touch = "/bin/touch /run/clevis-attest/root-checked"
+    assert re.findall(r"^ExecStart=(.*)$", unit, re.MULTILINE) == (wanted or [touch])
+    for name in ("initrd-switch-root", "initrd-find-nixos-closure", "initrd-nixos-activation"):
+        text = (units / f"{name}.service.d/41-clevis-attest-root.conf").read_text()
+        assert re.findall(r"^ExecStartPre=(.*)$", text, re.MULTILINE) == wanted
+
+
+def test_systemd_starts_after_a_look_at_what_nobody_measured(nix: Nix) -> None:
+    """PID 1 is a script that execs the systemd of stage 1; its words for settings are NixOS' own."""
+    contents = 'r.config.boot.initrd.systemd.contents."/init".source'
+    systemd = "toString r.config.boot.initrd.systemd.package"
+    source, package = nix.realize(machine_with("", systemd=True), f'[ "${{{contents}}}" ({systemd}) ]')
+    text = Path(source).read_text()
+    assert text.startswith("#!/bin/sh\n")
+    assert text.rstrip().endswith(f'exec {package}/lib/systemd/systemd "$@"')
+    assert "/usr/lib/systemd" not in text
+    assert "attest_" not in text.replace("clevis-attest_", "")
+
+
+@pytest.mark.parametrize("hibernates", [False, True])
+def test_systemds_units_do_not_resume(nix: Nix, hibernates: bool) -> None:
+    """Only from an opened volume, and then after the cap; every shell of stage 1 comes after the cap, too."""
+    device = "/dev/mapper/root" if hibernates else ""
+    module = machine_with(f'boot.resumeDevice = "{device}";', systemd=True)
+    scripts = Path(nix.realize(module, "toString (builtins.head r.config.boot.initrd.systemd.packages)"))
+    units = scripts / "lib/systemd/system"
+    resume = units / "systemd-hibernate-resume.service.d"
+    assert (resume / "40-clevis-attest-cap.conf").is_file()
+    assert (resume / "41-clevis-attest-resume.conf").exists() is not hibernates
+    for place in ("udev", "basic", "mount", "switch-root"):
+        assert (units / f"breakpoint-pre-{place}.service.d/50-clevis-attest.conf").is_file()
+
+
 @pytest.mark.parametrize("fallback", [False, True])
 def test_a_key_file_without_a_prompt_is_refused(nix: Nix, fallback: bool) -> None:
     """Attestation answers a prompt; a volume with a key file has none, unless the file's failure leads to one."""
@@ -141,7 +252,7 @@ def test_stage_1_has_the_scripts_and_the_settings(nix: Nix, tmp_path: Path, syst
     """The same files in both kinds of stage 1, where the scripts look for them."""
     jwe = tmp_path / "root.jwe"
     jwe.write_text("a JWE")
-    definitions = f"{ATTEST} = {{ capPcr = 11; retryPause = 9; shellWithoutTpm = true; devices.root.secretFile = {jwe}; }};"
+    definitions = f"{ATTEST} = {{ capPcr = 11; retryPause = 9; shellWithoutTpm = true; espIsMeasured = true; devices.root.secretFile = {jwe}; }};"
     where = "r.config.boot.initrd.systemd.contents" if systemd else "r.config.boot.initrd.extraFiles"
     files = nix.realize(
         machine_with(definitions, systemd=systemd),
@@ -154,8 +265,19 @@ def test_stage_1_has_the_scripts_and_the_settings(nix: Nix, tmp_path: Path, syst
         "devices": "root /dev/disk/by-uuid/1234\n",
         "root.jwe": "a JWE",
         "shell-without-tpm": "",
+        "esp-is-measured": "",
     }
-    for name in ("cap", "opened", "before-shell", "wait-network", "answer"):
+    for name in (
+        "cap",
+        "close",
+        "mark",
+        "root-check",
+        "opened",
+        "before-shell",
+        "wait-network",
+        "answer",
+        "init",
+    ):
         script = scripts / f"clevis-attest-{name}"
         assert os.access(script, os.X_OK)
         assert script.read_text().startswith("#!/bin/sh\n")
@@ -225,7 +347,7 @@ def test_systemd_accepts_stage_1s_units(nix: Nix, tmp_path: Path) -> None:
     files = {
         str(path.relative_to(packaged)): path.read_text() for path in packaged.rglob("*") if path.is_file()
     }
-    assert len(files) == 4
+    assert {"clevis-attest-cap.service", "clevis-attest-root.service"} <= set(files)
     # NixOS enables the packaged unit by a link, which is all that its own text of it is for.
     assert units.pop("clevis-attest-cap.service").split() == ["[Unit]", "[Service]"]
     wanted = "r.config.boot.initrd.systemd.services.clevis-attest-cap.wantedBy"
@@ -235,7 +357,14 @@ def test_systemd_accepts_stage_1s_units(nix: Nix, tmp_path: Path) -> None:
     # On this machine the scripts are in the store only.
     files = {name: text.replace("/usr/lib/clevis-attest", scripts) for name, text in files.items()}
     directory = units_directory(tmp_path, files)
-    names = ["clevis-attest-answer", "clevis-attest-cap", "emergency", "rescue", "debug-shell"]
+    names = [
+        "clevis-attest-answer",
+        "clevis-attest-cap",
+        "clevis-attest-root",
+        "emergency",
+        "rescue",
+        "debug-shell",
+    ]
     verified = subprocess.run(
         ["systemd-analyze", "verify", "--man=no", *(f"{name}.service" for name in names)],
         env=os.environ | {"SYSTEMD_UNIT_PATH": f"{directory}:"},
@@ -265,10 +394,10 @@ def test_systemds_stage_1_has_the_programs(nix: Nix) -> None:
         )
     )
     nixos = {"clevis", "curl", "umount", "mount"} | {"modprobe"}  # boot.initrd.clevis, boot.initrd.systemd
-    coreutils = {"cat", "mkdir", "mv", "printf", "readlink", "rm", "sleep", "sha256sum", "tr"}
+    coreutils = {"cat", "mkdir", "mv", "printf", "readlink", "rm", "sleep", "sha256sum", "sort", "tr"}
     called = {
-        "bash", "cat", "clevis", "cryptsetup", "curl", "dmsetup", "ip", "jose", "mkdir", "modprobe", "mv", "readlink",
-        "rm", "sed", "sha256sum", "sleep", "systemd-reply-password", "tpm2", "tr", "umount",
+        "bash", "cat", "clevis", "cryptsetup", "curl", "dmsetup", "grep", "ip", "jose", "mkdir", "modprobe", "mv", "readlink",
+        "rm", "sed", "sha256sum", "sleep", "sort", "systemd-reply-password", "tpm2", "tr", "umount",
     }  # fmt: skip
     assert called - ours - nixos - coreutils == {"bash"}  # boot.initrd.systemd.initrdBin
     assert "tpm2-wrapped" in str(

@@ -19,6 +19,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -57,6 +58,10 @@ class Stage1:
         self.console = self.directory / "console"
         self.console.touch()
         (self.directory / "tpmrm0").touch()
+        # The volume is a file here, and a block device in stage 1.
+        node = self.directory / "block" / self.disk.path.name
+        node.mkdir(parents=True)
+        (node / "dev").write_text("254:0\n")
         self._programs()
         for script in self.scripts.iterdir():
             if script.is_file():
@@ -93,6 +98,7 @@ class Stage1:
             "/usr/lib/clevis-attest": self.paths["lib"],
             "/etc/clevis-attest": self.paths["etc"],
             "/run/systemd/ask-password": self.paths["ask"],
+            "/sys/class/block": self.directory / "block",
             "/run/clevis-attest": self.machine.directory / "run",
             ">/dev/console": f">>{self.console}",
             "device:/dev/tpmrm0": self.machine.environment["TPM2TOOLS_TCTI"],
@@ -127,6 +133,11 @@ class Stage1:
             raise subprocess.TimeoutExpired(command, timeout, output, errors) from None
         return subprocess.CompletedProcess(command, process.returncode, output, errors)
 
+    def go_on(self, place: str) -> subprocess.CompletedProcess[bytes]:
+        """Run what the module puts at *place*, inside of stage 1's script; it prints whether stage 1 goes on."""
+        text = self.shell[place].replace("/dev/mapper/root", str(self.disk.path))
+        return self.run(f"fail() {{ echo stage 1 fails; exit 1; }}\n{text}\necho gone on\n")
+
     @contextmanager
     def booting(self) -> Iterator[Boot]:
         """The volume's prompt, with what the module puts before and after it."""
@@ -149,6 +160,14 @@ class Stage1:
             yield boot
         finally:
             boot.end()
+
+    def token(self, number: int) -> dict[str, Any]:
+        """A token of the volume."""
+        exported = self.machine.run(
+            "cryptsetup", "token", "export", "--token-id", str(number), self.disk.path
+        )
+        token: dict[str, Any] = json.loads(exported.stdout)
+        return token
 
     def agents(self) -> list[int]:
         """Processes of ours that still run."""
@@ -228,7 +247,7 @@ def built(nix: Nix) -> tuple[dict[str, str], Path, Path]:
     """The module's shell for one volume, its scripts, and clevis with the pin."""
     shell = (
         f"{{ inherit (r.config.{DEVICE}) preOpenCommands postOpenCommands; "
-        "inherit (r.config.boot.initrd) postMountCommands preFailCommands; }"
+        "inherit (r.config.boot.initrd) postDeviceCommands postMountCommands preFailCommands; }"
     )
     scripts = 'toString r.config.boot.initrd.extraFiles."/usr/lib/clevis-attest".source'
     pin = "toString r.config.boot.initrd.clevis.package"
@@ -275,11 +294,50 @@ def test_then_it_is_capped(stage_1: Stage1, server: Server, name: str) -> None:
     bind(stage_1, server, name, "jwe")
     with stage_1.booting() as boot:
         boot.goes_on()
-    assert stage_1.run(stage_1.shell["postMountCommands"]).returncode == 0
+    assert stage_1.go_on("postDeviceCommands").stdout == b"gone on\n"
     assert "unlocked by attestation" in stage_1.console.read_text()
     again = stage_1.run("clevis decrypt <@etc/root.jwe".replace("@etc", str(stage_1.paths["etc"])))
     assert again.returncode != 0
     assert "refused (capped)" in stage_1.console.read_text()
+
+
+@pytest.mark.parametrize("place", ["postDeviceCommands", "postMountCommands"])
+def test_a_root_that_is_not_what_was_opened_fails_the_boot(stage_1: Stage1, place: str) -> None:
+    """Stage 1 stops where the check of the root fails, before anything is mounted and before stage 2."""
+    stage_1.write(stage_1.paths["lib"] / "clevis-attest-root-check", b"#!/bin/sh\necho checked $1\nexit 1\n")
+    looked_at = stage_1.disk.path if place == "postDeviceCommands" else Path("/mnt-root")
+    assert stage_1.go_on(place).stdout.decode() == f"checked {looked_at}\nstage 1 fails\n"
+
+
+def test_a_cap_that_fails_is_the_end_of_the_boot(stage_1: Stage1) -> None:
+    """A TPM that does not take the cap: nothing is mounted, and the console says why."""
+    stage_1.write(stage_1.paths["bin"] / "tpm2", b"#!/bin/sh\nexit 1\n")
+    assert stage_1.go_on("postDeviceCommands").stdout == b"stage 1 fails\n"
+    assert "no boot: the TPM did not take the cap" in stage_1.console.read_text()
+
+
+def test_a_leftover_token_is_passed_over(stage_1: Stage1, server: Server, name: str) -> None:
+    """A token without a key slot, and one whose slot another key fills, stand before the good one."""
+    for _ in range(3):
+        bind(stage_1, server, name)
+    wrong = stage_1.directory / "wrong"
+    wrong.write_bytes(b"of another volume")
+    fast = ("--pbkdf", "pbkdf2", "--pbkdf-force-iterations", "1000")
+    path, key = stage_1.disk.path, stage_1.disk.key
+    for command in (
+        ("cryptsetup", "luksKillSlot", "-q", path, "1", "--key-file", key),
+        ("cryptsetup", "luksKillSlot", "-q", path, "2", "--key-file", key),
+        ("cryptsetup", "luksAddKey", "-q", "--key-slot", "2", *fast, "--key-file", key, path, wrong),
+        ("cryptsetup", "token", "remove", "--token-id", "1", path),
+    ):
+        assert stage_1.machine.run(*command).returncode == 0, command
+    token = json.dumps({"type": "clevis", "keyslots": ["2"], "jwe": stage_1.token(0)["jwe"]}).encode()
+    added = stage_1.machine.run("cryptsetup", "token", "import", "--token-id", "1", path, stdin=token)
+    assert added.returncode == 0, added.stderr
+    with stage_1.booting() as boot:
+        shown = boot.goes_on()
+    assert "opened with" in shown
+    assert "that does not open it" not in shown
 
 
 def test_a_refused_boot_leaves_the_prompt(stage_1: Stage1, server: Server, name: str) -> None:
@@ -316,8 +374,8 @@ def test_a_passphrase_typed_early_wins(stage_1: Stage1, server: Server, name: st
     assert stage_1.left_in_ramfs() == set()
 
 
-def test_a_key_that_does_not_open_is_given_once(stage_1: Stage1, server: Server, name: str) -> None:
-    """After somebody changed the passphrase that a JWE holds, the prompt is not flooded with the old one."""
+def test_a_key_that_does_not_open_is_not_given(stage_1: Stage1, server: Server, name: str) -> None:
+    """After somebody changed the passphrase that a JWE holds, the console says so and the prompt waits."""
     bind(stage_1, server, name, "jwe")
     changed = stage_1.machine.run(
         "cryptsetup", "luksChangeKey", "-q", "--key-file", stage_1.disk.key, "--pbkdf", "pbkdf2",
@@ -328,7 +386,8 @@ def test_a_key_that_does_not_open_is_given_once(stage_1: Stage1, server: Server,
         boot.wait_for("the key that attestation gave does not open root")
         boot.type(b"another one")
         shown = boot.goes_on()
-    assert shown.count("that does not open it") == 1
+    assert "that does not open it" not in shown
+    assert stage_1.console.read_text().count("does not open root") == 1
     assert "opened with another one" in shown
 
 
@@ -444,7 +503,7 @@ def test_shell_of_stage_1_is_clean(built: tuple[dict[str, str], Path, Path], tmp
     script = tmp_path / "stage-1"
     script.write_text(
         "#!/bin/sh\n" + shell["preOpenCommands"] + shell["postOpenCommands"]
-        + shell["postMountCommands"] + shell["preFailCommands"]
+        + "fail() { exit 1; }\n" + shell["postDeviceCommands"] + shell["postMountCommands"] + shell["preFailCommands"]
     )  # fmt: skip
     subprocess.run(["shellcheck", script], check=True, timeout=60)
     subprocess.run([BUSYBOX, "ash", "-n", script], check=True, timeout=20)
