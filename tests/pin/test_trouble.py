@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import signal
 import struct
@@ -245,6 +246,33 @@ def test_a_tcti_that_hangs_is_a_tpm_that_hangs(bound: tuple[Machine, bytes]) -> 
     refused = machine.decrypt(jwe, **silent)
     assert time.monotonic() - begun < 6
     assert b"the TPM does not answer (cmd:exec sleep 20)" in refused.stderr
+
+
+@pytest.mark.parametrize("command", ["enroll", "status", "agent"])
+def test_every_command_is_done_with_a_tpm_that_hangs(
+    bound: tuple[Machine, bytes], server: Server, command: str
+) -> None:
+    """Their clean-up, too: it would ask for each context."""
+    machine, _ = bound
+    words = {
+        "enroll": ("clevis-attest-enroll", "-y", json.dumps({"url": server.url, "name": "trouble"})),
+        "status": ("clevis-attest-status",),
+        "agent": ("clevis-attest-agent", "--once"),
+    }[command]
+    limits = {"CLEVIS_ATTEST_TPM_TIMEOUT": "2", "CLEVIS_ATTEST_KEY_TIMEOUT": "3"}
+    machine.extra |= limits
+    try:
+        with stopped(machine.tpm):
+            begun = time.monotonic()
+            ended_with = machine.run(*words)
+            took = time.monotonic() - begun
+    finally:
+        for name in limits:
+            machine.extra.pop(name)
+    assert took < 15
+    assert ended_with.returncode in {1, 3}
+    assert b"the TPM does not answer" in ended_with.stderr + ended_with.stdout
+    assert machine.leftovers() == []
 
 
 @pytest.mark.parametrize("banks", [("sha1",), ("sha384",), ("sha1", "sha512")])
