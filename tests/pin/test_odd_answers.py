@@ -197,7 +197,7 @@ NOT_AT_UNLOCK = {
     "ek-unsupported", "ek-untrusted", "activation-failed", "admin-token-invalid", "transport-insecure",
     "scope-missing", "policy-not-granted", "media-type-unsupported", "selection-invalid", "values-invalid",
     "values-known", "values-all-zero", "change-invalid", "would-refuse", "rollout-unfinished", "rollout-changed",
-    "not-suspended", "tpm-unreachable", "hook-failed", "webhook-failed", "program-missing", "observation-missing",
+    "not-suspended", "tpm-unreachable", "hook-failed", "webhook-failed", "program-missing", "observation-missing", "observation-ambiguous",
     "setting-invalid", "state-missing", "state-exists", "schema-old", "schema-new", "database-not-empty",
     "backup-damaged", "backup-foreign", "secret-missing", "audit-changed", "audit-cut", "audit-unsealed",
     "file-exists", "file-unreadable", "document-invalid", "rules-invalid", "key-malformed",
