@@ -47,7 +47,7 @@ def approve(directory: Path, selection: str = SELECTION, image: Path | None = No
             console.wait_for(PROMPT)
             # With PCR 11 in it, which moves while a system runs, nothing was recorded at enrollment.
             assert console.wait_for(REFUSED)[1] == ("policy-empty" if image else "pcr-mismatch")
-        world.site.operator("approve", NAME)
+        world.site.approve(NAME)
 
 
 def approved(factory: pytest.TempPathFactory) -> World:

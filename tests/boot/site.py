@@ -63,6 +63,13 @@ class Site:
         assert result.returncode == 0, f"tang-attest {' '.join(arguments)}: {result.stdout}{result.stderr}"
         return result.stdout
 
+    def approve(self, device: str) -> None:
+        """Approve what *device* showed last, by its number: the boot that was refused before that one is not meant."""
+        [newest] = json.loads(
+            self.operator("observation", "list", "--device", device, "--limit", "1", "--json")
+        )
+        self.operator("approve", device, "--observation", str(newest["id"]))
+
     def audit(self, device: str) -> list[dict[str, Any]]:
         """The audit records of *device*, newest first."""
         text = self.operator("audit", "--device", device, "--json")

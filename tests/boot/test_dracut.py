@@ -56,7 +56,7 @@ def test_dracut_a_changed_boot_is_refused_and_the_passphrase_opens(world: World)
             open_by_passphrase(console)
             assert "opened without attestation (pcr-mismatch)" in console.said
             assert cap_texts(console) == [text({ROOT_UUID: "passphrase", SECOND_UUID: "passphrase"})]
-        world.site.operator("approve", NAME)
+        world.site.approve(NAME)
         with world.boot(**changes) as console:
             console.wait_for(UNLOCKED)
             assert "second" in console.wait_for(ROOT_IS_OPEN + r": ([^\n]*)\n")[1]

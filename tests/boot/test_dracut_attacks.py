@@ -39,7 +39,7 @@ def test_dracut_approved_while_it_waits_at_its_prompt_it_opens_by_itself(world: 
     with world.site, world.boot(command_line=f"{dracut.COMMAND_LINE} changed=yes") as console:
         console.wait_for(PROMPT)
         assert console.wait_for(REFUSED)[1] == "pcr-mismatch"
-        world.site.operator("approve", NAME)
+        world.site.approve(NAME)
         approved = time.monotonic()
         while not (given := _keys_given(world)) and time.monotonic() < approved + 60:
             time.sleep(0.1)

@@ -79,7 +79,7 @@ def test_uki_a_changed_image_is_refused_until_it_is_approved(world: World, tmp_p
             assert "PCR 4: boot loader, kernel; PCR 11: unified kernel image" in refused[2]
             open_by_passphrase(console)
             assert cap_texts(console)
-        world.site.operator("approve", NAME)
+        world.site.approve(NAME)
         with changed.boot() as console:
             console.wait_for(UNLOCKED)
             console.wait_for(ROOT_IS_OPEN)

@@ -50,7 +50,7 @@ def test_the_predicted_boot_opens_by_itself(world: World, tmp_path: Path) -> Non
             # PCR 11 moves while a system runs, so nothing was recorded at enrollment.
             assert console.wait_for(REFUSED)[1] == "policy-empty"
             open_by_passphrase(console)
-            world.site.operator("approve", NAME)
+            world.site.approve(NAME)
             console.shell("ip link set eth0 up; ip address add 192.0.2.15/24 dev eth0; sleep 1")
             console.shell("mount -t securityfs none /sys/kernel/security")
             # Where the update is; the machine itself has its partition mounted there.

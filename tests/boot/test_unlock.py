@@ -89,7 +89,7 @@ def test_a_changed_boot_is_refused_until_it_is_approved(
             open_by_passphrase(console)
             assert cap_texts(console) == BY_PASSPHRASE
         assert what_changed(world) == told
-        world.site.operator("approve", NAME)
+        world.site.approve(NAME)
         with world.boot(**changes) as console:
             console.wait_for(UNLOCKED)
             console.wait_for(ROOT_IS_OPEN)

@@ -95,7 +95,7 @@ class World:
             with self.boot() as console:
                 console.wait_for(PROMPT)
                 assert console.wait_for(REFUSED)[1] == "pcr-mismatch"
-            self.site.operator("approve", NAME)
+            self.site.approve(NAME)
 
 
 def shared(factory: pytest.TempPathFactory) -> Path:
