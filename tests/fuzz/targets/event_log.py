@@ -14,6 +14,7 @@ from tests.fuzz.target import Parser, Target
 from tests.fuzz.vectors import event_logs
 
 _SMALL = 16 * 1024
+_APPROVED = parse(next(iter(event_logs())))
 _RULES = parse_rules(
     {
         "judge-by-events": [4, 5, 8, 9, 12],
@@ -52,6 +53,14 @@ def judged(data: bytes) -> None:
     _RULES.check(data, "sha256", quoted)
 
 
+def compared(data: bytes) -> None:
+    """A log beside the first vector: each change has one line."""
+    read = parse(data, limit=MAX_EVENT_LOG)
+    for bank in set(_banks(read)) & set(_banks(_APPROVED)):
+        for change in difference(_APPROVED, read, bank):
+            assert change.sentence.isprintable()
+
+
 def _banks(read: EventLog) -> list[str]:
     return [algorithm.name for algorithm in read.algorithms if algorithm.name in BANK_SIZES]
 
@@ -61,6 +70,7 @@ def seeds() -> Iterator[tuple[Parser, bytes]]:
     for data in event_logs():
         yield log, data[:_SMALL]
         yield judged, data[:_SMALL]
+        yield compared, data[:_SMALL]
 
 
-TARGET = Target([log, judged], seeds, max_length=_SMALL)
+TARGET = Target([log, judged, compared], seeds, max_length=_SMALL)

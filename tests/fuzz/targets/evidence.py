@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 from tang_attest.errors import Refused
 from tang_attest.protocol import tpm
+from tang_attest.protocol.challenge import Mark, Purpose, check_nonce, make_nonce, read_mark
 from tang_attest.protocol.pcr import PCR_COUNT, Selection
 from tang_attest.protocol.quote import check_binding, check_is_quote, check_pcr_digest, check_selection
 from tang_attest.protocol.tools_files import public_area
@@ -59,6 +60,17 @@ def signature(data: bytes) -> None:
             raise AssertionError("a signature over nothing holds")
 
 
+def nonce(data: bytes) -> None:
+    """A nonce that comes back: refused unless it is one of the seeds, whose mark is the one it was made with."""
+    text = data.decode("latin-1")
+    try:
+        check_nonce(_NONCE_KEY, Purpose.UNLOCK, "kid", 1000, 120, text)
+    except Refused:
+        assert text not in _NONCES, "a nonce of ours was refused"
+        raise
+    assert read_mark(_NONCE_KEY, text) == _NONCES[text], "a nonce that nobody made is good"
+
+
 def values(data: bytes) -> None:
     """PCR values, and back."""
     assert b"".join(SELECTION.split(data).values()) == data
@@ -76,6 +88,9 @@ def _keys() -> Iterator[tpm.AttestationKey]:
                 yield tpm.parse_ak(area)
 
 
+_NONCE_KEY = b"k" * 32
+_MARKS = (None, Mark(None), Mark(tpm.ClockInfo(2**64 - 1, 2**32 - 1, 7, safe=True)))
+_NONCES = {make_nonce(_NONCE_KEY, Purpose.UNLOCK, "kid", 1000, bytes(16), mark): mark for mark in _MARKS}
 _KEYS = list({key.spki: key for key in _keys()}.values())
 
 
@@ -85,10 +100,12 @@ def seeds() -> Iterator[tuple[Parser, bytes]]:
     yield body, json.dumps({"kty": "EC", "alg": "ECMR", "crv": "P-521", "attest": attest}).encode()
     yield announcement, json.dumps({**attest, "label": "6.1", "values": "AA", "changes": ["kernel"]}).encode()
     yield proof, json.dumps({**attest, "ima": "AAAA", "ima_offset": 7, "event_log": "AA"}).encode()
+    for text in _NONCES:
+        yield nonce, text.encode()
     yield values, bytes(32 * len(SELECTION.pcrs))
     for vector in quotes():
         yield quote, vector["message"]
         yield signature, vector["signature"]
 
 
-TARGET = Target([body, announcement, proof, quote, signature, values], seeds)
+TARGET = Target([body, announcement, proof, quote, signature, values, nonce], seeds)
