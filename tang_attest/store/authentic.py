@@ -91,6 +91,9 @@ _SIZE: Final = _SERIAL + _VERSION + 32
 _OPTION: Final = "tang_attest_rows"
 #: Rows of which a process remembers the newest version.
 _REMEMBERED: Final = 100_000
+#: Rows of these tables are remembered, so many of them in all; others are long, or read once.
+_KEPT: Final = frozenset({"policy", "reference_state", "device", "sealed_key", "rollout"})
+_KNOWN: Final = 2048
 #: A version that no row reaches: that of one that was removed.
 REMOVED: Final = 1 << 62
 
@@ -98,7 +101,10 @@ _log: Final = logging.getLogger(__name__)
 
 
 class Row(dict[str, Any]):
-    """A row that is ours: values by column, as their types read them; ``raw`` as the columns hold them."""
+    """A row that is ours: values by column, as their types read them; ``raw`` as the columns hold them.
+
+    It may be shared: whoever changes a value copies it first.
+    """
 
     __slots__ = ("raw", "serial", "version")
 
@@ -115,6 +121,8 @@ class Authenticity:
         # serial -> the newest version seen, and when; rows that never changed are not here.
         self._floors: OrderedDict[bytes, tuple[int, float]] = OrderedDict()
         self._found: Counter[str] = Counter()
+        #: Rows that were found to be ours, by all that their columns hold, seals too: what most requests read again.
+        self.known: dict[tuple[str, tuple[Any, ...]], Row] = {}
 
     def __repr__(self) -> str:
         return "Authenticity(...)"
@@ -149,6 +157,12 @@ class Authenticity:
             self._floors[serial] = (version, time.monotonic())
             if len(self._floors) > _REMEMBERED:
                 self._floors.popitem(last=False)
+
+    def keep(self, name: tuple[str, tuple[Any, ...]], row: Row) -> None:
+        """Remember a row that is ours.  No order is kept, so that threads need no lock."""
+        if len(self.known) >= _KNOWN:
+            self.known.clear()
+        self.known[name] = row
 
     def count(self, table: str) -> None:
         """A row of *table* was not ours."""
@@ -280,18 +294,26 @@ def form(table: sa.Table) -> Form:
 
 def check(connection: sa.Connection, table: sa.Table, values: Sequence[Any]) -> Row:
     """The row that has *values*, those of :attr:`Form.raw`.  Raises ``registry-tampered``."""
-    transaction, shape = _transaction(connection), form(table)
+    transaction = _transaction(connection)
+    authenticity, name = transaction.authenticity, (table.name, tuple(values))
+    row = authenticity.known.get(name) if table.name in _KEPT else None
+    if row is None:
+        row = _verify(connection, form(table), values)
+        if table.name in _KEPT:
+            authenticity.keep(name, row)
+    if authenticity.is_older(row.serial, row.version, transaction.began):
+        raise tampered(connection, form(table), row.raw, "is older than this server has seen it")
+    authenticity.saw(row.serial, row.version)
+    return row
+
+
+def _verify(connection: sa.Connection, shape: Form, values: Sequence[Any]) -> Row:
     raw = dict(zip(shape.names, values, strict=True))
-    why = "is not what this server wrote"
-    if (seal := _seal(raw)) is not None:
-        serial, version = seal[:_SERIAL], int.from_bytes(seal[_SERIAL : _SERIAL + _VERSION], "big")
-        authenticity = transaction.authenticity
-        if hmac.compare_digest(authenticity.digest(shape, serial, version, raw), seal[-32:]):
-            if not authenticity.is_older(serial, version, transaction.began):
-                authenticity.saw(serial, version)
-                return Row(_read(shape, raw), raw, serial, version)
-            why = "is older than this server has seen it"
-    raise tampered(connection, shape, raw, why)
+    if (seal := genuine(_transaction(connection).authenticity, shape, raw)) is None:
+        raise tampered(connection, shape, raw, "is not what this server wrote")
+    return Row(
+        _read(shape, raw), raw, seal[:_SERIAL], int.from_bytes(seal[_SERIAL : _SERIAL + _VERSION], "big")
+    )
 
 
 def is_ours(connection: sa.Connection, table: sa.Table, values: Sequence[Any]) -> bool:

@@ -140,7 +140,11 @@ def _rebind_keys(connection: sa.Connection, rebind: Rebind | None) -> set[tuple[
         assert rebind is not None  # noqa: S101 - for the type checker
         try:
             text = rebind(_sealed_key(row))
-        except TangAttestError:
+        except (
+            TangAttestError,
+            AttributeError,
+            TypeError,
+        ):  # the last two: a value that no column of ours holds
             unopened.add((key.name, row["kid"]))
         else:
             connection.execute(key.update().where(key.c.kid == row["kid"]).values(sealed=text))
