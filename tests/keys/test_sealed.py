@@ -19,7 +19,7 @@ from tang_attest.errors import Malformed, Unavailable
 from tang_attest.keys import sealed as module
 from tang_attest.keys.sealed import SealedKeys, SessionBox
 from tang_attest.keys.secret import ServerSecret
-from tang_attest.ports import SealedKey
+from tang_attest.ports import OPEN, SealedKey, holder
 from tang_attest.protocol.advertisement import thumbprint
 from tang_attest.protocol.base64url import b64u, unb64u
 from tang_attest.protocol.points import CURVES, parse_point
@@ -251,3 +251,17 @@ def test_sessions_are_sealed_with_one_algorithm() -> None:
         jwe = JWE(b"payload", protected=json.dumps(header))
         jwe.add_recipient(key)
         assert BOX.open(jwe.serialize(True)) is None
+
+
+def test_a_key_for_another_holder() -> None:
+    """A key that was made for one machine answers no other, not everybody, and not the same AK by another Name."""
+    mine, other = holder(b"name", b"key"), holder(b"other", b"key")
+    key = KEYS.create("exchange", "P-256", NOW, mine)
+    assert KEYS.open_exchange(key).kid == key.kid
+    for wrong in (other, holder(b"name", b"other"), OPEN, ""):
+        with pytest.raises(Unavailable) as refused:
+            KEYS.open_exchange(replace(key, holder=wrong))
+        assert refused.value.code == "registry-tampered"
+    with pytest.raises(Unavailable) as refused:
+        KEYS.open_exchange(replace(KEYS.create("exchange", "P-256", NOW), holder=mine))
+    assert refused.value.code == "registry-tampered"

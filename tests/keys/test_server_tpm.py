@@ -417,3 +417,14 @@ def test_without_a_tpm() -> None:
             use()
         assert refused.value.code == "server-tpm-unavailable"
     tpm.shutdown()
+
+
+def test_a_tpm_key_for_another_holder(server_tpm: ServerTpm) -> None:
+    """What the TPM holds answers only the AK that its record was sealed for, too."""
+    keys = SealedKeys(SECRET, server_tpm)
+    key = asyncio.run(keys.create_exchange("P-521", NOW, HOLDER))
+    assert keys.open_exchange(key).kid == key.kid
+    for wrong in (OPEN, holder(b"other", b"key")):
+        with pytest.raises(Unavailable) as refused:
+            keys.open_exchange(replace(key, holder=wrong))
+        assert refused.value.code == "registry-tampered"
