@@ -9,7 +9,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from tang_attest.cli import output
 from tang_attest.cli.files import read_file
-from tang_attest.cli.state import State, run
+from tang_attest.cli.rekeying import rotate_secret
+from tang_attest.cli.state import State, run, settings
 from tang_attest.errors import Conflict, Malformed, NotFound
 from tang_attest.keys.jwk import load_private
 from tang_attest.ports import SealedKey
@@ -84,6 +85,26 @@ def rotate(device: str | None) -> None:
     for kid in made:
         click.echo(kid)
     output.say(f"{len(made)} made, {len(old)} rotated")
+
+
+@keys.command("rotate-kek")
+def rotate_kek() -> None:
+    """Make a new key-encryption key, and put everything in the database under it.
+
+    Stop all servers first, and copy STATE/kek to the others before they start again.  No disk has to be bound anew.  All of
+    the database is moved, or nothing; after an interruption, run it again.  The old key stays beside the new one:
+    backups that were made until now need it, and noted heads of the audit record are those of before.
+    """
+    rotated = rotate_secret(settings())
+    output.say(f"{rotated.rows} rows and their keys are under the new key-encryption key")
+    if rotated.foreign:
+        output.say(
+            f"{rotated.foreign} rows are not, because this server did not write them; see 'tang-attest doctor'"
+        )
+    for when, head in (("until now", rotated.old_head), ("from now on", rotated.new_head)):
+        if head is not None:
+            output.say(f"head of the audit record {when}: {head}")
+    output.hint(f"the old one is {rotated.kept}; put it to the backups of its time, then remove it here")
 
 
 @keys.command("import")

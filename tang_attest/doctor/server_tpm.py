@@ -15,7 +15,10 @@ _SUBJECT: Final = "server tpm"
 
 async def look_at_server_tpm(registry: Store, sealed: SealedKeys) -> Finding:
     """All keys by the Name of the storage key above them, and the newest by having the TPM load it."""
-    keys = [key for key, _ in await registry.list_keys() if sealed.is_in_tpm(key)]
+    try:
+        keys = [key for key, _ in await registry.list_keys() if sealed.is_in_tpm(key)]
+    except TangAttestError as error:
+        return failure(_SUBJECT, error)
     if sealed.tpm.tcti is None and not keys:
         return well(_SUBJECT, "off: the exchange keys are in the database, under the key-encryption key")
     try:

@@ -111,6 +111,18 @@ class SealedKeys:
         marks = {"cty": _IN_TPM} if header.get("cty") == _IN_TPM else {}
         return self._encrypt(plain, key.kid, key.use, key.holder, marks)
 
+    def rewrap(self, text: str, new: SealedKeys) -> str:
+        """The sealed *text* as *new* has it, with the header it has.  Raises ``internal`` when it does not open."""
+        jwe = JWE(algs=["dir", "A256GCM"])
+        try:
+            jwe.deserialize(text, self._sealing_key)
+        except (JWException, ValueError, TypeError, KeyError):
+            raise Unavailable("internal", "A key was sealed under another secret.") from None
+        made = JWE(jwe.payload, protected=json.dumps(jwe.jose_header))
+        made.add_recipient(new._sealing_key)
+        sealed: str = made.serialize(True)
+        return sealed
+
     def _seal(
         self, use: str, key: Multiplier, plain: bytes, now: datetime, holder: str, **marks: str
     ) -> SealedKey:

@@ -22,6 +22,8 @@ _SIZE: Final = 32
 #: The name of the systemd credential that replaces the file (LoadCredential= or LoadCredentialEncrypted=).
 CREDENTIAL: Final = "tang-attest.kek"
 FILE_NAME: Final = "kek"
+#: The secret that a rotation is on its way to.
+NEW_NAME: Final = "kek.new"
 
 
 class ServerSecret:
@@ -64,12 +66,30 @@ def create_secret(directory: Path) -> ServerSecret:
     return secret
 
 
-def keep_secret(directory: Path, secret: ServerSecret) -> None:
-    """Write *secret* to *directory*/kek, mode 0400, durable on return.
+def replace_secret(directory: Path) -> Path:
+    """Let the secret in *directory*/kek.new be the one that is used; where the old one is kept, for older backups.
+
+    Raises ``file-unreadable``; then it can be called again.
+    """
+    path, new = directory / FILE_NAME, directory / NEW_NAME
+    try:
+        stamp = int(path.stat().st_mtime)
+        kept = directory / f"{FILE_NAME}.old-{stamp}"
+        if not os.path.lexists(kept):
+            os.link(path, kept)
+        new.replace(path)
+        _sync(directory)
+    except OSError as error:
+        raise NotFound("file-unreadable", f"File {path} cannot be replaced: {error.strerror}.") from None
+    return kept
+
+
+def keep_secret(directory: Path, secret: ServerSecret, name: str = FILE_NAME) -> None:
+    """Write *secret* to the file *name* in *directory*, mode 0400, durable on return.
 
     Raises ``state-exists``, and ``file-unreadable`` when it cannot be written; then there is no file.
     """
-    path = directory / FILE_NAME
+    path = directory / name
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o400)
     except FileExistsError:
@@ -94,6 +114,19 @@ def _sync(directory: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def load_new_secret(directory: Path) -> ServerSecret:
+    """The secret that a rotation is on its way to, which is made when there is none.  Raises as the others."""
+    path = directory / NEW_NAME
+    try:
+        return parse_secret(path.read_bytes(), f"File {path}")
+    except FileNotFoundError:
+        secret = ServerSecret(os.urandom(_SIZE))
+        keep_secret(directory, secret, NEW_NAME)
+        return secret
+    except OSError as error:
+        raise NotFound("file-unreadable", f"File {path} cannot be read: {error.strerror}.") from None
 
 
 def load_secret(directory: Path) -> ServerSecret:

@@ -1,16 +1,28 @@
 """The registry: devices, policies, keys, tokens and the audit, in SQLite or PostgreSQL."""
 
 from tang_attest.store.archive_file import Reader
-from tang_attest.store.authentic import KEY_LABEL
-from tang_attest.store.maintenance import Status, back_up, check_rows, find_damage, look, restore, upgrade
+from tang_attest.store.authentic import KEY_LABEL, Authenticity
+from tang_attest.store.maintenance import (
+    Status,
+    back_up,
+    check_rows,
+    find_damage,
+    look,
+    rekey,
+    restore,
+    upgrade,
+)
+from tang_attest.store.rekeying import Side
 from tang_attest.store.resealing import Upgraded
 from tang_attest.store.row_check import RowCheck
 from tang_attest.store.store import SqlStore, open_store
 
 __all__ = [
     "KEY_LABEL",
+    "Authenticity",
     "Reader",
     "RowCheck",
+    "Side",
     "SqlStore",
     "Status",
     "Upgraded",
@@ -19,6 +31,7 @@ __all__ = [
     "find_damage",
     "look",
     "open_store",
+    "rekey",
     "restore",
     "upgrade",
 ]

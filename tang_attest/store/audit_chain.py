@@ -11,6 +11,7 @@ Rules of this module:
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import datetime
 from typing import Final
 
@@ -97,6 +98,12 @@ def add_seal(connection: sa.Connection, seal: Seal) -> bool:
             "sealed_at": seal.sealed_at,
         },
     )
+
+
+def rehash(connection: sa.Connection, seal: Seal, digest: bytes) -> Seal:
+    """Give *seal* another hash: the chain is made anew under another key."""
+    connection.execute(_seal.update().where(_seal.c.seq == seal.seq).values(hash=digest))
+    return replace(seal, hash=digest)
 
 
 def _load(row: sa.RowMapping) -> Seal:

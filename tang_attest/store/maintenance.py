@@ -11,11 +11,13 @@ from typing import BinaryIO
 
 import sqlalchemy as sa
 
-from tang_attest.store import archive, resealing, row_check, schema
+from tang_attest.ports import AuditEntry
+from tang_attest.store import archive, rekeying, resealing, row_check, schema
 from tang_attest.store.archive import Progress
 from tang_attest.store.archive_file import Reader
 from tang_attest.store.authentic import Authenticity
 from tang_attest.store.engine import Database, connect, parse_url
+from tang_attest.store.rekeying import Rekeyed, Rewrap, Side
 from tang_attest.store.resealing import Rebind, Upgraded
 from tang_attest.store.row_check import RowCheck
 
@@ -61,6 +63,12 @@ async def look(url: str) -> Status:
 
     async with _opened(url) as database:
         return await database.read(work)
+
+
+async def rekey(url: str, old: Side, new: Side, rewrap: Rewrap, entry: AuditEntry) -> Rekeyed:
+    """Move the database at *url* from one secret to another; see :mod:`tang_attest.store.rekeying`."""
+    async with _opened(url) as database:
+        return await database.write(lambda connection: rekeying.rekey(connection, old, new, rewrap, entry))
 
 
 async def check_rows(url: str, key: bytes) -> RowCheck:

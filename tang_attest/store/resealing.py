@@ -9,7 +9,7 @@ Rules of this module:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -91,13 +91,25 @@ def look(connection: sa.Connection, authenticity: Authenticity) -> tuple[list[Se
     return ours, foreign
 
 
-def reseal(connection: sa.Connection, old: Authenticity, new: Authenticity) -> int:
-    """Seal what is ours under *old* under *new* instead, with its serial and version; how many rows."""
+def reseal(
+    connection: sa.Connection,
+    old: Authenticity,
+    new: Authenticity,
+    converted: Mapping[str, Mapping[str, Callable[[str], str]]],
+) -> int:
+    """Seal what is ours under *old* under *new* instead, with its serial and version; how many rows.
+
+    *converted* has, by table and column, what makes a text of before one of now.
+    """
     count = 0
     for form in SEALED.values():
         for raw in _rows(connection, form):
             if (seal := authentic.genuine(old, form, raw)) is not None:
-                _write(connection, form, raw, authentic.made_again(new, form, raw, seal))
+                changes = {name: make(raw[name]) for name, make in converted.get(form.name, {}).items()}
+                made = authentic.made_again(new, form, raw | changes, seal)
+                connection.execute(
+                    form.table.update().where(form.is_row(raw)).values({**changes, SEAL: made})
+                )
                 count += 1
     return count
 
