@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from functools import cache
 from typing import Final
 
 import structlog
@@ -243,6 +244,12 @@ def document(endpoint: str = "") -> dict[str, object]:
     return openapi.document(OPERATIONS, f"{endpoint}{PREFIX}")
 
 
+@cache
+def _document_text(endpoint: str) -> str:
+    """Anybody may ask for it, and making it takes as long as a hundred refusals."""
+    return json.dumps(document(endpoint))
+
+
 @dataclass(frozen=True, slots=True)
 class AdminRoutes:
     """The admin API of one server."""
@@ -258,7 +265,7 @@ class AdminRoutes:
         """
         path, _, query = target.partition("?")
         if path == _DOCUMENT and request.method in ("GET", "HEAD"):
-            return _response(200, json.dumps(document(self.endpoint)))
+            return _response(200, _document_text(self.endpoint))
         asker = Asker(await authenticate(self.tokens, request, caller), caller)
         operation, raw = find(OPERATIONS, request.method, path)
         _log.info("admin", request_id=caller.request_id, token=asker.grant.name, operation=operation.name)

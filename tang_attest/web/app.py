@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 import structlog
 from aiohttp import web
+from aiohttp.typedefs import Handler
 
 from tang_attest.errors import NotFound, TangAttestError, Unavailable
 from tang_attest.service.caller import Caller
@@ -74,8 +75,14 @@ def make_app(site: Site) -> web.Application:
     async def answer(request: web.Request) -> web.StreamResponse:
         return await _answer(site, request)
 
+    @web.middleware
+    async def elsewhere(request: web.Request, handler: Handler) -> web.StreamResponse:
+        """What is no path at all (``OPTIONS *``, ``CONNECT``) is answered and logged like the rest."""
+        return await (answer if request.match_info.http_exception is not None else handler)(request)
+
     # Tang's routes are matched on the raw target, which aiohttp's router has already decoded: one route takes all.
     # A dot would leave out line ends, for aiohttp to answer.
+    app.middlewares.append(elsewhere)
     app.router.add_route("*", r"/{target:[\s\S]*}", answer, expect_handler=expect_later)
     return app
 

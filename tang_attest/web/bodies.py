@@ -10,6 +10,7 @@ from aiohttp import HttpVersion11, web
 from aiohttp.http_exceptions import HttpProcessingError
 
 from tang_attest.errors import Malformed
+from tang_attest.web.connections import connection_of
 from tang_attest.web.limits import Incoming, Limiter
 from tang_attest.web.problems import Unread
 
@@ -50,13 +51,19 @@ async def read_body(request: web.Request, limit: int = MAX_BODY) -> bytes:
     content, limiter = request.content, request.app[LIMITER]
     if content.is_eof():  # it came with the head
         return await _read(request, limit, None)
+    connection = connection_of(request)
     with limiter.body(request.remote) as incoming:
+        if connection is not None:
+            connection.reading()
         try:
             async with asyncio.timeout(limiter.limits.body_s):
                 return await _read(request, limit, incoming)
         except TimeoutError:
             limiter.refused["slow"] += 1
             raise Unread("request-slow", "The body did not come in time.") from None
+        finally:
+            if connection is not None:
+                connection.begun()
 
 
 async def _read(request: web.Request, limit: int, incoming: Incoming | None) -> bytes:

@@ -21,13 +21,24 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_add
 from typing import Final
 
 from tang_attest.errors import Unavailable
+from tang_attest.web.holdings import Held, Holdings
 
 Network = IPv4Network | IPv6Network
 
 #: Names of the limits, as the metrics have them.
-NAMES: Final = ("address", "device", "connections", "address-connections", "requests", "bodies", "slow")
+NAMES: Final = (
+    "address",
+    "device",
+    "connections",
+    "address-connections",
+    "requests",
+    "bodies",
+    "slow",
+    "unread",
+)
 #: Keys that a set of buckets remembers: about 10 MB when it is full.
 BUCKETS: Final = 65_536
+_TOO_OFTEN: Final = "This address asks too often."
 #: A bucket holds what its rate gives in so many seconds.
 ADDRESS_BURST_S: Final = 10
 DEVICE_BURST_S: Final = 30
@@ -51,10 +62,12 @@ class Limits:
     requests: int = 1024
     #: Bytes that have come of request bodies that are being read, in all; one address may have half of them.
     bodies: int = 128 * 1024 * 1024
-    #: Seconds in which a body has to be here, a request's head (and the next request), and a TLS handshake.
+    #: Seconds in which a body has to be here, a request's head (and the next request), a TLS handshake, and in which
+    #: the client has to have read the answer.
     body_s: float = 10
     idle_s: float = 20
     handshake_s: float = 10
+    write_s: float = 10
     exempt: tuple[Network, ...] = ()
 
 
@@ -103,10 +116,10 @@ class Limiter:
     def __init__(self, limits: Limits | None = None, clock: Callable[[], float] = time.monotonic) -> None:
         self.limits = limits or Limits()
         self.refused: Counter[str] = Counter()
-        self.connections = self.working = 0
+        self.working = 0
+        self._held = Holdings(clock)
         self._addresses = TokenBuckets(self.limits.address_rate, ADDRESS_BURST_S, clock=clock)
         self._devices = TokenBuckets(self.limits.device_rate, DEVICE_BURST_S, clock=clock)
-        self._connections_of: Counter[str] = Counter()
         #: Bytes of bodies that are being read, in all and by address.
         self.bodies = 0
         self.bodies_of: Counter[str] = Counter()
@@ -114,7 +127,7 @@ class Limiter:
     def admit(self, address: str | None) -> None:
         """A request from *address*.  Raises ``too-many-requests``."""
         if (network := self._limited(address)) is not None:
-            self._check("address", self._addresses.take(network), "This address asks too often.")
+            self._check("address", self._addresses.take(network), _TOO_OFTEN)
 
     def admit_about(self, kid: str, address: str | None) -> None:
         """A request about the device's key *kid*.  Raises ``too-many-requests``."""
@@ -143,23 +156,41 @@ class Limiter:
         finally:
             incoming.forget()
 
-    def connect(self, address: str | None) -> bool:
-        """A connection was made; false when there are too many, and it does not count."""
-        network = self._limited(address)
-        if self.connections >= self.limits.connections:
-            self.refused["connections"] += 1
-            return False
-        if network is not None and self._connections_of[network] >= self.limits.address_connections:
-            self.refused["address-connections"] += 1
-            return False
-        self.connections += 1
-        _add(self._connections_of, network, 1)
-        return True
+    @property
+    def connections(self) -> int:
+        """Open ones."""
+        return len(self._held)
 
-    def disconnect(self, address: str | None) -> None:
-        """A connection that counts is gone."""
-        self.connections -= 1
-        _add(self._connections_of, self._limited(address), -1)
+    def connect(self, address: str | None, cut: Callable[[], None] | None = None) -> Held:
+        """A connection was made; *cut* ends it.  When there are too many, one that waits for its client goes.
+
+        Raises ``too-many-requests`` for an address that asks too often, so that a flood is not even read, and
+        ``unavailable`` for one that holds too many, or when every connection is worked for; then it does not count.
+        """
+        network = self._limited(address)
+        if network is not None:
+            self._check("address", self._addresses.wait(network), _TOO_OFTEN)
+            if self._held.of(network) >= self.limits.address_connections:
+                self.refused["address-connections"] += 1
+                raise Unavailable("unavailable", "This address has too many connections.", retry_after=1)
+        if len(self._held) >= self.limits.connections:
+            self.refused["connections"] += 1
+            if not self._held.make_room():
+                raise Unavailable("unavailable", "The server has too many connections.", retry_after=1)
+        return self._held.add(network, address, cut)
+
+    def disconnect(self, held: Held) -> None:
+        """A connection is gone."""
+        self._held.remove(held)
+
+    def make_room(self) -> None:
+        """End a connection that waits for its client: a descriptor is needed."""
+        self._held.make_room()
+
+    def end_overdue(self) -> None:
+        """End connections whose clients have let them wait for too long."""
+        if ended := self._held.end_overdue():
+            self.refused["unread"] += ended
 
     def _limited(self, address: str | None) -> str | None:
         """What is counted for *address*; ``None`` where nothing is: a Unix socket, an exempt network."""

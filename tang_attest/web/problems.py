@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import secrets
 from collections.abc import Mapping, Sequence
+from http import HTTPStatus
 from typing import Final
 
 from aiohttp import web
@@ -71,15 +73,7 @@ def status_of(error: TangAttestError) -> int:
 def problem(error: TangAttestError, request_id: str, challenge: Challenge | None = None) -> web.Response:
     """*error* as a response; a refused device hears which PCRs differ, never their values."""
     status = status_of(error)
-    body: dict[str, object] = {
-        "type": f"urn:tang-attest:{error.code}",
-        "title": next((title for kind, _, title in _STATUS_BY_CLASS if isinstance(error, kind)), "Error"),
-        "status": status,
-        "code": error.code,
-        "detail": error.sentence,
-        "action": error.action,
-        "request_id": request_id,
-    }
+    body = _members(error, status, request_id)
     if isinstance(error, Refused) and (pcrs := differing_pcrs(error)):
         body["pcrs"] = list(pcrs)
     headers = {"Cache-Control": "no-store"}
@@ -91,7 +85,7 @@ def problem(error: TangAttestError, request_id: str, challenge: Challenge | None
         headers["Allow"] = ", ".join(error.allowed)
     if error.code == "encoding-unsupported":
         headers["Accept-Encoding"] = "identity"
-    if (wait := dict(error.reasons[0].data).get("retry_after")) is not None:
+    if (wait := _retry_after(error)) is not None:
         headers["Retry-After"] = str(wait)
     response = web.Response(
         status=status,
@@ -103,6 +97,43 @@ def problem(error: TangAttestError, request_id: str, challenge: Challenge | None
     if isinstance(error, Unread) or status == 429:
         response.force_close()
     return response
+
+
+def raw_problem(error: TangAttestError, status: int | None = None) -> bytes:
+    """*error* as bytes, the last of a connection: for requests that no handler sees.
+
+    Without *status* it is that of the error.
+    """
+    status = status or status_of(error)
+    body = json.dumps(_members(error, status, secrets.token_hex(8)), separators=(",", ":")).encode()
+    wait = _retry_after(error)
+    lines = [
+        f"HTTP/1.1 {status} {HTTPStatus(status).phrase}",
+        *([] if wait is None else [f"Retry-After: {wait}"]),
+        "Content-Type: application/problem+json",
+        "Cache-Control: no-store",
+        f"Content-Length: {len(body)}",
+        "Connection: close",
+        "",
+        "",
+    ]
+    return "\r\n".join(lines).encode() + body
+
+
+def _members(error: TangAttestError, status: int, request_id: str) -> dict[str, object]:
+    return {
+        "type": f"urn:tang-attest:{error.code}",
+        "title": next((title for kind, _, title in _STATUS_BY_CLASS if isinstance(error, kind)), "Error"),
+        "status": status,
+        "code": error.code,
+        "detail": error.sentence,
+        "action": error.action,
+        "request_id": request_id,
+    }
+
+
+def _retry_after(error: TangAttestError) -> object:
+    return dict(error.reasons[0].data).get("retry_after")
 
 
 async def hide_server(_request: web.Request, response: web.StreamResponse) -> None:

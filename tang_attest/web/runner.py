@@ -13,13 +13,15 @@ from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
 from tang_attest.web.app import MAX_LINE
-from tang_attest.web.connections import LimitedSite
+from tang_attest.web.connections import LimitedSite, connection_of
 from tang_attest.web.limits import Limiter, Limits
 
 #: Seconds that a request under way has to end once the server was told to.
 _PATIENCE_S: Final = 5
 #: Seconds in which the rest of a body that nobody wants is read, so that its sender sees the answer.
 _LINGER_S: Final = 2
+#: Seconds between two looks for connections whose time is over.
+_SWEEP_S: Final = 1
 #: What is read of a connection before anybody asks for it.
 _READ_AHEAD: Final = 16 * 1024
 
@@ -37,6 +39,13 @@ def handling(limits: Limits) -> dict[str, Any]:
     }
 
 
+async def _write(request: web.Request, response: web.StreamResponse) -> None:
+    """Write the answer here, where the client's time for reading it is known; aiohttp finds it written."""
+    with suppress(ConnectionError):  # the client is gone, which is no news
+        await response.prepare(request)
+        await response.write_eof()
+
+
 async def run(
     app: web.Application,
     sockets: Sequence[socket.socket],
@@ -48,10 +57,12 @@ async def run(
     """Answer on *sockets*, which listen, until *stop*; *listening* hears when requests are answered."""
     under_way = _UnderWay()
     app.middlewares.append(under_way.count)
-    runner = web.AppRunner(app, shutdown_timeout=_PATIENCE_S, **handling(limiter.limits))
+    options = handling(limiter.limits)
+    runner = web.AppRunner(app, shutdown_timeout=_PATIENCE_S, **options)
     await runner.setup()
+    sweep = asyncio.create_task(_sweep(limiter))
     try:
-        sites = [LimitedSite(runner, listener, tls, limiter) for listener in sockets]
+        sites = [LimitedSite(runner, listener, tls, limiter, options) for listener in sockets]
         for site in sites:
             await site.start()
         listening()
@@ -60,6 +71,7 @@ async def run(
             await site.stop()
         await under_way.wait(_PATIENCE_S)
     finally:
+        sweep.cancel()
         await runner.cleanup()
 
 
@@ -74,6 +86,13 @@ async def beside(app: web.Application, sockets: Sequence[socket.socket]) -> Asyn
         yield
     finally:
         await runner.cleanup()
+
+
+async def _sweep(limiter: Limiter) -> None:
+    """End the connections whose clients let them wait: nothing else looks while an answer cannot be written."""
+    while True:
+        await asyncio.sleep(_SWEEP_S)
+        limiter.end_overdue()
 
 
 class _UnderWay:
@@ -95,9 +114,18 @@ class _UnderWay:
         async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
             self._count += 1
             self._none.clear()
+            connection = connection_of(request)
+            if connection is not None:
+                connection.begun()
             try:
-                return await handler(request)
+                response = await handler(request)
+                if connection is not None:
+                    connection.writing()
+                    await _write(request, response)
+                return response
             finally:
+                if connection is not None:
+                    connection.answered()
                 self._count -= 1
                 if not self._count:
                     self._none.set()

@@ -12,6 +12,8 @@ import sqlite3
 import ssl
 import tracemalloc
 from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack
+from functools import partial
 from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,7 @@ import pytest
 
 from tang_attest.daemon.sockets import bind, port_of
 from tang_attest.errors import Unavailable
+from tang_attest.protocol.challenge import Purpose, make_nonce, milliseconds
 from tang_attest.protocol.points import Point
 from tang_attest.web import runner
 from tang_attest.web.app import make_app
@@ -167,7 +170,7 @@ def test_exempt_networks_and_unix_sockets_have_no_limit() -> None:
         for _ in range(100):
             limiter.admit(address)
             limiter.admit_about("kid", address)
-            assert limiter.connect(address)
+            limiter.connect(address)
 
 
 def test_a_reboot_storm_behind_one_address_passes_by_default() -> None:
@@ -175,7 +178,7 @@ def test_a_reboot_storm_behind_one_address_passes_by_default() -> None:
     time = Time()
     limiter = Limiter(clock=time)
     for machine in range(1000):
-        assert limiter.connect("192.0.2.1")
+        limiter.connect("192.0.2.1")
         for _ in range(2):
             limiter.admit("192.0.2.1")
             limiter.admit_about(f"kid {machine}", "192.0.2.1")
@@ -348,13 +351,172 @@ async def test_connections_of_one_address(tmp_path: Path) -> None:
         assert server.limiter.refused == {"address-connections": 1}
 
 
-async def test_connections_in_all(tmp_path: Path) -> None:
-    """Whatever the addresses."""
-    async with started(tmp_path, connections=1) as server, listening(server) as port, connected(port):
-        await until(lambda: server.limiter.connections == 1)
+async def test_when_full_who_holds_most_loses_the_oldest(tmp_path: Path) -> None:
+    """A stranger who takes every connection pushes out connections of their own; everybody else gets in and stays."""
+    async with (
+        started(tmp_path, connections=6) as server,
+        listening(server) as port,
+        AsyncExitStack() as stack,
+    ):
+        strangers = [await stack.enter_async_context(connected(port, STRANGER)) for _ in range(4)]
+        mine, _ = await stack.enter_async_context(connected(port))
+        strangers.append(await stack.enter_async_context(connected(port, STRANGER)))
+        await until(lambda: server.limiter.connections == 6)
+        for number in range(3):
+            reader, writer = await stack.enter_async_context(connected(port, f"127.0.0.{3 + number}"))
+            writer.write(HEALTH)
+            assert (await reader.readline()).startswith(b"HTTP/1.1 200 ")
+            assert await ending(strangers[number][0]) == b""
+            assert server.limiter.connections == 6
+        assert not mine.at_eof()
+        assert not strangers[-1][0].at_eof()
+        assert server.limiter.refused == {"connections": 3}
+
+
+async def test_when_full_a_request_that_is_worked_for_stays(tmp_path: Path) -> None:
+    """Held requests of agents are not idle: the one too many is told 503."""
+    async with started(tmp_path, connections=1) as server:
+        attester = Attester()
+        kid = await server.enroll(attester)
+        ticket = make_nonce(
+            server.secret.derive("nonce"), Purpose.POLL, kid, milliseconds(server.clock.now()), b"x" * 16
+        )
+        body = json.dumps({"ticket": ticket}).encode()
+        async with listening(server) as port, connected(port) as (_, writer):
+            writer.write(
+                f"POST /attest/agent/{kid} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n".encode()
+                + body
+            )
+            await until(lambda: server.polls.count == 1)
+            async with connected(port, STRANGER) as (reader, _):
+                assert (await reader.readline()).startswith(b"HTTP/1.1 503 ")
+            assert server.polls.count == 1
+            server.polls.close()
+
+
+def test_whoever_holds_most_gives_way() -> None:
+    """Of several addresses; a /64 is one; an exempt network only when nobody else can."""
+    limits = Limits(connections=9, exempt=(ip_network("192.0.2.0/24"),))
+    time = Time()
+    limiter, cut = Limiter(limits, clock=time), list[str]()
+    for name in (
+        "192.0.2.1", "192.0.2.2", "192.0.2.3", "192.0.2.4",
+        "2001:db8::1", "2001:db8::2", "2001:db8::3", "198.51.100.1", "198.51.100.1",
+    ):  # fmt: skip
+        limiter.connect(name, partial(cut.append, name)).wait(10)
+    for number in range(7):
+        limiter.connect(f"203.0.113.{number}").work()
+    assert cut[:3] == ["2001:db8::1", "2001:db8::2", "198.51.100.1"]
+    assert sorted(cut[3:5]) == ["198.51.100.1", "2001:db8::3"]
+    assert cut[5:] == ["192.0.2.1", "192.0.2.2"]
+    time.now += 11
+    limiter.end_overdue()
+    assert cut[7:] == ["192.0.2.3", "192.0.2.4"]
+    assert limiter.refused == {"connections": 7, "unread": 2}
+    assert limiter.connections == 7
+
+
+async def test_a_flood_of_an_address_is_not_read(tmp_path: Path) -> None:
+    """Who asks too often is told 429 at the door, with a problem; an address beside it is served."""
+    async with started(tmp_path, address_rate=1) as server, listening(server) as port:
+        async with connected(port, STRANGER) as (reader, writer):
+            writer.write(HEALTH * 50)
+            answers = await ending(reader)
+        assert answers.count(b"HTTP/1.1 200 ") == ADDRESS_BURST_S
+        assert answers.count(b"HTTP/1.1 429 ") == 1
         async with connected(port, STRANGER) as (reader, _):
-            assert (await reader.read()).startswith(b"HTTP/1.1 503 ")
-        assert server.limiter.refused == {"connections": 1}
+            answer = await ending(reader)
+        assert answer.startswith(b"HTTP/1.1 429 Too Many Requests\r\nRetry-After: ")
+        assert b'"code":"too-many-requests"' in answer
+        async with connected(port, "127.0.0.3") as (reader, writer):
+            writer.write(HEALTH)
+            assert (await reader.readline()).startswith(b"HTTP/1.1 200 ")
+
+
+@pytest.mark.parametrize("field", [b"A: " + b"x" * 16_000, b"A: x", b"A" * 200 + b":"])
+async def test_heads_are_bounded(tmp_path: Path, field: bytes) -> None:
+    """Sixteen KiB a field are no right to 128 of them: 431, a problem, and the end, after 20 KiB in all."""
+    async with started(tmp_path) as server, listening(server) as port:
+        async with connected(port) as (reader, writer):
+            writer.write(b"GET /adv HTTP/1.1\r\nHost: x\r\n")
+            with contextlib.suppress(ConnectionError):
+                for _ in range(20):
+                    writer.write((field + b"\r\n") * 10)
+                    await writer.drain()
+                writer.write(b"y" * 100_000)
+                await writer.drain()
+            answer = await ending(reader)
+        assert answer == b"" or answer[9:12] in (b"431", b"400")
+        assert answer == b"" or b"application/problem+json" in answer
+        assert server.limiter.connections == 0
+
+
+async def test_what_comes_behind_a_request_is_bounded(tmp_path: Path) -> None:
+    """Requests behind one that waits stay as bytes; a stranger who sends more than that is cut."""
+    async with started(tmp_path, write_s=60) as server:
+        attester = Attester()
+        kid = await server.enroll(attester)
+        ticket = make_nonce(
+            server.secret.derive("nonce"), Purpose.POLL, kid, milliseconds(server.clock.now()), b"x" * 16
+        )
+        body = json.dumps({"ticket": ticket}).encode()
+        async with listening(server) as port, connected(port) as (reader, writer):
+            writer.write(
+                f"POST /attest/agent/{kid} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n".encode()
+                + body
+            )
+            await until(lambda: server.polls.count == 1)
+            head = b"GET /healthz HTTP/1.1\r\nHost: x\r\nA: " + b"x" * 15_000 + b"\r\n\r\n"
+            tracemalloc.start()
+            for _ in range(400):  # six megabytes; the transport takes what the server does not
+                writer.write(head)
+            await asyncio.sleep(0.5)
+            held = tracemalloc.get_traced_memory()[0]
+            tracemalloc.stop()
+            assert held < 6_500_000 + 1_000_000  # what this client could not send yet is in this process too
+            server.polls.close()
+            assert (await reader.readline()).startswith(b"HTTP/1.1 204 ")
+            answers = b""
+            while answers.count(b"HTTP/1.1 200 ") < 400:
+                answers += (data := await reader.read(65536))
+                assert data
+
+
+async def test_who_never_reads_is_cut(tmp_path: Path) -> None:
+    """A stranger asks and asks and reads nothing: the connection ends, and an honest one beside it does not."""
+    async with (
+        started(tmp_path, write_s=0.5) as server,
+        listening(server) as port,
+        connected(port) as (mine, _),
+    ):
+        with socket.socket() as stranger:
+            stranger.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            stranger.bind((STRANGER, 0))
+            stranger.connect(("127.0.0.1", port))
+            stranger.setblocking(False)
+            await until(lambda: server.limiter.connections == 2)
+            requests = left = b"GET /admin/v1/openapi.json HTTP/1.1\r\nHost: x\r\n\r\n" * 100
+            for _ in range(3000):
+                try:
+                    left = left[stranger.send(left) :] or requests
+                except BlockingIOError:
+                    await asyncio.sleep(0.005)
+                except ConnectionError:
+                    break
+                if server.limiter.refused["unread"]:
+                    break
+            await until(lambda: server.limiter.connections == 1)
+        assert server.limiter.refused["unread"] == 1
+        assert not mine.at_eof()
+
+
+async def ending(reader: asyncio.StreamReader) -> bytes:
+    """What comes until the end, however that is told."""
+    received = b""
+    with contextlib.suppress(ConnectionError):
+        while data := await reader.read(65536):
+            received += data
+    return received
 
 
 @pytest.mark.parametrize("said", [b"", b"GET /adv HT", HEALTH])
@@ -367,13 +529,41 @@ async def test_a_connection_that_says_nothing_is_closed(tmp_path: Path, said: by
         assert answer.startswith(b"HTTP/1.1 200 ") if said == HEALTH else answer == b""
 
 
+async def test_handshakes_count_as_connections(tmp_path: Path) -> None:
+    """One address cannot take every descriptor with handshakes that never come; when all is full, one of its own goes."""
+    tls = server_context(*self_signed(tmp_path, "one"))
+    limits = {"connections": 6, "address_connections": 4}
+    async with (
+        started(tmp_path, **limits) as server,
+        listening(server, tls) as port,
+        AsyncExitStack() as stack,
+    ):
+        silent = [await stack.enter_async_context(connected(port, STRANGER)) for _ in range(6)]
+        await until(lambda: server.limiter.refused["address-connections"] == 2)
+        assert server.limiter.connections == 4
+        for reader, _ in silent[4:]:
+            assert await ending(reader) == b""
+        more = [await stack.enter_async_context(connected(port, "127.0.0.3")) for _ in range(4)]
+        await until(lambda: server.limiter.refused["connections"] == 2)
+        assert await ending(silent[0][0]) == b""
+        assert not more[-1][0].at_eof()
+        trusting = ssl.create_default_context()
+        trusting.check_hostname, trusting.verify_mode = False, ssl.CERT_NONE
+        reader, writer = await asyncio.open_connection("127.0.0.1", port, ssl=trusting)
+        writer.write(HEALTH)
+        assert (await reader.readline()).startswith(b"HTTP/1.1 200 ")
+        writer.close()
+        await writer.wait_closed()
+
+
 async def test_a_handshake_that_does_not_come_is_cut(tmp_path: Path) -> None:
-    """Over TLS a connection counts once its handshake is done, which has a time of its own."""
+    """Over TLS a connection counts before its handshake, which has a time of its own."""
     tls = server_context(*self_signed(tmp_path, "one"))
     async with started(tmp_path, handshake_s=0.3) as server, listening(server, tls) as port:
         async with connected(port) as (reader, _):
-            assert await reader.read() == b""
-        assert server.limiter.connections == 0
+            await until(lambda: server.limiter.connections == 1)
+            assert await ending(reader) == b""
+        await until(lambda: server.limiter.connections == 0)
         trusting = ssl.create_default_context()
         trusting.check_hostname, trusting.verify_mode = False, ssl.CERT_NONE
         reader, writer = await asyncio.open_connection("127.0.0.1", port, ssl=trusting)
