@@ -80,6 +80,8 @@ bench: setup ## measure this server beside Debian's tangd, in ten minutes; write
 	$(BIN)/python -m tests.bench.agents
 	@echo
 	$(BIN)/python -m tests.bench.server_tpm
+	@echo
+	$(BIN)/python -m tests.bench.siege
 
 .PHONY: bench-boot
 bench-boot: setup ## measure a boot with this pin beside the tang pin, as root, for make bench to show; ten minutes

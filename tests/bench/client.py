@@ -98,7 +98,7 @@ class _Loop:
     def _receive(self, slot: _Slot) -> None:
         data = slot.connection.recv(65536)
         slot.received += data
-        answer = _parse(slot.received)
+        answer = parse(slot.received)
         if answer is None:
             if not data:
                 raise RuntimeError(
@@ -134,7 +134,7 @@ def drive(port: int, clients: Iterable[Client], *, keep_alive: bool) -> None:
     _Loop(port, keep_alive).run(clients)
 
 
-def _parse(received: bytearray) -> Answer | None:
+def parse(received: bytearray) -> Answer | None:
     """The answer, if all of it is here."""
     end = received.find(b"\r\n\r\n")
     if end < 0:

@@ -39,6 +39,10 @@ class Server:
         """What of it is in memory now (RSS), of all its processes."""
         return sum(_rss_kb(pid) for pid in _family(self.pid)) / 1024
 
+    def worker_mb(self) -> float:
+        """The same of its largest process, which is a worker."""
+        return max(_rss_kb(pid) for pid in _family(self.pid)) / 1024
+
     def cpu_s(self) -> float:
         """Processor time that it has used, in all its processes."""
         ticks = 0
@@ -74,12 +78,17 @@ def serve(
     *,
     workers: int = 1,
     database: str | None = None,
+    flags: Sequence[str] = (),
 ) -> Iterator[Server]:
-    """``tang-attest serve``: the machines of *state*, or *database*, and plain Tang over *tang_dir* beside them."""
+    """``tang-attest serve``: the machines of *state*, or *database*, and plain Tang over *tang_dir* beside them.
+
+    *flags* are more of its command line.
+    """
     port_file = log.with_suffix(".port")
     port_file.unlink(missing_ok=True)
     command: list[str | Path] = [PROGRAM, "--state", state, "serve", "--port-file", port_file]
     command += ["--host", "127.0.0.1", "--port", str(port), "--workers", str(workers)]
+    command += flags
     if database is not None:
         command += ["--database", database]
     if tang_dir is not None:
@@ -88,19 +97,20 @@ def serve(
     with log.open("ab") as stderr:
         process = subprocess.Popen(command, stderr=stderr)
     try:
-        port = _wait_for(port_file, process, log)
+        port = _wait_for(port_file, process, log, tls="--tls-key" in flags)
         yield Server(port, process.pid, time.perf_counter() - begin)
     finally:
         process.terminate()
         process.wait(20)
 
 
-def _wait_for(port_file: Path, process: subprocess.Popen[bytes], log: Path) -> int:
+def _wait_for(port_file: Path, process: subprocess.Popen[bytes], log: Path, *, tls: bool) -> int:
+    # The file is written when requests are answered; over TLS that has to do.
     deadline = time.perf_counter() + _START_SECONDS
     while time.perf_counter() < deadline and process.poll() is None:
         with suppress(FileNotFoundError, ConnectionRefusedError):
             port = int(port_file.read_text())
-            if ask(port, "GET", "/adv").status == 200:
+            if tls or ask(port, "GET", "/adv").status == 200:
                 return port
         time.sleep(0.005)
     raise RuntimeError(f"tang-attest does not start; it says:\n{log.read_text()}")
