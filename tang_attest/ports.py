@@ -14,6 +14,7 @@ from enum import StrEnum
 from typing import Any, Final, Protocol
 
 from tang_attest.protocol.audit_chain import Row, Seal
+from tang_attest.protocol.cap import Opened, untold
 from tang_attest.protocol.conditions import Conditions
 from tang_attest.protocol.exchange import Multiplier
 from tang_attest.protocol.pcr import PcrValues, Selection
@@ -124,6 +125,15 @@ class Standing:
 
 
 @dataclass(frozen=True, slots=True)
+class Told:
+    """What a machine told of the disks of one boot: at which time, and the TPM's reset counter in that boot."""
+
+    at: datetime
+    reset_count: int
+    opened: Opened
+
+
+@dataclass(frozen=True, slots=True)
 class Reach:
     """A TPM that this machine can ask itself: a TCTI, such as a virtual machine's, and the AK's handle there."""
 
@@ -173,8 +183,8 @@ class Device(NewDevice):
     ``allowed_until`` the end of a person's word that it may unlock, ``labels`` words that rollouts and listings choose
     by, ``grade`` what
     :mod:`tang_attest.protocol.grade` says of its newest evidence, ``evidence_digest`` that evidence's
-    :attr:`NewEvidence.digest`, ``learned_reset_count`` the TPM's reset counter in the boot whose state was learned: that
-    boot opens nothing.
+    :attr:`NewEvidence.digest`, ``told`` what its running system told last of its disks, ``learned_reset_count`` the
+    TPM's reset counter in the boot whose state was learned: that boot opens nothing.
     """
 
     id: int
@@ -189,7 +199,17 @@ class Device(NewDevice):
     suspension: Suspension | None = None
     allowed_until: datetime | None = None
     standing: Standing = Standing()
+    told: Told | None = None
     learned_reset_count: int | None = None
+
+    @property
+    def disks(self) -> Opened:
+        """The way in which the newest boot opened its disks, as far as that boot told."""
+        if self.told is None:
+            return untold("its running system told nothing yet")
+        if self.clock is not None and self.clock.reset_count != self.told.reset_count:
+            return untold("it booted since it told, and told nothing of that boot yet")
+        return self.told.opened
 
 
 #: The holder of a key that serves no device: a signing key, or an open exchange key (plain Tang).
@@ -405,7 +425,8 @@ class Verification:
     written only if nothing authentic came since ``silent_since``.  ``behind_ms`` is as in :class:`Decision`.
     ``answer_digest`` is the SHA-256 by which the same evidence is known again until ``answer_expires_at``, ``None`` of a
     round without evidence.  ``suspend`` is what the policy wants to happen now,
-    ``notify`` the ``hook:NAME`` and ``webhook:URL`` to tell when this changes how the device stands.
+    ``notify`` the ``hook:NAME`` and ``webhook:URL`` to tell when this changes how the device stands.  ``told`` is what
+    the machine told of its disks; ``None`` without an authentic quote.
     """
 
     device_id: int
@@ -420,6 +441,7 @@ class Verification:
     answer_expires_at: datetime | None = None
     suspend: Suspension | None = None
     notify: tuple[str, ...] = ()
+    told: Told | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from tang_attest.cli import output
 from tang_attest.cli.files import read_file
 from tang_attest.cli.state import State, run
 from tang_attest.cli.types import Duration
-from tang_attest.cli.verification import COMMANDS, DEFAULT_AK, reach_of
+from tang_attest.cli.verification import COMMANDS, DEFAULT_AK, reach_of, spell_disks
 from tang_attest.errors import Malformed
 from tang_attest.ports import Device
 from tang_attest.protocol.enrollment import accept_ak
@@ -48,6 +48,7 @@ def list_devices(labels: tuple[str, ...], as_json: bool) -> None:
             "last seen",
             "last verdict",
             "running",
+            "disks",
         ),
         [
             (
@@ -60,6 +61,7 @@ def list_devices(labels: tuple[str, ...], as_json: bool) -> None:
                 d.last_seen_at,
                 d.last_code,
                 _running(d),
+                spell_disks(d.disks),
             )
             for d in devices
         ],
@@ -218,6 +220,10 @@ def _as_json(entry: Device) -> dict[str, object]:
         "suspended_by": entry.suspension.by if entry.suspension else None,
         "suspended_reason": entry.suspension.reason if entry.suspension else None,
         "allowed_until": entry.allowed_until,
+        "disks": entry.disks.word,
+        "volumes": [f"{how} {uuid}" for uuid, how in sorted(entry.disks.volumes.items())],
+        "disks_told_at": entry.told.at if entry.told else None,
+        "disks_not_told_because": entry.disks.untold or None,
     }
 
 

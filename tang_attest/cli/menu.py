@@ -113,7 +113,7 @@ def _watch() -> None:
     count, delay = _number("rounds", "3"), _number("delay in seconds", "10")
     if count is None or delay is None:
         return
-    run(lambda state: watch_rounds(state, name, int(count), delay, None, PATIENCE_S, say_round))
+    run(lambda state: watch_rounds(rounds_of(state), name, int(count), delay, None, PATIENCE_S, say_round))
 
 
 def _remove() -> None:

@@ -30,6 +30,8 @@ def spell(conditions: Conditions) -> list[str]:
         words.append(f"refuses who was not seen for {timedelta(seconds=conditions.stale_after_s)}")
     if conditions.ima is not None:
         words.append(f"asks what IMA measured (requirement {conditions.ima[:8]})")
+    if conditions.attested_root:
+        words.append("verifies running machines only if attestation opened their disks")
     return words
 
 
@@ -116,6 +118,20 @@ def require_approval(name: str, required: str) -> None:
     )
 
 
+@click.command("require-attested-root")
+@click.argument("name")
+@click.argument("required", type=click.Choice(["on", "off"]))
+def require_attested_root(name: str, required: str) -> None:
+    """Refuse running machines unless attestation opened each disk of their boot.
+
+    A boot that was opened by a passphrase, a root that is not the attested one, and a machine that does not tell are
+    then refused, with the consequences of 'policy watch'.  It never keeps a disk closed by itself.
+    """
+    _change(name, lambda conditions: replace(conditions, attested_root=required == "on"))
+    need = "have to prove" if required == "on" else "need not prove"
+    output.say(f"running machines of policy {name} {need} that attestation opened their disks")
+
+
 @click.command("refuse-stale")
 @click.argument("name")
 @click.option("--after", type=Duration(), help="Time without good evidence, such as 30d.")
@@ -155,4 +171,4 @@ def require_ima(name: str, allow: Path | None, sums: tuple[Path, ...], off: bool
     output.say(f"policy {name} {'does not ask' if off else 'asks'} what IMA measured")
 
 
-COMMANDS = (require_ima, watch_policy, require_approval, refuse_stale)
+COMMANDS = (require_ima, watch_policy, require_approval, require_attested_root, refuse_stale)

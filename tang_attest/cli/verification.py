@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any, Final
 
 import click
@@ -19,12 +20,14 @@ from rich.live import Live
 from rich.table import Table
 
 from tang_attest.cli import output
+from tang_attest.cli.files import read_file
 from tang_attest.cli.state import State, SystemClock, SystemRandomness, operator_name, run
 from tang_attest.cli.types import Duration, SelectionType
 from tang_attest.config import Settings
 from tang_attest.errors import NotFound
 from tang_attest.ports import PastVerification, Reach
 from tang_attest.programs.tpm2 import Tpm2Tools
+from tang_attest.protocol.cap import MAX_TEXTS, How, Opened
 from tang_attest.protocol.pcr import Selection
 from tang_attest.protocol.verification import Outcome, check_reach
 from tang_attest.service.rounds import Rounds
@@ -37,12 +40,16 @@ PATIENCE_S: Final = 15
 Command = Callable[..., Any]
 
 
-def rounds_of(state: State) -> Rounds:
-    """What asks machines for evidence, wired to *state*."""
+def rounds_of(state: State, cap_events: Path | None = None) -> Rounds:
+    """What asks machines for evidence, wired to *state*; *cap_events* has the texts of the cap of a TPM that we ask.
+
+    Raises ``file-unreadable``, ``request-too-large``.
+    """
+    texts = None if cap_events is None else read_file(cap_events, MAX_TEXTS)
     clock = SystemClock()
     ttl_s = Settings.model_fields["challenge_ttl"].default
     verifier = Verify(state.store, clock, SystemRandomness(), state.secret.derive("nonce"), ttl_s)
-    return Rounds(state.store, verifier, Tpm2Tools(), clock)
+    return Rounds(state.store, verifier, Tpm2Tools(cap_events=texts), clock)
 
 
 def reach_of(tcti: str | None, ak_handle: str) -> Reach | None:
@@ -70,6 +77,11 @@ def _reach_options(command: Command) -> Command:
             show_default=True,
             help="Seconds to wait for the agent.",
         ),
+        click.option(
+            "--cap-events",
+            type=click.Path(path_type=Path),
+            help="With a TPM that we ask: a copy of the machine's /run/clevis-attest/cap-events.",
+        ),
     )
     for option in options:
         command = option(command)
@@ -92,6 +104,7 @@ def verify(
     tcti: str | None,
     ak_handle: str,
     patience_s: int,
+    cap_events: Path | None,
 ) -> None:
     """Have a running machine prove what it runs, once.
 
@@ -106,7 +119,7 @@ def verify(
     reach = reach_of(tcti, ak_handle)
 
     async def once(state: State) -> Round | None:
-        rounds = rounds_of(state)
+        rounds = rounds_of(state, cap_events)
         try:
             if record:
                 made = await rounds.record(name, reach, selection, patience_s, f"operator:{operator_name()}")
@@ -159,7 +172,13 @@ def _sentence(ended: Round) -> str:
 )
 @_reach_options
 def watch(
-    name: str, count: int | None, delay: float, tcti: str | None, ak_handle: str, patience_s: int
+    name: str,
+    count: int | None,
+    delay: float,
+    tcti: str | None,
+    ak_handle: str,
+    patience_s: int,
+    cap_events: Path | None,
 ) -> None:
     """Have a running machine prove what it runs, again and again.
 
@@ -173,8 +192,12 @@ def watch(
     async def rounds(state: State) -> int:
         if count is None:
             with _live(name) as show:
-                return await watch_rounds(state, name, None, delay, reach, patience_s, show)
-        return await watch_rounds(state, name, count, delay, reach, patience_s, say_round)
+                return await watch_rounds(
+                    rounds_of(state, cap_events), name, None, delay, reach, patience_s, show
+                )
+        return await watch_rounds(
+            rounds_of(state, cap_events), name, count, delay, reach, patience_s, say_round
+        )
 
     click.get_current_context().exit(run(rounds))
 
@@ -183,7 +206,7 @@ Show = Callable[[int, Round], None]
 
 
 async def watch_rounds(
-    state: State,
+    asking: Rounds,
     name: str,
     count: int | None,
     delay: float,
@@ -192,7 +215,7 @@ async def watch_rounds(
     show: Show,
 ) -> int:
     """*count* rounds, or rounds for ever; the exit code."""
-    asking, ended = rounds_of(state), Counter[Outcome]()
+    ended = Counter[Outcome]()
     number = 0
     while count is None or number < count:
         if number:
@@ -288,10 +311,21 @@ def history(name: str, limit: int, as_json: bool) -> None:
         output.print_json([{"at": p.at, "outcome": p.outcome, "code": p.code, **p.details} for p in past])
         return
     output.table(
-        ("at", "outcome", "code", "why"),
-        [(p.at, p.outcome.value, p.code, _why(p)) for p in past],
+        ("at", "outcome", "code", "disks", "why"),
+        [(p.at, p.outcome.value, p.code, _disks(p), _why(p)) for p in past],
         empty=f"{name} was never verified while it ran",
     )
+
+
+def spell_disks(opened: Opened) -> str:
+    """``attested UUID``, ``passphrase UUID``, or ``not told``: the worse first."""
+    named = sorted(opened.volumes.items(), key=lambda volume: (volume[1] is How.ATTESTED, volume[0]))
+    return ", ".join(f"{how} {uuid}" for uuid, how in named) or opened.word
+
+
+def _disks(past: PastVerification) -> str | None:
+    disks = past.details.get("disks")
+    return str(disks["opened"]) if isinstance(disks, dict) else None
 
 
 def _why(past: PastVerification) -> str | None:

@@ -6,25 +6,32 @@ import asyncio
 import re
 import tempfile
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
 from tang_attest.errors import Unavailable
 from tang_attest.ports import Reach
 from tang_attest.programs.run import run_program
+from tang_attest.protocol.cap import MAX_TEXTS
 from tang_attest.protocol.pcr import Selection
 from tang_attest.protocol.quote import Evidence
 
 #: A TPM takes up to a second; a discrete one behind a resource manager that others use, longer.
 LIMIT_S: Final = 20.0
+#: Where an initrd notes the texts that it capped with (initrd/clevis-attest-cap).
+CAP_EVENTS: Final = Path("/run/clevis-attest/cap-events")
 _ERROR: Final = re.compile(r"^(?:ERROR|WARN): *(.*)$", re.MULTILINE)
 
 
 class Tpm2Tools:
-    """:class:`tang_attest.service.rounds.Quoter` with ``tpm2 quote``."""
+    """:class:`tang_attest.service.rounds.Quoter` with ``tpm2 quote``.
 
-    def __init__(self, limit_s: float = LIMIT_S) -> None:
-        self._limit_s = limit_s
+    *cap_events* are the texts of the machine's cap; without them, those of this machine go with a quote of its own TPM.
+    """
+
+    def __init__(self, limit_s: float = LIMIT_S, cap_events: bytes | None = None) -> None:
+        self._limit_s, self._cap_events = limit_s, cap_events
 
     async def quote(self, reach: Reach, selection: Selection, qualifying: bytes, nonce: str) -> Evidence:
         """Evidence over *selection*.  Raises ``tpm-unreachable``, ``program-missing``."""
@@ -34,7 +41,9 @@ class Tpm2Tools:
             command += ["-l", str(selection), "-q", qualifying.hex(), "-F", "values"]
             command += ["-m", str(files["quote"]), "-s", str(files["signature"]), "-o", str(files["pcrs"])]
             await self._run(command, reach.tcti, "made no quote")
-            return await asyncio.to_thread(_read, nonce, files)
+            evidence = await asyncio.to_thread(_read, nonce, files)
+        texts = _own_texts() if self._cap_events is None and _is_own(reach) else self._cap_events
+        return replace(evidence, cap_events=texts)
 
     async def read_nv(self, tcti: str, indices: Sequence[str]) -> Mapping[str, bytes]:
         """The contents of those of the NV *indices* that can be read.  Raises ``tpm-unreachable``, ``program-missing``."""
@@ -64,6 +73,20 @@ class Tpm2Tools:
             raise Unavailable(
                 "tpm-unreachable", f"The TPM at {tcti} did not answer within {self._limit_s:.0f} s."
             ) from None
+
+
+def _is_own(reach: Reach) -> bool:
+    return reach.tcti.partition(":")[0] in ("device", "tabrmd")
+
+
+def _own_texts() -> bytes | None:
+    """The texts of this machine's cap.  None when there are none, or more than is read."""
+    try:
+        with CAP_EVENTS.open("rb") as file:
+            texts = file.read(MAX_TEXTS + 1)
+    except OSError:
+        return None
+    return texts if len(texts) <= MAX_TEXTS else None
 
 
 def _read(nonce: str, files: dict[str, Path]) -> Evidence:

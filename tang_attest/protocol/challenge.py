@@ -55,7 +55,8 @@ class Purpose(StrEnum):
 class Challenge:
     """What the Attester has to answer: ``nonce`` is text, ``expires_in`` seconds.
 
-    ``ima_offset`` is where the part of IMA's list begins that is wanted, in bytes; ``None``: none is.
+    ``ima_offset`` is where the part of IMA's list begins that is wanted, in bytes; ``None``: none is.  ``cap_pcr`` is the
+    PCR whose texts are wanted (:mod:`tang_attest.protocol.cap`); ``None``: none are.
     """
 
     nonce: str
@@ -63,6 +64,7 @@ class Challenge:
     expires_in: int
     event_log_wanted: bool = False
     ima_offset: int | None = None
+    cap_pcr: int | None = None
 
 
 def milliseconds(at: datetime) -> int:

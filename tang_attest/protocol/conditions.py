@@ -65,13 +65,15 @@ class Conditions:
 
     *approval*: an unlock needs a person's word within a window.  *stale_after_s*: a machine that gave no authentic
     evidence for so long is refused until a person allows it.  *ima*: the digest of what is required of a running
-    machine's measurement list (:class:`tang_attest.protocol.ima.Requirement`).
+    machine's measurement list (:class:`tang_attest.protocol.ima.Requirement`).  *attested_root*: a running machine has
+    to prove that attestation opened each of its disks (:mod:`tang_attest.protocol.cap`).
     """
 
     watch: Watch | None = None
     approval: bool = False
     stale_after_s: int | None = None
     ima: str | None = None
+    attested_root: bool = False
 
     def obstacle(
         self, device: str, allowed_until: datetime | None, seen_at: datetime | None, now: datetime

@@ -11,6 +11,7 @@ from typing import Final
 
 from tang_attest.errors import Malformed, Refused
 from tang_attest.protocol import tpm
+from tang_attest.protocol.cap import MAX_TEXTS
 from tang_attest.protocol.enrollment import EnrolledDevice
 from tang_attest.protocol.ima import MAX_PART
 from tang_attest.protocol.pcr import PCR_COUNT, PcrValues, Selection
@@ -26,7 +27,8 @@ class Evidence:
 
     ``quote`` is a TPMS_ATTEST, ``signature`` a TPMT_SIGNATURE, ``pcrs`` the values one after the other,
     ``event_log`` a TCG event log or empty; ``event_log_size`` says how many bytes it has where it is over the limit and
-    was not sent, else it is 0: it explains a refusal, and decides nothing.  ``ima`` is a part of IMA's measurement list that begins at ``ima_offset``.
+    was not sent, else it is 0: it explains a refusal, and decides nothing.  ``ima`` is a part of IMA's measurement list
+    that begins at ``ima_offset``, ``cap_events`` the texts of the machine's cap.
     """
 
     nonce: str
@@ -37,6 +39,7 @@ class Evidence:
     ima: bytes | None = None
     ima_offset: int = 0
     event_log_size: int = 0
+    cap_events: bytes | None = None
 
     def __post_init__(self) -> None:
         # (1) each member is within its limit
@@ -46,6 +49,7 @@ class Evidence:
             ("pcrs", self.pcrs, MAX_PCRS),
             ("event log", self.event_log, MAX_EVENT_LOG),
             ("part of IMA's list", self.ima or b"", MAX_PART),
+            ("text of the cap", self.cap_events or b"", MAX_TEXTS),
         )
         for what, value, limit in limits:
             if len(value) > limit:

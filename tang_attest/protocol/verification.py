@@ -13,19 +13,22 @@ Rules of this module:
 
 from __future__ import annotations
 
-import hashlib
 import re
 from dataclasses import replace
 from enum import StrEnum
 from typing import Final
 
 from tang_attest.errors import Malformed, Refused
-from tang_attest.protocol.pcr import Selection
-from tang_attest.protocol.policy import ReferencePolicy
+from tang_attest.protocol import cap
+from tang_attest.protocol.cap import Opened
+from tang_attest.protocol.pcr import PcrValues, Selection
+from tang_attest.protocol.policy import ReferencePolicy, differing_pcrs
 from tang_attest.protocol.reference_state import MOVING_PCRS, ReferenceState
 
-#: What the initrd extends the cap PCR with, by TPM2_PCR_Event: each bank by its own hash (initrd/clevis-attest-cap).
-CAP_EVENT: Final = b"tang-attest/v1 cap\n"
+#: The shortest text of a cap: that of a boot in which no volume was open, or of an older initrd.
+CAP_EVENT: Final = cap.HEADER
+#: The cap PCR after that text alone.
+cap_value = cap.cap_value
 
 
 class Outcome(StrEnum):
@@ -76,12 +79,6 @@ def blames_the_log_only(refusal: Refused) -> bool:
     return {reason.code for reason in refusal.reasons} <= UNPROVEN | {"rule-failed"}
 
 
-def cap_value(bank: str) -> bytes:
-    """The cap PCR of *bank* after the cap: Extend(0, H(event)) (TPM 2.0 part 1, section 17)."""
-    event = hashlib.new(bank, CAP_EVENT).digest()
-    return hashlib.new(bank, bytes(len(event)) + event).digest()
-
-
 def running_selection(selection: Selection) -> Selection:
     """*selection* without the PCRs that move while a system runs.
 
@@ -112,3 +109,51 @@ def _running(state: ReferenceState, selection: Selection, cap_pcr: int) -> Refer
     if cap_pcr in values and not any(values[cap_pcr]):
         values[cap_pcr] = cap_value(selection.bank)
     return replace(state, values=values, limits=replace(state.limits, uses_left=None))
+
+
+# --- the cap's text ---------------------------------------------------------------------------------------------------
+
+
+def with_cap(selection: Selection, cap_pcr: int) -> Selection:
+    """*selection* and the cap PCR."""
+    return Selection(selection.bank, tuple(sorted({cap_pcr, *selection.pcrs})))
+
+
+def read_cap(events: bytes | None, selection: Selection, values: PcrValues, cap_pcr: int) -> Opened:
+    """What the cap's texts *events* prove, beside the quoted *values* of *selection*; see :func:`cap.read`."""
+    if cap_pcr not in values:
+        return cap.untold(f"PCR {cap_pcr} is not quoted")
+    return cap.read(events, selection.bank, values[cap_pcr])
+
+
+def as_capped(policy: ReferencePolicy, values: PcrValues, opened: Opened) -> PcrValues:
+    """*values* as the states of a running *policy* have them: a cap is a cap, whatever volumes its text names.
+
+    A state that has the very value of the cap PCR keeps being met by it.
+    """
+    value = values.get(policy.cap_pcr)
+    if value is None or not opened.explained:
+        return values
+    if any(state.values.get(policy.cap_pcr) == value for state in policy.states):
+        return values
+    return {**values, policy.cap_pcr: cap_value(policy.selection.bank)}
+
+
+def recordable(values: PcrValues, selection: Selection, cap_pcr: int, *, explained: bool) -> PcrValues:
+    """*values* of *selection* alone, as a state of a running policy keeps them: an *explained* cap names no volume."""
+    kept = {pcr: values[pcr] for pcr in selection.pcrs}
+    return kept | {cap_pcr: cap_value(selection.bank)} if explained and cap_pcr in kept else kept
+
+
+def with_cause(
+    refusal: Refused, policy: ReferencePolicy, values: PcrValues, opened: Opened, *, required: bool
+) -> Refused:
+    """*refusal*; where only an extended cap PCR is in the way, with the reason that nothing explains its value.
+
+    That reason comes first where *policy* requires an explanation.
+    """
+    extended = any(values.get(policy.cap_pcr, b""))
+    reason = None if opened.explained or not extended else opened.obstacle()
+    if reason is None or differing_pcrs(refusal) != (policy.cap_pcr,):
+        return refusal
+    return Refused.because(*((reason, *refusal.reasons) if required else (*refusal.reasons, reason)))

@@ -17,7 +17,7 @@ from tang_attest.protocol.challenge import verify_digest
 from tang_attest.protocol.pcr import Selection
 from tang_attest.protocol.policy import ReferencePolicy
 from tang_attest.protocol.quote import Evidence
-from tang_attest.protocol.verification import Outcome, running_selection
+from tang_attest.protocol.verification import Outcome, recordable, running_selection
 from tang_attest.service.device_keys import DeviceKey, find_device_key
 from tang_attest.service.verify import Round, Verify, default_selection, parse_values
 
@@ -66,9 +66,11 @@ class Rounds:
         ended = await self._through_agent(device, self._clock.now(), patience_s)
         if ended.outcome is Outcome.UNREACHABLE:
             raise Unavailable(ended.reasons[0].code, ended.reasons[0].sentence)
-        found, values = parse_values((await self._store.list_verifications(name, 1))[0])
+        past = (await self._store.list_verifications(name, 1))[0]
+        found, quoted = parse_values(past)
         settled = running_selection(found)
-        values = {pcr: values[pcr] for pcr in settled.pcrs}
+        cap_pcr = (await self._store.get_policy(device.policy)).cap_pcr
+        values = recordable(quoted, settled, cap_pcr, explained=_is_explained(past))
         return await self._verify.record_values(device, settled, values, actor)
 
     async def _directly(self, device: Device, reach: Reach, since: datetime) -> Round:
@@ -111,6 +113,12 @@ class Rounds:
         if not device.kids:
             raise NotFound("key-unknown", f"Device '{device.name}' has no exchange key.")
         return await find_device_key(self._store, device.kids[0])
+
+
+def _is_explained(past: PastVerification) -> bool:
+    """True when the quoted cap PCR was made of nothing but caps."""
+    disks = past.details.get("disks")
+    return isinstance(disks, dict) and disks.get("explained") is True
 
 
 def _reasons(past: PastVerification) -> tuple[Reason, ...]:

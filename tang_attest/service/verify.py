@@ -27,8 +27,10 @@ from tang_attest.ports import (
     Randomness,
     Store,
     Suspension,
+    Told,
     Verification,
 )
+from tang_attest.protocol.cap import Opened
 from tang_attest.protocol.challenge import Challenge, Purpose, verify_digest
 from tang_attest.protocol.pcr import PcrValues, Selection
 from tang_attest.protocol.policy import ReferencePolicy, check_policy_selection
@@ -38,9 +40,14 @@ from tang_attest.protocol.verification import (
     UNPROVEN,
     VERDICTS,
     Outcome,
+    as_capped,
     blames_the_log_only,
+    read_cap,
+    recordable,
     running_policy,
     running_selection,
+    with_cap,
+    with_cause,
 )
 from tang_attest.service.device_keys import DeviceKey, find_device_key
 from tang_attest.service.freshness import Fresh, Nonces
@@ -96,7 +103,8 @@ class Verify:
             selection, rules = _quoted(bound, policy), policy.rules is not None
             offset = await self._ima.offset(bound.device) if bound.policy.conditions.ima else None
         nonce = self._nonces.make(_subject(bound, selection), bound.device.clock)
-        return Challenge(nonce, selection, self._nonces.ttl_s, event_log_wanted=rules, ima_offset=offset)
+        cap_pcr = bound.policy.cap_pcr if bound.policy.cap_pcr in selection.pcrs else None
+        return Challenge(nonce, selection, self._nonces.ttl_s, rules, offset, cap_pcr)
 
     async def respond(self, kid: str, evidence: Evidence, *, fetched: bool = False) -> Round:
         """Judge *evidence*.  A refusal that counts is a :class:`Round`; what is no verdict raises.
@@ -116,40 +124,63 @@ class Verify:
             if not (fetched or _is_verdict(refusal, fresh)):
                 raise
             return await self._conclude(answer, None, refusal)
+        opened = _opened(bound, quote, evidence)
+        believed = opened.doubted("what it runs is not approved")
         try:
-            await self._judge(bound, policy, quote, evidence)
+            await self._judge_values(bound, policy, quote, evidence.event_log, opened)
+            believed = opened
+            await self._judge_conditions(bound, quote, evidence, opened)
         except Refused as refusal:
             if {reason.code for reason in refusal.reasons} <= UNPROVEN or (
-                blames_the_log_only(refusal) and await self._is_permitted_by_kept_log(bound, policy, quote)
+                blames_the_log_only(refusal)
+                and await self._is_permitted_by_kept_log(bound, policy, quote, opened)
             ):
                 raise with_log_size(refusal, evidence.event_log_size) from None
-            return await self._conclude(answer, quote, refusal)
-        return await self._conclude(answer, quote, None)
+            return await self._conclude(answer, quote, refusal, believed)
+        return await self._conclude(answer, quote, None, believed)
 
-    async def _judge(
-        self, bound: DeviceKey, policy: ReferencePolicy, quote: VerifiedQuote, evidence: Evidence
+    async def _judge_values(
+        self,
+        bound: DeviceKey,
+        policy: ReferencePolicy,
+        quote: VerifiedQuote,
+        event_log: bytes,
+        opened: Opened,
     ) -> None:
-        """Raise :class:`Refused` unless the values, and what was measured since, are as they should be."""
+        """Raise :class:`Refused` unless the values are as they should be; any cap is as good as another."""
         # Not appraise(): nothing here may become a permit.
-        values = {pcr: quote.values[pcr] for pcr in policy.selection.pcrs}
-        judged = (bound.device.name, values, self._clock.now(), evidence.event_log)
-        if policy.rules is None:
-            policy.judge(*judged)
-        else:  # a log takes milliseconds
-            await asyncio.to_thread(policy.judge, *judged)
-        if bound.policy.conditions.ima is None:
+        quoted = {pcr: quote.values[pcr] for pcr in policy.selection.pcrs}
+        judged = (bound.device.name, as_capped(policy, quoted, opened), self._clock.now(), event_log)
+        try:
+            if policy.rules is None:
+                policy.judge(*judged)
+            else:  # a log takes milliseconds
+                await asyncio.to_thread(policy.judge, *judged)
+        except Refused as refusal:
+            required = bound.policy.conditions.attested_root
+            raise with_cause(refusal, policy, quoted, opened, required=required) from None
+
+    async def _judge_conditions(
+        self, bound: DeviceKey, quote: VerifiedQuote, evidence: Evidence, opened: Opened
+    ) -> None:
+        """Raise :class:`Refused` unless the disks, and what was measured since, are as the policy wants them."""
+        conditions = bound.policy.conditions
+        if conditions.attested_root and (reason := opened.obstacle()):
+            raise Refused.because(reason)
+        if conditions.ima is None:
             return
         if reasons := await self._ima.judge(bound.policy, bound.device, quote, evidence):
             raise Refused.because(*reasons)
 
     async def _is_permitted_by_kept_log(
-        self, bound: DeviceKey, policy: ReferencePolicy, quote: VerifiedQuote
+        self, bound: DeviceKey, policy: ReferencePolicy, quote: VerifiedQuote, opened: Opened
     ) -> bool:
         """Whether a log that the machine sent before leads to the quoted values, and keeps the rules.
 
         Then the values are good, and what is wrong is the log that came now.
         """
-        values = {pcr: quote.values[pcr] for pcr in policy.selection.pcrs}
+        quoted = {pcr: quote.values[pcr] for pcr in policy.selection.pcrs}
+        values = as_capped(policy, quoted, opened)
         for permitted in (True, False):
             kept = await self._store.get_evidence(bound.device.name, permitted=permitted)
             if kept is None or not kept.snapshot.event_log:
@@ -166,7 +197,9 @@ class Verify:
         """Make the quoted values the running policy of a device that has none, and that policy."""
         fresh = self._nonces.check(_subject(bound, selection), evidence.nonce, self._clock.now())
         quote = _verify(bound, selection, evidence, fresh)
-        return await self.record_values(bound.device, selection, quote.values, actor)
+        opened = _opened(bound, quote, evidence)
+        values = recordable(quote.values, selection, bound.policy.cap_pcr, explained=opened.explained)
+        return await self.record_values(bound.device, selection, values, actor)
 
     async def record_values(
         self, device: Device, selection: Selection, values: PcrValues, actor: str
@@ -214,9 +247,16 @@ class Verify:
     async def _policy(self, bound: DeviceKey) -> ReferencePolicy:
         if bound.device.running_policy is None:
             return running_policy(bound.policy)
-        return await self._store.get_policy(bound.device.running_policy)
+        chosen = await self._store.get_policy(bound.device.running_policy)
+        return replace(chosen, cap_pcr=bound.policy.cap_pcr)
 
-    async def _conclude(self, answer: _Answer, quote: VerifiedQuote | None, refusal: Refused | None) -> Round:
+    async def _conclude(
+        self,
+        answer: _Answer,
+        quote: VerifiedQuote | None,
+        refusal: Refused | None,
+        opened: Opened | None = None,
+    ) -> Round:
         bound, fresh = answer.bound, answer.fresh
         outcome = Outcome.VERIFIED if refusal is None else Outcome.REFUSED
         reasons = () if refusal is None else refusal.reasons
@@ -231,8 +271,12 @@ class Verify:
             selection = answer.policy.selection
             values = {str(pcr): quote.values[pcr].hex() for pcr in selection.pcrs}
             details = {**verification.details, "selection": str(selection), "values": values}
+            told = None
+            if opened is not None:
+                told = Told(now, quote.clock.reset_count, opened)
+                details["disks"] = opened.as_json()
             verification = replace(
-                verification, clock=quote.clock, behind_ms=fresh.behind_ms, details=details
+                verification, clock=quote.clock, behind_ms=fresh.behind_ms, details=details, told=told
             )
         else:
             # Its clock may not become ours, so nothing else says that it is not older than what counted since.
@@ -273,7 +317,21 @@ def _subject(bound: DeviceKey, selection: Selection) -> str:
 
 def _quoted(bound: DeviceKey, policy: ReferencePolicy) -> Selection:
     """What a running machine has to quote."""
-    return with_ima(policy.selection) if bound.policy.conditions.ima else policy.selection
+    selection, conditions = policy.selection, bound.policy.conditions
+    if conditions.attested_root:
+        selection = with_cap(selection, bound.policy.cap_pcr)
+    return with_ima(selection) if conditions.ima else selection
+
+
+def _opened(bound: DeviceKey, quote: VerifiedQuote, evidence: Evidence) -> Opened:
+    """What the cap's texts tell of the disks: those that came, or those that came before and lead to the same value."""
+    kept = bound.device.told.opened.texts if bound.device.told else b""
+    cap_pcr = bound.policy.cap_pcr
+    sent = read_cap(evidence.cap_events, quote.selection, quote.values, cap_pcr)
+    if sent.volumes or not kept:
+        return sent
+    known = read_cap(kept, quote.selection, quote.values, cap_pcr)
+    return known if known.volumes else sent
 
 
 def _verify(bound: DeviceKey, selection: Selection, evidence: Evidence, fresh: Fresh) -> VerifiedQuote:

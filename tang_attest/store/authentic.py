@@ -78,6 +78,7 @@ MOVING: Final[Mapping[str, frozenset[str]]] = {
             "outcome_since",
             "answered_at",
             "wanted_at",
+            "told",
         }
     ),
 }

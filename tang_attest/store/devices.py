@@ -9,8 +9,9 @@ from typing import Any, Final
 
 import sqlalchemy as sa
 
-from tang_attest.errors import Conflict, NotFound
-from tang_attest.ports import Device, Learning, NewDevice, Reach, Standing, Suspension
+from tang_attest.errors import Conflict, Malformed, NotFound
+from tang_attest.ports import Device, Learning, NewDevice, Reach, Standing, Suspension, Told
+from tang_attest.protocol import cap
 from tang_attest.protocol.labels import check_labels
 from tang_attest.protocol.tpm import ClockInfo
 from tang_attest.protocol.verification import Outcome
@@ -201,6 +202,7 @@ def from_row(row: authentic.Row, policy: str, kids: tuple[str, ...]) -> Device:
         reach=None if row["tcti"] is None else Reach(row["tcti"], row["ak_handle"]),
         suspension=_suspension(row),
         standing=_standing(row),
+        told=load_told(row["told"]),
     )
 
 
@@ -252,6 +254,30 @@ def load_learning(fields: dict[str, Any] | None) -> Learning | None:
     if fields is None:
         return None
     return Learning(datetime.fromisoformat(fields["until"]), load_pcrs(fields["stable"]))
+
+
+def dump_told(told: Told) -> dict[str, object]:
+    """*told*, JSON-compatible; the volumes are in the texts."""
+    opened = told.opened
+    return {
+        "at": told.at.isoformat(),
+        "reset_count": told.reset_count,
+        "texts": opened.texts.decode("ascii"),
+        "because": opened.untold,
+        "explained": opened.explained,
+    }
+
+
+def load_told(fields: dict[str, Any] | None) -> Told | None:
+    """What :func:`dump_told` made, back."""
+    if fields is None:
+        return None
+    try:
+        texts = fields["texts"].encode()
+        opened = cap.tell(texts) if texts else cap.untold(fields["because"], explained=fields["explained"])
+    except Malformed:
+        opened = cap.untold("the database has a damaged text of its cap")
+    return Told(datetime.fromisoformat(fields["at"]), fields["reset_count"], opened)
 
 
 def _owner(connection: sa.Connection, device: NewDevice) -> str:

@@ -120,6 +120,8 @@ device: Final = sa.Table(
     sa.Column("answered_at", Instant),
     sa.Column("verified_at", Instant),
     sa.Column("wanted_at", Instant, index=True),
+    # What the running system told last of its disks (ports.Told): {"at", "reset_count", "texts", "because"}.
+    sa.Column("told", JsonText),
     _seal(),
     sqlite_autoincrement=True,  # an id is never used again: a decision under way must not meet another device
 )

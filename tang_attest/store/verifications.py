@@ -4,9 +4,9 @@ Rules of this module:
 
 * Rounds of one batch share a transaction.  Their devices' rows are locked in the order of their ids, so that two
   replicas cannot wait for each other; what is compared and what is written is then one step.
-* A round that ends like the one before it moves two times on the device's row, remembers its evidence for as long as
-  that could be shown again, and writes nothing else, unless an operator asked for it.
-* A round that was overtaken by newer evidence does not make good what that evidence found bad.
+* A round that ends like the one before it, and tells the same of the disks, moves two times on the device's row,
+  remembers its evidence for as long as that could be shown again, and writes nothing else, unless an operator asked for it.
+* A round that was overtaken by newer evidence does not make good what that evidence found bad, and tells nothing.
 * Suspending is part of the same transaction: no unlock comes between a bad round and what it leads to.
 """
 
@@ -22,6 +22,7 @@ import sqlalchemy as sa
 
 from tang_attest.errors import Conflict, NotFound, TangAttestError
 from tang_attest.ports import AuditEntry, Change, Device, Notification, PastVerification, Verification
+from tang_attest.protocol.cap import Opened
 from tang_attest.protocol.verification import Outcome
 from tang_attest.store import audit_log, authentic, devices, locks, nonces, tables
 from tang_attest.store.decisions import is_step_back, moves_forward
@@ -78,7 +79,7 @@ def _write_one(
         if is_step_back(stored, item.clock, behind_ms=item.behind_ms):
             return Conflict("clock-backwards", "Newer evidence of this device was accepted meanwhile.")
         if not moves_forward(stored, item.clock):
-            item = replace(item, clock=None)
+            item = replace(item, clock=None, told=None)
             if (item.outcome, row["outcome"]) == (Outcome.VERIFIED, Outcome.REFUSED.value):
                 return Change(outcome=False, suspended=False)
     return _write_change(connection, rows, row, item)
@@ -95,19 +96,22 @@ def _write_change(
         (row["outcome"], row["outcome_code"]) != (item.outcome.value, item.code),
         item.suspend is not None and row["suspended_at"] is None,
     )
-    columns, asked = _columns(item, change), row["wanted_at"] is not None
+    columns, asked, news = _columns(item, change), row["wanted_at"] is not None, _news(row, item)
     changed_columns = authentic.resealed(connection, _device, row, columns)
     connection.execute(_SAME_AS_BEFORE.values(changed_columns), {"device_id": item.device_id})
     rows[item.device_id] = authentic.after(_device, row, changed_columns)
     name = str(row["name"])
-    if change.outcome or asked:
+    if change.outcome or asked or news is not None:
         _append(connection, name, item)
     if change.outcome and item.notify:
-        body = _told(name, item, change)
+        body = _notice(name, item, change)
         for action in item.notify:
             authentic.insert(connection, _notification, {"action": action, "body": body})
-    if change.suspended:
-        audit_log.append(connection, _suspended(name, item))
+    if entries := [
+        *([_told_of_disks(name, item, news)] if news is not None else []),
+        *([_suspended(name, item)] if change.suspended else []),
+    ]:
+        audit_log.append(connection, *entries)
     return change
 
 
@@ -131,10 +135,26 @@ def _columns(item: Verification, change: Change) -> dict[str, object]:
         columns |= {"outcome": item.outcome.value, "outcome_code": item.code, "outcome_since": item.at}
     if change.suspended:
         columns |= devices.suspension_columns(item.suspend)
+    if item.told is not None:
+        columns["told"] = devices.dump_told(item.told)
     return columns or {"outcome": item.outcome.value}
 
 
-def _told(device: str, item: Verification, change: Change) -> dict[str, object]:
+def _news(row: authentic.Row, item: Verification) -> Opened | None:
+    """What the round tells of the disks, where that is another thing than was told before."""
+    if item.told is None:
+        return None
+    before, now = devices.load_told(row["told"]), item.told.opened
+    return None if now.volumes == (before.opened.volumes if before else {}) else now
+
+
+def _told_of_disks(device: str, item: Verification, opened: Opened) -> AuditEntry:
+    return AuditEntry(
+        item.at, "device disks", f"device:{device}", "done", device=device, details=opened.as_json()
+    )
+
+
+def _notice(device: str, item: Verification, change: Change) -> dict[str, object]:
     return {
         "event": "verification",
         "device": device,

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from datetime import datetime, timedelta
 from functools import partial
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
@@ -291,6 +291,24 @@ class PolicyPage(View):
         return cls(policies=views, next=views[-1].name if page.more else None)
 
 
+class DisksView(View):
+    """What a running machine told of its disks."""
+
+    opened: Literal["attested", "passphrase", "not told"] = Field(
+        description="attested: attestation opened each volume of this boot; passphrase: not each."
+    )
+    volumes: dict[str, Literal["attested", "passphrase"]] = Field(description="By LUKS UUID.")
+    because: str | None = Field(description="The reason that it is not told.")
+    told_at: datetime | None = Field(description="The newest time at which the machine gave evidence of it.")
+
+    @classmethod
+    def of(cls, device: Device) -> DisksView:
+        """What is known of *device*."""
+        told = device.disks.as_json()
+        del told["explained"]
+        return cls(**told, told_at=device.told.at if device.told else None)
+
+
 class DeviceView(View):
     """A registered machine."""
 
@@ -306,6 +324,7 @@ class DeviceView(View):
     last_seen_at: datetime | None
     last_code: str | None
     last_state: str | None = Field(description="The state that its last permitted unlock met.")
+    disks: DisksView = Field(description="The way in which its newest boot opened its disks.")
 
     @classmethod
     def of(cls, device: Device) -> DeviceView:
@@ -323,6 +342,7 @@ class DeviceView(View):
             last_seen_at=device.last_seen_at,
             last_code=device.last_code,
             last_state=device.last_state,
+            disks=DisksView.of(device),
         )
 
 

@@ -153,4 +153,5 @@ def challenge_json(challenge: Challenge) -> dict[str, object]:
     if challenge.event_log_wanted:
         # Says as well that this server takes the size of a log that is larger.
         body["event_log_limit"] = MAX_EVENT_LOG
-    return body if challenge.ima_offset is None else {**body, "ima_offset": challenge.ima_offset}
+    more = {"ima_offset": challenge.ima_offset, "cap_pcr": challenge.cap_pcr}
+    return body | {name: value for name, value in more.items() if value is not None}

@@ -10,6 +10,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from tang_attest.errors import Malformed
 from tang_attest.protocol.base64url import unb64u
+from tang_attest.protocol.cap import MAX_TEXTS
 from tang_attest.protocol.ima import MAX_PART
 from tang_attest.protocol.json_bounds import Bounds, TooMuch, check_bounds
 from tang_attest.protocol.quote import MAX_EVENT_LOG, MAX_PCRS, Evidence
@@ -138,10 +139,16 @@ class ProveBody(AttestMember):
 
     ima: B64u | None = Field(None, max_length=MAX_PART)
     ima_offset: int = Field(0, ge=0, le=2**40)
+    cap_events: B64u | None = Field(None, max_length=MAX_TEXTS)
 
     def evidence(self) -> Evidence:
         """As the core takes it."""
-        return replace(AttestMember.evidence(self), ima=self.ima, ima_offset=self.ima_offset)
+        return replace(
+            AttestMember.evidence(self),
+            ima=self.ima,
+            ima_offset=self.ima_offset,
+            cap_events=self.cap_events,
+        )
 
 
 class FinishBody(Body):

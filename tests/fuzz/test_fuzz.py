@@ -37,7 +37,9 @@ def test_a_target_finds_nothing(tmp_path: Path, name: str) -> None:
 
 def test_there_is_a_target_for_whatever_strangers_send() -> None:
     """One file each; a file that is no target would fail above."""
-    assert {"evidence", "enrollment", "event_log", "ima", "jwk", "settings", "rules", "backup"} <= set(NAMES)
+    assert {"evidence", "cap", "enrollment", "event_log", "ima", "jwk", "settings", "rules", "backup"} <= set(
+        NAMES
+    )
 
 
 @pytest.mark.parametrize(

@@ -255,6 +255,76 @@ def test_pinned_key(own_server: Operator, machine: Machine, tmp_path: Path) -> N
         assert b"its public key is not the pinned one" in done.stderr
 
 
+# --- the cap's text ---------------------------------------------------------------------------------------------------
+
+CAPS = Path(__file__).parent.parent / "vectors" / "caps"
+
+
+def booted(machine: Machine, jwe: bytes, vector: str) -> dict[str, Any]:
+    """A boot that capped as *vector* says, and left in /run what that vector's machine sends."""
+    machine.reboot()
+    assert machine.decrypt(jwe).returncode == 0
+    found: dict[str, Any] = json.loads((CAPS / f"{vector}.json").read_text())
+    for event in found["texts"]:
+        machine.tpm.run("tpm2", "pcrevent", "-Q", "15", stdin=event.encode())
+    file = machine.directory / "cap-events"
+    file.unlink(missing_ok=True)
+    if found["sent"] is not None:
+        file.write_text(found["sent"])
+    machine.extra["CLEVIS_ATTEST_CAP_EVENTS"] = str(file)
+    return found
+
+
+@pytest.mark.parametrize("vector", ["attested", "thrice", "mixed", "silent", "extended-by-others"])
+def test_the_agent_hands_over_what_the_cap_says(
+    machine: Machine, server: Server, name: str, jwe: bytes, vector: str
+) -> None:
+    """A real TPM has the vector's value, and the server tells what the vector says."""
+    found = booted(machine, jwe, vector)
+    quoted = machine.tpm.run("tpm2", "pcrread", "sha256:15").stdout.decode()
+    assert found["values"]["sha256"].upper() in quoted.upper()
+    done = machine.run("clevis-attest-agent", "--once")
+    known = shown(server.operator, name)
+    assert (done.returncode == 0) == found["tells"]["explained"], done.stderr
+    assert known["disks"] == found["tells"]["opened"]
+    assert known["disks_not_told_because"] == found["tells"]["because"]
+    assert known["volumes"] == [f"{how} {uuid}" for uuid, how in sorted(found["tells"]["volumes"].items())]
+    assert machine.leftovers() == []
+
+
+def test_a_passphrase_boot_suspends_where_an_attested_root_is_required(
+    machine: Machine, server: Server, name: str, jwe: bytes
+) -> None:
+    """By the agent, and over a TCTI with a copy of the file; the list names the volume."""
+    server.operator.run("policy", "require-attested-root", name, "on")
+    server.operator.run("policy", "watch", name, "--on-failure", "suspend")
+    [uuid] = booted(machine, jwe, "attested")["tells"]["volumes"]
+    assert machine.run("clevis-attest-agent", "--once").returncode == 0
+    assert f"attested {uuid}" in server.operator.run("device", "list")
+    booted(machine, jwe, "passphrase")
+    file = machine.directory / "cap-events"
+    tcti = ("--tcti", machine.tpm.tcti, "--cap-events", str(file))
+    refused = server.operator.try_run("device", "verify", name, *tcti)
+    assert refused.returncode == 1
+    assert (
+        f"volume {uuid} was opened by a passphrase, not by attestation (root-not-attested)"
+        in refused.stdout.lower()
+    )
+    assert f"passphrase {uuid}" in server.operator.run("device", "list")
+    assert shown(server.operator, name)["suspended_by"] == "server"
+    done = machine.run("clevis-attest-agent", "--once")
+    assert (done.returncode, done.stderr) == (1, b"tang-attest: refused (root-not-attested)\n")
+    assert "root-not-attested" in server.operator.run("device", "history", name)
+
+
+def test_a_file_that_is_too_long_is_not_sent(machine: Machine, server: Server, name: str, jwe: bytes) -> None:
+    """Then the machine does not tell; an older initrd's cap goes on."""
+    booted(machine, jwe, "plain")
+    (machine.directory / "cap-events").write_bytes(b"x" * 8193)
+    assert machine.run("clevis-attest-agent", "--once").returncode == 0
+    assert shown(server.operator, name)["disks_not_told_because"] == "its cap names no volume"
+
+
 def _made(directory: Path) -> Path:
     directory.mkdir()
     return directory
