@@ -86,7 +86,8 @@ class NewEvidence:
     def digest(self) -> bytes:
         """32 bytes that tell two boots apart, except for what their logs say of PCRs that were not quoted."""
         quoted = self.snapshot
-        head = f"{quoted.selection}\n{bool(quoted.event_log)}\n{self.permitted}\n".encode()
+        # 2: graded with a look at what is not measured; evidence that was graded before is graded anew.
+        head = f"2\n{quoted.selection}\n{bool(quoted.event_log)}\n{self.permitted}\n".encode()
         return hashlib.sha256(head + b"".join(quoted.values[pcr] for pcr in quoted.selection.pcrs)).digest()
 
 
@@ -201,6 +202,12 @@ class Device(NewDevice):
     standing: Standing = Standing()
     told: Told | None = None
     learned_reset_count: int | None = None
+
+    @property
+    def unmeasured(self) -> tuple[str, ...]:
+        """What may steer its boot although nothing measures it, as far as its newest evidence says."""
+        found = (self.grade or {}).get("unmeasured")
+        return tuple(map(str, found)) if isinstance(found, list) else ()
 
     @property
     def disks(self) -> Opened:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -192,6 +193,7 @@ def learn(name: str, window: timedelta) -> None:
 
 
 def _as_json(entry: Device) -> dict[str, object]:
+    reasons: Any = entry.grade["reasons"] if entry.grade else ()
     return {
         "name": entry.name,
         "policy": entry.policy,
@@ -202,7 +204,7 @@ def _as_json(entry: Device) -> dict[str, object]:
         "ek_verified": entry.ek_verified,
         "ek_issuer": entry.ek_issuer,
         "grade": entry.grade["grade"] if entry.grade else None,
-        "grade_reasons": entry.grade["reasons"] if entry.grade else [],
+        "grade_reasons": [*reasons, *entry.unmeasured],
         "ak_name": entry.ak_name.hex(),
         "ak_scheme": f"{entry.ak_scheme} {entry.ak_hash}",
         "reset_count": entry.clock.reset_count if entry.clock else None,

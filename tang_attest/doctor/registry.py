@@ -25,6 +25,9 @@ _NAMED: Final = 20
 _ROOT_ENDS_SOON: Final = timedelta(days=90)
 
 
+_MEASURE_IT: Final = "switch Secure Boot on there; else see with 'clevis attest status' that its initrd looks before systemd does"
+
+
 class Opener(Protocol):
     """Opens what was sealed."""
 
@@ -185,6 +188,8 @@ def _device(device: Device, policy: ReferencePolicy, now: datetime) -> Iterator[
         yield warning(
             subject, f"it was refused last, {when}: {device.last_code}", ACTIONS[str(device.last_code)]
         )
+    for sentence in device.unmeasured:
+        yield warning(subject, sentence, _MEASURE_IT)
     if not device.ek_verified:
         sentence = "no certificate proves that its TPM is one"
         yield warning(subject, sentence, "enroll it again with its EK certificate, if its TPM has one")

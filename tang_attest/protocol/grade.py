@@ -11,8 +11,10 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Final
 
-from tang_attest.protocol.eventlog import Event, EventLog, EventType, describe
+from tang_attest.protocol.eventlog import Event, EventLog, EventType, describe, measured_data
+from tang_attest.protocol.eventlog.describe import split_variable
 from tang_attest.protocol.pcr import PcrValues, nothing_measured
+from tang_attest.protocol.rules import secure_boot
 
 BOOT_PCRS: Final = frozenset({*range(10), *range(11, 15)})
 """What firmware, boot loaders and the kernel's stub extend; 10 is IMA's, 15 the cap's, from 16 on nobody's."""
@@ -28,6 +30,9 @@ _FIRMWARE: Final = (
     EventType.EV_EFI_PLATFORM_FIRMWARE_BLOB,
     EventType.EV_EFI_PLATFORM_FIRMWARE_BLOB2,
 )
+
+
+SECURE_BOOT_OFF: Final = "Secure Boot is off: systemd then takes options from the EFI variable SystemdOptions, which nothing measures"
 
 
 class Level(Enum):
@@ -77,6 +82,30 @@ def grade(*, ek_verified: bool, log: EventLog | None, replayed: bool, values: Pc
         "the event log replays, and in it the firmware measures itself first (PCR 0)",
     )
     return Grade(Level.VERIFIED_CHAIN, reasons)
+
+
+def unmeasured_inputs(log: EventLog | None, bank: str, *, replayed: bool) -> tuple[str, ...]:
+    """What may steer a boot although nothing measures it, as sentences like those of a :class:`Grade`; often none.
+
+    Secure Boot off, by the bytes that *log* proves in *bank*: systemd then takes options from an EFI variable.  Silent
+    where no log came, where it does not lead to the quoted values (*replayed*), and where it has no such variable.
+
+    NOT checked, and no log can show it: that the initrd has a systemd, and that it looks for the variable first.
+    """
+    if log is None or not replayed:
+        return ()
+    measured = (
+        measured_data(event, bank) for event in log.events if event.extends and event.pcr == secure_boot.PCR
+    )
+    return (SECURE_BOOT_OFF,) if any(_says_off(data) for data in measured if data is not None) else ()
+
+
+def _says_off(data: bytes) -> bool:
+    try:
+        guid, name, value = split_variable(data)
+    except ValueError:
+        return False
+    return (guid, name) == (secure_boot.EFI_GLOBAL, "SecureBoot") and value != b"\x01"
 
 
 def _doubts_of_log(log: EventLog | None, *, replayed: bool, quoted: bool) -> list[str]:

@@ -10,7 +10,7 @@ from typing import Final
 from tang_attest.errors import Malformed, Reason, Refused
 from tang_attest.ports import Device, NewEvidence, RolloutResult, Snapshot
 from tang_attest.protocol import eventlog
-from tang_attest.protocol.grade import grade
+from tang_attest.protocol.grade import grade, unmeasured_inputs
 from tang_attest.protocol.policy import Permit, differing_pcrs, learned_now
 from tang_attest.protocol.quote import VerifiedQuote
 from tang_attest.protocol.reference_state import ReferenceState, learnable
@@ -119,7 +119,10 @@ def _news(device: Device, quoted: Snapshot, outcome: Permit | Refused) -> NewEvi
 
 
 def grade_of(quoted: Snapshot, *, ek_verified: bool) -> Mapping[str, object]:
-    """The grade of what was quoted, as :meth:`~tang_attest.protocol.grade.Grade.as_json` has it."""
+    """The grade of what was quoted, as :meth:`~tang_attest.protocol.grade.Grade.as_json` has it.
+
+    With ``unmeasured``, a list of sentences, where something may steer the boot that nothing measures.
+    """
     log, replayed = None, False
     if quoted.event_log:
         try:
@@ -127,7 +130,9 @@ def grade_of(quoted: Snapshot, *, ek_verified: bool) -> Mapping[str, object]:
             replayed = not _contradictions(log, quoted)
         except Malformed:
             log = None
-    return grade(ek_verified=ek_verified, log=log, replayed=replayed, values=quoted.values).as_json()
+    found = grade(ek_verified=ek_verified, log=log, replayed=replayed, values=quoted.values).as_json()
+    inputs = unmeasured_inputs(log, quoted.selection.bank, replayed=replayed)
+    return {**found, "unmeasured": list(inputs)} if inputs else found
 
 
 def _contradictions(log: eventlog.EventLog, quoted: Snapshot) -> tuple[eventlog.Mismatch, ...]:

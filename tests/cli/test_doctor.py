@@ -288,6 +288,19 @@ async def test_ek_roots_end(server: Server) -> None:
     assert about(findings, "ek-root vendor")[0][1].startswith("it has expired on ")
 
 
+@pytest.mark.parametrize(("vector", "listed"), [("ovmf", True), ("secure-boot", False)])
+async def test_machines_that_boot_with_secure_boot_off(server: Server, vector: str, listed: bool) -> None:
+    """systemd then obeys an EFI variable that nothing measures; what helps is said."""
+    attester = Attester()
+    attester.boot(vector)
+    await server.enroll(attester)
+    findings = await records(server)
+    said = [
+        sentence for level, sentence in about(findings, "device pi-b") if "Secure Boot is off" in sentence
+    ]
+    assert bool(said) == listed
+
+
 async def test_devices_that_need_somebody(server: Server) -> None:
     """Never seen, refused last, suspended, with a policy that permits nothing, with an approval that is over."""
     attester = Attester()

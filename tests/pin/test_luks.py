@@ -140,3 +140,43 @@ def test_status_says_against_what_the_root_was_checked(machine: Machine, checked
     seen = json.loads(machine.run("clevis", "attest", "status", "--json").stdout)
     assert seen["root"] == (checked or None)
     assert said in machine.run("clevis", "attest", "status").stdout.decode()
+
+
+def boot_of(machine: Machine, *, secure: int | None, environ: bytes = b"HOME=/\0", found: str = "") -> None:
+    """An EFI machine (``None``: none) with Secure Boot on or off, the environment of PID 1, and what /init found."""
+    (machine.directory / "run").mkdir(exist_ok=True)
+    if found:
+        (machine.directory / "run/unmeasured").write_text(found)
+    efi, pid1 = machine.directory / "efi", machine.directory / "environ"
+    pid1.write_bytes(environ)
+    if secure is not None:
+        (efi / "efivars").mkdir(parents=True)
+        name = "SecureBoot-8be4df61-93ca-11d2-aa0d-00e098032b8c"
+        (efi / "efivars" / name).write_bytes(b"\6\0\0\0" + bytes([secure]))
+    machine.extra |= {"CLEVIS_ATTEST_EFI": str(efi), "CLEVIS_ATTEST_PID1": str(pid1)}
+
+
+@pytest.mark.parametrize(
+    ("boot", "word", "said"),
+    [
+        ({"secure": None}, "no-efi", "no EFI variable can steer this boot"),
+        ({"secure": 1}, "secure-boot", "Secure Boot is on"),
+        ({"secure": 0}, "not-looked", "Secure Boot is off, and nothing is known to have looked"),
+        ({"secure": 0, "environ": b"A=1\0SYSTEMD_EFI_OPTIONS=\0"}, "looked", "the initrd looked for"),
+        (
+            {"secure": 0, "environ": b"SYSTEMD_EFI_OPTIONS=debug\0"},
+            "not-looked",
+            "nothing is known to have looked",
+        ),
+        ({"secure": 0, "found": "SystemdOptions\nSMBIOS\n"}, "found", "SystemdOptions SMBIOS"),
+    ],
+)
+def test_status_says_whether_something_unmeasured_could_steer_the_boot(
+    machine: Machine, boot: dict[str, Any], word: str, said: str
+) -> None:
+    """By Secure Boot, by what our /init left to PID 1, and by what it found; only a finding needs attention."""
+    boot_of(machine, **boot)
+    seen = json.loads(machine.run("clevis", "attest", "status", "--json").stdout)
+    assert seen["unmeasured_inputs"] == word
+    assert any("nobody measured" in warning for warning in seen["warnings"]) == (word == "found")
+    assert said in machine.run("clevis", "attest", "status").stdout.decode()

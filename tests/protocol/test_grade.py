@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from uuid import UUID
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tang_attest.protocol.eventlog import EventLog, parse
-from tang_attest.protocol.grade import Grade, Level, grade
+from tang_attest.protocol.grade import SECURE_BOOT_OFF, Grade, Level, grade, unmeasured_inputs
 from tests.protocol import eventlog_writer as w
 from tests.protocol.eventlog_writer import Measurement
 
@@ -111,3 +113,51 @@ def test_never_better_than_proven(
         assert sent is OVMF
         assert replayed
         assert 0 in quoted
+
+
+# --- what nothing measures --------------------------------------------------------------------------------------------
+
+GLOBAL = UUID("8be4df61-93ca-11d2-aa0d-00e098032b8c")
+
+
+def variable(name: str, value: bytes, guid: UUID = GLOBAL) -> bytes:
+    """UEFI_VARIABLE_DATA."""
+    encoded = name.encode("utf-16-le")
+    sizes = len(name).to_bytes(8, "little") + len(value).to_bytes(8, "little")
+    return guid.bytes_le + sizes + encoded + value
+
+
+def configured(data: bytes, pcr: int = 7, content: bytes | None = None) -> EventLog:
+    """A log with one variable; *content* is what is shown, if that is not what was measured."""
+    return log(Measurement(pcr, 0x80000001, data if content is None else content, data))
+
+
+@pytest.mark.parametrize(
+    ("vector", "off"), [("ovmf", True), ("uki", True), ("kernel-changed", True), ("secure-boot", False)]
+)
+def test_secure_boot_off_is_said_of_real_boots(vector: str, off: bool) -> None:
+    """With it off, systemd obeys an EFI variable that is in no PCR."""
+    found = parse((w.VECTORS / f"{vector}.bin").read_bytes())
+    assert unmeasured_inputs(found, "sha256", replayed=True) == ((SECURE_BOOT_OFF,) if off else ())
+
+
+@pytest.mark.parametrize(
+    ("sent", "off"),
+    [
+        (configured(variable("SecureBoot", b"\0")), True),
+        (configured(variable("SecureBoot", b"")), True),
+        (configured(variable("SecureBoot", b"\2")), True),
+        (configured(variable("SecureBoot", b"\1")), False),
+        (configured(variable("SecureBoot", b"\0", UUID(int=1))), False),
+        (configured(variable("SetupMode", b"\0")), False),
+        (configured(variable("SecureBoot", b"\0"), pcr=1), False),
+        (configured(variable("SecureBoot", b"\1"), content=variable("SecureBoot", b"\0")), False),
+        (configured(b"no variable"), False),
+        (log(BLOB), False),
+        (None, False),
+    ],
+)
+def test_secure_boot_off_is_what_was_measured(sent: EventLog | None, off: bool) -> None:
+    """Only the bytes that hash to the event's digest, of that variable, in that PCR; a log that does not replay says nothing."""
+    assert bool(unmeasured_inputs(sent, "sha256", replayed=True)) == off
+    assert unmeasured_inputs(sent, "sha256", replayed=False) == ()

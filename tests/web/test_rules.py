@@ -9,6 +9,7 @@ import pytest
 
 from tang_attest.errors import Conflict, Malformed
 from tang_attest.protocol import eventlog
+from tang_attest.protocol.grade import SECURE_BOOT_OFF
 from tang_attest.protocol.pcr import Selection
 from tang_attest.service.caller import Author
 from tang_attest.service.explanation import Explanations
@@ -173,6 +174,17 @@ async def test_the_grade_is_kept_with_the_evidence(server: Server, attester: Att
     assert grade is not None
     assert grade["grade"] == "self-measured"
     assert grade["reasons"] == ["the EK's certificate is not verified"]
+    assert grade["unmeasured"] == [SECURE_BOOT_OFF]
+
+
+async def test_under_secure_boot_nothing_is_said_to_be_unmeasured(server: Server, attester: Attester) -> None:
+    """Then systemd ignores the variable."""
+    attester.boot("secure-boot")
+    await server.enroll(attester, selection=Selection.parse("sha256:0,4,7,9,15"))
+    device = await server.store.get_device("pi-b")
+    assert device.grade is not None
+    assert "unmeasured" not in device.grade
+    assert device.unmeasured == ()
 
 
 async def test_a_log_is_compared_beside_the_event_loop(
