@@ -8,7 +8,6 @@ in
 {
   options = {
     boot.initrd.network.postCommands = option types.lines "";
-    boot.kernelParams = option (types.listOf types.str) [ ];
     boot.loader.systemd-boot.enable = bool;
     boot.loader.timeout = option (types.nullOr types.int) 5;
     networking.primaryIPAddress = option types.str "192.168.1.1";

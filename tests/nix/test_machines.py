@@ -64,7 +64,10 @@ def test_the_machines_evaluate(nix: Nix, scenario: str, name: str) -> None:
         "failed": [],
         "systemd": scenario == "boots-systemd" and name != "server",
         "attest": bool(specialisation),
-        "params": [f"{name}=1"] if name in ("updated", "announced") else [],
+        "params": [
+            *([f"{name}=1"] if name in ("updated", "announced") else []),
+            *(["nohibernate"] if specialisation else []),
+        ],
         "server": name == "server",
     }
 
