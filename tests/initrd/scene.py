@@ -13,9 +13,15 @@ import subprocess
 from pathlib import Path
 from typing import Final
 
+import pytest
+
 from tests.boot.cache import ROOT
 
 SHELLS: Final = {"dash": ["dash"], "bash": ["bash", "--posix"], "busybox": ["busybox", "sh"]}
+#: For ``parametrize``: the shell of most images at each `make check`, the others with every test.
+EVERY_SHELL: Final = [
+    pytest.param(name, marks=[] if name == "busybox" else [pytest.mark.slow]) for name in SHELLS
+]
 SCRIPTS: Final = ("cap", "close", "mark", "root-check", "volumes")
 
 UUID: Final = "0f6e5a3c-0000-4000-8000-000000000001"

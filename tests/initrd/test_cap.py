@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.initrd.scene import OTHER, SHELLS, UUID, Scene
+from tests.initrd.scene import EVERY_SHELL, OTHER, UUID, Scene
 from tests.swtpm import Swtpm
 
 PLAIN = "tang-attest/v1 cap\n"
 
-pytestmark = pytest.mark.parametrize("shell", SHELLS)
+pytestmark = pytest.mark.parametrize("shell", EVERY_SHELL)
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ import pytest
 from tests.boot import disk
 from tests.boot.cache import ROOT
 from tests.initrd import header
-from tests.initrd.scene import OTHER, SHELLS, UUID, Scene
+from tests.initrd.scene import EVERY_SHELL, OTHER, UUID, Scene
 
 #: The key of the slot that clevis made, without a newline at its end; and what the stub of the pin gives.
 KEY = "Sy7dF3kq-0aA"
@@ -199,7 +199,7 @@ def test_the_key_is_on_no_command_line_and_in_no_file(machine: Machine) -> None:
     assert not [path for path in files if KEY.encode() in path.read_bytes()]
 
 
-@pytest.mark.parametrize("shell", SHELLS)
+@pytest.mark.parametrize("shell", EVERY_SHELL)
 def test_a_mark_wants_a_slot_that_opens(machine: Machine, shell: str) -> None:
     """In each shell; a passphrase's slot is another one."""
     image = machine.volume("vda", "254:16", jwe_of("root"))

@@ -9,9 +9,9 @@ from typing import Final
 import pytest
 
 from tests.boot.cache import ROOT
-from tests.initrd.scene import SHELLS, Scene
+from tests.initrd.scene import EVERY_SHELL, Scene
 
-pytestmark = pytest.mark.parametrize("shell", SHELLS)
+pytestmark = pytest.mark.parametrize("shell", EVERY_SHELL)
 
 SYSTEMD: Final = "8cf2644b-4b0b-428f-9387-6d876050dc67"
 GLOBAL: Final = "8be4df61-93ca-11d2-aa0d-00e098032b8c"

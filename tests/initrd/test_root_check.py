@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 
 from tests.boot import disk
-from tests.initrd.scene import OTHER, SHELLS, UUID, Scene
+from tests.initrd.scene import EVERY_SHELL, OTHER, UUID, Scene
 
 CHECK = "clevis-attest-root-check"
 KNOWN = f"{UUID} aes-xts-plain64 512 4096 -"
 
-pytestmark = pytest.mark.parametrize("shell", SHELLS)
+pytestmark = pytest.mark.parametrize("shell", EVERY_SHELL)
 
 
 @pytest.fixture
