@@ -9,6 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from tang_attest.ports import Reach
+from tang_attest.programs import tpm2
+from tang_attest.protocol.pcr import Selection
 from tests.cli.transcript import environment, run
 from tests.swtpm import Swtpm
 
@@ -228,9 +231,12 @@ def test_conditions_of_a_policy(vms: tuple[Swtpm, Swtpm]) -> None:
     assert run(*watch, "--every", "5s", "--on-failure", "suspend", "--on-failure", "hook:page")[2] == 0
     assert run("policy", "require-approval", "vm1", "on")[2] == 0
     assert run("policy", "refuse-stale", "vm1", "--after", "30d")[2] == 0
+    assert run("policy", "require-attested-root", "vm1", "on")[2] == 0
+    assert "only if attestation opened their disks" in run("policy", "show", "vm1")[0]
     shown = json.loads(run("policy", "show", "vm1", "--json")[0])["conditions"]
     assert (shown["watch"]["interval_s"], shown["watch"]["on_refused"]) == (5, ["suspend", "hook:page"])
     assert (shown["approval"], shown["stale_after_s"]) == (True, 30 * 86400)
+    assert shown["attested_root"] is True
     assert "verified every 5 s" in run("policy", "show", "vm1")[0]
     for wrong in (("--on-failure", "hook:../sh"), ("--every", "30d"), ("--on-unreachable", "reboot")):
         out, err, code = run(*watch, *wrong)
@@ -240,8 +246,10 @@ def test_conditions_of_a_policy(vms: tuple[Swtpm, Swtpm]) -> None:
     assert run(*watch, "--off")[2] == 0
     assert run("policy", "require-approval", "vm1", "off")[2] == 0
     assert run("policy", "refuse-stale", "vm1", "--off")[2] == 0
+    assert run("policy", "require-attested-root", "vm1", "off")[2] == 0
     shown = json.loads(run("policy", "show", "vm1", "--json")[0])["conditions"]
     assert (shown["watch"], shown["approval"], shown["stale_after_s"]) == (None, False, None)
+    assert shown["attested_root"] is False
     assert "(not-found)" in run("policy", "watch", "vm9")[1]
 
 
@@ -263,3 +271,32 @@ def test_without_the_tools(vms: tuple[Swtpm, Swtpm], monkeypatch: pytest.MonkeyP
     out, err, code = run("device", "verify", "vm1")
     assert (out, code) == ("", 1)
     assert "(program-missing)" in err
+
+
+@pytest.mark.parametrize(
+    ("tcti", "size", "sent"),
+    [
+        ("device:/dev/tpmrm0", 67, True),
+        ("tabrmd", 67, True),
+        ("device:/dev/tpmrm0", 8193, False),
+        ("device:/dev/tpmrm0", None, False),
+        ("swtpm:host=127.0.0.1,port=2321", 67, False),
+    ],
+)
+async def test_the_caps_text_of_this_machine_goes_with_its_own_tpm_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tcti: str, size: int | None, sent: bool
+) -> None:
+    """Not with that of a virtual machine, and not where it is more than is read; a text that is named goes with any."""
+    file = tmp_path / "cap-events"
+    if size is not None:
+        file.write_bytes(b"x" * size)
+    monkeypatch.setattr(tpm2, "CAP_EVENTS", file)
+
+    async def made(self: tpm2.Tpm2Tools, command: list[str], *_: object) -> None:
+        for option in ("-m", "-s", "-o"):
+            Path(command[command.index(option) + 1]).write_bytes(b"")  # noqa: ASYNC240 - a test's own few bytes
+
+    monkeypatch.setattr(tpm2.Tpm2Tools, "_run", made)
+    asked = (Reach(tcti, "0x81010002"), Selection.parse("sha256:15"), bytes(32), "nonce")
+    assert (await tpm2.Tpm2Tools().quote(*asked)).cap_events == (b"x" * 67 if sent else None)
+    assert (await tpm2.Tpm2Tools(cap_events=b"named").quote(*asked)).cap_events == b"named"

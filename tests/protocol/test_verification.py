@@ -124,6 +124,9 @@ def test_conditions_travel_as_json() -> None:
     for conditions in (Conditions(), Conditions(watch=watch, approval=True, stale_after_s=7)):
         assert Conditions.from_json(conditions.as_json()) == conditions
     assert Conditions.from_json(None) == Conditions()
+    assert Conditions.from_json(Conditions(attested_root=True).as_json()).attested_root
+    before = {name: value for name, value in Conditions().as_json().items() if name != "attested_root"}
+    assert Conditions.from_json(before) == Conditions()  # what an older version wrote
 
 
 @pytest.mark.parametrize(
