@@ -408,6 +408,8 @@ class Decision:
     state that permitted it; ``observation`` a refused quote; ``learned`` the state that an armed learning use made;
     ``evidence`` what was quoted, when it is not what the store has of this device already; ``rollout`` what this says
     about the rollout of its policy, when it says something new; ``basis`` what a permit was given by.
+    ``replay_in_full`` is false when so many refusals about the key were written that a further use of a nonce is only
+    counted, by whoever made this.
     """
 
     device_id: int
@@ -422,6 +424,7 @@ class Decision:
     rollout: RolloutResult | None = None
     behind_ms: int = 0
     basis: Basis | None = None
+    replay_in_full: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

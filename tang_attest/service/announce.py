@@ -114,12 +114,12 @@ class Announce:
             clock=quote.clock,
             behind_ms=fresh.behind_ms,
             audit=entry,
+            replay_in_full=self._refusals.has_room(bound.key.kid),
         )
         try:
             await self._store.decide(decision)
         except (Conflict, NotFound) as lost:
-            if lost.code != "nonce-used":  # that one the store writes itself
-                await self._refusals.note(replace(entry, verdict="refused", code=lost.code))
+            await self._refusals.note_lost(replace(entry, verdict="refused", code=lost.code), decision)
             raise
 
     async def _add(self, bound: DeviceKey, state: ReferenceState, entry: AuditEntry) -> ReferenceState:

@@ -161,13 +161,14 @@ class Unlock:
             evidence=verdict.news,
             rollout=verdict.rollout,
             basis=bound.basis,
+            replay_in_full=self._refusals.has_room(bound.key.kid),
         )
         try:
             await self._store.decide(decision)
         except (Conflict, NotFound) as lost:
-            # The store writes the second use of a nonce itself, in the transaction that notices it.
-            if lost.code not in ("nonce-used", "policy-changed"):
-                await self._refusals.note(replace(entry, code=lost.code, details=describe_refusal(lost)))
+            if lost.code != "policy-changed":
+                lost_entry = replace(entry, code=lost.code, details=describe_refusal(lost))
+                await self._refusals.note_lost(lost_entry, decision)
             raise
 
     def _verify(

@@ -86,7 +86,8 @@ class _Batch:
             self._entries.append(item)
             return None
         if item.nonce_digest in self._used:
-            self._entries.append(replace(item.audit, verdict="refused", code="nonce-used"))
+            if item.replay_in_full:
+                self._entries.append(replace(item.audit, verdict="refused", code="nonce-used"))
             return Conflict("nonce-used", "The nonce was used before.")
         if isinstance(foreign := self._rows.get(item.device_id), Tampered):
             return foreign

@@ -17,7 +17,7 @@ from tang_attest.web.limits import Limits
 from tests.attester import Attester, members
 from tests.cli.serving import program, request, serving
 from tests.fakes import FakeClock
-from tests.server import Server, new_x
+from tests.server import Server, evidence, new_x
 
 NO_RATES = Limits(address_rate=0, device_rate=0)
 
@@ -103,6 +103,35 @@ async def test_a_new_minute_begins_with_full_entries(
         await refusals.flush()
 
 
+@pytest.mark.parametrize("every_s", [1, 7, 61, 600, 3600])
+@pytest.mark.parametrize("kid", ["kid", None])
+async def test_a_day_of_noise_is_a_hundred_entries(
+    refusals: Refusals, record: Record, clock: FakeClock, every_s: int, kid: str | None
+) -> None:
+    """Whatever the pace: the record cannot be shortened, so it does not grow with what strangers send."""
+    for _ in range(86_400 // every_s):
+        clock.advance(seconds=every_s)
+        await refusals.note(refused(clock, kid))
+        await refusals.flush()
+    await refusals.flush(everything=True)
+    assert len(record.entries) < 100
+    counted: Any = [entry.details.get("left_out", 1) for entry in record.entries]
+    assert sum(counted) == 86_400 // every_s
+
+
+async def test_after_a_calm_it_begins_anew(refusals: Refusals, record: Record, clock: FakeClock) -> None:
+    """The next incident is written in full again."""
+    for _ in range(100):
+        clock.advance(seconds=60)
+        await refusals.note(refused(clock))
+    clock.advance(hours=8)
+    await refusals.flush()
+    record.entries.clear()
+    for _ in range(FULL_OF_KEY):
+        await refusals.note(refused(clock))
+    assert len(record.entries) == FULL_OF_KEY
+
+
 async def test_keys_do_not_hide_each_other(refusals: Refusals, record: Record, clock: FakeClock) -> None:
     """Noise about one key takes nothing from what is written about another."""
     for _ in range(200):
@@ -168,6 +197,24 @@ async def test_bogus_evidence_and_replays(tmp_path: Path) -> None:
         await server.refusals.flush(everything=True)
         assert (await audited(server))[-1] == ("unlock", "refused", "too-many-requests")
         assert (await server.store.list_audit(limit=1))[0][1].details["left_out"] == 50
+
+
+async def test_replays_are_counted_too(tmp_path: Path) -> None:
+    """Whoever recorded an unlock and sends it again and again: as many rows as of any other refusal."""
+    async with Server(tmp_path / "state", limits=NO_RATES) as server:
+        attester = Attester()
+        kid = await server.enroll(attester)
+        x = dict(members(new_x()))
+        recorded = x | {"attest": evidence(attester, kid, x, await server.challenge(kid))}
+        assert (await server.post(f"/rec/{kid}", recorded)).status == 200
+        before = len(await audited(server))
+        for _ in range(40):
+            answer = await server.post(f"/rec/{kid}", recorded)
+            assert (answer.status, answer.code) == (403, "nonce-used")
+        assert (await audited(server))[before:] == [("unlock", "refused", "nonce-used")] * FULL_OF_KEY
+        await server.refusals.flush(everything=True)
+        summary = (await server.store.list_audit(limit=1))[0][1]
+        assert summary.details["codes"] == {"nonce-used": 30}
 
 
 async def test_strangers_who_enroll(tmp_path: Path) -> None:
