@@ -88,14 +88,15 @@ def test_dracut_a_masked_cap_means_no_root(world: World) -> None:
 
 def test_dracut_a_tpm_that_does_not_take_the_cap_means_no_boot(world: World) -> None:
     """Its wire is cut after the quotes: what attestation opened is closed, the console says why, and there is no shell."""
-    machine = replace(world.machine, network=world.network)
-    with world.site, machine.boot_with_interposer() as (console, interposer):
-        console.wait_for("tang-attest: root is closed")
-        console.wait_for("tang-attest: no boot: the TPM did not take the cap")
-        console.wait_for("tang-attest: no shell: the TPM did not take the cap")
-        with pytest.raises(NotSeen):
-            console.wait_for(r"emergency mode|maintenance|first-init|# ", timeout=10)
-        assert interposer.refused > 0
+    with world.site:
+        machine = replace(world.machine, network=world.network)
+        with machine.boot_with_interposer() as (console, interposer):
+            console.wait_for("tang-attest: root is closed")
+            console.wait_for("tang-attest: no boot: the TPM did not take the cap")
+            console.wait_for("tang-attest: no shell: the TPM did not take the cap")
+            with pytest.raises(NotSeen):
+                console.wait_for(r"emergency mode|maintenance|first-init|# ", timeout=10)
+            assert interposer.refused > 0
 
 
 def test_dracut_a_foreign_file_system_with_the_roots_uuid_does_not_become_the_root(

@@ -138,3 +138,17 @@ def test_nothing_is_resumed(units: Path, unit: str) -> None:
     assert starts[0] == "ExecStart="
     assert len(starts) == 2
     assert starts[1].endswith("/clevis-attest-no-resume")
+
+
+def test_a_root_that_was_refused_and_unmounted_does_not_count_as_one_to_come(units: Path) -> None:
+    """The target asserts what the check wrote; only a check that found nothing mounted writes that there is more to come."""
+    text = (units / "initrd-root-fs.target.d/41-clevis-attest-root.conf").read_text()
+    asserted = [line for line in text.splitlines() if line.startswith("Assert")]
+    run = "/run/clevis-attest"
+    assert asserted == [f"AssertPathExists=|{run}/root-checked", f"AssertPathExists=|{run}/root-later"]
+
+
+@pytest.mark.parametrize("name", ["cap", "root"])
+def test_a_failure_of_ours_ends_in_the_emergency(units: Path, name: str) -> None:
+    """At once, whatever else is wanted and not required."""
+    assert "OnFailure=emergency.target\n" in (units / f"clevis-attest-{name}.service").read_text()

@@ -93,7 +93,7 @@ attest_install_programs() {
     pin=$(command -v clevis-decrypt-attest) || attest_die 'the program clevis-decrypt-attest is missing'
     [[ -r ${pin%/*}/clevis-attest-functions ]] || attest_die "${pin%/*}/clevis-attest-functions is missing"
     for file in clevis-attest-cap clevis-attest-close clevis-attest-mark clevis-attest-root-check clevis-attest-volumes clevis-attest-opened \
-        clevis-attest-before-shell clevis-attest-no-resume clevis-attest-wait-network; do
+        clevis-attest-mounted clevis-attest-before-shell clevis-attest-no-resume clevis-attest-wait-network; do
         [[ -x $attest_ours/$file ]] || attest_die "$attest_ours/$file is missing"
         inst_simple "$attest_ours/$file" || attest_die "cannot copy $attest_ours/$file"
     done
@@ -155,6 +155,10 @@ attest_command_lines() {
     for file in /proc/cmdline /etc/kernel/cmdline /etc/cmdline /etc/cmdline.d/*.conf; do
         [[ -r $file ]] || continue
         printf '%s:%s\n' "$file" "$(tr '\n' ' ' <"$file")"
+    done
+    for file in /boot/loader/entries/*.conf /efi/loader/entries/*.conf /boot/efi/loader/entries/*.conf; do
+        [[ -r $file ]] || continue
+        printf '%s:%s\n' "$file" "$(sed -n 's/^options[[:space:]]*//p' "$file" | tr '\n' ' ')"
     done
     [[ -r /etc/default/grub ]] || return 0
     sed -n "s,^GRUB_CMDLINE_LINUX[A-Z_]*=[\"']\{0\,1\}\([^\"']*\).*,/etc/default/grub:\1," /etc/default/grub
