@@ -94,7 +94,7 @@ _OPTION: Final = "tang_attest_rows"
 _REMEMBERED: Final = 100_000
 #: Rows of these tables are remembered, so many of them in all; others are long, or read once.
 _KEPT: Final = frozenset({"policy", "reference_state", "device", "sealed_key", "rollout"})
-_KNOWN: Final = 2048
+_KNOWN: Final = 1024
 #: A version that no row reaches: that of one that was removed.
 REMOVED: Final = 1 << 62
 

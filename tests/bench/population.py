@@ -14,8 +14,9 @@ from typing import Any, Final
 
 import sqlalchemy as sa
 
+from tang_attest.keys.secret import load_secret
 from tang_attest.protocol.base64url import b64u
-from tang_attest.store import tables
+from tang_attest.store import authentic, tables
 from tests.bench.servers import PROGRAM
 
 _CHUNK: Final = 2000
@@ -30,9 +31,10 @@ def grow(state: Path, devices: int) -> None:
         key = connection.execute(sa.select(tables.sealed_key).where(mine)).mappings().one()
         there = connection.scalar(sa.select(sa.func.count()).select_from(tables.device)) or 0
         numbers = iter(range(device["id"] + there, device["id"] + devices))
+        seals = authentic.Authenticity(load_secret(state).derive(authentic.KEY_LABEL))
         while copies := [_copy(device, key, number) for number in islice(numbers, _CHUNK)]:
-            connection.execute(tables.device.insert(), [copy for copy, _ in copies])
-            connection.execute(tables.sealed_key.insert(), [copied for _, copied in copies])
+            for table, own in ((tables.device, 0), (tables.sealed_key, 1)):
+                connection.execute(table.insert(), [_sealed(seals, table, copy[own]) for copy in copies])
     engine.dispose()
 
 
@@ -45,6 +47,13 @@ def _copy(device: sa.RowMapping, key: sa.RowMapping, number: int) -> tuple[dict[
         "ek_spki": os.urandom(len(device["ek_spki"])),
     }
     return {**device, **own}, {**key, "kid": b64u(os.urandom(32)), "device_id": number}
+
+
+def _sealed(seals: authentic.Authenticity, table: sa.Table, row: dict[str, Any]) -> dict[str, Any]:
+    """*row* with a seal of its own, as if the server had written it."""
+    form = authentic.form(table)
+    raw = {name: form.encode(name, row[name]) for name in form.names}
+    return {**row, authentic.SEAL: authentic.made_again(seals, form, raw, None)}
 
 
 def copy_to(state: Path, database: str) -> None:

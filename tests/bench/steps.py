@@ -9,7 +9,7 @@ import asyncio
 import time
 from collections.abc import Callable, Mapping
 from statistics import median
-from typing import Final
+from typing import Final, cast
 
 from cryptography.hazmat.primitives.asymmetric import ec
 
@@ -21,6 +21,7 @@ from tang_attest.protocol.challenge import unlock_digest
 from tang_attest.protocol.enrollment import EnrolledDevice
 from tang_attest.protocol.points import Point, parse_point
 from tang_attest.protocol.quote import verify_quote
+from tang_attest.store import SqlStore, authentic, tables
 from tang_attest.web.wire import AttestMember, parse_json, validate
 from tests.bench import servers
 from tests.bench.attester import SELECTION, Blinded, Machine
@@ -48,6 +49,9 @@ async def _measure(state: State, machine: Machine) -> dict[str, float]:
     signature = tpm.parse_signature(evidence.signature)
     private, peer = ec.generate_private_key(ec.SECP521R1()), machine.server
     found = await _time_find(state, machine.kid)
+    store = cast(SqlStore, state.store)
+    row = await store._database.read(lambda connection: authentic.load(connection, tables.device)[0])
+    form, seals = authentic.form(tables.device), store._authenticity
     return {
         "one raw P-521 ECDH": _time(lambda: private.exchange(ec.ECDH(), peer)),
         "... with a point that is read for it": _time(
@@ -62,6 +66,9 @@ async def _measure(state: State, machine: Machine) -> dict[str, float]:
         "reading the body": _time(lambda: validate(AttestMember, parse_json(body)["attest"]).evidence()),
         "reading X, and its thumbprint": _time(lambda: _thumbprint(jwk)),
         "finding key, device and policy, alone": found,
+        "... the seal of the device's row": _time(
+            lambda: seals.digest(form, row.serial, row.version, row.raw)
+        ),
     }
 
 
