@@ -37,6 +37,7 @@ class LazyGroup(click.Group):
         "policy": "tang_attest.cli.policy:policy",
         "restore": "tang_attest.cli.backup:restore",
         "serve": "tang_attest.cli.serve:serve",
+        "tangd": "tang_attest.cli.tangd:tangd",
         "token": "tang_attest.cli.token:token",
     }
 

@@ -262,6 +262,36 @@ class LimitedSite(web.BaseSite):
         await super().stop()
 
 
+class _Single(Connection):
+    """The only connection of a process; ``lost`` tells of its end."""
+
+    __slots__ = ("lost",)
+
+    lost: asyncio.Event
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """Tell of the end."""
+        super().connection_lost(exc)
+        self.lost.set()
+
+
+async def answer_single(
+    runner: web.BaseRunner, connection: socket.socket, limiter: Limiter, options: Mapping[str, Any]
+) -> None:
+    """Answer on *connection*, in the clear, until one side ends it."""
+    server, loop, lost = runner.server, asyncio.get_running_loop(), asyncio.Event()
+    if server is None:
+        raise RuntimeError("the runner was not set up")
+
+    def make(held: Held) -> Connection:
+        single = _Single(server, limiter, held, options, loop)
+        single.lost = lost
+        return single
+
+    await loop.connect_accepted_socket(lambda: _Gate(make, limiter), connection)
+    await lost.wait()
+
+
 class _Gate(asyncio.Protocol):
     """Where a connection in the clear begins: it is counted, and handed on, or told that there is no room."""
 

@@ -13,7 +13,7 @@ from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
 from tang_attest.web.app import MAX_LINE
-from tang_attest.web.connections import LimitedSite, connection_of
+from tang_attest.web.connections import LimitedSite, answer_single, connection_of
 from tang_attest.web.limits import Limiter, Limits
 
 #: Seconds that a request under way has to end once the server was told to.
@@ -55,13 +55,7 @@ async def run(
     limiter: Limiter,
 ) -> None:
     """Answer on *sockets*, which listen, until *stop*; *listening* hears when requests are answered."""
-    under_way = _UnderWay()
-    app.middlewares.append(under_way.count)
-    options = handling(limiter.limits)
-    runner = web.AppRunner(app, shutdown_timeout=_PATIENCE_S, **options)
-    await runner.setup()
-    sweep = asyncio.create_task(_sweep(limiter))
-    try:
+    async with _running(app, limiter) as (runner, options, under_way):
         sites = [LimitedSite(runner, listener, tls, limiter, options) for listener in sockets]
         for site in sites:
             await site.start()
@@ -70,6 +64,27 @@ async def run(
         for site in sites:
             await site.stop()
         await under_way.wait(_PATIENCE_S)
+
+
+async def answer_one(app: web.Application, connection: socket.socket, limiter: Limiter) -> None:
+    """Answer on *connection*, which is there already, until one side ends it."""
+    async with _running(app, limiter) as (runner, options, _):
+        await answer_single(runner, connection, limiter, options)
+
+
+@asynccontextmanager
+async def _running(
+    app: web.Application, limiter: Limiter
+) -> AsyncIterator[tuple[web.AppRunner, dict[str, Any], _UnderWay]]:
+    """Yield a runner of *app*, its options, and what counts the requests under way."""
+    under_way = _UnderWay()
+    app.middlewares.append(under_way.count)
+    options = handling(limiter.limits)
+    runner = web.AppRunner(app, shutdown_timeout=_PATIENCE_S, **options)
+    await runner.setup()
+    sweep = asyncio.create_task(_sweep(limiter))
+    try:
+        yield runner, options, under_way
     finally:
         sweep.cancel()
         await runner.cleanup()

@@ -210,7 +210,7 @@ def test_the_service_gets_the_tpm_it_is_told_to_use(nix: Nix) -> None:
 
 
 def test_the_unit_is_hardened_as_debians(nix: Nix, tmp_path: Path) -> None:
-    """The unit is the one in packaging/, byte for byte, and the drop-in only says what to start."""
+    """The unit is the one in packaging/, byte for byte, and the drop-in only says what to start, and how large."""
     directory = effective_units(nix, tmp_path, "")
     packaged = (ROOT / "packaging/systemd/tang-attest.service").read_text()
     assert (directory / "tang-attest.service").read_text() == packaged
@@ -218,7 +218,7 @@ def test_the_unit_is_hardened_as_debians(nix: Nix, tmp_path: Path) -> None:
     added = re.findall(
         r"^(\w+)=", (directory / "tang-attest.service.d/overrides.conf").read_text(), re.MULTILINE
     )
-    assert set(added) == {"ExecReload", "ExecStart"}
+    assert set(added) == {"ExecReload", "ExecStart", "MemoryMax", "TasksMax"}
 
 
 def test_tls_files_come_by_credentials(nix: Nix, tmp_path: Path) -> None:
