@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 NONCE = "n" * 32
 SELECTION = "sha256:0,2,4,7"
@@ -98,13 +98,14 @@ class OddServer:
 
     url: str = ""
     says: Callable[[bool], bytes] = lambda _: b""
+    gets: bytes = field(default_factory=lambda: answer(503, b"", "text/html"))
 
     def serve(self, connection: socket.socket, _stop: threading.Event) -> None:
         """Answer one request."""
         with connection, contextlib.suppress(OSError):
             head, body = _read(connection)
             posted = head.startswith(b"POST")
-            connection.sendall(self.says(b'"attest"' in body) if posted else answer(503, b"", "text/html"))
+            connection.sendall(self.says(b'"attest"' in body) if posted else self.gets)
 
 
 @contextmanager

@@ -187,6 +187,24 @@ def test_ours_that_is_busy_leads_on(pair: Pair, status: int) -> None:
     assert f"it answered {status} (unavailable)" in pair.machine.decrypt(pair.alone).stderr.decode()
 
 
+@pytest.mark.parametrize(
+    "kind",
+    ["portal", "portal-403", "health", "found", "gateway-404-code", "gateway-403-code", "gateway-502", "huge",
+     "truncated", "empty-reply", "empty-200", "empty-204", "not-http", "problem-of-others-all", "nuls"],
+)  # fmt: skip
+def test_binding_goes_on_to_the_next_server_too(pair: Pair, server: Server, kind: str) -> None:
+    """What is no advertisement is passed over; alone, the address is named."""
+    pair.odd.gets = ODD[kind]
+    try:
+        bound = pair.machine.try_encrypt("-y", url=[f"{pair.odd.url}/x", server.url], name="odd-answers")
+        assert bound.returncode == 0, bound.stderr
+        alone = pair.machine.try_encrypt("-y", url=f"{pair.odd.url}/other", name="elsewhere", token="t" * 20)
+        assert alone.returncode == 1
+        assert f"no server gave an answer: {pair.odd.url}/other/adv: " in alone.stderr.decode()
+    finally:
+        pair.odd.gets = answer(503, b"", "text/html")
+
+
 # --- words at the prompt -----------------------------------------------------------------------------------------
 
 #: Codes that no unlock is answered with: of enrollment, announcements, running machines, the admin API and commands.
