@@ -46,6 +46,10 @@ class Settings(BaseModel):
         description="TCTI of this machine's TPM, such as device:/dev/tpmrm0: new exchange keys are made in it and never leave it.",
         pattern=r"^(device|swtpm|mssim|tabrmd):.+$",
     )
+    owner_auth_file: Path | None = Field(
+        None,
+        description="File whose first line is the password of the server_tpm's owner hierarchy, if it has one.",
+    )
     endpoint: str = Field(
         "",
         description="Path before every route, such as /tang; slashes around it do not count.",

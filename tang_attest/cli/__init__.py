@@ -79,8 +79,16 @@ class LazyGroup(click.Group):
     envvar="TANG_ATTEST_SERVER_TPM",
     help="This machine's TPM, when exchange keys live in it (docs/how-to/server-tpm.md).",
 )
+@click.option(
+    "--owner-auth-file",
+    metavar="FILE",
+    envvar="TANG_ATTEST_OWNER_AUTH_FILE",
+    help="A file with the password of that TPM's owner hierarchy; without it, a person at a terminal is asked.",
+)
 @click.pass_context
-def group(ctx: click.Context, state: str, database: str | None, server_tpm: str | None) -> None:
+def group(
+    ctx: click.Context, state: str, database: str | None, server_tpm: str | None, owner_auth_file: str | None
+) -> None:
     """A Tang server that answers only machines whose TPM has just proved what they booted.
 
     \b

@@ -61,6 +61,7 @@ def _look(ctx: click.Context, config: Path | None) -> list[Finding]:
         "state": root.params["state"] if given_state or config is None else None,
         "database": root.params["database"],
         "server_tpm": root.params["server_tpm"],
+        "owner_auth_file": root.params["owner_auth_file"],
     }
     try:
         settings = load_settings(config, flags)
@@ -83,7 +84,7 @@ async def _look_inside(settings: Settings) -> list[Finding]:
     if findings[-1].level is Level.OK:
         store = await open_store(settings.database_url, secret.derive(KEY_LABEL))
         try:
-            sealed = compose(store, secret, settings.server_tpm).sealed
+            sealed = compose(store, secret, settings).sealed
             findings += await look_at_rows(settings.database_url, secret.derive(KEY_LABEL))
             try:
                 findings += await look_at_records(store, sealed, SystemClock().now())

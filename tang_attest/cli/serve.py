@@ -100,6 +100,7 @@ _path = click.Path(path_type=Path)
 @_option("--workers", type=int)
 @_option("--port-file", type=_path)
 @_option("--server-tpm")
+@_option("--owner-auth-file", type=_path)
 @_option("--endpoint")
 @_option("--tls-certificate", type=_path)
 @_option("--tls-key", type=_path)
@@ -134,7 +135,7 @@ def serve(ctx: click.Context, /, config: Path | None, **flags: Any) -> None:
     given_state = ctx.find_root().get_parameter_source("state") is not click.core.ParameterSource.DEFAULT
     if given_state or config is None:
         flags["state"] = ctx.obj
-    for name in ("database", "server_tpm"):
+    for name in ("database", "server_tpm", "owner_auth_file"):
         if flags[name] is None:
             flags[name] = ctx.find_root().params[name]
     settings = load_settings(config, flags)

@@ -5,14 +5,17 @@ from __future__ import annotations
 import asyncio
 import getpass
 import os
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TypeVar
+from pathlib import Path
+from typing import Final, TypeVar
 
 import click
 
+from tang_attest.cli.files import read_file
 from tang_attest.config import Settings, load_settings
 from tang_attest.errors import Malformed, Unavailable
 from tang_attest.keys.sealed import SealedKeys, SessionBox
@@ -30,6 +33,8 @@ from tang_attest.service.server_keys import ServerKeys
 from tang_attest.store import KEY_LABEL, open_store
 
 _Result = TypeVar("_Result")
+#: Bytes; a password has at most 64 (TPM2B_AUTH of SHA-512).
+_MAX_PASSWORD_FILE: Final = 256
 
 
 class SystemClock:
@@ -75,7 +80,7 @@ async def opened(settings: Settings) -> AsyncIterator[State]:
     secret = load_secret(settings.state)
     store = await open_store(settings.database_url, secret.derive(KEY_LABEL))
     try:
-        state = compose(store, secret, settings.server_tpm)
+        state = compose(store, secret, settings)
         try:
             await _check_secret(state)
             yield state
@@ -104,10 +109,10 @@ def _wrong_secret() -> Malformed:
     )
 
 
-def compose(store: Store, secret: ServerSecret, server_tpm: str | None = None) -> State:
-    """Wire the use cases to *store* and to keys made from *secret*, in the TPM at *server_tpm* if there is one."""
+def compose(store: Store, secret: ServerSecret, settings: Settings | None = None) -> State:
+    """Wire the use cases to *store* and to keys made from *secret*, in the TPM that *settings* name, if they do."""
     clock, random = SystemClock(), SystemRandomness()
-    sealed = SealedKeys(secret, ServerTpm(server_tpm))
+    sealed = SealedKeys(secret, _server_tpm(settings))
     operator = operator_name()
     author = Author.operator(operator)
     return State(
@@ -125,10 +130,36 @@ def compose(store: Store, secret: ServerSecret, server_tpm: str | None = None) -
     )
 
 
+def _server_tpm(settings: Settings | None) -> ServerTpm:
+    if settings is None or settings.server_tpm is None:
+        return ServerTpm()
+    file = settings.owner_auth_file
+    context = click.get_current_context(silent=True)
+    # A server that waited for a person in a thread of its own would not answer meanwhile.
+    person = (
+        context is not None and context.info_name != "serve" and sys.stdin.isatty() and sys.stderr.isatty()
+    )
+    return ServerTpm(settings.server_tpm, lambda: _owner_auth(file, person=person))
+
+
+def _owner_auth(file: Path | None, *, person: bool) -> bytes | None:
+    """The password of the owner hierarchy: the first line of *file*, or what a person at a terminal types."""
+    if file is not None:
+        return read_file(file, _MAX_PASSWORD_FILE).split(b"\n", 1)[0]
+    if not person:
+        return None
+    typed: str = click.prompt(
+        "Password of the TPM's owner hierarchy", hide_input=True, default="", show_default=False, err=True
+    )
+    return typed.encode()
+
+
 def settings() -> Settings:
     """What ``--state``, ``--database`` and ``--server-tpm`` say.  Raises ``setting-invalid``."""
     parameters = click.get_current_context().find_root().params
-    return load_settings(None, {name: parameters[name] for name in ("state", "database", "server_tpm")})
+    return load_settings(
+        None, {name: parameters[name] for name in ("state", "database", "server_tpm", "owner_auth_file")}
+    )
 
 
 def run(use: Callable[[State], Awaitable[_Result]]) -> _Result:

@@ -19,7 +19,7 @@ from contextlib import suppress
 from typing import Any, Final, TypeVar
 
 from tang_attest.errors import Malformed, Unavailable
-from tang_attest.keys.tpm import Tpm, TpmFailed, WrappedKey
+from tang_attest.keys.tpm import OwnerAuthNeeded, Tpm, TpmFailed, WrappedKey
 from tang_attest.protocol.advertisement import thumbprint
 from tang_attest.protocol.points import Curve, Point
 
@@ -37,12 +37,15 @@ _Result = TypeVar("_Result")
 class ServerTpm(Executor):
     """The TPM at *tcti*, which may be ``None``: then every use raises ``server-tpm-unavailable``.
 
+    *owner_auth* gives the password of its owner hierarchy, which is asked for only when the TPM wants one.
     Nothing is opened before it is used.  As an :class:`Executor` it runs what is submitted in its own thread, where
     :meth:`run` finds the connection; :meth:`run` may be called in any other thread too.
     """
 
-    def __init__(self, tcti: str | None = None) -> None:
-        self.tcti = tcti
+    def __init__(
+        self, tcti: str | None = None, owner_auth: Callable[[], bytes | None] = lambda: None
+    ) -> None:
+        self.tcti, self._owner_auth = tcti, owner_auth
         self._lock = threading.RLock()
         self._tpm: Tpm | None = None
         self._answered = float("-inf")
@@ -96,7 +99,12 @@ class ServerTpm(Executor):
                     return self._use(self._tpm, use)
                 self._leave()
             try:
-                self._tpm = Tpm(self.tcti)
+                self._tpm = Tpm(self.tcti, self._owner_auth)
+            except OwnerAuthNeeded as error:
+                raise Unavailable(
+                    "server-tpm-unavailable",
+                    f"The server's TPM cannot be used, because {error}; owner_auth_file names a file with it.",
+                ) from None
             except TpmFailed as error:
                 raise _does_not_answer(error) from None
             try:

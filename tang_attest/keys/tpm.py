@@ -13,7 +13,7 @@ Command names are those of the Trusted Platform Module Library, part 3: Commands
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -59,6 +59,9 @@ _SHARED: Final = ("device:/dev/tpmrm", "tabrmd:")
 _TRANSIENT_HANDLES: Final = 0x80000000
 _SESSION_HANDLES: Final = 0x02000000
 _ESYS_LAYER: Final = 0x00FF0000
+#: TPM_RC_BAD_AUTH of the first session (part 2, section 6.6.3); in the HMAC's case it may be TPM_RC_AUTH_FAIL.
+_BAD_AUTH: Final = 0x9A2
+_AUTH_FAIL: Final = 0x98E
 
 
 class TpmFailed(Exception):
@@ -115,10 +118,18 @@ class WrappedKey:
         raise ValueError("the key is on no curve that we use")
 
 
-class Tpm:
-    """A connection to the TPM at *tcti*; not for several threads at a time.  Every method raises :class:`TpmFailed`."""
+class OwnerAuthNeeded(TpmFailed):
+    """The owner hierarchy has a password: none was given, or another one."""
 
-    def __init__(self, tcti: str) -> None:
+
+class Tpm:
+    """A connection to the TPM at *tcti*; not for several threads at a time.  Every method raises :class:`TpmFailed`.
+
+    *owner_auth* gives the password of the owner hierarchy, or ``None``; it is asked only when the TPM wants one.
+    """
+
+    def __init__(self, tcti: str, owner_auth: Callable[[], bytes | None] = lambda: None) -> None:
+        self._owner_auth = owner_auth
         with _failures():
             self._esapi = ESAPI(tcti)
         self._loaded: tuple[WrappedKey, Any] | None = None
@@ -218,9 +229,39 @@ class Tpm:
             public.publicArea.unique.ecc = TPMS_ECC_POINT()
             if bytes(public.marshal()) == bytes(_STORAGE_TEMPLATE.marshal()):
                 return handle, bytes(name.name)
-        handle, public, *_ = self._esapi.create_primary(None, _STORAGE_TEMPLATE, ESYS_TR.OWNER)
+        try:
+            handle, public, *_ = self._esapi.create_primary(None, _STORAGE_TEMPLATE, ESYS_TR.OWNER)
+        except TSS2_Exception as error:
+            if int(error.rc) != _BAD_AUTH:
+                raise
+            handle, public = self._create_with_password()
         self._held.append(handle)
         return handle, bytes(public.get_name())
+
+    def _create_with_password(self) -> tuple[Any, Any]:
+        """TPM2_CreatePrimary with the owner's password, which proves itself by an HMAC and is not on the bus."""
+        password = self._owner_auth()
+        if password is None:
+            raise OwnerAuthNeeded(_BAD_AUTH, "its owner hierarchy has a password")
+        plain = TPMT_SYM_DEF(algorithm=TPM2_ALG.NULL)
+        session = self._esapi.start_auth_session(
+            ESYS_TR.NONE, ESYS_TR.NONE, TPM2_SE.HMAC, plain, TPM2_ALG.SHA256
+        )
+        try:
+            self._esapi.tr_set_auth(ESYS_TR.OWNER, password)
+            handle, public, *_ = self._esapi.create_primary(
+                None, _STORAGE_TEMPLATE, ESYS_TR.OWNER, session1=session
+            )
+        except TSS2_Exception as error:
+            if int(error.rc) not in (_BAD_AUTH, _AUTH_FAIL):
+                raise
+            raise OwnerAuthNeeded(
+                _BAD_AUTH, "the password given is not that of its owner hierarchy"
+            ) from error
+        finally:
+            with suppress(TSS2_Exception):
+                self._esapi.flush_context(session)
+        return handle, public
 
     def _start_session(self) -> Any:
         """TPM2_StartAuthSession, salted to the storage key, that encrypts the first parameter in both directions."""

@@ -428,3 +428,33 @@ def test_a_tpm_key_for_another_holder(server_tpm: ServerTpm) -> None:
         with pytest.raises(Unavailable) as refused:
             keys.open_exchange(replace(key, holder=wrong))
         assert refused.value.code == "registry-tampered"
+
+
+# --- a password of the owner hierarchy ------------------------------------------------------------------------------
+
+
+def test_the_owner_hierarchy_has_a_password(swtpm: Swtpm) -> None:
+    """Without it the sentence says what is missing; a wrong one is named; with it keys are made and used."""
+    swtpm.run("tpm2", "changeauth", "-c", "o", "secret")
+    for given, said in ((None, "has a password"), (b"wrong", "is not that of its owner hierarchy")):
+        with pytest.raises(Unavailable) as refused:
+            ServerTpm(swtpm.tcti, lambda given=given: given).create()  # type: ignore[misc]
+        assert refused.value.code == "server-tpm-unavailable"
+        assert said in refused.value.sentence
+        assert "owner_auth_file" in refused.value.sentence
+    tpm = ServerTpm(swtpm.tcti, lambda: b"secret")
+    key = TpmExchangeKey(tpm.create(), tpm)
+    x = client(key.curve)
+    assert key.multiply(x.public) == x.multiply(key.public)
+    tpm.shutdown()
+
+
+def test_the_password_is_not_asked_for_in_vain(swtpm: Swtpm) -> None:
+    """A hierarchy without one, or a storage key that is there already, needs none."""
+
+    def asked() -> bytes | None:
+        raise AssertionError("nobody needs it")
+
+    tpm = ServerTpm(swtpm.tcti, asked)
+    tpm.create()
+    tpm.shutdown()
