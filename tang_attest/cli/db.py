@@ -16,7 +16,7 @@ from tang_attest.cli.state import settings
 from tang_attest.cli.upgraded import say_sealed
 from tang_attest.errors import Unavailable
 from tang_attest.keys.sealed import SealedKeys
-from tang_attest.keys.secret import load_secret
+from tang_attest.keys.secret import ServerSecret, load_secret
 
 
 @click.group()
@@ -65,8 +65,11 @@ def upgrade() -> None:
 
     async def work() -> store.Upgraded:
         current = settings()
-        if (await store.look(current.database_url)).schema is None:
+        status = await store.look(current.database_url)
+        if status.schema is None:
             raise Unavailable("state-missing", "The database has no tables yet.")
+        if status.schema == status.needed:
+            return store.Upgraded(status.schema, status.needed)
         secret = load_secret(current.state)
         async with shown("upgrading"):
             return await store.upgrade(
@@ -92,9 +95,11 @@ def copy(target: str) -> None:
 
     async def work() -> tuple[dict[str, int], store.Upgraded]:
         current = settings()
-        secret = load_secret(current.state)
         # It authenticates what this process writes for itself.
         key = os.urandom(32)
+        status = await store.look(current.database_url)
+        # Rows bring their seals along; only those of an older schema get some.
+        secret = ServerSecret(key) if status.schema == status.needed else load_secret(current.state)
         with tempfile.TemporaryFile() as opened:
             file = cast(BinaryIO, opened)
             async with shown("reading") as progress:

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 
 from tang_attest.errors import Unavailable
+from tang_attest.keys.secret import load_secret
 from tang_attest.ports import SealedKey
 from tang_attest.service.server_keys import ServerKeys
-from tang_attest.store import open_store
+from tang_attest.store import KEY_LABEL, open_store
 from tests.cli.transcript import environment, run
-from tests.fakes import ROW_KEY
 
 
 @pytest.fixture(autouse=True)
@@ -83,7 +83,8 @@ def test_the_thumbprint_is_the_signing_keys(tmp_path: Path) -> None:
     """What init prints is what a machine compares."""
 
     async def load() -> Sequence[SealedKey]:
-        store = await open_store(f"sqlite:///{tmp_path}/state/tang-attest.db", ROW_KEY)
+        key = load_secret(tmp_path / "state").derive(KEY_LABEL)
+        store = await open_store(f"sqlite:///{tmp_path}/state/tang-attest.db", key)
         try:
             return await store.server_keys()
         finally:
