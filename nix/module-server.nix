@@ -192,9 +192,13 @@ in
           ""
           "${cfg.package}/bin/tang-attest serve --config ${configFile}"
         ];
-        # As in the unit, for as many workers as there are; a reload has them twice for a moment.
-        serviceConfig.MemoryMax = mkDefault "${toString (256 + 400 * cfg.settings.workers)}M";
-        serviceConfig.TasksMax = mkDefault (384 + 64 * cfg.settings.workers);
+        # The unit has room for two workers.
+        serviceConfig.MemoryMax = mkIf (cfg.settings.workers > 2) (
+          mkDefault "${toString (256 + 400 * cfg.settings.workers)}M"
+        );
+        serviceConfig.TasksMax = mkIf (cfg.settings.workers > 2) (
+          mkDefault (384 + 64 * cfg.settings.workers)
+        );
         serviceConfig.ExecReload = [
           ""
           "${pkgs.coreutils}/bin/kill -HUP $MAINPID"
