@@ -218,9 +218,6 @@ def test_the_unit_is_hardened_as_debians(nix: Nix, tmp_path: Path) -> None:
     added = re.findall(
         r"^(\w+)=", (directory / "tang-attest.service.d/overrides.conf").read_text(), re.MULTILINE
     )
-<<<<<<< HEAD
-    assert set(added) == {"ExecReload", "ExecStart", "MemoryMax", "TasksMax"}
-=======
     assert set(added) == {"ExecReload", "ExecStart"}
     for limit in ("MemoryMax=1G", "TasksMax=512", "LimitNOFILE=8192", "OOMPolicy=continue"):
         assert limit in packaged.splitlines()
@@ -232,7 +229,6 @@ def test_more_workers_have_more_room(nix: Nix, tmp_path: Path) -> None:
     text = (directory / "tang-attest.service.d/overrides.conf").read_text()
     assert "MemoryMax=3456M" in text.splitlines()
     assert "TasksMax=896" in text.splitlines()
->>>>>>> 914c745 (Leave the NixOS unit as Debian's for up to two workers)
 
 
 def test_tls_files_come_by_credentials(nix: Nix, tmp_path: Path) -> None:
