@@ -22,7 +22,8 @@ from tang_attest.store.authentic import REMOVED, Authenticity
 from tang_attest.store.types import BIG
 
 _audit = tables.audit
-_PAGE: Final = 1000
+#: Entries of one query: some ten milliseconds.
+_PAGE: Final = 10_000
 #: The text that only entries with rows have: a key in compact JSON.
 _MARK: Final = f'%"{ROWS}":%'
 
@@ -85,9 +86,13 @@ def recorded(connection: sa.Connection) -> dict[str, Recorded]:
 
 
 def page_of(connection: sa.Connection, after: int | None) -> Sequence[Any]:
-    """The next entries after the id *after* that tell of rows."""
-    query = sa.select(_audit.c.id, sa.type_coerce(_audit.c.details, sa.Text()).label("details"))
-    query = query.where(sa.type_coerce(_audit.c.details, sa.Text()).like(_MARK)).order_by(_audit.c.id)
+    """The next entries after the id *after*: their ids, and the details of those that tell of rows.
+
+    Of all entries, so that a page takes as long however few of them tell of rows.
+    """
+    details = sa.type_coerce(_audit.c.details, sa.Text())
+    told = sa.case((details.like(_MARK), details), else_=sa.null()).label("details")
+    query = sa.select(_audit.c.id, told).order_by(_audit.c.id)
     if after is not None:
         query = query.where(_audit.c.id > sa.literal(after, BIG))
     return connection.execute(query.limit(_PAGE)).all()
