@@ -224,13 +224,13 @@ def test_the_limit_for_the_tpm_is_under_a_minute_by_itself(bound: tuple[Machine,
 
 
 def test_a_tpm_that_hangs_does_not_hold_up_the_end(bound: tuple[Machine, bytes]) -> None:
-    """A signal ends the pin at once, its tpm2 with it."""
+    """A signal ends the pin in three seconds, its tpm2 with it; a command that the TPM answers is let end."""
     machine, jwe = bound
     with stopped(machine.tpm):
         process = machine.start("clevis-decrypt-attest", stdin=jwe)
         time.sleep(1.5)
         assert process.poll() is None
-        assert ended(process) < 1
+        assert ended(process) < 5
         out, _ = process.communicate()
         assert out == b""
         time.sleep(0.2)
