@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -382,3 +383,14 @@ def test_hibernation_image_on_somebodys_own_volume_is_not_resumed(shell: str, sc
     scene.volume("dm-1", "254:1", "swap", "vdb", uuid=OTHER, attested=False)
     assert scene.run(shell, CHECK, "--resume", scene.directory / "dev/dm-1") == 1
     assert "swap was not opened by attestation" in scene.output
+
+
+def test_a_pin_that_still_asks_has_given_nothing(shell: str, scene: Scene) -> None:
+    """The passphrase was typed while it asked: its mark is there, and its process."""
+    scene.volume(attested=False)
+    scene.mount("254:0")
+    scene.run_directory.mkdir(parents=True, exist_ok=True)
+    (scene.run_directory / f"gave-key.{os.getpid()}").touch()
+    accepted(scene, shell, against="no-attestation")
+    (scene.run_directory / "gave-key.4194305").touch()  # above the kernel's highest
+    refused(scene, shell, "root was not opened by attestation, but another volume was")
