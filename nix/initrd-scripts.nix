@@ -51,7 +51,6 @@ runCommand "clevis-attest-initrd" { } ''
 
   # systemd is in the store, and settings have other names than in dracut.
   replace clevis-attest-init /usr/lib/systemd/systemd ${systemd}/lib/systemd/systemd
-  replace clevis-attest-init 'attest_shell_without_tpm=yes in the image' boot.initrd.tang-attest.shellWithoutTpm
-  replace clevis-attest-init 'attest_esp_is_measured=yes in the image' boot.initrd.tang-attest.espIsMeasured
+  replace clevis-attest-look programs=/usr/lib/systemd programs=${systemd}/lib/systemd
   replace clevis-attest-before-shell 'attest_shell_without_tpm=yes in the image' boot.initrd.tang-attest.shellWithoutTpm
 ''

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.boot import disk
+from tests.boot import disk, efi_variable
 from tests.boot.cap import HEADER, cap_texts, text
 from tests.boot.machine import COMMAND_LINE, PATIENCE, Machine, Network, NotSeen
 from tests.boot.tree import ROOT_UUID, SECOND_UUID, Variant
@@ -199,6 +199,20 @@ def test_foreign_root_beside_an_attested_volume_is_closed(
         assert "second" not in console.shell("ls /dev/mapper")
         texts = cap_texts(console)
         assert texts[0] == text({ROOT_UUID: "passphrase", SECOND_UUID: "attested"})
+
+
+def test_an_efi_variable_that_steers_the_running_system_caps_the_boot(world: World) -> None:
+    """systemd of the opened root would read it as more command line: nothing opens by attestation while it is there."""
+    words = "systemd.debug_shell systemd.setenv=BASH_ENV=/dev/vdb\0".encode("utf-16-le")
+    efi_variable.add(world.machine.directory / "variables", efi_variable.SYSTEMD, "SystemdOptions", words)
+    with world.site, world.boot() as console:
+        console.wait_for("tang-attest: the EFI variable SystemdOptions adds to the kernel command line")
+        console.wait_for("tang-attest: this boot is capped")
+        console.wait_for(PROMPT)
+        assert console.wait_for(REFUSED)[1] == "capped"
+        open_by_passphrase(console)
+        assert cap_texts(console) == [HEADER, text({ROOT_UUID: "passphrase"})]
+        assert console.shell("cat /run/clevis-attest/unmeasured").split() == ["SystemdOptions"]
 
 
 def test_a_cap_that_the_tpm_refuses_stops_the_boot_with_closed_volumes(world: World) -> None:

@@ -26,11 +26,12 @@ class Init(Scene):
     def __init__(self, directory: Path) -> None:
         super().__init__(directory)
         self.log = directory / "log"
-        text = self.moved((ROOT / "initrd/systemd/clevis-attest-init").read_text())
-        text = text.replace("PATH=/usr/sbin:", f"PATH={directory}/bin:/usr/sbin:").replace(
-            "/usr/lib/systemd/systemd", f"{directory}/systemd/systemd"
-        )
-        self.program("clevis-attest-init", text.replace("/.extra", f"{directory}/.extra"), "lib")
+        for name in ("systemd/clevis-attest-init", "clevis-attest-look"):
+            text = self.moved((ROOT / "initrd" / name).read_text())
+            text = text.replace("PATH=/usr/sbin:", f"PATH={directory}/bin:/usr/sbin:")
+            text = text.replace("/usr/lib/systemd", f"{directory}/systemd")
+            text = text.replace("/.extra", f"{directory}/.extra")
+            self.program(name.rpartition("/")[2], text, "lib")
         for name in ("mount", "umount", "modprobe"):
             self.program(name, f'#!/bin/sh\necho {name} "$@" >>{self.log}\n')
         # It would last an hour.

@@ -142,9 +142,18 @@ def test_status_says_against_what_the_root_was_checked(machine: Machine, checked
     assert said in machine.run("clevis", "attest", "status").stdout.decode()
 
 
-def boot_of(machine: Machine, *, secure: int | None, environ: bytes = b"HOME=/\0", found: str = "") -> None:
-    """An EFI machine (``None``: none) with Secure Boot on or off, the environment of PID 1, and what /init found."""
+def boot_of(
+    machine: Machine,
+    *,
+    secure: int | None,
+    environ: bytes = b"HOME=/\0",
+    found: str = "",
+    looked: bool = False,
+) -> None:
+    """An EFI machine (``None``: none) with Secure Boot on or off, the environment of PID 1, and what the initrd found."""
     (machine.directory / "run").mkdir(exist_ok=True)
+    if looked:
+        (machine.directory / "run/looked").touch()
     if found:
         (machine.directory / "run/unmeasured").write_text(found)
     efi, pid1 = machine.directory / "efi", machine.directory / "environ"
@@ -163,6 +172,7 @@ def boot_of(machine: Machine, *, secure: int | None, environ: bytes = b"HOME=/\0
         ({"secure": 1}, "secure-boot", "Secure Boot is on"),
         ({"secure": 0}, "not-looked", "Secure Boot is off, and nothing is known to have looked"),
         ({"secure": 0, "environ": b"A=1\0SYSTEMD_EFI_OPTIONS=\0"}, "looked", "the initrd looked for"),
+        ({"secure": 0, "looked": True}, "looked", "the initrd looked for"),
         (
             {"secure": 0, "environ": b"SYSTEMD_EFI_OPTIONS=debug\0"},
             "not-looked",

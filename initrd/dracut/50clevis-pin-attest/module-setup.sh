@@ -87,13 +87,13 @@ attest_named_files() {
 attest_install_programs() {
     local program pin file
     for program in curl jose tpm2 sha256sum mkdir rm sleep sed sort ls ip modprobe blkid cryptsetup dmsetup grep mount readlink \
-        umount; do
+        tr umount; do
         inst_multiple "$program" || attest_die "the program $program is missing"
     done
     pin=$(command -v clevis-decrypt-attest) || attest_die 'the program clevis-decrypt-attest is missing'
     [[ -r ${pin%/*}/clevis-attest-functions ]] || attest_die "${pin%/*}/clevis-attest-functions is missing"
-    for file in clevis-attest-cap clevis-attest-close clevis-attest-mark clevis-attest-root-check clevis-attest-volumes clevis-attest-opened \
-        clevis-attest-mounted clevis-attest-before-shell clevis-attest-no-resume clevis-attest-wait-network; do
+    for file in clevis-attest-cap clevis-attest-close clevis-attest-look clevis-attest-mark clevis-attest-root-check \
+        clevis-attest-volumes clevis-attest-opened clevis-attest-mounted clevis-attest-before-shell clevis-attest-no-resume clevis-attest-wait-network; do
         [[ -x $attest_ours/$file ]] || attest_die "$attest_ours/$file is missing"
         inst_simple "$attest_ours/$file" || attest_die "cannot copy $attest_ours/$file"
     done
