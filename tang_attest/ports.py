@@ -127,7 +127,7 @@ class Standing:
 
 @dataclass(frozen=True, slots=True)
 class Told:
-    """What a machine told of the disks of one boot: at which time, and the TPM's reset counter in that boot."""
+    """A machine's statement about the disks of one boot: the time, and the TPM's reset counter in that boot."""
 
     at: datetime
     reset_count: int
@@ -205,7 +205,7 @@ class Device(NewDevice):
 
     @property
     def unmeasured(self) -> tuple[str, ...]:
-        """What may steer its boot although nothing measures it, as far as its newest evidence says."""
+        """Inputs that may steer its boot although nothing measures them, by its newest evidence."""
         found = (self.grade or {}).get("unmeasured")
         return tuple(map(str, found)) if isinstance(found, list) else ()
 
@@ -391,7 +391,7 @@ class RolloutDevice:
 
 @dataclass(frozen=True, slots=True)
 class Basis:
-    """What a permit rests on beside a reference state and the policy's conditions; compared again when it is written."""
+    """The basis of a permit beside a reference state and the policy's conditions; compared again when it is written."""
 
     rules: RuleSet | None
     rollout: Rollout | None
@@ -524,7 +524,7 @@ class Store(Protocol):
         """What each queue did, by name."""
 
     def tampered(self) -> Mapping[str, int]:
-        """How often a row was read that this server did not write, by table; every table is there."""
+        """Count the reads of rows that this server did not write, by table; every table is there."""
 
     # the request path
     async def find_key(self, kid: str) -> BoundKey | None:
@@ -757,7 +757,7 @@ class Store(Protocol):
         """
 
     async def count_signing_keys(self) -> tuple[int, int]:
-        """How many there are, and how many of those this server, or one with its secret, wrote."""
+        """Return the number of rows, and of those that this server, or one with its secret, wrote."""
 
     async def server_keys(self) -> Sequence[SealedKey]:
         """The keys that belong to no device: signing keys and open exchange keys, newest first."""

@@ -24,7 +24,7 @@ from tang_attest.protocol.audit_chain import KEY_LABEL
 
 @dataclass(frozen=True, slots=True)
 class Rotated:
-    """How many rows were moved, how many were not ours, the chain's heads as text, and where the old secret is."""
+    """The number of rows moved, the number that were not ours, the chain's heads as text, and where the old secret is."""
 
     rows: int
     foreign: int

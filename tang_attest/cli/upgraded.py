@@ -1,4 +1,4 @@
-"""What an upgrade did, in words."""
+"""The result of an upgrade, in words."""
 
 from __future__ import annotations
 

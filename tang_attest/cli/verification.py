@@ -41,7 +41,7 @@ Command = Callable[..., Any]
 
 
 def rounds_of(state: State, cap_events: Path | None = None) -> Rounds:
-    """What asks machines for evidence, wired to *state*; *cap_events* has the texts of the cap of a TPM that we ask.
+    """Return the use case that asks machines for evidence, wired to *state*; *cap_events* has the texts of the cap of a TPM that we ask.
 
     Raises ``file-unreadable``, ``request-too-large``.
     """

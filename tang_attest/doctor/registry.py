@@ -64,7 +64,7 @@ async def look_at_database(url: str) -> tuple[Finding, ...]:
 
 
 async def look_at_rows(url: str, key: bytes) -> list[Finding]:
-    """Whether rows that decide something are what this server wrote, and as new as the audit record says."""
+    """Check that rows that decide something are this server's own, and as new as the audit record says."""
     try:
         found = await store.check_rows(url, key)
     except TangAttestError as error:

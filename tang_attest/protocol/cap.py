@@ -201,7 +201,7 @@ def read(events: bytes | None, bank: str, value: bytes) -> Opened:
 
 
 def tell(events: bytes) -> Opened:
-    """What the texts *events* say, once they were replayed.  Raises ``cap-malformed``."""
+    """Return the statements of the texts *events*, once they were replayed.  Raises ``cap-malformed``."""
     volumes: dict[str, How] = {}
     for text in parse(events):
         for uuid, how in text.volumes.items():

@@ -85,7 +85,7 @@ def grade(*, ek_verified: bool, log: EventLog | None, replayed: bool, values: Pc
 
 
 def unmeasured_inputs(log: EventLog | None, bank: str, *, replayed: bool) -> tuple[str, ...]:
-    """What may steer a boot although nothing measures it, as sentences like those of a :class:`Grade`; often none.
+    """Return the inputs that may steer a boot although nothing measures them, as sentences like those of a :class:`Grade`; often none.
 
     Secure Boot off, by the bytes that *log* proves in *bank*: systemd then takes options from an EFI variable.  Silent
     where no log came, where it does not lead to the quoted values (*replayed*), and where it has no such variable.

@@ -1,4 +1,4 @@
-"""How large JSON may be in its parts, told before a parser builds any of them.
+"""Limits on the parts of JSON, told before a parser builds any of them.
 
 A parser makes an object of 50 bytes and more of each two bytes of ``{},``, and what reads its result looks at every
 one.  Counting costs a millisecond for a megabyte, whatever the bytes are, and makes nothing.

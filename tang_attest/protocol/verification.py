@@ -75,7 +75,7 @@ UNPROVEN: Final = frozenset(
 
 
 def blames_the_log_only(refusal: Refused) -> bool:
-    """Whether nothing in *refusal* is about signed values: another log could have been permitted."""
+    """Return True if nothing in *refusal* is about signed values: another log could have been permitted."""
     return {reason.code for reason in refusal.reasons} <= UNPROVEN | {"rule-failed"}
 
 
@@ -120,7 +120,7 @@ def with_cap(selection: Selection, cap_pcr: int) -> Selection:
 
 
 def read_cap(events: bytes | None, selection: Selection, values: PcrValues, cap_pcr: int) -> Opened:
-    """What the cap's texts *events* prove, beside the quoted *values* of *selection*; see :func:`cap.read`."""
+    """Return the statements that the cap's texts *events* prove, beside the quoted *values* of *selection*; see :func:`cap.read`."""
     if cap_pcr not in values:
         return cap.untold(f"PCR {cap_pcr} is not quoted")
     return cap.read(events, selection.bank, values[cap_pcr])

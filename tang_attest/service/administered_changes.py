@@ -19,7 +19,7 @@ class AdministeredChanges:
         self._store, self._clock, self._random = store, clock, random
 
     async def dry_run(self, asker: Asker, policy: str, document: object) -> DryRun:
-        """What a change would do to the devices of a policy if each booted as it did last.
+        """Return the effect of a change on the devices of a policy if each booted as it did last.
 
         Reasons in full are for whoever may read.  Rules of one's own ask about anything that a log holds, word by word, so
         they need that too: raises ``scope-missing``.

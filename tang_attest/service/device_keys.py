@@ -41,7 +41,7 @@ async def find_device_key(store: Store, kid: str) -> DeviceKey:
 
 
 async def find_question(store: Store, kid: str) -> tuple[Selection, ClockInfo | None]:
-    """What the device's key with thumbprint *kid* answers to a quote of, and the clock of its newest evidence.
+    """Return the selection that the device's key with thumbprint *kid* asks a quote of, and the clock of its newest evidence.
 
     Raises ``key-unknown``.  A rollout changes which values are good, not which are quoted.
     """

@@ -58,7 +58,7 @@ class Explanations:
         counting = policy.counting(name, self._clock.now())
         nearest = min(counting, key=lambda state: len(state.differences(snapshot.values)), default=None)
         approved_log = await self._approved_log(name, nearest)
-        # Whoever sent the log chose how long it takes to read, so nobody else waits for that.
+        # The sender of the log chose how long it takes to read, so nobody else waits for that.
         changes, doubts = await asyncio.to_thread(compare_logs, snapshot, approved_log)
         reasons = await asyncio.to_thread(self._reasons, policy, observation)
         return Explanation(observation, policy.name, reasons, nearest, changes, doubts)

@@ -38,7 +38,7 @@ class Fresh:
 
     @property
     def behind_ms(self) -> int:
-        """How far its quote may be behind the newest evidence of the boot, in milliseconds of the TPM's clock.
+        """The distance by which its quote may be behind the newest evidence of the boot, in milliseconds of the TPM's clock.
 
         Nothing without a mark.  A TPM's clock may run too fast (TPM 2.0 part 1, section 36), hence twice the nonce's life.
         """

@@ -9,7 +9,7 @@ Rules of this module:
   entry says how many there were, when, from where, and why.
 * Nobody fills a record that cannot be shortened: while it goes on, each window is twice as long as the one before, up to
   an hour, and has one entry in full.  A key has a hundred entries a day at most, whatever is sent about it.
-* What is counted and not written yet is lost when the process is killed: at most one window's numbers.
+* Refusals that are counted and not written yet are lost when the process is killed: at most one window's numbers.
 * Decisions are never left out: what a policy said to authentic evidence is written by ``Store.decide``.
 """
 
@@ -165,7 +165,7 @@ class Refusals:
         return tally
 
     def _level(self, key: str, now: datetime) -> int:
-        """How often the window of *key* is doubled: once more than last time, unless it was quiet meanwhile."""
+        """Return the number of doublings of the window of *key*: once more than last time, unless it was quiet meanwhile."""
         level, until = self._noisy.pop(key, (-1, now))
         return 0 if now >= until + CALM else min(level + 1, _LONGEST)
 

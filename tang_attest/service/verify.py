@@ -175,7 +175,7 @@ class Verify:
     async def _is_permitted_by_kept_log(
         self, bound: DeviceKey, policy: ReferencePolicy, quote: VerifiedQuote, opened: Opened
     ) -> bool:
-        """Whether a log that the machine sent before leads to the quoted values, and keeps the rules.
+        """Return True if a log that the machine sent before leads to the quoted values, and keeps the rules.
 
         Then the values are good, and what is wrong is the log that came now.
         """
@@ -324,7 +324,7 @@ def _quoted(bound: DeviceKey, policy: ReferencePolicy) -> Selection:
 
 
 def _opened(bound: DeviceKey, quote: VerifiedQuote, evidence: Evidence) -> Opened:
-    """What the cap's texts tell of the disks: those that came, or those that came before and lead to the same value."""
+    """Return the statements of the cap's texts about the disks: those that came, or those that came before and lead to the same value."""
     kept = bound.device.told.opened.texts if bound.device.told else b""
     cap_pcr = bound.policy.cap_pcr
     sent = read_cap(evidence.cap_events, quote.selection, quote.values, cap_pcr)

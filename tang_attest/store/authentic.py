@@ -1,6 +1,6 @@
 """Rows that decide something are ours, or they decide nothing.
 
-Whoever can write to the database must not open a disk with that.  Each row that a decision reads has a seal, made
+A writer of the database must not open a disk with that.  Each row that a decision reads has a seal, made
 here with every write and checked here with every read:
 
     seal     = serial (8 random bytes) || version (8 bytes, big endian) || HMAC-SHA-256 under a key of the server's secret
@@ -170,12 +170,12 @@ class Authenticity:
         self._found[table] += 1
 
     def found(self) -> dict[str, int]:
-        """How often a row was not ours, by table; every table is there."""
+        """Count the reads of rows that were not ours, by table; every table is there."""
         return {name: self._found[name] for name in SEALED}
 
 
 class Transaction:
-    """What one transaction reads and changes."""
+    """Reads and changes of one transaction."""
 
     def __init__(self, authenticity: Authenticity) -> None:
         self.authenticity = authenticity
@@ -193,7 +193,7 @@ class Transaction:
             self._changed[serial] = self._untold[serial] = (form.name, form.describe(raw), version)
 
     def take(self) -> list[list[object]]:
-        """What changed since this was last asked: table, key, serial and version; version 0 is a row removed."""
+        """Return the changes since this was last asked: table, key, serial and version; version 0 is a row removed."""
         untold, self._untold = self._untold, {}
         return [
             [table, key, serial.hex(), 0 if version == REMOVED else version]
@@ -207,7 +207,7 @@ class Transaction:
 
 
 class Form:
-    """How a table's rows are sealed and read."""
+    """Seals and reads a table's rows."""
 
     def __init__(self, table: sa.Table) -> None:
         self.table, self.name = table, table.name
@@ -493,6 +493,6 @@ def _transaction(connection: sa.Connection) -> Transaction:
 
 
 def changes(connection: sa.Connection) -> list[list[object]]:
-    """What this transaction changed and the audit record has not heard yet (:meth:`Transaction.take`)."""
+    """Return the changes of this transaction that the audit record has not heard yet (:meth:`Transaction.take`)."""
     found = connection.get_execution_options().get(_OPTION)
     return found.take() if isinstance(found, Transaction) else []

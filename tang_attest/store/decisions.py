@@ -5,7 +5,7 @@ Rules of this module:
 * Decisions of one batch share a transaction and end as if they were written one after the other.
 * One that loses a race is an exception among the results; it wrote nothing, and its neighbors stand.
 * The nonce comes first: evidence that is replayed is ``nonce-used``, although its clock did not move either.
-* What was true when the evidence was appraised is looked at again here, under the row's lock (locks.py).
+* Conditions that held when the evidence was appraised are looked at again here, under the row's lock (locks.py).
 * Two quotes of one boot may overtake each other: the older one stands, and moves no clock back.  One of an earlier boot
   than the newest evidence's does not stand.
 * What every decision writes is written once for the batch, at its end: a statement costs more than a row.
@@ -185,7 +185,7 @@ class _Batch:
 
 
 def is_step_back(stored: ClockInfo | None, new: ClockInfo, *, behind_ms: int) -> bool:
-    """Whether evidence with the clock *new* may not stand beside the newest, whose clock is *stored*.
+    """Return True if evidence with the clock *new* may not stand beside the newest, whose clock is *stored*.
 
     Evidence of the same boot may be up to *behind_ms* older.
     """

@@ -38,7 +38,7 @@ def find_required(connection: sa.Connection, digest: str) -> ImaRequirement | No
 
 
 def load_progress(connection: sa.Connection, device_id: int) -> Mapping[str, Any] | None:
-    """How far the list of a device was read.  One that is not ours is none: the list is read from its beginning."""
+    """Return the position up to which the list of a device was read.  One that is not ours is none: the list is read from its beginning."""
     with suppress(Tampered):  # it is logged and counted
         if (row := authentic.one(connection, _progress, _progress.c.device_id == device_id)) is not None:
             progress: Mapping[str, Any] = row["progress"]

@@ -92,7 +92,7 @@ def load_server(connection: sa.Connection) -> list[SealedKey]:
 
 
 def count(connection: sa.Connection) -> tuple[int, int]:
-    """How many signing keys there are, and how many of their rows are ours; nothing is logged."""
+    """Return the number of signing keys, and of those whose rows are ours; nothing is logged."""
     found = connection.execute(sa.select(*authentic.form(_key).raw).where(_key.c.use == "sign")).all()
     return len(found), sum(authentic.is_ours(connection, _key, values) for values in found)
 
@@ -107,7 +107,7 @@ def rotate(connection: sa.Connection, kids: Sequence[str], at: datetime) -> None
 
 
 class Part(Enum):
-    """What is asked about an exchange key: everything, what its device has to quote, or when it last did."""
+    """A question about an exchange key: everything, what its device has to quote, or when it last did."""
 
     WHOLE = auto()
     SELECTION = auto()
@@ -125,7 +125,7 @@ Found = BoundKey | Selection | ClockInfo | Tampered | None
 
 
 def find(connection: sa.Connection, wanted: Sequence[Wanted]) -> list[Found]:
-    """What is *wanted* of each key: one query for selections and clocks and three for the rest, however many there are.
+    """Return the *wanted* facts of each key: one query for selections and clocks and three for the rest, however many there are.
 
     While a policy is being changed by a rollout there are two more.  A key with a row behind it that is not ours is
     ``registry-tampered``, and the others are found.

@@ -72,7 +72,7 @@ async def rekey(url: str, old: Side, new: Side, rewrap: Rewrap, entry: AuditEntr
 
 
 async def check_rows(url: str, key: bytes) -> RowCheck:
-    """Whether rows that decide something are what was written; see :mod:`tang_attest.store.row_check`."""
+    """Check that rows that decide something are as they were written; see :mod:`tang_attest.store.row_check`."""
     async with _opened(url) as database:
         return await database.read(lambda connection: row_check.compare(connection, Authenticity(key)))
 

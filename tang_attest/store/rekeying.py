@@ -25,7 +25,7 @@ Rewrap = Callable[[str], str]
 
 @dataclass(frozen=True, slots=True)
 class Side:
-    """What one secret gives: the seals of rows, and the key of the audit record's chain."""
+    """The keys of one secret: the seals of rows, and the key of the audit record's chain."""
 
     rows: Authenticity
     chain: bytes
@@ -33,7 +33,7 @@ class Side:
 
 @dataclass(frozen=True, slots=True)
 class Rekeyed:
-    """How many rows are under the new secret, how many are not because they were not ours, and the chain's heads."""
+    """The number of rows under the new secret, the number left because they were not ours, and the chain's heads."""
 
     rows: int
     foreign: int

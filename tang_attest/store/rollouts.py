@@ -64,7 +64,7 @@ def under_way_if_ours(
 def outcomes_if_ours(
     connection: sa.Connection, rollouts: Collection[Rollout], device_ids: Collection[int]
 ) -> dict[int, RolloutOutcome | Tampered]:
-    """How each of *device_ids* fared under the one of *rollouts* that is its policy's, by device; or the error."""
+    """Return the outcome of each of *device_ids* under the one of *rollouts* that is its policy's, by device; or the error."""
     bound = {"rollouts": [rollout.id for rollout in rollouts], "devices": list(device_ids)}
     found: dict[int, RolloutOutcome | Tampered] = {}
     for values in connection.execute(_OUTCOMES, bound):

@@ -1,4 +1,4 @@
-"""Whether the rows that decide something are ours, all there, and as new as the audit record says.
+"""A check that the rows that decide something are ours, all there, and as new as the audit record says.
 
 Each change of such a row tells the record, in its own transaction, the version that it made (audit_log.py).  The record
 is sealed, so whoever puts an older row of ours in the place of a newer one has to change the record as well.
@@ -30,7 +30,7 @@ _MARK: Final = f'%"{ROWS}":%'
 
 @dataclass(frozen=True, slots=True)
 class Recorded:
-    """What the audit record says last of a row; a version of :data:`REMOVED` says that it was removed."""
+    """The last word of the audit record about a row; a version of :data:`REMOVED` says that it was removed."""
 
     table: str
     key: str
@@ -48,7 +48,7 @@ class RowFinding:
 
 @dataclass(frozen=True, slots=True)
 class RowCheck:
-    """How many rows are ours, and what is the matter with others."""
+    """The number of rows that are ours, and the faults of the others."""
 
     rows: int
     findings: tuple[RowFinding, ...]
@@ -76,7 +76,7 @@ def compare(connection: sa.Connection, authenticity: Authenticity) -> RowCheck:
 
 
 def recorded(connection: sa.Connection) -> dict[str, Recorded]:
-    """What the whole audit record says last, by the row's serial (hex)."""
+    """Return the last word of the whole audit record, by the row's serial (hex)."""
     said: dict[str, Recorded] = {}
     after: int | None = None
     while page := page_of(connection, after):
@@ -99,7 +99,7 @@ def page_of(connection: sa.Connection, after: int | None) -> Sequence[Any]:
 
 
 def read_page(page: Sequence[Any]) -> dict[str, Recorded]:
-    """What a page says last of each row.  Entries that somebody made unreadable say nothing."""
+    """Return the last word of a page about each row.  Entries that somebody made unreadable say nothing."""
     said: dict[str, Recorded] = {}
     for entry in page:
         for table, key, serial, version in _rows_of(entry.details):

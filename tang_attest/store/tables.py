@@ -23,7 +23,7 @@ metadata: Final = sa.MetaData(
 
 
 def _seal() -> sa.Column[bytes]:
-    """What shows that the row is ours (authentic.py); NULL: it is not."""
+    """The proof that the row is ours (authentic.py); NULL: it is not."""
     return sa.Column("seal", sa.LargeBinary)
 
 
@@ -120,7 +120,7 @@ device: Final = sa.Table(
     sa.Column("answered_at", Instant),
     sa.Column("verified_at", Instant),
     sa.Column("wanted_at", Instant, index=True),
-    # What the running system told last of its disks (ports.Told): {"at", "reset_count", "texts", "because"}.
+    # The last statement of the running system about its disks (ports.Told): {"at", "reset_count", "texts", "because"}.
     sa.Column("told", JsonText),
     _seal(),
     sqlite_autoincrement=True,  # an id is never used again: a decision under way must not meet another device

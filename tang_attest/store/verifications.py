@@ -141,7 +141,7 @@ def _columns(item: Verification, change: Change) -> dict[str, object]:
 
 
 def _news(row: authentic.Row, item: Verification) -> Opened | None:
-    """What the round tells of the disks, where that is another thing than was told before."""
+    """Return the statement of the round about the disks, where it differs from the one before."""
     if item.told is None:
         return None
     before, now = devices.load_told(row["told"]), item.told.opened

@@ -292,7 +292,7 @@ class PolicyPage(View):
 
 
 class DisksView(View):
-    """What a running machine told of its disks."""
+    """A running machine's statement about its disks."""
 
     opened: Literal["attested", "passphrase", "not told"] = Field(
         description="attested: attestation opened each volume of this boot; passphrase: not each."
@@ -303,7 +303,7 @@ class DisksView(View):
 
     @classmethod
     def of(cls, device: Device) -> DisksView:
-        """What is known of *device*."""
+        """Return the statement that is known of *device*."""
         told = device.disks.as_json()
         del told["explained"]
         return cls(**told, told_at=device.told.at if device.told else None)

@@ -77,7 +77,7 @@ def make_app(site: Site) -> web.Application:
 
     @web.middleware
     async def elsewhere(request: web.Request, handler: Handler) -> web.StreamResponse:
-        """What is no path at all (``OPTIONS *``, ``CONNECT``) is answered and logged like the rest."""
+        """Answer and log a target that is no path (``OPTIONS *``, ``CONNECT``) like the rest."""
         return await (answer if request.match_info.http_exception is not None else handler)(request)
 
     # Tang's routes are matched on the raw target, which aiohttp's router has already decoded: one route takes all.

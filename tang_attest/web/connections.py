@@ -121,7 +121,7 @@ class Connection(web.RequestHandler):
     # --- heads, bodies, and what comes behind -------------------------------------------------------------------------
 
     def _next_size(self, data: bytes) -> int:
-        """How much of *data* to read on: to the end of a head, as far as that is the first one in there."""
+        """Return the number of bytes of *data* to read on: to the end of a head, as far as that is the first one in there."""
         if not self._expects_head():
             return MAX_HEAD
         end = data.find(_END_OF_HEAD, 0, MAX_HEAD)
@@ -139,7 +139,7 @@ class Connection(web.RequestHandler):
         super().data_received(piece)
         if self._request_count > self._seen:
             if payload is not None and not payload.is_eof():
-                # What follows a body that never ended is aiohttp's own word for chunks that cannot be read.
+                # Bytes after a body that never ended are aiohttp's own word for chunks that cannot be read.
                 payload.set_exception(ConnectionResetError("the chunks cannot be read"))
             self._seen, self._head = self._request_count, 0
             self._payload = self._messages[-1][1] if self._messages else None

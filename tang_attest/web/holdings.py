@@ -1,4 +1,4 @@
-"""Who holds connections, which of them wait for their client and until when, and which one goes when there is no room.
+"""The holders of connections, the connections that wait for their client and until when, and which one goes when there is no room.
 
 Rules of this module:
 
@@ -51,7 +51,7 @@ class Holdings:
         return len(self._all)
 
     def of(self, network: str | None) -> int:
-        """How many *network* holds."""
+        """Return the number that *network* holds."""
         return self._count_of.get(network, 0)
 
     def add(self, network: str | None, address: str | None, cut: Callable[[], None] | None) -> Held:

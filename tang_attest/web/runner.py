@@ -27,7 +27,7 @@ _READ_AHEAD: Final = 16 * 1024
 
 
 def handling(limits: Limits) -> dict[str, Any]:
-    """How aiohttp handles a connection, in the words of its RequestHandler."""
+    """Return the options for aiohttp's handling of a connection, in the words of its RequestHandler."""
     return {
         "access_log": None,
         "auto_decompress": False,  # a body is what came; see bodies.check_encoding

@@ -19,7 +19,7 @@ from tang_attest.protocol.tpm import MAX_STRUCTURE
 from tang_attest.service.announce import Announcement
 from tang_attest.service.enroll import Application
 
-#: What a request has at the most.  An honest one nests 2 deep and has fewer than 100 members and elements.
+#: Limits of a request.  An honest one nests 2 deep and has fewer than 100 members and elements.
 BOUNDS: Final = Bounds(depth=32, parts=256)
 #: The same for whoever has shown a token: changes of whole policies.
 ADMIN_BOUNDS: Final = Bounds(depth=32, parts=8192)
