@@ -426,7 +426,7 @@ def test_logs_are_json_and_hold_no_secret(directory: Path) -> None:
         text = server.log.read_text()
     assert [record["event"] for record in records][:2] == ["listening", "request"]
     assert records[-1]["event"] == "stopped"
-    requests = [(r["target"], r["status"], r["code"]) for r in records if r["event"] == "request"]
+    requests = [(r.get("target"), r["status"], r["code"]) for r in records if r["event"] == "request"]
     assert requests[:6] == [
         ("/attest/enroll", 200, "ok"),
         ("/attest/enroll/finish", 201, "ok"),

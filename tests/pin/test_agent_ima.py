@@ -89,4 +89,4 @@ def test_without_a_list(ima: Ima) -> None:
     ima.machine.extra["CLEVIS_ATTEST_IMA_LIST"] = "/nowhere"
     done = ima.machine.run("clevis-attest-agent", "--once")
     assert done.returncode == 3
-    assert b"(ima-missing): '" in done.stderr
+    assert b"it answered 403 (ima-missing)" in done.stderr
