@@ -192,6 +192,11 @@ class Transaction:
         if form.name not in UNRECORDED:
             self._changed[serial] = self._untold[serial] = (form.name, form.describe(raw), version)
 
+    def saw(self, serial: bytes, version: int) -> None:
+        """The row was read.  One that this transaction changed is nobody else's before it is committed."""
+        if serial not in self._changed:
+            self.authenticity.saw(serial, version)
+
     def take(self) -> list[list[object]]:
         """Return the changes since this was last asked: table, key, serial and version; version 0 is a row removed."""
         untold, self._untold = self._untold, {}
@@ -304,7 +309,7 @@ def check(connection: sa.Connection, table: sa.Table, values: Sequence[Any]) -> 
             authenticity.keep(name, row)
     if authenticity.is_older(row.serial, row.version, transaction.began):
         raise tampered(connection, form(table), row.raw, "is older than this server has seen it")
-    authenticity.saw(row.serial, row.version)
+    transaction.saw(row.serial, row.version)
     return row
 
 

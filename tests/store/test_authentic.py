@@ -12,12 +12,12 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from tang_attest.errors import TangAttestError
+from tang_attest.errors import Conflict, TangAttestError
 from tang_attest.ports import Suspension
 from tang_attest.protocol.reference_state import Life
 from tang_attest.store import SqlStore, authentic, check_rows, tables
 from tests.fakes import ROW_KEY
-from tests.store.conftest import Opener
+from tests.store.conftest import Opener, Stall
 from tests.store.records import NOW, decision, digest, entry
 from tests.store.tampering import IMA, KID, OPEN_KID, Intruder, admin_token, ended, fill
 
@@ -271,6 +271,32 @@ async def test_an_older_row_of_ours_is_refused_by_who_saw_the_newer(
     for process in (store, other):
         assert await outcome(process.get_device("pi-b")) == "registry-tampered"
         assert await outcome(process.find_key(KID)) == "registry-tampered"
+
+
+@pytest.mark.parametrize("ends", ["committed", "rolled back"])
+async def test_a_change_that_is_not_committed_makes_no_row_older(
+    store: SqlStore, stall: Stall, ends: str
+) -> None:
+    """A writer reads its own change: until it is committed, everybody else's row is the newest there is."""
+    await fill(store)
+    state = tables.reference_state.c.label == "recorded"
+    held = stall.around(lambda: None)
+
+    def work(connection: sa.Connection) -> None:
+        authentic.update(connection, tables.reference_state, state, {"life": Life.RETIRED.value})
+        assert authentic.one(connection, tables.reference_state, state)
+        held()
+        if ends == "rolled back":
+            raise Conflict("name-taken", "somebody else was faster")
+
+    writing = asyncio.create_task(store._database.write(work))
+    await stall.entered()
+    assert await outcome(store.get_policy("policy")) != "registry-tampered"
+    stall.go()
+    with suppress(Conflict):
+        await writing
+    assert await outcome(store.get_policy("policy")) != "registry-tampered"
+    assert store.tampered()["reference_state"] == 0
 
 
 async def test_what_was_removed_stays_removed(
