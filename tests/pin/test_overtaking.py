@@ -12,7 +12,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from tests.pin.conftest import Server
-from tests.pin.machine import SECRET, Machine, readdressed
+from tests.pin.machine import SECRET, Machine
 
 pytestmark = pytest.mark.slow
 
@@ -30,13 +30,19 @@ class SlowLink:
             def log_message(self, *_: object) -> None:
                 """Nothing."""
 
+            def do_GET(self) -> None:
+                self._pass_on(b"")
+
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers["Content-Length"]))
                 if b'"attest"' in body:
                     link.held.set()
                     assert link.go.wait(30)
+                self._pass_on(body)
+
+            def _pass_on(self, body: bytes) -> None:
                 server = http.client.HTTPConnection("127.0.0.1", port)
-                server.request("POST", self.path, body)
+                server.request(self.command, self.path, body)
                 answer = server.getresponse()
                 data = answer.read()
                 self.send_response(answer.status)
@@ -69,7 +75,7 @@ def test_the_quote_that_was_made_first_arrives_second(
     machine: Machine, jwe: bytes, server: Server, name: str, link: SlowLink
 ) -> None:
     """Both disks open, and the record has nothing odd."""
-    slow = readdressed(jwe, link.url)
+    slow = machine.encrypt(url=link.url, name=name)
     with ThreadPoolExecutor(1) as background:
         first = background.submit(machine.decrypt, slow)
         assert link.held.wait(30), "the first quote did not come"
