@@ -37,6 +37,10 @@ class Serving:
         """The log, which has to be JSON line by line."""
         return [json.loads(line) for line in self.log.read_text().splitlines()]
 
+    def listening(self) -> dict[str, Any]:
+        """The record of the start; on a busy machine a worker may log before its supervisor does."""
+        return next(record for record in self.records() if record["event"] == "listening")
+
 
 def clean_environment(**variables: str) -> dict[str, str]:
     """The process's environment without what would configure the server, and *variables*."""

@@ -87,7 +87,7 @@ def settled(server: Serving, before: int) -> list[dict[str, Any]]:
 
 def alarming(server: Serving) -> list[str]:
     """The series that an alert of 5xx looks at."""
-    [port] = server.records()[0]["metrics"]
+    [port] = server.listening()["metrics"]
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=PATIENCE_S) as answer:
         assert "Server" not in answer.headers
         text = answer.read().decode()

@@ -174,7 +174,7 @@ def test_no_secret_is_anywhere(tmp_path: Path) -> None:
             server.port, admin[:-1] + ("A" if admin[-1] != "A" else "B"), "GET", "/devices"
         )[1]
         answers += administer(server.port, token, "GET", "/devices")[1]
-        for port in server.records()[0]["metrics"]:
+        for port in server.listening()["metrics"]:
             answers += request(port, "GET", "/metrics")[1]
         server.process.send_signal(signal.SIGHUP)
         for line in (

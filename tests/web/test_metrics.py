@@ -206,7 +206,7 @@ def test_metrics_of_a_mere_tangd(tmp_path: Path) -> None:
     flags = ("--plain-tang", "--tang-dir", keys, "--metrics-listen", "127.0.0.1:0", "--log-format", "json")
     with serving(tmp_path, *flags) as server:
         request(server.port, "GET", "/adv")
-        [port] = server.records()[0]["metrics"]
+        [port] = server.listening()["metrics"]
         samples = parse(request(port, "GET", "/metrics")[1].decode())
         assert total(samples, "tang_attest_requests_total", route="adv") == 1
 
