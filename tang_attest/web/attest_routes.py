@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -60,7 +60,7 @@ class AttestRoutes:
         try:
             reply = await self.unlock.respond(kid, jwk, evidence, caller)
         except Refused as refusal:
-            return await _renewed(refusal, caller, self.unlock.challenge(kid))
+            return await _renewed(refusal, caller, kid, self.unlock.challenge)
         return web.Response(
             body=reply.encode(), content_type="application/jwk+json", headers={"Cache-Control": "no-store"}
         )
@@ -104,7 +104,7 @@ class AttestRoutes:
         try:
             state, new = await self.announcements.announce(kid, body.announcement(), body.evidence(), caller)
         except Refused as refusal:
-            return await _renewed(refusal, caller, self._announcing(kid))
+            return await _renewed(refusal, caller, kid, self._announcing)
         return _json(201 if new else 200, {"label": state.label, "state": state.life, "known": not new})
 
     async def _announcing(self, kid: str) -> Challenge:
@@ -127,7 +127,7 @@ class AttestRoutes:
         try:
             ended, ticket = await self.agents.answer(kid, evidence)
         except Refused as refusal:
-            return await _renewed(refusal, caller, self.agents.challenge(kid))
+            return await _renewed(refusal, caller, kid, self.agents.challenge)
         code = ended.reasons[0].code if ended.reasons else "ok"
         response = _json(200, {"outcome": ended.outcome, "code": code, "ticket": ticket})
         response[CODE] = code
@@ -159,16 +159,15 @@ class AttestRoutes:
 
 
 async def _renewed(
-    refusal: Refused, caller: Caller, challenge: Coroutine[Any, Any, Challenge]
+    refusal: Refused, caller: Caller, kid: str, challenge: Callable[[str], Awaitable[Challenge]]
 ) -> web.Response:
     """Return 401 with a new challenge for evidence whose nonce expired: an honest machine may have been slow.
 
     Raises *refusal* again for any other code.
     """
     if refusal.code != "nonce-expired":
-        challenge.close()
         raise refusal
-    return problem(refusal, caller.request_id, await challenge)
+    return problem(refusal, caller.request_id, await challenge(kid))
 
 
 def _point_and_evidence(body: bytes) -> tuple[dict[str, Any], Evidence | None]:

@@ -46,7 +46,7 @@ _PATIENCE_S: Final = 30.0
 
 @dataclass(frozen=True, slots=True)
 class Unlocks:
-    """What honest machines saw in *seconds*; *failed* are requests that had to be made again."""
+    """Answers to honest machines in *seconds*; *failed* are requests that had to be made again."""
 
     seconds: float
     latencies: tuple[float, ...]

@@ -1,4 +1,4 @@
-"""What a booted machine's cap says, and that it is what the TPM took."""
+"""The cap of a booted machine: its texts, compared with the value in the TPM."""
 
 from __future__ import annotations
 

@@ -175,7 +175,7 @@ while :; do read -r _; done
 
 
 def newest_verdict(world: World) -> str:
-    """What the server said to the last unlock."""
+    """Return the server's words about the last unlock."""
     return str(next(record for record in world.site.audit(NAME) if record["event"] == "unlock")["verdict"])
 
 

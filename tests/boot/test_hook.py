@@ -233,7 +233,7 @@ def test_a_plain_swap_that_nobody_asked_for_is_left_out(root: Path, tmp_path: Pa
 [ "$1" != prereqs ] || exit 0
 echo RESUME=/dev/vdb >"$DESTDIR/conf/conf.d/zz-resume-auto"
 """
-    # What initramfs-tools' own hook does where /proc/swaps has one; a chroot has none.
+    # As initramfs-tools' own hook does where /proc/swaps has one; a chroot has none.
     stock = root / "usr/share/initramfs-tools/hooks/resume"
     assert "zz-resume-auto" in stock.read_text()
     with changed(stock, text):

@@ -60,7 +60,7 @@ def test_a_person_at_a_terminal_is_asked(tmp_path: Path) -> None:
 
 
 def _typed(command: list[str], prompt: bytes, answer: bytes) -> str:
-    """What a terminal shows when a person answers the prompt."""
+    """Return the text of a terminal on which a person answers the prompt."""
     terminal, side = pty.openpty()
     with subprocess.Popen(command, stdin=side, stdout=side, stderr=side, start_new_session=True) as process:
         os.close(side)

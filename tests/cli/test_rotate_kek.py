@@ -40,7 +40,7 @@ async def made(state: Path) -> str:
 
 
 async def opens(state: Path, kid: str) -> bool:
-    """Whether the machine's key opens under the secret of the state."""
+    """Return True if the machine's key opens under the secret of the state."""
     secret = load_secret(state)
     store = await open_store(Settings(state=state).database_url, secret.derive(KEY_LABEL))
     try:
@@ -97,7 +97,7 @@ async def test_an_interruption_is_gone_on_from(tmp_path: Path, monkeypatch: pyte
 
 
 async def test_rows_of_somebody_else_are_not_blessed(tmp_path: Path) -> None:
-    """What was not ours before is not ours afterwards; a record that was changed stops the rotation."""
+    """A row that was not ours before is not ours afterwards; a record that was changed stops the rotation."""
     state = tmp_path / "state"
     kid = await made(state)
     with closing(sqlite3.connect(state / "tang-attest.db")) as connection, connection:

@@ -174,32 +174,12 @@ def test_a_socket_of_systemd(directory: Path) -> None:
             early.close()
 
 
-def test_a_connection_of_systemd_is_no_listener(directory: Path) -> None:
-    """A socket unit with Accept=yes is told apart at once, instead of a server that never says anything."""
-    ours, theirs = socket.socketpair()
-    with ours, theirs:
-        arguments = " ".join(command("--state", directory / "state", "serve"))
-        done = subprocess.run(
-            ["bash", "-c", f"exec 3<&{ours.fileno()}; LISTEN_PID=$$ LISTEN_FDS=1 exec {arguments}"],
-            pass_fds=[ours.fileno()],
-            env=clean_environment(),
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=PATIENCE_S,
-        )
-    assert done.returncode == 1
-    assert "(setting-invalid)" in done.stderr
-    assert "Accept=no" in done.stderr
-
-
-@pytest.mark.parametrize(("count", "sentence"), [("x", "no number"), ("²", "no number"), ("1", "no socket")])
-def test_listen_fds_of_nobody(count: str, sentence: str, tmp_path: Path) -> None:
-    """LISTEN_FDS that names no sockets is a setting, not a traceback."""
-    (tmp_path / "file").touch()
-    arguments = " ".join(command("--state", tmp_path / "state", "serve"))
+def refused_sockets(state: Path, redirection: str, count: str, *descriptors: int) -> str:
+    """Return the stderr of a ``serve`` that refuses what it is passed as systemd passes sockets."""
+    arguments = " ".join(command("--state", state, "serve"))
     done = subprocess.run(
-        ["bash", "-c", f"exec 3<{tmp_path}/file; LISTEN_PID=$$ LISTEN_FDS={count} exec {arguments}"],
+        ["bash", "-c", f"exec 3<{redirection}; LISTEN_PID=$$ LISTEN_FDS={count} exec {arguments}"],
+        pass_fds=descriptors,
         env=clean_environment(),
         capture_output=True,
         text=True,
@@ -208,4 +188,19 @@ def test_listen_fds_of_nobody(count: str, sentence: str, tmp_path: Path) -> None
     )
     assert done.returncode == 1
     assert "(setting-invalid)" in done.stderr
-    assert sentence in done.stderr
+    return done.stderr
+
+
+def test_a_connection_of_systemd_is_no_listener(directory: Path) -> None:
+    """A socket unit with Accept=yes is told apart at once, instead of a server that never says anything."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        said = refused_sockets(directory / "state", f"&{ours.fileno()}", "1", ours.fileno())
+    assert "Accept=no" in said
+
+
+@pytest.mark.parametrize(("count", "sentence"), [("x", "no number"), ("²", "no number"), ("1", "no socket")])
+def test_listen_fds_of_nobody(count: str, sentence: str, tmp_path: Path) -> None:
+    """LISTEN_FDS that names no sockets is a setting, not a traceback."""
+    (tmp_path / "file").touch()
+    assert sentence in refused_sockets(tmp_path / "state", f"{tmp_path}/file", count)

@@ -113,7 +113,7 @@ class Scene:
 
     @property
     def said(self) -> str:
-        """What a person saw on the console."""
+        """Return the text that a person saw on the console."""
         return self.console.read_text().replace("\r", "")
 
     def disk(self, name: str, number: str, *, partition_of: str = "") -> Path:

@@ -40,7 +40,7 @@ def pcr(tpm: Swtpm, number: int = 15, bank: str = "sha256") -> str:
 
 
 def replayed(*texts: str, bank: str = "sha256") -> str:
-    """What a PCR holds after these events."""
+    """Return the value of a PCR after these events."""
     value = bytes(hashlib.new(bank).digest_size)
     for text in texts:
         value = hashlib.new(bank, value + hashlib.new(bank, text.encode()).digest()).digest()
@@ -48,7 +48,7 @@ def replayed(*texts: str, bank: str = "sha256") -> str:
 
 
 def events(scene: Scene) -> str:
-    """What the running system finds."""
+    """Return the texts that the running system finds."""
     return (scene.run_directory / "cap-events").read_text()
 
 

@@ -12,7 +12,7 @@ _TWO = b"1a2b3c4d-1111-4222-8333-444455556666"
 
 
 def texts(data: bytes) -> None:
-    """What is read is exactly what came, and is told of the value that it leads to."""
+    """Texts are read exactly as they came, and tell of the value that they lead to."""
     read_texts = parse(data)
     assert b"".join(text.raw for text in read_texts) == data
     for bank in ("sha256", "sha384", "sha512"):
@@ -24,7 +24,7 @@ def texts(data: bytes) -> None:
 
 
 def another(data: bytes) -> None:
-    """Whatever comes, it tells nothing of a value that it does not lead to."""
+    """Texts tell nothing of a value that they do not lead to."""
     honest = HEADER + b"attested " + _ONE + b"\n"
     for value in (replay((honest,), "sha256"), cap_value("sha256"), bytes(32)):
         assert data == honest or not read(data, "sha256", value).volumes
