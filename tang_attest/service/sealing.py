@@ -35,7 +35,7 @@ class Sealer:
     async def round(self, *, last: bool = False) -> Seal | None:
         """Seal what came since the last round; the newest seal that this made.
 
-        With *last*, also if somebody else has just sealed.  Raises ``audit-cut`` (once a minute, and nothing is sealed
+        With *last*, also if another sealer has just sealed, or does so meanwhile.  Raises ``audit-cut`` (once a minute, and nothing is sealed
         then) while the head that this process saw is not in the chain, and what the store raises.
         """
         now = self._clock.now()
@@ -46,24 +46,35 @@ class Sealer:
         self._head, self._told_at = newest, None
         if newest is not None and not last and timedelta(0) <= now - newest.sealed_at < FRESH:
             return None
-        final = await self._store.final_audit_id(newest.last_id if newest else None)
+        final = await self._store.final_audit_id(self._last_id)
         if final is None:
             return None
         made = None
         for _ in range(SEALS):
-            if (seal := await self._seal(final, now)) is None:
+            if not (rows := await self._store.list_audit_rows(self._last_id, final, ROWS)):
                 break
-            self._head = made = seal
+            seal = make_seal(self._key, self._head, rows, now)
+            if await self._store.add_seal(seal):
+                self._head = made = seal
+            elif not last or not await self._follow():
+                break
         return made
 
-    async def _seal(self, final: int, now: datetime) -> Seal | None:
-        """The next seal up to the id *final*; ``None`` when nothing is left, or somebody else was first."""
-        after = self._head.last_id if self._head else None
-        rows = await self._store.list_audit_rows(after, final, ROWS)
-        if not rows:
-            return None
-        seal = make_seal(self._key, self._head, rows, now)
-        return seal if await self._store.add_seal(seal) else None
+    @property
+    def _last_id(self) -> int | None:
+        """Id of the newest row under the head; ``None`` without one."""
+        return self._head.last_id if self._head else None
+
+    async def _follow(self) -> bool:
+        """Continue after the seal of another sealer, or of this one's interrupted round; false if there is none.
+
+        The last round has no successor to leave its rows to.
+        """
+        newest = await self._store.newest_seal()
+        if newest == self._head or not await self._goes_on(newest):
+            return False
+        self._head = newest
+        return True
 
     async def _goes_on(self, newest: Seal | None) -> bool:
         """True when the chain has the head that this process saw."""

@@ -291,6 +291,29 @@ async def test_a_seal_lost_to_another(
     assert (await check(sealed, clock)).bad == 0
 
 
+async def test_the_last_round_continues_after_an_interrupted_one(
+    store: SqlStore, clock: FakeClock, stall: Stall, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server that stops seals every row, even if the seal of a round it canceled is committed meanwhile."""
+    monkeypatch.setattr(sealing, "ROWS", 3)
+    await write(store, 8)
+    sealer = Sealer(store, KEY, clock)
+    add_seal = audit_chain.add_seal
+    with monkeypatch.context() as patch:
+        patch.setattr(audit_chain, "add_seal", stall.around(add_seal))
+        task = asyncio.create_task(sealer.round())
+        await stall.entered()
+    task.cancel()
+    last = asyncio.create_task(sealer.round(last=True))
+    await asyncio.sleep(0.2)  # it reads the chain without the seal that is on its way
+    stall.go()
+    assert await last is not None
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    found = await check(store, clock)
+    assert (found.rows, found.seals, found.bad, found.unsealed) == (8, 3, 0, 0)
+
+
 async def test_rows_that_are_committed_out_of_order(
     url: str,
     store: SqlStore,
