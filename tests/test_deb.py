@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 import tang_attest
-from tests.boot import cache
+from tests.boot.images import cache
 from tools.runtime_lock import runtime_lock
 
 DRACUT = "clevis-dracut-attest"

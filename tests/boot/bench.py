@@ -20,9 +20,9 @@ from typing import Final
 
 from tests.bench import boot as figures
 from tests.bench import report
-from tests.boot import disk
-from tests.boot.machine import SERVER, SERVER_PORT, Machine, Network
-from tests.boot.tree import Variant
+from tests.boot.hardware.machine import SERVER, SERVER_PORT, Machine, Network
+from tests.boot.images import disk
+from tests.boot.images.tree import Variant
 from tests.boot.world import ROOT_IS_OPEN, World
 
 _TANGD: Final = "/usr/libexec/tangd"

@@ -8,8 +8,9 @@ from typing import Final
 
 import pytest
 
-from tests.boot import cache, dracut_world
-from tests.boot.tree import Variant
+from tests.boot.dracut import world as dracut_world
+from tests.boot.images import cache
+from tests.boot.images.tree import Variant
 from tests.boot.world import World, shared
 
 #: What a failed test shows, the last bytes of each.

@@ -10,9 +10,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
 
-from tests.boot.cache import ROOT
-from tests.boot.disk import clevis_bind
-from tests.boot.machine import SERVER, SERVER_PORT, Machine
+from tests.boot.hardware.machine import SERVER, SERVER_PORT, Machine
+from tests.boot.images.cache import ROOT
+from tests.boot.images.disk import clevis_bind
 from tests.pin.machine import certificate, pin_of
 from tests.swtpm import Swtpm
 

@@ -17,10 +17,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.boot import disk, efi_variable
-from tests.boot.cap import HEADER, cap_texts, text
-from tests.boot.machine import COMMAND_LINE, PATIENCE, Machine, Network, NotSeen
-from tests.boot.tree import ROOT_UUID, SECOND_UUID, Variant
+from tests.boot.hardware import efi_variable
+from tests.boot.hardware.cap import HEADER, cap_texts, text
+from tests.boot.hardware.machine import COMMAND_LINE, PATIENCE, Machine, Network, NotSeen
+from tests.boot.images import disk
+from tests.boot.images.tree import ROOT_UUID, SECOND_UUID, Variant
 from tests.boot.world import NAME, PROMPT, REFUSED, ROOT_IS_OPEN, UNLOCKED, World, open_by_passphrase
 from tests.initrd import header
 

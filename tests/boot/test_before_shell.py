@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.boot import cache
-from tests.boot.namespace import guest, unpack
-from tests.boot.tree import Variant, build
+from tests.boot.images import cache
+from tests.boot.images.tree import Variant, build
+from tests.boot.network.namespace import guest, unpack
 
 pytestmark = [pytest.mark.boot, pytest.mark.timeout(2400)]
 

@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.boot import disk
-from tests.boot.base import base_tree
-from tests.boot.provider import PROVIDER_NEEDS, client_files, provider
-from tests.boot.tree import (
+from tests.boot.images import disk
+from tests.boot.images.base import base_tree
+from tests.boot.images.provider import PROVIDER_NEEDS, client_files, provider
+from tests.boot.images.tree import (
     ROOT_UUID,
     Variant,
     chroot,

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.boot.namespace import ROUTER, ROUTER_6, guest, unpack
-from tests.boot.tree import Variant, build
+from tests.boot.images.tree import Variant, build
+from tests.boot.network.namespace import ROUTER, ROUTER_6, guest, unpack
 
 pytestmark = [pytest.mark.boot, pytest.mark.timeout(2400)]
 

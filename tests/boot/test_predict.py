@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.boot import disk
-from tests.boot.loaders import LOADERS
-from tests.boot.machine import COMMAND_LINE
-from tests.boot.tree import Variant, build
+from tests.boot.hardware.machine import COMMAND_LINE
+from tests.boot.images import disk
+from tests.boot.images.loaders import LOADERS
+from tests.boot.images.tree import Variant, build
 from tests.boot.world import NAME, PROMPT, REFUSED, ROOT_IS_OPEN, UNLOCKED, World, open_by_passphrase
 
 pytestmark = [pytest.mark.boot, pytest.mark.timeout(1200)]

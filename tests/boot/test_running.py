@@ -10,10 +10,10 @@ from typing import Any, Final
 
 import pytest
 
-from tests.boot import disk
-from tests.boot.machine import PATIENCE, Console, Machine
+from tests.boot.hardware.machine import PATIENCE, Console, Machine
+from tests.boot.images import disk
+from tests.boot.images.tree import ROOT_UUID
 from tests.boot.site import Site
-from tests.boot.tree import ROOT_UUID
 from tests.boot.world import NAME, PROMPT, REFUSED, ROOT_IS_OPEN, UNLOCKED, World, open_by_passphrase
 
 pytestmark = [pytest.mark.boot, pytest.mark.timeout(2400)]

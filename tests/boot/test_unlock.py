@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.boot import disk
-from tests.boot.cap import cap_texts, text
-from tests.boot.machine import COMMAND_LINE, PATIENCE, SERVER, SERVER_PORT, Machine, Network
-from tests.boot.tree import ROOT_UUID, SECOND_UUID, Variant, build
+from tests.boot.hardware.cap import cap_texts, text
+from tests.boot.hardware.machine import COMMAND_LINE, PATIENCE, SERVER, SERVER_PORT, Machine, Network
+from tests.boot.images import disk
+from tests.boot.images.tree import ROOT_UUID, SECOND_UUID, Variant, build
 from tests.boot.world import (
     NAME,
     PROMPT,

@@ -12,10 +12,10 @@ from typing import Any, Final, Self
 
 import pytest
 
-from tests.boot import disk
-from tests.boot.machine import Console, Machine, Network
+from tests.boot.hardware.machine import Console, Machine, Network
+from tests.boot.images import disk
+from tests.boot.images.tree import ROOT_UUID, SECOND_UUID, Built, Variant, build
 from tests.boot.site import Site
-from tests.boot.tree import ROOT_UUID, SECOND_UUID, Built, Variant, build
 
 NAME: Final = "pi-b"
 #: Firmware, option ROMs, kernel, Secure Boot, initrd and command line, and the cap.

@@ -15,7 +15,7 @@ from typing import Final
 
 import pytest
 
-from tests.boot.cache import ROOT
+from tests.boot.images.cache import ROOT
 
 SHELLS: Final = {"dash": ["dash"], "bash": ["bash", "--posix"], "busybox": ["busybox", "sh"]}
 #: For ``parametrize``: the shell of most images at each `make check`, the others with every test.

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.boot import disk
-from tests.boot.cache import ROOT
+from tests.boot.images import disk
+from tests.boot.images.cache import ROOT
 from tests.initrd import header
 from tests.initrd.scene import EVERY_SHELL, OTHER, UUID, Scene
 

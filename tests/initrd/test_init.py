@@ -8,7 +8,7 @@ from typing import Final
 
 import pytest
 
-from tests.boot.cache import ROOT
+from tests.boot.images.cache import ROOT
 from tests.initrd.scene import EVERY_SHELL, Scene
 
 pytestmark = pytest.mark.parametrize("shell", EVERY_SHELL)

@@ -7,7 +7,7 @@ from typing import Final
 
 import pytest
 
-from tests.boot.cache import ROOT
+from tests.boot.images.cache import ROOT
 from tests.initrd.scene import SHELLS, Scene
 
 pytestmark = pytest.mark.parametrize("shell", SHELLS)

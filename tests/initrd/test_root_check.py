@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.boot import disk
+from tests.boot.images import disk
 from tests.initrd.scene import EVERY_SHELL, OTHER, UUID, Scene
 
 CHECK = "clevis-attest-root-check"

@@ -10,7 +10,7 @@ from typing import Final
 
 import pytest
 
-from tests.boot.cache import ROOT
+from tests.boot.images.cache import ROOT
 
 #: What systemd's generators make of rd.luks.name=...=root root=UUID=..., with what matters for the order.
 _GENERATED: Final = {

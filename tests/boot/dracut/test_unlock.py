@@ -7,11 +7,12 @@ from typing import Any, Final
 
 import pytest
 
-from tests.boot import disk, dracut
-from tests.boot.cap import cap_texts, text
-from tests.boot.dracut_world import PROMPT, open_by_passphrase
-from tests.boot.machine import PATIENCE, Console, Network
-from tests.boot.tree import ROOT_UUID, SECOND_UUID
+from tests.boot.dracut import system
+from tests.boot.dracut.world import PROMPT, open_by_passphrase
+from tests.boot.hardware.cap import cap_texts, text
+from tests.boot.hardware.machine import PATIENCE, Console, Network
+from tests.boot.images import disk
+from tests.boot.images.tree import ROOT_UUID, SECOND_UUID
 from tests.boot.world import NAME, REFUSED, ROOT_IS_OPEN, UNLOCKED, World
 
 pytestmark = [pytest.mark.boot, pytest.mark.timeout(2400)]
@@ -45,7 +46,7 @@ def test_dracut_a_changed_boot_is_refused_and_the_passphrase_opens(world: World)
 
     The cap comes after the last volume: it is there once, and both volumes are open.
     """
-    changes: dict[str, Any] = {"command_line": f"{dracut.COMMAND_LINE} changed=yes"}
+    changes: dict[str, Any] = {"command_line": f"{system.COMMAND_LINE} changed=yes"}
     with world.site:
         with world.boot(**changes) as console:
             console.wait_for(PROMPT)

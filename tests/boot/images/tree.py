@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from tests.boot import cache
-from tests.boot.base import base_tree
+from tests.boot.images import cache
+from tests.boot.images.base import base_tree
 
 ROOT_UUID: Final = "0f6e5a3c-0000-4000-8000-000000000001"
 SECOND_UUID: Final = "0f6e5a3c-0000-4000-8000-000000000002"

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from tests.boot import cache
+from tests.boot.images import cache
 
 PACKAGES: Final = ("grub-efi-amd64-bin", "systemd-boot-efi")
 

@@ -15,7 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
-from tests.boot.reset_line import ResetLine
+from tests.boot.hardware.reset_line import ResetLine
 
 #: swtpm/tpm_ioctl.h
 _CMD_SET_DATAFD: Final = 16

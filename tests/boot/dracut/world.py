@@ -7,10 +7,11 @@ from typing import Final
 
 import pytest
 
-from tests.boot import cache, disk, dracut
-from tests.boot.machine import Console, Machine
+from tests.boot.dracut import system
+from tests.boot.hardware.machine import Console, Machine
+from tests.boot.images import cache, disk
+from tests.boot.images.tree import ROOT_UUID, SECOND_UUID
 from tests.boot.site import Site
-from tests.boot.tree import ROOT_UUID, SECOND_UUID
 from tests.boot.world import NAME, REFUSED, ROOT_IS_OPEN, SELECTION, World, shared
 
 PROMPT: Final = r"Please enter passphrase for disk [^\n]*(root|second)"
@@ -18,13 +19,13 @@ PROMPT: Final = r"Please enter passphrase for disk [^\n]*(root|second)"
 
 def at(directory: Path, image: Path | None = None) -> World:
     """The world in *directory*; its machine starts a unified kernel *image*, if there is one."""
-    built = dracut.build()
+    built = system.build()
     machine = Machine(
         directory / "machine",
         built.kernel,
         built.initrd,
         [directory / "root.img", directory / "second.img"],
-        command_line=dracut.COMMAND_LINE,
+        command_line=system.COMMAND_LINE,
         image=image,
     )
     return World(directory, built, Site(directory / "site"), machine)
@@ -32,7 +33,7 @@ def at(directory: Path, image: Path | None = None) -> World:
 
 def approve(directory: Path, selection: str = SELECTION, image: Path | None = None) -> None:
     """Make an enrolled and approved machine in *directory*."""
-    built = dracut.build()
+    built = system.build()
     directory.mkdir()
     disk.copy(disk.root_image(built.root, built.name, ROOT_UUID), directory / "root.img")
     payload = directory / "payload"

@@ -14,12 +14,14 @@ from typing import Final
 
 import pytest
 
-from tests.boot import disk, dracut, efi_variable
-from tests.boot.cap import HEADER, cap_texts, text
-from tests.boot.dracut_world import PROMPT, open_by_passphrase
-from tests.boot.foreign import FOREIGN, ChangeEvents, foreign_disk
-from tests.boot.machine import NotSeen
-from tests.boot.tree import ROOT_UUID, SECOND_UUID
+from tests.boot.dracut import system
+from tests.boot.dracut.world import PROMPT, open_by_passphrase
+from tests.boot.hardware import efi_variable
+from tests.boot.hardware.cap import HEADER, cap_texts, text
+from tests.boot.hardware.machine import NotSeen
+from tests.boot.images import disk
+from tests.boot.images.foreign import FOREIGN, ChangeEvents, foreign_disk
+from tests.boot.images.tree import ROOT_UUID, SECOND_UUID
 from tests.boot.world import NAME, REFUSED, ROOT_IS_OPEN, UNLOCKED, World
 
 pytestmark = [pytest.mark.boot, pytest.mark.timeout(2400)]
@@ -36,7 +38,7 @@ def world(dracut_machine: World) -> World:
 
 def test_dracut_approved_while_it_waits_at_its_prompt_it_opens_by_itself(world: World) -> None:
     """Nobody types a passphrase into refused software: it has its key 20 seconds after `approve`, and opens both volumes."""
-    with world.site, world.boot(command_line=f"{dracut.COMMAND_LINE} changed=yes") as console:
+    with world.site, world.boot(command_line=f"{system.COMMAND_LINE} changed=yes") as console:
         console.wait_for(PROMPT)
         assert console.wait_for(REFUSED)[1] == "pcr-mismatch"
         world.site.approve(NAME)
@@ -79,7 +81,7 @@ def test_dracut_what_nobody_measured_caps_before_systemd_reads_it(world: World) 
 
 def test_dracut_a_masked_cap_means_no_root(world: World) -> None:
     """The root is not mounted, every volume is closed, and the shell comes when the boot is capped."""
-    masked = f"{dracut.COMMAND_LINE} rd.systemd.mask=clevis-attest-cap.service"
+    masked = f"{system.COMMAND_LINE} rd.systemd.mask=clevis-attest-cap.service"
     with world.site, world.boot(command_line=masked) as console:
         console.wait_for(PROMPT)
         console.type(disk.PASSPHRASE)

@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from tests.boot import cache
-from tests.boot.tree import Built
+from tests.boot.images import cache
+from tests.boot.images.tree import Built
 
 ROUTER: Final = "192.0.2.1"
 ROUTER_6: Final = "2001:db8::1"
@@ -114,7 +114,7 @@ def guest(root: Path, command_line: str, *, dhcp: bool = False, prefix: str = ""
         if dhcp:
             servers.append(["busybox", "udhcpd", "-f", str(_udhcpd(root.parent))])
         if prefix:
-            servers.append([sys.executable, "-m", "tests.boot.router", "cable", prefix])
+            servers.append([sys.executable, "-m", "tests.boot.network.router", "cable", prefix])
         for server in servers:
             stack.enter_context(_background([*at_router, *server], root.parent / "servers.log"))
         terminal = os.open(root / "dev/console", os.O_RDWR | os.O_NONBLOCK)

@@ -1,4 +1,4 @@
-"""What is at the other end of a network cable: python -m tests.boot.router INTERFACE PREFIX sends IPv6 router
+"""The other end of a network cable: python -m tests.boot.network.router INTERFACE PREFIX sends IPv6 router
 advertisements (RFC 4861, section 4.2) for a /64 once a second, until it is ended."""
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ import tempfile
 from pathlib import Path
 from typing import Final
 
-from tests.boot import cache
+from tests.boot.images import cache
 
 #: What a small machine with an encrypted root has, and nothing of ours yet.
 PACKAGES: Final = (

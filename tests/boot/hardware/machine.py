@@ -21,8 +21,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from tests.boot.interposer import Interposer
-from tests.boot.reset_line import ResetLine
+from tests.boot.hardware.interposer import Interposer
+from tests.boot.hardware.reset_line import ResetLine
 from tests.swtpm import Swtpm
 
 #: TEST-NET-1 (RFC 5737): an address that the host can never have.

@@ -10,9 +10,9 @@ from typing import Final
 
 import pytest
 
-from tests.boot import dracut
-from tests.boot.cap import cap_texts
-from tests.boot.dracut_world import PROMPT, approve, at, open_by_passphrase
+from tests.boot.dracut import system
+from tests.boot.dracut.world import PROMPT, approve, at, open_by_passphrase
+from tests.boot.hardware.cap import cap_texts
 from tests.boot.world import NAME, REFUSED, ROOT_IS_OPEN, UNLOCKED, World
 
 pytestmark = [pytest.mark.boot, pytest.mark.timeout(2400)]
@@ -26,7 +26,7 @@ ADDRESSES: Final = {".osrel": 0x20000, ".cmdline": 0x30000, ".linux": 0x2000000,
 
 def unified_image(path: Path, command_line: str) -> Path:
     """Make one at *path*, as ukify does."""
-    built = dracut.build()
+    built = system.build()
     line = path.with_suffix(".cmdline")
     line.write_text(command_line)
     contents = {
@@ -47,7 +47,7 @@ def unified_image(path: Path, command_line: str) -> Path:
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     """An enrolled and approved machine that starts a unified kernel image."""
     directory = tmp_path_factory.mktemp("uki")
-    image = unified_image(directory / "image.efi", dracut.COMMAND_LINE)
+    image = unified_image(directory / "image.efi", system.COMMAND_LINE)
     approve(directory / "world", SELECTION, image)
     yield at(directory / "world", image)
     for disk in directory.glob("world/*.img"):
@@ -68,7 +68,7 @@ def test_uki_a_changed_image_is_refused_until_it_is_approved(world: World, tmp_p
     changed = replace(
         world,
         machine=replace(
-            world.machine, image=unified_image(tmp_path / "changed.efi", f"{dracut.COMMAND_LINE} changed=yes")
+            world.machine, image=unified_image(tmp_path / "changed.efi", f"{system.COMMAND_LINE} changed=yes")
         ),
     )
     with world.site:

@@ -11,11 +11,11 @@ from typing import Final
 
 import pytest
 
-from tests.boot import cache, disk
-from tests.boot.base import base_tree
-from tests.boot.dracut import PACKAGES, make_initrd, prepare
-from tests.boot.provider import PROVIDER_NEEDS, client_files, provider
-from tests.boot.tree import chroot, without, without_tpm_drivers
+from tests.boot.dracut.system import PACKAGES, make_initrd, prepare
+from tests.boot.images import cache, disk
+from tests.boot.images.base import base_tree
+from tests.boot.images.provider import PROVIDER_NEEDS, client_files, provider
+from tests.boot.images.tree import chroot, without, without_tpm_drivers
 
 SWAP: Final = "/dev/disk/by-partuuid/0f6e5a3c-05"
 

@@ -6,11 +6,11 @@ import shutil
 from pathlib import Path
 from typing import Final
 
-from tests.boot import cache, tree
-from tests.boot.base import base_tree
-from tests.boot.disk import ROOT_FILESYSTEM
-from tests.boot.machine import FASTER
-from tests.boot.tree import ROOT_UUID, SECOND_UUID, Built, Variant
+from tests.boot.hardware.machine import FASTER
+from tests.boot.images import cache, tree
+from tests.boot.images.base import base_tree
+from tests.boot.images.disk import ROOT_FILESYSTEM
+from tests.boot.images.tree import ROOT_UUID, SECOND_UUID, Built, Variant
 
 #: What Fedora and openSUSE have in their own packages; Debian's dracut takes the place of initramfs-tools.
 PACKAGES: Final = (

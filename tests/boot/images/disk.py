@@ -14,7 +14,7 @@ from typing import Final
 
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
-from tests.boot import cache
+from tests.boot.images import cache
 
 PASSPHRASE: Final = "correct horse"
 

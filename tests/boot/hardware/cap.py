@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Mapping
 from typing import Final
 
-from tests.boot.machine import Console
+from tests.boot.hardware.machine import Console
 
 HEADER: Final = "tang-attest/v1 cap\n"
 
