@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from tests.pin.bad_server import bad_server
-from tests.pin.boots import Installed
 from tests.pin.machine import Machine, Operator
-from tests.pin.running import Running
+from tests.pin.predict.boots import Installed
+from tests.pin.predict.running import Running
 from tests.swtpm import Swtpm
 
 

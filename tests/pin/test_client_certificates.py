@@ -14,9 +14,9 @@ import pytest
 
 from tests.client_pki import SERVER as FOR_SERVERS
 from tests.client_pki import ClientCa, server_certificate
-from tests.pin.boots import SELECTION, Grub, Installed
 from tests.pin.machine import SECRET, Disk, Machine, Operator, header, pin_of, readdressed, with_header
-from tests.pin.running import Running
+from tests.pin.predict.boots import SELECTION, Grub, Installed
+from tests.pin.predict.running import Running
 from tools.generate_docs import ROOT
 
 pytestmark = pytest.mark.slow

@@ -257,7 +257,7 @@ def test_pinned_key(own_server: Operator, machine: Machine, tmp_path: Path) -> N
 
 # --- the cap's text ---------------------------------------------------------------------------------------------------
 
-CAPS = Path(__file__).parent.parent / "vectors" / "caps"
+CAPS = Path(__file__).parents[2] / "vectors" / "caps"
 
 
 def booted(machine: Machine, jwe: bytes, vector: str) -> dict[str, Any]:

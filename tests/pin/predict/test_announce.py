@@ -14,11 +14,11 @@ from typing import Any
 import pytest
 
 from tests.pin.bad_server import ANSWERS
-from tests.pin.boots import SELECTION, Grub, Installed, SystemdBoot
 from tests.pin.conftest import Server
 from tests.pin.machine import PIN, SECRET, Disk, Machine, readdressed
-from tests.pin.running import Running
-from tests.pin.test_bad_server import is_printable
+from tests.pin.predict.boots import SELECTION, Grub, Installed, SystemdBoot
+from tests.pin.predict.running import Running
+from tests.pin.unlocking.test_bad_server import is_printable
 
 pytestmark = pytest.mark.slow
 

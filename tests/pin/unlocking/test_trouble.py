@@ -21,7 +21,7 @@ from tests.swtpm import Swtpm
 
 pytestmark = pytest.mark.slow
 
-LOGS = Path(__file__).parent.parent / "vectors" / "eventlogs"
+LOGS = Path(__file__).parents[2] / "vectors" / "eventlogs"
 
 
 @pytest.fixture(scope="module")

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.pin.binding.thief import Thief
 from tests.pin.conftest import Server
 from tests.pin.machine import PIN, SECRET, Machine, command_lines, header
-from tests.pin.thief import Thief
 from tests.swtpm import Swtpm
 
 pytestmark = pytest.mark.slow

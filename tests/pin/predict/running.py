@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from tang_attest.protocol.eventlog import parse, replay
-from tests.pin.boots import Installed
 from tests.pin.machine import Completed, Machine
+from tests.pin.predict.boots import Installed
 
 #: Every PCR that a selection may have.
 ALL = (0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 11, 12, 13, 14, 15)

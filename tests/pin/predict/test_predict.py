@@ -12,9 +12,9 @@ import pytest
 
 from tang_attest.errors import Malformed
 from tang_attest.protocol.eventlog import parse, replay
-from tests.pin.boots import MACHINE, Grub, SystemdBoot, Unified, pe
 from tests.pin.machine import PIN, Machine
-from tests.pin.running import ALL, Running, values_of
+from tests.pin.predict.boots import MACHINE, Grub, SystemdBoot, Unified, pe
+from tests.pin.predict.running import ALL, Running, values_of
 from tests.protocol import eventlog_writer as w
 
 pytestmark = pytest.mark.slow
