@@ -1,6 +1,6 @@
 """``python -m tests.bench``: this server beside Debian's tangd, in one run.
 
-Everything is asked by one load generator (load.py), in turn, several times over: the machine's other work then
+Everything is asked by one load generator (load/generator.py), in turn, several times over: the machine's other work then
 disturbs all alike, and what counts are the ratios of medians.  docs/performance.md says what is measured and why.
 """
 
@@ -16,9 +16,11 @@ from pathlib import Path
 from statistics import median
 from typing import Final
 
-from tests.bench import boot, exchange, report, servers
-from tests.bench.attester import SELECTION
-from tests.bench.load import CONCURRENCY, Kind, LoadGenerator, Run, summarize
+from tests.bench import exchange
+from tests.bench.figures import boot, report
+from tests.bench.load import servers
+from tests.bench.load.attester import SELECTION
+from tests.bench.load.generator import CONCURRENCY, Kind, LoadGenerator, Run, summarize
 from tests.bench.pin import Pin
 from tests.bench.workplace import BUILD, workplace
 from tests.tang.servers import free_port, keygen

@@ -31,8 +31,8 @@ from tang_attest.protocol.pcr import Selection
 from tang_attest.protocol.tpm import parse_ak
 from tang_attest.protocol.verification import CAP_EVENT
 from tests.attester import Attester
-from tests.bench import servers
-from tests.bench.attester import signed
+from tests.bench.load import servers
+from tests.bench.load.attester import signed
 from tests.bench.workplace import BUILD, workplace
 
 SELECTION: Final = "sha256:0,2,4,7,15"

@@ -16,9 +16,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from tests.bench import servers
-from tests.bench.attester import SELECTION
-from tests.bench.load import CONCURRENCY, LoadGenerator
+from tests.bench.load import servers
+from tests.bench.load.attester import SELECTION
+from tests.bench.load.generator import CONCURRENCY, LoadGenerator
 from tests.bench.workplace import workplace
 
 _PY_SPY: Final = Path(sys.executable).parent / "py-spy"

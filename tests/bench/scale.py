@@ -16,9 +16,10 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.bench import population, report, scale_report, servers
-from tests.bench.attester import SELECTION
-from tests.bench.load import CONCURRENCY, Kind, LoadGenerator, Run, summarize
+from tests.bench.figures import report, scale_report
+from tests.bench.load import population, servers
+from tests.bench.load.attester import SELECTION
+from tests.bench.load.generator import CONCURRENCY, Kind, LoadGenerator, Run, summarize
 from tests.bench.workplace import BUILD, workplace
 from tests.postgres import Postgres
 from tests.tang.servers import keygen

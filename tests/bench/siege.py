@@ -21,10 +21,11 @@ from pathlib import Path
 from statistics import quantiles
 from typing import Final
 
-from tests.bench import report, servers
-from tests.bench.attester import SELECTION, Blinded, Machine
-from tests.bench.besiegers import ATTACKS, OVER_TLS, Target, besiege
-from tests.bench.client import Answer, parse, request
+from tests.bench.figures import report
+from tests.bench.load import servers
+from tests.bench.load.attester import SELECTION, Blinded, Machine
+from tests.bench.load.besiegers import ATTACKS, OVER_TLS, Target, besiege
+from tests.bench.load.client import Answer, parse, request
 from tests.bench.workplace import BUILD, workplace
 from tests.cli.test_serve import self_signed
 

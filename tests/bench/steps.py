@@ -23,8 +23,8 @@ from tang_attest.protocol.points import Point, parse_point
 from tang_attest.protocol.quote import verify_quote
 from tang_attest.store import SqlStore, authentic, tables
 from tang_attest.web.wire import AttestMember, parse_json, validate
-from tests.bench import servers
-from tests.bench.attester import SELECTION, Blinded, Machine
+from tests.bench.load import servers
+from tests.bench.load.attester import SELECTION, Blinded, Machine
 from tests.bench.workplace import workplace
 
 _CALLS: Final = 300

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from tests.bench import __main__ as bench
-from tests.bench import boot, profile, report, scale, scale_report, server_tpm
-from tests.bench.test_boot_figures import measured
+from tests.bench import profile, scale, server_tpm
+from tests.bench.figures import boot, report, scale_report
+from tests.bench.figures.test_boot import measured
 
 
 @pytest.mark.bench

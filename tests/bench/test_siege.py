@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.bench import siege
-from tests.bench.besiegers import ATTACKS
+from tests.bench.load.besiegers import ATTACKS
 
 #: Milliseconds and share of the rate measured just before, for a machine that does much else.
 PATIENT_MS = 10_000.0

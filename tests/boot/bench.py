@@ -18,8 +18,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
-from tests.bench import boot as figures
-from tests.bench import report
+from tests.bench.figures import boot as figures
+from tests.bench.figures import report
 from tests.boot.hardware.machine import SERVER, SERVER_PORT, Machine, Network
 from tests.boot.images import disk
 from tests.boot.images.tree import Variant

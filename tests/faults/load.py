@@ -18,9 +18,9 @@ from typing import Any, Self
 from tang_attest.cli.state import opened
 from tang_attest.config import Settings
 from tang_attest.store import tables
-from tests.bench.attester import SELECTION, Blinded, Machine
-from tests.bench.client import Answer, ask
-from tests.bench.servers import create_tokens
+from tests.bench.load.attester import SELECTION, Blinded, Machine
+from tests.bench.load.client import Answer, ask
+from tests.bench.load.servers import create_tokens
 from tests.cli.serving import Serving
 from tests.cli.transcript import environment, run
 

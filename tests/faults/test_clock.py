@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.bench.attester import Blinded
+from tests.bench.load.attester import Blinded
 from tests.cli.serving import request, serving
 from tests.faults.load import Site, begin, load, until_opened
 from tests.faults.stepping import SteppingClock

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.bench.attester import Blinded
+from tests.bench.load.attester import Blinded
 from tests.cli.serving import Serving, head, request, serving
 from tests.faults.load import Site, begin, load, until_opened, workers
 

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from tang_attest.protocol.policy import DEFAULT_SELECTION
-from tests.bench import servers
+from tests.bench.load import servers
 from tests.simulate import plot
 from tests.simulate.fleet import Fleet
 from tests.simulate.machine import SoftwareMachine

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from statistics import quantiles
 from typing import Any, Final
 
-from tests.bench.attester import Blinded
-from tests.bench.client import Answer, Client, drive, request
+from tests.bench.load.attester import Blinded
+from tests.bench.load.client import Answer, Client, drive, request
 from tests.simulate.machine import Software, SoftwareMachine
 
 #: An X costs as much as an exchange, so they are made beforehand and used in turn.

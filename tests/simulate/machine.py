@@ -1,7 +1,7 @@
 """Machines of the simulation: real AKs, real EKs and real signatures, and software that a TPM would have measured.
 
 Keys are made from the seed, so that a run can be repeated.  EKs are on P-256, which are made a thousand times faster
-than RSA ones.  TPM structures are made once for each software and patched, as in ``tests.bench.attester``.
+than RSA ones.  TPM structures are made once for each software and patched, as in ``tests.bench.load.attester``.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from tang_attest.protocol.enrollment import activation_proof, enrollment_digest
 from tang_attest.protocol.policy import DEFAULT_SELECTION
 from tang_attest.protocol.tpm import parse_ak
 from tests.attester import EK_ATTRIBUTES, Attester, recover
-from tests.bench.attester import Blinded, public_key, signed
+from tests.bench.load.attester import Blinded, public_key, signed
 
 PCRS: Final = tuple(int(pcr) for pcr in DEFAULT_SELECTION.partition(":")[2].split(","))
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.bench import boot, report
+from tests.bench.figures import boot, report
 
 
 def measured(path: Path, ratio: float, added: int) -> Path:

@@ -17,7 +17,7 @@ import sqlalchemy as sa
 from tang_attest.keys.secret import load_secret
 from tang_attest.protocol.base64url import b64u
 from tang_attest.store import authentic, tables
-from tests.bench.servers import PROGRAM
+from tests.bench.load.servers import PROGRAM
 
 _CHUNK: Final = 2000
 

@@ -20,8 +20,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from tang_attest.protocol.advertisement import thumbprint
 from tang_attest.protocol.base64url import unb64u
-from tests.bench.attester import Blinded, Machine, public_key
-from tests.bench.client import Answer, Client, ask, drive, request
+from tests.bench.load.attester import Blinded, Machine, public_key
+from tests.bench.load.client import Answer, Client, ask, drive, request
 
 Kind = Literal["adv", "rec", "unlock"]
 

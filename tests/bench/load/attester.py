@@ -20,7 +20,7 @@ from tang_attest.protocol.base64url import b64u, unb64u
 from tang_attest.protocol.enrollment import activation_proof, enrollment_digest
 from tang_attest.protocol.tpm import parse_ak
 from tests.attester import Attester, members
-from tests.bench.client import ask
+from tests.bench.load.client import ask
 
 SELECTION: Final = "sha256:0,2,4,7"
 

@@ -18,7 +18,7 @@ from tang_attest.cli.state import opened
 from tang_attest.config import Settings
 from tang_attest.protocol.pcr import Selection
 from tang_attest.service.registry import TokenTerms
-from tests.bench.client import ask
+from tests.bench.load.client import ask
 from tests.tang.servers import TANGD, free_port
 
 #: The program as it is installed.

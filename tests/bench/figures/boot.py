@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Final
 
 #: Where tests/boot/bench.py puts what it measured.
-FILE: Final = Path(__file__).parents[2] / "build" / "boot-bench.json"
+FILE: Final = Path(__file__).parents[3] / "build" / "boot-bench.json"
 
-#: Name, bound, direction, as in :data:`tests.bench.report.TARGETS`.
+#: Name, bound, direction, as in :data:`tests.bench.figures.report.TARGETS`.
 TARGETS: Final = (
     ("boot_ratio_tang", 1.3, "at most"),
     ("boot_initrd_added_mb", 1.5, "at most"),

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
-from tests.bench import boot
+from tests.bench.figures import boot
 
 #: What the project set out to reach with one process: name, bound, and whether the bound is a least or a most.
 TARGETS: Final = (
