@@ -112,10 +112,30 @@ def test_commands_are_found() -> None:
 
 
 def test_the_readme_leads_to_every_document() -> None:
-    """Nobody looks for a page that nothing names."""
-    readme = (ROOT / "README.md").read_text()
-    pages = [str(path.relative_to(ROOT)) for path in MARKDOWN]
-    assert [page for page in pages if page != "README.md" and f"]({page})" not in readme] == []
+    """Each page is linked from the README, or from an index (a README of a folder) that the README links."""
+    indexes = [path for path in MARKDOWN if path.name == "README.md"]
+    linked = {
+        (index.parent / target).resolve()
+        for index in indexes
+        for target in re.findall(r"\]\(([^)#]+\.md)", index.read_text())
+        if "://" not in target
+    }
+    assert [path for path in MARKDOWN if path.resolve() not in linked and path != ROOT / "README.md"] == []
+
+
+def test_decisions_are_numbered_and_listed_with_their_dates() -> None:
+    """Numbers are consecutive over all folders, and the index has each record's title and date."""
+    folder = ROOT / "docs" / "decisions"
+    records = sorted(folder.glob("*/*.md"), key=lambda path: path.name)
+    assert [record.name[:4] for record in records] == [
+        f"{number:04}" for number in range(1, len(records) + 1)
+    ]
+    index = (folder / "README.md").read_text()
+    for record in records:
+        head = re.match(r"# (\d{4})\. (.+)\n\n(\d{4}-\d\d-\d\d) · \w+", record.read_text())
+        assert head, record.name
+        number, title, date = head.groups()
+        assert f"| {number} | [{title}]({record.relative_to(folder)}) | {date} |" in index
 
 
 def test_the_schema_that_is_shown_is_the_newest() -> None:

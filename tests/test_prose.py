@@ -1,0 +1,140 @@
+"""Prose is written for somebody who reads it once: see CONTRIBUTING, "Words"."""
+
+from __future__ import annotations
+
+import ast
+import re
+import tokenize
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+TREES = ("tang_attest", "tests", "tools", "clevis-pin", "nix")
+SHELL = ("clevis-pin", "initrd", "tools", "nix", "packaging")
+#: Words that put the subject of a sentence after it.
+OPENER = re.compile(r"(what|who|whom|whoever|whose|whether|how|which|where|why)\b", re.IGNORECASE)
+#: A person is "they".
+PERSON = re.compile(r"\b(he|him|his|himself)\b", re.IGNORECASE)
+
+#: Areas that are being rewritten; the list only gets shorter.
+UNFINISHED = (
+    "README.md",
+    "SECURITY.md",
+    "docs/",
+    "clevis-pin/",
+    "initrd/",
+    "nix/",
+    "tools/",
+    "tang_attest/",
+    "tests/",
+)
+
+PYTHON = sorted(path for tree in TREES for path in (ROOT / tree).rglob("*.py"))
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "man").iterdir()])
+PAGES += sorted((ROOT / "clevis-pin" / "man").iterdir())
+
+
+def _scripts() -> Iterator[Path]:
+    for tree in SHELL:
+        for path in sorted((ROOT / tree).rglob("*")):
+            if path.is_file() and path.suffix != ".py" and "__pycache__" not in path.parts:
+                yield path
+
+
+def _docstrings(path: Path) -> Iterator[tuple[int, str]]:
+    """Line and text of each docstring in *path*."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            text = ast.get_docstring(node)
+            if text:
+                yield node.body[0].lineno, text
+
+
+def _comments(path: Path) -> Iterator[tuple[int, str]]:
+    """Line and text of each comment in *path*; a comment of several lines is one."""
+    block: list[str] = []
+    first = last = 0
+    with tokenize.open(path) as file:
+        for token in tokenize.generate_tokens(file.readline):
+            if token.type != tokenize.COMMENT:
+                continue
+            text = token.string.lstrip("#: ")
+            if token.start[0] == last + 1 and block:
+                block.append(text)
+            else:
+                if block:
+                    yield first, " ".join(block)
+                block, first = [text], token.start[0]
+            last = token.start[0]
+    if block:
+        yield first, " ".join(block)
+
+
+def _shell_comments(path: Path) -> Iterator[tuple[int, str]]:
+    """Line and text of each comment of a script that is on lines of its own."""
+    block: list[str] = []
+    first = 0
+    for number, line in enumerate([*path.read_text(errors="replace").splitlines(), ""], 1):
+        comment = re.fullmatch(r"\s*#(?!!)\s?(.*)", line)
+        if comment:
+            first = first if block else number
+            block.append(comment[1])
+        elif block:
+            yield first, " ".join(block).strip()
+            block = []
+
+
+def _named(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+def _opening(texts: Iterator[tuple[int, str]], path: Path) -> list[str]:
+    if _named(path).startswith(UNFINISHED):
+        return []
+    return [f"{_named(path)}:{line}: {text[:70]}" for line, text in texts if OPENER.match(text)]
+
+
+@pytest.mark.parametrize("tree", TREES)
+def test_no_docstring_opens_with_a_question_word(tree: str) -> None:
+    """A docstring begins with a noun phrase or an imperative."""
+    paths = [path for path in PYTHON if path.is_relative_to(ROOT / tree)]
+    assert [found for path in paths for found in _opening(_docstrings(path), path)] == []
+
+
+@pytest.mark.parametrize("tree", TREES)
+def test_no_comment_opens_with_a_question_word(tree: str) -> None:
+    """Comments read like docstrings."""
+    paths = [path for path in PYTHON if path.is_relative_to(ROOT / tree)]
+    assert [found for path in paths for found in _opening(_comments(path), path)] == []
+
+
+def test_no_comment_of_a_script_opens_with_a_question_word() -> None:
+    """Shell and units too."""
+    assert [found for path in _scripts() for found in _opening(_shell_comments(path), path)] == []
+
+
+def test_a_person_is_they() -> None:
+    """No text calls an operator, an attacker or a reader "he"."""
+    found = []
+    for path in [*PYTHON, *PAGES, *_scripts()]:
+        if path == Path(__file__) or _named(path).startswith(UNFINISHED):
+            continue
+        for number, line in enumerate(path.read_text(errors="replace").splitlines(), 1):
+            if PERSON.search(line):
+                found.append(f"{_named(path)}:{number}: {line.strip()[:90]}")
+    assert found == []
+
+
+def test_prose_is_found(tmp_path: Path) -> None:
+    """The tests above look at what they should."""
+    python = tmp_path / "x.py"
+    python.write_text('"""What it is."""\n# Whether\n# it rains.\n\nx = 1  # trailing\n')
+    assert list(_docstrings(python)) == [(1, "What it is.")]
+    assert list(_comments(python)) == [(2, "Whether it rains."), (5, "trailing")]
+    script = tmp_path / "x"
+    script.write_text("#!/bin/sh\n# How it\n#  goes.\n\nx=1\n    # Who\n")
+    assert list(_shell_comments(script)) == [(2, "How it  goes."), (6, "Who")]
+    assert len(PYTHON) > 300
+    assert len(PAGES) > 40
