@@ -48,10 +48,10 @@ def _entry(option: dict[str, Any]) -> str:
 
 
 def _describe() -> list[dict[str, Any]]:
-    """What nix/option-docs.nix finds, under the tests' evaluator, so that no nixpkgs is needed."""
+    """What nixpkgs/option-docs.nix finds, under the tests' evaluator, so that no nixpkgs is needed."""
     with tempfile.TemporaryDirectory() as directory:
         result = subprocess.run(  # noqa: S603 - our own file, by Debian's Nix
-            ["nix-instantiate", "--eval", "--strict", "--json", str(ROOT / "tests/nix/option-docs.nix")],  # noqa: S607
+            ["nix-instantiate", "--eval", "--strict", "--json", str(ROOT / "tests/nix/nixpkgs/option-docs.nix")],  # noqa: S607
             env=os.environ | private_nix(Path(directory)),
             check=True,
             stdout=subprocess.PIPE,

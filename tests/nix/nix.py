@@ -24,8 +24,8 @@ def evaluator_in_words() -> str:
     if nixpkgs:
         return f"the NixOS of {nixpkgs} (NIXPKGS); what is built and run uses this machine's programs"
     if lib:
-        return f"lib.evalModules of {lib} (NIXPKGS_LIB), with the options of tests/nix/nixos.nix"
-    return "tests/nix/lib.nix and tests/nix/nixos.nix (set NIXPKGS or NIXPKGS_LIB for a real one)"
+        return f"lib.evalModules of {lib} (NIXPKGS_LIB), with the options of tests/nix/nixpkgs/nixos.nix"
+    return "tests/nix/nixpkgs/lib.nix and tests/nix/nixpkgs/nixos.nix (set NIXPKGS or NIXPKGS_LIB for a real one)"
 
 
 class EvaluationError(Exception):
@@ -74,6 +74,4 @@ class Nix:
 
 def _expression(module: str, expression: str, nixpkgs: str, lib: str) -> str:
     arguments = f'{{ nixpkgs = "{nixpkgs}"; nixpkgsLib = "{lib}"; }}'
-    return (
-        f"let e = import {ROOT}/tests/nix/eval.nix {arguments}; r = e.with' [ ({module}) ]; in {expression}"
-    )
+    return f"let e = import {ROOT}/tests/nix/nixpkgs/eval.nix {arguments}; r = e.with' [ ({module}) ]; in {expression}"

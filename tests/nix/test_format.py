@@ -128,4 +128,6 @@ def test_strings_are_left_alone() -> None:
 
 def test_the_files_are_found() -> None:
     """The tests above look at what they should."""
-    assert {ROOT / "flake.nix", ROOT / "nix/module-server.nix", ROOT / "tests/nix/lib.nix"} <= set(FILES)
+    assert {ROOT / "flake.nix", ROOT / "nix/module-server.nix", ROOT / "tests/nix/nixpkgs/lib.nix"} <= set(
+        FILES
+    )

@@ -17,11 +17,11 @@ from tools.generate_nix import ROOT
 SCENARIOS = ["boots-scripted", "boots-systemd"]
 #: pkgs.testers.runNixOSTest hands its argument back; lib.mkVMOverride is what NixOS' lib has.
 TESTS = f"""
-  e = import {ROOT}/tests/nix/eval.nix {{ }};
+  e = import {ROOT}/tests/nix/nixpkgs/eval.nix {{ }};
   lib = e.lib // {{ mkVMOverride = lib.mkOverride 10; }};
   pkgs = e.pkgs // {{ inherit lib; OVMFFull.fd = e.pkgs.bash; testers.runNixOSTest = test: test; }};
   tests = import {ROOT}/nix/tests {{ inherit pkgs; }};
-  node = module: (e.with' [ module {ROOT}/tests/nix/nixos-test.nix ]);
+  node = module: (e.with' [ module {ROOT}/tests/nix/nixpkgs/nixos-test.nix ]);
 """
 
 
@@ -118,7 +118,7 @@ def flake(tmp_path: Path) -> str:
     (tmp_path / "default.nix").write_text(
         f"""{{ overlays, system }}:
         let
-          e = import {ROOT}/tests/nix/eval.nix {{ }};
+          e = import {ROOT}/tests/nix/nixpkgs/eval.nix {{ }};
           pkgs = e.pkgs // extra // {{
             testers.runNixOSTest = test: test;
             stdenv = e.pkgs.stdenv // {{ hostPlatform.isx86_64 = system == "x86_64-linux"; }};
@@ -128,7 +128,7 @@ def flake(tmp_path: Path) -> str:
         in assert builtins.length overlays == 1; pkgs"""
     )
     return f"""(let
-      nixpkgs = {{ outPath = {tmp_path}; lib = (import {ROOT}/tests/nix/eval.nix {{ }}).lib; }};
+      nixpkgs = {{ outPath = {tmp_path}; lib = (import {ROOT}/tests/nix/nixpkgs/eval.nix {{ }}).lib; }};
       self = (import {ROOT}/flake.nix).outputs {{ inherit self nixpkgs; }};
       in self)"""
 
@@ -159,9 +159,9 @@ def test_the_flakes_modules_are_the_modules(nix: Nix, flake: str) -> None:
     """The default has all of them, and each brings the overlay."""
     options = "{ options.nixpkgs.overlays = lib.mkOption { type = lib.types.listOf lib.types.anything; default = [ ]; }; }"
     found = nix.value(
-        f"""let e = import {ROOT}/tests/nix/eval.nix {{ }}; inherit (e) lib;
+        f"""let e = import {ROOT}/tests/nix/nixpkgs/eval.nix {{ }}; inherit (e) lib;
         r = lib.evalModules {{
-          modules = [ ({flake}).nixosModules.default {ROOT}/tests/nix/nixos.nix ({options}) ];
+          modules = [ ({flake}).nixosModules.default {ROOT}/tests/nix/nixpkgs/nixos.nix ({options}) ];
           specialArgs.pkgs = e.pkgs;
         }}; in {{ overlays = builtins.length r.config.nixpkgs.overlays;
         enabled = [ r.config.services.tang-attest.enable r.config.boot.initrd.tang-attest.enable

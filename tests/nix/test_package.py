@@ -49,7 +49,7 @@ IN_NIXPKGS = {
 def test_the_servers_dependencies_are_those_of_pyproject(nix: Nix) -> None:
     """Each by its name in nixpkgs, extras too, without a list in nix/ that could be forgotten."""
     names = nix.value(
-        f"let e = import {ROOT}/tests/nix/eval.nix {{ }}; r = e.with' [ ]; "
+        f"let e = import {ROOT}/tests/nix/nixpkgs/eval.nix {{ }}; r = e.with' [ ]; "
         f"in map (package: package.name) ({SERVER}).arguments.dependencies"
     )
     declared = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]

@@ -4,9 +4,9 @@ let
   inherit
     (lib.evalModules {
       modules = [
-        ../../nix/module-agent.nix
-        ../../nix/module-initrd.nix
-        ../../nix/module-server.nix
+        ../../../nix/module-agent.nix
+        ../../../nix/module-initrd.nix
+        ../../../nix/module-server.nix
       ];
       specialArgs.pkgs = throw "an option's documentation depends on a package: give it a defaultText";
     })

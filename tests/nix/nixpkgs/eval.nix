@@ -14,9 +14,9 @@ let
       import ./lib.nix;
   pkgs = if nixpkgs != "" then import nixpkgs { } else import ./pkgs.nix { inherit lib; };
   ours = [
-    ../../nix/module-agent.nix
-    ../../nix/module-initrd.nix
-    ../../nix/module-server.nix
+    ../../../nix/module-agent.nix
+    ../../../nix/module-initrd.nix
+    ../../../nix/module-server.nix
   ];
 
   # A unit's text, of what NixOS' options say about it.

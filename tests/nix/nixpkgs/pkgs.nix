@@ -101,7 +101,7 @@ let
     "setuptools"
   ]
   ++ map (text: builtins.head (builtins.match "([A-Za-z0-9._-]+).*" text)) (
-    (lib.importTOML ../../pyproject.toml).project.dependencies
+    (lib.importTOML ../../../pyproject.toml).project.dependencies
   );
   pythonPackage = name: { inherit name; } // lib.optionalAttrs (name == "sqlalchemy") {
     optional-dependencies.asyncio = [ { name = "greenlet"; } ];
@@ -151,7 +151,7 @@ let
             # The program of this checkout stands for the one that would be built.
             installPhase = ''
               mkdir -p $out/bin
-              printf '#!/bin/sh\nexec ${toString ../..}/.venv/bin/python -m tang_attest "$@"\n' >$out/bin/tang-attest
+              printf '#!/bin/sh\nexec ${toString ../../..}/.venv/bin/python -m tang_attest "$@"\n' >$out/bin/tang-attest
               chmod 755 $out/bin/tang-attest
             '';
           }
