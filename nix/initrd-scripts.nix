@@ -21,8 +21,8 @@ runCommand "clevis-attest-initrd" { } ''
 
   # Units of NixOS' own that run what is on the root.
   for unit in initrd-find-nixos-closure initrd-nixos-activation; do
-    install -D -m 644 ${../initrd/systemd/needs-cap.conf} $units/$unit.service.d/40-clevis-attest-cap.conf
-    install -D -m 644 ${../initrd/systemd/check-root.conf} $units/$unit.service.d/41-clevis-attest-root.conf
+    install -D -m 644 ${../initrd/systemd/drop-ins/needs-cap.conf} $units/$unit.service.d/40-clevis-attest-cap.conf
+    install -D -m 644 ${../initrd/systemd/drop-ins/check-root.conf} $units/$unit.service.d/41-clevis-attest-root.conf
   done
   ${lib.optionalString hibernation "rm $units/systemd-hibernate-resume*.service.d/41-clevis-attest-resume.conf"}
 
