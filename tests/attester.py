@@ -203,7 +203,7 @@ class Attester:
     def boot(self, vector: str) -> None:
         """Be as a real machine was after the boot that tests/vectors/eventlogs/*vector* recorded: SHA-256 and log."""
         directory = Path(__file__).parent / "vectors" / "eventlogs"
-        recorded = json.loads((directory / f"{vector}-pcrs.json").read_text())["sha256"]
+        recorded = json.loads((directory / "pcrs" / f"{vector}-pcrs.json").read_text())["sha256"]
         self.pcrs["sha256"].update({int(pcr): bytes.fromhex(value) for pcr, value in recorded.items()})
         self.pcrs["sha256"][15] = bytes(32)
         self.event_log = (directory / f"{vector}.bin").read_bytes()

@@ -1,4 +1,4 @@
-"""Write the documents that are made from the program itself; tests/test_docs.py compares them.
+"""Write the documents that are made from the program itself; tests/docs/test_docs.py compares them.
 
 docs/errors.md, docs/settings.md, docs/cli.md, man/tang-attest.8, docs/nixos-options.md and nix/settings.json.
 """

@@ -12,6 +12,7 @@ from typing import Any
 from tang_attest.config import Settings
 
 ROOT = Path(__file__).parent.parent
+_OPTION_DOCS = ROOT / "tests/nix/nixpkgs/option-docs.nix"
 MODULES = {
     "services.tang-attest": "The server",
     "boot.initrd.tang-attest": "Opening volumes in stage 1",
@@ -51,7 +52,7 @@ def _describe() -> list[dict[str, Any]]:
     """What nixpkgs/option-docs.nix finds, under the tests' evaluator, so that no nixpkgs is needed."""
     with tempfile.TemporaryDirectory() as directory:
         result = subprocess.run(  # noqa: S603 - our own file, by Debian's Nix
-            ["nix-instantiate", "--eval", "--strict", "--json", str(ROOT / "tests/nix/nixpkgs/option-docs.nix")],  # noqa: S607
+            ["nix-instantiate", "--eval", "--strict", "--json", str(_OPTION_DOCS)],  # noqa: S607
             env=os.environ | private_nix(Path(directory)),
             check=True,
             stdout=subprocess.PIPE,

@@ -186,6 +186,6 @@ def prepare(directory: Path, files: Mapping[str, str]) -> Callable[[str], str]:
     (directory / "weak.tpm2b").write_bytes(weak.ak_public)
     (directory / "garbage").write_bytes(b"\x00\x05\xff garbage")
     event_logs = _VECTORS.parent / "eventlogs"
-    for vector in (*_VECTORS.glob("*.pem"), *event_logs.glob("*.bin"), *event_logs.glob("*.json")):
+    for vector in (*_VECTORS.glob("*.pem"), *event_logs.glob("*.bin"), *event_logs.glob("pcrs/*.json")):
         shutil.copy(vector, directory)
     return Machines().act

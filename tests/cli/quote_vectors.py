@@ -1,6 +1,6 @@
 """Quotes that a TPM (swtpm) made and what ``tang-attest checkquote`` must say about them.
 
-    python -m tests.cli.quote_vectors        writes tests/vectors/quotes/*.json anew
+    python -m tests.cli.quote_vectors        writes tests/vectors/quotes/*/*.json anew
 
 The tests use these files, so they need no TPM; where there is one, they also make fresh ones and expect the same.
 """
@@ -77,7 +77,10 @@ class Vector:
 
 def stored() -> list[Vector]:
     """The vectors in the repository."""
-    return [Vector.load(path.read_text()) for path in sorted(DIRECTORY.glob("*.json"))]
+    return [
+        Vector.load(path.read_text())
+        for path in sorted(DIRECTORY.glob("*/*.json"), key=lambda path: path.name)
+    ]
 
 
 def make(tpm: Swtpm) -> Iterator[Vector]:
@@ -184,10 +187,12 @@ def main() -> None:
     """Write every vector anew."""
     with tempfile.TemporaryDirectory() as directory, Swtpm(Path(directory) / "tpm") as tpm:
         vectors = list(make(tpm))
-    for path in DIRECTORY.glob("*.json"):
+    for path in DIRECTORY.glob("*/*.json"):
         path.unlink()
     for vector in vectors:
-        (DIRECTORY / f"{vector.name}.json").write_text(vector.dump() + "\n")
+        (DIRECTORY / ("refused" if vector.codes else "verified") / f"{vector.name}.json").write_text(
+            vector.dump() + "\n"
+        )
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ VECTORS = Path(__file__).resolve().parent.parent / "vectors"
 
 def quotes() -> Iterator[dict[str, bytes]]:
     """The files of each quote of tests/vectors/quotes, by name."""
-    for path in sorted((VECTORS / "quotes").glob("*.json")):
+    for path in sorted((VECTORS / "quotes").glob("*/*.json")):
         files = json.loads(path.read_text())["files"]
         yield {name: _bytes(value) for name, value in files.items()}
 

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from tang_attest.errors import ACTIONS
+from tests.docs.test_docs import _options
 from tests.nix.nix import Nix
-from tests.test_docs import _options
 from tools.generate_nix import ROOT
 
 SCENARIOS = ["boots-scripted", "boots-systemd"]

@@ -153,7 +153,7 @@ RECORDED = ("kernel-changed", "ovmf", "secure-boot", "uki")
 
 def recorded_values(name: str) -> dict[str, dict[int, bytes]]:
     """The PCRs that the kernel of the boot *name* read, by bank."""
-    banks = json.loads((VECTORS / f"{name}-pcrs.json").read_text())
+    banks = json.loads((VECTORS / "pcrs" / f"{name}-pcrs.json").read_text())
     return {
         bank: {int(pcr): bytes.fromhex(value) for pcr, value in values.items()}
         for bank, values in banks.items()

@@ -77,7 +77,7 @@ def why(entries: list[Measured], requirement: Requirement = ALLOWED) -> list[str
 @pytest.mark.parametrize("boot", ["kernel-changed", "uki", "secure-boot"])
 def test_real_boots(boot: str) -> None:
     """Debian's kernel measured the aggregate and nothing else: the list leads to the PCR 10 that its TPM had."""
-    recorded = json.loads((LOGS / f"{boot}-pcrs.json").read_text())["sha256"]
+    recorded = json.loads((LOGS / "pcrs" / f"{boot}-pcrs.json").read_text())["sha256"]
     pcrs = {int(pcr): bytes.fromhex(value) for pcr, value in recorded.items()}
     progress, complete = advance(
         Progress.begin(1, ALLOWED, "sha256"), raw([boot_aggregate(pcrs)]), pcrs, ALLOWED

@@ -4,7 +4,7 @@
 
 Needs root's tools only to run (apt-get download, dpkg, cpio, objcopy, qemu-system-x86_64, swtpm_setup), no root.
 Each boot takes about a minute under emulation.  The logs differ with the versions of OVMF, shim, GRUB, systemd and
-Linux, so a new recording replaces NAME.bin and NAME-pcrs.json at once.
+Linux, so a new recording replaces NAME.bin and pcrs/NAME-pcrs.json at once.
 """
 
 from __future__ import annotations
@@ -188,7 +188,7 @@ def main(scratch: str, *names: str) -> None:
     for name in names or BOOTS:
         log, values = BOOTS[name](parts)
         (HERE / f"{name}.bin").write_bytes(log)
-        (HERE / f"{name}-pcrs.json").write_text(json.dumps({"sha256": values}, indent=1) + "\n")
+        (HERE / "pcrs" / f"{name}-pcrs.json").write_text(json.dumps({"sha256": values}, indent=1) + "\n")
         print(f"{name}: {len(log)} bytes")
 
 

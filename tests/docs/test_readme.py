@@ -10,7 +10,7 @@ import pytest
 
 from tests.swtpm import Swtpm
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 
 #: What is different on the machine of a test: (what the README says, what is run), in this order.
 CHANGES = (

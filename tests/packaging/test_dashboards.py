@@ -14,7 +14,7 @@ from tang_attest.errors import ACTIONS
 from tests.attester import Attester
 from tests.server import Server
 
-DASHBOARDS = Path(__file__).parent.parent / "dashboards"
+DASHBOARDS = Path(__file__).parents[2] / "dashboards"
 NAME = re.compile(r"\b(?:tang_attest|process)_[a-z_]+\b")
 
 
