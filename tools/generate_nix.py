@@ -33,7 +33,7 @@ def options() -> str:
     """docs/nixos-options.md: every option that the modules declare."""
     described = _describe()
     parts = [
-        f"# Options of the NixOS modules\n\n{MADE}How they are used: [NixOS](how-to/nixos.md).\n",
+        f"# Options of the NixOS modules\n\n{MADE}How they are used: [NixOS](how-to/boot/nixos.md).\n",
         "What is not listed here does not exist, and stops the evaluation.\n",
     ]
     for module, title in MODULES.items():

@@ -1,4 +1,4 @@
-"""docs/how-to/pipeline.md really works: its own commands, with curl, over TLS, against the program."""
+"""docs/how-to/updates/pipeline.md really works: its own commands, with curl, over TLS, against the program."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.cli.serving import clean_environment, program, serving
 from tests.web.admin import pcrread, values
 from tools.generate_docs import ROOT
 
-HOW_TO = (ROOT / "docs" / "how-to" / "pipeline.md").read_text()
+HOW_TO = (ROOT / "docs/how-to/updates/pipeline.md").read_text()
 
 
 def certificate(directory: Path) -> tuple[Path, Path]:
