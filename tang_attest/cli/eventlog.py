@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from tang_attest.cli import output
+from tang_attest.cli.eventlog_coverage import coverage
 from tang_attest.cli.files import read_file
 
 if TYPE_CHECKING:
@@ -155,3 +156,6 @@ def _values(ruleset: RuleSet, log: bytes, bank: str, path: Path | None) -> Mappi
     parsed = logs.parse(log)
     replayed = logs.replay(parsed, bank)
     return {pcr: replayed.get(pcr) or initial_value(parsed, bank, pcr) for pcr in ruleset.pcrs}
+
+
+eventlog.add_command(coverage)

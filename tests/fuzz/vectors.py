@@ -24,9 +24,10 @@ def _bytes(value: str) -> bytes:
 
 
 def event_logs() -> Iterator[bytes]:
-    """Event logs of tests/vectors/eventlogs."""
-    for path in sorted((VECTORS / "eventlogs").glob("*.bin")):
-        yield path.read_bytes()
+    """Event logs of tests/vectors/eventlogs and eventlogs-arm64."""
+    for folder in ("eventlogs", "eventlogs-arm64"):
+        for path in sorted((VECTORS / folder).glob("*.bin")):
+            yield path.read_bytes()
 
 
 def certificates() -> Iterator[bytes]:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 
+from tang_attest.protocol.coverage import coverage, propose
 from tang_attest.protocol.eventlog import as_json, describe, difference, parse, replay
 from tang_attest.protocol.eventlog.structures import EventLog
-from tang_attest.protocol.pcr import BANK_SIZES
+from tang_attest.protocol.pcr import BANK_SIZES, Selection
 from tang_attest.protocol.quote import MAX_EVENT_LOG
 from tang_attest.protocol.rules import parse_rules
 from tests.fuzz.target import Parser, Target
@@ -61,6 +62,18 @@ def compared(data: bytes) -> None:
             assert change.sentence.isprintable()
 
 
+def covered(data: bytes) -> None:
+    """A covered part is measured in a selected PCR, and a proposed selection covers all that it does not name."""
+    read = parse(data, limit=MAX_EVENT_LOG)
+    for bank in _banks(read):
+        found = coverage(read, Selection(bank, (0, 1, 4, 8, 9, 11)))
+        assert all(part.selected and part.measured_in for part in found.parts if part.covered)
+        assert found.line().isprintable()
+        if proposal := propose(found.boot, bank, 15):
+            uncovered = coverage(read, proposal.selection).uncovered
+            assert {part.part for part in uncovered} == set(proposal.missing)
+
+
 def _banks(read: EventLog) -> list[str]:
     return [algorithm.name for algorithm in read.algorithms if algorithm.name in BANK_SIZES]
 
@@ -71,6 +84,7 @@ def seeds() -> Iterator[tuple[Parser, bytes]]:
         yield log, data[:_SMALL]
         yield judged, data[:_SMALL]
         yield compared, data[:_SMALL]
+        yield covered, data[:_SMALL]
 
 
-TARGET = Target([log, judged, compared], seeds, max_length=_SMALL)
+TARGET = Target([log, judged, compared, covered], seeds, max_length=_SMALL)
