@@ -148,7 +148,8 @@ class NewDevice:
 
     ``ak_public`` is its TPM2B_PUBLIC (empty when only ``ak_spki`` is known, see ``device register --pem``),
     ``origin`` ``enrolled`` or ``registered``.  ``opened_reset_count`` is the TPM's reset counter when it last ran
-    with open disks: at enrollment, and at each permitted unlock.
+    with open disks: at enrollment, and at each permitted unlock.  ``verified_only`` devices have no exchange key, and may
+    share an AK with each other.
     """
 
     name: str
@@ -168,6 +169,7 @@ class NewDevice:
     opened_reset_count: int | None = None
     labels: tuple[str, ...] = ()
     reach: Reach | None = None
+    verified_only: bool = False
 
     @property
     def holder(self) -> str:
@@ -617,9 +619,11 @@ class Store(Protocol):
         """Revoke an admin token for good, at the entry's time.  Raises ``not-found``, also when it was revoked before."""
 
     async def add_device(
-        self, device: NewDevice, policy: str | ReferencePolicy, key: SealedKey, audit: AuditEntry
+        self, device: NewDevice, policy: str | ReferencePolicy, key: SealedKey | None, audit: AuditEntry
     ) -> Device:
         """Add a registered device with its key, under an existing policy or one that is made for it.
+
+        *key* is ``None`` for a device that is verified only.
 
         Raises ``name-taken``, ``device-exists``, ``not-found`` (policy).
         """

@@ -47,7 +47,8 @@ MAY_IMPORT = {
 }
 #: library -> the only layer, or the only files, that may import it
 ONLY_IN = {
-    "tpm2_pytss": ("protocol/tpm.py", "keys/tpm.py"),  # structures that machines send; the server's own TPM
+    # structures that machines send; the server's own TPM; AKs in a TPM at hand
+    "tpm2_pytss": ("protocol/tpm.py", "keys/tpm.py", "keys/attestation.py"),
     "aiohttp": "web",
     "prometheus_client": "web",
     "asyncpg": "store",

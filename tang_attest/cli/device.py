@@ -78,12 +78,15 @@ def list_devices(labels: tuple[str, ...], as_json: bool) -> None:
 def show(name: str, as_json: bool) -> None:
     """Show everything known about one machine."""
 
-    async def load(state: State) -> tuple[Device, bool]:
+    async def load(state: State) -> tuple[Device, str | None]:
         entry = await state.store.get_device(name)
-        return entry, state.sealed.is_in_tpm((await find_device_key(state.store, entry.kids[0])).key)
+        if not entry.kids:
+            return entry, None
+        key = (await find_device_key(state.store, entry.kids[0])).key
+        return entry, "TPM" if state.sealed.is_in_tpm(key) else "database"
 
-    entry, in_tpm = run(load)
-    view = {**_as_json(entry), "key_lives_in": "TPM" if in_tpm else "database"}
+    entry, place = run(load)
+    view = {**_as_json(entry), "key_lives_in": place}
     if as_json:
         output.print_json(view)
     else:
@@ -111,17 +114,33 @@ def show(name: str, as_json: bool) -> None:
 @click.option(
     "--pem", is_flag=True, help="The file is a PEM key: its attributes cannot be checked, and are not."
 )
+@click.option(
+    "--verify-only",
+    is_flag=True,
+    help="Make no exchange key: it unlocks nothing, and may share its AK. Needs --tcti.",
+)
 def register(
-    name: str, ak_public: Path, policy: str | None, tcti: str | None, ak_handle: str, pem: bool
+    name: str,
+    ak_public: Path,
+    policy: str | None,
+    tcti: str | None,
+    ak_handle: str,
+    pem: bool,
+    verify_only: bool,
 ) -> None:
     """Add a machine whose AK you brought yourself, without credential activation.
 
     Nothing then proves which TPM holds the key; enrollment with a token does.
     """
+    if verify_only and tcti is None:
+        raise click.UsageError("--verify-only needs --tcti")
     key, reach = read_ak(ak_public, pem=pem), reach_of(tcti, ak_handle)
-    entry = run(lambda state: state.registry.register(name, key, policy, reach=reach))
+    entry = run(
+        lambda state: state.registry.register(name, key, policy, reach=reach, verified_only=verify_only)
+    )
     output.say(f"SUCCESS: instance {name} registered")
-    click.echo(entry.kids[0])
+    for kid in entry.kids:
+        click.echo(kid)
 
 
 def read_ak(path: Path, *, pem: bool = False) -> AttestationKey:

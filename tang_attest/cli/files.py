@@ -19,8 +19,9 @@ def read_file(path: Path, limit: int) -> bytes:
         else:
             with path.open("rb") as file:
                 data = file.read(limit + 1)
-    except OSError as error:
-        raise NotFound("file-unreadable", f"File {path} cannot be read: {error.strerror}.") from None
+    except (OSError, ValueError) as error:  # ValueError: a path with a null character
+        why = error.strerror if isinstance(error, OSError) else error
+        raise NotFound("file-unreadable", f"File {path} cannot be read: {why}.") from None
     if len(data) > limit:
         raise Malformed("request-too-large", f"File {path} has more than {limit} bytes.")
     return data

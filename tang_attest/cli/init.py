@@ -24,15 +24,20 @@ def init() -> None:
     key's thumbprint: machines that bind a disk compare it ("thp" in the pin's configuration).
     """
     current = settings()
-    make_directory(current.state)
-    _refuse_existing(current)
-    thumbprint = asyncio.run(_init(current))
+    thumbprint = make_state(current)
     output.say(f"state made in {current.state}")
     output.say("the signing key's thumbprint, to compare when a disk is bound:")
     click.echo(thumbprint)
     output.hint(
         f"keep a copy of {current.state}/kek apart from the database's backups; one without the other opens nothing"
     )
+
+
+def make_state(current: Settings) -> str:
+    """Make what *current* names; the signing key's thumbprint.  Raises ``state-exists``."""
+    make_directory(current.state)
+    _refuse_existing(current)
+    return asyncio.run(_init(current))
 
 
 def _refuse_existing(current: Settings) -> None:

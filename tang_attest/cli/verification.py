@@ -138,7 +138,7 @@ def not_registered(name: str, missing: NotFound) -> None:
     """Say that the machine is not known; any other thing that is missing is an error as everywhere."""
     if missing.code not in ("not-found", "key-unknown"):
         raise missing
-    click.echo(f"FAILURE: instance {name} not registered")
+    click.echo(f"FAILURE: instance {output.printable(name)} not registered")
 
 
 def tell(name: str, ended: Round | None) -> int:
@@ -203,6 +203,12 @@ def watch(
 
 
 Show = Callable[[int, Round], None]
+ShowEnd = Callable[[str, int, int], None]
+
+
+def say_end(name: str, verified: int, count: int) -> None:
+    """A line about *count* rounds, of which so many *verified* the machine."""
+    click.echo(f"instance {name} verified in {verified} of {count} rounds")
 
 
 async def watch_rounds(
@@ -213,8 +219,9 @@ async def watch_rounds(
     reach: Reach | None,
     patience_s: float,
     show: Show,
+    show_end: ShowEnd = say_end,
 ) -> int:
-    """*count* rounds, or rounds for ever; the exit code."""
+    """Verify *count* times, or for ever; the exit code."""
     ended = Counter[Outcome]()
     number = 0
     while count is None or number < count:
@@ -228,7 +235,7 @@ async def watch_rounds(
             return 1
         ended[one.outcome] += 1
         show(number, one)
-    click.echo(f"instance {name} verified in {ended[Outcome.VERIFIED]} of {number} rounds")
+    show_end(name, ended[Outcome.VERIFIED], number)
     worst = (Outcome.REFUSED, Outcome.UNREACHABLE)
     return next((EXIT_CODES[outcome] for outcome in worst if ended[outcome]), 0)
 

@@ -13,20 +13,36 @@ from tang_attest.protocol.rollout import Rollout, Subject, judged_by
 from tang_attest.protocol.tpm import ClockInfo
 
 
-@dataclass(frozen=True, slots=True)
-class DeviceKey:
-    """An exchange key, the device it serves, and the policy that judges it, as the database has them now.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JudgedDevice:
+    """A device and the policy that judges it, as the database has them now.
 
     ``policy`` is what :func:`judged_by` makes of the stored one; ``rollout`` is the one that is not over, ``subject``
     how the device stands in it.  ``basis`` is what a permit by ``policy`` rests on.
     """
 
-    key: SealedKey
     device: Device
     policy: ReferencePolicy
     rollout: Rollout | None
     subject: Subject
     basis: Basis
+
+    @property
+    def identity(self) -> str:
+        """The text that a challenge and the quote of a round are bound to; no kid has a colon."""
+        return f"device:{self.device.name}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeviceKey(JudgedDevice):
+    """An exchange key, the device it serves, and the policy that judges it, as the database has them now."""
+
+    key: SealedKey
+
+    @property
+    def identity(self) -> str:
+        """The thumbprint of the key, which the agent of the machine knows."""
+        return self.key.kid
 
 
 async def find_device_key(store: Store, kid: str) -> DeviceKey:
@@ -37,7 +53,30 @@ async def find_device_key(store: Store, kid: str) -> DeviceKey:
     subject = Subject(bound.device.name, bound.device.labels, bound.outcome)
     policy = judged_by(bound.policy, bound.rollout, subject)
     basis = Basis(bound.policy.rules, bound.rollout, bound.device.labels)
-    return DeviceKey(bound.key, bound.device, policy, bound.rollout, subject, basis)
+    return DeviceKey(
+        key=bound.key,
+        device=bound.device,
+        policy=policy,
+        rollout=bound.rollout,
+        subject=subject,
+        basis=basis,
+    )
+
+
+async def find_judged_device(store: Store, name: str) -> JudgedDevice:
+    """The device *name*, which needs no exchange key.  Raises ``not-found``."""
+    device = await store.get_device(name)
+    if device.kids:
+        return await find_device_key(store, device.kids[0])
+    stored, rollout = await asyncio.gather(store.get_policy(device.policy), store.get_rollout(device.policy))
+    subject = Subject(name, device.labels)  # a device that never unlocks has no outcome in a rollout
+    return JudgedDevice(
+        device=device,
+        policy=judged_by(stored, rollout, subject),
+        rollout=rollout,
+        subject=subject,
+        basis=Basis(stored.rules, rollout, device.labels),
+    )
 
 
 async def find_question(store: Store, kid: str) -> tuple[Selection, ClockInfo | None]:

@@ -11,7 +11,7 @@ from tang_attest.ports import Clock, Observation, Snapshot, Store
 from tang_attest.protocol import eventlog
 from tang_attest.protocol.policy import ReferencePolicy
 from tang_attest.protocol.reference_state import ReferenceState
-from tang_attest.service.device_keys import find_device_key
+from tang_attest.service.device_keys import find_judged_device
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +53,7 @@ class Explanations:
     async def explain(self, observation: Observation) -> Explanation:
         """What is odd about *observation*, judged by the policy as it is now."""
         name, snapshot = observation.device, observation.snapshot
-        device = await self._store.get_device(name)
-        policy = (await find_device_key(self._store, device.kids[0])).policy
+        policy = (await find_judged_device(self._store, name)).policy
         counting = policy.counting(name, self._clock.now())
         nearest = min(counting, key=lambda state: len(state.differences(snapshot.values)), default=None)
         approved_log = await self._approved_log(name, nearest)

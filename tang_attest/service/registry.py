@@ -132,11 +132,17 @@ class Registry:
         *,
         reach: Reach | None = None,
         selection: Selection | None = None,
+        verified_only: bool = False,
     ) -> Device:
-        """Add a machine whose AK the operator brought himself: nothing proves which TPM holds it.
+        """Add a machine whose AK an operator brings: nothing proves which TPM holds it.
 
-        Without *policy* it gets an empty one of its own, over *selection*, which goes when it goes.
+        Without *policy* it gets an empty one of its own, over *selection*, which goes when it goes.  A machine that is
+        *verified_only* gets no exchange key, so it unlocks nothing; it needs a *reach*, and may share its AK with
+        other machines of this kind.  Raises ``name-taken``, ``device-exists``, ``not-found`` (policy),
+        ``setting-invalid``.
         """
+        if verified_only and reach is None:
+            raise Malformed("setting-invalid", "A machine without an exchange key is asked over a TCTI only.")
         if reach is not None:
             check_reach(reach.tcti, reach.ak_handle)
         now = self._clock.now()
@@ -154,8 +160,9 @@ class Registry:
             origin="registered",
             enrolled_at=now,
             reach=reach,
+            verified_only=verified_only,
         )
-        key = await self._keys.create_exchange(DEFAULT_CURVE, now, device.holder)
+        key = None if verified_only else await self._keys.create_exchange(DEFAULT_CURVE, now, device.holder)
         under: str | ReferencePolicy
         if policy is not None:
             under = policy
@@ -163,8 +170,13 @@ class Registry:
             chosen = check_policy_selection(selection or Selection.parse(DEFAULT_SELECTION))
             under = ReferencePolicy(name, chosen, DEFAULT_CAP_PCR, ())
         return await self._store.add_device(
-            device, under, key, self._entry("device register", name, kid=key.kid)
+            device, under, key, self._entry("device register", name, kid=key.kid if key else None)
         )
+
+    async def sharers(self, device: Device) -> Sequence[str]:
+        """The names of the other devices with the AK of *device*."""
+        same = [other.name for other in await self._store.list_devices() if other.ak_spki == device.ak_spki]
+        return [name for name in same if name != device.name]
 
     async def suspend(self, name: str, reason: str) -> None:
         """Let a machine's keys answer nobody until :meth:`resume`.  Raises ``not-found``, ``device-suspended``."""

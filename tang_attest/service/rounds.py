@@ -11,14 +11,14 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Final, Protocol
 
-from tang_attest.errors import NotFound, Reason, Unavailable
+from tang_attest.errors import Reason, Unavailable
 from tang_attest.ports import Clock, Device, PastVerification, Reach, Store
 from tang_attest.protocol.challenge import verify_digest
 from tang_attest.protocol.pcr import Selection
 from tang_attest.protocol.policy import ReferencePolicy
 from tang_attest.protocol.quote import Evidence
 from tang_attest.protocol.verification import Outcome, recordable, running_selection
-from tang_attest.service.device_keys import DeviceKey, find_device_key
+from tang_attest.service.device_keys import JudgedDevice, find_judged_device
 from tang_attest.service.verify import Round, Verify, default_selection, parse_values
 
 #: Seconds between two looks at the device's row.
@@ -58,7 +58,7 @@ class Rounds:
         """
         device = await self._store.get_device(name)
         if reach := reach or device.reach:
-            bound = await self._bound(device)
+            bound = await find_judged_device(self._store, name)
             selection = selection or default_selection(bound.policy)
             challenge = await self._verify.challenge_for(bound, selection)
             evidence = await self._quote(bound, reach, selection, challenge.nonce)
@@ -74,7 +74,7 @@ class Rounds:
         return await self._verify.record_values(device, settled, values, actor)
 
     async def _directly(self, device: Device, reach: Reach, since: datetime) -> Round:
-        bound = await self._bound(device)
+        bound = await find_judged_device(self._store, device.name)
         challenge = await self._verify.challenge_for(bound)
         try:
             evidence = await self._quote(bound, reach, challenge.selection, challenge.nonce)
@@ -83,10 +83,12 @@ class Rounds:
                 raise
             await self._note_unreachable(device, bound.policy, since)
             return Round(device.name, Outcome.UNREACHABLE, away.reasons)
-        return await self._verify.respond(bound.key.kid, evidence, fetched=True)
+        # Looked up again: an operator may have changed the policy, or suspended the machine, meanwhile.
+        bound = await find_judged_device(self._store, device.name)
+        return await self._verify.respond_for(bound, evidence, fetched=True)
 
-    async def _quote(self, bound: DeviceKey, reach: Reach, selection: Selection, nonce: str) -> Evidence:
-        return await self._quoter.quote(reach, selection, verify_digest(nonce, bound.key.kid), nonce)
+    async def _quote(self, bound: JudgedDevice, reach: Reach, selection: Selection, nonce: str) -> Evidence:
+        return await self._quoter.quote(reach, selection, verify_digest(nonce, bound.identity), nonce)
 
     async def _through_agent(self, device: Device, since: datetime, patience_s: float) -> Round:
         before = device.standing.answered_at
@@ -108,11 +110,6 @@ class Rounds:
         """Into the history, unless the policy itself counts misses: one of ours is not what it calls unreachable."""
         if policy.conditions.watch is None:
             await self._verify.unreachable(device, policy, since)
-
-    async def _bound(self, device: Device) -> DeviceKey:
-        if not device.kids:
-            raise NotFound("key-unknown", f"Device '{device.name}' has no exchange key.")
-        return await find_device_key(self._store, device.kids[0])
 
 
 def _is_explained(past: PastVerification) -> bool:

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from tang_attest.errors import Malformed, Unavailable
+from tang_attest.errors import Malformed, NotFound, Unavailable
 from tang_attest.ports import OPEN, AuditEntry, Clock, Device, KeyStore, SealedKey, Store
 from tang_attest.protocol.advertisement import Signer, advertise
 from tang_attest.protocol.points import DEFAULT_CURVE
@@ -145,8 +145,13 @@ class ServerKeys:
         return [key.kid for key in new], [key.kid for key in old]
 
     async def rotate_device(self, name: str) -> tuple[str, list[str]]:
-        """Give a device a new exchange key for what is bound from now on; the old one still answers."""
+        """Give a device a new exchange key for what is bound from now on; the old one still answers.
+
+        Raises ``not-found``, ``key-unknown`` for a device without an exchange key, ``server-tpm-unavailable``.
+        """
         device = await self._store.get_device(name)
+        if not device.kids:
+            raise NotFound("key-unknown", f"Device '{name}' has no exchange key.")
         old_keys = [await self._stored_key(kid) for kid in device.kids]
         key = await self._create("exchange", old_keys, device.holder)
         await self._store.add_key(key, name, self._entry("keys create", key.kid, device=name))

@@ -49,7 +49,7 @@ from tang_attest.protocol.verification import (
     with_cap,
     with_cause,
 )
-from tang_attest.service.device_keys import DeviceKey, find_device_key
+from tang_attest.service.device_keys import JudgedDevice, find_device_key
 from tang_attest.service.freshness import Fresh, Nonces
 from tang_attest.service.ima import ImaLists, with_ima
 from tang_attest.service.refusals import with_log_size
@@ -72,7 +72,7 @@ class Round:
 class _Answer:
     """Evidence of one round, and what it is judged by."""
 
-    bound: DeviceKey
+    bound: JudgedDevice
     policy: ReferencePolicy
     evidence: Evidence
     fresh: Fresh
@@ -95,7 +95,7 @@ class Verify:
         """What the machine that uses *kid* has to quote.  Raises ``key-unknown``.  Nothing is stored."""
         return await self.challenge_for(await find_device_key(self._store, kid))
 
-    async def challenge_for(self, bound: DeviceKey, selection: Selection | None = None) -> Challenge:
+    async def challenge_for(self, bound: JudgedDevice, selection: Selection | None = None) -> Challenge:
         """The same for a device that was looked up; over *selection* when the values are to be recorded."""
         rules, offset = False, None
         if selection is None:
@@ -113,8 +113,11 @@ class Verify:
         Raises :class:`Malformed`, :class:`Refused`, ``key-unknown``, and :class:`Conflict`: ``nonce-used`` for evidence
         that counted before, ``clock-backwards`` for that of a boot that is over.
         """
-        bound, now = await find_device_key(self._store, kid), self._clock.now()
-        policy = await self._policy(bound)
+        return await self.respond_for(await find_device_key(self._store, kid), evidence, fetched=fetched)
+
+    async def respond_for(self, bound: JudgedDevice, evidence: Evidence, *, fetched: bool = False) -> Round:
+        """The same for a device that was looked up."""
+        now, policy = self._clock.now(), await self._policy(bound)
         selection = _quoted(bound, policy)
         fresh = self._nonces.check(_subject(bound, selection), evidence.nonce, now)
         answer = _Answer(bound, policy, evidence, fresh)
@@ -141,7 +144,7 @@ class Verify:
 
     async def _judge_values(
         self,
-        bound: DeviceKey,
+        bound: JudgedDevice,
         policy: ReferencePolicy,
         quote: VerifiedQuote,
         event_log: bytes,
@@ -161,7 +164,7 @@ class Verify:
             raise with_cause(refusal, policy, quoted, opened, required=required) from None
 
     async def _judge_conditions(
-        self, bound: DeviceKey, quote: VerifiedQuote, evidence: Evidence, opened: Opened
+        self, bound: JudgedDevice, quote: VerifiedQuote, evidence: Evidence, opened: Opened
     ) -> None:
         """Raise :class:`Refused` unless the disks, and what was measured since, are as the policy wants them."""
         conditions = bound.policy.conditions
@@ -173,7 +176,7 @@ class Verify:
             raise Refused.because(*reasons)
 
     async def _is_permitted_by_kept_log(
-        self, bound: DeviceKey, policy: ReferencePolicy, quote: VerifiedQuote, opened: Opened
+        self, bound: JudgedDevice, policy: ReferencePolicy, quote: VerifiedQuote, opened: Opened
     ) -> bool:
         """Return True if a log that the machine sent before leads to the quoted values, and keeps the rules.
 
@@ -192,7 +195,7 @@ class Verify:
         return False
 
     async def record(
-        self, bound: DeviceKey, selection: Selection, evidence: Evidence, actor: str
+        self, bound: JudgedDevice, selection: Selection, evidence: Evidence, actor: str
     ) -> ReferencePolicy:
         """Make the quoted values the running policy of a device that has none, and that policy."""
         fresh = self._nonces.check(_subject(bound, selection), evidence.nonce, self._clock.now())
@@ -244,7 +247,7 @@ class Verify:
         change = await self._store.verify(replace(verification, silent_since=silent_since))
         return Round(device.name, Outcome.UNREACHABLE, (reason,), change)
 
-    async def _policy(self, bound: DeviceKey) -> ReferencePolicy:
+    async def _policy(self, bound: JudgedDevice) -> ReferencePolicy:
         if bound.device.running_policy is None:
             return running_policy(bound.policy)
         chosen = await self._store.get_policy(bound.device.running_policy)
@@ -310,12 +313,12 @@ class Verify:
         )
 
 
-def _subject(bound: DeviceKey, selection: Selection) -> str:
+def _subject(bound: JudgedDevice, selection: Selection) -> str:
     """What a nonce is good for.  With the selection, so that who answers while it is changed is not refused for it."""
-    return f"{bound.key.kid} {selection}"
+    return f"{bound.identity} {selection}"
 
 
-def _quoted(bound: DeviceKey, policy: ReferencePolicy) -> Selection:
+def _quoted(bound: JudgedDevice, policy: ReferencePolicy) -> Selection:
     """What a running machine has to quote."""
     selection, conditions = policy.selection, bound.policy.conditions
     if conditions.attested_root:
@@ -323,7 +326,7 @@ def _quoted(bound: DeviceKey, policy: ReferencePolicy) -> Selection:
     return with_ima(selection) if conditions.ima else selection
 
 
-def _opened(bound: DeviceKey, quote: VerifiedQuote, evidence: Evidence) -> Opened:
+def _opened(bound: JudgedDevice, quote: VerifiedQuote, evidence: Evidence) -> Opened:
     """Return the statements of the cap's texts about the disks: those that came, or those that came before and lead to the same value."""
     kept = bound.device.told.opened.texts if bound.device.told else b""
     cap_pcr = bound.policy.cap_pcr
@@ -334,8 +337,8 @@ def _opened(bound: DeviceKey, quote: VerifiedQuote, evidence: Evidence) -> Opene
     return known if known.volumes else sent
 
 
-def _verify(bound: DeviceKey, selection: Selection, evidence: Evidence, fresh: Fresh) -> VerifiedQuote:
-    binding = verify_digest(evidence.nonce, bound.key.kid)
+def _verify(bound: JudgedDevice, selection: Selection, evidence: Evidence, fresh: Fresh) -> VerifiedQuote:
+    binding = verify_digest(evidence.nonce, bound.identity)
     return verify_quote(fresh.enrolled(bound.device), evidence, selection, binding)
 
 

@@ -52,6 +52,9 @@ _PLAIN: Final = (
     "learned_reset_count",
 )
 
+#: Begins the `ak_spki` of a row whose AK is in `shared_ak_spki`; no SubjectPublicKeyInfo begins so.
+_NO_KEY: Final = b"shared "
+
 _KIDS: Final = (
     sa.select(_key.c.device_id, _key.c.kid)
     .where(among(_key.c.device_id, "ids"))
@@ -60,17 +63,25 @@ _KIDS: Final = (
 
 
 def add(connection: sa.Connection, device: NewDevice, policy_id: int) -> int:
-    """Add *device*; its id.  Raises ``name-taken`` and ``device-exists``."""
+    """Add *device*; its id.  Raises ``name-taken`` and ``device-exists``.
+
+    Not checked: two transactions at once may give the same AK to a device with an exchange key and to one without.
+    """
     row = {name: getattr(device, name) for name in _PLAIN if hasattr(device, name)}
     row |= clock_columns(device.clock) | {"learning": dump_learning(device.learning), "policy_id": policy_id}
     row |= {"labels": list(device.labels)}
+    if device.verified_only:
+        row |= {"ak_spki": _NO_KEY + device.name.encode(), "shared_ak_spki": device.ak_spki}
     if device.reach is not None:
         row |= {"tcti": device.reach.tcti, "ak_handle": device.reach.ak_handle}
-    if (inserted := authentic.insert(connection, _device, row)) is not None:
+    rival = _rival(connection, device)
+    if rival is None and (inserted := authentic.insert(connection, _device, row)) is not None:
         return int(inserted["id"])
     if connection.scalar(sa.select(_device.c.id).where(_device.c.name == device.name)) is not None:
         raise Conflict("name-taken", f"There is a device '{device.name}' already.")
-    raise Conflict("device-exists", f"{_owner(connection, device)} has this TPM key already.")
+    raise Conflict(
+        "device-exists", f"Device '{rival or _owner(connection, device)}' has this TPM key already."
+    )
 
 
 def load(connection: sa.Connection, *names: str) -> list[Device]:
@@ -191,6 +202,8 @@ def kids_of(connection: sa.Connection, ids: Collection[int]) -> dict[int, tuple[
 def from_row(row: authentic.Row, policy: str, kids: tuple[str, ...]) -> Device:
     """The :class:`Device` of a row, under *policy*."""
     plain = {name: row[name] for name in _PLAIN}
+    if row["shared_ak_spki"] is not None:
+        plain |= {"ak_spki": row["shared_ak_spki"], "verified_only": True}
     learning = load_learning(row["learning"])
     return Device(
         **plain,
@@ -282,5 +295,11 @@ def load_told(fields: dict[str, Any] | None) -> Told | None:
 
 def _owner(connection: sa.Connection, device: NewDevice) -> str:
     same = sa.or_(_device.c.ak_spki == device.ak_spki, _device.c.ek_spki == device.ek_spki)
-    name = connection.scalar(sa.select(_device.c.name).where(same))
-    return f"Device '{name}'"
+    return str(connection.scalar(sa.select(_device.c.name).where(same)))
+
+
+def _rival(connection: sa.Connection, device: NewDevice) -> str | None:
+    """The name of a device of the other kind with the same AK: a device that unlocks disks shares its AK with none."""
+    column = _device.c.ak_spki if device.verified_only else _device.c.shared_ak_spki
+    name = connection.scalar(sa.select(_device.c.name).where(column == device.ak_spki).limit(1))
+    return None if name is None else str(name)

@@ -279,7 +279,7 @@ class SqlStore:
         await self._change(lambda connection: admin_tokens.revoke(connection, name, audit.at), audit)
 
     async def add_device(
-        self, device: NewDevice, policy: str | ReferencePolicy, key: SealedKey, audit: AuditEntry
+        self, device: NewDevice, policy: str | ReferencePolicy, key: SealedKey | None, audit: AuditEntry
     ) -> Device:
         """See :class:`~tang_attest.ports.Store`."""
 
@@ -289,7 +289,8 @@ class SqlStore:
             else:
                 policy_id = policies.add(connection, policy, recorded_for=device.name)
             device_id = devices.add(connection, device, policy_id)
-            keys.add(connection, key, device_id)
+            if key is not None:
+                keys.add(connection, key, device_id)
             return devices.get(connection, device.name)
 
         return await self._change(work, audit)

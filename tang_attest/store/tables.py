@@ -73,7 +73,7 @@ device: Final = sa.Table(
     sa.Column("policy_id", BIG, sa.ForeignKey("policy.id"), nullable=False, index=True),
     sa.Column("ak_public", sa.LargeBinary, nullable=False),
     sa.Column("ak_name", sa.LargeBinary, nullable=False),
-    # One AK, one EK: one device.  NULLs (no EK known) do not collide.
+    # One AK, one EK: one device.  NULLs (no EK known) do not collide.  See shared_ak_spki.
     sa.Column("ak_spki", sa.LargeBinary, nullable=False, unique=True),
     sa.Column("ak_scheme", sa.Text, nullable=False),
     sa.Column("ak_hash", sa.Text, nullable=False),
@@ -122,6 +122,8 @@ device: Final = sa.Table(
     sa.Column("wanted_at", Instant, index=True),
     # The last statement of the running system about its disks (ports.Told): {"at", "reset_count", "texts", "because"}.
     sa.Column("told", JsonText),
+    # The AK of a device without an exchange key, which several such devices may share; NULL: `ak_spki` has it.
+    sa.Column("shared_ak_spki", sa.LargeBinary, index=True),
     _seal(),
     sqlite_autoincrement=True,  # an id is never used again: a decision under way must not meet another device
 )

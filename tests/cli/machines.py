@@ -7,6 +7,7 @@ import re
 import shutil
 from collections.abc import Callable, Coroutine, Mapping
 from pathlib import Path
+from typing import Self
 
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -25,20 +26,33 @@ from tang_attest.service.caller import Caller
 from tang_attest.service.enroll import Application, Enroll
 from tang_attest.service.unlock import Unlock
 from tests.attester import AK_ATTRIBUTES, Attester, members
+from tests.swtpm import Swtpm
 
 _CALLER = Caller("192.0.2.7", "0123456789abcdef")
 _VECTORS = Path(__file__).parent.parent / "vectors" / "ek"
 
 
 class Machines:
-    """Each is made when it is first named."""
+    """Each is made when it is first named; a context manager that ends what runs of them."""
 
     def __init__(self) -> None:
         self._machines: dict[str, Attester] = {}
+        self._tpms: dict[str, Swtpm] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for tpm in self._tpms.values():
+            tpm.stop()
 
     def act(self, line: str) -> str:
         """What *line* tells is done; how it ended."""
         name, _, deed = line.partition(" ")
+        if deed == "starts its TPM":
+            tpm = self._tpms.setdefault(name, Swtpm(Path(name).absolute(), banks=("sha256",)))
+            tpm.start()
+            return tpm.tcti
         machine = self._machines.setdefault(name, Attester())
         for pattern, happens in _DEEDS.items():
             if match := re.fullmatch(pattern, deed):
@@ -170,8 +184,8 @@ def _evidence(machine: Attester, nonce: str, binding: bytes, selection: str) -> 
     return Evidence(nonce, quote, machine.sign(quote), machine.values(selection), machine.event_log)
 
 
-def prepare(directory: Path, files: Mapping[str, str]) -> Callable[[str], str]:
-    """Lay *files*, public areas of AKs, vendors' certificates and event logs into *directory*; the machines' ``act``."""
+def prepare(directory: Path, files: Mapping[str, str]) -> Machines:
+    """Lay *files*, public areas of AKs, vendors' certificates and event logs into *directory*; the machines."""
     for name, content in files.items():
         (directory / name).write_text(content)
     machine = Attester()
@@ -188,4 +202,4 @@ def prepare(directory: Path, files: Mapping[str, str]) -> Callable[[str], str]:
     event_logs = _VECTORS.parent / "eventlogs"
     for vector in (*_VECTORS.glob("*.pem"), *event_logs.glob("*.bin"), *event_logs.glob("pcrs/*.json")):
         shutil.copy(vector, directory)
-    return Machines().act
+    return Machines()

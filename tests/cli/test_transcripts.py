@@ -18,8 +18,8 @@ def test_transcript(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     """Every command of the transcript answers as it is written there."""
     transcript = Transcript.parse(path.read_text())
     monkeypatch.chdir(tmp_path)
-    with environment():
-        player = Player(prepare(tmp_path, transcript.files))
+    with environment(), prepare(tmp_path, transcript.files) as machines:
+        player = Player(machines.act)
         for step in transcript.steps:
             answer = player.play(step)
             assert player.matches(step.expected, answer), "\n".join(

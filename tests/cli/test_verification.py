@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
+import pty
+import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -183,11 +188,11 @@ def test_removal_forgets_the_running_policy(vms: tuple[Swtpm, Swtpm]) -> None:
 def test_menu(vms: tuple[Swtpm, Swtpm]) -> None:
     """The session of the charter: register two, verify, watch, remove, verify the removed and the other, exit."""
     answers = [
-        *("1", "vm1", "vm1/ak.pub", vms[0].tcti, "", "yes"),
-        *("1", "vm2", "vm2/ak.pub", vms[1].tcti, "", "yes"),
+        *("1", "vm1", "vm1/ak.pub", vms[0].tcti),
+        *("1", "vm2", "vm2/ak.pub", vms[1].tcti),
         *("2", "vm1"),
         *("3", "vm1", "3", "0.1"),
-        *("4", "vm1", "yes"),
+        *("4", "vm1"),
         *("2", "vm1"),
         *("2", "vm2"),
         "5",
@@ -199,29 +204,167 @@ def test_menu(vms: tuple[Swtpm, Swtpm]) -> None:
     ]
     assert [line for line in said if line not in ("instance: ", "rounds [3]: ")] == [
         "SUCCESS: instance vm1 registered",
-        "SUCCESS: state of vm1 recorded",
         "SUCCESS: instance vm2 registered",
-        "SUCCESS: state of vm2 recorded",
         "instance vm1 verified",
         "round: 1 succeeded",
         "round: 2 succeeded",
         "round: 3 succeeded",
-        "instance vm1 verified in 3 of 3 rounds",
-        "SUCCESS: instance vm1 removed",
+        "SUCCESS: instance vm1 verified in 3 of 3 rounds",
+        "SUCCESS: Instance vm1 removed",
         "FAILURE: instance vm1 not registered",
         "instance vm2 verified",
     ]
 
 
+def menu(*answers: str, options: tuple[str, ...] = ()) -> tuple[list[str], str, int]:
+    """The lines about successes and failures, stderr, and the exit code."""
+    out, err, code = run("menu", *options, stdin="".join(f"{answer}\n" for answer in answers).encode())
+    assert "Traceback" not in out + err
+    said = [
+        line for line in out.splitlines() if re.match("SUCCESS|FAILURE|round: |note|instance .* ver", line)
+    ]
+    return said, err, code
+
+
 def test_menu_goes_on_after_a_mistake(vms: tuple[Swtpm, Swtpm]) -> None:
-    """A wrong choice, a wrong number, a missing file, no for an answer; and it ends with its input."""
-    answers = ["7", "x", "1", "vm1", "nowhere", "", "3", "vm1", "many", "1", "4", "vm1", "no"]
-    out, err, code = run("menu", stdin="".join(f"{answer}\n" for answer in answers).encode())
-    assert code == 0
-    assert err.count("a choice is 1 to 5") == 2
-    assert "file-unreadable" in err
-    assert "rounds is a number" in err
-    assert "nothing was removed" in out
+    """One line for each wrong answer, and the menu again; the end of the input ends it."""
+    register("vm1", vms[0])
+    Path("garbage").write_bytes(b"no key")
+    Path("other").mkdir()
+    for answers, failure in (
+        (("7",), "a choice is 1 to 5"),
+        (("x",), "a choice is 1 to 5"),
+        (("",), "a choice is 1 to 5"),
+        (("²",), "a choice is 1 to 5"),
+        (
+            ("1", "vm2", "nowhere"),
+            "instance vm2 not registered: file nowhere cannot be read: .*file-unreadable",
+        ),
+        (("1", "vm2", "other"), r"instance vm2 not registered: file other cannot be read: .*file-unreadable"),
+        (("1", "vm2", "no\0where"), "instance vm2 not registered: file .* cannot be read: .*file-unreadable"),
+        (("1", "vm2", "-"), "instance vm2 not registered: file .*/- cannot be read: .*file-unreadable"),
+        (("1", "vm2", "garbage"), "instance vm2 not registered: .*evidence-malformed"),
+        (("1", "a b\033[1m", "vm1/ak.pub"), r"instance a b\\x1b\[1m not registered: .*request-malformed"),
+        (("1", "vm1", "vm1/ak.pub", vms[0].tcti), "instance vm1 not registered: .*name-taken"),
+        (("1", "vm2", "vm1/ak.pub", vms[0].tcti), "instance vm2 not registered: .*device-exists"),
+        (("1", "vm2", "vm1/ak.pub", "cmd:true"), "instance vm2 not registered: .*setting-invalid"),
+        (("1", "vm2", "vm1/ak.pub", vms[1].tcti), "instance vm2 not registered: .*tpm-unreachable"),
+        (("2", "vm9"), "instance vm9 not registered"),
+        (("2", ""), "instance  not registered"),
+        (("3", "vm9", "1", "0"), "instance vm9 not registered"),
+        (("3", "vm1", "many", "1"), "rounds is a number from 0 to 1000000"),
+        (("3", "vm1", "2.5", "1"), "rounds is a whole number from 1 to 1000000"),
+        (("3", "vm1", "0", "1"), "rounds is a whole number from 1 to 1000000"),
+        (("3", "vm1", "1", "inf"), "seconds between rounds is a number from 0 to 1000000"),
+        (("4", "vm9"), "instance vm9 not registered"),
+    ):
+        said, _, code = menu(*answers, "2", "vm1", "5")
+        assert (len(said), said[-1], code) == (2, "instance vm1 verified", 0), said
+        assert re.fullmatch(f"FAILURE: {failure}[)]?", said[0]), said
+    assert not re.search("vm[29]", run("device", "list")[0])
+
+
+def test_menu_ends_with_its_input(vms: tuple[Swtpm, Swtpm]) -> None:
+    """At a choice that is an end; within a question it is a failure."""
+    assert menu() == (["FAILURE: the input ended before Exit was chosen"], "", 0)
+    for answers in (("2",), ("1", "vm1"), ("1", "vm1", "vm1/ak.pub"), ("3", "vm1", "3")):
+        assert menu(*answers) == (["FAILURE: the input ended within a question"], "", 1)
+    out, err, code = run("menu", stdin=b"2\n\xff\xfe\n5")
+    assert ("not registered" in out, err, code) == (True, "", 0)
+
+
+def test_menu_asks_before_the_keys_of_a_disk_are_destroyed(vms: tuple[Swtpm, Swtpm]) -> None:
+    """A machine that unlocks disks is not lost by a slip; such a machine shares its key with none."""
+    register("vm1", vms[0])
+    out, err, code = run("menu", stdin=b"4\nvm1\nno\n5\n")
+    assert ("nothing was removed" in out, err, code) == (True, "", 0)
+    said, _, _ = menu("4", "vm1", "yes", "5")
+    assert said == ["SUCCESS: Instance vm1 removed"]
+    said, _, _ = menu("1", "vm1", "vm1/ak.pub", vms[0].tcti, "5")
+    assert said == ["SUCCESS: instance vm1 registered"]
+    again = ("device", "register", "vm2", "--ak-public", "vm1/ak.pub", "--verify-only")
+    assert run(*again)[2] == 2
+    assert run(*again, "--tcti", vms[0].tcti) == ("", "tang-attest: SUCCESS: instance vm2 registered\n", 0)
+    assert run("device", "remove", "vm2", "--yes")[2] == 0
+    out, err, code = run("device", "register", "vm3", "--ak-public", "vm1/ak.pub")
+    assert (out, code) == ("", 1)
+    assert "device 'vm1' has this TPM key already (device-exists)" in err
+
+
+def test_an_instance_that_was_only_registered_has_no_exchange_key(vms: tuple[Swtpm, Swtpm]) -> None:
+    """It is shown, verified and removed as any machine; nothing can be bound to it."""
+    assert menu("1", "vm1", "vm1/ak.pub", "5", options=("--tcti", vms[0].tcti))[2] == 0
+    shown = json.loads(run("device", "show", "vm1", "--json")[0])
+    assert (shown["kids"], shown["key_lives_in"]) == ([], None)
+    assert run("device", "show", "vm1")[2] == 0
+    assert run("device", "verify", "vm1") == ("instance vm1 verified\n", "", 0)
+    assert "(key-unknown)" in run("keys", "rotate", "--device", "vm1")[1]
+    change(vms[0])
+    assert "(pcr-mismatch)" in run("device", "verify", "vm1")[0]
+    assert run("device", "remove", "vm1", "--yes")[2] == 0
+    assert "vm1" not in run("device", "list")[0] + run("policy", "list")[0]
+
+
+def test_menu_initializes_a_tpm_once(tmp_path: Path) -> None:
+    """The same key again, beside what is at the usual handle; another key's file is kept."""
+    with contextlib.chdir(tmp_path), environment(), Swtpm(tmp_path / "tpm", banks=("sha256",)) as tpm:
+        tpm.run("tpm2", "createprimary", "-Q", "-C", "o", "-c", "other.ctx")
+        tpm.run("tpm2", "evictcontrol", "-Q", "-C", "o", "-c", "other.ctx", "0x81010002")
+        tpm.run("tpm2", "flushcontext", "-t")
+        initialize = ("menu", "--init", "--tcti", tpm.tcti)
+        out, err, code = run(*initialize, stdin=b"1\nvm1\n\n2\nvm1\n5\n")
+        assert (err, code) == ("", 0)
+        assert "SUCCESS: the TPM is initialized, its public key is in id_tpm.pub\n" in out
+        assert "instance vm1 verified\n" in out
+        key = Path("id_tpm.pub").read_bytes()
+        tpm.run("tpm2", "readpublic", "-Q", "-c", "0x81010003", "-o", tmp_path / "there.pub")
+        assert Path("there.pub").read_bytes() == key
+        assert run(*initialize, stdin=b"5\n")[2] == 0
+        assert b"0x81010004" not in tpm.run("tpm2", "getcap", "handles-persistent").stdout
+        Path("id_tpm.pub").write_bytes(b"another")
+        out, err, code = run(*initialize, stdin=b"5\n")
+        assert (out, code) == ("", 1)
+        assert "file id_tpm.pub holds another key; move it away (file-exists)" in err
+    with contextlib.chdir(tmp_path), environment():
+        assert "(tpm-unreachable)" in run(*initialize)[1]
+        assert "(setting-invalid)" in run("menu", "--tcti", "cmd:true")[1]
+
+
+def test_menu_is_typed(tmp_path: Path) -> None:
+    """At a terminal each question waits for its answer, which the terminal shows once."""
+    with contextlib.chdir(tmp_path), environment(), Swtpm(tmp_path / "tpm", banks=("sha256",)) as tpm:
+        terminal, side = pty.openpty()
+        command = [sys.executable, "-m", "tang_attest", "menu", "--init", "--tcti", tpm.tcti]
+        with subprocess.Popen(
+            command, stdin=side, stdout=side, stderr=side, start_new_session=True
+        ) as process:
+            os.close(side)
+            said = b""
+            for answer in (b"1", b"vm1", b"id_tpm.pub", b"2", b"vm1", b"5"):
+                while not said.endswith(b": "):
+                    said += os.read(terminal, 4096)
+                os.write(terminal, answer + b"\n")
+                said += b"."
+            with contextlib.suppress(OSError):  # the other side is closed
+                while chunk := os.read(terminal, 4096):
+                    said += chunk
+            assert process.wait(60) == 0
+        os.close(terminal)
+    lines = said.decode().replace("\r", "").splitlines()
+    assert "instance: .vm1" in lines
+    assert "SUCCESS: instance vm1 registered" in lines
+    assert "instance vm1 verified" in lines
+    assert "" not in lines
+
+
+def test_menu_asks_for_the_tpm_where_there_is_none(tmp_path: Path) -> None:
+    """Only then, and once."""
+    with contextlib.chdir(tmp_path), environment(), Swtpm(tmp_path / "tpm", banks=("sha256",)) as tpm:
+        answers = f"{tpm.tcti}\n1\nvm1\n\n2\nvm1\n5\n"
+        out, err, code = run("menu", "--init", stdin=answers.encode())
+        assert (err, code) == ("", 0)
+        assert out.count("TCTI of the TPM: ") == 1
+        assert "instance vm1 verified\n" in out
 
 
 def test_conditions_of_a_policy(vms: tuple[Swtpm, Swtpm]) -> None:

@@ -212,8 +212,8 @@ def _rewrite(path: Path, directory: Path) -> None:
     from tests.cli.machines import prepare
 
     transcript = Transcript.parse(path.read_text())
-    with contextlib.chdir(directory), environment():
-        player = Player(prepare(Path(), transcript.files))
+    with contextlib.chdir(directory), environment(), prepare(Path(), transcript.files) as machines:
+        player = Player(machines.act)
         for step in transcript.steps:
             answer = player.play(step)
             if not player.matches(step.expected, answer):

@@ -9,7 +9,7 @@ from datetime import UTC, timedelta
 import pytest
 
 from tang_attest.errors import Conflict, NotFound, TangAttestError, Unavailable
-from tang_attest.ports import BoundKey, EkRoot, Learning, Snapshot, Store
+from tang_attest.ports import BoundKey, EkRoot, Learning, Reach, Snapshot, Store
 from tang_attest.store import SqlStore
 from tests.store.conftest import Opener
 from tests.store.records import (
@@ -189,6 +189,30 @@ async def test_one_name_one_ak_one_ek(store: SqlStore) -> None:
     assert [made.name for made in await store.list_devices()] == ["a"]
     for name in ("c", "d"):
         await add(replace(device(name), ek_spki=None), name)
+
+
+async def test_devices_without_a_key_may_share_an_ak(store: SqlStore) -> None:
+    """With each other, under names of their own; never with one that has an exchange key."""
+    await store.add_policy(policy(), entry())
+
+    async def add(name: str, ak: str, *, verified_only: bool):
+        new = replace(device(name, ak=ak), ek_spki=None, reach=Reach("device:/dev/tpm0", "0x81010002"))
+        made = replace(new, verified_only=verified_only)
+        return await store.add_device(made, "policy", None if verified_only else key(name), entry())
+
+    for name in ("a", "b"):
+        made = await add(name, "one", verified_only=True)
+        assert made == await store.get_device(name)
+        assert (made.verified_only, made.kids, made.ak_spki) == (True, (), b"ak one")
+    await refused("name-taken", Conflict, add("a", "one", verified_only=True))
+    sentence = await refused("device-exists", Conflict, add("c", "one", verified_only=False))
+    assert "'a'" in sentence or "'b'" in sentence
+    assert not (await add("c", "two", verified_only=False)).verified_only
+    sentence = await refused("device-exists", Conflict, add("d", "two", verified_only=True))
+    assert "'c'" in sentence
+    for name in ("a", "b"):
+        await store.remove_device(name, entry())
+    await add("e", "one", verified_only=False)
 
 
 # --- removal --------------------------------------------------------------------------------------------------------

@@ -1,0 +1,99 @@
+"""Attestation keys in a TPM that this machine reaches: one is made, or found by its public area.
+
+Rules of this module:
+
+* No tpm2_pytss type or exception leaves it: failures raise ``tpm-unreachable``.
+* A connection lasts for one question, because a simulator serves one client at a time.
+* An object that was made is taken out of the TPM again, except for the persistent key.
+
+Command names are those of the Trusted Platform Module Library, part 3: Commands, revision 1.59.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+from tpm2_pytss import ESAPI, TSS2_Exception
+from tpm2_pytss.constants import ESYS_TR, TPM2_ALG, TPM2_CAP, TPMA_OBJECT
+from tpm2_pytss.types import TPM2B_PUBLIC
+
+from tang_attest.errors import Unavailable
+
+#: The handle that the pin gives its AK too (clevis-pin/clevis-attest-setup-functions).
+DEFAULT_HANDLE: Final = 0x81010002
+#: TPM2_HT_PERSISTENT, the first byte of persistent handles (part 2, section 7.2).
+_PERSISTENT: Final = 0x81000000
+_MANY: Final = 254
+_TEMPLATE: Final = TPM2B_PUBLIC.parse(
+    "ecc256:ecdsa-sha256:null",
+    nameAlg=TPM2_ALG.SHA256,
+    objectAttributes=TPMA_OBJECT.FIXEDTPM
+    | TPMA_OBJECT.FIXEDPARENT
+    | TPMA_OBJECT.SENSITIVEDATAORIGIN
+    | TPMA_OBJECT.USERWITHAUTH
+    | TPMA_OBJECT.NODA
+    | TPMA_OBJECT.RESTRICTED
+    | TPMA_OBJECT.SIGN_ENCRYPT,
+)
+#: The kernel's TPMs, the one with a resource manager first.
+_DEVICES: Final = (Path("/dev/tpmrm0"), Path("/dev/tpm0"))
+
+
+def local_tcti() -> str | None:
+    """The TCTI of this machine's own TPM; ``None`` without one."""
+    found = next((device for device in _DEVICES if device.exists()), None)
+    return None if found is None else f"device:{found}"
+
+
+def make_ak(tcti: str) -> bytes:
+    """Make a persistent AK at :data:`DEFAULT_HANDLE` or the next free handle, unless it is there; its TPM2B_PUBLIC.
+
+    The key is an ECDSA P-256 primary key of the owner hierarchy, so the same TPM makes the same key again until it is
+    cleared.  Raises ``tpm-unreachable``, also when the owner hierarchy has a password.
+    """
+    with _connected(tcti) as esapi:
+        handle, public, *_ = esapi.create_primary(None, _TEMPLATE, ESYS_TR.OWNER)
+        try:
+            made, there = bytes(public.marshal()), _read_all(esapi)
+            if made not in there.values():
+                free = next(number for number in itertools.count(DEFAULT_HANDLE) if number not in there)
+                esapi.evict_control(ESYS_TR.OWNER, handle, free)
+        finally:
+            esapi.flush_context(handle)
+    return made
+
+
+def find_ak(tcti: str, public: bytes) -> str | None:
+    """The persistent handle, such as ``0x81010002``, of the object with the TPM2B_PUBLIC *public*.
+
+    ``None`` when the TPM has no such object.  Raises ``tpm-unreachable``.
+    """
+    with _connected(tcti) as esapi:
+        for handle, there in _read_all(esapi).items():
+            if there == public:
+                return f"{handle:#x}"
+    return None
+
+
+def _read_all(esapi: ESAPI) -> dict[int, bytes]:
+    """The TPM2B_PUBLIC of each persistent object, by handle."""
+    _, found = esapi.get_capability(TPM2_CAP.HANDLES, _PERSISTENT, _MANY)
+    return {int(handle): _read(esapi, handle) for handle in found.data.handles}
+
+
+def _read(esapi: ESAPI, handle: Any) -> bytes:
+    public, _, _ = esapi.read_public(esapi.tr_from_tpmpublic(handle))
+    return bytes(public.marshal())
+
+
+@contextmanager
+def _connected(tcti: str) -> Iterator[ESAPI]:
+    try:
+        with ESAPI(tcti) as esapi:
+            yield esapi
+    except TSS2_Exception as error:
+        raise Unavailable("tpm-unreachable", f"The TPM at {tcti} does not answer: {error}.") from error
