@@ -18,7 +18,7 @@ NOT checked here: that the log replays to quoted values.  An event of a PCR outs
 its sender even then.
 """
 
-from tang_attest.protocol.coverage.boot import Boot, Chain, Part, read_boot
+from tang_attest.protocol.coverage.boot import Boot, BootPart, Chain, read_boot
 from tang_attest.protocol.coverage.parts import (
     ENFORCED,
     Coverage,
@@ -31,9 +31,9 @@ from tang_attest.protocol.coverage.proposal import Proposal, propose
 __all__ = [
     "ENFORCED",
     "Boot",
+    "BootPart",
     "Chain",
     "Coverage",
-    "Part",
     "PartCoverage",
     "Proposal",
     "coverage",

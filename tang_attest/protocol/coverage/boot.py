@@ -14,7 +14,7 @@ from tang_attest.protocol.eventlog.replay import replay
 from tang_attest.protocol.eventlog.structures import Event, EventLog
 
 
-class Part(StrEnum):
+class BootPart(StrEnum):
     """The parts of a boot, in the order of the boot."""
 
     FIRMWARE = "firmware"
@@ -28,7 +28,7 @@ class Part(StrEnum):
     @property
     def words(self) -> str:
         """The part in a sentence: ``command line``."""
-        return "Secure Boot" if self is Part.SECURE_BOOT else self.value.replace("_", " ")
+        return "Secure Boot" if self is BootPart.SECURE_BOOT else self.value.replace("_", " ")
 
 
 class Chain(StrEnum):
@@ -50,8 +50,8 @@ class Boot:
     """
 
     chain: Chain
-    measured: Mapping[Part, Mapping[int, str]]
-    hollow: Mapping[Part, str]
+    measured: Mapping[BootPart, Mapping[int, str]]
+    hollow: Mapping[BootPart, str]
     used: frozenset[int]
 
 
@@ -63,11 +63,11 @@ _SYSTEMD: Final = "systemd-boot or systemd-stub"
 _UBOOT: Final = "U-Boot"
 
 _SECTIONS: Final = {
-    ".linux": Part.KERNEL,
-    ".initrd": Part.INITRD,
-    ".cmdline": Part.COMMAND_LINE,
-    ".dtb": Part.DEVICE_TREE,
-    ".dtbauto": Part.DEVICE_TREE,
+    ".linux": BootPart.KERNEL,
+    ".initrd": BootPart.INITRD,
+    ".cmdline": BootPart.COMMAND_LINE,
+    ".dtb": BootPart.DEVICE_TREE,
+    ".dtbauto": BootPart.DEVICE_TREE,
 }
 _GRUB_PREFIXES: Final = (b"grub_cmd: ", b"kernel_cmdline: ", b"module_cmdline: ")
 _KERNEL_COMMANDS: Final = frozenset({"linux", "linuxefi", "linux16", "module", "module2", "xen_module"})
@@ -101,10 +101,10 @@ class _Extend:
 class _Notes:
     """Parts that were found so far."""
 
-    measured: dict[Part, dict[int, str]] = field(default_factory=dict)
-    hollow: dict[Part, str] = field(default_factory=dict)
+    measured: dict[BootPart, dict[int, str]] = field(default_factory=dict)
+    hollow: dict[BootPart, str] = field(default_factory=dict)
 
-    def found(self, part: Part, pcr: int, by: str) -> None:
+    def found(self, part: BootPart, pcr: int, by: str) -> None:
         self.measured.setdefault(part, {}).setdefault(pcr, by)
 
 
@@ -126,8 +126,8 @@ def read_boot(log: EventLog, bank: str) -> Boot:
     for part, by in ((part, _UKI) for part in sections):
         notes.found(part, 11, by)
     if any(_utf16_text(each.proven) for each in by_pcr[12]):
-        notes.found(Part.COMMAND_LINE, 12, _SYSTEMD)
-    chain = _chain(by_pcr, Part.KERNEL in sections)
+        notes.found(BootPart.COMMAND_LINE, 12, _SYSTEMD)
+    chain = _chain(by_pcr, BootPart.KERNEL in sections)
     match chain:
         case Chain.UBOOT:
             _note_uboot(by_pcr, [event.digests[bank] for event in extends if event.pcr == 8], bank, notes)
@@ -139,9 +139,13 @@ def read_boot(log: EventLog, bank: str) -> Boot:
     return Boot(chain, _ordered(notes.measured), MappingProxyType(notes.hollow), used)
 
 
-def _ordered(measured: Mapping[Part, Mapping[int, str]]) -> Mapping[Part, Mapping[int, str]]:
+def _ordered(measured: Mapping[BootPart, Mapping[int, str]]) -> Mapping[BootPart, Mapping[int, str]]:
     return MappingProxyType(
-        {part: MappingProxyType(dict(sorted(measured[part].items()))) for part in Part if part in measured}
+        {
+            part: MappingProxyType(dict(sorted(measured[part].items())))
+            for part in BootPart
+            if part in measured
+        }
     )
 
 
@@ -184,37 +188,37 @@ def _note_firmware(by_pcr: Mapping[int, list[_Extend]], notes: _Notes) -> None:
     zero, four, seven = by_pcr[0], by_pcr[4], by_pcr[7]
     uboot = _is_uboot(zero)
     if zero:
-        notes.found(Part.FIRMWARE, 0, _UBOOT if uboot else _FIRMWARE)
+        notes.found(BootPart.FIRMWARE, 0, _UBOOT if uboot else _FIRMWARE)
         # A proven version and something else: without the one, the other may be U-Boot's version under a wrong name.
         if uboot or len(zero) < 2 or all(each.proven is None for each in zero):
-            notes.hollow[Part.FIRMWARE] = _VERSION_ONLY
+            notes.hollow[BootPart.FIRMWARE] = _VERSION_ONLY
         if uboot and len(zero) > 1:
-            notes.found(Part.DEVICE_TREE, 0, _UBOOT)
+            notes.found(BootPart.DEVICE_TREE, 0, _UBOOT)
     if four:
-        notes.found(Part.BOOT_LOADER, 4, _FIRMWARE)
+        notes.found(BootPart.BOOT_LOADER, 4, _FIRMWARE)
     if any(
         each.proven is not None
         and len(each.proven) == len(_SECURE_BOOT) + 1
         and each.proven.startswith(_SECURE_BOOT)
         for each in seven
     ):
-        notes.found(Part.SECURE_BOOT, 7, _FIRMWARE)
+        notes.found(BootPart.SECURE_BOOT, 7, _FIRMWARE)
 
 
 def _note_uboot(by_pcr: Mapping[int, list[_Extend]], eight: list[bytes], bank: str, notes: _Notes) -> None:
     """``bootm`` and ``booti`` (boot/bootm.c): PCR 8 the kernel, 9 the initrd, 1 the device tree and then the command line."""
     if by_pcr[8]:
-        notes.found(Part.KERNEL, 8, _UBOOT)
+        notes.found(BootPart.KERNEL, 8, _UBOOT)
     elif any(each not in {digest(bank, data) for data in SEPARATORS} for each in eight):
-        notes.hollow[Part.KERNEL] = _BOOTI.format("kernel")
+        notes.hollow[BootPart.KERNEL] = _BOOTI.format("kernel")
     if by_pcr[9]:
-        notes.found(Part.INITRD, 9, _UBOOT)
+        notes.found(BootPart.INITRD, 9, _UBOOT)
     one = by_pcr[1]
     if any(_c_text(each.proven) for each in one):
-        notes.found(Part.COMMAND_LINE, 1, _UBOOT)
+        notes.found(BootPart.COMMAND_LINE, 1, _UBOOT)
     # The command line is always one of them, proven or not.
     if len(one) > 1:
-        notes.found(Part.DEVICE_TREE, 1, _UBOOT)
+        notes.found(BootPart.DEVICE_TREE, 1, _UBOOT)
 
 
 def _note_grub(by_pcr: Mapping[int, list[_Extend]], bank: str, notes: _Notes) -> None:
@@ -223,19 +227,19 @@ def _note_grub(by_pcr: Mapping[int, list[_Extend]], bank: str, notes: _Notes) ->
     lines = [line for text in texts if (line := _kernel_line(text))]
     files = {each.digest for each in by_pcr[9]}
     if lines:
-        notes.found(Part.COMMAND_LINE, 8, _GRUB)
+        notes.found(BootPart.COMMAND_LINE, 8, _GRUB)
         if files:
-            notes.found(Part.KERNEL, 9, _GRUB)
+            notes.found(BootPart.KERNEL, 9, _GRUB)
         # Linux' EFI stub measures the same line once more.
         if any(digest(bank, option) in files for line in set(lines) for option in _load_options(line)):
-            notes.found(Part.COMMAND_LINE, 9, _STUB)
+            notes.found(BootPart.COMMAND_LINE, 9, _STUB)
     # A GRUB that measured the file of the kernel measured that of the initrd, too.
     if lines and len(files) > 1 and _loads_initrd(texts):
-        notes.found(Part.INITRD, 9, _GRUB)
+        notes.found(BootPart.INITRD, 9, _GRUB)
     # shim measures the kernel twice, once for each of GRUB's questions; no loader is there twice in a row.
     images = [each.digest for each in by_pcr[4]]
     if lines and len(images) > 2 and images[-1] == images[-2]:
-        notes.found(Part.KERNEL, 4, "shim")
+        notes.found(BootPart.KERNEL, 4, "shim")
 
 
 def _loads_initrd(texts: list[str]) -> bool:
@@ -247,17 +251,17 @@ def _loads_initrd(texts: list[str]) -> bool:
 
 def _note_stub(by_pcr: Mapping[int, list[_Extend]], notes: _Notes) -> None:
     """The kernel is an image that firmware loaded; its stub measures into PCR 9 (drivers/firmware/efi/libstub)."""
-    notes.found(Part.KERNEL, 4, _FIRMWARE)
+    notes.found(BootPart.KERNEL, 4, _FIRMWARE)
     if by_pcr[8]:
-        notes.found(Part.COMMAND_LINE, 8, _SYSTEMD)
+        notes.found(BootPart.COMMAND_LINE, 8, _SYSTEMD)
     nine = by_pcr[9]
     if nine:
-        notes.found(Part.COMMAND_LINE, 9, _STUB)
+        notes.found(BootPart.COMMAND_LINE, 9, _STUB)
     if len(nine) > 1:
-        notes.found(Part.INITRD, 9, _STUB)
+        notes.found(BootPart.INITRD, 9, _STUB)
 
 
-def _uki_sections(eleven: list[bytes], bank: str) -> list[Part]:
+def _uki_sections(eleven: list[bytes], bank: str) -> list[BootPart]:
     """Parts in PCR 11: after the digest of a section's name comes the digest of its content (systemd-stub)."""
     names = {digest(bank, f"{name}\0".encode()): part for name, part in _SECTIONS.items()}
     nothing = nothing_digests(bank)

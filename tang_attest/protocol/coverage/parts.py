@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from typing import Final
 
 from tang_attest.errors import Malformed
-from tang_attest.protocol.coverage.boot import Boot, Part, read_boot
+from tang_attest.protocol.coverage.boot import Boot, BootPart, read_boot
 from tang_attest.protocol.eventlog.structures import EventLog
 from tang_attest.protocol.pcr import Selection
 
-ENFORCED: Final = (Part.KERNEL, Part.INITRD, Part.COMMAND_LINE)
+ENFORCED: Final = (BootPart.KERNEL, BootPart.INITRD, BootPart.COMMAND_LINE)
 """Parts without which a quote says nothing about the software that opens the disk."""
 
-_SHOWN: Final = (*ENFORCED, Part.DEVICE_TREE)
+_SHOWN: Final = (*ENFORCED, BootPart.DEVICE_TREE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +25,7 @@ class PartCoverage:
     asked one with a PCR that covers the part, and None where no selection does.
     """
 
-    part: Part
+    part: BootPart
     measured_by: Mapping[int, str]
     selected_in: tuple[int, ...]
     covered: bool
@@ -59,7 +59,7 @@ class Coverage:
     boot: Boot
     parts: tuple[PartCoverage, ...]
 
-    def of(self, part: Part) -> PartCoverage:
+    def of(self, part: BootPart) -> PartCoverage:
         """Return what is known of *part*."""
         return next(each for each in self.parts if each.part is part)
 
@@ -92,13 +92,13 @@ def coverage(log: EventLog, selection: Selection) -> Coverage:
     NOT checked: that the log leads to any quoted value.
     """
     boot = read_boot(log, selection.bank)
-    return Coverage(selection, boot, tuple(_part(part, boot, selection) for part in Part))
+    return Coverage(selection, boot, tuple(_part(part, boot, selection) for part in BootPart))
 
 
-def parse_part(text: str) -> Part:
+def parse_part(text: str) -> BootPart:
     """Return the part called *text*, with hyphens or underscores.  Raises ``request-malformed``."""
     try:
-        return Part(text.replace("-", "_"))
+        return BootPart(text.replace("-", "_"))
     except ValueError:
         names = ", ".join(part.value for part in ENFORCED)
         raise Malformed("request-malformed", f"'{text:.40}' is none of {names}.") from None
@@ -110,7 +110,7 @@ def spell(pcrs: tuple[int, ...]) -> str:
     return f"PCR {names[0]}" if len(names) == 1 else f"PCR {', '.join(names[:-1])} and {names[-1]}"
 
 
-def _part(part: Part, boot: Boot, selection: Selection) -> PartCoverage:
+def _part(part: BootPart, boot: Boot, selection: Selection) -> PartCoverage:
     measured = boot.measured.get(part, {})
     chosen = tuple(pcr for pcr in measured if pcr in selection.pcrs)
     hollow = boot.hollow.get(part)

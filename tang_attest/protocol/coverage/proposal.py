@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from tang_attest.protocol.coverage.boot import Boot, Chain, Part
+from tang_attest.protocol.coverage.boot import Boot, BootPart, Chain
 from tang_attest.protocol.coverage.parts import ENFORCED, spell
 from tang_attest.protocol.pcr import Selection
 
@@ -20,7 +20,7 @@ class Proposal:
 
     selection: Selection
     reasons: tuple[str, ...]
-    missing: tuple[Part, ...]
+    missing: tuple[BootPart, ...]
 
     def as_json(self) -> dict[str, object]:
         """``{"selection": "sha256:0,2,...", "reasons": [...], "missing": ["initrd"]}``."""
@@ -66,7 +66,7 @@ def _preferred(chain: Chain, pcrs: tuple[int, ...]) -> int:
     return next((pcr for pcr in order if pcr in pcrs), min(pcrs))
 
 
-def _reasons(boot: Boot, chosen: dict[int, str], missing: tuple[Part, ...]) -> tuple[str, ...]:
+def _reasons(boot: Boot, chosen: dict[int, str], missing: tuple[BootPart, ...]) -> tuple[str, ...]:
     reasons = [f"the machine boots by {boot.chain.value}"]
     for part in ENFORCED:
         if part not in missing:
@@ -76,7 +76,7 @@ def _reasons(boot: Boot, chosen: dict[int, str], missing: tuple[Part, ...]) -> t
         reasons.append("PCR 9 is left out: PCR 11 has each part of the image")
     if idle := tuple(pcr for pcr in _FIRMWARE_PCRS if pcr not in chosen):
         reasons.append(f"{spell(idle)} left out: separators only")
-    if boot.chain is Chain.UBOOT and 1 in boot.measured.get(Part.DEVICE_TREE, {}):
+    if boot.chain is Chain.UBOOT and 1 in boot.measured.get(BootPart.DEVICE_TREE, {}):
         reasons.append(
             "PCR 1 has the device tree too: where it changes with each boot, PCR 1 does not repeat"
         )

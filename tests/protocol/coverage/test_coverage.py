@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tang_attest.errors import Malformed
-from tang_attest.protocol.coverage import ENFORCED, Chain, Part, coverage, parse_part, propose, read_boot
+from tang_attest.protocol.coverage import ENFORCED, BootPart, Chain, coverage, parse_part, propose, read_boot
 from tang_attest.protocol.eventlog import MAX_EVENTS, Event, EventLog, EventType, parse
 from tang_attest.protocol.eventlog.constants import measures_nothing
 from tang_attest.protocol.pcr import Selection
@@ -65,7 +65,7 @@ def log(*measurements: Measurement) -> EventLog:
     return parse(w.agile((w.SHA256,), measurements))
 
 
-def covered(found: EventLog, selection: Selection = ALL) -> set[Part]:
+def covered(found: EventLog, selection: Selection = ALL) -> set[BootPart]:
     return {each.part for each in coverage(found, selection).parts if each.covered}
 
 
@@ -96,19 +96,21 @@ def test_json_has_exactly_the_parts_and_their_three_members() -> None:
 
 
 def test_parts_of_the_firmware() -> None:
-    assert {Part.FIRMWARE, Part.BOOT_LOADER, Part.SECURE_BOOT} <= covered(LOGS["ovmf"])
+    assert {BootPart.FIRMWARE, BootPart.BOOT_LOADER, BootPart.SECURE_BOOT} <= covered(LOGS["ovmf"])
     # U-Boot measures its version, and not itself.
-    assert covered(LOGS["uboot-efi-uki"]) & {Part.FIRMWARE, Part.BOOT_LOADER} == {Part.BOOT_LOADER}
-    assert not covered(LOGS["uboot-booti"]) & {Part.FIRMWARE, Part.BOOT_LOADER, Part.SECURE_BOOT}
+    assert covered(LOGS["uboot-efi-uki"]) & {BootPart.FIRMWARE, BootPart.BOOT_LOADER} == {
+        BootPart.BOOT_LOADER
+    }
+    assert not covered(LOGS["uboot-booti"]) & {BootPart.FIRMWARE, BootPart.BOOT_LOADER, BootPart.SECURE_BOOT}
 
 
 def test_an_unselected_pcr_covers_nothing_and_the_reason_names_the_selection_that_would() -> None:
-    line = coverage(LOGS["uboot-fit-bootm"], DEFAULT).of(Part.COMMAND_LINE)
+    line = coverage(LOGS["uboot-fit-bootm"], DEFAULT).of(BootPart.COMMAND_LINE)
     assert not line.covered
     assert line.reason is not None
     assert "PCR 1, which sha256:0,2,4,7,8,9,15 does not have" in line.reason
     assert str(line.selection) == "sha256:0,1,2,4,7,8,9,15"
-    initrd = coverage(LOGS["edk2-grub-2.06"], DEFAULT).of(Part.INITRD)
+    initrd = coverage(LOGS["edk2-grub-2.06"], DEFAULT).of(BootPart.INITRD)
     assert (initrd.reason, initrd.selection) == ("nobody measured it", None)
 
 
@@ -153,7 +155,7 @@ def relabeled(name: str, changes: Mapping[int, Mapping[str, object]]) -> EventLo
 
 def test_load_options_that_are_called_an_initrd_cover_no_initrd() -> None:
     lying = relabeled("edk2-grub-2.06", {23: {"data": TAG_INITRD}})
-    assert Part.INITRD not in covered(lying)
+    assert BootPart.INITRD not in covered(lying)
 
 
 def test_an_empty_range_is_no_kernel_whatever_it_is_called() -> None:
@@ -166,12 +168,12 @@ def test_an_empty_range_is_no_kernel_whatever_it_is_called() -> None:
             2: {"type": EV_IPL, "data": b"grub_cmd: linux /vmlinuz\0"},
         },
     ):
-        assert Part.KERNEL not in covered(relabeled("uboot-booti", changes))
+        assert BootPart.KERNEL not in covered(relabeled("uboot-booti", changes))
 
 
 def test_text_that_is_not_what_was_measured_proves_no_command_line() -> None:
     lying = relabeled("uboot-fit-bootm", {5: {"data": b"console=ttyAMA0\0"}})
-    assert Part.COMMAND_LINE not in covered(lying)
+    assert BootPart.COMMAND_LINE not in covered(lying)
 
 
 _DATA = [each.data for found in LOGS.values() for each in found.events]
@@ -225,7 +227,7 @@ def test_cut_and_damaged_logs_are_read_or_refused(name: str, data: st.DataObject
         if cut:
             cut[data.draw(st.integers(0, len(cut) - 1))] = data.draw(st.integers(0, 255))
     with suppress(Malformed):
-        assert len(coverage(parse(bytes(cut)), ALL).parts) == len(Part)
+        assert len(coverage(parse(bytes(cut)), ALL).parts) == len(BootPart)
 
 
 def test_the_longest_log_is_read_within_a_second() -> None:
@@ -244,7 +246,7 @@ def test_grub_without_an_initrd_covers_none() -> None:
     """Two files in PCR 9, its configuration and the kernel, are no initrd."""
     files = [Measurement(9, EV_IPL, name, name * 3) for name in (b"/grub.cfg\0", b"/vmlinuz\0")]
     found = log(image(b"grub"), grub("linux /vmlinuz ro"), *files)
-    assert covered(found) & {*ENFORCED} == {Part.KERNEL, Part.COMMAND_LINE}
+    assert covered(found) & {*ENFORCED} == {BootPart.KERNEL, BootPart.COMMAND_LINE}
 
 
 def test_grub_with_an_initrd_on_x86_without_shim() -> None:
@@ -277,7 +279,7 @@ def test_a_device_tree_and_a_section_that_is_empty() -> None:
         *section(".initrd", b""),
         *section(".dtb", b"tree"),
     )
-    assert covered(found) & {*ENFORCED, Part.DEVICE_TREE} == {Part.KERNEL, Part.DEVICE_TREE}
+    assert covered(found) & {*ENFORCED, BootPart.DEVICE_TREE} == {BootPart.KERNEL, BootPart.DEVICE_TREE}
 
 
 def test_u_boot_without_an_initrd_or_with_an_empty_command_line() -> None:
@@ -288,7 +290,7 @@ def test_u_boot_without_an_initrd_or_with_an_empty_command_line() -> None:
         Measurement(9, EV_COMPACT_HASH, b"initrd\0", b"initrd\0"),
         Measurement(1, EV_CONFIG, b"\0", b"\0"),
     )
-    assert covered(found) & {*ENFORCED} == {Part.KERNEL}
+    assert covered(found) & {*ENFORCED} == {BootPart.KERNEL}
 
 
 # --- proposals --------------------------------------------------------------------------------------------------------
@@ -319,14 +321,14 @@ def test_the_selection_that_fits_a_boot_chain(name: str, selection: str) -> None
 def test_a_proposal_says_what_no_selection_covers() -> None:
     proposal = propose(read_boot(LOGS["uboot-booti"], "sha256"), "sha256", 15)
     assert proposal is not None
-    assert proposal.missing == (Part.KERNEL,)
+    assert proposal.missing == (BootPart.KERNEL,)
     assert "bootm" in proposal.reasons[-1]
     assert propose(read_boot(LOGS["hcrtm"], "sha256"), "sha256", 15) is None
     assert read_boot(LOGS["hcrtm"], "sha256").chain is Chain.UNKNOWN
 
 
 def test_names_of_parts() -> None:
-    assert parse_part("command-line") is parse_part("command_line") is Part.COMMAND_LINE
+    assert parse_part("command-line") is parse_part("command_line") is BootPart.COMMAND_LINE
     with pytest.raises(Malformed) as caught:
         parse_part("bootloader")
     assert caught.value.code == "request-malformed"
