@@ -38,7 +38,7 @@ from tpm2_pytss.types import (
     TPMU_SIGNATURE,
 )
 
-from tang_attest.protocol.base64url import b64u
+from tang_attest.protocol.values.base64url import b64u
 
 BANKS = {
     "sha1": TPM2_ALG.SHA1,

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 
 import pytest
 from hypothesis import settings
 
+from tang_attest.protocol.exchange import ExchangeKey
+from tang_attest.protocol.values.points import Point
 from tang_attest.store import upgrade
+from tests.attester import Attester
 from tests.fakes import ROW_KEY
 from tests.nix.nix import evaluator_in_words
 from tests.postgres import Postgres
+from tests.server import Server
 
 # How long an example takes says only how busy the machine is.
 settings.register_profile("without a deadline", deadline=None)
@@ -49,3 +54,30 @@ def empty_postgres_url(postgres: Postgres) -> Iterator[str]:
     name = postgres.create()
     yield postgres.url(name)
     postgres.drop(name)
+
+
+@pytest.fixture
+async def server(tmp_path: Path) -> AsyncIterator[Server]:
+    """A server without plain Tang."""
+    async with Server(tmp_path / "state") as started:
+        yield started
+
+
+@pytest.fixture
+def attester() -> Attester:
+    """A machine with a P-256 AK."""
+    return Attester()
+
+
+@pytest.fixture
+def exchanges(monkeypatch: pytest.MonkeyPatch) -> list[Point]:
+    """Every X that was multiplied by a private key."""
+    seen: list[Point] = []
+    original = ExchangeKey.multiply
+
+    def witness(key: ExchangeKey, x: Point) -> Point:
+        seen.append(x)
+        return original(key, x)
+
+    monkeypatch.setattr(ExchangeKey, "multiply", witness)
+    return seen

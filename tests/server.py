@@ -12,37 +12,37 @@ from typing import Any, Self
 from aiohttp.test_utils import TestClient, TestServer
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from tang_attest.cli.observing import observe
 from tang_attest.config import Settings
 from tang_attest.keys.sealed import SealedKeys, SessionBox
 from tang_attest.keys.secret import create_secret
 from tang_attest.keys.server_tpm import ServerTpm
-from tang_attest.protocol.advertisement import thumbprint
-from tang_attest.protocol.base64url import b64u, unb64u
 from tang_attest.protocol.challenge import announce_digest, unlock_digest
 from tang_attest.protocol.enrollment import activation_proof, enrollment_digest
 from tang_attest.protocol.exchange import ExchangeKey
-from tang_attest.protocol.pcr import Selection
 from tang_attest.protocol.tpm import parse_ak
-from tang_attest.service.admin_tokens import AdminTokens
-from tang_attest.service.administration import Administration
-from tang_attest.service.agents import Agents
-from tang_attest.service.announce import Announce
-from tang_attest.service.caller import Author
-from tang_attest.service.enroll import Enroll
-from tang_attest.service.polls import Polls
-from tang_attest.service.reference_values import ReferenceValues
-from tang_attest.service.refusals import Refusals
-from tang_attest.service.registry import Registry, TokenTerms
-from tang_attest.service.server_keys import ServerKeys
-from tang_attest.service.unlock import Unlock
-from tang_attest.service.verify import Verify
-from tang_attest.service.watching import Watching
+from tang_attest.protocol.values.advertisement import thumbprint
+from tang_attest.protocol.values.base64url import b64u, unb64u
+from tang_attest.protocol.values.pcr import Selection
+from tang_attest.server.observing import observe
+from tang_attest.service.admin.administration import Administration
+from tang_attest.service.admin.tokens import AdminTokens
+from tang_attest.service.audit.actors import Author
+from tang_attest.service.audit.refusals import Refusals
+from tang_attest.service.enrollment.enroll import Enroll
+from tang_attest.service.machines.registry import Registry, TokenTerms
+from tang_attest.service.policies.announce import Announce
+from tang_attest.service.policies.reference_values import ReferenceValues
+from tang_attest.service.rounds.agents import Agents
+from tang_attest.service.rounds.polls import Polls
+from tang_attest.service.rounds.sweep import Watching
+from tang_attest.service.rounds.verify import Verify
+from tang_attest.service.tang.server_keys import ServerKeys
+from tang_attest.service.unlock.unlock import Unlock
 from tang_attest.store import KEY_LABEL, open_store
-from tang_attest.web.admin_routes import AdminRoutes
+from tang_attest.web.admin.routes import AdminRoutes
 from tang_attest.web.app import Site, make_app
 from tang_attest.web.attest_routes import AttestRoutes
-from tang_attest.web.limits import Limiter, Limits
+from tang_attest.web.gate.limits import Limiter, Limits
 from tang_attest.web.runner import handling
 from tests.attester import Attester, members
 from tests.fakes import FakeClock, RealRandomness

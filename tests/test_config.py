@@ -10,7 +10,7 @@ import sqlalchemy as sa
 
 from tang_attest.config import Settings, load_settings
 from tang_attest.errors import Malformed, NotFound
-from tang_attest.store.engine import parse_url
+from tang_attest.store.database.engine import parse_url
 
 
 def refusal(**settings: Any) -> str:

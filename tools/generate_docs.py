@@ -14,7 +14,7 @@ import click
 from tang_attest.cli import group
 from tang_attest.config import Settings
 from tang_attest.errors import ACTIONS
-from tang_attest.web.admin_routes import document
+from tang_attest.web.admin.routes import document
 from tools import generate_nix
 from tools.generate_manual import manual
 

@@ -21,15 +21,15 @@ from tang_attest.errors import Malformed, Unavailable
 from tang_attest.keys.sealed import SealedKeys, SessionBox
 from tang_attest.keys.secret import ServerSecret, load_secret
 from tang_attest.keys.server_tpm import ServerTpm
-from tang_attest.ports import Store
-from tang_attest.service.admin_tokens import AdminTokens
-from tang_attest.service.caller import Author
-from tang_attest.service.explanation import Explanations
-from tang_attest.service.policy_changes import PolicyChanges
-from tang_attest.service.reference_values import ReferenceValues
-from tang_attest.service.registry import Registry
-from tang_attest.service.rollouts import Rollouts
-from tang_attest.service.server_keys import ServerKeys
+from tang_attest.ports.store import Store
+from tang_attest.service.admin.tokens import AdminTokens
+from tang_attest.service.audit.actors import Author
+from tang_attest.service.machines.registry import Registry
+from tang_attest.service.policies.changes import PolicyChanges
+from tang_attest.service.policies.explanation import Explanations
+from tang_attest.service.policies.reference_values import ReferenceValues
+from tang_attest.service.policies.rollouts import Rollouts
+from tang_attest.service.tang.server_keys import ServerKeys
 from tang_attest.store import KEY_LABEL, open_store
 
 _Result = TypeVar("_Result")

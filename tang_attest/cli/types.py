@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from tang_attest.cli import output
-from tang_attest.protocol.rollout import WHOLE
+from tang_attest.protocol.changes.rollout import WHOLE
 
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 
@@ -56,9 +56,9 @@ class SelectionType(click.ParamType[Any]):
     name = "selection"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """*value* as a :class:`~tang_attest.protocol.pcr.Selection`."""
+        """*value* as a :class:`~tang_attest.protocol.values.pcr.Selection`."""
         from tang_attest.errors import Malformed
-        from tang_attest.protocol.pcr import Selection
+        from tang_attest.protocol.values.pcr import Selection
 
         if isinstance(value, Selection):
             return value

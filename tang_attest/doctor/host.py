@@ -18,7 +18,7 @@ from tang_attest.daemon.sockets import bind
 from tang_attest.doctor.finding import Finding, failure, problem, warning, well
 from tang_attest.errors import TangAttestError
 from tang_attest.keys.secret import load_secret
-from tang_attest.web.tls import CRL, server_context
+from tang_attest.web.gate.tls import CRL, server_context
 
 #: Bytes that the audit record and a backup need for a while; and what the next flush may need.
 _LOW: Final = 1 << 30

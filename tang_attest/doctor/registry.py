@@ -11,7 +11,10 @@ from cryptography import x509
 from tang_attest import store
 from tang_attest.doctor.finding import Finding, failure, problem, warning, well
 from tang_attest.errors import ACTIONS, TangAttestError
-from tang_attest.ports import Device, EkRoot, SealedKey, Store
+from tang_attest.ports.enrollment import EkRoot
+from tang_attest.ports.keys import SealedKey
+from tang_attest.ports.machines import Device
+from tang_attest.ports.store import Store
 from tang_attest.protocol.policy import ReferencePolicy
 
 #: Nothing was made before; a board without a battery wakes up in 1970.

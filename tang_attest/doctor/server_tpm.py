@@ -8,7 +8,8 @@ from typing import Final
 from tang_attest.doctor.finding import Finding, failure, problem, well
 from tang_attest.errors import ACTIONS, TangAttestError, Unavailable
 from tang_attest.keys.sealed import SealedKeys
-from tang_attest.ports import SealedKey, Store
+from tang_attest.ports.keys import SealedKey
+from tang_attest.ports.store import Store
 
 _SUBJECT: Final = "server tpm"
 

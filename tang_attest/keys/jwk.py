@@ -17,8 +17,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 
 from tang_attest.errors import Malformed
-from tang_attest.protocol.base64url import b64u, unb64u
-from tang_attest.protocol.points import CURVES, Curve, Point, curve_of, parse_point
+from tang_attest.protocol.values.base64url import b64u, unb64u
+from tang_attest.protocol.values.points import CURVES, Curve, Point, curve_of, parse_point
 
 #: Object identifiers of RFC 5480, section 2.1.1.1, as complete DER elements.
 _OIDS: Final = {
@@ -44,7 +44,7 @@ _SIGNATURES: Final[Mapping[str, tuple[str, hashes.HashAlgorithm]]] = {
 
 
 class EcSigner:
-    """A private key that signs advertisements (:class:`tang_attest.protocol.advertisement.Signer`)."""
+    """A private key that signs advertisements (:class:`tang_attest.protocol.values.advertisement.Signer`)."""
 
     __slots__ = ("_hash", "_private", "_size", "algorithm")
 

@@ -1,7 +1,7 @@
 """Private keys at rest: PKCS #8, or what the server's TPM wrapped, inside a JWE under a key made from the server's secret.
 
 The JWE's protected header names the key's thumbprint, its use, and its holder: the AK that it answers, or ``open``
-(:func:`tang_attest.ports.holder`).  All three are compared when it is opened, also of a key in the TPM.  So whoever can
+(:func:`tang_attest.ports.keys.holder`).  All three are compared when it is opened, also of a key in the TPM.  So whoever can
 write to the database cannot give one machine's key to another, or to anybody, or turn a signing key into an exchange
 key: the device's row says whose AK it is, and the key says whose it answers.  PKCS #8 rather than a JWK keeps the scalar out of Python integers.  A key in the TPM has a ``cty`` (RFC 7516,
 section 4.1.12), which is authenticated like the rest of the header.
@@ -27,11 +27,11 @@ from tang_attest.keys.jwk import EcSigner
 from tang_attest.keys.secret import ServerSecret
 from tang_attest.keys.server_tpm import ServerTpm, TpmExchangeKey
 from tang_attest.keys.tpm import WrappedKey
-from tang_attest.ports import OPEN, SealedKey
-from tang_attest.protocol.base64url import unb64u
+from tang_attest.ports.keys import OPEN, SealedKey
 from tang_attest.protocol.exchange import ExchangeKey, Multiplier
-from tang_attest.protocol.points import CURVES
-from tang_attest.service.exchanging import run_in_tpm
+from tang_attest.protocol.values.base64url import unb64u
+from tang_attest.protocol.values.points import CURVES
+from tang_attest.service.unlock.exchanging import run_in_tpm
 
 #: Opened keys kept ready.  One costs about 3 KB; opening one costs about as much as an exchange.
 _CACHE_SIZE: Final = 4096
@@ -45,7 +45,7 @@ _Opened = TypeVar("_Opened", Multiplier, EcSigner)
 
 
 class SealedKeys:
-    """Makes, seals and opens private keys (:class:`tang_attest.ports.KeyStore`); exchange keys in *tpm*, if given."""
+    """Makes, seals and opens private keys (:class:`tang_attest.ports.keys.KeyStore`); exchange keys in *tpm*, if given."""
 
     def __init__(self, secret: ServerSecret, tpm: ServerTpm | None = None) -> None:
         self._sealing_key = _oct(secret.derive("seal"))
@@ -105,7 +105,7 @@ class SealedKeys:
     def rebind(self, key: SealedKey) -> str:
         """The sealed text of a key from before keys named their holder, with its holder in it.
 
-        Only for the upgrade from there (store/resealing.py).  Raises ``internal`` when the key does not open.
+        Only for the upgrade from there (store/maintenance/resealing.py).  Raises ``internal`` when the key does not open.
         """
         plain, header = self._decrypt(key, key.use)
         marks = {"cty": _IN_TPM} if header.get("cty") == _IN_TPM else {}

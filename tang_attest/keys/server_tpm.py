@@ -20,11 +20,11 @@ from typing import Any, Final, TypeVar
 
 from tang_attest.errors import Malformed, Unavailable
 from tang_attest.keys.tpm import OwnerAuthNeeded, Tpm, TpmFailed, WrappedKey
-from tang_attest.protocol.advertisement import thumbprint
-from tang_attest.protocol.points import Curve, Point
+from tang_attest.protocol.values.advertisement import thumbprint
+from tang_attest.protocol.values.points import Curve, Point
 
 #: Exchanges that wait.  A TPM answers some ten in a second, and whoever asks is not told to wait for longer than
-#: that (tang_attest/service/exchanging.py).
+#: that (tang_attest/service/unlock/exchanging.py).
 QUEUE: Final = 64
 #: Seconds for which an answer of the TPM says that it is well.
 _WELL_FOR_S: Final = 1.0

@@ -20,10 +20,10 @@ import structlog
 
 from tang_attest.errors import Malformed, Unavailable
 from tang_attest.keys.jwk import EcSigner, generate, load_private
-from tang_attest.protocol.advertisement import thumbprint
 from tang_attest.protocol.exchange import ExchangeKey
-from tang_attest.protocol.points import CURVES, parse_point
-from tang_attest.service.plain_tang import KeySet, TangKey, load_json
+from tang_attest.protocol.values.advertisement import thumbprint
+from tang_attest.protocol.values.points import CURVES, parse_point
+from tang_attest.service.tang.plain import KeySet, TangKey, load_json
 
 #: A file that changed this recently may change again within the same tick of the file system's clock (4 ms at
 #: most, 10 ms with CONFIG_HZ=100); git calls such a file racily clean.

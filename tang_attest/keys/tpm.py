@@ -32,7 +32,7 @@ from tpm2_pytss.types import (
     TPMU_SYM_MODE,
 )
 
-from tang_attest.protocol.points import CURVES, Point
+from tang_attest.protocol.values.points import CURVES, Point
 
 #: The strongest first: a TPM need not have P-521 (TCG PC Client Platform TPM Profile, "ECC curves").
 _CURVES: Final = {

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Final
 
 from tang_attest.errors import Unavailable
-from tang_attest.ports import Reach
+from tang_attest.ports.machines import Reach
 from tang_attest.programs.run import run_program
 from tang_attest.protocol.cap import MAX_TEXTS
-from tang_attest.protocol.pcr import Selection
 from tang_attest.protocol.quote import Evidence
+from tang_attest.protocol.values.pcr import Selection
 
 #: A TPM takes up to a second; a discrete one behind a resource manager that others use, longer.
 LIMIT_S: Final = 20.0
@@ -25,7 +25,7 @@ _ERROR: Final = re.compile(r"^(?:ERROR|WARN): *(.*)$", re.MULTILINE)
 
 
 class Tpm2Tools:
-    """:class:`tang_attest.service.rounds.Quoter` with ``tpm2 quote``.
+    """:class:`tang_attest.service.rounds.on_demand.Quoter` with ``tpm2 quote``.
 
     *cap_events* are the texts of the machine's cap; without them, those of this machine go with a quote of its own TPM.
     """

@@ -20,9 +20,9 @@ from enum import StrEnum
 from typing import Final
 
 from tang_attest.errors import Refused
-from tang_attest.protocol.base64url import b64u, unb64u
-from tang_attest.protocol.pcr import Selection
 from tang_attest.protocol.tpm import ClockInfo
+from tang_attest.protocol.values.base64url import b64u, unb64u
+from tang_attest.protocol.values.pcr import Selection
 
 _PLAIN: Final = b"\x01"
 _MARKED: Final = b"\x02"

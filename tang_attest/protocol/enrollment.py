@@ -13,8 +13,8 @@ from typing import Final
 
 from tang_attest.errors import Malformed, Refused
 from tang_attest.protocol import tpm
-from tang_attest.protocol.base64url import b64u
 from tang_attest.protocol.tpm import AttestationKey, ClockInfo, EkPublic
+from tang_attest.protocol.values.base64url import b64u
 
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 

@@ -24,10 +24,10 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from tang_attest.errors import Malformed
 from tang_attest.protocol import tpm
-from tang_attest.protocol.advertisement import thumbprint
 from tang_attest.protocol.challenge import unlock_digest
-from tang_attest.protocol.points import Curve, Point, curve_of
 from tang_attest.protocol.policy import Permit
+from tang_attest.protocol.values.advertisement import thumbprint
+from tang_attest.protocol.values.points import Curve, Point, curve_of
 
 if TYPE_CHECKING:
     from concurrent.futures import Executor

@@ -13,8 +13,8 @@ from typing import Final
 
 from tang_attest.protocol.eventlog import Event, EventLog, EventType, describe, measured_data
 from tang_attest.protocol.eventlog.describe import split_variable
-from tang_attest.protocol.pcr import PcrValues, nothing_measured
 from tang_attest.protocol.rules import secure_boot
+from tang_attest.protocol.values.pcr import PcrValues, nothing_measured
 
 BOOT_PCRS: Final = frozenset({*range(10), *range(11, 15)})
 """What firmware, boot loaders and the kernel's stub extend; 10 is IMA's, 15 the cap's, from 16 on nobody's."""

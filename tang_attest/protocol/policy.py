@@ -12,10 +12,10 @@ from typing import Final
 
 from tang_attest.errors import Malformed, Reason, Refused
 from tang_attest.protocol.conditions import Conditions
-from tang_attest.protocol.pcr import PcrValues, Selection
 from tang_attest.protocol.quote import VerifiedQuote, advance
 from tang_attest.protocol.reference_state import ReferenceState
 from tang_attest.protocol.rules import RuleSet
+from tang_attest.protocol.values.pcr import PcrValues, Selection
 
 #: systemd extends the volume key into this PCR; we extend it once the initrd's last volume is open.
 DEFAULT_CAP_PCR: Final = 15

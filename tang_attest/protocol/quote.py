@@ -14,8 +14,8 @@ from tang_attest.protocol import tpm
 from tang_attest.protocol.cap import MAX_TEXTS
 from tang_attest.protocol.enrollment import EnrolledDevice
 from tang_attest.protocol.ima import MAX_PART
-from tang_attest.protocol.pcr import PCR_COUNT, PcrValues, Selection
 from tang_attest.protocol.tpm import Attest, ClockInfo
+from tang_attest.protocol.values.pcr import PCR_COUNT, PcrValues, Selection
 
 MAX_PCRS: Final = PCR_COUNT * 64
 MAX_EVENT_LOG: Final = 128 * 1024

@@ -15,7 +15,7 @@ from enum import StrEnum
 from typing import Final
 
 from tang_attest.errors import Malformed, Reason
-from tang_attest.protocol.pcr import PcrValues, Selection, check_values, nothing_measured
+from tang_attest.protocol.values.pcr import PcrValues, Selection, check_values, nothing_measured
 
 #: What moves between the initrd and the running system besides the cap: IMA's list and systemd's boot phases.
 MOVING_PCRS: Final = frozenset({10, 11})
@@ -43,7 +43,7 @@ class Limits:
 
     ``device`` is the only device it is for, ``expires_at`` an aware UTC time, ``uses_left`` how many unlocks it
     still permits, ``rollout`` the rollout that decides which devices it is for: for those,
-    :func:`tang_attest.protocol.rollout.judged_by` takes this limit away.
+    :func:`tang_attest.protocol.changes.rollout.judged_by` takes this limit away.
     """
 
     device: str | None = None

@@ -30,7 +30,7 @@ from tpm2_pytss.types import TPM2B_NAME, TPM2B_PUBLIC, TPMT_PUBLIC
 from tpm2_pytss.utils import make_credential as pytss_make_credential
 
 from tang_attest.errors import Malformed, Reason, Refused
-from tang_attest.protocol.octets import Octets
+from tang_attest.protocol.values.octets import Octets
 
 # libtss2-mu writes to stderr what it dislikes about bytes that anyone can send; our errors say it better.
 os.environ.setdefault("TSS2_LOG", "all+NONE")

@@ -21,9 +21,9 @@ from typing import Final
 from tang_attest.errors import Malformed, Refused
 from tang_attest.protocol import cap
 from tang_attest.protocol.cap import Opened
-from tang_attest.protocol.pcr import PcrValues, Selection
 from tang_attest.protocol.policy import ReferencePolicy, differing_pcrs
 from tang_attest.protocol.reference_state import MOVING_PCRS, ReferenceState
+from tang_attest.protocol.values.pcr import PcrValues, Selection
 
 #: The shortest text of a cap: that of a boot in which no volume was open, or of an older initrd.
 CAP_EVENT: Final = cap.HEADER
@@ -42,7 +42,7 @@ class Outcome(StrEnum):
 #: Refusals by :func:`tang_attest.protocol.quote.verify_quote` that count as :attr:`Outcome.REFUSED`; the policy's all do.
 #: Not here: `signature-invalid`, `quote-invalid` and `qualifying-data-mismatch`, which anybody can cause with bytes of
 #: his own; `pcr-digest-mismatch`, because the values are not signed and may be changed on the way; `clock-backwards`
-#: and `reset-count-backwards`, which count only for some nonces (see :mod:`tang_attest.service.verify`).
+#: and `reset-count-backwards`, which count only for some nonces (see :mod:`tang_attest.service.rounds.verify`).
 VERDICTS: Final = frozenset({"selection-mismatch"})
 
 #: Kinds of TPMs that are reached; not `cmd:`, which would run whatever the text says.

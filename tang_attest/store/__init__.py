@@ -1,8 +1,8 @@
 """The registry: devices, policies, keys, tokens and the audit, in SQLite or PostgreSQL."""
 
-from tang_attest.store.archive_file import Reader
-from tang_attest.store.authentic import KEY_LABEL, Authenticity
-from tang_attest.store.maintenance import (
+from tang_attest.store.database.authentic import KEY_LABEL, Authenticity
+from tang_attest.store.maintenance.archive_file import Reader
+from tang_attest.store.maintenance.operations import (
     Status,
     back_up,
     check_rows,
@@ -12,9 +12,9 @@ from tang_attest.store.maintenance import (
     restore,
     upgrade,
 )
-from tang_attest.store.rekeying import Side
-from tang_attest.store.resealing import Upgraded
-from tang_attest.store.row_check import RowCheck
+from tang_attest.store.maintenance.rekeying import Side
+from tang_attest.store.maintenance.resealing import Upgraded
+from tang_attest.store.maintenance.row_check import RowCheck
 from tang_attest.store.store import SqlStore, open_store
 
 __all__ = [

@@ -20,26 +20,18 @@ from typing import Any, Final
 import sqlalchemy as sa
 
 from tang_attest.errors import Conflict, NotFound, TangAttestError
-from tang_attest.ports import AuditEntry, Basis, Decision
+from tang_attest.ports.audit import AuditEntry
+from tang_attest.ports.decisions import Basis, Decision
+from tang_attest.protocol.changes.rollout import Rollout
 from tang_attest.protocol.conditions import Conditions
 from tang_attest.protocol.policy import learned_now
 from tang_attest.protocol.quote import advance
 from tang_attest.protocol.reference_state import ReferenceState
-from tang_attest.protocol.rollout import Rollout
 from tang_attest.protocol.tpm import ClockInfo
-from tang_attest.store import (
-    audit_log,
-    authentic,
-    devices,
-    evidence,
-    locks,
-    nonces,
-    observations,
-    policies,
-    rollouts,
-    tables,
-)
-from tang_attest.store.failures import Tampered
+from tang_attest.store import locks
+from tang_attest.store.database import authentic, tables
+from tang_attest.store.database.failures import Tampered
+from tang_attest.store.records import audit_log, devices, evidence, nonces, observations, policies, rollouts
 
 _device = tables.device
 

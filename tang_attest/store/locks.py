@@ -5,7 +5,7 @@ comes to them, the two could wait for each other in a circle, and PostgreSQL wou
 writer at a time, and nothing to order.
 
 A policy is locked against changes only (FOR SHARE): decisions do not wait for each other there.  Whoever changes a policy,
-a state of it or its rollout takes the policy's row first (:func:`tang_attest.store.policies.take`), so a change that was
+a state of it or its rollout takes the policy's row first (:func:`tang_attest.store.records.policies.take`), so a change that was
 committed is seen by every decision that is committed after it.
 
 What is read under the lock stays true until the transaction ends, also of a device's nonces: each is valid for one
@@ -19,10 +19,10 @@ from typing import Any, Final
 
 import sqlalchemy as sa
 
-from tang_attest.ports import Decision
-from tang_attest.store import authentic, tables
-from tang_attest.store.failures import Tampered
-from tang_attest.store.sql import among
+from tang_attest.ports.decisions import Decision
+from tang_attest.store.database import authentic, tables
+from tang_attest.store.database.failures import Tampered
+from tang_attest.store.database.sql import among
 
 _device = tables.device
 _policy = tables.policy

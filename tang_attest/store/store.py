@@ -9,43 +9,35 @@ from typing import Any, Final, TypeVar
 
 import sqlalchemy as sa
 
-from tang_attest.ports import (
-    AdminToken,
-    AuditEntry,
-    BoundKey,
-    Change,
-    Decision,
-    Device,
-    EkRoot,
-    Enrollment,
-    ImaRequirement,
-    LastEvidence,
-    Learning,
-    NewDevice,
-    Notification,
-    Observation,
-    PastVerification,
-    QueueFigures,
-    RolloutDevice,
-    SealedKey,
-    Suspension,
-    Token,
-    Verification,
-    Watched,
-)
+from tang_attest.ports.admin import AdminToken
+from tang_attest.ports.audit import AuditEntry
+from tang_attest.ports.decisions import BoundKey, Decision
+from tang_attest.ports.enrollment import EkRoot, Enrollment, Token
+from tang_attest.ports.keys import SealedKey
+from tang_attest.ports.machines import Device, Learning, NewDevice, Suspension
+from tang_attest.ports.policies import ImaRequirement, LastEvidence, Observation, RolloutDevice
+from tang_attest.ports.rounds import Change, Notification, PastVerification, Verification, Watched
+from tang_attest.ports.store import QueueFigures
 from tang_attest.protocol.audit_chain import Row, Seal
+from tang_attest.protocol.changes.change import PolicyChange
+from tang_attest.protocol.changes.rollout import Rollout, Status
 from tang_attest.protocol.conditions import Conditions
-from tang_attest.protocol.pcr import Selection
 from tang_attest.protocol.policy import ReferencePolicy
-from tang_attest.protocol.policy_change import PolicyChange
 from tang_attest.protocol.reference_state import Life, ReferenceState
-from tang_attest.protocol.rollout import Rollout, Status
 from tang_attest.protocol.tpm import ClockInfo
-from tang_attest.store import (
+from tang_attest.protocol.values.pcr import Selection
+from tang_attest.store import decisions, verifications
+from tang_attest.store.database import schema
+from tang_attest.store.database.authentic import Authenticity
+from tang_attest.store.database.batch import Batcher
+from tang_attest.store.database.engine import AuthenticDatabase, Database, connect, parse_url
+from tang_attest.store.database.failures import is_away
+from tang_attest.store.maintenance import row_check
+from tang_attest.store.maintenance.operations import upgrade
+from tang_attest.store.records import (
     admin_tokens,
     audit_chain,
     audit_log,
-    decisions,
     devices,
     evidence,
     ima,
@@ -55,16 +47,8 @@ from tang_attest.store import (
     policies,
     rollouts,
     roots,
-    row_check,
-    schema,
     tokens,
-    verifications,
 )
-from tang_attest.store.authentic import Authenticity
-from tang_attest.store.batch import Batcher
-from tang_attest.store.engine import AuthenticDatabase, Database, connect, parse_url
-from tang_attest.store.failures import is_away
-from tang_attest.store.maintenance import upgrade
 
 T = TypeVar("T")
 Written = Decision | AuditEntry
@@ -77,7 +61,7 @@ _WRITERS_PAUSE_S: Final = 0.02
 async def open_store(url: str, key: bytes, *, create: bool = False) -> SqlStore:
     """The registry in the database at *url* (``sqlite:///PATH``, ``postgresql://...``).
 
-    *key* (32 bytes, of the server's secret under :data:`tang_attest.store.authentic.KEY_LABEL`) seals rows and checks
+    *key* (32 bytes, of the server's secret under :data:`tang_attest.store.database.authentic.KEY_LABEL`) seals rows and checks
     their seals.  With *create* the database is made.  Raises ``state-missing`` when there is none, ``schema-old``,
     ``schema-new``, ``setting-invalid`` (the URL, or a server that does not flush).
     """
@@ -94,7 +78,7 @@ async def open_store(url: str, key: bytes, *, create: bool = False) -> SqlStore:
 
 
 class SqlStore:
-    """:class:`tang_attest.ports.Store` over SQLAlchemy Core.
+    """:class:`tang_attest.ports.store.Store` over SQLAlchemy Core.
 
     ``find_key``, ``find_selection`` and ``find_clock`` calls that meet share a read transaction, so do ``server_keys`` calls; ``decide`` and ``audit``
     calls share a write transaction and its flush to the disk.  Every other call has its own.
@@ -110,15 +94,15 @@ class SqlStore:
     # --- whether it is there, and how it does -------------------------------------------------------------------
 
     async def check(self) -> None:
-        """See :class:`~tang_attest.ports.Store`."""
+        """See :class:`~tang_attest.ports.store.Store`."""
         await self._database.read(schema.check)
 
     async def seen(self, now: datetime) -> Mapping[str, int]:
-        """See :class:`~tang_attest.ports.Store`."""
+        """See :class:`~tang_attest.ports.store.Store`."""
         return await self._database.read(lambda connection: devices.seen(connection, now))
 
     def queues(self) -> Mapping[str, QueueFigures]:
-        """See :class:`~tang_attest.ports.Store`."""
+        """See :class:`~tang_attest.ports.store.Store`."""
         return {
             "find": self._finds.figures(),
             "keys": self._server_keys.figures(),
@@ -127,106 +111,106 @@ class SqlStore:
         }
 
     def tampered(self) -> Mapping[str, int]:
-        """See :class:`~tang_attest.ports.Store`."""
+        """See :class:`~tang_attest.ports.store.Store`."""
         return self._authenticity.found()
 
     # --- the request path ---------------------------------------------------------------------------------------
 
     async def find_key(self, kid: str) -> BoundKey | None:
-        """See :class:`~tang_attest.ports.Store`."""
+        """See :class:`~tang_attest.ports.store.Store`."""
         found = await self._finds.submit(keys.Wanted(kid))
         return found if isinstance(found, BoundKey) else None
 
     async def find_selection(self, kid: str) -> Selection | None:
-        """See :class:`~tang_attest.ports.Store`."""
+        """See :class:`~tang_attest.ports.store.Store`."""
         found = await self._finds.submit(keys.Wanted(kid, keys.Part.SELECTION))
         return found if isinstance(found, Selection) else None
 
     async def find_clock(self, kid: str) -> ClockInfo | None:
-        """See :class:`~tang_attest.ports.Store`."""
+        """See :class:`~tang_attest.ports.store.Store`."""
         found = await self._finds.submit(keys.Wanted(kid, keys.Part.CLOCK))
         return found if isinstance(found, ClockInfo) else None
 
     async def decide(self, decision: Decision) -> None:
-        """See :class:`~tang_attest.ports.Store`."""
+        """See :class:`~tang_attest.ports.store.Store`."""
         await self._writes.submit(decision)
 
     async def audit(self, entry: AuditEntry) -> None:
-        """See :class:`~tang_attest.ports.Store`."""
+        """See :class:`~tang_attest.ports.store.Store`."""
         await self._writes.submit(entry)
 
     async def find_token(self, digest: bytes) -> Token | None:
-        """See :class:`~tang_attest.ports.Store`."""
+        """See :class:`~tang_attest.ports.store.Store`."""
         return await self._database.read(lambda connection: tokens.find(connection, digest))
 
     async def enroll(self, enrollment: Enrollment) -> Device:
-        """See :class:`~tang_attest.ports.Store`."""
+        """See :class:`~tang_attest.ports.store.Store`."""
         return await self._database.write(lambda connection: tokens.enroll(connection, enrollment))
 
     # --- verification of running machines -----------------------------------------------------------------------
 
     async def verify(self, verification: Verification) -> Change | None:
-        """See :class:`~tang_attest.ports.Store`."""
+        """See :class:`~tang_attest.ports.store.Store`."""
         return await self._rounds.submit(verification)
 
     async def find_ima_requirement(self, digest: str) -> ImaRequirement | None:
-        """See :class:`~tang_attest.ports.Store`."""
+        """See :class:`~tang_attest.ports.store.Store`."""
         return await self._database.read(lambda connection: ima.find_required(connection, digest))
 
     async def ima_progress(self, device_id: int) -> Mapping[str, Any] | None:
-        """See :class:`~tang_attest.ports.Store`."""
+        """See :class:`~tang_attest.ports.store.Store`."""
         return await self._database.read(lambda connection: ima.load_progress(connection, device_id))
 
     async def keep_ima_progress(self, device_id: int, progress: Mapping[str, Any] | None) -> None:
-        """See :class:`~tang_attest.ports.Store`."""
+        """See :class:`~tang_attest.ports.store.Store`."""
         await self._database.write(lambda connection: ima.keep_progress(connection, device_id, progress))
 
     async def require_ima(self, policy: str, required: ImaRequirement | None, audit: AuditEntry) -> None:
-        """See :class:`~tang_attest.ports.Store`."""
+        """See :class:`~tang_attest.ports.store.Store`."""
         await self._change(lambda connection: ima.require(connection, policy, required), audit)
 
     async def wanted(self) -> Sequence[str]:
-        """See :class:`~tang_attest.ports.Store`."""
+        """See :class:`~tang_attest.ports.store.Store`."""
         return await self._database.read(verifications.wanted)
 
     async def silent(self, policy: str, before: datetime, now: datetime, limit: int) -> Sequence[Device]:
-        """See :class:`~tang_attest.ports.Store`."""
+        """See :class:`~tang_attest.ports.store.Store`."""
         return await self._database.read(
             lambda connection: verifications.silent(connection, policy, before, now, limit)
         )
 
     async def take_notifications(self, limit: int) -> Sequence[Notification]:
-        """See :class:`~tang_attest.ports.Store`."""
+        """See :class:`~tang_attest.ports.store.Store`."""
         return await self._database.write(
             lambda connection: verifications.take_notifications(connection, limit)
         )
 
     async def list_watched(self) -> Sequence[Watched]:
-        """See :class:`~tang_attest.ports.Store`."""
+        """See :class:`~tang_attest.ports.store.Store`."""
         return await self._database.read(policies.load_conditions)
 
     async def set_conditions(self, policy: str, conditions: Conditions, audit: AuditEntry) -> None:
-        """See :class:`~tang_attest.ports.Store`."""
+        """See :class:`~tang_attest.ports.store.Store`."""
         await self._change(lambda connection: policies.set_conditions(connection, policy, conditions), audit)
 
     async def suspend_device(self, name: str, suspension: Suspension, audit: AuditEntry) -> None:
-        """See :class:`~tang_attest.ports.Store`."""
+        """See :class:`~tang_attest.ports.store.Store`."""
         await self._change(lambda connection: devices.suspend(connection, name, suspension), audit)
 
     async def resume_device(self, name: str, audit: AuditEntry) -> None:
-        """See :class:`~tang_attest.ports.Store`."""
+        """See :class:`~tang_attest.ports.store.Store`."""
         await self._change(lambda connection: devices.resume(connection, name), audit)
 
     async def allow_device(self, name: str, until: datetime, audit: AuditEntry) -> None:
-        """See :class:`~tang_attest.ports.Store`."""
+        """See :class:`~tang_attest.ports.store.Store`."""
         await self._change(lambda connection: devices.change(connection, name, allowed_until=until), audit)
 
     async def want_verification(self, name: str, at: datetime | None) -> None:
-        """See :class:`~tang_attest.ports.Store`."""
+        """See :class:`~tang_attest.ports.store.Store`."""
         await self._database.write(lambda connection: devices.change(connection, name, wanted_at=at))
 
     async def set_running_policy(self, device: str, policy: str | None, audit: AuditEntry) -> None:
-        """See :class:`~tang_attest.ports.Store`."""
+        """See :class:`~tang_attest.ports.store.Store`."""
 
         def work(connection: sa.Connection) -> None:
             if policy is not None:
@@ -236,7 +220,7 @@ class SqlStore:
         await self._change(work, audit)
 
     async def record_running(self, device: str, policy: ReferencePolicy, audit: AuditEntry) -> None:
-        """See :class:`~tang_attest.ports.Store`."""
+        """See :class:`~tang_attest.ports.store.Store`."""
 
         def work(connection: sa.Connection) -> None:
             policies.add(connection, policy, recorded_for=device)
@@ -245,7 +229,7 @@ class SqlStore:
         await self._change(work, audit)
 
     async def list_verifications(self, device: str, limit: int = 100) -> Sequence[PastVerification]:
-        """See :class:`~tang_attest.ports.Store`."""
+        """See :class:`~tang_attest.ports.store.Store`."""
         return await self._database.read(lambda connection: verifications.newest(connection, device, limit))
 
     # --- tokens and devices -------------------------------------------------------------------------------------
@@ -259,29 +243,29 @@ class SqlStore:
         return await self._database.read(tokens.load)
 
     async def revoke_token(self, digest: bytes, audit: AuditEntry) -> None:
-        """See :class:`~tang_attest.ports.Store`."""
+        """See :class:`~tang_attest.ports.store.Store`."""
         await self._change(lambda connection: tokens.revoke(connection, digest, audit.at), audit)
 
     async def add_admin_token(self, token: AdminToken, audit: AuditEntry) -> None:
-        """See :class:`~tang_attest.ports.Store`."""
+        """See :class:`~tang_attest.ports.store.Store`."""
         await self._change(lambda connection: admin_tokens.add(connection, token), audit)
 
     async def find_admin_token(self, digest: bytes) -> AdminToken | None:
-        """See :class:`~tang_attest.ports.Store`."""
+        """See :class:`~tang_attest.ports.store.Store`."""
         return await self._database.read(lambda connection: admin_tokens.find(connection, digest))
 
     async def list_admin_tokens(self) -> Sequence[AdminToken]:
-        """See :class:`~tang_attest.ports.Store`."""
+        """See :class:`~tang_attest.ports.store.Store`."""
         return await self._database.read(admin_tokens.load)
 
     async def revoke_admin_token(self, name: str, audit: AuditEntry) -> None:
-        """See :class:`~tang_attest.ports.Store`."""
+        """See :class:`~tang_attest.ports.store.Store`."""
         await self._change(lambda connection: admin_tokens.revoke(connection, name, audit.at), audit)
 
     async def add_device(
         self, device: NewDevice, policy: str | ReferencePolicy, key: SealedKey | None, audit: AuditEntry
     ) -> Device:
-        """See :class:`~tang_attest.ports.Store`."""
+        """See :class:`~tang_attest.ports.store.Store`."""
 
         def work(connection: sa.Connection) -> Device:
             if isinstance(policy, str):
@@ -304,7 +288,7 @@ class SqlStore:
         return await self._database.read(lambda connection: devices.get(connection, name))
 
     async def remove_device(self, name: str, audit: AuditEntry) -> None:
-        """See :class:`~tang_attest.ports.Store`.
+        """See :class:`~tang_attest.ports.store.Store`.
 
         Its observations go too, and the policy that its enrollment recorded unless another device uses it: so
         it can be enrolled again under its name.  The audit stays.
@@ -331,7 +315,7 @@ class SqlStore:
         return await self._database.read(lambda connection: policies.get(connection, name))
 
     async def add_state(self, policy: str, state: ReferenceState, audit: AuditEntry) -> None:
-        """See :class:`~tang_attest.ports.Store`."""
+        """See :class:`~tang_attest.ports.store.Store`."""
 
         def work(connection: sa.Connection) -> None:
             policy_id = policies.find_id(connection, policy)
@@ -344,7 +328,7 @@ class SqlStore:
     async def move_state(
         self, policy: str, label: str, expected: Collection[Life], to: Life, audit: AuditEntry
     ) -> None:
-        """See :class:`~tang_attest.ports.Store`."""
+        """See :class:`~tang_attest.ports.store.Store`."""
 
         def work(connection: sa.Connection) -> None:
             policies.move_state(connection, policies.take(connection, policy), label, expected, to)
@@ -352,13 +336,13 @@ class SqlStore:
         await self._change(work, audit)
 
     async def trust_predictions(self, policy: str, trusted: bool, audit: AuditEntry) -> None:
-        """See :class:`~tang_attest.ports.Store`."""
+        """See :class:`~tang_attest.ports.store.Store`."""
         await self._change(lambda connection: policies.trust_predictions(connection, policy, trusted), audit)
 
     async def change_policy(
         self, policy: str, change: PolicyChange, states: Sequence[ReferenceState], audit: AuditEntry
     ) -> None:
-        """See :class:`~tang_attest.ports.Store`."""
+        """See :class:`~tang_attest.ports.store.Store`."""
         await self._change(lambda connection: rollouts.change(connection, policy, change, states), audit)
 
     # --- rollouts -----------------------------------------------------------------------------------------------
@@ -366,23 +350,23 @@ class SqlStore:
     async def start_rollout(
         self, rollout: Rollout, states: Sequence[ReferenceState], audit: AuditEntry
     ) -> None:
-        """See :class:`~tang_attest.ports.Store`."""
+        """See :class:`~tang_attest.ports.store.Store`."""
         await self._change(lambda connection: rollouts.start(connection, rollout, states), audit)
 
     async def get_rollout(self, policy: str) -> Rollout | None:
-        """See :class:`~tang_attest.ports.Store`."""
+        """See :class:`~tang_attest.ports.store.Store`."""
         return await self._database.read(lambda connection: rollouts.newest(connection, policy))
 
     async def list_rollout_devices(self, rollout_id: int) -> Sequence[RolloutDevice]:
-        """See :class:`~tang_attest.ports.Store`."""
+        """See :class:`~tang_attest.ports.store.Store`."""
         return await self._database.read(lambda connection: rollouts.fared(connection, rollout_id))
 
     async def widen_rollout(self, rollout: Rollout, share: int, audit: AuditEntry) -> None:
-        """See :class:`~tang_attest.ports.Store`."""
+        """See :class:`~tang_attest.ports.store.Store`."""
         await self._change(lambda connection: rollouts.widen(connection, rollout, share), audit)
 
     async def move_rollout(self, rollout: Rollout, to: Status, why: str | None, audit: AuditEntry) -> None:
-        """See :class:`~tang_attest.ports.Store`."""
+        """See :class:`~tang_attest.ports.store.Store`."""
         await self._change(lambda connection: rollouts.move(connection, rollout, to, why, audit), audit)
 
     async def label_devices(
@@ -392,7 +376,7 @@ class SqlStore:
         remove: Collection[str],
         audits: Sequence[AuditEntry],
     ) -> None:
-        """See :class:`~tang_attest.ports.Store`.  Raises ``request-malformed`` for too many labels."""
+        """See :class:`~tang_attest.ports.store.Store`.  Raises ``request-malformed`` for too many labels."""
 
         def work(connection: sa.Connection) -> None:
             devices.label(connection, names, add, remove)
@@ -403,13 +387,13 @@ class SqlStore:
     # --- evidence -----------------------------------------------------------------------------------------------
 
     async def list_evidence(self, policy: str, *, with_logs: bool = False) -> Sequence[LastEvidence]:
-        """See :class:`~tang_attest.ports.Store`.  Raises ``not-found``."""
+        """See :class:`~tang_attest.ports.store.Store`.  Raises ``not-found``."""
         return await self._database.read(
             lambda connection: evidence.load(connection, policy, with_logs=with_logs)
         )
 
     async def get_evidence(self, device: str, *, permitted: bool) -> LastEvidence | None:
-        """See :class:`~tang_attest.ports.Store`."""
+        """See :class:`~tang_attest.ports.store.Store`."""
         return await self._database.read(
             lambda connection: evidence.get(connection, device, permitted=permitted)
         )
@@ -421,7 +405,7 @@ class SqlStore:
         before: int | None = None,
         policies: Collection[str] | None = None,
     ) -> Sequence[Observation]:
-        """See :class:`~tang_attest.ports.Store`.  Raises ``not-found`` (the device)."""
+        """See :class:`~tang_attest.ports.store.Store`.  Raises ``not-found`` (the device)."""
         return await self._database.read(
             lambda connection: observations.load(connection, device, limit, before, policies)
         )
@@ -429,7 +413,7 @@ class SqlStore:
     # --- keys and trust anchors ---------------------------------------------------------------------------------
 
     async def add_key(self, key: SealedKey, device: str | None, audit: AuditEntry) -> None:
-        """See :class:`~tang_attest.ports.Store`.  Raises ``not-found`` (the device), ``name-taken`` (the key)."""
+        """See :class:`~tang_attest.ports.store.Store`.  Raises ``not-found`` (the device), ``name-taken`` (the key)."""
 
         def work(connection: sa.Connection) -> None:
             keys.add(connection, key, None if device is None else devices.find_id(connection, device))
@@ -437,11 +421,11 @@ class SqlStore:
         await self._change(work, audit)
 
     async def list_keys(self) -> Sequence[tuple[SealedKey, str | None]]:
-        """See :class:`~tang_attest.ports.Store`."""
+        """See :class:`~tang_attest.ports.store.Store`."""
         return await self._database.read(keys.load)
 
     async def remember_versions(self) -> int:
-        """See :class:`~tang_attest.ports.Store`."""
+        """See :class:`~tang_attest.ports.store.Store`."""
         after: int | None = None
         count = 0
         while page := await self._database.read(
@@ -454,15 +438,15 @@ class SqlStore:
         return count
 
     async def count_signing_keys(self) -> tuple[int, int]:
-        """See :class:`~tang_attest.ports.Store`."""
+        """See :class:`~tang_attest.ports.store.Store`."""
         return await self._database.read(keys.count)
 
     async def server_keys(self) -> Sequence[SealedKey]:
-        """See :class:`~tang_attest.ports.Store`."""
+        """See :class:`~tang_attest.ports.store.Store`."""
         return await self._server_keys.submit(None)
 
     async def rotate_keys(self, kids: Sequence[str], at: datetime, audit: AuditEntry) -> None:
-        """See :class:`~tang_attest.ports.Store`.  Raises ``not-found``; then none is rotated."""
+        """See :class:`~tang_attest.ports.store.Store`.  Raises ``not-found``; then none is rotated."""
         await self._change(lambda connection: keys.rotate(connection, kids, at), audit)
 
     async def add_ek_root(self, root: EkRoot, audit: AuditEntry) -> None:
@@ -470,7 +454,7 @@ class SqlStore:
         await self._change(lambda connection: roots.add(connection, root), audit)
 
     async def find_ek_roots(self, subject: bytes, fingerprint: str) -> Sequence[EkRoot]:
-        """See :class:`~tang_attest.ports.Store`."""
+        """See :class:`~tang_attest.ports.store.Store`."""
         return await self._database.read(lambda connection: roots.find(connection, subject, fingerprint))
 
     async def list_ek_roots(self) -> Sequence[EkRoot]:
@@ -486,7 +470,7 @@ class SqlStore:
     async def list_audit(
         self, device: str | None = None, limit: int = 100, before: int | None = None
     ) -> Sequence[tuple[int, AuditEntry]]:
-        """See :class:`~tang_attest.ports.Store`."""
+        """See :class:`~tang_attest.ports.store.Store`."""
         return await self._database.read(
             lambda connection: audit_log.newest(connection, device, limit, before)
         )
@@ -494,19 +478,19 @@ class SqlStore:
     # --- the chain over the audit record ------------------------------------------------------------------------
 
     async def newest_seal(self) -> Seal | None:
-        """See :class:`~tang_attest.ports.Store`."""
+        """See :class:`~tang_attest.ports.store.Store`."""
         return await self._database.read(audit_chain.newest_seal)
 
     async def list_seals(self, after: int, limit: int) -> Sequence[Seal]:
-        """See :class:`~tang_attest.ports.Store`."""
+        """See :class:`~tang_attest.ports.store.Store`."""
         return await self._database.read(lambda connection: audit_chain.seals(connection, after, limit))
 
     async def add_seal(self, seal: Seal) -> bool:
-        """See :class:`~tang_attest.ports.Store`."""
+        """See :class:`~tang_attest.ports.store.Store`."""
         return await self._database.write(lambda connection: audit_chain.add_seal(connection, seal))
 
     async def final_audit_id(self, after: int | None) -> int | None:
-        """See :class:`~tang_attest.ports.Store`."""
+        """See :class:`~tang_attest.ports.store.Store`."""
 
         def look(connection: sa.Connection) -> tuple[int | None, frozenset[str]]:
             newest = audit_chain.newest_id(connection)
@@ -524,21 +508,21 @@ class SqlStore:
         return None if writing else newest
 
     async def list_audit_rows(self, after: int | None, up_to: int, limit: int) -> Sequence[Row]:
-        """See :class:`~tang_attest.ports.Store`."""
+        """See :class:`~tang_attest.ports.store.Store`."""
         return await self._database.read(lambda connection: audit_chain.rows(connection, after, up_to, limit))
 
     async def unsealed_audit(self, after: int | None) -> tuple[int, datetime | None]:
-        """See :class:`~tang_attest.ports.Store`."""
+        """See :class:`~tang_attest.ports.store.Store`."""
         return await self._database.read(lambda connection: audit_chain.unsealed(connection, after))
 
     # --- the end ------------------------------------------------------------------------------------------------
 
     async def prune(self, before: datetime) -> int:
-        """See :class:`~tang_attest.ports.Store`."""
+        """See :class:`~tang_attest.ports.store.Store`."""
         return await self._database.write(lambda connection: nonces.prune(connection, before))
 
     async def close(self) -> None:
-        """See :class:`~tang_attest.ports.Store`."""
+        """See :class:`~tang_attest.ports.store.Store`."""
         await self._finds.close()
         await self._server_keys.close()
         await self._writes.close()

@@ -21,12 +21,16 @@ from typing import Final
 import sqlalchemy as sa
 
 from tang_attest.errors import Conflict, NotFound, TangAttestError
-from tang_attest.ports import AuditEntry, Change, Device, Notification, PastVerification, Verification
+from tang_attest.ports.audit import AuditEntry
+from tang_attest.ports.machines import Device
+from tang_attest.ports.rounds import Change, Notification, PastVerification, Verification
 from tang_attest.protocol.cap import Opened
 from tang_attest.protocol.verification import Outcome
-from tang_attest.store import audit_log, authentic, devices, locks, nonces, tables
+from tang_attest.store import locks
+from tang_attest.store.database import authentic, tables
+from tang_attest.store.database.failures import Tampered
 from tang_attest.store.decisions import is_step_back, moves_forward
-from tang_attest.store.failures import Tampered
+from tang_attest.store.records import audit_log, devices, nonces
 
 #: A replica's clock may be ahead by as much; a later time was written before the clock was set back.
 _AHEAD: Final = timedelta(minutes=1)

@@ -15,21 +15,21 @@ from aiohttp import web
 from aiohttp.typedefs import Handler
 
 from tang_attest.errors import NotFound, TangAttestError, Unavailable
-from tang_attest.service.caller import Caller
-from tang_attest.service.plain_tang import BODY_LIMIT, KeySetProvider, current_keys
+from tang_attest.service.audit.actors import Caller
+from tang_attest.service.tang.plain import BODY_LIMIT, KeySetProvider, current_keys
 from tang_attest.web import tang_routes
-from tang_attest.web.admin_routes import PREFIX as ADMIN_PREFIX
-from tang_attest.web.admin_routes import AdminRoutes
+from tang_attest.web.admin.routes import PREFIX as ADMIN_PREFIX
+from tang_attest.web.admin.routes import AdminRoutes
 from tang_attest.web.attest_routes import AttestRoutes
-from tang_attest.web.bodies import LIMITER, MAX_BODY, check_encoding, expect_later, read_body
-from tang_attest.web.health import Health
-from tang_attest.web.limits import Limiter
+from tang_attest.web.gate.bodies import LIMITER, MAX_BODY, check_encoding, expect_later, read_body
+from tang_attest.web.gate.limits import Limiter
+from tang_attest.web.gate.tls import shown_name
+from tang_attest.web.monitoring.health import Health
 from tang_attest.web.problems import CODE, ROUTE, MethodNotAllowed, hide_server, problem
 from tang_attest.web.tang_routes import handle_adv, handle_rec
-from tang_attest.web.tls import shown_name
 
 if TYPE_CHECKING:
-    from tang_attest.web.metrics import Metrics  # slow to load, and not everybody measures
+    from tang_attest.web.monitoring.metrics import Metrics  # slow to load, and not everybody measures
 
 #: aiohttp's own limit on the request line; longer targets than Tang's 4,095 still get a proper 414 up to here.
 MAX_LINE: Final = 16 * 1024

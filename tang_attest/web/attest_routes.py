@@ -10,16 +10,16 @@ from typing import Any, TypeVar
 from aiohttp import web
 
 from tang_attest.errors import Malformed, Refused
-from tang_attest.protocol.base64url import b64u
 from tang_attest.protocol.challenge import Challenge
 from tang_attest.protocol.quote import Evidence
-from tang_attest.service.agents import Agents
-from tang_attest.service.announce import Announce
-from tang_attest.service.caller import Caller
-from tang_attest.service.enroll import Enroll
-from tang_attest.service.server_keys import ServerKeys
-from tang_attest.service.unlock import Unlock
-from tang_attest.web.bodies import MAX_APPLICATION, SMALL_BODY, is_small, read_body
+from tang_attest.protocol.values.base64url import b64u
+from tang_attest.service.audit.actors import Caller
+from tang_attest.service.enrollment.enroll import Enroll
+from tang_attest.service.policies.announce import Announce
+from tang_attest.service.rounds.agents import Agents
+from tang_attest.service.tang.server_keys import ServerKeys
+from tang_attest.service.unlock.unlock import Unlock
+from tang_attest.web.gate.bodies import MAX_APPLICATION, SMALL_BODY, is_small, read_body
 from tang_attest.web.problems import CODE, challenge_json, problem
 from tang_attest.web.wire import (
     AnnounceBody,

@@ -13,8 +13,8 @@ from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
 from tang_attest.web.app import MAX_LINE
-from tang_attest.web.connections import LimitedSite, answer_single, connection_of
-from tang_attest.web.limits import Limiter, Limits
+from tang_attest.web.gate.connections import LimitedSite, answer_single, connection_of
+from tang_attest.web.gate.limits import Limiter, Limits
 
 #: Seconds that a request under way has to end once the server was told to.
 _PATIENCE_S: Final = 5

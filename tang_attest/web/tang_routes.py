@@ -13,8 +13,8 @@ from typing import Final, Literal
 
 from aiohttp import web
 
-from tang_attest.service.exchanging import run_where
-from tang_attest.service.plain_tang import BODY_LIMIT, KeySetProvider, TangStatus, current_keys
+from tang_attest.service.tang.plain import BODY_LIMIT, KeySetProvider, TangStatus, current_keys
+from tang_attest.service.unlock.exchanging import run_where
 
 #: tangd answers 414 to a longer target.
 _TARGET_LIMIT: Final = 4095

@@ -9,15 +9,15 @@ from typing import Annotated, Any, Final, TypeVar
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from tang_attest.errors import Malformed
-from tang_attest.protocol.base64url import unb64u
 from tang_attest.protocol.cap import MAX_TEXTS
 from tang_attest.protocol.ima import MAX_PART
-from tang_attest.protocol.json_bounds import Bounds, TooMuch, check_bounds
 from tang_attest.protocol.quote import MAX_EVENT_LOG, MAX_PCRS, Evidence
 from tang_attest.protocol.reference_state import MAX_LABEL
 from tang_attest.protocol.tpm import MAX_STRUCTURE
-from tang_attest.service.announce import Announcement
-from tang_attest.service.enroll import Application
+from tang_attest.protocol.values.base64url import unb64u
+from tang_attest.protocol.values.json_bounds import Bounds, TooMuch, check_bounds
+from tang_attest.service.enrollment.enroll import Application
+from tang_attest.service.policies.announce import Announcement
 
 #: Limits of a request.  An honest one nests 2 deep and has fewer than 100 members and elements.
 BOUNDS: Final = Bounds(depth=32, parts=256)

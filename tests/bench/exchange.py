@@ -9,7 +9,7 @@ from statistics import median
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from tang_attest.protocol.exchange import ExchangeKey
-from tang_attest.protocol.points import CURVES, Point
+from tang_attest.protocol.values.points import CURVES, Point
 
 
 def measure(points: int = 50, rounds: int = 8) -> dict[str, float]:

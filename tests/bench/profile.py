@@ -32,7 +32,7 @@ _PARTS: Final = (
     ("unsealing the key", r"open_exchange"),
     ("the appraisal", r"appraise \(|_appraise"),
     ("writing the decision, but for SQLite", r"store/(decisions|nonces|locks|audit_log)\.py"),
-    ("finding key, device and policy, but for SQLite", r"store/keys\.py"),
+    ("finding key, device and policy, but for SQLite", r"store/records/keys\.py"),
     ("transactions, batches, threads", r"tang_attest/store/|concurrent/futures|threading"),
     ("reading bodies and JSON", r"web/(wire|bodies)\.py"),
     ("the rest of the two use cases", r"tang_attest/service/"),

@@ -26,7 +26,7 @@ from tpm2_pytss.constants import ESYS_TR
 from tang_attest.keys.server_tpm import ServerTpm, TpmExchangeKey
 from tang_attest.keys.tpm import Tpm
 from tang_attest.protocol.exchange import ExchangeKey
-from tang_attest.protocol.points import CURVES, Point
+from tang_attest.protocol.values.points import CURVES, Point
 from tests.swtpm import Swtpm
 
 _OUTPUT: Final = Path(__file__).parent.parent.parent / "build" / "bench-server-tpm.json"

@@ -16,12 +16,13 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from tang_attest.cli.state import State, opened
 from tang_attest.config import Settings
 from tang_attest.protocol import tpm
-from tang_attest.protocol.advertisement import thumbprint
 from tang_attest.protocol.challenge import unlock_digest
 from tang_attest.protocol.enrollment import EnrolledDevice
-from tang_attest.protocol.points import Point, parse_point
 from tang_attest.protocol.quote import verify_quote
-from tang_attest.store import SqlStore, authentic, tables
+from tang_attest.protocol.values.advertisement import thumbprint
+from tang_attest.protocol.values.points import Point, parse_point
+from tang_attest.store import SqlStore
+from tang_attest.store.database import authentic, tables
 from tang_attest.web.wire import AttestMember, parse_json, validate
 from tests.bench.load import servers
 from tests.bench.load.attester import SELECTION, Blinded, Machine

@@ -62,7 +62,7 @@ def test_samples_are_shared_out() -> None:
     stacks = (
         "run (asyncio/runners.py);answer (tang_attest/web/app.py);verify_quote (tang_attest/protocol/quote.py) 3\n"
         "run (asyncio/runners.py);start (aiohttp/web_protocol.py) 2\n"
-        "_worker (concurrent/futures/thread.py);find (tang_attest/store/keys.py);execute (sqlalchemy/x.py) 4\n"
+        "_worker (concurrent/futures/thread.py);find (tang_attest/store/records/keys.py);execute (sqlalchemy/x.py) 4\n"
         "main (somewhere.py) 1\n"
     )
     assert profile.share_out(stacks) == {

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.machines import prepare
+from tests.cli.fleet import prepare
 from tests.cli.transcript import DIRECTORY, Player, Transcript, environment
 
-TRANSCRIPTS = sorted(DIRECTORY.glob("*.txt"))
+TRANSCRIPTS = sorted(DIRECTORY.rglob("*.txt"))
 
 
 @pytest.mark.parametrize("path", TRANSCRIPTS, ids=[path.stem for path in TRANSCRIPTS])

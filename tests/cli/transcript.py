@@ -209,7 +209,7 @@ def _squeeze(line: str) -> str:
 
 
 def _rewrite(path: Path, directory: Path) -> None:
-    from tests.cli.machines import prepare
+    from tests.cli.fleet import prepare
 
     transcript = Transcript.parse(path.read_text())
     with contextlib.chdir(directory), environment(), prepare(Path(), transcript.files) as machines:
@@ -223,6 +223,6 @@ def _rewrite(path: Path, directory: Path) -> None:
 
 
 if __name__ == "__main__":
-    for name in sys.argv[1:] or sorted(map(str, DIRECTORY.glob("*.txt"))):
+    for name in sys.argv[1:] or sorted(map(str, DIRECTORY.rglob("*.txt"))):
         with tempfile.TemporaryDirectory() as temporary:
             _rewrite(Path(name).absolute(), Path(temporary))

@@ -9,7 +9,7 @@ import click
 import pytest
 
 from tang_attest.cli import group
-from tang_attest.store.schema import REVISION
+from tang_attest.store.database.schema import REVISION
 from tools.generate_docs import DOCUMENTS, ROOT
 
 MARKDOWN = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])

@@ -17,7 +17,7 @@ from typing import Any, Self
 
 from tang_attest.cli.state import opened
 from tang_attest.config import Settings
-from tang_attest.store import tables
+from tang_attest.store.database import tables
 from tests.bench.load.attester import SELECTION, Blinded, Machine
 from tests.bench.load.client import Answer, ask
 from tests.bench.load.servers import create_tokens

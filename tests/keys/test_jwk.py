@@ -15,9 +15,9 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from tang_attest.errors import Malformed
 from tang_attest.keys import jwk as module
 from tang_attest.keys.jwk import EcSigner, dump_private, generate, load_private
-from tang_attest.protocol.advertisement import advertise
-from tang_attest.protocol.base64url import b64u
-from tang_attest.protocol.points import CURVES
+from tang_attest.protocol.values.advertisement import advertise
+from tang_attest.protocol.values.base64url import b64u
+from tang_attest.protocol.values.points import CURVES
 
 ALGORITHMS = {"P-256": "ES256", "P-384": "ES384", "P-521": "ES512"}
 

@@ -19,10 +19,10 @@ from tang_attest.errors import Malformed, Unavailable
 from tang_attest.keys import sealed as module
 from tang_attest.keys.sealed import SealedKeys, SessionBox
 from tang_attest.keys.secret import ServerSecret
-from tang_attest.ports import OPEN, SealedKey, holder
-from tang_attest.protocol.advertisement import thumbprint
-from tang_attest.protocol.base64url import b64u, unb64u
-from tang_attest.protocol.points import CURVES, parse_point
+from tang_attest.ports.keys import OPEN, SealedKey, holder
+from tang_attest.protocol.values.advertisement import thumbprint
+from tang_attest.protocol.values.base64url import b64u, unb64u
+from tang_attest.protocol.values.points import CURVES, parse_point
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 SECRET = ServerSecret(b"s" * 32)

@@ -26,11 +26,11 @@ from tang_attest.keys.sealed import SealedKeys
 from tang_attest.keys.secret import ServerSecret
 from tang_attest.keys.server_tpm import ServerTpm, TpmExchangeKey
 from tang_attest.keys.tpm import Tpm, WrappedKey
-from tang_attest.ports import OPEN, holder
-from tang_attest.protocol.advertisement import thumbprint
+from tang_attest.ports.keys import OPEN, holder
 from tang_attest.protocol.exchange import ExchangeKey
-from tang_attest.protocol.points import CURVES, Curve, Point
-from tang_attest.service import exchanging
+from tang_attest.protocol.values.advertisement import thumbprint
+from tang_attest.protocol.values.points import CURVES, Curve, Point
+from tang_attest.service.unlock import exchanging
 from tests.swtpm import Swtpm
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)

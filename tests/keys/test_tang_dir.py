@@ -18,8 +18,8 @@ from tang_attest.errors import Unavailable
 from tang_attest.keys import tang_dir
 from tang_attest.keys.jwk import generate
 from tang_attest.keys.tang_dir import TangDirectory
-from tang_attest.protocol.advertisement import thumbprint
-from tang_attest.service.plain_tang import KeySet
+from tang_attest.protocol.values.advertisement import thumbprint
+from tang_attest.service.tang.plain import KeySet
 
 Jwk = dict[str, object]
 

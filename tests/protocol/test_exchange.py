@@ -8,12 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tang_attest.errors import Malformed
-from tang_attest.protocol.advertisement import thumbprint
 from tang_attest.protocol.challenge import unlock_digest
 from tang_attest.protocol.exchange import ExchangeKey, respond
-from tang_attest.protocol.points import CURVES, Curve, Point, parse_point
 from tang_attest.protocol.policy import Permit
 from tang_attest.protocol.reference_state import ReferenceState
+from tang_attest.protocol.values.advertisement import thumbprint
+from tang_attest.protocol.values.points import CURVES, Curve, Point, parse_point
 
 #: SP 800-186, section 3.2.1.
 ORDERS = {

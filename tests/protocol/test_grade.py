@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from tang_attest.protocol.eventlog import EventLog, parse
 from tang_attest.protocol.grade import SECURE_BOOT_OFF, Grade, Level, grade, unmeasured_inputs
-from tests.protocol import eventlog_writer as w
-from tests.protocol.eventlog_writer import Measurement
+from tests.protocol.eventlog import writer as w
+from tests.protocol.eventlog.writer import Measurement
 
 OVMF = parse((w.VECTORS / "ovmf.bin").read_bytes())
 VALUES = w.recorded_values("ovmf")["sha256"]

@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from tang_attest.errors import Malformed, Refused
 from tang_attest.protocol import policy, reference_state
 from tang_attest.protocol.enrollment import EnrolledDevice
-from tang_attest.protocol.pcr import Selection
 from tang_attest.protocol.policy import ReferencePolicy
 from tang_attest.protocol.quote import VerifiedQuote
 from tang_attest.protocol.reference_state import Life, Limits, ReferenceState
 from tang_attest.protocol.tpm import AttestationKey, ClockInfo
+from tang_attest.protocol.values.pcr import Selection
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 SELECTION = Selection("sha256", (0, 7, 15))

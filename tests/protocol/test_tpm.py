@@ -27,7 +27,7 @@ from tpm2_pytss.types import (
 from tang_attest.errors import Malformed, Refused, TangAttestError
 from tang_attest.protocol import tpm
 from tests.attester import AK_ATTRIBUTES, Attester, tpmt_signature
-from tests.cli.quote_vectors import stored
+from tests.cli.offline.quote_vectors import stored
 
 VECTORS = {vector.name: vector.files for vector in stored()}
 KINDS = ["rsa2048:rsassa-sha256", "rsa2048:rsapss-sha384", "ecc256:ecdsa-sha256", "ecc384:ecdsa-sha384"]

@@ -11,9 +11,9 @@ import pytest
 from tang_attest.errors import Malformed, Refused
 from tang_attest.protocol.challenge import announce_digest, unlock_digest, verify_digest
 from tang_attest.protocol.conditions import Conditions, Watch
-from tang_attest.protocol.pcr import Selection
 from tang_attest.protocol.policy import ReferencePolicy
 from tang_attest.protocol.reference_state import Life, Limits, ReferenceState
+from tang_attest.protocol.values.pcr import Selection
 from tang_attest.protocol.verification import (
     CAP_EVENT,
     cap_value,

@@ -16,12 +16,12 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from tpm2_pytss.constants import TPM2_ALG
 from tpm2_pytss.types import TPM2B_PUBLIC, TPMT_PUBLIC
 
-from tang_attest.protocol.advertisement import thumbprint
-from tang_attest.protocol.base64url import b64u, unb64u
 from tang_attest.protocol.challenge import unlock_digest
 from tang_attest.protocol.enrollment import activation_proof, enrollment_digest
 from tang_attest.protocol.policy import DEFAULT_SELECTION
 from tang_attest.protocol.tpm import parse_ak
+from tang_attest.protocol.values.advertisement import thumbprint
+from tang_attest.protocol.values.base64url import b64u, unb64u
 from tests.attester import EK_ATTRIBUTES, Attester, recover
 from tests.bench.load.attester import Blinded, public_key, signed
 

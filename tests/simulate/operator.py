@@ -11,9 +11,9 @@ from typing import Any, Final
 
 from tang_attest.cli.state import opened
 from tang_attest.config import Settings
-from tang_attest.protocol.pcr import Selection
 from tang_attest.protocol.policy import DEFAULT_CAP_PCR, DEFAULT_SELECTION
-from tang_attest.service.registry import TokenTerms
+from tang_attest.protocol.values.pcr import Selection
+from tang_attest.service.machines.registry import TokenTerms
 from tests.cli.transcript import run
 
 POLICY: Final = "fleet"

@@ -8,23 +8,18 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from tang_attest.ports import (
-    AdminToken,
-    EkRoot,
-    ImaRequirement,
-    NewEvidence,
-    RolloutResult,
-    Scope,
-    Snapshot,
-    Verification,
-)
-from tang_attest.protocol.policy_change import AddedState, PolicyChange
+from tang_attest.ports.admin import AdminToken, Scope
+from tang_attest.ports.decisions import NewEvidence, RolloutResult, Snapshot
+from tang_attest.ports.enrollment import EkRoot
+from tang_attest.ports.policies import ImaRequirement
+from tang_attest.ports.rounds import Verification
+from tang_attest.protocol.changes.change import AddedState, PolicyChange
+from tang_attest.protocol.changes.rollout import Rollout, RolloutOutcome
 from tang_attest.protocol.reference_state import Life, ReferenceState
-from tang_attest.protocol.rollout import Rollout, RolloutOutcome
 from tang_attest.protocol.verification import Outcome
 from tang_attest.store import SqlStore
 from tests.postgres import Postgres
-from tests.store.records import NOW, SELECTION, decision, device, digest, entry, key, policy, token, values
+from tests.store.samples import NOW, SELECTION, decision, device, digest, entry, key, policy, token, values
 
 #: The kid of a machine with every row that can stand behind a key.
 KID = "kid-pi-b"

@@ -9,10 +9,13 @@ from datetime import UTC, timedelta
 import pytest
 
 from tang_attest.errors import Conflict, NotFound, TangAttestError, Unavailable
-from tang_attest.ports import BoundKey, EkRoot, Learning, Reach, Snapshot, Store
+from tang_attest.ports.decisions import BoundKey, Snapshot
+from tang_attest.ports.enrollment import EkRoot
+from tang_attest.ports.machines import Learning, Reach
+from tang_attest.ports.store import Store
 from tang_attest.store import SqlStore
 from tests.store.conftest import Opener
-from tests.store.records import (
+from tests.store.samples import (
     NOW,
     SELECTION,
     clock,

@@ -11,7 +11,7 @@ import sqlalchemy as sa
 
 from tang_attest.errors import Unavailable
 from tang_attest.store import SqlStore
-from tests.store.records import NOW, decision, enrollment, entry, token
+from tests.store.samples import NOW, decision, enrollment, entry, token
 
 
 async def enroll(store: SqlStore, name: str) -> int:

@@ -13,16 +13,18 @@ import pytest
 import pytest_asyncio
 
 from tang_attest.errors import TangAttestError
-from tang_attest.ports import Basis, Decision, Learning, Suspension
+from tang_attest.ports.decisions import Basis, Decision
+from tang_attest.ports.machines import Learning, Suspension
+from tang_attest.protocol.changes.change import PolicyChange
+from tang_attest.protocol.changes.rollout import Rollout
 from tang_attest.protocol.conditions import Conditions
-from tang_attest.protocol.policy_change import PolicyChange
 from tang_attest.protocol.reference_state import Life
-from tang_attest.protocol.rollout import Rollout
 from tang_attest.protocol.rules import parse_rules
 from tang_attest.protocol.tpm import ClockInfo
-from tang_attest.store import SqlStore, devices, locks, policies, rollouts, tokens
+from tang_attest.store import SqlStore, locks
+from tang_attest.store.records import devices, policies, rollouts, tokens
 from tests.store.conftest import Opener, Stall
-from tests.store.records import NOW, clock, decision, device, enrollment, entry, key, policy, state, token
+from tests.store.samples import NOW, clock, decision, device, enrollment, entry, key, policy, state, token
 
 RULES = parse_rules({"judge-by-events": [7], "rules": [{"secure-boot": "on"}]})
 

@@ -10,11 +10,11 @@ from statistics import median
 import pytest
 
 from tang_attest.cli.state import SystemClock
-from tang_attest.service.audit_check import check_audit
-from tang_attest.service.sealing import Sealer
+from tang_attest.service.audit.chain import Sealer
+from tang_attest.service.audit.check import check_audit
 from tang_attest.store import SqlStore, open_store
 from tests.fakes import ROW_KEY
-from tests.store.records import clock, decision, device, entry, key, policy
+from tests.store.samples import clock, decision, device, entry, key, policy
 
 DEVICES = 32
 

@@ -20,7 +20,7 @@ from typing import Any
 from aiohttp import web
 
 from tang_attest.keys.tang_dir import TangDirectory
-from tang_attest.service.plain_tang import KeySetProvider
+from tang_attest.service.tang.plain import KeySetProvider
 from tang_attest.web.tang_routes import handle_adv, handle_rec, match
 
 TANGD = "/usr/libexec/tangd"

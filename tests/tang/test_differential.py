@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tang_attest.protocol.points import CURVES
+from tang_attest.protocol.values.points import CURVES
 from tests.tang.servers import Answer, generate, jose, ours, public, send, tangd, thumbprint, verifies
 from tests.tang.world import World, as_int, generator, make_world, number, without
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tang_attest.protocol.base64url import unb64u
+from tang_attest.protocol.values.base64url import unb64u
 from tests.cli.serving import PATIENCE_S, clean_environment, command
 from tests.tang.servers import TANGD, free_port, generate, keygen, public, send, thumbprint
 

@@ -11,7 +11,7 @@ from typing import Any
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from tang_attest.keys.jwk import dump_private
-from tang_attest.protocol.points import CURVES
+from tang_attest.protocol.values.points import CURVES
 from tests.tang.servers import generate, keygen, public, thumbprint
 
 

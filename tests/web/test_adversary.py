@@ -16,11 +16,11 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from tpm2_pytss.constants import TPM2_ST, TPMA_OBJECT
 
-from tang_attest.protocol.advertisement import thumbprint
-from tang_attest.protocol.base64url import b64u, unb64u
 from tang_attest.protocol.challenge import unlock_digest
 from tang_attest.protocol.enrollment import enrollment_digest
-from tang_attest.protocol.points import CURVES, Point
+from tang_attest.protocol.values.advertisement import thumbprint
+from tang_attest.protocol.values.base64url import b64u, unb64u
+from tang_attest.protocol.values.points import CURVES, Point
 from tests.attester import AK_ATTRIBUTES, Attester, members, tpmt_signature
 from tests.server import Answer, Server, evidence, new_x
 
@@ -652,7 +652,7 @@ async def test_recording_a_boot_that_nothing_measured(server: Server, attester: 
 
 async def test_an_empty_policy(server: Server, attester: Attester, exchanges: list[Point]) -> None:
     """Empty refuses."""
-    from tang_attest.protocol.pcr import Selection
+    from tang_attest.protocol.values.pcr import Selection
 
     await server.reference_values.create_policy("empty", Selection.parse("sha256:0,7"), 15)
     kid = await server.enroll(attester, policy="empty")
@@ -677,7 +677,7 @@ async def test_the_running_system_asks_for_its_key(server: Server, exchanges: li
     attester = Attester()
     kid = await server.enroll(
         attester,
-        selection=__import__("tang_attest.protocol.pcr", fromlist=["Selection"]).Selection.parse(
+        selection=__import__("tang_attest.protocol.values.pcr", fromlist=["Selection"]).Selection.parse(
             "sha256:0,7,15"
         ),
     )

@@ -14,7 +14,7 @@ import pytest_asyncio
 
 from tang_attest.config import Settings
 from tang_attest.errors import TangAttestError
-from tang_attest.ports import Suspension
+from tang_attest.ports.machines import Suspension
 from tang_attest.protocol.conditions import Conditions
 from tang_attest.store import KEY_LABEL, check_rows
 from tests.attester import Attester, members

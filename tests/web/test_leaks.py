@@ -20,11 +20,11 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from tang_attest.config import Settings
 from tang_attest.keys.sealed import SealedKeys
 from tang_attest.keys.secret import load_secret
-from tang_attest.protocol.base64url import unb64u
+from tang_attest.protocol.values.base64url import unb64u
 from tang_attest.store import KEY_LABEL, open_store
 from tests.attester import Attester, members
+from tests.cli.installation.test_serve import enroll, unlock
 from tests.cli.serving import Serving, clean_environment, command, request, serving
-from tests.cli.test_serve import enroll, unlock
 from tests.tang.servers import keygen
 
 LABELS = ("nonce", "seal", "session", "backup")

@@ -11,10 +11,10 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from tang_attest.keys.jwk import EcSigner
-from tang_attest.protocol.advertisement import THUMBPRINT_HASHES, thumbprint
 from tang_attest.protocol.exchange import ExchangeKey
-from tang_attest.protocol.points import CURVES, Point
-from tang_attest.service.plain_tang import BODY_LIMIT, KeySet, TangKey, TangStatus, load_json, permits
+from tang_attest.protocol.values.advertisement import THUMBPRINT_HASHES, thumbprint
+from tang_attest.protocol.values.points import CURVES, Point
+from tang_attest.service.tang.plain import BODY_LIMIT, KeySet, TangKey, TangStatus, load_json, permits
 from tang_attest.web.tang_routes import Route, handle_adv, handle_rec, match
 
 # --- routes ------------------------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from typing import Final
 from tang_attest.errors import Malformed
 from tang_attest.protocol.coverage.boot import Boot, BootPart, read_boot
 from tang_attest.protocol.eventlog.structures import EventLog
-from tang_attest.protocol.pcr import Selection
+from tang_attest.protocol.values.pcr import Selection
 
 ENFORCED: Final = (BootPart.KERNEL, BootPart.INITRD, BootPart.COMMAND_LINE)
 """Parts without which a quote says nothing about the software that opens the disk."""

@@ -7,7 +7,7 @@ from typing import Final
 
 from tang_attest.protocol.coverage.boot import Boot, BootPart, Chain
 from tang_attest.protocol.coverage.parts import ENFORCED, spell
-from tang_attest.protocol.pcr import Selection
+from tang_attest.protocol.values.pcr import Selection
 
 _FIRMWARE_PCRS: Final = (0, 2, 4, 7)
 _ADDED_PCRS: Final = (12, 13)

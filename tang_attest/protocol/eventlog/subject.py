@@ -13,7 +13,7 @@ from tang_attest.protocol.eventlog.describe import describe, split_variable
 from tang_attest.protocol.eventlog.rehash import REHASHABLE, measured_data
 from tang_attest.protocol.eventlog.structures import Event, EventType
 from tang_attest.protocol.eventlog.text import printable, text_or_bytes
-from tang_attest.protocol.x509_loose import read_certificate
+from tang_attest.protocol.x509.loose import read_certificate
 
 
 @dataclass(frozen=True, slots=True)

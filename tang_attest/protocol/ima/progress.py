@@ -11,7 +11,7 @@ from typing import Any, Final
 from tang_attest.errors import Reason, Refused
 from tang_attest.protocol.ima.entries import MAX_PART, PCR, Entry, read_entries
 from tang_attest.protocol.ima.requirement import Finding, Requirement, show
-from tang_attest.protocol.pcr import BANK_SIZES, PcrValues
+from tang_attest.protocol.values.pcr import BANK_SIZES, PcrValues
 
 MAX_FINDINGS: Final = 8
 """Entries that are named; the others are counted."""

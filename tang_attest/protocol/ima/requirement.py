@@ -12,9 +12,9 @@ from typing import Any, Final
 from tang_attest.errors import Malformed
 from tang_attest.protocol.ima.entries import Entry
 from tang_attest.protocol.ima.signature import Signer, is_signed, read_signers
-from tang_attest.protocol.pcr import BANK_SIZES
 from tang_attest.protocol.rules.document import MAX_PATTERNS, Place
 from tang_attest.protocol.rules.patterns import Pattern
+from tang_attest.protocol.values.pcr import BANK_SIZES
 
 MAX_SUMS: Final = 4 << 20
 """Bytes of a list of digests."""

@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 from cryptography.hazmat.primitives.asymmetric.utils import Prehashed
 
 from tang_attest.errors import Malformed
-from tang_attest.protocol.x509_keys import RSA_BITS, PublicKey
+from tang_attest.protocol.x509.keys import RSA_BITS, PublicKey
 
 _HEADER: Final = 9
 _KEY_ID: Final = 4

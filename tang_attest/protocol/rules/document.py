@@ -7,8 +7,8 @@ from collections.abc import Iterable
 from typing import Final
 
 from tang_attest.errors import Malformed
-from tang_attest.protocol.pcr import BANK_SIZES, PCR_COUNT
 from tang_attest.protocol.rules.patterns import Pattern
+from tang_attest.protocol.values.pcr import BANK_SIZES, PCR_COUNT
 
 MAX_ENTRIES: Final = 1024
 """Digests, lines or words of one list."""

@@ -1,1 +1,1 @@
-"""Alembic's scripts; ``tang_attest.store.schema`` runs them."""
+"""Alembic's scripts; ``tang_attest.store.database.schema`` runs them."""

@@ -1,10 +1,10 @@
-"""Runs the migrations on the connection that ``tang_attest.store.schema`` gives, inside its transaction."""
+"""Runs the migrations on the connection that ``tang_attest.store.database.schema`` gives, inside its transaction."""
 
 from __future__ import annotations
 
 from alembic import context
 
-from tang_attest.store.tables import metadata
+from tang_attest.store.database.tables import metadata
 
 context.configure(
     connection=context.config.attributes["connection"],

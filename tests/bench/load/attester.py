@@ -15,10 +15,10 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 
-from tang_attest.protocol.advertisement import thumbprint
-from tang_attest.protocol.base64url import b64u, unb64u
 from tang_attest.protocol.enrollment import activation_proof, enrollment_digest
 from tang_attest.protocol.tpm import parse_ak
+from tang_attest.protocol.values.advertisement import thumbprint
+from tang_attest.protocol.values.base64url import b64u, unb64u
 from tests.attester import Attester, members
 from tests.bench.load.client import ask
 

@@ -18,8 +18,8 @@ from typing import Any, Final, Literal, Self
 
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from tang_attest.protocol.advertisement import thumbprint
-from tang_attest.protocol.base64url import unb64u
+from tang_attest.protocol.values.advertisement import thumbprint
+from tang_attest.protocol.values.base64url import unb64u
 from tests.bench.load.attester import Blinded, Machine, public_key
 from tests.bench.load.client import Answer, Client, ask, drive, request
 

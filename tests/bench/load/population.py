@@ -15,8 +15,8 @@ from typing import Any, Final
 import sqlalchemy as sa
 
 from tang_attest.keys.secret import load_secret
-from tang_attest.protocol.base64url import b64u
-from tang_attest.store import authentic, tables
+from tang_attest.protocol.values.base64url import b64u
+from tang_attest.store.database import authentic, tables
 from tests.bench.load.servers import PROGRAM
 
 _CHUNK: Final = 2000

@@ -16,8 +16,8 @@ from typing import Final
 
 from tang_attest.cli.state import opened
 from tang_attest.config import Settings
-from tang_attest.protocol.pcr import Selection
-from tang_attest.service.registry import TokenTerms
+from tang_attest.protocol.values.pcr import Selection
+from tang_attest.service.machines.registry import TokenTerms
 from tests.bench.load.client import ask
 from tests.tang.servers import TANGD, free_port
 

@@ -12,8 +12,10 @@ from datetime import UTC, datetime
 import sqlalchemy as sa
 
 from tang_attest.keys.secret import parse_secret
-from tang_attest.store import Reader, archive, schema, tables
-from tang_attest.store.archive_file import Writer, decode
+from tang_attest.store import Reader
+from tang_attest.store.database import schema, tables
+from tang_attest.store.maintenance import archive
+from tang_attest.store.maintenance.archive_file import Writer, decode
 from tests.fuzz.target import Parser, Target
 
 KEY = bytes(range(32))

@@ -6,12 +6,12 @@ import json
 from collections.abc import Iterator
 
 from tang_attest.documents import load_yaml
-from tang_attest.protocol.pcr import Selection
+from tang_attest.protocol.changes.change import load_change, parse_change
 from tang_attest.protocol.policy import ReferencePolicy
-from tang_attest.protocol.policy_change import load_change, parse_change
 from tang_attest.protocol.reference_state import Life, ReferenceState
-from tang_attest.web.admin_routes import OPERATIONS
-from tang_attest.web.change_wire import Change, Start
+from tang_attest.protocol.values.pcr import Selection
+from tang_attest.web.admin.change_wire import Change, Start
+from tang_attest.web.admin.routes import OPERATIONS
 from tang_attest.web.wire import parse_json, validate
 from tests.fuzz.target import Parser, Target
 

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 
 from tang_attest.protocol import tpm
-from tang_attest.protocol.endorsement import (
+from tang_attest.protocol.checkquote.tools_files import public_area
+from tang_attest.protocol.endorsement.endorsement import (
     issuer_digest,
     parse_roots,
     subject_digest,
@@ -15,7 +16,6 @@ from tang_attest.protocol.endorsement import (
     verify_ek_certificate,
 )
 from tang_attest.protocol.enrollment import SECRET_SIZE, accept_ak, begin_activation, check_name
-from tang_attest.protocol.tools_files import public_area
 from tang_attest.web.wire import EnrollBody, FinishBody, parse_json, validate
 from tests.attester import Attester
 from tests.fuzz.target import Parser, Target

@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from tang_attest.errors import Refused
 from tang_attest.protocol import tpm
 from tang_attest.protocol.challenge import Mark, Purpose, check_nonce, make_nonce, read_mark
-from tang_attest.protocol.pcr import PCR_COUNT, Selection
+from tang_attest.protocol.checkquote.tools_files import public_area
 from tang_attest.protocol.quote import check_binding, check_is_quote, check_pcr_digest, check_selection
-from tang_attest.protocol.tools_files import public_area
+from tang_attest.protocol.values.pcr import PCR_COUNT, Selection
 from tang_attest.web.wire import AnnounceBody, AttestMember, ProveBody, parse_json, validate
 from tests.fuzz.target import Parser, Target
 from tests.fuzz.vectors import quotes

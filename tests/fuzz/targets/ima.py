@@ -8,7 +8,7 @@ from tang_attest.documents import load_yaml
 from tang_attest.protocol.ima import Progress, advance, parse_requirement, parse_sums, read_entries, reasons
 from tang_attest.protocol.ima.progress import replay_all
 from tests.fuzz.target import Parser, Target
-from tests.protocol.ima_writer import measured, measured_old
+from tests.protocol.ima.writer import measured, measured_old
 
 _REQUIREMENT = parse_requirement({"files": [{"path": "/usr/.*", "digests": ["sha256:" + "00" * 32]}]})
 

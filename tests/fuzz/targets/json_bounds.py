@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from tang_attest.errors import Malformed
-from tang_attest.protocol.json_bounds import Bounds, TooMuch, check_bounds
+from tang_attest.protocol.values.json_bounds import Bounds, TooMuch, check_bounds
 from tang_attest.web.wire import BOUNDS, AnnounceBody, PollBody, parse_json, validate
 from tests.fuzz.target import Parser, Target, check_error
 

@@ -14,9 +14,9 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from tang_attest.keys.jwk import dump_private, generate, load_private
 from tang_attest.keys.tang_dir import TangDirectory
-from tang_attest.protocol.advertisement import thumbprint
-from tang_attest.protocol.points import parse_point
-from tang_attest.service.plain_tang import TangStatus
+from tang_attest.protocol.values.advertisement import thumbprint
+from tang_attest.protocol.values.points import parse_point
+from tang_attest.service.tang.plain import TangStatus
 from tang_attest.web.wire import parse_json
 from tests.fuzz.target import Parser, Target
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import click
 
-from tang_attest.cli.serve import serve
+from tang_attest.cli.installation.serve import serve
 from tang_attest.config import Settings, load_settings
 from tests.fuzz.target import Parser, Target
 

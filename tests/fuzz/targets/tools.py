@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from tang_attest.protocol import tools_files, tpm
-from tang_attest.protocol.pcr import Selection
-from tang_attest.protocol.pcr_file import parse_values
-from tang_attest.protocol.quote_check import Question, check_quote
+from tang_attest.protocol import tpm
+from tang_attest.protocol.checkquote import tools_files
+from tang_attest.protocol.checkquote.check import Question, check_quote
+from tang_attest.protocol.values.pcr import Selection
+from tang_attest.protocol.values.pcr_file import parse_values
 from tests.fuzz.target import Parser, Target
 from tests.fuzz.vectors import quotes
 

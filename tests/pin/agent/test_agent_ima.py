@@ -10,7 +10,7 @@ import pytest
 
 from tests.pin.conftest import Server
 from tests.pin.machine import Machine
-from tests.protocol.ima_writer import Measured, boot_aggregate, measured, raw
+from tests.protocol.ima.writer import Measured, boot_aggregate, measured, raw
 
 pytestmark = pytest.mark.slow
 

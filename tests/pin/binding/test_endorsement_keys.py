@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives import serialization
 
 from tests.pin.conftest import Server
 from tests.pin.machine import SECRET, Machine, command_lines
-from tests.protocol import ek_pki as pki
+from tests.protocol.endorsement import ek_pki as pki
 from tests.swtpm import Swtpm
 
 pytestmark = pytest.mark.slow

@@ -15,8 +15,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 from tang_attest.protocol import tpm
-from tang_attest.protocol.base64url import b64u, unb64u
 from tang_attest.protocol.enrollment import activation_proof, enrollment_digest
+from tang_attest.protocol.values.base64url import b64u, unb64u
 from tests.attester import Attester
 
 

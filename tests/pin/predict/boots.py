@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from tests.protocol import eventlog_writer as w
-from tests.protocol.eventlog_writer import Measurement
+from tests.protocol.eventlog import writer as w
+from tests.protocol.eventlog.writer import Measurement
 
 SELECTION: Final = "sha256:0,4,7,8,9,12,15"
 

@@ -15,7 +15,7 @@ from tang_attest.protocol.eventlog import parse, replay
 from tests.pin.machine import PIN, Machine
 from tests.pin.predict.boots import MACHINE, Grub, SystemdBoot, Unified, pe
 from tests.pin.predict.running import ALL, Running, values_of
-from tests.protocol import eventlog_writer as w
+from tests.protocol.eventlog import writer as w
 
 pytestmark = pytest.mark.slow
 

@@ -17,9 +17,9 @@ from tang_attest.errors import Malformed
 from tang_attest.protocol.coverage import ENFORCED, BootPart, Chain, coverage, parse_part, propose, read_boot
 from tang_attest.protocol.eventlog import MAX_EVENTS, Event, EventLog, EventType, parse
 from tang_attest.protocol.eventlog.constants import measures_nothing
-from tang_attest.protocol.pcr import Selection
-from tests.protocol import eventlog_writer as w
-from tests.protocol.eventlog_writer import EV_IPL, Measurement
+from tang_attest.protocol.values.pcr import Selection
+from tests.protocol.eventlog import writer as w
+from tests.protocol.eventlog.writer import EV_IPL, Measurement
 
 VECTORS = Path(__file__).resolve().parents[2] / "vectors"
 DEFAULT = Selection.parse("sha256:0,2,4,7,8,9,15")

@@ -6,7 +6,7 @@ import sqlalchemy as sa
 from alembic import op
 
 from tang_attest.errors import Malformed
-from tang_attest.protocol.endorsement import subject_digest
+from tang_attest.protocol.endorsement.endorsement import subject_digest
 
 revision = "0007"
 down_revision = "0006"

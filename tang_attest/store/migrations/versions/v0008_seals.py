@@ -1,4 +1,4 @@
-"""Rows that decide something have a seal (authentic.py); ``store/resealing.py`` makes those of the rows that are here."""
+"""Rows that decide something have a seal (authentic.py); ``store/maintenance/resealing.py`` makes those of the rows that are here."""
 
 from __future__ import annotations
 

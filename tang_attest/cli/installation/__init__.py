@@ -1,0 +1,1 @@
+"""Commands for an installation: its server, database, keys, record and tokens."""

@@ -1,0 +1,112 @@
+"""``tang-attest admin-token``."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import click
+
+from tang_attest.cli import output
+from tang_attest.cli.state import State, run
+from tang_attest.cli.types import Duration
+from tang_attest.ports.admin import AdminToken, Scope
+
+
+@click.group("admin-token")
+def admin_token() -> None:
+    """Bearer tokens with which programs use the admin API."""
+
+
+@admin_token.command()
+@click.argument("name")
+@click.option(
+    "--scope",
+    "scopes",
+    type=click.Choice([scope.value for scope in Scope]),
+    multiple=True,
+    help="What it is good for; repeat it for more.",
+)
+@click.option(
+    "--policy", "policies", multiple=True, help="Only for this policy and its machines; repeat it for more."
+)
+@click.option(
+    "--for", "valid_for", type=Duration(), default="90d", show_default=True, help="How long it is valid."
+)
+@output.json_option
+def create(
+    name: str, scopes: tuple[str, ...], policies: tuple[str, ...], valid_for: timedelta, as_json: bool
+) -> None:
+    """Make a token and print it; it is shown only now.
+
+    NAME stands in the audit record for whatever is done with it, and is never used again.
+
+    \b
+    read      see machines, policies, observations, the audit record
+    stage     add values that no machine has shown yet; they count at once
+    approve   approve what a machine booted or announced, retire and restore states
+
+    \b
+    tang-attest admin-token create image-build --scope stage --policy webservers
+    """
+    if not scopes:
+        raise click.UsageError("missing option '--scope': read, stage or approve")
+    text, made = run(
+        lambda state: state.admin_tokens.create(
+            name, [Scope(scope) for scope in scopes], policies or None, valid_for
+        )
+    )
+    if as_json:
+        output.print_json({"token": text, **_as_json(made)})
+    else:
+        click.echo(text)
+        output.hint(f"it is valid until {made.expires_at:%Y-%m-%d %H:%M} UTC, and is not shown again")
+
+
+@admin_token.command("list")
+@output.json_option
+def list_tokens(as_json: bool) -> None:
+    """List tokens; their texts are not kept."""
+
+    async def load(state: State) -> list[AdminToken]:
+        return list(await state.store.list_admin_tokens())
+
+    tokens = run(load)
+    if as_json:
+        output.print_json([_as_json(entry) for entry in tokens])
+        return
+    output.table(
+        ("name", "scopes", "policies", "created", "by", "expires", "revoked"),
+        [
+            (
+                t.name,
+                ", ".join(t.scopes),
+                "all" if t.policies is None else ", ".join(t.policies),
+                t.created_at,
+                t.created_by,
+                t.expires_at,
+                t.revoked_at,
+            )
+            for t in tokens
+        ],
+        empty="no admin tokens",
+    )
+
+
+@admin_token.command()
+@click.argument("name")
+def revoke(name: str) -> None:
+    """Revoke a token for good; the next request with it is refused."""
+    run(lambda state: state.admin_tokens.revoke(name))
+    output.say(f"admin token {name} is revoked")
+
+
+def _as_json(entry: AdminToken) -> dict[str, object]:
+    return {
+        "name": entry.name,
+        "scopes": list(entry.scopes),
+        "policies": None if entry.policies is None else list(entry.policies),
+        "created_at": entry.created_at,
+        "created_by": entry.created_by,
+        "expires_at": entry.expires_at,
+        "revoked_at": entry.revoked_at,
+    }

@@ -1,0 +1,166 @@
+"""``tang-attest backup`` and ``tang-attest restore``."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import BinaryIO
+
+import click
+
+from tang_attest import __version__, store
+from tang_attest.cli import output
+from tang_attest.cli.installation.upgraded import say_sealed
+from tang_attest.cli.progress import shown
+from tang_attest.cli.state import settings
+from tang_attest.errors import Conflict, NotFound
+from tang_attest.keys.sealed import SealedKeys
+from tang_attest.keys.secret import (
+    FILE_NAME,
+    ServerSecret,
+    keep_secret,
+    load_secret,
+    make_directory,
+    parse_secret,
+)
+
+_path = click.Path(path_type=Path)
+#: Of the key that authenticates backups.
+_LABEL = "backup"
+_STDIO = Path("-")
+
+
+@click.command()
+@click.argument("file", type=_path)
+@click.option(
+    "--with-secret", is_flag=True, help="Put the key-encryption key into it: whoever has FILE has every key."
+)
+def backup(file: Path, with_secret: bool) -> None:
+    """Write everything in the database to FILE, also while servers run; - writes to stdout.
+
+    FILE must not exist; it gets mode 0600.  It does not hold the key-encryption key unless you say so: copy
+    STATE/kek once, and keep it apart, because one without the other opens nothing.
+
+    \b
+    tang-attest backup /backup/tang-attest-$(date +%F)
+    tang-attest backup --with-secret - | age -r age1... > /backup/tang-attest.age
+    """
+    current = settings()
+    secret = load_secret(current.state)
+    head: dict[str, object] = {"made_at": datetime.now(UTC).isoformat(), "program": __version__}
+    if with_secret:
+        head["secret"] = secret.text()
+
+    async def work(target: BinaryIO) -> dict[str, int]:
+        async with shown("reading") as progress:
+            return await store.back_up(current.database_url, target, secret.derive(_LABEL), head, progress)
+
+    with _new_file(file) as target:
+        rows = asyncio.run(work(target))
+    output.say(f"{sum(rows.values())} rows written, {rows.get('device', 0)} of them machines")
+    if with_secret:
+        output.hint("whoever has this file has every key in it; keep it encrypted")
+    else:
+        output.hint(f"it does not hold {current.state / FILE_NAME}; keep a copy of that apart from it")
+
+
+@contextmanager
+def _new_file(path: Path) -> Iterator[BinaryIO]:
+    """*path*, new and only its owner's, on the disk in the end; gone when the block raises."""
+    if path == _STDIO:
+        if sys.stdout.isatty():
+            raise click.UsageError("a backup is not for a terminal; name a file, or use a pipe")
+        yield sys.stdout.buffer
+        return
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    except FileExistsError:
+        raise Conflict("file-exists", f"There is a file {path} already.") from None
+    except OSError as error:
+        raise NotFound("file-unreadable", f"File {path} cannot be made: {error.strerror}.") from None
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
+
+
+@click.command()
+@click.argument("file", type=_path)
+def restore(file: Path) -> None:
+    """Fill an empty database with what 'tang-attest backup' wrote to FILE; - reads stdin.
+
+    FILE is checked to its end before anything of it counts.  The key-encryption key has to be in the state
+    directory already, unless the backup was made --with-secret.
+    """
+    current = settings()
+    with _open(file) as source:
+        reader = store.Reader(source)
+        with _secret(current.state, reader) as secret:
+            rows, upgraded = asyncio.run(_restore(current.database_url, reader, secret))
+    say_sealed(upgraded)
+    output.say(f"{sum(rows.values())} rows restored, {rows.get('device', 0)} of them machines")
+    output.hint(
+        f"all is as it was at {reader.head.get('made_at')}; what was removed or used up since then is back"
+    )
+
+
+async def _restore(
+    url: str, reader: store.Reader, secret: ServerSecret
+) -> tuple[dict[str, int], store.Upgraded]:
+    async with shown("writing") as progress:
+        return await store.restore(
+            url,
+            reader,
+            secret.derive(_LABEL),
+            progress,
+            secret.derive(store.KEY_LABEL),
+            SealedKeys(secret).rebind,
+        )
+
+
+@contextmanager
+def _open(path: Path) -> Iterator[BinaryIO]:
+    if path == _STDIO:
+        yield sys.stdin.buffer
+        return
+    try:
+        file = path.open("rb")
+    except OSError as error:
+        raise NotFound("file-unreadable", f"File {path} cannot be read: {error.strerror}.") from None
+    with file:
+        yield file
+
+
+@contextmanager
+def _secret(directory: Path, reader: store.Reader) -> Iterator[ServerSecret]:
+    """The secret of the state; that of the backup is kept there, unless the block raises."""
+    text = reader.head.get("secret")
+    missing = not os.path.lexists(directory / FILE_NAME)
+    if not isinstance(text, str):
+        if missing and "CREDENTIALS_DIRECTORY" not in os.environ:
+            raise NotFound("secret-missing", f"There is no key-encryption key at {directory / FILE_NAME}.")
+        make_directory(directory)
+        yield load_secret(directory)
+        return
+    secret = parse_secret(text, "The backup's secret")
+    make_directory(directory)
+    if not missing:
+        if load_secret(directory).text() != text:
+            raise Conflict("state-exists", f"There is another key-encryption key in {directory}.")
+        yield secret
+        return
+    keep_secret(directory, secret)
+    try:
+        yield secret
+    except BaseException:
+        (directory / FILE_NAME).unlink(missing_ok=True)
+        raise

@@ -1,0 +1,121 @@
+"""``tang-attest db``."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import tempfile
+from typing import BinaryIO, cast
+
+import click
+
+from tang_attest import store
+from tang_attest.cli import output
+from tang_attest.cli.installation.upgraded import say_sealed
+from tang_attest.cli.progress import shown
+from tang_attest.cli.state import settings
+from tang_attest.errors import Unavailable
+from tang_attest.keys.sealed import SealedKeys
+from tang_attest.keys.secret import ServerSecret, load_secret
+
+
+@click.group()
+def db() -> None:
+    """Look at the database, upgrade it, or copy it to another one.
+
+    \b
+    tang-attest db status
+    tang-attest db upgrade
+    tang-attest db copy --to 'postgresql://tang@db.example/tang?sslmode=verify-full&passfile=/etc/tang-attest.pgpass'
+    """
+
+
+@db.command()
+@output.json_option
+def status(as_json: bool) -> None:
+    """Show what the database is, its schema, and how many rows each table holds."""
+    found = asyncio.run(store.look(settings().database_url))
+    if as_json:
+        output.print_json(
+            {
+                "server": found.server,
+                "schema": found.schema,
+                "needed": found.needed,
+                "flushes": found.flushes,
+                "rows": dict(sorted(found.rows.items())),
+            }
+        )
+    else:
+        filled = sorted((name, count) for name, count in found.rows.items() if count)
+        output.table(("table", "rows"), filled, empty="the database is empty")
+        output.say(f"{found.server}, schema {found.schema or 'none'}, this program needs {found.needed}")
+    if found.schema is not None and found.schema < found.needed:
+        output.hint("run 'tang-attest db upgrade'")
+    if not found.flushes:
+        output.hint("switch fsync on in the server's configuration: without it, it may lose decisions")
+
+
+@db.command()
+def upgrade() -> None:
+    """Bring the database to the schema of this program.
+
+    All of it happens, or nothing.  Replicas may do it at the same time.  Make a backup first: there is no way back.
+    The key-encryption key has to be in the state directory: rows that decide something are sealed under it.
+    """
+
+    async def work() -> store.Upgraded:
+        current = settings()
+        status = await store.look(current.database_url)
+        if status.schema is None:
+            raise Unavailable("state-missing", "The database has no tables yet.")
+        if status.schema == status.needed:
+            return store.Upgraded(status.schema, status.needed)
+        secret = load_secret(current.state)
+        async with shown("upgrading"):
+            return await store.upgrade(
+                current.database_url, secret.derive(store.KEY_LABEL), SealedKeys(secret).rebind
+            )
+
+    done = asyncio.run(work())
+    if done.before == done.after:
+        output.say(f"the database has schema {done.after} already")
+    else:
+        output.say(f"upgraded from schema {done.before} to {done.after}")
+        say_sealed(done)
+
+
+@db.command()
+@click.option("--to", "target", metavar="URL", required=True, help="An empty database.")
+def copy(target: str) -> None:
+    """Copy everything to another database: from SQLite to PostgreSQL, or back.
+
+    The target must be empty; it is filled in one transaction, and read again to compare.  Stop the servers first:
+    what they write later is not in the copy.  The key-encryption key stays where it is.
+    """
+
+    async def work() -> tuple[dict[str, int], store.Upgraded]:
+        current = settings()
+        # It authenticates what this process writes for itself.
+        key = os.urandom(32)
+        status = await store.look(current.database_url)
+        # Rows bring their seals along; only those of an older schema get some.
+        secret = ServerSecret(key) if status.schema == status.needed else load_secret(current.state)
+        with tempfile.TemporaryFile() as opened:
+            file = cast(BinaryIO, opened)
+            async with shown("reading") as progress:
+                await store.back_up(current.database_url, file, key, {}, progress)
+            file.seek(0)
+            async with shown("writing") as progress:
+                return await store.restore(
+                    target,
+                    store.Reader(file),
+                    key,
+                    progress,
+                    secret.derive(store.KEY_LABEL),
+                    SealedKeys(secret).rebind,
+                )
+
+    rows, upgraded = asyncio.run(work())
+    say_sealed(upgraded)
+    output.say(f"copied {sum(rows.values())} rows, {rows.get('device', 0)} of them machines")
+    output.hint("name the new database in the setting 'database', and in TANG_ATTEST_DATABASE for commands")

@@ -1,0 +1,164 @@
+"""``tang-attest keys``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from tang_attest.cli import output
+from tang_attest.cli.files import read_file
+from tang_attest.cli.installation.rekeying import rotate_secret
+from tang_attest.cli.state import State, run, settings
+from tang_attest.errors import Conflict, Malformed, NotFound
+from tang_attest.keys.jwk import load_private
+from tang_attest.ports.keys import SealedKey
+from tang_attest.service.tang.plain import load_json, permits
+
+
+@click.group()
+def keys() -> None:
+    """Signing keys and exchange keys."""
+
+
+@keys.command("list")
+@output.json_option
+def list_keys(as_json: bool) -> None:
+    """List the keys; a rotated one still answers, but is advertised no longer.
+
+    A key that lives in the TPM can be used with that TPM only; the others with the database and the kek.
+    """
+
+    async def load(state: State) -> list[tuple[SealedKey, str | None, str]]:
+        places = {True: "TPM", False: "database"}
+        return [(k, device, places[state.sealed.is_in_tpm(k)]) for k, device in await state.store.list_keys()]
+
+    rows = run(load)
+    if as_json:
+        output.print_json(
+            [
+                {
+                    "kid": k.kid,
+                    "use": k.use,
+                    "curve": k.curve,
+                    "device": device,
+                    "lives_in": place,
+                    "created_at": k.created_at,
+                    "rotated_at": k.rotated_at,
+                }
+                for k, device, place in rows
+            ]
+        )
+        return
+    output.table(
+        ("kid", "use", "curve", "lives in", "serves", "created", "rotated"),
+        [
+            (
+                k.kid,
+                k.use,
+                k.curve,
+                place,
+                device or ("anybody" if k.use == "exchange" else "advertisements"),
+                k.created_at,
+                k.rotated_at,
+            )
+            for k, device, place in rows
+        ],
+        empty="no keys",
+    )
+
+
+@keys.command()
+@click.option("--device", help="Give this machine a new exchange key instead.")
+def rotate(device: str | None) -> None:
+    """Make new keys; the old ones still answer what was bound to them.
+
+    Without --device: the signing keys and the open exchange keys. Machines that are bound later have to be told the
+    new thumbprint. With --device: rebind its disks with 'clevis luks attest-regen', so that the new key is used.
+    """
+    if device is not None:
+        kid, old = run(lambda state: state.keys.rotate_device(device))
+        made = [kid]
+    else:
+        made, old = run(lambda state: state.keys.rotate())
+    for kid in made:
+        click.echo(kid)
+    output.say(f"{len(made)} made, {len(old)} rotated")
+
+
+@keys.command("rotate-kek")
+def rotate_kek() -> None:
+    """Make a new key-encryption key, and put everything in the database under it.
+
+    Stop all servers first, and copy STATE/kek to the others before they start again.  No disk has to be bound anew.  All of
+    the database is moved, or nothing; after an interruption, run it again.  The old key stays beside the new one:
+    backups that were made until now need it, and noted heads of the audit record are those of before.
+    """
+    rotated = rotate_secret(settings())
+    output.say(f"{rotated.rows} rows and their keys are under the new key-encryption key")
+    if rotated.foreign:
+        output.say(
+            f"{rotated.foreign} rows are not, because this server did not write them; see 'tang-attest doctor'"
+        )
+    for when, head in (("until now", rotated.old_head), ("from now on", rotated.new_head)):
+        if head is not None:
+            output.say(f"head of the audit record {when}: {head}")
+    output.hint(f"the old one is {rotated.kept}; put it to the backups of its time, then remove it here")
+
+
+@keys.command("import")
+@click.argument("directory", type=click.Path(path_type=Path))
+def import_keys(directory: Path) -> None:
+    """Add the keys of a Tang server, hidden ones too, as open keys.
+
+    They answer without evidence, and only while the server runs with --plain-tang: disks that are bound with the
+    tang pin open as before, until they are bound anew with the attest pin.
+    """
+    try:
+        paths = sorted(path for path in directory.iterdir() if path.suffix == ".jwk")
+    except OSError as error:
+        raise NotFound(
+            "file-unreadable", f"Directory {directory} cannot be read: {error.strerror}."
+        ) from None
+    if not paths:
+        raise NotFound("file-unreadable", f"Directory {directory} holds no *.jwk file.")
+    # All are read before the first is added: a file that is no key stops the import while nothing has changed.
+    found = [(path, *_read(path)) for path in paths]
+
+    async def add(state: State) -> None:
+        for path, private, use in found:
+            rotated = path.name.startswith(".")
+            what = f"from {path.name} for {use}{', rotated' if rotated else ''}"
+            try:
+                kid = await state.keys.import_key(private, use, rotated=rotated)
+            except Conflict as error:
+                if error.code != "name-taken":
+                    raise
+                output.say(f"there already: the key {what}")
+            else:
+                output.say(f"imported {kid} {what}")
+
+    run(add)
+
+
+def _read(path: Path) -> tuple[ec.EllipticCurvePrivateKey, str]:
+    """The private key in a file, and what it is for.  Raises ``key-malformed`` naming the file."""
+    try:
+        jwk = load_json(read_file(path, 64 * 1024))
+    except ValueError:
+        raise Malformed("key-malformed", f"File {path.name} is not JSON.") from None
+    if not isinstance(jwk, dict):
+        raise Malformed("key-malformed", f"File {path.name} is not a JWK.")
+    if permits(jwk, "deriveKey", explicit=True):
+        use = "exchange"
+    elif permits(jwk, "sign"):
+        use = "sign"
+    else:
+        raise Malformed(
+            "key-malformed", f"File {path.name}: the key is neither for signing nor for deriveKey."
+        )
+    try:
+        return load_private(jwk), use
+    except Malformed as error:
+        raise Malformed(error.code, f"File {path.name}: {output.decapitalize(error.sentence)}") from None

@@ -1,0 +1,259 @@
+"""``tang-attest device``."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import click
+
+from tang_attest.cli import output
+from tang_attest.cli.files import read_file
+from tang_attest.cli.machines.verification import COMMANDS, DEFAULT_AK, reach_of, spell_disks
+from tang_attest.cli.state import State, run
+from tang_attest.cli.types import Duration
+from tang_attest.errors import Malformed
+from tang_attest.ports.machines import Device
+from tang_attest.protocol.enrollment import accept_ak
+from tang_attest.protocol.tpm import AttestationKey, ak_from_pem, public_from_tpmt
+from tang_attest.service.unlock.device_keys import find_device_key
+
+
+@click.group()
+def device() -> None:
+    """Machines: register, list, label, verify, watch, suspend, allow, remove."""
+
+
+@device.command("list")
+@click.option("--label", "labels", multiple=True, help="Only those that have this label; repeat it for more.")
+@output.json_option
+def list_devices(labels: tuple[str, ...], as_json: bool) -> None:
+    """List the machines and how they fared last."""
+
+    async def load(state: State) -> list[Device]:
+        return [d for d in await state.store.list_devices() if set(labels) <= set(d.labels)]
+
+    devices = run(load)
+    if as_json:
+        output.print_json([_as_json(entry) for entry in devices])
+        return
+    output.table(
+        (
+            "name",
+            "policy",
+            "labels",
+            "ek",
+            "grade",
+            "learning until",
+            "last seen",
+            "last verdict",
+            "running",
+            "disks",
+        ),
+        [
+            (
+                d.name,
+                d.policy,
+                ", ".join(d.labels) or None,
+                "verified" if d.ek_verified else "UNVERIFIED",
+                d.grade["grade"] if d.grade else None,
+                d.learning.until if d.learning else None,
+                d.last_seen_at,
+                d.last_code,
+                _running(d),
+                spell_disks(d.disks),
+            )
+            for d in devices
+        ],
+        empty="no machine has that"
+        if labels
+        else "no machines yet; make a token with 'tang-attest token create'",
+    )
+
+
+@device.command()
+@click.argument("name")
+@output.json_option
+def show(name: str, as_json: bool) -> None:
+    """Show everything known about one machine."""
+
+    async def load(state: State) -> tuple[Device, str | None]:
+        entry = await state.store.get_device(name)
+        if not entry.kids:
+            return entry, None
+        key = (await find_device_key(state.store, entry.kids[0])).key
+        return entry, "TPM" if state.sealed.is_in_tpm(key) else "database"
+
+    entry, place = run(load)
+    view = {**_as_json(entry), "key_lives_in": place}
+    if as_json:
+        output.print_json(view)
+    else:
+        output.table(
+            ("field", "value"),
+            [
+                (key.replace("_", " "), ", ".join(value) if isinstance(value, list) else value)
+                for key, value in view.items()
+            ],
+            empty="",
+        )
+
+
+@device.command()
+@click.argument("name")
+@click.option(
+    "--ak-public",
+    type=click.Path(path_type=Path),
+    required=True,
+    help="TPM2B_PUBLIC or TPMT_PUBLIC file, as 'tpm2 readpublic -o' writes it.",
+)
+@click.option("--policy", help="The policy it comes under; an empty one of its own by default.")
+@click.option("--tcti", help="Its TPM, if this machine reaches it, such as swtpm:host=127.0.0.1,port=2321.")
+@click.option("--ak-handle", default=DEFAULT_AK, show_default=True, help="Where the AK is in that TPM.")
+@click.option(
+    "--pem", is_flag=True, help="The file is a PEM key: its attributes cannot be checked, and are not."
+)
+@click.option(
+    "--verify-only",
+    is_flag=True,
+    help="Make no exchange key: it unlocks nothing, and may share its AK. Needs --tcti.",
+)
+def register(
+    name: str,
+    ak_public: Path,
+    policy: str | None,
+    tcti: str | None,
+    ak_handle: str,
+    pem: bool,
+    verify_only: bool,
+) -> None:
+    """Add a machine whose AK you brought yourself, without credential activation.
+
+    Nothing then proves which TPM holds the key; enrollment with a token does.
+    """
+    if verify_only and tcti is None:
+        raise click.UsageError("--verify-only needs --tcti")
+    key, reach = read_ak(ak_public, pem=pem), reach_of(tcti, ak_handle)
+    entry = run(
+        lambda state: state.registry.register(name, key, policy, reach=reach, verified_only=verify_only)
+    )
+    output.say(f"SUCCESS: instance {name} registered")
+    for kid in entry.kids:
+        click.echo(kid)
+
+
+def read_ak(path: Path, *, pem: bool = False) -> AttestationKey:
+    """The AK in a file.  Raises ``file-unreadable``, ``key-malformed``, ``ak-unsuitable``."""
+    data = read_file(path, 16 * 1024)
+    if pem:
+        return ak_from_pem(data)
+    if data.startswith(b"-----BEGIN"):
+        raise Malformed(
+            "key-malformed", "The file is a PEM key, whose attributes cannot be checked; say --pem."
+        )
+    try:
+        return accept_ak(data)
+    except Malformed:
+        return accept_ak(public_from_tpmt(data))
+
+
+@device.command()
+@click.argument("names", nargs=-1, required=True, metavar="NAME...")
+@click.option("--add", multiple=True, metavar="LABEL", help="Give them this label; repeat it for more.")
+@click.option("--remove", multiple=True, metavar="LABEL", help="Take this label from them.")
+def label(names: tuple[str, ...], add: tuple[str, ...], remove: tuple[str, ...]) -> None:
+    """Add labels to machines, or remove them; listings and rollouts choose by labels.
+
+    \b
+    tang-attest device label pi-b pi-c --add canary --add site=berlin
+    """
+    if not add and not remove:
+        raise click.UsageError("Say --add or --remove.")
+    run(lambda state: state.registry.label(names, add, remove))
+    changes = [f"+{each}" for each in add] + [f"-{each}" for each in remove]
+    output.say(f"labels of {', '.join(names)}: {' '.join(changes)}")
+
+
+@device.command()
+@click.argument("name")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+def remove(name: str, yes: bool) -> None:
+    """Forget a machine and destroy its exchange keys, for good.
+
+    Its disks then open by passphrase only, even if the machine enrolls again: they have to be bound anew.
+    """
+    run(lambda state: state.store.get_device(name))
+    question = f"Destroy the exchange keys of {name}? Its disks will open by passphrase only"
+    if not yes and not click.confirm(question, err=True):
+        output.say("nothing was removed")
+        click.get_current_context().exit(1)
+    run(lambda state: state.registry.remove(name))
+    output.say(f"SUCCESS: instance {name} removed")
+
+
+@device.command()
+@click.argument("name")
+@click.option(
+    "--for",
+    "window",
+    type=Duration(),
+    default="1h",
+    show_default=True,
+    help="How long the next boot is waited for.",
+)
+def learn(name: str, window: timedelta) -> None:
+    """Record the next boot's PCR 10 and 11, if every other PCR is as expected.
+
+    That boot itself is refused, so that a person with the passphrase is there to see it.
+    """
+    learning = run(lambda state: state.reference_values.learn(name, window))
+    output.say(f"the next boot of {name} is learned, until {learning.until:%Y-%m-%d %H:%M} UTC")
+
+
+def _as_json(entry: Device) -> dict[str, object]:
+    reasons: Any = entry.grade["reasons"] if entry.grade else ()
+    return {
+        "name": entry.name,
+        "policy": entry.policy,
+        "labels": list(entry.labels),
+        "kids": list(entry.kids),
+        "origin": entry.origin,
+        "enrolled_at": entry.enrolled_at,
+        "ek_verified": entry.ek_verified,
+        "ek_issuer": entry.ek_issuer,
+        "grade": entry.grade["grade"] if entry.grade else None,
+        "grade_reasons": [*reasons, *entry.unmeasured],
+        "ak_name": entry.ak_name.hex(),
+        "ak_scheme": f"{entry.ak_scheme} {entry.ak_hash}",
+        "reset_count": entry.clock.reset_count if entry.clock else None,
+        "learning_until": entry.learning.until if entry.learning else None,
+        "last_seen_at": entry.last_seen_at,
+        "last_code": entry.last_code,
+        "last_state": entry.last_state,
+        "running_policy": entry.running_policy,
+        "outcome": entry.standing.outcome,
+        "outcome_code": entry.standing.code,
+        "outcome_since": entry.standing.since,
+        "answered_at": entry.standing.answered_at,
+        "verified_at": entry.standing.verified_at,
+        "suspended_at": entry.suspension.at if entry.suspension else None,
+        "suspended_by": entry.suspension.by if entry.suspension else None,
+        "suspended_reason": entry.suspension.reason if entry.suspension else None,
+        "allowed_until": entry.allowed_until,
+        "disks": entry.disks.word,
+        "volumes": [f"{how} {uuid}" for uuid, how in sorted(entry.disks.volumes.items())],
+        "disks_told_at": entry.told.at if entry.told else None,
+        "disks_not_told_because": entry.disks.untold or None,
+    }
+
+
+def _running(entry: Device) -> str | None:
+    """How the running system stands; a suspension is what matters most."""
+    if entry.suspension is not None:
+        return "SUSPENDED"
+    return None if entry.standing.outcome is None else entry.standing.outcome.value
+
+
+for command in COMMANDS:
+    device.add_command(command)

@@ -1,0 +1,162 @@
+"""``tang-attest token``."""
+
+from __future__ import annotations
+
+import sys
+from datetime import timedelta
+
+import click
+
+from tang_attest.cli import output
+from tang_attest.cli.state import State, run
+from tang_attest.cli.types import Duration, SelectionType
+from tang_attest.ports.enrollment import Token
+from tang_attest.protocol.policy import DEFAULT_CAP_PCR, DEFAULT_SELECTION
+from tang_attest.protocol.values.pcr import Selection
+from tang_attest.service.machines.registry import TokenTerms
+
+
+@click.group()
+def token() -> None:
+    """One-time tokens with which machines enroll."""
+
+
+@token.command()
+@click.option("--name", help="Only a machine of this name may use it.")
+@click.option("--record", is_flag=True, help="Make a policy from the machine's first quote.")
+@click.option("--policy", help="Put the machine under this existing policy instead.")
+@click.option(
+    "--selection",
+    type=SelectionType(),
+    default=DEFAULT_SELECTION,
+    show_default=True,
+    help="With --record: the PCRs of the new policy.",
+)
+@click.option(
+    "--cap-pcr",
+    type=click.IntRange(0, 15),
+    default=DEFAULT_CAP_PCR,
+    show_default=True,
+    help="With --record: the PCR that is extended once the disks are open.",
+)
+@click.option(
+    "--allow-unverified-ek", is_flag=True, help="Accept a TPM whose EK no known vendor root vouches for."
+)
+@click.option("--force", is_flag=True, help="Record values even if nothing measured this machine's boot.")
+@click.option(
+    "--valid-for", type=Duration(), default="24h", show_default=True, help="How long it can be used."
+)
+@click.option(
+    "--learn-for",
+    type=Duration(),
+    default="24h",
+    show_default=True,
+    help="With --record: how long a selection with PCR 10 or 11 may be learned at the next boot.",
+)
+@click.option("--label", "labels", multiple=True, help="Give the machine this label; repeat it for more.")
+@output.json_option
+def create(
+    name: str | None,
+    record: bool,
+    policy: str | None,
+    selection: Selection,
+    cap_pcr: int,
+    allow_unverified_ek: bool,
+    force: bool,
+    valid_for: timedelta,
+    learn_for: timedelta,
+    labels: tuple[str, ...],
+    as_json: bool,
+) -> None:
+    """Make a token and print it; it is shown only now.
+
+    \b
+    tang-attest token create --name pi-b --record
+    tang-attest token create --policy webservers --valid-for 7d
+    """
+    terms = TokenTerms(
+        name,
+        policy,
+        record,
+        selection,
+        cap_pcr,
+        allow_unverified_ek,
+        force,
+        valid_for,
+        learn_for,
+        labels,
+    )
+    text, made = run(lambda state: state.registry.create_token(terms))
+    if as_json:
+        output.print_json({"token": text, **_as_json(made)})
+    else:
+        click.echo(text)
+        output.hint(f"it is good once, until {made.expires_at:%Y-%m-%d %H:%M} UTC, and is not shown again")
+
+
+@token.command("list")
+@output.json_option
+def list_tokens(as_json: bool) -> None:
+    """List tokens; their texts are not kept."""
+
+    async def load(state: State) -> list[Token]:
+        return list(await state.store.list_tokens())
+
+    tokens = run(load)
+    if as_json:
+        output.print_json([_as_json(entry) for entry in tokens])
+        return
+    output.table(
+        ("id", "created", "name", "policy", "labels", "expires", "used", "revoked", "unverified ek"),
+        [
+            (
+                t.digest.hex()[:16],
+                t.created_at,
+                t.name,
+                t.policy or f"record {t.selection}",
+                ", ".join(t.labels) or None,
+                t.expires_at,
+                t.used_at,
+                t.revoked_at,
+                t.allow_unverified_ek,
+            )
+            for t in tokens
+        ],
+        empty="no tokens",
+    )
+
+
+@token.command()
+@click.argument("named", metavar="ID")
+def revoke(named: str) -> None:
+    """Revoke an unused token for good; an enrollment under way with it is refused too.
+
+    ID is that of the listing, which may be shortened to 8 digits, or the name of the machine that it is for, or the
+    token itself; - reads it from stdin.
+
+    \b
+    tang-attest token list
+    tang-attest token revoke 5d41402abc4b2a76
+    """
+    if named == "-":
+        named = sys.stdin.readline().strip()
+    revoked = run(lambda state: state.registry.revoke_token(named))
+    output.say(f"token {revoked.digest.hex()[:16]} is revoked")
+
+
+def _as_json(entry: Token) -> dict[str, object]:
+    return {
+        "id": entry.digest.hex(),
+        "name": entry.name,
+        "policy": entry.policy,
+        "labels": list(entry.labels),
+        "record": entry.record,
+        "selection": str(entry.selection),
+        "cap_pcr": entry.cap_pcr,
+        "allow_unverified_ek": entry.allow_unverified_ek,
+        "created_at": entry.created_at,
+        "created_by": entry.created_by,
+        "expires_at": entry.expires_at,
+        "used_at": entry.used_at,
+        "revoked_at": entry.revoked_at,
+    }

@@ -1,0 +1,359 @@
+"""``tang-attest device verify``, ``watch``, ``suspend``, ``resume``, ``allow``, ``history``, ``running-policy``.
+
+Exit codes of verify and watch: 0 verified, 1 refused or not registered, 2 usage, 3 unreachable.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, Final
+
+import click
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+
+from tang_attest.cli import output
+from tang_attest.cli.files import read_file
+from tang_attest.cli.state import State, SystemClock, SystemRandomness, operator_name, run
+from tang_attest.cli.types import Duration, SelectionType
+from tang_attest.config import Settings
+from tang_attest.errors import NotFound
+from tang_attest.ports.machines import Reach
+from tang_attest.ports.rounds import PastVerification
+from tang_attest.programs.tpm2 import Tpm2Tools
+from tang_attest.protocol.cap import MAX_TEXTS, How, Opened
+from tang_attest.protocol.values.pcr import Selection
+from tang_attest.protocol.verification import Outcome, check_reach
+from tang_attest.service.rounds.on_demand import Rounds
+from tang_attest.service.rounds.verify import Round, Verify
+
+DEFAULT_AK: Final = "0x81010002"
+EXIT_CODES: Final = {Outcome.VERIFIED: 0, Outcome.REFUSED: 1, Outcome.UNREACHABLE: 3}
+PATIENCE_S: Final = 15
+
+Command = Callable[..., Any]
+
+
+def rounds_of(state: State, cap_events: Path | None = None) -> Rounds:
+    """Return the use case that asks machines for evidence, wired to *state*; *cap_events* has the texts of the cap of a TPM that we ask.
+
+    Raises ``file-unreadable``, ``request-too-large``.
+    """
+    texts = None if cap_events is None else read_file(cap_events, MAX_TEXTS)
+    clock = SystemClock()
+    ttl_s = Settings.model_fields["challenge_ttl"].default
+    verifier = Verify(state.store, clock, SystemRandomness(), state.secret.derive("nonce"), ttl_s)
+    return Rounds(state.store, verifier, Tpm2Tools(cap_events=texts), clock)
+
+
+def reach_of(tcti: str | None, ak_handle: str) -> Reach | None:
+    """The TPM that the options name, if they name one."""
+    if tcti is None:
+        return None
+    check_reach(tcti, ak_handle)
+    return Reach(tcti, ak_handle)
+
+
+def _reach_options(command: Command) -> Command:
+    options = (
+        click.option(
+            "--tcti",
+            help="Ask this TPM ourselves, such as swtpm:host=127.0.0.1,port=2321, not the machine's agent.",
+        ),
+        click.option(
+            "--ak-handle", default=DEFAULT_AK, show_default=True, help="Where the AK is in that TPM."
+        ),
+        click.option(
+            "--timeout",
+            "patience_s",
+            type=click.IntRange(1, 600),
+            default=PATIENCE_S,
+            show_default=True,
+            help="Seconds to wait for the agent.",
+        ),
+        click.option(
+            "--cap-events",
+            type=click.Path(path_type=Path),
+            help="With a TPM that we ask: a copy of the machine's /run/clevis-attest/cap-events.",
+        ),
+    )
+    for option in options:
+        command = option(command)
+    return command
+
+
+@click.command()
+@click.argument("name")
+@click.option("--record", is_flag=True, help="Take what it runs now as what it shall run, before verifying.")
+@click.option(
+    "--selection",
+    type=SelectionType(),
+    help="With --record and --tcti: other PCRs than those of its policy that stay while a system runs.",
+)
+@_reach_options
+def verify(
+    name: str,
+    record: bool,
+    selection: Selection | None,
+    tcti: str | None,
+    ak_handle: str,
+    patience_s: int,
+    cap_events: Path | None,
+) -> None:
+    """Have a running machine prove what it runs, once.
+
+    It exits with 0 when the machine was verified, 1 when it was refused, 3 when no evidence came.
+
+    \b
+    tang-attest device verify pi-b
+    tang-attest device verify vm1 --tcti swtpm:host=127.0.0.1,port=2321
+    """
+    if selection is not None and not (record and tcti):
+        raise click.UsageError("--selection needs --record and --tcti")
+    reach = reach_of(tcti, ak_handle)
+
+    async def once(state: State) -> Round | None:
+        rounds = rounds_of(state, cap_events)
+        try:
+            if record:
+                made = await rounds.record(name, reach, selection, patience_s, f"operator:{operator_name()}")
+                output.say(
+                    f"{name} is verified against policy {made.name} from now on, over {made.selection}"
+                )
+            return await rounds.once(name, reach, patience_s)
+        except NotFound as missing:
+            not_registered(name, missing)
+            return None
+
+    click.get_current_context().exit(tell(name, run(once)))
+
+
+def not_registered(name: str, missing: NotFound) -> None:
+    """Say that the machine is not known; any other thing that is missing is an error as everywhere."""
+    if missing.code not in ("not-found", "key-unknown"):
+        raise missing
+    click.echo(f"FAILURE: instance {output.printable(name)} not registered")
+
+
+def tell(name: str, ended: Round | None) -> int:
+    """Say how a round ended; the exit code."""
+    if ended is None:
+        return 1
+    if ended.outcome is Outcome.VERIFIED:
+        click.echo(f"instance {name} verified")
+        return 0
+    click.echo(f"FAILURE: instance {name} {ended.outcome}: {_sentence(ended)}")
+    for reason in ended.reasons[1:]:
+        click.echo(f"  {output.printable(reason.sentence.rstrip('.'))}")
+    output.hint(output.decapitalize(ended.reasons[0].action.rstrip(".")))
+    return EXIT_CODES[ended.outcome]
+
+
+def _sentence(ended: Round) -> str:
+    reason = ended.reasons[0]
+    return f"{output.printable(output.decapitalize(reason.sentence.rstrip('.')))} ({reason.code})"
+
+
+@click.command()
+@click.argument("name")
+@click.option("--rounds", "count", type=click.IntRange(1, 1_000_000), help="How many; without, until Ctrl-C.")
+@click.option(
+    "--delay",
+    type=click.FloatRange(0, 86_400),
+    default=10,
+    show_default=True,
+    help="Seconds between two rounds.",
+)
+@_reach_options
+def watch(
+    name: str,
+    count: int | None,
+    delay: float,
+    tcti: str | None,
+    ak_handle: str,
+    patience_s: int,
+    cap_events: Path | None,
+) -> None:
+    """Have a running machine prove what it runs, again and again.
+
+    The exit code is that of the worst round: 1 when one was refused, else 3 when no evidence came in one.
+
+    \b
+    tang-attest device watch vm1 --rounds 3 --delay 1
+    """
+    reach = reach_of(tcti, ak_handle)
+
+    async def rounds(state: State) -> int:
+        if count is None:
+            with _live(name) as show:
+                return await watch_rounds(
+                    rounds_of(state, cap_events), name, None, delay, reach, patience_s, show
+                )
+        return await watch_rounds(
+            rounds_of(state, cap_events), name, count, delay, reach, patience_s, say_round
+        )
+
+    click.get_current_context().exit(run(rounds))
+
+
+Show = Callable[[int, Round], None]
+ShowEnd = Callable[[str, int, int], None]
+
+
+def say_end(name: str, verified: int, count: int) -> None:
+    """A line about *count* rounds, of which so many *verified* the machine."""
+    click.echo(f"instance {name} verified in {verified} of {count} rounds")
+
+
+async def watch_rounds(
+    asking: Rounds,
+    name: str,
+    count: int | None,
+    delay: float,
+    reach: Reach | None,
+    patience_s: float,
+    show: Show,
+    show_end: ShowEnd = say_end,
+) -> int:
+    """Verify *count* times, or for ever; the exit code."""
+    ended = Counter[Outcome]()
+    number = 0
+    while count is None or number < count:
+        if number:
+            await asyncio.sleep(delay)
+        number += 1
+        try:
+            one = await asking.once(name, reach, patience_s)
+        except NotFound as missing:
+            not_registered(name, missing)
+            return 1
+        ended[one.outcome] += 1
+        show(number, one)
+    show_end(name, ended[Outcome.VERIFIED], number)
+    worst = (Outcome.REFUSED, Outcome.UNREACHABLE)
+    return next((EXIT_CODES[outcome] for outcome in worst if ended[outcome]), 0)
+
+
+def say_round(number: int, one: Round) -> None:
+    """A line."""
+    if one.outcome is Outcome.VERIFIED:
+        click.echo(f"round: {number} succeeded")
+    else:
+        word = "failed" if one.outcome is Outcome.REFUSED else "unreachable"
+        click.echo(f"round: {number} {word}: {_sentence(one)}")
+
+
+@contextmanager
+def _live(name: str) -> Iterator[Show]:
+    """A table that is drawn anew each round; lines where there is no terminal."""
+    if not sys.stdout.isatty():
+        yield say_round
+        return
+    counts: Counter[Outcome] = Counter()
+    with Live(console=Console(highlight=False), auto_refresh=False) as live:
+
+        def show(number: int, one: Round) -> None:
+            counts[one.outcome] += 1
+            table = Table(box=None, pad_edge=False)
+            for column in ("INSTANCE", "ROUND", *(outcome.upper() for outcome in Outcome), "AT", "LAST"):
+                table.add_column(column)
+            last = "verified" if one.outcome is Outcome.VERIFIED else f"{one.outcome}: {_sentence(one)}"
+            when = f"{datetime.now(UTC):%H:%M:%S}"
+            table.add_row(name, str(number), *(str(counts[outcome]) for outcome in Outcome), when, last)
+            live.update(table, refresh=True)
+
+        yield show
+
+
+@click.command()
+@click.argument("name")
+@click.option("--reason", required=True, help="For the audit record, and for who comes to resume it.")
+def suspend(name: str, reason: str) -> None:
+    """Let a machine's exchange keys answer nobody until 'resume'; its disks still open by passphrase."""
+    run(lambda state: state.registry.suspend(name, reason))
+    output.say(f"instance {name} is suspended")
+    output.hint(f"take it back with 'tang-attest device resume {name}'")
+
+
+@click.command()
+@click.argument("name")
+def resume(name: str) -> None:
+    """Let a suspended machine's exchange keys answer again; the audit record names you."""
+    run(lambda state: state.registry.resume(name))
+    output.say(f"instance {name} is resumed")
+
+
+@click.command()
+@click.argument("name")
+@click.option(
+    "--for", "window", type=Duration(), default="30m", show_default=True, help="For how long it may unlock."
+)
+def allow(name: str, window: timedelta) -> None:
+    """Say that a machine may unlock now, where its policy asks for a person or has not seen it for long.
+
+    It still has to prove that it booted what is approved.
+    """
+    until = run(lambda state: state.registry.allow(name, window))
+    output.say(f"instance {name} may unlock until {until:%Y-%m-%d %H:%M} UTC")
+
+
+@click.command()
+@click.argument("name")
+@click.option("--limit", type=click.IntRange(1, 10_000), default=20, show_default=True, help="How many.")
+@output.json_option
+def history(name: str, limit: int, as_json: bool) -> None:
+    """Show how a machine's verification changed, newest first; also of one that was removed."""
+
+    async def load(state: State) -> list[PastVerification]:
+        return list(await state.store.list_verifications(name, limit))
+
+    past = run(load)
+    if as_json:
+        output.print_json([{"at": p.at, "outcome": p.outcome, "code": p.code, **p.details} for p in past])
+        return
+    output.table(
+        ("at", "outcome", "code", "disks", "why"),
+        [(p.at, p.outcome.value, p.code, _disks(p), _why(p)) for p in past],
+        empty=f"{name} was never verified while it ran",
+    )
+
+
+def spell_disks(opened: Opened) -> str:
+    """``attested UUID``, ``passphrase UUID``, or ``not told``: the worse first."""
+    named = sorted(opened.volumes.items(), key=lambda volume: (volume[1] is How.ATTESTED, volume[0]))
+    return ", ".join(f"{how} {uuid}" for uuid, how in named) or opened.word
+
+
+def _disks(past: PastVerification) -> str | None:
+    disks = past.details.get("disks")
+    return str(disks["opened"]) if isinstance(disks, dict) else None
+
+
+def _why(past: PastVerification) -> str | None:
+    reasons = past.details.get("reasons")
+    return str(reasons[0]["sentence"]) if isinstance(reasons, list) and reasons else None
+
+
+@click.command("running-policy")
+@click.argument("name")
+@click.argument("policy", required=False)
+@click.option("--own", is_flag=True, help="Its own policy again, capped and without PCR 10 and 11.")
+def set_running_policy(name: str, policy: str | None, own: bool) -> None:
+    """Choose the policy that a machine is verified against while it runs.
+
+    The cap PCR has the value of a running system there; 'verify --record' makes such a policy.
+    """
+    if own == (policy is not None):
+        raise click.UsageError("name a policy, or say --own")
+    run(lambda state: state.registry.set_running_policy(name, policy))
+    output.say(f"{name} is verified against {'its own policy, capped' if own else f'policy {policy}'}")
+
+
+COMMANDS: Final = (verify, watch, suspend, resume, allow, history, set_running_policy)

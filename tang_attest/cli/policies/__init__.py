@@ -1,0 +1,1 @@
+"""Commands for policies, and for the boots that they refused."""

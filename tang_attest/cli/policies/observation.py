@@ -1,0 +1,212 @@
+"""``tang-attest observation`` and ``tang-attest approve``."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Final
+
+import click
+
+from tang_attest.cli import output
+from tang_attest.cli.state import State, run
+from tang_attest.cli.types import Duration
+from tang_attest.ports.policies import Observation
+from tang_attest.protocol.policy import ReferencePolicy
+from tang_attest.protocol.reference_state import COUNTING, ReferenceState
+from tang_attest.service.policies.explanation import Explanation
+from tang_attest.service.policies.reference_values import Approval
+
+#: Machines that a line names.
+_NAMED: Final = 5
+
+
+@click.group()
+def observation() -> None:
+    """Authentic evidence that was refused, and can be approved."""
+
+
+@observation.command("list")
+@click.option("--device", help="Only of this machine.")
+@click.option(
+    "--limit", type=click.IntRange(1, 10_000), default=50, show_default=True, help="How many, newest first."
+)
+@output.json_option
+def list_observations(device: str | None, limit: int, as_json: bool) -> None:
+    """List what was refused, newest first, and which PCRs differ from the policy now."""
+
+    async def load(state: State) -> list[tuple[Observation, tuple[int, ...]]]:
+        rows = []
+        policies: dict[str, ReferencePolicy] = {}
+        for entry in await state.store.list_observations(device, limit):
+            if entry.device not in policies:
+                policies[entry.device] = await state.store.get_policy(
+                    (await state.store.get_device(entry.device)).policy
+                )
+            rows.append((entry, _differences(entry, policies[entry.device])))
+        return rows
+
+    rows = run(load)
+    if as_json:
+        output.print_json([{**_as_json(entry), "differs": list(differs)} for entry, differs in rows])
+        return
+    output.table(
+        ("id", "machine", "when", "code", "selection", "differs in pcr", "reset count"),
+        [
+            (
+                o.id,
+                o.device,
+                o.at,
+                o.code,
+                o.snapshot.selection,
+                ", ".join(map(str, differs)) or "nothing",
+                o.reset_count,
+            )
+            for o, differs in rows
+        ],
+        empty="no observations: nothing authentic was refused",
+    )
+
+
+@observation.command()
+@click.argument("number", type=click.IntRange(1), metavar="ID")
+@output.json_option
+def show(number: int, as_json: bool) -> None:
+    """Explain what is odd about an observation: by PCR, and event by event if the machine sent its log.
+
+    The log is compared with that of an approved boot of the machine.  Look at it before you approve.
+    """
+
+    async def explain(state: State) -> Explanation:
+        return await state.explanations.explain(await state.explanations.find(number))
+
+    found = run(explain)
+    if as_json:
+        output.print_json(_explanation_as_json(found))
+        return
+    entry = found.observation
+    click.echo(f"observation {entry.id} of {entry.device}, {entry.at:%Y-%m-%d %H:%M:%S} UTC: {entry.code}")
+    expected = found.nearest.values if found.nearest else {}
+    output.table(
+        ("pcr", "approved", "seen"),
+        [
+            (pcr, expected[pcr].hex() if pcr in expected else None, entry.snapshot.values[pcr].hex())
+            for pcr in found.differences
+        ],
+        empty=f"it equals state '{found.nearest.label}'" if found.nearest else "",
+    )
+    for change in found.changes:
+        click.echo(f"PCR {change.pcr}: {output.printable(change.sentence)}")
+    for doubt in found.doubts:
+        output.say(doubt)
+    if not found.reasons:
+        output.say(f"policy {found.policy} would permit it now")
+        return
+    for reason in found.reasons:
+        if reason.code in ("rule-failed", "log-replay-mismatch", "log-missing"):
+            output.say(output.decapitalize(reason.sentence.rstrip(".")))
+    output.hint(f"if you made this change: tang-attest approve {entry.device} --observation {entry.id}")
+
+
+def _explanation_as_json(found: Explanation) -> dict[str, object]:
+    return {
+        **_as_json(found.observation),
+        "policy": found.policy,
+        "nearest_state": found.nearest.label if found.nearest else None,
+        "differs": list(found.differences),
+        "reasons": [reason.as_json() for reason in found.reasons],
+        "changes": [change.as_json() for change in found.changes],
+        "doubts": list(found.doubts),
+    }
+
+
+def _differences(entry: Observation, policy: ReferencePolicy) -> tuple[int, ...]:
+    values = entry.snapshot.values
+    differences = [state.differences(values) for state in policy.states if state.life in COUNTING]
+    return min(differences, key=len, default=tuple(sorted(values)))
+
+
+@click.command()
+@click.argument("device")
+@click.option("--label", help="Name of the new reference state; the time by default.")
+@click.option(
+    "--observation",
+    "observation_id",
+    type=int,
+    help="The observation to approve; needed when different boots were refused since the last permitted one.",
+)
+@click.option("--only-this-device", is_flag=True, help="Not for the other machines under the same policy.")
+@click.option("--once", is_flag=True, help="For one boot only.")
+@click.option("--for", "valid_for", type=Duration(), help="For this long only, such as 30m or 7d.")
+@click.option("--force", is_flag=True, help="Accept a capped state, or a boot that nothing measured.")
+def approve(
+    device: str,
+    label: str | None,
+    observation_id: int | None,
+    only_this_device: bool,
+    once: bool,
+    valid_for: timedelta | None,
+    force: bool,
+) -> None:
+    """Accept what DEVICE booted: its refused quote becomes a reference state.
+
+    The disk opens by itself from the next boot on.  States approved before stay valid.  Prints which PCRs are new, and
+    for which machines they count.
+
+    \b
+    tang-attest approve pi-b --once --for 30m     one boot, within half an hour
+    """
+    approval = Approval(only_this_device=only_this_device, once=once, valid_for=valid_for, force=force)
+
+    async def work(state: State) -> tuple[Observation, ReferenceState, ReferencePolicy, list[str]]:
+        policy = await state.store.get_policy((await state.store.get_device(device)).policy)
+        seen, made = await state.reference_values.approve(
+            device, label, observation_id=observation_id, approval=approval
+        )
+        machines = [each.name for each in await state.store.list_devices() if each.policy == policy.name]
+        return seen, made, policy, machines
+
+    seen, made, policy, machines = run(work)
+    when = f"{seen.at:%Y-%m-%d %H:%M:%S} UTC"
+    output.say(f"observation {seen.id} of {device}, from {when}, is approved{_limits(made)}: {made.label}")
+    output.say(f"{_novelty(seen, policy)}; it counts for {_audience(made, policy, machines)}")
+
+
+def _novelty(seen: Observation, policy: ReferencePolicy) -> str:
+    """The PCRs that no state had as they are now."""
+    differs = _differences(seen, policy)
+    if not differs:
+        return "its values are those of another state"
+    return f"new in PCR {', '.join(map(str, differs))}"
+
+
+def _audience(state: ReferenceState, policy: ReferencePolicy, machines: list[str]) -> str:
+    """The machines that may boot *state* from now on."""
+    if state.limits.device is not None:
+        return state.limits.device
+    shown = ", ".join(machines[:_NAMED])
+    if len(machines) > _NAMED:
+        shown += f" and {len(machines) - _NAMED:,} more"
+    return f"every machine of policy {policy.name}: {shown}"
+
+
+def _limits(state: ReferenceState) -> str:
+    limits = state.limits
+    words = [
+        " for this machine only" if limits.device else "",
+        " for one boot" if limits.uses_left else "",
+        f" until {limits.expires_at:%Y-%m-%d %H:%M} UTC" if limits.expires_at else "",
+    ]
+    return "".join(words)
+
+
+def _as_json(entry: Observation) -> dict[str, object]:
+    return {
+        "id": entry.id,
+        "device": entry.device,
+        "at": entry.at,
+        "code": entry.code,
+        "selection": str(entry.snapshot.selection),
+        "values": {str(pcr): value.hex() for pcr, value in sorted(entry.snapshot.values.items())},
+        "reset_count": entry.reset_count,
+        "event_log_bytes": len(entry.snapshot.event_log),
+    }

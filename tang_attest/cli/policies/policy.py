@@ -1,0 +1,177 @@
+"""``tang-attest policy``."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import click
+
+from tang_attest.cli import output
+from tang_attest.cli.files import read_file
+from tang_attest.cli.policies.change import apply, dry_run
+from tang_attest.cli.policies.conditions import COMMANDS, spell
+from tang_attest.cli.policies.rollout import rollout
+from tang_attest.cli.policies.states import (
+    approve,
+    hint_retire,
+    restore,
+    retire,
+    stage,
+    staged,
+    state_as_json,
+    trust_predictions,
+)
+from tang_attest.cli.state import State, run
+from tang_attest.cli.types import SelectionType
+from tang_attest.protocol.policy import DEFAULT_CAP_PCR, ReferencePolicy
+from tang_attest.protocol.reference_state import COUNTING, ReferenceState
+from tang_attest.protocol.values.pcr import Selection
+from tang_attest.protocol.values.pcr_file import parse_values
+
+
+@click.group()
+def policy() -> None:
+    """Reference values: which PCR values are approved."""
+
+
+@policy.command("list")
+@output.json_option
+def list_policies(as_json: bool) -> None:
+    """List the policies."""
+
+    async def load(state: State) -> list[ReferencePolicy]:
+        return list(await state.store.list_policies())
+
+    policies = run(load)
+    if as_json:
+        output.print_json([_as_json(entry) for entry in policies])
+        return
+    output.table(
+        ("name", "selection", "cap pcr", "states"),
+        [(p.name, p.selection, p.cap_pcr, _counting(p) or "EMPTY: refuses all") for p in policies],
+        empty="no policies yet",
+    )
+
+
+@policy.command()
+@click.argument("name")
+@output.json_option
+def show(name: str, as_json: bool) -> None:
+    """Show a policy's reference states, who booted them last, and their values."""
+
+    async def load(state: State) -> tuple[ReferencePolicy, Counter[str | None], list[str]]:
+        booted = Counter(d.last_state for d in await state.store.list_devices() if d.policy == name)
+        return await state.store.get_policy(name), booted, await state.reference_values.retirable(name)
+
+    entry, booted, retirable = run(load)
+    if as_json:
+        output.print_json({**_as_json(entry), "retirable": retirable})
+        return
+    trust = ", trusts predictions" if entry.trust_predictions else ""
+    asked = "".join(f", {words}" for words in spell(entry.conditions))
+    click.echo(f"{entry.name}: {entry.selection}, cap PCR {entry.cap_pcr}{trust}{asked}")
+    output.table(
+        ("state", "life", "origin", "for", "until", "boots left", "machines", "since"),
+        [
+            (
+                s.label,
+                s.life.value,
+                s.origin,
+                _audience(s),
+                s.limits.expires_at,
+                s.limits.uses_left,
+                booted[s.label],
+                s.created_at,
+            )
+            for s in entry.states
+        ],
+        empty="no reference state: the policy refuses everyone",
+    )
+    if entry.states:
+        values = [(s.label, pcr, v.hex()) for s in entry.states for pcr, v in sorted(s.values.items())]
+        output.table(("state", "pcr", "value"), values, empty="")
+    for label in retirable:
+        hint_retire(name, label)
+
+
+@policy.command()
+@click.argument("name")
+@click.option(
+    "--selection", type=SelectionType(), required=True, help="Bank and PCRs, such as sha256:0,2,4,7."
+)
+@click.option(
+    "--cap-pcr",
+    type=click.IntRange(0, 15),
+    default=DEFAULT_CAP_PCR,
+    show_default=True,
+    help="The PCR that is extended once the disks are open.",
+)
+def create(name: str, selection: Selection, cap_pcr: int) -> None:
+    """Make an empty policy; it refuses everyone until a state is recorded or approved."""
+    made = run(lambda state: state.reference_values.create_policy(name, selection, cap_pcr))
+    output.say(f"policy {made.name} made over {made.selection}")
+    output.hint(f"add values with 'tang-attest policy record {made.name} --values FILE'")
+
+
+@policy.command()
+@click.argument("name")
+@click.option(
+    "--values",
+    "file",
+    type=click.Path(path_type=Path),
+    required=True,
+    help='Output of \'tpm2 pcrread\', or JSON {"0": "hex", ...}; - is stdin.',
+)
+@click.option("--label", help="Name of the state; the time by default.")
+@click.option("--force", is_flag=True, help="Accept values of a boot that nothing measured.")
+def record(name: str, file: Path, label: str | None, force: bool) -> None:
+    """Add a reference state from a file of values.
+
+    \b
+    tpm2 pcrread sha256:0,2,4,7 | tang-attest policy record webservers --values - --label 6.1.0-28
+    """
+    data = read_file(file, 64 * 1024)
+
+    async def add(state: State) -> str:
+        entry = await state.store.get_policy(name)
+        values = parse_values(data, entry.selection)
+        return (await state.reference_values.record(name, label, values, force=force)).label
+
+    output.say(f"policy {name} has a new state: {run(add)}")
+
+
+def _audience(state: ReferenceState) -> str:
+    if state.limits.rollout is not None:
+        return f"rollout {state.limits.rollout}"
+    return state.limits.device or "all"
+
+
+def _counting(entry: ReferencePolicy) -> str:
+    return ", ".join(state.label for state in entry.states if state.life in COUNTING)
+
+
+def _as_json(entry: ReferencePolicy) -> dict[str, object]:
+    return {
+        "name": entry.name,
+        "selection": str(entry.selection),
+        "cap_pcr": entry.cap_pcr,
+        "trust_predictions": entry.trust_predictions,
+        "conditions": entry.conditions.as_json(),
+        "states": [state_as_json(state) for state in entry.states],
+    }
+
+
+for command in (
+    stage,
+    staged,
+    approve,
+    retire,
+    restore,
+    trust_predictions,
+    dry_run,
+    apply,
+    rollout,
+    *COMMANDS,
+):
+    policy.add_command(command)

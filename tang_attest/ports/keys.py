@@ -1,0 +1,64 @@
+"""Keys at rest, and the store of private keys."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final, Protocol
+
+from tang_attest.protocol.exchange import Multiplier
+
+#: The holder of a key that serves no device: a signing key, or an open exchange key (plain Tang).
+OPEN: Final = "open"
+
+
+def holder(ak_name: bytes, ak_spki: bytes) -> str:
+    """The machine that an exchange key answers, as the sealed key itself names it: its AK's Name, and its AK's key."""
+    return f"{ak_name.hex()}:{hashlib.sha256(ak_spki).hexdigest()}"
+
+
+@dataclass(frozen=True, slots=True)
+class SealedKey:
+    """An exchange or signing key at rest: ``sealed`` is a compact JWE around its PKCS #8 DER, or around what the
+    server's TPM has wrapped for itself.
+
+    ``use`` is ``exchange`` or ``sign``; ``public`` the public JWK (crv, kty, x, y).  A rotated key is still
+    used for what was bound to it, and advertised no longer.  ``holder`` is whom it serves, by the device's row as it
+    is now (:func:`holder`): the key opens only if it was sealed for the same.
+    """
+
+    kid: str
+    use: str
+    curve: str
+    public: Mapping[str, str]
+    sealed: str
+    created_at: datetime
+    rotated_at: datetime | None = None
+    holder: str = OPEN
+
+
+class KeyStore(Protocol):
+    """Private keys: made, sealed and opened."""
+
+    def create(self, use: str, curve: str, now: datetime) -> SealedKey:
+        """A new key of *curve* (``P-256``, ``P-384``, ``P-521``), made in this process."""
+
+    async def create_exchange(self, curve: str, now: datetime, holder: str) -> SealedKey:
+        """A new exchange key for *holder*: in the server's TPM, if it uses one, on the TPM's strongest curve; else on *curve*.
+
+        Raises ``server-tpm-unavailable``.
+        """
+
+    async def check_tpm(self) -> None:
+        """Raise ``server-tpm-unavailable`` when the server uses a TPM and that does not answer."""
+
+    def is_in_tpm(self, key: SealedKey) -> bool:
+        """Whether only a TPM can use *key*; told without opening it."""
+
+    def open_exchange(self, key: SealedKey) -> Multiplier:
+        """The exchange key, ready for use.
+
+        Raises ``internal`` when it was sealed under another secret, ``registry-tampered`` when for another holder.
+        """

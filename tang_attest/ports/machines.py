@@ -1,0 +1,142 @@
+"""Machines: devices, and how each stands."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+
+from tang_attest.ports.keys import holder
+from tang_attest.protocol.cap import Opened, untold
+from tang_attest.protocol.tpm import ClockInfo
+from tang_attest.protocol.verification import Outcome
+
+
+@dataclass(frozen=True, slots=True)
+class Learning:
+    """One armed learning use: until when, and the values that must not differ (by PCR)."""
+
+    until: datetime
+    stable: Mapping[int, bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class Suspension:
+    """Why a device's exchange keys answer nobody; ``by`` is an audit actor."""
+
+    at: datetime
+    by: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Standing:
+    """How the verification of a running machine stands.
+
+    ``since`` is when ``outcome`` and ``code`` became what they are, ``answered_at`` when the running system last gave
+    authentic evidence, ``verified_at`` when evidence was last good (a permitted unlock is), ``wanted_at`` when an
+    operator asked for a round that has not been.
+    """
+
+    outcome: Outcome | None = None
+    code: str | None = None
+    since: datetime | None = None
+    answered_at: datetime | None = None
+    verified_at: datetime | None = None
+    wanted_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """A machine's statement about the disks of one boot: the time, and the TPM's reset counter in that boot."""
+
+    at: datetime
+    reset_count: int
+    opened: Opened
+
+
+@dataclass(frozen=True, slots=True)
+class Reach:
+    """A TPM that this machine can ask itself: a TCTI, such as a virtual machine's, and the AK's handle there."""
+
+    tcti: str
+    ak_handle: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewDevice:
+    """A machine as it is added.
+
+    ``ak_public`` is its TPM2B_PUBLIC (empty when only ``ak_spki`` is known, see ``device register --pem``),
+    ``origin`` ``enrolled`` or ``registered``.  ``opened_reset_count`` is the TPM's reset counter when it last ran
+    with open disks: at enrollment, and at each permitted unlock.  ``verified_only`` devices have no exchange key, and may
+    share an AK with each other.
+    """
+
+    name: str
+    ak_public: bytes
+    ak_name: bytes
+    ak_spki: bytes
+    ak_scheme: str
+    ak_hash: str
+    ek_spki: bytes | None
+    ek_certificate: bytes | None
+    ek_verified: bool
+    ek_issuer: str | None
+    origin: str
+    enrolled_at: datetime
+    clock: ClockInfo | None = None
+    learning: Learning | None = None
+    opened_reset_count: int | None = None
+    labels: tuple[str, ...] = ()
+    reach: Reach | None = None
+    verified_only: bool = False
+
+    @property
+    def holder(self) -> str:
+        """As its exchange keys name it."""
+        return holder(self.ak_name, self.ak_spki)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Device(NewDevice):
+    """A registered machine.
+
+    ``kids`` are its exchange keys, newest first; ``last_state`` the label of the reference state that its last
+    permitted unlock met, ``running_policy`` the policy it is verified against while it runs (none: its own, capped),
+    ``allowed_until`` the end of a person's word that it may unlock, ``labels`` words that rollouts and listings choose
+    by, ``grade`` what
+    :mod:`tang_attest.protocol.grade` says of its newest evidence, ``evidence_digest`` that evidence's
+    :attr:`NewEvidence.digest`, ``told`` what its running system told last of its disks, ``learned_reset_count`` the
+    TPM's reset counter in the boot whose state was learned: that boot opens nothing.
+    """
+
+    id: int
+    policy: str
+    last_seen_at: datetime | None = None
+    last_code: str | None = None
+    last_state: str | None = None
+    grade: Mapping[str, object] | None = None
+    evidence_digest: bytes | None = None
+    kids: tuple[str, ...] = ()
+    running_policy: str | None = None
+    suspension: Suspension | None = None
+    allowed_until: datetime | None = None
+    standing: Standing = Standing()
+    told: Told | None = None
+    learned_reset_count: int | None = None
+
+    @property
+    def unmeasured(self) -> tuple[str, ...]:
+        """Inputs that may steer its boot although nothing measures them, by its newest evidence."""
+        found = (self.grade or {}).get("unmeasured")
+        return tuple(map(str, found)) if isinstance(found, list) else ()
+
+    @property
+    def disks(self) -> Opened:
+        """The way in which the newest boot opened its disks, as far as that boot told."""
+        if self.told is None:
+            return untold("its running system told nothing yet")
+        if self.clock is not None and self.clock.reset_count != self.told.reset_count:
+            return untold("it booted since it told, and told nothing of that boot yet")
+        return self.told.opened

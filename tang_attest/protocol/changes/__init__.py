@@ -1,0 +1,1 @@
+"""Changes of a policy: the value, its dry run, and its rollout."""

@@ -1,0 +1,1 @@
+"""``tang-attest checkquote``: verification of a quote in files."""

@@ -1,0 +1,1 @@
+"""Endorsement keys: verification of their certificates up to a trust anchor."""

@@ -1,0 +1,1 @@
+"""Values that the protocol is made of: PCRs, points, encodings, labels, bounds."""

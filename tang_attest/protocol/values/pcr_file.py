@@ -1,0 +1,68 @@
+"""PCR values as people have them: the output of ``tpm2 pcrread``, or a JSON object."""
+
+from __future__ import annotations
+
+import json
+import re
+
+from tang_attest.errors import Malformed
+from tang_attest.protocol.values.pcr import PCR_COUNT, Selection, check_values
+
+_BANK = re.compile(r"\s*([a-z0-9]+)\s*:\s*")
+_PCR = re.compile(r"\s*([0-9]{1,2})\s*:\s*0x([0-9A-Fa-f]+)\s*")
+
+
+def parse_values(data: bytes, selection: Selection) -> dict[int, bytes]:
+    """The values of *selection* in *data*; other banks and PCRs in it are left out.
+
+    Raises ``values-invalid`` naming the line, for a PCR that no TPM has, a missing PCR or a value of the wrong size.
+    """
+    try:
+        text = data.decode("ascii")
+    except UnicodeDecodeError:
+        raise Malformed("values-invalid", "The values file is not text.") from None
+    found = _from_json(text) if text.lstrip().startswith("{") else _from_pcrread(text, selection.bank)
+    values = {pcr: value for pcr, value in found.items() if pcr in selection.pcrs}
+    check_values(selection, values)
+    return values
+
+
+def _from_json(text: str) -> dict[int, bytes]:
+    try:
+        pairs = json.loads(text, object_pairs_hook=list)
+        values = {_number(pcr): bytes.fromhex(value) for pcr, value in pairs}
+    except (ValueError, TypeError, RecursionError):
+        raise Malformed("values-invalid", 'The values file is not JSON like {"0": "<hex>"}.') from None
+    if len(values) != len(pairs):
+        raise Malformed("values-invalid", "The values file names a PCR twice.")
+    if unknown := [pcr for pcr in values if pcr >= PCR_COUNT]:
+        raise Malformed("values-invalid", f"The values file names PCR {unknown[0]}; a TPM has 0 to 23.")
+    return values
+
+
+def _number(text: str) -> int:
+    if re.fullmatch("[0-9]{1,2}", text) is None:  # int() would take signs, spaces and underscores
+        raise ValueError("not a PCR number")
+    return int(text)
+
+
+def _from_pcrread(text: str, bank: str) -> dict[int, bytes]:
+    values: dict[int, bytes] = {}
+    current = None
+    for number, line in enumerate(text.splitlines(), start=1):
+        if not line.strip():
+            continue
+        if match := _BANK.fullmatch(line):
+            current = match[1]
+        elif (match := _PCR.fullmatch(line)) and current is not None and len(match[2]) % 2 == 0:
+            if int(match[1]) >= PCR_COUNT:
+                raise Malformed(
+                    "values-invalid", f"Line {number}: there is no PCR {match[1]}; a TPM has 0 to 23."
+                )
+            if current == bank:
+                if int(match[1]) in values:
+                    raise Malformed("values-invalid", f"Line {number}: PCR {match[1]} is there twice.")
+                values[int(match[1])] = bytes.fromhex(match[2])
+        else:
+            raise Malformed("values-invalid", f"Line {number} is not a line of 'tpm2 pcrread'.")
+    return values

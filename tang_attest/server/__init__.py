@@ -1,0 +1,1 @@
+"""The running server: its composition, and its periodic work."""

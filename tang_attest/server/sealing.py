@@ -1,0 +1,64 @@
+"""What ``serve`` does beside answering: it seals the audit record, and lets the chain's head leave the machine."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from typing import Final
+
+import structlog
+
+from tang_attest.cli.state import State, SystemClock
+from tang_attest.errors import TangAttestError
+from tang_attest.protocol.audit_chain import KEY_LABEL, Seal
+from tang_attest.server.chores import again_and_again
+from tang_attest.service.audit.chain import Sealer
+
+_EVERY_S: Final = 1.0
+#: Seconds between two heads in this process's log.  A log that is kept elsewhere is what nobody here can change.
+_LOG_EVERY_S: Final = 60.0
+
+_log = structlog.get_logger("audit")
+
+
+class HeadLog:
+    """Logs heads: the first at once, then the newest of each minute."""
+
+    def __init__(self) -> None:
+        self._waiting: Seal | None = None
+        self._logged_at: float | None = None
+
+    def note(self, seal: Seal | None, now: float) -> None:
+        """There may be a newer head; *now* are monotonic seconds."""
+        self._waiting = seal or self._waiting
+        if self._logged_at is None or now - self._logged_at >= _LOG_EVERY_S:
+            self.flush(now)
+
+    def flush(self, now: float) -> None:
+        """Log what waits."""
+        if self._waiting is not None:
+            _log.info("audit-head", head=self._waiting.head, last=self._waiting.last_id)
+            self._waiting, self._logged_at = None, now
+
+
+@asynccontextmanager
+async def sealing(state: State) -> AsyncIterator[None]:
+    """Seal while the block runs, and what is there at its end."""
+    sealer = Sealer(state.store, state.secret.derive(KEY_LABEL), SystemClock())
+    heads = HeadLog()
+
+    async def work() -> None:
+        heads.note(await sealer.round(), time.monotonic())
+
+    task = asyncio.create_task(again_and_again("audit-chain", _EVERY_S, work))
+    try:
+        yield
+    finally:
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
+        with suppress(TangAttestError):  # the log has it
+            heads.note(await sealer.round(last=True), time.monotonic())
+        heads.flush(time.monotonic())

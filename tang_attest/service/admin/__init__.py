@@ -1,0 +1,1 @@
+"""The admin API's use cases: the operator's, within the scope of an admin token."""

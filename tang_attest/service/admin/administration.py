@@ -1,0 +1,205 @@
+"""What the holder of an admin token sees and changes: the operator's use cases, within what was granted.
+
+Scopes are checked where an operation begins (web/admin/operation.py), policies here.  A device or an observation under a
+policy that the token is not for does not exist for its holder.  Nothing here can be forced: what the command line
+does only with ``--force`` is left to a person.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from itertools import islice
+from typing import Final, Generic, TypeVar
+
+from tang_attest.errors import Conflict, NotFound, Refused
+from tang_attest.ports.audit import AuditEntry
+from tang_attest.ports.machines import Device
+from tang_attest.ports.policies import Observation
+from tang_attest.ports.store import Store
+from tang_attest.ports.world import Clock, Randomness
+from tang_attest.protocol.policy import ReferencePolicy
+from tang_attest.protocol.reference_state import Life, ReferenceState
+from tang_attest.protocol.values.pcr import PcrValues, Selection
+from tang_attest.service.admin.changes import AdministeredChanges
+from tang_attest.service.admin.tokens import Asker
+from tang_attest.service.policies.explanation import Explanation, Explanations
+from tang_attest.service.policies.reference_values import Approval, ReferenceValues
+
+#: States of one policy that tokens staged and no machine has booted.  Each makes every appraisal a little slower.
+MAX_STAGED: Final = 256
+
+#: Reads values over a policy's selection.  Raises ``values-invalid``.
+ValuesOf = Callable[[Selection], PcrValues]
+
+_Item = TypeVar("_Item")
+
+
+@dataclass(frozen=True, slots=True)
+class Page(Generic[_Item]):
+    """Some items in their order, and whether there are others after them."""
+
+    items: tuple[_Item, ...]
+    more: bool
+
+
+class Administration:
+    """Reading first, then changes; each change is one transaction with its audit entry.
+
+    ``changes`` are those of whole policies.
+    """
+
+    def __init__(self, store: Store, clock: Clock, random: Randomness) -> None:
+        self._store, self._clock = store, clock
+        self._explanations = Explanations(store, clock)
+        self.changes = AdministeredChanges(store, clock, random)
+
+    # --- reading ------------------------------------------------------------------------------------------------
+
+    async def devices(self, asker: Asker, limit: int, after: str | None) -> Page[Device]:
+        """The machines whose names come *after* one, by name."""
+        every = await self._store.list_devices()
+        granted = (device for device in every if asker.grant.covers(device.policy))
+        return _page([device for device in granted if after is None or device.name > after], limit)
+
+    async def device(self, asker: Asker, name: str) -> Device:
+        """One machine.  Raises ``not-found``."""
+        device = await self._store.get_device(name)
+        if not asker.grant.covers(device.policy):
+            raise NotFound("not-found", f"There is no device '{name}'.")
+        return device
+
+    async def policies(self, asker: Asker, limit: int, after: str | None) -> Page[ReferencePolicy]:
+        """The policies whose names come *after* one, by name."""
+        every = await self._store.list_policies()
+        granted = (policy for policy in every if asker.grant.covers(policy.name))
+        return _page([policy for policy in granted if after is None or policy.name > after], limit)
+
+    async def policy(self, asker: Asker, name: str) -> tuple[ReferencePolicy, list[str]]:
+        """One policy, and the labels of its states that nobody needs any more.
+
+        Raises ``policy-not-granted``, ``not-found``.
+        """
+        asker.grant.require_policy(name)
+        return await self._store.get_policy(name), await self._changes(asker).retirable(name)
+
+    async def staged(self, asker: Asker) -> list[tuple[str, ReferenceState]]:
+        """The states that wait for approval or for the first machine that boots them, each with its policy's name."""
+        granted = (p for p in await self._store.list_policies() if asker.grant.covers(p.name))
+        waiting = (Life.PROPOSED, Life.STAGED)
+        return [
+            (policy.name, state) for policy in granted for state in policy.states if state.life in waiting
+        ]
+
+    async def observations(
+        self, asker: Asker, limit: int, before: int | None, device: str | None
+    ) -> Page[Observation]:
+        """What was refused, newest first.  Raises ``not-found`` (the device)."""
+        if device is not None:
+            await self.device(asker, device)
+        return _page(
+            await self._store.list_observations(device, limit + 1, before, asker.grant.policies), limit
+        )
+
+    async def observation(self, asker: Asker, number: int) -> Explanation:
+        """One refused quote, explained.  Raises ``observation-missing``."""
+        return await self._explanations.explain(await self._explanations.find(number, asker.grant.policies))
+
+    async def audit(
+        self, asker: Asker, limit: int, before: int | None, device: str | None
+    ) -> Page[tuple[int, AuditEntry]]:
+        """The audit record, newest first.  Raises ``policy-not-granted``: it is about every policy."""
+        asker.grant.require_every_policy()
+        return _page(await self._store.list_audit(device, limit + 1, before), limit)
+
+    # --- changing -----------------------------------------------------------------------------------------------
+
+    async def stage(
+        self, asker: Asker, policy_name: str, label: str, values_of: ValuesOf, valid_for: timedelta | None
+    ) -> tuple[ReferenceState, bool]:
+        """A state that has the values and counts, and whether it is new: staging the same again changes nothing.
+
+        Raises ``policy-not-granted``, ``not-found``, ``values-invalid``, ``values-all-zero``, ``name-taken`` (the
+        label, with other values), ``state-retired`` (these values are: that takes the scope ``approve`` back),
+        ``announcements-full``.
+        """
+        asker.grant.require_policy(policy_name)
+        policy = await self._store.get_policy(policy_name)
+        values = values_of(policy.selection)
+        if known := _known(policy, label, values, self._clock.now()):
+            return known, False
+        _check_stageable(policy, values)
+        try:
+            return await self._changes(asker).stage(policy_name, label, values, valid_for=valid_for), True
+        except Conflict:
+            # Perhaps the same request came twice at once.
+            policy = await self._store.get_policy(policy_name)
+            if known := _known(policy, label, values, self._clock.now()):
+                return known, False
+            raise
+
+    async def approve_state(self, asker: Asker, policy: str, label: str) -> ReferenceState:
+        """Let an announced state count.  Raises ``policy-not-granted``, ``not-found``, ``state-changed``."""
+        asker.grant.require_policy(policy)
+        return await self._changes(asker).approve_state(policy, label)
+
+    async def retire(self, asker: Asker, policy: str, label: str) -> ReferenceState:
+        """Let a state count no more.
+
+        Raises ``policy-not-granted``, ``not-found``, ``state-changed``, ``state-in-use``.
+        """
+        asker.grant.require_policy(policy)
+        await self._changes(asker).retire(policy, label)
+        return await self._state(policy, label)
+
+    async def restore(self, asker: Asker, policy: str, label: str) -> ReferenceState:
+        """Let a retired state count again.  Raises ``policy-not-granted``, ``not-found``, ``state-changed``."""
+        asker.grant.require_policy(policy)
+        await self._changes(asker).restore(policy, label)
+        return await self._state(policy, label)
+
+    async def approve(
+        self, asker: Asker, device_name: str, observation: int, label: str | None, approval: Approval
+    ) -> ReferenceState:
+        """Turn an observation into a state.  Raises as :meth:`ReferenceValues.approve`."""
+        device = await self.device(asker, device_name)
+        _, state = await self._changes(asker).approve(
+            device.name, label, observation_id=observation, approval=approval
+        )
+        return state
+
+    def _changes(self, asker: Asker) -> ReferenceValues:
+        return ReferenceValues(self._store, self._clock, asker.author)
+
+    async def _state(self, policy: str, label: str) -> ReferenceState:
+        states = (await self._store.get_policy(policy)).states
+        return next(state for state in states if state.label == label)
+
+
+def _page(items: Sequence[_Item], limit: int) -> Page[_Item]:
+    return Page(tuple(islice(items, limit)), len(items) > limit)
+
+
+def _known(policy: ReferencePolicy, label: str, values: PcrValues, now: datetime) -> ReferenceState | None:
+    """The state that makes staging superfluous: it has the values and counts now, for every device.
+
+    One that expires does so only for whoever gave it this label, and therefore knows.
+    """
+    for state in policy.states:
+        limits = state.limits
+        unlimited = limits.device is None and limits.rollout is None and limits.uses_left is None
+        lasts = limits.expires_at is None or state.label == label
+        if state.values == values and unlimited and lasts and state.obstacle(now) is None:
+            return state
+    return None
+
+
+def _check_stageable(policy: ReferencePolicy, values: PcrValues) -> None:
+    for state in policy.states:
+        if state.life is Life.RETIRED and state.values == values:
+            raise Refused("state-retired", f"State '{state.label}' has these values and is retired.")
+    if sum(state.life is Life.STAGED and state.origin == "imported" for state in policy.states) >= MAX_STAGED:
+        raise Refused(
+            "announcements-full", f"Policy '{policy.name}' has {MAX_STAGED} staged states that nobody booted."
+        )

@@ -1,0 +1,1 @@
+"""The audit record: its actors, its refusals, and the chain over it."""

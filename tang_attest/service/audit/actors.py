@@ -1,0 +1,62 @@
+"""Who asks, and who changes something, for the audit record."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+
+from tang_attest.ports.audit import AuditEntry
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """A request's network address (text, ``None`` on a Unix socket) and the id its log lines carry."""
+
+    address: str | None
+    request_id: str
+
+    def entry(self, at: datetime, event: str, device: str, kid: str) -> AuditEntry:
+        """The audit entry of what *device* asks with its key: ``refused``, until it is not."""
+        return AuditEntry(
+            at,
+            event,
+            f"device:{device}",
+            "refused",
+            device=device,
+            kid=kid,
+            address=self.address,
+            request_id=self.request_id,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Author:
+    """Who changes something: ``actor`` is a person (``operator:NAME``) or a token's holder (``token:NAME``).
+
+    ``caller`` is ``None`` for somebody who types at the server itself.
+    """
+
+    actor: str
+    caller: Caller | None = None
+
+    @classmethod
+    def operator(cls, name: str) -> Author:
+        """A person at the server."""
+        return cls(f"operator:{name}")
+
+    def entry(
+        self, at: datetime, event: str, device: str | None, details: Mapping[str, object]
+    ) -> AuditEntry:
+        """The audit entry of a change that was made."""
+        address, request_id = (self.caller.address, self.caller.request_id) if self.caller else (None, None)
+        return AuditEntry(
+            at,
+            event,
+            self.actor,
+            "done",
+            device=device,
+            address=address,
+            request_id=request_id,
+            details=details,
+        )

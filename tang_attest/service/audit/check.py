@@ -1,0 +1,181 @@
+"""Whether the audit record is what was sealed, from its first row to its last.
+
+It is read some rows at a time, in many short transactions: what is sealed does not change any more.
+Each seal is checked with the one before it as it stands, so one change spoils one seal, and the others still say
+that their rows hold.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Final
+
+from tang_attest.errors import Reason
+from tang_attest.ports.store import Store
+from tang_attest.ports.world import Clock
+from tang_attest.protocol.audit_chain import Row, Seal, SealCheck
+
+#: Seals, and rows, of one query.
+_PAGE: Final = 1000
+#: Findings that are named one by one.
+NAMED: Final = 10
+#: A row that is older and not sealed is not just on its way.
+GRACE: Final = timedelta(minutes=1)
+
+
+@dataclass(slots=True)
+class AuditCheck:
+    """What was found: ``rows`` under ``seals`` seals, of which ``bad`` findings tell; ``unsealed`` came later.
+
+    ``reasons`` are the first findings, ``first`` and ``head`` the ends of the chain, ``oldest`` the time of the
+    oldest row that is not sealed.
+    """
+
+    seals: int = 0
+    rows: int = 0
+    bad: int = 0
+    first: Seal | None = None
+    head: Seal | None = None
+    unsealed: int = 0
+    oldest: datetime | None = None
+    reasons: tuple[Reason, ...] = ()
+
+    def add(self, reason: Reason) -> None:
+        """One more finding."""
+        self.bad += 1
+        if self.bad <= NAMED:
+            self.reasons += (reason,)
+
+
+async def check_audit(
+    store: Store,
+    key: bytes,
+    clock: Clock,
+    progress: Callable[[int, int], None],
+    expected: tuple[int, bytes] | None = None,
+) -> AuditCheck:
+    """Check the whole chain, and that it has the seal *expected*: a number and a hash that were noted.
+
+    *progress* is told the rows done.  Findings are ``audit-changed``, ``audit-cut`` and ``audit-unsealed``.  Raises
+    what the store raises, which is ``audit-changed`` for something that cannot be a seal.
+    """
+    check = AuditCheck()
+    noted: Seal | None = None
+    while seals := await store.list_seals(check.head.seq if check.head else 0, _PAGE):
+        done = check.head.last_id if check.head else None
+        rows = _Rows(store, done, max(seal.last_id for seal in seals))
+        for seal in seals:
+            if expected is not None and seal.seq == expected[0]:
+                noted = seal
+            await _check_seal(check, key, rows, seal)
+            progress(check.rows, 0)
+    check.unsealed, check.oldest = await store.unsealed_audit(check.head.last_id if check.head else None)
+    if check.oldest is not None and clock.now() - check.oldest > GRACE:
+        check.add(_unsealed(check.unsealed, check.oldest))
+    if expected is not None and (noted is None or noted.hash != expected[1]):
+        check.add(_cut(expected[0], noted, check.head))
+    return check
+
+
+async def _check_seal(check: AuditCheck, key: bytes, rows: _Rows, seal: Seal) -> None:
+    """One seal, against the rows between the one before it and its own last."""
+    before = check.head
+    check.head = seal
+    check.first = check.first or seal
+    check.seals += 1
+    number = before.seq + 1 if before else 1
+    if seal.seq != number:
+        check.add(_missing(number, before, seal))
+        return
+    sealed = SealCheck(key, before, seal)
+    async for row in rows.between(before.last_id if before else None, seal.last_id):
+        sealed.add(row)
+    check.rows += sealed.rows
+    if not sealed.holds():
+        check.add(_changed(seal, sealed.rows))
+
+
+class _Rows:
+    """Rows by id, read ahead up to the id *end*: every row up to there could be seen when its seal was made."""
+
+    def __init__(self, store: Store, after: int | None, end: int) -> None:
+        self._store, self._end = store, end
+        self._given_to = self._read_to = after
+        self._page: deque[Row] = deque()
+
+    async def between(self, after: int | None, up_to: int) -> AsyncIterator[Row]:
+        """Rows with an id above *after* and not above *up_to*."""
+        if after != self._given_to:
+            self._read_to = after
+            self._page.clear()
+        while True:
+            while self._page and self._page[0][0] <= up_to:
+                yield self._page.popleft()
+            if self._page:
+                break
+            self._page.extend(await self._store.list_audit_rows(self._read_to, self._end, _PAGE))
+            if not self._page:
+                break
+            self._read_to = self._page[-1][0]
+        self._given_to = up_to
+
+
+def _changed(seal: Seal, found: int) -> Reason:
+    how = (
+        "one was changed, or the seal"
+        if found == seal.rows
+        else f"{seal.rows} were sealed, {found} are there"
+    )
+    return Reason(
+        "audit-changed",
+        f"Rows {seal.first_id} to {seal.last_id} are not what seal {seal.seq} was made over,"
+        f" {_when(seal.sealed_at)}: {how}.",
+        (
+            ("seal", seal.seq),
+            ("first", seal.first_id),
+            ("last", seal.last_id),
+            ("sealed_at", seal.sealed_at.isoformat()),
+            ("rows_sealed", seal.rows),
+            ("rows_found", found),
+        ),
+    )
+
+
+def _missing(number: int, before: Seal | None, seal: Seal) -> Reason:
+    which = f"Seal {number} is" if number + 1 == seal.seq else f"Seals {number} to {seal.seq - 1} are"
+    first = before.last_id + 1 if before else None
+    rows = f"rows {first} to {seal.last_id}" if first is not None else f"rows up to {seal.last_id}"
+    return Reason(
+        "audit-changed",
+        f"{which} missing, made before {_when(seal.sealed_at)}: {rows} cannot be checked.",
+        (
+            ("seal", number),
+            ("first", first),
+            ("last", seal.last_id),
+            ("sealed_at", seal.sealed_at.isoformat()),
+        ),
+    )
+
+
+def _unsealed(count: int, oldest: datetime) -> Reason:
+    return Reason(
+        "audit-unsealed",
+        f"The newest {count} rows are not sealed, the oldest of them since {_when(oldest)}.",
+        (("rows", count), ("oldest", oldest.isoformat())),
+    )
+
+
+def _cut(number: int, noted: Seal | None, head: Seal | None) -> Reason:
+    if noted is not None:
+        sentence = f"Seal {number} has another hash than was noted: the chain was made anew."
+    else:
+        end = f"ends at seal {head.seq}, made at {_when(head.sealed_at)}" if head else "has no seal"
+        sentence = f"Seal {number} was noted and is not there: the chain {end}."
+    return Reason("audit-cut", sentence, (("seal", number), ("head", head.head if head else None)))
+
+
+def _when(at: datetime) -> str:
+    return f"{at:%Y-%m-%d %H:%M:%S}"

@@ -1,0 +1,1 @@
+"""Enrollment: a machine with a token becomes a device with an exchange key."""

@@ -1,0 +1,38 @@
+"""EK certificates against the operator's trust anchors: at enrollment, and before a token is at stake."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from datetime import datetime
+
+from tang_attest.ports.store import Store
+from tang_attest.protocol.endorsement.endorsement import (
+    EndorsementKey,
+    Root,
+    certified_key,
+    issuer_digest,
+    trim_certificate,
+    verify_ek_certificate,
+)
+
+
+async def endorse(store: Store, certificate: bytes, spki: bytes | None, now: datetime) -> EndorsementKey:
+    """The EK *spki* (DER), verified by *certificate*, the contents of an NV index, and an imported anchor.
+
+    Without *spki* the key is the certificate's own, and only the chain is judged. Raises what
+    :func:`~tang_attest.protocol.endorsement.endorsement.trim_certificate` and
+    :func:`~tang_attest.protocol.endorsement.endorsement.verify_ek_certificate` raise.
+
+    Anchors are looked up by name, because all vendors together have hundreds. Certificates are read in a thread,
+    because that takes milliseconds and a stranger may have written them.
+    """
+    der = trim_certificate(certificate)
+    issuer = await asyncio.to_thread(issuer_digest, der)
+    found = await store.find_ek_roots(issuer, hashlib.sha256(der).hexdigest())
+    roots = [Root(root.der, root.label) for root in found]
+
+    def verify() -> EndorsementKey:
+        return verify_ek_certificate(der, certified_key(der) if spki is None else spki, roots, (), now)
+
+    return await asyncio.to_thread(verify)

@@ -1,0 +1,383 @@
+"""Enroll: from a one-time token to a device with an exchange key of its own (docs/protocol.md, section 4)."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from typing import Final, Protocol
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from tang_attest.errors import Conflict, Malformed, NotFound, Refused, TangAttestError
+from tang_attest.ports.audit import AuditEntry
+from tang_attest.ports.decisions import NewEvidence, Snapshot
+from tang_attest.ports.enrollment import Enrollment, Token
+from tang_attest.ports.keys import KeyStore
+from tang_attest.ports.machines import Device, Learning, NewDevice
+from tang_attest.ports.store import Store
+from tang_attest.ports.world import Clock, Randomness
+from tang_attest.protocol import tpm
+from tang_attest.protocol.challenge import Challenge, Purpose, check_nonce, make_nonce, milliseconds
+from tang_attest.protocol.endorsement.endorsement import EndorsementKey, trim_certificate
+from tang_attest.protocol.enrollment import (
+    SECRET_SIZE,
+    Activation,
+    EnrolledDevice,
+    accept_ak,
+    begin_activation,
+    check_activation,
+    check_name,
+    enrollment_digest,
+)
+from tang_attest.protocol.policy import ReferencePolicy
+from tang_attest.protocol.quote import Evidence, VerifiedQuote, verify_quote
+from tang_attest.protocol.reference_state import ReferenceState, moving_pcrs, reference_state, uncapped
+from tang_attest.protocol.values.pcr import Selection
+from tang_attest.protocol.values.points import DEFAULT_CURVE
+from tang_attest.service.audit.actors import Caller
+from tang_attest.service.audit.refusals import Refusals, describe_refusal
+from tang_attest.service.enrollment.endorsing import endorse
+from tang_attest.service.unlock.appraisal import grade_of
+
+#: After a token was used, a machine that lost the answer may ask for it again this long.
+ANSWERED_AGAIN_FOR: Final = timedelta(hours=24)
+
+
+class Sealer(Protocol):
+    """Seals a session for its device to carry."""
+
+    def seal(self, payload: bytes) -> str:
+        """*payload* as opaque text."""
+
+    def open(self, text: str) -> bytes | None:
+        """What was sealed, or ``None`` when it was not sealed here."""
+
+
+@dataclass(frozen=True, slots=True)
+class Application:
+    """What a machine says of itself: names are text, the rest TPM2B_PUBLIC and (perhaps padded) DER."""
+
+    name: str
+    token: str
+    ak: bytes
+    ek: bytes
+    ek_certificate: bytes | None
+
+
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """The answer to an application."""
+
+    session: str
+    activation: Activation
+    challenge: Challenge
+
+
+class _Session(BaseModel):
+    """What the device carries, encrypted, from the first request to the second."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_bytes="base64", val_json_bytes="base64")
+
+    name: str
+    token: bytes
+    ak: bytes
+    ek: bytes
+    ek_certificate: bytes | None
+    ek_issuer: str | None
+    ek_verified: bool
+    secret: bytes
+    nonce: str
+    selection: str
+
+
+class Enroll:
+    """Answers ``POST /attest/enroll`` and ``POST /attest/enroll/finish``."""
+
+    def __init__(
+        self,
+        store: Store,
+        keys: KeyStore,
+        sessions: Sealer,
+        clock: Clock,
+        random: Randomness,
+        nonce_key: bytes,
+        ttl_s: int,
+        curve: str = DEFAULT_CURVE,
+        refusals: Refusals | None = None,
+    ) -> None:
+        self._store, self._keys, self._sessions, self._clock, self._random = (
+            store,
+            keys,
+            sessions,
+            clock,
+            random,
+        )
+        self._nonce_key, self._ttl_s, self._curve = nonce_key, ttl_s, curve
+        self._refusals = refusals or Refusals(store, clock)
+
+    async def begin(self, application: Application, caller: Caller) -> Begun:
+        """Check the token, the AK and the EK; wrap a secret for the TPM that has both.  Nothing is stored."""
+        now, name = self._clock.now(), check_name(application.name)
+        try:
+            token = await self._token(application.token, name, now)
+            ak, ek = accept_ak(application.ak), tpm.parse_ek(application.ek)
+            endorsement = await self._endorse(ek, application.ek_certificate, token, now)
+            selection = await self._selection(token)
+        except Refused as refusal:
+            await self._audit_refusal(name, refusal, now, caller)
+            raise
+        secret = self._random.bytes(SECRET_SIZE)
+        nonce = make_nonce(self._nonce_key, Purpose.ENROLL, name, milliseconds(now), self._random.bytes(16))
+        session = _Session(
+            name=name,
+            token=token.digest,
+            ak=application.ak,
+            ek=application.ek,
+            ek_certificate=endorsement.certificate,
+            ek_issuer=endorsement.issuer,
+            ek_verified=endorsement.verified,
+            secret=secret,
+            nonce=nonce,
+            selection=str(selection),
+        )
+        return Begun(
+            self._sessions.seal(session.model_dump_json().encode()),
+            begin_activation(ek, ak, secret),
+            Challenge(nonce, selection, self._ttl_s),
+        )
+
+    async def check_token(self, text: object) -> None:
+        """Raise ``token-invalid`` unless *text*, which somebody sent as one, is a token of this server."""
+        if not isinstance(text, str) or await self._store.find_token(token_digest(text)) is None:
+            raise Refused("token-invalid", "The token is unknown, or was made for another name.")
+
+    def check_session(self, text: object) -> None:
+        """Raise ``session-invalid`` unless *text*, which somebody sent as one, was sealed by this server."""
+        self._open(text if isinstance(text, str) else "")
+
+    async def finish(self, session_text: str, proof: str, evidence: Evidence, caller: Caller) -> Device:
+        """Check the proof and the first quote, then add the device; uses up the token.
+
+        A machine that lost the answer sends the same again, and gets the device that it has.  *evidence.nonce* is ignored: the nonce is the session's.
+        """
+        now = self._clock.now()
+        session = self._open(session_text)
+        try:
+            token = await self._store.find_token(session.token)
+            if token is None:
+                raise Refused("token-invalid", "The token was withdrawn.")
+            if token.used_at is not None:
+                return await self._again(session, proof, token, now)
+            _check_usable(token, now)
+            quote = self._verify(session, proof, evidence, now)
+            enrollment = await self._compose(session, token, quote, evidence.event_log, now, caller)
+            try:
+                return await self._store.enroll(enrollment)
+            except Conflict as conflict:
+                # The same request may have been answered meanwhile, by another worker.
+                token = await self._store.find_token(session.token)
+                if token is None or token.used_at is None or conflict.code != "token-used":
+                    raise
+                return await self._again(session, proof, token, now)
+        except TangAttestError as error:
+            await self._audit_refusal(session.name, error, now, caller)
+            raise
+
+    # --- begin ---
+
+    async def _token(self, text: str, name: str, now: datetime) -> Token:
+        """The token for a machine of that *name*, if it can be used."""
+        token = await self._store.find_token(token_digest(text))
+        if token is None or (token.name is not None and token.name != name):
+            raise Refused("token-invalid", "The token is unknown, or was made for another name.")
+        if token.used_at is not None:
+            raise Refused("token-used", "The token was used already.")
+        _check_usable(token, now)
+        return token
+
+    async def _endorse(
+        self, ek: tpm.EkPublic, certificate: bytes | None, token: Token, now: datetime
+    ) -> EndorsementKey:
+        """The EK, verified by its certificate, or as it is where the operator said so for this token."""
+        if certificate is None:
+            if token.allow_unverified_ek:
+                return EndorsementKey(ek.spki)
+            raise Refused("ek-untrusted", "The TPM has no EK certificate, and the token asks for one.")
+        try:
+            return await endorse(self._store, certificate, ek.spki, now)
+        except (Malformed, Refused):
+            # The operator's opt-out covers every fault of a certificate, also one that cannot be read.
+            if token.allow_unverified_ek:
+                return EndorsementKey(ek.spki, certificate=_readable(certificate))
+            raise
+
+    async def _selection(self, token: Token) -> Selection:
+        if token.policy is None:
+            return token.selection
+        return (await self._store.get_policy(token.policy)).selection
+
+    # --- finish ---
+
+    def _open(self, text: str) -> _Session:
+        payload = self._sessions.open(text)
+        try:
+            if payload is not None:
+                return _Session.model_validate_json(payload)
+        except ValidationError:
+            pass  # sealed by another version of this program
+        raise Refused("session-invalid", "The enrollment session is not one of this server's.")
+
+    def _verify(self, session: _Session, proof: str, evidence: Evidence, now: datetime) -> VerifiedQuote:
+        now_ms = milliseconds(now)
+        check_nonce(self._nonce_key, Purpose.ENROLL, session.name, now_ms, self._ttl_s, session.nonce)
+        check_activation(session.nonce, session.secret, proof)
+        binding = enrollment_digest(session.nonce, session.name, proof)
+        device = EnrolledDevice(session.name, accept_ak(session.ak))
+        return verify_quote(device, evidence, Selection.parse(session.selection), binding)
+
+    async def _again(self, session: _Session, proof: str, token: Token, now: datetime) -> Device:
+        """The device that was made with the used *token* a short while ago, for the machine that made it.
+
+        It proves its AK and its EK as before.  What it gets is what any stranger who knows the kid may ask for.
+        """
+        used = Refused("token-used", "The token was used already.")
+        if token.used_at is None or now - token.used_at >= ANSWERED_AGAIN_FOR:
+            raise used
+        try:
+            device = await self._store.get_device(session.name)
+        except NotFound:
+            raise used from None
+        if device.ak_name != accept_ak(session.ak).name:
+            raise used
+        check_activation(session.nonce, session.secret, proof)
+        return device
+
+    async def _compose(
+        self,
+        session: _Session,
+        token: Token,
+        quote: VerifiedQuote,
+        event_log: bytes,
+        now: datetime,
+        caller: Caller,
+    ) -> Enrollment:
+        states, learning = record(quote, token, now) if token.record else ((), None)
+        ak, ek = quote.device.ak, tpm.parse_ek(session.ek)
+        device = NewDevice(
+            name=session.name,
+            ak_public=ak.public,
+            ak_name=ak.name,
+            ak_spki=ak.spki,
+            ak_scheme=ak.scheme,
+            ak_hash=ak.hash_name,
+            ek_spki=ek.spki,
+            ek_certificate=session.ek_certificate,
+            ek_verified=session.ek_verified,
+            ek_issuer=session.ek_issuer,
+            origin="enrolled",
+            enrolled_at=now,
+            clock=quote.clock,
+            learning=learning,
+            opened_reset_count=quote.clock.reset_count,
+            labels=token.labels,
+        )
+        key = await self._keys.create_exchange(self._curve, now, device.holder)
+        policy = (
+            ReferencePolicy(session.name, quote.selection, token.cap_pcr, tuple(states))
+            if token.record
+            else None
+        )
+        cap_pcr = (
+            token.cap_pcr if token.policy is None else (await self._store.get_policy(token.policy)).cap_pcr
+        )
+        return Enrollment(
+            session.token,
+            device,
+            key,
+            _entry(session.name, "done", now, caller, kid=key.kid),
+            new_policy=policy,
+            policy=token.policy,
+            evidence=first_evidence(quote, event_log, cap_pcr, ek_verified=session.ek_verified),
+        )
+
+    async def _audit_refusal(self, name: str, error: TangAttestError, now: datetime, caller: Caller) -> None:
+        details = describe_refusal(error)
+        await self._refusals.note(_entry(name, "refused", now, caller, code=error.code, details=details))
+
+
+def _readable(certificate: bytes) -> bytes | None:
+    """The DER in *certificate*, if it holds some."""
+    try:
+        return trim_certificate(certificate)
+    except Malformed:
+        return None
+
+
+def _check_usable(token: Token, now: datetime) -> None:
+    """Raise ``token-revoked`` or ``token-expired`` for a token that was not used."""
+    if token.revoked_at is not None:
+        raise Refused("token-revoked", "The token was revoked.")
+    if now >= token.expires_at:
+        raise Refused("token-expired", "The token has expired.")
+
+
+def record(
+    quote: VerifiedQuote, token: Token, now: datetime
+) -> tuple[Sequence[ReferenceState], Learning | None]:
+    """What a first quote, made in the running system, says about the initrd of the same boot.
+
+    The cap PCR is taken as zero.  Where the selection holds PCRs that move after the initrd, nothing is recorded
+    yet: one learning use is armed, in which every other PCR has to be as it is now.
+    Raises ``values-all-zero`` unless the token says ``force``.
+    """
+    values = uncapped(quote.values, token.cap_pcr)
+    label = f"recorded {now:%Y-%m-%d %H:%M:%S}"
+    state = reference_state(
+        quote.selection, label, values, "recorded", cap_pcr=token.cap_pcr, force=token.force
+    )
+    moving = moving_pcrs(quote.selection)
+    if not moving:
+        return (replace(state, created_at=now, created_by=f"device:{quote.device.name}"),), None
+    stable = {pcr: value for pcr, value in values.items() if pcr not in moving}
+    return (), Learning(now + timedelta(seconds=token.learn_for_s), stable)
+
+
+def first_evidence(
+    quote: VerifiedQuote, event_log: bytes, cap_pcr: int, *, ek_verified: bool
+) -> NewEvidence | None:
+    """What the initrd of the same boot would have quoted; unknown when a selected PCR moves after it."""
+    if moving_pcrs(quote.selection):
+        return None
+    snapshot = Snapshot(quote.selection, uncapped(quote.values, cap_pcr), event_log)
+    return NewEvidence(snapshot, permitted=True, grade=grade_of(snapshot, ek_verified=ek_verified))
+
+
+def token_digest(text: str) -> bytes:
+    """What the store knows of a token: tokens carry 256 random bits, so a plain SHA-256 is enough."""
+    return hashlib.sha256(text.encode()).digest()
+
+
+def _entry(
+    name: str,
+    verdict: str,
+    now: datetime,
+    caller: Caller,
+    *,
+    code: str = "ok",
+    kid: str | None = None,
+    details: Mapping[str, object] | None = None,
+) -> AuditEntry:
+    return AuditEntry(
+        at=now.astimezone(UTC),
+        event="enroll",
+        actor=f"device:{name}",
+        verdict=verdict,
+        code=code,
+        device=name,
+        kid=kid,
+        address=caller.address,
+        request_id=caller.request_id,
+        details=details or {},
+    )

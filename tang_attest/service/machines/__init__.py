@@ -1,0 +1,1 @@
+"""Machines, from the operator's side: registration, labels, suspension, removal."""

@@ -1,0 +1,1 @@
+"""Policies: reference values, changes, rollouts, and announcements of the next boot."""

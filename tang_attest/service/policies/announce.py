@@ -1,0 +1,199 @@
+"""Announce: a machine says what its next boot will look like, and proves what it runs while it says so.
+
+Whoever is root on a running, approved machine can announce software of his own.  Announced values therefore wait for
+the operator, unless the policy trusts predictions; then they count for the machine that announced them, and no other.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Final
+
+from tang_attest.errors import Conflict, Malformed, NotFound, Refused
+from tang_attest.ports.audit import AuditEntry
+from tang_attest.ports.decisions import Decision
+from tang_attest.ports.store import Store
+from tang_attest.ports.world import Clock, Randomness
+from tang_attest.protocol.challenge import Challenge, Purpose, announce_digest
+from tang_attest.protocol.policy import ReferencePolicy
+from tang_attest.protocol.quote import Evidence, VerifiedQuote, verify_quote
+from tang_attest.protocol.reference_state import (
+    COUNTING,
+    MAX_LABEL,
+    MOVING_PCRS,
+    Life,
+    Limits,
+    ReferenceState,
+    check_label,
+    reference_state,
+)
+from tang_attest.service.audit.actors import Caller
+from tang_attest.service.audit.refusals import Refusals, describe_refusal
+from tang_attest.service.policies.reference_values import describe_state
+from tang_attest.service.unlock.device_keys import DeviceKey, find_device_key
+from tang_attest.service.unlock.freshness import Fresh, Nonces
+from tang_attest.service.unlock.suspension import check_not_suspended
+
+#: Announced states of one policy that wait or were never booted; a machine cannot fill the operator's list.
+MAX_ANNOUNCED: Final = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Announcement:
+    """What a machine says: ``values`` as in :attr:`Evidence.pcrs`, ``notes`` sentences for the operator's eyes."""
+
+    label: str
+    values: bytes
+    notes: tuple[str, ...]
+
+
+class Announce:
+    """Answers ``POST /attest/announce/{kid}``."""
+
+    def __init__(
+        self,
+        store: Store,
+        clock: Clock,
+        random: Randomness,
+        nonce_key: bytes,
+        ttl_s: int,
+        refusals: Refusals | None = None,
+    ) -> None:
+        self._store, self._clock = store, clock
+        self._nonces = Nonces(Purpose.ANNOUNCE, clock, random, nonce_key, ttl_s)
+        self._refusals = refusals or Refusals(store, clock)
+
+    async def challenge(self, kid: str) -> tuple[Challenge, int]:
+        """What the machine has to quote, and the policy's cap PCR.  Raises ``key-unknown``.  Nothing is stored."""
+        bound = await find_device_key(self._store, kid)
+        nonce = self._nonces.make(kid, bound.device.clock)
+        return Challenge(nonce, bound.policy.selection, self._nonces.ttl_s), bound.policy.cap_pcr
+
+    async def announce(
+        self, kid: str, announcement: Announcement, evidence: Evidence, caller: Caller
+    ) -> tuple[ReferenceState, bool]:
+        """The state that has the announced values, and whether it is new.
+
+        Raises what verification raises, ``pcr-mismatch`` when the machine itself runs nothing approved,
+        ``request-malformed`` (label), ``values-invalid``, ``values-all-zero``, ``announcements-full``.
+        """
+        bound, now = await find_device_key(self._store, kid), self._clock.now()
+        entry = caller.entry(now, "announce", bound.device.name, kid)
+        try:
+            fresh, quote = self._verify(bound, announcement, evidence, now)
+        except (Malformed, Refused) as error:
+            await self._refusals.note(replace(entry, code=error.code, details=describe_refusal(error)))
+            raise
+        try:
+            state, known = _judge(bound, announcement, quote, now)
+        except (Malformed, Refused) as error:
+            refused = replace(entry, code=error.code, details=describe_refusal(error))
+            await self._spend(bound, evidence, fresh, quote, refused)
+            raise
+        await self._spend(bound, evidence, fresh, quote, replace(entry, verdict="done"))
+        if known:
+            return known, False
+        return await self._add(bound, state, replace(entry, verdict="done", event="policy state add")), True
+
+    def _verify(
+        self, bound: DeviceKey, announcement: Announcement, evidence: Evidence, now: datetime
+    ) -> tuple[Fresh, VerifiedQuote]:
+        kid, nonce = bound.key.kid, evidence.nonce
+        fresh = self._nonces.check(kid, nonce, now)
+        binding = announce_digest(nonce, kid, announcement.values, check_label(announcement.label))
+        device = fresh.enrolled(bound.device)
+        return fresh, verify_quote(device, evidence, bound.policy.selection, binding)
+
+    async def _spend(
+        self, bound: DeviceKey, evidence: Evidence, fresh: Fresh, quote: VerifiedQuote, entry: AuditEntry
+    ) -> None:
+        """Use the nonce up and move the TPM's clock, as every authentic quote does."""
+        decision = Decision(
+            device_id=bound.device.id,
+            nonce_digest=hashlib.sha256(evidence.nonce.encode()).digest(),
+            nonce_expires_at=fresh.expires_at,
+            clock=quote.clock,
+            behind_ms=fresh.behind_ms,
+            audit=entry,
+            replay_in_full=self._refusals.has_room(bound.key.kid),
+        )
+        try:
+            await self._store.decide(decision)
+        except (Conflict, NotFound) as lost:
+            await self._refusals.note_lost(replace(entry, verdict="refused", code=lost.code), decision)
+            raise
+
+    async def _add(self, bound: DeviceKey, state: ReferenceState, entry: AuditEntry) -> ReferenceState:
+        policy = bound.policy
+        if any(known.label == state.label for known in policy.states):
+            # Nobody is there to choose another label.
+            suffix = f" {self._clock.now():%Y%m%d%H%M%S}"
+            state = replace(state, label=state.label[: MAX_LABEL - len(suffix)] + suffix)
+        try:
+            await self._keep(policy, state, entry)
+        except Conflict as lost:
+            if lost.code != "policy-changed":
+                raise
+            # Predictions are not trusted any more: it waits for the operator, as it would now.
+            state = replace(state, life=Life.PROPOSED, limits=Limits())
+            await self._keep(policy, state, entry)
+        return state
+
+    async def _keep(self, policy: ReferencePolicy, state: ReferenceState, entry: AuditEntry) -> None:
+        details = describe_state(policy.name, state)
+        await self._store.add_state(policy.name, state, replace(entry, details=details))
+
+
+def _judge(
+    bound: DeviceKey, announcement: Announcement, quote: VerifiedQuote, now: datetime
+) -> tuple[ReferenceState, ReferenceState | None]:
+    """The announced state, and the one that makes it superfluous.  Raises what :meth:`Announce.announce` does."""
+    check_not_suspended(bound.device)
+    _check_approved(bound.policy, quote, now)
+    state = _announced(bound, announcement, now)
+    known = _known(bound, state)
+    if known is None:
+        _check_room(bound.policy)
+    return state, known
+
+
+def _check_approved(policy: ReferencePolicy, quote: VerifiedQuote, now: datetime) -> None:
+    """Raise ``pcr-mismatch`` unless the machine runs a state that counts, as far as a running system shows that."""
+    settled = set(policy.selection.pcrs) - MOVING_PCRS - {policy.cap_pcr}
+    counting = policy.counting(quote.device.name, now)
+    if any(not settled & set(state.differences(quote.values)) for state in counting):
+        return
+    raise Refused("pcr-mismatch", "The machine that announces values runs nothing approved itself.")
+
+
+def _announced(bound: DeviceKey, announcement: Announcement, now: datetime) -> ReferenceState:
+    policy, name = bound.policy, bound.device.name
+    values = policy.selection.split(announcement.values)
+    if any(values.get(policy.cap_pcr, b"")):
+        raise Malformed("values-invalid", f"PCR {policy.cap_pcr}, the cap, is zero while a machine boots.")
+    state = reference_state(policy.selection, announcement.label, values, "predicted", cap_pcr=policy.cap_pcr)
+    life = Life.STAGED if policy.trust_predictions else Life.PROPOSED
+    # What nobody looks at counts only for the machine that said so.
+    limits = Limits(device=name) if policy.trust_predictions else Limits()
+    return replace(
+        state, life=life, limits=limits, created_at=now, created_by=f"device:{name}", notes=announcement.notes
+    )
+
+
+def _known(bound: DeviceKey, announced: ReferenceState) -> ReferenceState | None:
+    """A state that makes the announcement superfluous: it has the values, and counts or waits already."""
+    for state in bound.policy.states:
+        usable = state.life in COUNTING and state.limits in (Limits(), Limits(device=bound.device.name))
+        if state.values == announced.values and (usable or state.life is announced.life):
+            return state
+    return None
+
+
+def _check_room(policy: ReferencePolicy) -> None:
+    """Raise ``announcements-full`` when too many announced states wait."""
+    unseen = (Life.PROPOSED, Life.STAGED)
+    waiting = sum(state.origin == "predicted" and state.life in unseen for state in policy.states)
+    if waiting >= MAX_ANNOUNCED:
+        raise Refused("announcements-full", f"Policy '{policy.name}' has {waiting} announced states already.")

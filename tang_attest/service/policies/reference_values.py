@@ -1,0 +1,295 @@
+"""The operator's side of policies: what a machine's software may look like to its TPM, and for how long."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
+from datetime import timedelta
+
+from tang_attest.errors import Conflict, NotFound, Refused
+from tang_attest.ports.audit import AuditEntry
+from tang_attest.ports.machines import Device, Learning
+from tang_attest.ports.policies import Observation
+from tang_attest.ports.store import Store
+from tang_attest.ports.world import Clock
+from tang_attest.protocol.enrollment import check_name
+from tang_attest.protocol.policy import ReferencePolicy, check_policy_selection
+from tang_attest.protocol.reference_state import (
+    COUNTING,
+    Life,
+    Limits,
+    ReferenceState,
+    check_label,
+    moving_pcrs,
+    reference_state,
+)
+from tang_attest.protocol.values.pcr import PcrValues, Selection
+from tang_attest.service.audit.actors import Author
+from tang_attest.service.policies.candidates import choose
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Approval:
+    """How far an approval goes: only this machine, one boot, until some time; by default neither."""
+
+    only_this_device: bool = False
+    once: bool = False
+    valid_for: timedelta | None = None
+    force: bool = False
+
+
+class ReferenceValues:
+    """Changes to policies; each is one transaction with its audit entry."""
+
+    def __init__(self, store: Store, clock: Clock, author: Author) -> None:
+        self._store, self._clock, self._author = store, clock, author
+
+    async def create_policy(self, name: str, selection: Selection, cap_pcr: int) -> ReferencePolicy:
+        """An empty policy: it refuses everyone until it has a state.
+
+        Raises ``request-malformed``, ``selection-invalid``, ``name-taken``.
+        """
+        policy = ReferencePolicy(check_name(name), check_policy_selection(selection), cap_pcr, ())
+        details: dict[str, object] = {"policy": name, "selection": str(selection)}
+        await self._store.add_policy(policy, self._entry("policy create", None, details))
+        return policy
+
+    async def trust_predictions(self, policy: str, trusted: bool) -> None:
+        """Whether values that machines announce for their next boot count at once.  Raises ``not-found``."""
+        details: dict[str, object] = {"policy": policy, "trusted": trusted}
+        await self._store.trust_predictions(
+            policy, trusted, self._entry("policy trust-predictions", None, details)
+        )
+
+    # --- states that come in ------------------------------------------------------------------------------------
+
+    async def record(
+        self, policy_name: str, label: str | None, values: PcrValues, *, force: bool
+    ) -> ReferenceState:
+        """Add an active state from values the operator brings.
+
+        Raises ``not-found``, ``request-malformed`` (label), ``values-invalid``, ``values-all-zero``,
+        ``values-known``, ``name-taken``.
+        """
+        return await self._import(policy_name, label, values, Life.ACTIVE, None, force)
+
+    async def stage(
+        self,
+        policy_name: str,
+        label: str | None,
+        values: PcrValues,
+        *,
+        valid_for: timedelta | None = None,
+        force: bool = False,
+    ) -> ReferenceState:
+        """Add a state that no machine has shown yet; the first that does makes it active.  Raises as :meth:`record`."""
+        return await self._import(policy_name, label, values, Life.STAGED, valid_for, force)
+
+    async def approve(
+        self,
+        device_name: str,
+        label: str | None,
+        *,
+        observation_id: int | None = None,
+        approval: Approval = Approval(),
+    ) -> tuple[Observation, ReferenceState]:
+        """Turn a refused but authentic quote of *device_name* (the one named, or the one that can be meant) into a state.
+
+        Raises ``not-found``, ``observation-missing``, ``observation-ambiguous`` (:func:`choose`), ``capped`` (unless forced: the running system's values
+        would let it unlock at any time), ``values-all-zero``, ``values-known``, ``name-taken``,
+        ``selection-mismatch`` when the policy's selection changed since.
+        """
+        device = await self._store.get_device(device_name)
+        policy = await self._store.get_policy(device.policy)
+        newest_first = await self._store.list_observations(device_name)
+        if observation_id is None:
+            observation = choose(device, newest_first, policy.cap_pcr, capped=approval.force)
+        else:
+            observation = self._named(newest_first, device_name, observation_id)
+        observed = observation.snapshot
+        if observed.selection != policy.selection:
+            raise Conflict(
+                "selection-mismatch",
+                f"Observation {observation.id} is over {observed.selection}, the policy over {policy.selection}.",
+            )
+        if not approval.force and any(observed.values.get(policy.cap_pcr, b"")):
+            raise Refused(
+                "capped", f"Observation {observation.id} was made after PCR {policy.cap_pcr} was extended."
+            )
+        limits = self._limits(device, approval)
+        if limits == Limits() and (announced := _proposed(policy, observed.values)):
+            return observation, await self.approve_state(policy.name, announced.label, device=device_name)
+        state = self._make(
+            policy, label or self._label("approved"), observed.values, "observed", approval.force
+        )
+        return observation, await self._add(policy, replace(state, limits=limits), device_name)
+
+    # --- a state's life -----------------------------------------------------------------------------------------
+
+    async def approve_state(
+        self, policy_name: str, label: str, *, device: str | None = None
+    ) -> ReferenceState:
+        """Let an announced state count.  Raises ``not-found``, ``state-changed`` unless it waits for approval."""
+        await self._move(policy_name, label, {Life.PROPOSED}, Life.STAGED, "policy state approve", device)
+        return await self._state(policy_name, label)
+
+    async def retire(self, policy_name: str, label: str, *, force: bool = False) -> None:
+        """Let a state count no more; an announced one is rejected with it.
+
+        Raises ``not-found``, ``state-changed`` when it is retired, ``state-in-use`` (unless *force*) when a machine's
+        last unlock was with it: its next boot would be refused.
+        """
+        users = await self.users_of(policy_name, label)
+        if users and not force:
+            names = ", ".join(users[:3]) + (f" and {len(users) - 3} more" if len(users) > 3 else "")
+            raise Conflict("state-in-use", f"State '{label}' is what {names} booted last.")
+        expected = {Life.PROPOSED, Life.STAGED, Life.ACTIVE}
+        await self._move(policy_name, label, expected, Life.RETIRED, "policy state retire")
+
+    async def restore(self, policy_name: str, label: str) -> None:
+        """Let a retired state count again.  Raises ``not-found``, ``state-changed``."""
+        await self._move(policy_name, label, {Life.RETIRED}, Life.ACTIVE, "policy state restore")
+
+    async def users_of(self, policy_name: str, label: str) -> list[str]:
+        """The machines whose last permitted unlock met the state *label*, by name."""
+        devices = await self._store.list_devices()
+        return [
+            device.name for device in devices if (device.policy, device.last_state) == (policy_name, label)
+        ]
+
+    async def retirable(self, policy_name: str) -> list[str]:
+        """The active states that every machine of the policy has moved on from, oldest first.
+
+        None while a machine has not unlocked yet: nobody knows which state it needs.  Raises ``not-found``.
+        """
+        policy = await self._store.get_policy(policy_name)
+        devices = [device for device in await self._store.list_devices() if device.policy == policy_name]
+        return retirable_states(policy, devices)
+
+    # --- learning -----------------------------------------------------------------------------------------------
+
+    async def learn(self, device_name: str, window: timedelta) -> Learning:
+        """Arm one learning use: the next authentic unlock quote is recorded if only moving PCRs differ.
+
+        Without any state in the policy there is nothing the stable PCRs could be compared with: raises
+        ``policy-empty``.  Raises ``selection-invalid`` when the selection has no moving PCR.
+        """
+        device = await self._store.get_device(device_name)
+        policy = await self._store.get_policy(device.policy)
+        moving = moving_pcrs(policy.selection)
+        if not moving:
+            raise Refused(
+                "selection-invalid", f"{policy.selection} has no PCR that has to be learned; approve instead."
+            )
+        stable = device.learning.stable if device.learning else self._stable(policy, moving)
+        learning = Learning(self._clock.now() + window, stable)
+        details: dict[str, object] = {"until": learning.until.isoformat()}
+        await self._store.arm_learning(
+            device_name, learning, self._entry("device learn", device_name, details)
+        )
+        return learning
+
+    def _stable(self, policy: ReferencePolicy, moving: tuple[int, ...]) -> PcrValues:
+        counting = [s for s in policy.states if s.life in COUNTING and s.limits.rollout is None]
+        if not counting:
+            raise Refused("policy-empty", f"Policy '{policy.name}' has no reference state that counts.")
+        return {pcr: value for pcr, value in counting[-1].values.items() if pcr not in moving}
+
+    def _named(self, newest_first: Sequence[Observation], device: str, observation_id: int) -> Observation:
+        for observation in newest_first:
+            if observation.id == observation_id:
+                return observation
+        raise NotFound("observation-missing", f"There is no observation {observation_id} of '{device}'.")
+
+    async def _import(
+        self,
+        policy_name: str,
+        label: str | None,
+        values: PcrValues,
+        life: Life,
+        valid_for: timedelta | None,
+        force: bool,
+    ) -> ReferenceState:
+        policy = await self._store.get_policy(policy_name)
+        state = self._make(policy, label or self._label("imported"), values, "imported", force)
+        expires_at = None if valid_for is None else self._clock.now() + valid_for
+        return await self._add(policy, replace(state, life=life, limits=Limits(expires_at=expires_at)), None)
+
+    def _limits(self, device: Device, approval: Approval) -> Limits:
+        return Limits(
+            device=device.name if approval.only_this_device else None,
+            expires_at=None if approval.valid_for is None else self._clock.now() + approval.valid_for,
+            uses_left=1 if approval.once else None,
+        )
+
+    def _make(
+        self, policy: ReferencePolicy, label: str, values: PcrValues, origin: str, force: bool
+    ) -> ReferenceState:
+        state = reference_state(
+            policy.selection, check_label(label), values, origin, cap_pcr=policy.cap_pcr, force=force
+        )
+        return replace(state, created_at=self._clock.now(), created_by=self._author.actor)
+
+    async def _add(
+        self, policy: ReferencePolicy, state: ReferenceState, device: str | None
+    ) -> ReferenceState:
+        for known in policy.states:
+            if known.values == state.values and known.life in COUNTING and known.limits == Limits():
+                raise Conflict(
+                    "values-known", f"State '{known.label}' of policy '{policy.name}' has these values."
+                )
+        details = describe_state(policy.name, state)
+        await self._store.add_state(policy.name, state, self._entry("policy state add", device, details))
+        return state
+
+    async def _move(
+        self,
+        policy: str,
+        label: str,
+        expected: Collection[Life],
+        to: Life,
+        event: str,
+        device: str | None = None,
+    ) -> None:
+        details: dict[str, object] = {"policy": policy, "label": label}
+        await self._store.move_state(policy, label, expected, to, self._entry(event, device, details))
+
+    async def _state(self, policy: str, label: str) -> ReferenceState:
+        states = (await self._store.get_policy(policy)).states
+        return next(state for state in states if state.label == label)
+
+    def _label(self, word: str) -> str:
+        return f"{word} {self._clock.now():%Y-%m-%d %H:%M:%S}"
+
+    def _entry(self, event: str, device: str | None, details: dict[str, object]) -> AuditEntry:
+        return self._author.entry(self._clock.now(), event, device, details)
+
+
+def retirable_states(policy: ReferencePolicy, devices: Sequence[Device]) -> list[str]:
+    """See :meth:`ReferenceValues.retirable`; *devices* are all those of *policy*."""
+    in_use = {device.last_state for device in devices}
+    if not devices or None in in_use:
+        return []
+    active = [state.label for state in policy.states if state.life is Life.ACTIVE]
+    return [label for label in active if label not in in_use]
+
+
+def describe_state(policy: str, state: ReferenceState) -> dict[str, object]:
+    """A state as the audit record keeps it."""
+    limits = state.limits
+    return {
+        "policy": policy,
+        "label": state.label,
+        "origin": state.origin,
+        "life": state.life.value,
+        "device": limits.device,
+        "expires_at": None if limits.expires_at is None else limits.expires_at.isoformat(),
+        "uses": limits.uses_left,
+        "values": {str(pcr): value.hex() for pcr, value in sorted(state.values.items())},
+    }
+
+
+def _proposed(policy: ReferencePolicy, values: PcrValues) -> ReferenceState | None:
+    """The announced state that waits for approval and has these values."""
+    same = (state for state in policy.states if state.values == values and state.life is Life.PROPOSED)
+    return next(same, None)

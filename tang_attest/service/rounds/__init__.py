@@ -1,0 +1,1 @@
+"""Rounds: verification of running machines."""

@@ -1,0 +1,98 @@
+"""Agents: machines that ask, again and again, whether they shall prove what they run (docs/protocol.md, 10).
+
+Rules of this module:
+
+* Who shows no ticket is answered at once, with a challenge: that costs no more than a challenge for an unlock, and
+  nothing is held or remembered for strangers.
+* A ticket is given for evidence that counts.  With one, a request is held until a round is due or an operator asks.
+* When a round is due is read from the device's row: a server that starts again, or another one, goes on where this
+  one was, and two that ask at once do no harm.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Final
+
+from tang_attest.errors import Refused
+from tang_attest.ports.store import Store
+from tang_attest.ports.world import Clock, Randomness
+from tang_attest.protocol.challenge import Challenge, Purpose, check_nonce, make_nonce, milliseconds
+from tang_attest.protocol.quote import Evidence
+from tang_attest.service.rounds.polls import Polls, Woken
+from tang_attest.service.rounds.verify import Round, Verify
+from tang_attest.service.unlock.device_keys import DeviceKey, find_device_key
+
+#: Seconds that a request is held at most: many middleboxes forget a connection that is silent for a minute.
+HOLD_S: Final = 50.0
+#: Seconds that a ticket is good; each round gives a new one.
+TICKET_S: Final = 86_400
+
+
+class Agents:
+    """Answers ``POST /attest/agent/{kid}`` and ``POST /attest/agent/{kid}/evidence``."""
+
+    def __init__(
+        self,
+        store: Store,
+        verify: Verify,
+        polls: Polls,
+        clock: Clock,
+        random: Randomness,
+        nonce_key: bytes,
+        hold_s: float = HOLD_S,
+    ) -> None:
+        self._store, self._verify, self._polls = store, verify, polls
+        self._clock, self._random, self._nonce_key, self._hold_s = clock, random, nonce_key, hold_s
+
+    async def poll(self, kid: str, ticket: str | None) -> Challenge | None:
+        """A challenge, perhaps after a while; ``None``: nothing was due, ask again.  Raises ``key-unknown``."""
+        held = ticket is not None and self._is_good(kid, ticket)
+        bound = await (self._due(kid) if held else find_device_key(self._store, kid))
+        return None if bound is None else await self._verify.challenge_for(bound)
+
+    async def _due(self, kid: str) -> DeviceKey | None:
+        """Wait until a round of *kid* is due; ``None`` when it is not for as long as a request is held."""
+        until = asyncio.get_running_loop().time() + self._hold_s
+        while True:
+            bound = await find_device_key(self._store, kid)
+            due_in, left = self._due_in(bound), until - asyncio.get_running_loop().time()
+            if due_in <= 0:
+                return bound
+            match await self._polls.hold(kid, min(due_in, left)):
+                case Woken.PUSHED_OUT:
+                    return bound
+                case Woken.TIME:
+                    return bound if due_in <= left else None
+
+    async def challenge(self, kid: str) -> Challenge:
+        """Return a challenge for *kid* at once.  Raises ``key-unknown``.  Nothing is stored."""
+        return await self._verify.challenge(kid)
+
+    async def answer(self, kid: str, evidence: Evidence) -> tuple[Round, str]:
+        """How the round ended, and a ticket.  Raises as :meth:`Verify.respond`."""
+        ended = await self._verify.respond(kid, evidence)
+        ticket = make_nonce(
+            self._nonce_key, Purpose.POLL, kid, milliseconds(self._clock.now()), self._random.bytes(16)
+        )
+        return ended, ticket
+
+    def _is_good(self, kid: str, ticket: str) -> bool:
+        now = milliseconds(self._clock.now())
+        try:
+            check_nonce(self._nonce_key, Purpose.POLL, kid, now, TICKET_S, ticket)
+        except Refused:
+            return False
+        return True
+
+    def _due_in(self, bound: DeviceKey) -> float:
+        """Seconds until the next round; infinite when nobody wants one."""
+        standing, watch = bound.device.standing, bound.policy.conditions.watch
+        if standing.wanted_at is not None:
+            return 0.0
+        if watch is None:
+            return float("inf")
+        if standing.answered_at is None:
+            return 0.0
+        past = (self._clock.now() - standing.answered_at).total_seconds()
+        return watch.pause_s(self._random.bytes(1)[0] / 255) - past

@@ -1,0 +1,90 @@
+"""IMA: a running machine's measurement list is read part by part, and each entry is judged once a boot.
+
+Rules of this module:
+
+* How far a list was read is written before the verdict: a crash between them repeats nothing that was found away.
+* Two rounds at once may overwrite each other's progress.  Each is true by itself: its value of PCR 10 is that of its
+  offset, and what was found is found again when the same entries come again.
+* A part that cannot be read, or leads elsewhere, may have been changed on the way: the list is read from its beginning.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Final
+
+from tang_attest.errors import Malformed, Reason, Refused
+from tang_attest.ports.machines import Device
+from tang_attest.ports.store import Store
+from tang_attest.protocol.ima import Progress, Requirement, advance, parse_requirement, reasons
+from tang_attest.protocol.policy import ReferencePolicy
+from tang_attest.protocol.quote import Evidence, VerifiedQuote
+from tang_attest.protocol.values.pcr import Selection
+
+#: Requirements that are kept ready: each may have thousands of files.
+_READY: Final = 16
+#: Those that a boot aggregate is made of, and IMA's own.
+_QUOTED: Final = frozenset(range(11))
+
+
+def with_ima(selection: Selection) -> Selection:
+    """*selection* with what the verification of a list needs beside it: PCRs 0 to 10."""
+    return Selection(selection.bank, tuple(sorted(_QUOTED.union(selection.pcrs))))
+
+
+class ImaLists:
+    """Reads the lists of machines whose policy requires something of them."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._ready: dict[str, Requirement] = {}
+
+    async def offset(self, device: Device) -> int:
+        """Where the part begins that *device* has to send next, in bytes."""
+        before = await self._store.ima_progress(device.id)
+        return 0 if before is None else Progress.from_json(before).offset
+
+    async def judge(
+        self, policy: ReferencePolicy, device: Device, quote: VerifiedQuote, evidence: Evidence
+    ) -> tuple[Reason, ...]:
+        """Why *device* is refused for what it measured; empty is good.
+
+        *policy* requires something, and *quote* is over :func:`with_ima`.  Raises ``ima-missing``, ``ima-incomplete``
+        (there is more of the list), ``ima-mismatch`` and ``ima-malformed``: none of them says something about the machine.
+        """
+        requirement = await self._required(policy)
+        if evidence.ima is None:
+            raise Refused("ima-missing", f"'{device.name}' sent no list of IMA's measurements.")
+        kept = await self._store.ima_progress(device.id)
+        before = Progress.begin(quote.clock.reset_count, requirement, quote.selection.bank)
+        if kept is not None and (known := Progress.from_json(kept)).goes_on(before):
+            before = known
+        if evidence.ima_offset != before.offset:
+            await self._store.keep_ima_progress(device.id, before.as_json())
+            raise Refused("ima-incomplete", f"The list has to be sent from byte {before.offset} on.")
+        try:
+            after, complete = await asyncio.to_thread(
+                advance, before, evidence.ima, quote.values, requirement
+            )
+        except (Malformed, Refused):
+            await self._store.keep_ima_progress(device.id, None)
+            raise
+        if kept is None or after.as_json() != kept:
+            await self._store.keep_ima_progress(device.id, after.as_json())
+        if not complete:
+            raise Refused("ima-incomplete", f"The list goes on after entry {after.count}.")
+        return reasons(after, requirement)
+
+    async def _required(self, policy: ReferencePolicy) -> Requirement:
+        digest = policy.conditions.ima or ""
+        if digest not in self._ready:
+            stored = await self._store.find_ima_requirement(digest)
+            if stored is None:  # it was changed since the policy was read
+                raise Refused(
+                    "ima-incomplete", f"What policy '{policy.name}' requires was changed meanwhile."
+                )
+            requirement = await asyncio.to_thread(parse_requirement, stored.document)
+            while len(self._ready) >= _READY:
+                del self._ready[next(iter(self._ready))]
+            self._ready[digest] = requirement
+        return self._ready[digest]

@@ -1,0 +1,374 @@
+"""Verify: one round of verification of a running machine (docs/protocol.md, 10).
+
+A verdict is what the device's own TPM signed for our fresh nonce, and nothing else: whoever sends other bytes under a
+device's ``kid`` hears why they are no good, and changes nothing.
+
+A nonce may be answered twice, by an agent that did not hear how the first answer was judged.  Each quote counts once: it
+is remembered for as long as its nonce is good.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Final
+
+from tang_attest.errors import Conflict, Malformed, NotFound, Reason, Refused
+from tang_attest.ports.audit import AuditEntry
+from tang_attest.ports.machines import Device, Suspension, Told
+from tang_attest.ports.rounds import Change, PastVerification, Verification
+from tang_attest.ports.store import Store
+from tang_attest.ports.world import Clock, Randomness
+from tang_attest.protocol.cap import Opened
+from tang_attest.protocol.challenge import Challenge, Purpose, verify_digest
+from tang_attest.protocol.policy import ReferencePolicy, check_policy_selection
+from tang_attest.protocol.quote import Evidence, VerifiedQuote, verify_quote
+from tang_attest.protocol.reference_state import reference_state
+from tang_attest.protocol.values.pcr import PcrValues, Selection
+from tang_attest.protocol.verification import (
+    UNPROVEN,
+    VERDICTS,
+    Outcome,
+    as_capped,
+    blames_the_log_only,
+    read_cap,
+    recordable,
+    running_policy,
+    running_selection,
+    with_cap,
+    with_cause,
+)
+from tang_attest.service.audit.refusals import with_log_size
+from tang_attest.service.rounds.ima import ImaLists, with_ima
+from tang_attest.service.unlock.device_keys import JudgedDevice, find_device_key
+from tang_attest.service.unlock.freshness import Fresh, Nonces
+
+#: The actor of what happens without a person.
+SERVER: Final = "server"
+
+
+@dataclass(frozen=True, slots=True)
+class Round:
+    """How one round of *device* ended; *reasons* are empty when it was verified."""
+
+    device: str
+    outcome: Outcome
+    reasons: tuple[Reason, ...] = ()
+    change: Change | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    """Evidence of one round, and what it is judged by."""
+
+    bound: JudgedDevice
+    policy: ReferencePolicy
+    evidence: Evidence
+    fresh: Fresh
+
+    @property
+    def digest(self) -> bytes:
+        """32 bytes by which the same quote over the same nonce is known again; its signature may be spelled otherwise."""
+        return hashlib.sha256(self.evidence.nonce.encode() + b"\n" + self.evidence.quote).digest()
+
+
+class Verify:
+    """Asks running machines what they run, and judges the answer."""
+
+    def __init__(self, store: Store, clock: Clock, random: Randomness, nonce_key: bytes, ttl_s: int) -> None:
+        self._store, self._clock = store, clock
+        self._nonces = Nonces(Purpose.VERIFY, clock, random, nonce_key, ttl_s)
+        self._ima = ImaLists(store)
+
+    async def challenge(self, kid: str) -> Challenge:
+        """What the machine that uses *kid* has to quote.  Raises ``key-unknown``.  Nothing is stored."""
+        return await self.challenge_for(await find_device_key(self._store, kid))
+
+    async def challenge_for(self, bound: JudgedDevice, selection: Selection | None = None) -> Challenge:
+        """The same for a device that was looked up; over *selection* when the values are to be recorded."""
+        rules, offset = False, None
+        if selection is None:
+            policy = await self._policy(bound)
+            selection, rules = _quoted(bound, policy), policy.rules is not None
+            offset = await self._ima.offset(bound.device) if bound.policy.conditions.ima else None
+        nonce = self._nonces.make(_subject(bound, selection), bound.device.clock)
+        cap_pcr = bound.policy.cap_pcr if bound.policy.cap_pcr in selection.pcrs else None
+        return Challenge(nonce, selection, self._nonces.ttl_s, rules, offset, cap_pcr)
+
+    async def respond(self, kid: str, evidence: Evidence, *, fetched: bool = False) -> Round:
+        """Judge *evidence*.  A refusal that counts is a :class:`Round`; what is no verdict raises.
+
+        Of evidence that we *fetched* from the machine's TPM ourselves every refusal counts: nobody else sent it.
+        Raises :class:`Malformed`, :class:`Refused`, ``key-unknown``, and :class:`Conflict`: ``nonce-used`` for evidence
+        that counted before, ``clock-backwards`` for that of a boot that is over.
+        """
+        return await self.respond_for(await find_device_key(self._store, kid), evidence, fetched=fetched)
+
+    async def respond_for(self, bound: JudgedDevice, evidence: Evidence, *, fetched: bool = False) -> Round:
+        """The same for a device that was looked up."""
+        now, policy = self._clock.now(), await self._policy(bound)
+        selection = _quoted(bound, policy)
+        fresh = self._nonces.check(_subject(bound, selection), evidence.nonce, now)
+        answer = _Answer(bound, policy, evidence, fresh)
+        try:
+            quote = _verify(bound, selection, evidence, fresh)
+        except Refused as refusal:
+            if not (fetched or _is_verdict(refusal, fresh)):
+                raise
+            return await self._conclude(answer, None, refusal)
+        opened = _opened(bound, quote, evidence)
+        believed = opened.doubted("what it runs is not approved")
+        try:
+            await self._judge_values(bound, policy, quote, evidence.event_log, opened)
+            believed = opened
+            await self._judge_conditions(bound, quote, evidence, opened)
+        except Refused as refusal:
+            if {reason.code for reason in refusal.reasons} <= UNPROVEN or (
+                blames_the_log_only(refusal)
+                and await self._is_permitted_by_kept_log(bound, policy, quote, opened)
+            ):
+                raise with_log_size(refusal, evidence.event_log_size) from None
+            return await self._conclude(answer, quote, refusal, believed)
+        return await self._conclude(answer, quote, None, believed)
+
+    async def _judge_values(
+        self,
+        bound: JudgedDevice,
+        policy: ReferencePolicy,
+        quote: VerifiedQuote,
+        event_log: bytes,
+        opened: Opened,
+    ) -> None:
+        """Raise :class:`Refused` unless the values are as they should be; any cap is as good as another."""
+        # Not appraise(): nothing here may become a permit.
+        quoted = {pcr: quote.values[pcr] for pcr in policy.selection.pcrs}
+        judged = (bound.device.name, as_capped(policy, quoted, opened), self._clock.now(), event_log)
+        try:
+            if policy.rules is None:
+                policy.judge(*judged)
+            else:  # a log takes milliseconds
+                await asyncio.to_thread(policy.judge, *judged)
+        except Refused as refusal:
+            required = bound.policy.conditions.attested_root
+            raise with_cause(refusal, policy, quoted, opened, required=required) from None
+
+    async def _judge_conditions(
+        self, bound: JudgedDevice, quote: VerifiedQuote, evidence: Evidence, opened: Opened
+    ) -> None:
+        """Raise :class:`Refused` unless the disks, and what was measured since, are as the policy wants them."""
+        conditions = bound.policy.conditions
+        if conditions.attested_root and (reason := opened.obstacle()):
+            raise Refused.because(reason)
+        if conditions.ima is None:
+            return
+        if reasons := await self._ima.judge(bound.policy, bound.device, quote, evidence):
+            raise Refused.because(*reasons)
+
+    async def _is_permitted_by_kept_log(
+        self, bound: JudgedDevice, policy: ReferencePolicy, quote: VerifiedQuote, opened: Opened
+    ) -> bool:
+        """Return True if a log that the machine sent before leads to the quoted values, and keeps the rules.
+
+        Then the values are good, and what is wrong is the log that came now.
+        """
+        quoted = {pcr: quote.values[pcr] for pcr in policy.selection.pcrs}
+        values = as_capped(policy, quoted, opened)
+        for permitted in (True, False):
+            kept = await self._store.get_evidence(bound.device.name, permitted=permitted)
+            if kept is None or not kept.snapshot.event_log:
+                continue
+            judged = (bound.device.name, values, self._clock.now(), kept.snapshot.event_log)
+            with contextlib.suppress(Refused):
+                await asyncio.to_thread(policy.judge, *judged)
+                return True
+        return False
+
+    async def record(
+        self, bound: JudgedDevice, selection: Selection, evidence: Evidence, actor: str
+    ) -> ReferencePolicy:
+        """Make the quoted values the running policy of a device that has none, and that policy."""
+        fresh = self._nonces.check(_subject(bound, selection), evidence.nonce, self._clock.now())
+        quote = _verify(bound, selection, evidence, fresh)
+        opened = _opened(bound, quote, evidence)
+        values = recordable(quote.values, selection, bound.policy.cap_pcr, explained=opened.explained)
+        return await self.record_values(bound.device, selection, values, actor)
+
+    async def record_values(
+        self, device: Device, selection: Selection, values: PcrValues, actor: str
+    ) -> ReferencePolicy:
+        """The same with values that were verified before; a policy that was recorded before gets one state more.
+
+        Raises ``selection-invalid``, and ``name-taken`` when that policy is over other PCRs.
+        """
+        now = self._clock.now()
+        boot = await self._store.get_policy(device.policy)
+        state = reference_state(
+            check_policy_selection(selection),
+            f"running {now:%Y-%m-%d %H:%M:%S.%f}",
+            values,
+            "recorded",
+            cap_pcr=boot.cap_pcr,
+            force=True,  # a cap alone proves that the initrd ended as it should
+        )
+        state = replace(state, created_at=now, created_by=actor)
+        name = f"{device.name[: 63 - len('-running')]}-running"
+        policy = ReferencePolicy(name, selection, boot.cap_pcr, (state,))
+        details = {"policy": name, "values": {str(pcr): value.hex() for pcr, value in sorted(values.items())}}
+        entry = AuditEntry(now, "device running-policy", actor, "done", device=device.name, details=details)
+        try:
+            recorded = await self._store.get_policy(name)
+        except NotFound:
+            await self._store.record_running(device.name, policy, entry)
+            return policy
+        if recorded.selection != selection:
+            sentence = f"Policy '{name}' is over {recorded.selection}; it was recorded before."
+            raise Conflict("name-taken", sentence)
+        if all(known.values != state.values for known in recorded.states):
+            await self._store.add_state(name, state, entry)
+        await self._store.set_running_policy(device.name, name, entry)
+        return recorded
+
+    async def unreachable(self, device: Device, policy: ReferencePolicy, silent_since: datetime) -> Round:
+        """Write that nothing authentic came since *silent_since*, unless it did."""
+        now = self._clock.now()
+        reason = Reason("device-unreachable", f"No evidence of '{device.name}' that counts came in time.")
+        verification = self._verification(device, policy, Outcome.UNREACHABLE, (reason,), now)
+        change = await self._store.verify(replace(verification, silent_since=silent_since))
+        return Round(device.name, Outcome.UNREACHABLE, (reason,), change)
+
+    async def _policy(self, bound: JudgedDevice) -> ReferencePolicy:
+        if bound.device.running_policy is None:
+            return running_policy(bound.policy)
+        chosen = await self._store.get_policy(bound.device.running_policy)
+        return replace(chosen, cap_pcr=bound.policy.cap_pcr)
+
+    async def _conclude(
+        self,
+        answer: _Answer,
+        quote: VerifiedQuote | None,
+        refusal: Refused | None,
+        opened: Opened | None = None,
+    ) -> Round:
+        bound, fresh = answer.bound, answer.fresh
+        outcome = Outcome.VERIFIED if refusal is None else Outcome.REFUSED
+        reasons = () if refusal is None else refusal.reasons
+        now = self._clock.now()
+        verification = replace(
+            self._verification(bound.device, bound.policy, outcome, reasons, now),
+            answer_digest=answer.digest,
+            answer_expires_at=fresh.expires_at,
+        )
+        if quote is not None:
+            # Only what can become a policy: PCR 10, quoted for IMA's list, never stays.
+            selection = answer.policy.selection
+            values = {str(pcr): quote.values[pcr].hex() for pcr in selection.pcrs}
+            details = {**verification.details, "selection": str(selection), "values": values}
+            told = None
+            if opened is not None:
+                told = Told(now, quote.clock.reset_count, opened)
+                details["disks"] = opened.as_json()
+            verification = replace(
+                verification, clock=quote.clock, behind_ms=fresh.behind_ms, details=details, told=told
+            )
+        else:
+            # Its clock may not become ours, so nothing else says that it is not older than what counted since.
+            verification = replace(verification, silent_since=fresh.made_at)
+        change = await self._store.verify(verification)
+        if change is None:
+            raise Conflict("clock-backwards", "Newer evidence of this device was accepted meanwhile.")
+        return Round(bound.device.name, outcome, reasons, change)
+
+    def _verification(
+        self,
+        device: Device,
+        policy: ReferencePolicy,
+        outcome: Outcome,
+        reasons: Sequence[Reason],
+        now: datetime,
+    ) -> Verification:
+        code = reasons[0].code if reasons else "ok"
+        actions = _actions(device, policy, outcome)
+        suspend = None
+        if "suspend" in actions and outcome is not Outcome.VERIFIED:
+            suspend = Suspension(now, SERVER, f"{outcome} ({code}): {reasons[0].sentence}")
+        return Verification(
+            device_id=device.id,
+            at=now,
+            outcome=outcome,
+            code=code,
+            details={"reasons": [reason.as_json() for reason in reasons]},
+            suspend=suspend,
+            notify=tuple(action for action in actions if action.startswith(("hook:", "webhook:"))),
+        )
+
+
+def _subject(bound: JudgedDevice, selection: Selection) -> str:
+    """What a nonce is good for.  With the selection, so that who answers while it is changed is not refused for it."""
+    return f"{bound.identity} {selection}"
+
+
+def _quoted(bound: JudgedDevice, policy: ReferencePolicy) -> Selection:
+    """What a running machine has to quote."""
+    selection, conditions = policy.selection, bound.policy.conditions
+    if conditions.attested_root:
+        selection = with_cap(selection, bound.policy.cap_pcr)
+    return with_ima(selection) if conditions.ima else selection
+
+
+def _opened(bound: JudgedDevice, quote: VerifiedQuote, evidence: Evidence) -> Opened:
+    """Return the statements of the cap's texts about the disks: those that came, or those that came before and lead to the same value."""
+    kept = bound.device.told.opened.texts if bound.device.told else b""
+    cap_pcr = bound.policy.cap_pcr
+    sent = read_cap(evidence.cap_events, quote.selection, quote.values, cap_pcr)
+    if sent.volumes or not kept:
+        return sent
+    known = read_cap(kept, quote.selection, quote.values, cap_pcr)
+    return known if known.volumes else sent
+
+
+def _verify(bound: JudgedDevice, selection: Selection, evidence: Evidence, fresh: Fresh) -> VerifiedQuote:
+    binding = verify_digest(evidence.nonce, bound.identity)
+    return verify_quote(fresh.enrolled(bound.device), evidence, selection, binding)
+
+
+def _is_verdict(refusal: Refused, fresh: Fresh) -> bool:
+    """Whether *refusal* says something about the machine.
+
+    A clock or a counter that went back does when the nonce was made after the evidence that it is compared with: then no
+    two rounds overtook each other, and the TPM's state was set back (a virtual machine's snapshot).
+    """
+    if refusal.code in ("clock-backwards", "reset-count-backwards"):
+        return fresh.mark is not None
+    return refusal.code in VERDICTS
+
+
+def _actions(device: Device, policy: ReferencePolicy, outcome: Outcome) -> tuple[str, ...]:
+    """What *policy* wants to follow; who is told of a failure is also told that it ended."""
+    watch = policy.conditions.watch
+    if watch is None:
+        return ()
+    before = device.standing.outcome if outcome is Outcome.VERIFIED else outcome
+    match before:
+        case Outcome.REFUSED:
+            return watch.on_refused
+        case Outcome.UNREACHABLE:
+            return watch.on_unreachable
+        case _:
+            return ()
+
+
+def parse_values(past: PastVerification) -> tuple[Selection, PcrValues]:
+    """The values that a kept round quoted.  Raises ``observation-missing`` when it has none."""
+    selection, values = past.details.get("selection"), past.details.get("values")
+    if not isinstance(selection, str) or not isinstance(values, dict):
+        raise Malformed("observation-missing", f"The last round of '{past.device}' has no quoted values.")
+    return Selection.parse(selection), {int(pcr): bytes.fromhex(value) for pcr, value in values.items()}
+
+
+def default_selection(policy: ReferencePolicy) -> Selection:
+    """What is recorded of a running machine when nobody says otherwise."""
+    return running_selection(policy.selection)

@@ -1,0 +1,1 @@
+"""Tang: the server's own keys, advertisements, and exchanges without evidence."""

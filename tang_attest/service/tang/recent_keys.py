@@ -1,0 +1,31 @@
+"""Tang keys as they were a moment ago, so that not every request reads the directory and the database."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Final
+
+from tang_attest.service.tang.plain import KeySet, KeySetProvider, current_keys
+
+#: Seconds for which a removed key may still answer, and a new one may not be known.
+LIFE_S: Final = 1.0
+
+
+class RecentKeys:
+    """The keys of *provider*, asked for at most once in *life_s* seconds (and by those that ask meanwhile).
+
+    Raises what *provider* raises, each time: a failure is not kept.
+    """
+
+    def __init__(self, provider: KeySetProvider, life_s: float = LIFE_S) -> None:
+        self._provider, self._life_s = provider, life_s
+        self._keys, self._until = KeySet(()), float("-inf")
+
+    async def current(self) -> KeySet:
+        """The keys as they were at most so long ago."""
+        begin = asyncio.get_running_loop().time()
+        if begin >= self._until:
+            self._keys = await current_keys(self._provider)
+            # From when it was asked, not answered: what changed meanwhile may be missing.
+            self._until = begin + self._life_s
+        return self._keys

@@ -1,0 +1,205 @@
+"""The server's own keys: signing keys, open exchange keys, and what is advertised of them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any, Protocol
+
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from tang_attest.errors import Malformed, NotFound, Unavailable
+from tang_attest.ports.audit import AuditEntry
+from tang_attest.ports.keys import OPEN, KeyStore, SealedKey
+from tang_attest.ports.machines import Device
+from tang_attest.ports.store import Store
+from tang_attest.ports.world import Clock
+from tang_attest.protocol.values.advertisement import Signer, advertise
+from tang_attest.protocol.values.points import DEFAULT_CURVE
+from tang_attest.service.tang.plain import KeySet, KeySetProvider, TangKey, current_keys
+from tang_attest.service.unlock.device_keys import find_device_key
+
+
+class SigningKeyStore(KeyStore, Protocol):
+    """A :class:`KeyStore` that also opens signing keys and seals keys made elsewhere."""
+
+    def open_signer(self, key: SealedKey) -> Signer:
+        """The signing key, ready for use."""
+
+    def seal(self, use: str, private: ec.EllipticCurvePrivateKey, now: datetime) -> SealedKey:
+        """An existing key, sealed."""
+
+
+class DirectoryFirst:
+    """A Tang directory, advertised as tangd does, with the server's own keys behind it."""
+
+    def __init__(self, directory: KeySetProvider, own: KeySetProvider) -> None:
+        self._providers = (directory, own)
+        self._parts: list[KeySet] = []
+        self._key_set = KeySet(())
+
+    async def current(self) -> KeySet:
+        """Return the keys as they are now; the same object as before when nothing changed."""
+        parts = [await current_keys(provider) for provider in self._providers]
+        if parts != self._parts:
+            self._parts, self._key_set = parts, _BesideDirectory(*parts)
+        return self._key_set
+
+
+class _BesideDirectory(KeySet):
+    """``/adv`` is the directory's alone, with one signature where tangd has one.
+
+    A client that names one of the server's own keys, ``/adv/{kid}``, gets the keys of both, signed by both. Keys of both
+    answer ``/rec``.
+    """
+
+    def __init__(self, directory: KeySet, own: KeySet) -> None:
+        super().__init__((*directory.keys, *own.keys))
+        self._directory = directory
+
+    def advertisement(self, kid: str | None = None) -> bytes:
+        """Return the signed key set; raises as :meth:`KeySet.advertisement`."""
+        if kid is None or self._directory.find(kid) is not None:
+            return self._directory.advertisement(kid)
+        return super().advertisement(kid)
+
+
+class ServerKeys:
+    """Keys that belong to no device, and the advertisements they sign.
+
+    With *open_keys* the open exchange keys are advertised and answer without evidence (plain Tang); without, they
+    are as if they were not there.
+    """
+
+    def __init__(
+        self, store: Store, keys: SigningKeyStore, clock: Clock, actor: str, *, open_keys: bool = False
+    ) -> None:
+        self._store, self._keys, self._clock, self._actor = store, keys, clock, actor
+        self._open_keys = open_keys
+        self._stored: Sequence[SealedKey] = ()
+        self._key_set = KeySet(())
+
+    async def current(self) -> KeySet:
+        """The keys as they are now; the same object as before when nothing changed, so nothing is signed again."""
+        stored = await self._store.server_keys()
+        if stored != self._stored:
+            used = [key for key in stored if key.use == "sign" or self._open_keys]
+            self._stored, self._key_set = stored, KeySet(self._as_tang_key(key) for key in used)
+        return self._key_set
+
+    async def usable(self) -> KeySet:
+        """The keys as they are now, if exchange keys can be used.  Raises ``server-tpm-unavailable``."""
+        await self._keys.check_tpm()
+        return await self.current()
+
+    async def device_advertisement(self, kid: str) -> bytes:
+        """The signed advertisement of a device's newest exchange key, asked for by any of its keys.
+
+        It names the AK that the key answers to, so that a machine is never bound to another one's key.
+        Raises ``key-unknown``.
+        """
+        asked = await find_device_key(self._store, kid)
+        newest = (await self._store.get_device(asked.device.name)).kids[0]
+        bound = asked if newest == kid else await find_device_key(self._store, newest)
+        signing = [key for key in (await self.current()).keys if key.signer is not None and not key.hidden]
+        exchange = {"alg": "ECMR", "key_ops": ["deriveKey"], **bound.key.public}
+        return advertise(
+            [*(key.public for key in signing), exchange],
+            [key.signer for key in signing if key.signer is not None],
+            {"ak_name": bound.device.ak_name.hex()},
+        )
+
+    async def enrolled(self, device: Device) -> Mapping[str, Any]:
+        """The answer to a finished enrollment (docs/protocol.md, 4.2)."""
+        policy = await self._store.get_policy(device.policy)
+        kid = device.kids[0]
+        return {
+            "name": device.name,
+            "kid": kid,
+            "policy": policy.name,
+            "selection": str(policy.selection),
+            "ek_verified": device.ek_verified,
+            "learning": device.learning is not None,
+            "advertisement": json.loads(await self.device_advertisement(kid)),
+        }
+
+    async def create_signing_key(self) -> str:
+        """Make a signing key; its thumbprint."""
+        key = self._keys.create("sign", DEFAULT_CURVE, self._clock.now())
+        await self._store.add_key(key, None, self._entry("keys create", key.kid))
+        return key.kid
+
+    async def rotate(self) -> tuple[list[str], list[str]]:
+        """Make new signing (and, if there are any, open exchange) keys; the old ones are advertised no longer.
+
+        The old ones still answer and verify, so nothing that was bound breaks.  Returns new and old thumbprints.
+        """
+        old = [key for key in await self._store.server_keys() if key.rotated_at is None]
+        uses = sorted({key.use for key in old} | {"sign"})
+        new = [await self._create(use, old, OPEN) for use in uses]
+        for key in new:
+            await self._store.add_key(key, None, self._entry("keys create", key.kid))
+        if old:
+            await self._store.rotate_keys(
+                [key.kid for key in old],
+                self._clock.now(),
+                self._entry("keys rotate", None, [key.kid for key in old]),
+            )
+        return [key.kid for key in new], [key.kid for key in old]
+
+    async def rotate_device(self, name: str) -> tuple[str, list[str]]:
+        """Give a device a new exchange key for what is bound from now on; the old one still answers.
+
+        Raises ``not-found``, ``key-unknown`` for a device without an exchange key, ``server-tpm-unavailable``.
+        """
+        device = await self._store.get_device(name)
+        if not device.kids:
+            raise NotFound("key-unknown", f"Device '{name}' has no exchange key.")
+        old_keys = [await self._stored_key(kid) for kid in device.kids]
+        key = await self._create("exchange", old_keys, device.holder)
+        await self._store.add_key(key, name, self._entry("keys create", key.kid, device=name))
+        old = list(device.kids)
+        await self._store.rotate_keys(
+            old, self._clock.now(), self._entry("keys rotate", None, old, device=name)
+        )
+        return key.kid, old
+
+    async def import_key(self, private: ec.EllipticCurvePrivateKey, use: str, *, rotated: bool) -> str:
+        """Add a key of a Tang server, sealed; it becomes a signing key or an open exchange key."""
+        if use not in ("sign", "exchange"):
+            raise Malformed("key-malformed", "The key is neither for signing nor for deriveKey.")
+        key = self._keys.seal(use, private, self._clock.now())
+        await self._store.add_key(key, None, self._entry("keys import", key.kid))
+        if rotated:
+            await self._store.rotate_keys([key.kid], self._clock.now(), self._entry("keys rotate", key.kid))
+        return key.kid
+
+    async def _create(self, use: str, old: Sequence[SealedKey], holder: str) -> SealedKey:
+        """A key for *holder* in the place of *old* ones."""
+        if use == "sign":
+            return self._keys.create(use, DEFAULT_CURVE, self._clock.now())
+        key = await self._keys.create_exchange(DEFAULT_CURVE, self._clock.now(), holder)
+        if any(map(self._keys.is_in_tpm, old)) and not self._keys.is_in_tpm(key):
+            # Nobody notices afterwards that a disk of this server opens what its TPM protected.
+            raise Unavailable(
+                "server-tpm-unavailable", "The old key lives in a TPM, and the new one would not."
+            )
+        return key
+
+    async def _stored_key(self, kid: str) -> SealedKey:
+        return (await find_device_key(self._store, kid)).key
+
+    def _as_tang_key(self, key: SealedKey) -> TangKey:
+        hidden = key.rotated_at is not None
+        if key.use == "sign":
+            return TangKey.for_signing(self._keys.open_signer(key), dict(key.public), hidden=hidden)
+        return TangKey.for_exchange(self._keys.open_exchange(key), hidden=hidden)
+
+    def _entry(
+        self, event: str, kid: str | None, kids: Sequence[str] = (), *, device: str | None = None
+    ) -> AuditEntry:
+        details: dict[str, object] = {"kids": list(kids)} if kids else {}
+        return AuditEntry(
+            self._clock.now(), event, self._actor, "done", device=device, kid=kid, details=details
+        )

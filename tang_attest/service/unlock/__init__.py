@@ -1,0 +1,1 @@
+"""Unlock: from evidence to a reply, and the appraisal that other use cases share."""

@@ -1,0 +1,154 @@
+"""(11), (12) Appraisal: what the policy says of a verified quote, and what there is to remember about it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final
+
+from tang_attest.errors import Malformed, Reason, Refused
+from tang_attest.ports.decisions import NewEvidence, RolloutResult, Snapshot
+from tang_attest.ports.machines import Device
+from tang_attest.protocol import eventlog
+from tang_attest.protocol.grade import grade, unmeasured_inputs
+from tang_attest.protocol.policy import Permit, differing_pcrs, learned_now
+from tang_attest.protocol.quote import VerifiedQuote
+from tang_attest.protocol.reference_state import ReferenceState, learnable
+from tang_attest.protocol.verification import blames_the_log_only
+from tang_attest.service.unlock.device_keys import DeviceKey
+from tang_attest.service.unlock.suspension import check_admitted, check_not_suspended
+
+#: Refusals whatever was quoted, or of values that are approved already.
+_NOT_THE_VALUES: Final = frozenset({"device-suspended", "approval-required", "device-stale", "state-learned"})
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What appraisal came to, and what the store has to keep of it.
+
+    ``observation`` is what a person may approve, ``learned`` the state that an armed learning use made, ``news`` what
+    was quoted when the store has something else, ``rollout`` what this says about the rollout of the policy.
+    """
+
+    outcome: Permit | Refused
+    observation: Snapshot | None = None
+    learned: ReferenceState | None = None
+    news: NewEvidence | None = None
+    rollout: RolloutResult | None = None
+
+    @property
+    def met(self) -> ReferenceState | None:
+        """The state that permitted."""
+        return self.outcome.state if isinstance(self.outcome, Permit) else None
+
+
+def appraise(bound: DeviceKey, quote: VerifiedQuote, event_log: bytes, now: datetime) -> Verdict:
+    """Ask the policy.  Takes milliseconds when there is an event log, so not on the event loop."""
+    outcome, learned = _judge(bound, quote, event_log, now)
+    quoted = Snapshot(quote.selection, quote.values, event_log)
+    odd_values = isinstance(outcome, Refused) and not learned and outcome.code not in _NOT_THE_VALUES
+    return Verdict(
+        outcome,
+        observation=quoted if odd_values else None,
+        learned=learned,
+        news=_news(bound.device, quoted, outcome),
+        rollout=_rollout_result(bound, outcome),
+    )
+
+
+def _judge(
+    bound: DeviceKey, quote: VerifiedQuote, event_log: bytes, now: datetime
+) -> tuple[Permit | Refused, ReferenceState | None]:
+    try:
+        check_not_suspended(bound.device)
+        permit = bound.policy.appraise(quote, now, event_log)
+        _check_learned(bound.device, permit, quote)
+        check_admitted(bound.policy, bound.device, now)
+    except Refused as refusal:
+        if refusal.code in _NOT_THE_VALUES:
+            return refusal, None
+        # Values that a state has need not be learned, whatever log came with them.
+        if not blames_the_log_only(refusal) and (learned := _learn(bound.device, quote, now)):
+            # Refused all the same: a person with the passphrase has to be there when a state is learned.
+            return Refused("state-learned", "This boot's state was recorded as the one to expect."), learned
+        return _explain(refusal, bound.device, quote), None
+    return permit, None
+
+
+def _check_learned(device: Device, permit: Permit, quote: VerifiedQuote) -> None:
+    """Raise ``state-learned`` in the boot that was learned."""
+    if reason := learned_now(permit.state, device.learned_reset_count, quote.clock.reset_count):
+        raise Refused.because(reason)
+
+
+def _learn(device: Device, quote: VerifiedQuote, now: datetime) -> ReferenceState | None:
+    """The state of a boot that was waited for."""
+    learning = device.learning
+    if learning is None or now >= learning.until or not learnable(learning.stable, quote.values):
+        return None
+    label = f"learned {now:%Y-%m-%d %H:%M:%S}"
+    actor = f"device:{device.name}"
+    return ReferenceState(label, dict(quote.values), "learned", created_at=now, created_by=actor)
+
+
+def _explain(refusal: Refused, device: Device, quote: VerifiedQuote) -> Refused:
+    """Name the usual cause of values that no boot has: PCRs that an earlier boot's values are still in.
+
+    Boards without a wire from reset to the TPM keep their PCRs over a warm reboot.  Then every PCR that anything
+    measured differs, and the reset counter says the same as when the disks were last open.
+    """
+    measured = {pcr for pcr, value in quote.values.items() if any(value)}
+    if (
+        refusal.code != "pcr-mismatch"
+        or quote.clock.reset_count != device.opened_reset_count
+        or not measured <= set(differing_pcrs(refusal))
+    ):
+        return refusal
+    sentence = "The TPM was not reset since its disks were last open, so its PCRs still hold that boot."
+    return Refused.because(Reason("tpm-not-reset", sentence), *refusal.reasons)
+
+
+def _news(device: Device, quoted: Snapshot, outcome: Permit | Refused) -> NewEvidence | None:
+    """What was quoted, unless the store has it.  Not of a running system, whose PCRs are not those of a boot."""
+    if isinstance(outcome, Refused) and outcome.code == "capped":
+        return None
+    new = NewEvidence(quoted, isinstance(outcome, Permit))
+    if new.digest == device.evidence_digest:
+        return None
+    return NewEvidence(quoted, new.permitted, grade_of(quoted, ek_verified=device.ek_verified))
+
+
+def grade_of(quoted: Snapshot, *, ek_verified: bool) -> Mapping[str, object]:
+    """The grade of what was quoted, as :meth:`~tang_attest.protocol.grade.Grade.as_json` has it.
+
+    With ``unmeasured``, a list of sentences, where something may steer the boot that nothing measures.
+    """
+    log, replayed = None, False
+    if quoted.event_log:
+        try:
+            log = eventlog.parse(quoted.event_log)
+            replayed = not _contradictions(log, quoted)
+        except Malformed:
+            log = None
+    found = grade(ek_verified=ek_verified, log=log, replayed=replayed, values=quoted.values).as_json()
+    inputs = unmeasured_inputs(log, quoted.selection.bank, replayed=replayed)
+    return {**found, "unmeasured": list(inputs)} if inputs else found
+
+
+def _contradictions(log: eventlog.EventLog, quoted: Snapshot) -> tuple[eventlog.Mismatch, ...]:
+    bank = quoted.selection.bank
+    extended = set(eventlog.replay(log, bank))
+    values = {pcr: value for pcr, value in quoted.values.items() if pcr in extended}
+    return eventlog.replays_to(log, bank, values)
+
+
+def _rollout_result(bound: DeviceKey, outcome: Permit | Refused) -> RolloutResult | None:
+    """What the outcome says about the rollout of the device's policy."""
+    if bound.rollout is None:
+        return None
+    about, met = (
+        (outcome.state.label, outcome.state.label) if isinstance(outcome, Permit) else (outcome.code, None)
+    )
+    result = bound.rollout.outcome(bound.subject, met=met, code=about)
+    return None if result is None else RolloutResult(bound.rollout, result, about)

@@ -1,0 +1,98 @@
+"""Exchange keys that serve a device; an open key is not one of them."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+
+from tang_attest.errors import NotFound
+from tang_attest.ports.decisions import Basis
+from tang_attest.ports.keys import SealedKey
+from tang_attest.ports.machines import Device
+from tang_attest.ports.store import Store
+from tang_attest.protocol.changes.rollout import Rollout, Subject, judged_by
+from tang_attest.protocol.policy import ReferencePolicy
+from tang_attest.protocol.tpm import ClockInfo
+from tang_attest.protocol.values.pcr import Selection
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JudgedDevice:
+    """A device and the policy that judges it, as the database has them now.
+
+    ``policy`` is what :func:`judged_by` makes of the stored one; ``rollout`` is the one that is not over, ``subject``
+    how the device stands in it.  ``basis`` is what a permit by ``policy`` rests on.
+    """
+
+    device: Device
+    policy: ReferencePolicy
+    rollout: Rollout | None
+    subject: Subject
+    basis: Basis
+
+    @property
+    def identity(self) -> str:
+        """The text that a challenge and the quote of a round are bound to; no kid has a colon."""
+        return f"device:{self.device.name}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeviceKey(JudgedDevice):
+    """An exchange key, the device it serves, and the policy that judges it, as the database has them now."""
+
+    key: SealedKey
+
+    @property
+    def identity(self) -> str:
+        """The thumbprint of the key, which the agent of the machine knows."""
+        return self.key.kid
+
+
+async def find_device_key(store: Store, kid: str) -> DeviceKey:
+    """The device's key with thumbprint *kid*.  Raises ``key-unknown``."""
+    bound = await store.find_key(kid)
+    if bound is None or bound.device is None or bound.policy is None:
+        raise _unknown()
+    subject = Subject(bound.device.name, bound.device.labels, bound.outcome)
+    policy = judged_by(bound.policy, bound.rollout, subject)
+    basis = Basis(bound.policy.rules, bound.rollout, bound.device.labels)
+    return DeviceKey(
+        key=bound.key,
+        device=bound.device,
+        policy=policy,
+        rollout=bound.rollout,
+        subject=subject,
+        basis=basis,
+    )
+
+
+async def find_judged_device(store: Store, name: str) -> JudgedDevice:
+    """The device *name*, which needs no exchange key.  Raises ``not-found``."""
+    device = await store.get_device(name)
+    if device.kids:
+        return await find_device_key(store, device.kids[0])
+    stored, rollout = await asyncio.gather(store.get_policy(device.policy), store.get_rollout(device.policy))
+    subject = Subject(name, device.labels)  # a device that never unlocks has no outcome in a rollout
+    return JudgedDevice(
+        device=device,
+        policy=judged_by(stored, rollout, subject),
+        rollout=rollout,
+        subject=subject,
+        basis=Basis(stored.rules, rollout, device.labels),
+    )
+
+
+async def find_question(store: Store, kid: str) -> tuple[Selection, ClockInfo | None]:
+    """Return the selection that the device's key with thumbprint *kid* asks a quote of, and the clock of its newest evidence.
+
+    Raises ``key-unknown``.  A rollout changes which values are good, not which are quoted.
+    """
+    # The two share a query.
+    selection, newest = await asyncio.gather(store.find_selection(kid), store.find_clock(kid))
+    if selection is None:
+        raise _unknown()
+    return selection, newest
+
+
+def _unknown() -> NotFound:
+    return NotFound("key-unknown", "This server has no key with that identifier.")

@@ -1,0 +1,28 @@
+"""What keeps a machine from its key whatever it boots: a suspension, and a policy that asks for a person.
+
+A suspended machine hears so only after its TPM has signed: the code would tell a stranger that somebody suspects the
+machine, and a thief of its disk that it was noticed.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from tang_attest.errors import Refused
+from tang_attest.ports.machines import Device
+from tang_attest.protocol.policy import ReferencePolicy
+
+
+def check_not_suspended(device: Device) -> None:
+    """Raise ``device-suspended``.  The store checks again in the transaction that decides."""
+    if device.suspension is not None:
+        when = f"{device.suspension.at:%Y-%m-%d %H:%M}"
+        raise Refused("device-suspended", f"Device '{device.name}' is suspended since {when} UTC.")
+
+
+def check_admitted(policy: ReferencePolicy, device: Device, now: datetime) -> None:
+    """Raise ``approval-required`` or ``device-stale`` when a person has to allow what *policy* permits."""
+    seen_at = device.standing.verified_at or device.enrolled_at
+    obstacle = policy.conditions.obstacle(device.name, device.allowed_until, seen_at, now)
+    if obstacle is not None:
+        raise Refused.because(obstacle)

@@ -1,0 +1,193 @@
+"""Unlock: an unlock is five values, each made only from the one before it.
+
+    EnrolledDevice -> Challenge -> VerifiedQuote -> Permit -> Reply
+
+Every decision about a device's key is in the audit record, durably, before the answer leaves.  The numbers are
+those of docs/protocol.md, section 3.3.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import Mapping
+from concurrent.futures import Executor
+from dataclasses import replace
+from datetime import datetime
+from typing import Any, Final
+
+from tang_attest.errors import Conflict, Malformed, NotFound, Refused, Unavailable
+from tang_attest.ports.audit import AuditEntry
+from tang_attest.ports.decisions import Decision
+from tang_attest.ports.keys import KeyStore
+from tang_attest.ports.store import Store
+from tang_attest.ports.world import Clock, Randomness
+from tang_attest.protocol.challenge import Challenge, Purpose, unlock_digest
+from tang_attest.protocol.exchange import Multiplier, Reply, respond
+from tang_attest.protocol.policy import Permit
+from tang_attest.protocol.quote import Evidence, VerifiedQuote, verify_quote
+from tang_attest.protocol.values.advertisement import thumbprint
+from tang_attest.protocol.values.points import Point, parse_point
+from tang_attest.service.audit.actors import Caller
+from tang_attest.service.audit.refusals import Refusals, describe_refusal, with_log_size
+from tang_attest.service.unlock.appraisal import Verdict, appraise
+from tang_attest.service.unlock.device_keys import DeviceKey, find_device_key, find_question
+from tang_attest.service.unlock.exchanging import run_in_tpm, run_where
+from tang_attest.service.unlock.freshness import Fresh, Nonces
+
+#: Looks at a policy that is changed while evidence is judged by it.
+_TRIES: Final = 5
+
+
+class Unlock:
+    """Answers ``POST /rec/{kid}`` for keys that belong to a device."""
+
+    def __init__(
+        self,
+        store: Store,
+        keys: KeyStore,
+        clock: Clock,
+        random: Randomness,
+        nonce_key: bytes,
+        ttl_s: int,
+        executor: Executor | None = None,
+        refusals: Refusals | None = None,
+    ) -> None:
+        self._store, self._keys, self._clock, self._executor = store, keys, clock, executor
+        self._nonces = Nonces(Purpose.UNLOCK, clock, random, nonce_key, ttl_s)
+        self._refusals = refusals or Refusals(store, clock)
+
+    async def challenge(self, kid: str) -> Challenge:
+        """What the machine that uses *kid* has to quote.  Raises ``key-unknown``.  Nothing is stored."""
+        selection, newest = await find_question(self._store, kid)
+        # The log explains a refusal to the person who has to judge it.
+        return Challenge(self._nonces.make(kid, newest), selection, self._nonces.ttl_s, event_log_wanted=True)
+
+    async def check_known(self, kid: str) -> None:
+        """Raise ``key-unknown`` unless *kid* is the key of a device."""
+        await find_question(self._store, kid)
+
+    async def respond(self, kid: str, jwk: Mapping[str, Any], evidence: Evidence, caller: Caller) -> Reply:
+        """Y for the X in *jwk*, when *evidence* is good; raises whatever step refuses.
+
+        Raises :class:`Malformed`, :class:`Refused`, ``key-unknown``, and
+        :class:`~tang_attest.errors.Conflict` when the store lost a race (``nonce-used``, ``clock-backwards``).
+        """
+        for _ in range(_TRIES):
+            try:
+                return await self._respond(kid, jwk, evidence, caller)
+            except Conflict as lost:
+                if lost.code != "policy-changed":
+                    raise
+        # Somebody changes it again and again; the nonce is still good.
+        raise Unavailable("unavailable", "The policy is being changed.")
+
+    async def _respond(self, kid: str, jwk: Mapping[str, Any], evidence: Evidence, caller: Caller) -> Reply:
+        """The same; raises ``policy-changed`` when the evidence has to be judged again, by what the policy is now."""
+        bound = await find_device_key(self._store, kid)
+        entry = caller.entry(self._clock.now(), "unlock", bound.device.name, kid)
+        try:
+            x = _read_point(bound, jwk)
+            fresh, quote = self._verify(bound, x, evidence, entry.at)
+        except (Malformed, Refused) as error:
+            await self._refusals.note(replace(entry, code=error.code, details=describe_refusal(error)))
+            raise
+        verdict = await self._appraise(bound, quote, evidence.event_log, entry.at)
+        if isinstance(verdict.outcome, Refused):
+            refusal = with_log_size(verdict.outcome, evidence.event_log_size)
+            await self._decide(bound, evidence, fresh, quote, replace(verdict, outcome=refusal), entry)
+            raise refusal
+        # Opened only now: a stranger's request never costs an unsealing.  And before the record says "permitted".
+        key = await self._open(bound, entry)
+        await self._decide(bound, evidence, fresh, quote, verdict, entry)
+        return await self._exchange(verdict.outcome, evidence.nonce, key, x, entry)
+
+    async def _open(self, bound: DeviceKey, entry: AuditEntry) -> Multiplier:
+        """The key, which can be used now as far as anybody can tell."""
+        try:
+            key = self._keys.open_exchange(bound.key)
+            if key.place is not None:
+                await run_in_tpm(key.place, key.check)
+        except Unavailable as error:
+            await self._refusals.note(replace(entry, code=error.code, details=describe_refusal(error)))
+            raise
+        return key
+
+    async def _exchange(
+        self, permit: Permit, nonce: str, key: Multiplier, x: Point, entry: AuditEntry
+    ) -> Reply:
+        """Y.  The record says "permitted" already: where the key fails now, it says that nothing was released."""
+        try:
+            return await run_where(key.place, self._executor, respond, permit, nonce, key, x)
+        except Unavailable as error:
+            details = {**describe_refusal(error), "released": False}
+            await self._store.audit(
+                replace(entry, at=self._clock.now(), verdict="refused", code=error.code, details=details)
+            )
+            raise
+
+    async def _appraise(
+        self, bound: DeviceKey, quote: VerifiedQuote, event_log: bytes, now: datetime
+    ) -> Verdict:
+        """(11), (12) A log takes milliseconds to read, so that is done beside the loop."""
+        if not event_log:
+            return appraise(bound, quote, event_log, now)
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._executor, appraise, bound, quote, event_log, now)
+
+    async def _decide(
+        self,
+        bound: DeviceKey,
+        evidence: Evidence,
+        fresh: Fresh,
+        quote: VerifiedQuote,
+        verdict: Verdict,
+        entry: AuditEntry,
+    ) -> None:
+        """Write it all, durably.  (10) The nonce is used up here, whatever the verdict."""
+        decision = Decision(
+            device_id=bound.device.id,
+            nonce_digest=hashlib.sha256(evidence.nonce.encode()).digest(),
+            nonce_expires_at=fresh.expires_at,
+            clock=quote.clock,
+            behind_ms=fresh.behind_ms,
+            audit=_conclude(entry, verdict),
+            met=verdict.met,
+            observation=verdict.observation,
+            learned=verdict.learned,
+            evidence=verdict.news,
+            rollout=verdict.rollout,
+            basis=bound.basis,
+            replay_in_full=self._refusals.has_room(bound.key.kid),
+        )
+        try:
+            await self._store.decide(decision)
+        except (Conflict, NotFound) as lost:
+            if lost.code != "policy-changed":
+                lost_entry = replace(entry, code=lost.code, details=describe_refusal(lost))
+                await self._refusals.note_lost(lost_entry, decision)
+            raise
+
+    def _verify(
+        self, bound: DeviceKey, x: Point, evidence: Evidence, now: datetime
+    ) -> tuple[Fresh, VerifiedQuote]:
+        # (3) the nonce is ours, for this purpose and kid, and young
+        kid, nonce = bound.key.kid, evidence.nonce
+        fresh = self._nonces.check(kid, nonce, now)
+        # (4) to (9)
+        binding = unlock_digest(nonce, kid, thumbprint(x.members()))
+        return fresh, verify_quote(fresh.enrolled(bound.device), evidence, bound.policy.selection, binding)
+
+
+def _read_point(bound: DeviceKey, jwk: Mapping[str, Any]) -> Point:
+    # (2) X is a point of the key's curve
+    x = parse_point(jwk)
+    if x.curve.name != bound.key.curve:
+        raise Malformed("curve-mismatch", f"X is on {x.curve.name}, the key on {bound.key.curve}.")
+    return x
+
+
+def _conclude(entry: AuditEntry, verdict: Verdict) -> AuditEntry:
+    if isinstance(verdict.outcome, Permit):
+        return replace(entry, verdict="permitted", details={"state": verdict.outcome.state.label})
+    return replace(entry, code=verdict.outcome.code, details=describe_refusal(verdict.outcome))

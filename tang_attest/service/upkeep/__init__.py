@@ -1,0 +1,1 @@
+"""Upkeep: pruning of used nonces, and readiness."""

@@ -1,0 +1,1 @@
+"""The database: engines, schema, tables, column types, and the authenticity of rows."""

@@ -1,0 +1,503 @@
+"""Rows that decide something are ours, or they decide nothing.
+
+A writer of the database must not open a disk with that.  Each row that a decision reads has a seal, made
+here with every write and checked here with every read:
+
+    seal     = serial (8 random bytes) || version (8 bytes, big endian) || HMAC-SHA-256 under a key of the server's secret
+    the HMAC = over ["tang-attest row", 1, TABLE, "SERIAL", VERSION, {COLUMN: VALUE, ...}], compact JSON in ASCII
+
+Values are as the columns hold them, by the columns' names in order, bytes as ``{"b": "<hex>"}``.  A column that is NULL
+is left out: a column that a migration adds changes no seal until somebody sets it.
+
+Rules of this module:
+
+* Every column is sealed unless :data:`OUTSIDE` names it, and every table unless :data:`NOT_SEALED` does.
+* A write reads the row first, under its lock, and checks it: nobody's change is sealed along with ours.
+* A row is read as its columns hold it and checked before its types read it.
+* ``version`` rises with each change that is not only :data:`MOVING`.  Changes are told to the audit record
+  (audit_log.py), which is sealed: a row that is older than the record says was restored (row_check.py).
+  A process refuses, besides, a row that is older than one it has seen.
+
+Not checked here: rows that were taken away, and rows of before this process began that were restored whole.
+"""
+
+from __future__ import annotations
+
+import hmac
+import json
+import logging
+import os
+import time
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
+from typing import Any, Final, TypeVar
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.types import TypeDecorator
+
+from tang_attest.store.database import tables
+from tang_attest.store.database.failures import Tampered
+
+T = TypeVar("T")
+Work = Callable[[sa.Connection], T]
+
+#: Names the key's purpose; the key is 32 bytes.
+KEY_LABEL: Final = "registry"
+
+#: Tables whose rows decide nothing that counts, and why.
+NOT_SEALED: Final = {
+    "nonce": "taken away, it lets the same evidence get the same Y for the same X once more, within its time",
+    "audit": "its chain seals it (audit_chain.py)",
+    "audit_seal": "it is a seal itself",
+    "verification": "history for people",
+}
+#: Columns that decide nothing, and why.
+OUTSIDE: Final[Mapping[str, Mapping[str, str]]] = {
+    "device": {
+        "grade": "shown to people",
+        "evidence_digest": "saves a write; the evidence itself is sealed",
+    },
+}
+#: Columns that every boot or round moves.  An older value of these makes nobody permit more.
+MOVING: Final[Mapping[str, frozenset[str]]] = {
+    "device": frozenset(
+        {
+            "clock",
+            "reset_count",
+            "restart_count",
+            "clock_safe",
+            "last_seen_at",
+            "last_code",
+            "opened_reset_count",
+            "last_state",
+            "verified_at",
+            "outcome",
+            "outcome_code",
+            "outcome_since",
+            "answered_at",
+            "wanted_at",
+            "told",
+        }
+    ),
+}
+#: Tables whose rows come and go with every boot: the audit record does not list their versions.
+UNRECORDED: Final = frozenset({"observation", "evidence", "ima_progress", "rollout_device", "notification"})
+
+SEAL: Final = "seal"
+_SERIAL: Final = 8
+_VERSION: Final = 8
+_SIZE: Final = _SERIAL + _VERSION + 32
+_OPTION: Final = "tang_attest_rows"
+#: Rows of which a process remembers the newest version.
+_REMEMBERED: Final = 100_000
+#: Rows of these tables are remembered, so many of them in all; others are long, or read once.
+_KEPT: Final = frozenset({"policy", "reference_state", "device", "sealed_key", "rollout"})
+_KNOWN: Final = 1024
+#: A version that no row reaches: that of one that was removed.
+REMOVED: Final = 1 << 62
+
+_log: Final = logging.getLogger(__name__)
+
+
+class Row(dict[str, Any]):
+    """A row that is ours: values by column, as their types read them; ``raw`` as the columns hold them.
+
+    It may be shared: whoever changes a value copies it first.
+    """
+
+    __slots__ = ("raw", "serial", "version")
+
+    def __init__(self, typed: Mapping[str, Any], raw: dict[str, Any], serial: bytes, version: int) -> None:
+        super().__init__(typed)
+        self.raw, self.serial, self.version = raw, serial, version
+
+
+class Authenticity:
+    """The seals of one database: *key* makes and checks them."""
+
+    def __init__(self, key: bytes) -> None:
+        self._key = key
+        # serial -> the newest version seen, and when; rows that never changed are not here.
+        self._floors: OrderedDict[bytes, tuple[int, float]] = OrderedDict()
+        self._found: Counter[str] = Counter()
+        #: Rows that were found to be ours, by all that their columns hold, seals too: what most requests read again.
+        self.known: dict[tuple[str, tuple[Any, ...]], Row] = {}
+
+    def __repr__(self) -> str:
+        return "Authenticity(...)"
+
+    def bind(self, work: Work[T]) -> tuple[Work[T], Transaction]:
+        """*work* with what the functions of this module need, for one transaction."""
+        transaction = Transaction(self)
+
+        def bound(connection: sa.Connection) -> T:
+            transaction.begin()
+            return work(connection.execution_options(**{_OPTION: transaction}))
+
+        return bound, transaction
+
+    def digest(self, form: Form, serial: bytes, version: int, raw: Mapping[str, Any]) -> bytes:
+        """The HMAC over a row."""
+        values = {name: raw[name] for name in form.sealed if raw[name] is not None}
+        for name in form.booleans:  # PostgreSQL has a type of its own for them
+            if name in values:
+                values[name] = _number(values[name])
+        content = ["tang-attest row", 1, form.name, serial.hex(), version, values]
+        return hmac.digest(self._key, _ENCODER.encode(content).encode("ascii"), "sha256")
+
+    def is_older(self, serial: bytes, version: int, since: float) -> bool:
+        """True for a row older than one that was seen before *since* (monotonic seconds)."""
+        newest, seen = self._floors.get(serial, (0, 0.0))
+        return version < newest and seen < since
+
+    def saw(self, serial: bytes, version: int) -> None:
+        """The row has been of this version."""
+        if version > 1 and version > self._floors.get(serial, (0, 0.0))[0]:
+            self._floors[serial] = (version, time.monotonic())
+            if len(self._floors) > _REMEMBERED:
+                self._floors.popitem(last=False)
+
+    def keep(self, name: tuple[str, tuple[Any, ...]], row: Row) -> None:
+        """Remember a row that is ours.  No order is kept, so that threads need no lock."""
+        if len(self.known) >= _KNOWN:
+            self.known.clear()
+        self.known[name] = row
+
+    def count(self, table: str) -> None:
+        """A row of *table* was not ours."""
+        self._found[table] += 1
+
+    def found(self) -> dict[str, int]:
+        """Count the reads of rows that were not ours, by table; every table is there."""
+        return {name: self._found[name] for name in SEALED}
+
+
+class Transaction:
+    """Reads and changes of one transaction."""
+
+    def __init__(self, authenticity: Authenticity) -> None:
+        self.authenticity = authenticity
+        self.begin()
+
+    def begin(self) -> None:
+        """The work begins, perhaps again."""
+        self.began = time.monotonic()
+        self._changed: dict[bytes, tuple[str, str, int]] = {}
+        self._untold: dict[bytes, tuple[str, str, int]] = {}
+
+    def note(self, form: Form, raw: Mapping[str, Any], serial: bytes, version: int) -> None:
+        """The row is of this version once the transaction is committed."""
+        if form.name not in UNRECORDED:
+            self._changed[serial] = self._untold[serial] = (form.name, form.describe(raw), version)
+
+    def saw(self, serial: bytes, version: int) -> None:
+        """The row was read.  One that this transaction changed is nobody else's before it is committed."""
+        if serial not in self._changed:
+            self.authenticity.saw(serial, version)
+
+    def take(self) -> list[list[object]]:
+        """Return the changes since this was last asked: table, key, serial and version; version 0 is a row removed."""
+        untold, self._untold = self._untold, {}
+        return [
+            [table, key, serial.hex(), 0 if version == REMOVED else version]
+            for serial, (table, key, version) in untold.items()
+        ]
+
+    def commit(self) -> None:
+        """It is committed: nothing older counts from now on."""
+        for serial, (_, _, version) in self._changed.items():
+            self.authenticity.saw(serial, version)
+
+
+class Form:
+    """Seals and reads a table's rows."""
+
+    def __init__(self, table: sa.Table) -> None:
+        self.table, self.name = table, table.name
+        self.names = tuple(column.name for column in table.c)
+        self.keys = tuple(column.name for column in table.primary_key.columns)
+        outside = {SEAL, *OUTSIDE.get(table.name, ())}
+        self.sealed = tuple(sorted(name for name in self.names if name not in outside))
+        self.moving = MOVING.get(table.name, frozenset())
+        self.booleans = tuple(c.name for c in table.c if isinstance(c.type, sa.Boolean))
+        self.typed: tuple[tuple[str, TypeDecorator[Any]], ...] = tuple(
+            (column.name, column.type) for column in table.c if isinstance(column.type, TypeDecorator)
+        )
+        #: The columns without their types: what somebody put there must not fail before it is checked.
+        self.raw = tuple(sa.type_coerce(column, sa.types.NullType()).label(column.name) for column in table.c)
+        self.lock = sa.select(*self.raw).order_by(*table.primary_key.columns).with_for_update(key_share=True)
+
+    def labelled(self, prefix: str) -> list[sa.Label[Any]]:
+        """``raw`` with other names, for a query over several tables."""
+        return [sa.type_coerce(c, sa.types.NullType()).label(f"{prefix}{c.name}") for c in self.table.c]
+
+    def describe(self, raw: Mapping[str, Any]) -> str:
+        """The row for a person: its name, or its key."""
+        parts = [raw[name] for name in ("name", "label") if raw.get(name) is not None][:1] or [
+            raw[key] for key in self.keys
+        ]
+        return " ".join(part.hex()[:16] if isinstance(part, bytes) else str(part) for part in parts)
+
+    def is_row(self, raw: Mapping[str, Any]) -> Any:
+        """The condition that only this row meets."""
+        return sa.and_(*(self.table.c[key] == self.decode(key, raw[key]) for key in self.keys))
+
+    def decode(self, name: str, value: Any) -> Any:
+        """A column's value as its type reads it."""
+        kind = self.table.c[name].type
+        if value is None or not isinstance(kind, TypeDecorator | sa.Boolean):
+            return value
+        return bool(value) if isinstance(kind, sa.Boolean) else kind.process_result_value(value, _NO_DIALECT)
+
+    def encode(self, name: str, value: Any) -> Any:
+        """A value as the column will hold it."""
+        kind = self.table.c[name].type
+        if isinstance(kind, TypeDecorator):
+            return kind.process_bind_param(value, _NO_DIALECT)
+        return _number(value) if isinstance(kind, sa.Boolean) else value
+
+    def read(self, raw: Mapping[str, Any]) -> dict[str, Any]:
+        """The row as its types read it.  Raises whatever they raise."""
+        typed = dict(raw)
+        for name, kind in self.typed:
+            if typed[name] is not None:
+                typed[name] = kind.process_result_value(typed[name], _NO_DIALECT)
+        for name in self.booleans:
+            typed[name] = None if typed[name] is None else bool(typed[name])
+        return typed
+
+
+_NO_DIALECT: Any = None  # our types look the same everywhere (types.py)
+
+
+def _encode_bytes(value: object) -> object:
+    """Bytes, and what no column of ours holds; both are objects, which no value of ours is."""
+    if isinstance(value, bytes | memoryview):
+        return {"b": bytes(value).hex()}
+    return {type(value).__name__: str(value)}
+
+
+def _number(value: Any) -> Any:
+    return int(value) if isinstance(value, bool) else value
+
+
+_ENCODER: Final = json.JSONEncoder(separators=(",", ":"), default=_encode_bytes)
+
+SEALED: Final[Mapping[str, Form]] = {
+    table.name: Form(table) for table in tables.metadata.sorted_tables if table.name not in NOT_SEALED
+}
+
+
+def form(table: sa.Table) -> Form:
+    """The form of *table*."""
+    return SEALED[table.name]
+
+
+# --- reading --------------------------------------------------------------------------------------------------------
+
+
+def check(connection: sa.Connection, table: sa.Table, values: Sequence[Any]) -> Row:
+    """The row that has *values*, those of :attr:`Form.raw`.  Raises ``registry-tampered``."""
+    transaction = _transaction(connection)
+    authenticity, name = transaction.authenticity, (table.name, tuple(values))
+    row = authenticity.known.get(name) if table.name in _KEPT else None
+    if row is None:
+        row = _verify(connection, form(table), values)
+        if table.name in _KEPT:
+            authenticity.keep(name, row)
+    if authenticity.is_older(row.serial, row.version, transaction.began):
+        raise tampered(connection, form(table), row.raw, "is older than this server has seen it")
+    transaction.saw(row.serial, row.version)
+    return row
+
+
+def _verify(connection: sa.Connection, shape: Form, values: Sequence[Any]) -> Row:
+    raw = dict(zip(shape.names, values, strict=True))
+    if (seal := genuine(_transaction(connection).authenticity, shape, raw)) is None:
+        raise tampered(connection, shape, raw, "is not what this server wrote")
+    return Row(
+        _read(shape, raw), raw, seal[:_SERIAL], int.from_bytes(seal[_SERIAL : _SERIAL + _VERSION], "big")
+    )
+
+
+def is_ours(connection: sa.Connection, table: sa.Table, values: Sequence[Any]) -> bool:
+    """Whether :func:`check` would take the row for ours, however old; nothing is logged."""
+    shape = form(table)
+    raw = dict(zip(shape.names, values, strict=True))
+    return genuine(_transaction(connection).authenticity, shape, raw) is not None
+
+
+def _read(shape: Form, raw: Mapping[str, Any]) -> dict[str, Any]:
+    try:
+        return shape.read(raw)
+    except Exception as error:  # a column outside of the seal; the type says what is wrong with it
+        raise Tampered("registry-tampered", _sentence(shape, raw, "cannot be read")) from error
+
+
+def _seal(raw: Mapping[str, Any]) -> bytes | None:
+    seal = raw[SEAL]
+    return bytes(seal) if isinstance(seal, bytes | memoryview) and len(seal) == _SIZE else None
+
+
+def tampered(connection: sa.Connection, shape: Form, raw: Mapping[str, Any], why: str) -> Tampered:
+    """The error about a row that is not ours, which is logged and counted."""
+    _transaction(connection).authenticity.count(shape.name)
+    sentence = _sentence(shape, raw, why)
+    _log.error("registry-tampered: %s", sentence)
+    return Tampered("registry-tampered", sentence)
+
+
+def _sentence(shape: Form, raw: Mapping[str, Any], why: str) -> str:
+    return f"Row '{shape.describe(raw)}' of table {shape.name} {why}."
+
+
+def load(
+    connection: sa.Connection,
+    table: sa.Table,
+    *where: sa.ColumnElement[bool],
+    order_by: Sequence[Any] = (),
+    lock: bool = False,
+) -> list[Row]:
+    """The rows that meet *where*.  Raises ``registry-tampered`` when one of them is not ours."""
+    query = form(table).lock if lock else sa.select(*form(table).raw)
+    return rows(connection, query.where(*where).order_by(*order_by), table)
+
+
+def rows(
+    connection: sa.Connection, query: Any, table: sa.Table, bound: Mapping[str, Any] | None = None
+) -> list[Row]:
+    """The rows of a *query* whose first columns are :attr:`Form.raw` of *table*.  Raises ``registry-tampered``."""
+    width = len(form(table).names)
+    return [check(connection, table, values[:width]) for values in connection.execute(query, bound or {})]
+
+
+def one(connection: sa.Connection, table: sa.Table, *where: sa.ColumnElement[bool]) -> Row | None:
+    """The one row that meets *where*, if there is one.  Raises ``registry-tampered``."""
+    found = load(connection, table, *where)
+    return found[0] if found else None
+
+
+# --- writing --------------------------------------------------------------------------------------------------------
+
+
+def insert(connection: sa.Connection, table: sa.Table, values: Mapping[str, object]) -> Row | None:
+    """Insert *values* unless a unique constraint forbids it; the row, or ``None``.
+
+    Looking first and inserting then would leave a moment for somebody else.  ``ON CONFLICT DO NOTHING`` has none:
+    it waits for a transaction that is inserting the same, and then has one row or none.
+    """
+    shape = form(table)
+    found = connection.execute(_insertion(table, connection.dialect.name), values).one_or_none()
+    if found is None:
+        return None
+    raw = dict(zip(shape.names, found, strict=True))
+    serial = os.urandom(_SERIAL)
+    _transaction(connection).note(shape, raw, serial, 1)
+    seal = _sign(connection, shape, raw, serial, 1)
+    connection.execute(table.update().where(shape.is_row(raw)).values({SEAL: seal}))
+    return Row(shape.read(raw), raw | {SEAL: seal}, serial, 1)
+
+
+@cache
+def _insertion(table: sa.Table, dialect: str) -> Any:
+    into = postgresql.insert if dialect == "postgresql" else sqlite.insert
+    return into(table).on_conflict_do_nothing().returning(*form(table).raw)
+
+
+def update(
+    connection: sa.Connection,
+    table: sa.Table,
+    where: sa.ColumnElement[bool],
+    changes: Mapping[str, object] | Callable[[Row], Mapping[str, object]],
+) -> int:
+    """Change the rows that meet *where*; how many.  Raises ``registry-tampered`` when one of them is not ours.
+
+    The rows are locked before they are read, and *where* was true under the lock: comparing the number is how a
+    compare-and-set learns who won.
+    """
+    found = load(connection, table, where, lock=True)
+    for row in found:
+        wanted = changes(row) if callable(changes) else changes
+        changed = resealed(connection, table, row, wanted)
+        connection.execute(table.update().where(form(table).is_row(row.raw)).values(changed))
+    return len(found)
+
+
+def resealed(
+    connection: sa.Connection, table: sa.Table, row: Row, changes: Mapping[str, object]
+) -> dict[str, object]:
+    """*changes* of *row*, which is locked, with the seal that it has with them.  *row* is as before."""
+    shape = form(table)
+    raw = row.raw | {name: shape.encode(name, value) for name, value in changes.items()}
+    version = row.version
+    if not shape.moving.issuperset(changes):
+        version += 1
+        _transaction(connection).note(shape, raw, row.serial, version)
+    return {**changes, SEAL: _sign(connection, shape, raw, row.serial, version)}
+
+
+def after(table: sa.Table, row: Row, changed: Mapping[str, object]) -> Row:
+    """*row* once it was written as :func:`resealed` says."""
+    shape = form(table)
+    raw = row.raw | {name: shape.encode(name, value) for name, value in changed.items()}
+    seal = raw[SEAL]
+    version = int.from_bytes(seal[_SERIAL : _SERIAL + _VERSION], "big")
+    return Row(dict(row) | dict(changed), raw, row.serial, version)
+
+
+def delete(connection: sa.Connection, table: sa.Table, where: sa.ColumnElement[bool]) -> int:
+    """Delete the rows that meet *where*, ours or not; how many."""
+    shape, transaction = form(table), _transaction(connection)
+    if shape.name not in UNRECORDED:
+        for values in connection.execute(shape.lock.where(where)):
+            raw = dict(zip(shape.names, values, strict=True))
+            if (seal := genuine(transaction.authenticity, shape, raw)) is not None:
+                transaction.note(shape, raw, seal[:_SERIAL], REMOVED)
+    return connection.execute(table.delete().where(where)).rowcount
+
+
+def _sign(
+    connection: sa.Connection, shape: Form, raw: Mapping[str, Any], serial: bytes, version: int
+) -> bytes:
+    digest = _transaction(connection).authenticity.digest(shape, serial, version, raw)
+    return serial + version.to_bytes(_VERSION, "big") + digest
+
+
+def genuine(authenticity: Authenticity, shape: Form, raw: Mapping[str, Any]) -> bytes | None:
+    """The seal of a row that is ours, however old; nothing is logged."""
+    if (seal := _seal(raw)) is None:
+        return None
+    version = int.from_bytes(seal[_SERIAL : _SERIAL + _VERSION], "big")
+    digest = authenticity.digest(shape, seal[:_SERIAL], version, raw)
+    return seal if hmac.compare_digest(digest, seal[-32:]) else None
+
+
+def made_again(authenticity: Authenticity, shape: Form, raw: Mapping[str, Any], seal: bytes | None) -> bytes:
+    """The seal of a row with the serial and version of *seal*, or new ones."""
+    known = (
+        seal
+        if seal is not None and len(seal) == _SIZE
+        else os.urandom(_SERIAL) + (1).to_bytes(_VERSION, "big")
+    )
+    serial, version = known[:_SERIAL], int.from_bytes(known[_SERIAL : _SERIAL + _VERSION], "big")
+    return known[: _SERIAL + _VERSION] + authenticity.digest(shape, serial, version, raw)
+
+
+def parts(seal: bytes) -> tuple[str, int]:
+    """A seal's serial (hex) and version."""
+    return seal[:_SERIAL].hex(), int.from_bytes(seal[_SERIAL : _SERIAL + _VERSION], "big")
+
+
+def _transaction(connection: sa.Connection) -> Transaction:
+    found = connection.get_execution_options().get(_OPTION)
+    if not isinstance(found, Transaction):
+        raise RuntimeError("rows that decide need a transaction that can authenticate them")  # noqa: TRY004 - a bug
+    return found
+
+
+def changes(connection: sa.Connection) -> list[list[object]]:
+    """Return the changes of this transaction that the audit record has not heard yet (:meth:`Transaction.take`)."""
+    found = connection.get_execution_options().get(_OPTION)
+    return found.take() if isinstance(found, Transaction) else []

@@ -1,0 +1,178 @@
+"""PostgreSQL, through asyncpg: for any number of replicas.
+
+Rules of this module:
+
+* Nothing waits for ever.  A transaction that takes too long loses its connection: that ends every wait of the
+  driver at once, also for a server that is frozen, which no cancel request would reach.
+* A write is READ COMMITTED: each compare-and-set checks its condition again under the row's lock.  A read is one
+  snapshot (REPEATABLE READ, read only), so that the queries of one answer agree.
+* What PostgreSQL rolled back because of others is done again, a few times.  A connection that was found dead is
+  replaced once.  A COMMIT without an answer is never repeated.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+import sqlalchemy as sa
+from sqlalchemy.engine import URL
+from sqlalchemy.exc import DBAPIError
+
+from tang_attest.errors import Malformed, Unavailable
+from tang_attest.store.database.failures import sqlstate, translate_errors
+
+if TYPE_CHECKING:
+    from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+T = TypeVar("T")
+Work = Callable[[sa.Connection], T]
+
+#: Of each process.  The request path has one batch of each kind at a time: finds, server keys, writes; the rest is
+#: for enrollments and operators.
+CONNECTIONS: Final = 5
+#: Seconds to get a connection, and seconds that a transaction may take.  A waiting machine is told after that.
+CONNECT_S: Final = 5.0
+TRANSACTION_S: Final = 5.0
+_TRIES: Final = 5
+_PAUSE_S: Final = 0.02
+
+#: Rolled back because of others: serialization failure, deadlock, and a foreign key whose row went after it was
+#: looked up, which the next try will not find.
+_ROLLED_BACK: Final = frozenset({"40001", "40P01", "23503"})
+#: "cached plan must not change result type": somebody upgraded the schema; the driver has forgotten its plans now.
+_PLAN_OUTDATED: Final = "0A000"
+
+
+class ServerDatabase:
+    """:class:`tang_attest.store.database.engine.Database` on a PostgreSQL server.
+
+    *url* has no password in it.  *patient* is for an operator's long work (an upgrade, a copy): no limit on time, and no second try.
+    """
+
+    def __init__(self, url: URL, *, patient: bool = False) -> None:
+        # Not at the top: these are a fifth of the time that `serve` takes to start.
+        from sqlalchemy.ext.asyncio import create_async_engine
+
+        if "PGPASSWORD" in os.environ:
+            raise Malformed(
+                "setting-invalid", "PGPASSWORD is set: put the password into a password file (passfile=...)."
+            )
+        self._transaction_s = None if patient else TRANSACTION_S
+        self._tries = 1 if patient else _TRIES  # an operator's work reads a file, which is read once
+        self._url = url
+        # The driver parses the URL itself, so that it means what it means to psql (sslmode, passfile, two hosts ...).
+        self._engine: AsyncEngine = create_async_engine(
+            "postgresql+asyncpg://",
+            async_creator=self._connect,
+            pool_size=CONNECTIONS,
+            max_overflow=0,
+            pool_timeout=CONNECT_S,
+        )
+        self._reading = self._engine.execution_options(
+            isolation_level="REPEATABLE READ", postgresql_readonly=True
+        )
+        self._closed = False
+
+    async def read(self, work: Work[T]) -> T:
+        """See :class:`~tang_attest.store.database.engine.Database`."""
+        return await self._run(self._reading, work)
+
+    async def write(self, work: Work[T]) -> T:
+        """See :class:`~tang_attest.store.database.engine.Database`.  *work* may be called again after a rollback."""
+        return await self._run(self._engine, work)
+
+    async def erase_log(self) -> None:
+        """Nothing: a server's log, and what VACUUM has not reached yet, is the server's."""
+
+    async def close(self) -> None:
+        """See :class:`~tang_attest.store.database.engine.Database`."""
+        self._closed = True
+        await self._engine.dispose()
+
+    async def _run(self, engine: AsyncEngine, work: Work[T]) -> T:
+        if self._closed:  # the engine itself would connect again
+            raise Unavailable("unavailable", "The server is stopping.")
+        with translate_errors():
+            for number in range(1, self._tries + 1):
+                attempt = _Attempt(engine, self._transaction_s)
+                try:
+                    return await attempt.run(work)
+                except DBAPIError as error:
+                    if number == self._tries or not attempt.may_repeat(error, number):
+                        raise
+                await asyncio.sleep(_PAUSE_S * number)
+        raise AssertionError("the last try returned or raised")
+
+    async def _connect(self) -> Any:
+        import asyncpg  # as above
+
+        limit_ms = 0 if self._transaction_s is None else int(self._transaction_s * 1000)
+        try:
+            return await asyncpg.connect(
+                self._url.set(drivername="postgresql").render_as_string(hide_password=False),
+                timeout=CONNECT_S,
+                server_settings={
+                    "application_name": "tang-attest",
+                    # Whatever the cluster's default: a decision counts once it is on the disk.
+                    "synchronous_commit": "on",
+                    # So that the server, too, gives up a lock or a wait that nobody wants any more.
+                    "statement_timeout": str(limit_ms),
+                    "idle_in_transaction_session_timeout": str(2 * limit_ms),
+                },
+            )
+        except (ValueError, asyncpg.InterfaceError) as error:
+            # The driver names what it cannot read in the URL or in the environment.
+            raise Malformed("setting-invalid", f"Setting database: {_first_line(error)}.") from None
+
+
+class _Attempt:
+    """One try at one transaction."""
+
+    def __init__(self, engine: AsyncEngine, limit_s: float | None) -> None:
+        self._engine, self._limit_s = engine, limit_s
+        self._committing = False
+        self._expired = False
+
+    async def run(self, work: Work[T]) -> T:
+        """What *work* returns, once it is committed."""
+        async with asyncio.timeout(2 * CONNECT_S):
+            connection = await self._engine.connect()
+        try:
+            return await self._transact(connection, work)
+        finally:
+            await connection.close()
+
+    def may_repeat(self, error: DBAPIError, number: int) -> bool:
+        """True when nothing of the transaction can have been committed, and another try may do better."""
+        if error.connection_invalidated:
+            return number == 1 and not self._committing and not self._expired
+        return sqlstate(error) in _ROLLED_BACK or (number == 1 and sqlstate(error) == _PLAN_OUTDATED)
+
+    async def _transact(self, connection: AsyncConnection, work: Work[T]) -> T:
+        watchdog = await self._watch(connection)
+        try:
+            async with connection.begin():
+                result = await connection.run_sync(work)
+                self._committing = True
+            return result
+        finally:
+            if watchdog is not None:
+                watchdog.cancel()
+
+    async def _watch(self, connection: AsyncConnection) -> asyncio.TimerHandle | None:
+        if self._limit_s is None:
+            return None
+        driver: Any = (await connection.get_raw_connection()).driver_connection
+
+        def expire() -> None:
+            self._expired = True
+            driver.terminate()
+
+        return asyncio.get_running_loop().call_later(self._limit_s, expire)
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0].rstrip(".")

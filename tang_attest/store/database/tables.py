@@ -1,0 +1,347 @@
+"""The tables.  ``migrations`` makes them; a test compares the two.
+
+* Every compare-and-set of the registry has its unique constraint or its nullable column here.
+* The audit names devices by name, without a foreign key: it outlives them.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import sqlalchemy as sa
+
+from tang_attest.store.database.types import (
+    BIG,
+    Instant,
+    JsonText,
+    PcrText,
+    RulesText,
+    SelectionText,
+    Unsigned64,
+)
+
+metadata: Final = sa.MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+
+def _seal() -> sa.Column[bytes]:
+    """The proof that the row is ours (authentic.py); NULL: it is not."""
+    return sa.Column("seal", sa.LargeBinary)
+
+
+policy: Final = sa.Table(
+    "policy",
+    metadata,
+    sa.Column("id", BIG, primary_key=True),
+    sa.Column("name", sa.Text, nullable=False, unique=True),
+    sa.Column("selection", SelectionText, nullable=False),
+    sa.Column("cap_pcr", sa.Integer, nullable=False),
+    # The device whose enrollment recorded this policy; the policy goes when that device goes.
+    sa.Column("recorded_for", sa.Text),
+    sa.Column("trust_predictions", sa.Boolean, nullable=False, server_default="0"),
+    # A list of rules over the event log (protocol/rules.py); NULL: exact values only.
+    sa.Column("rules", RulesText),
+    # protocol/conditions.py; NULL: none.
+    sa.Column("conditions", JsonText),
+    _seal(),
+)
+
+reference_state: Final = sa.Table(
+    "reference_state",
+    metadata,
+    sa.Column("id", BIG, primary_key=True),
+    sa.Column("policy_id", BIG, sa.ForeignKey("policy.id"), nullable=False),
+    sa.Column("label", sa.Text, nullable=False),
+    sa.Column("pcr_values", PcrText, nullable=False),
+    sa.Column("origin", sa.Text, nullable=False),
+    sa.Column("life", sa.Text, nullable=False, server_default="active"),
+    # NULL: for every device, for good, without a limit of uses, outside of rollouts.
+    sa.Column("device", sa.Text),
+    sa.Column("expires_at", Instant),
+    sa.Column("uses_left", sa.Integer),
+    sa.Column("rollout", sa.Text),
+    sa.Column("created_at", Instant),
+    sa.Column("created_by", sa.Text),
+    sa.Column("notes", JsonText),
+    _seal(),
+    sa.UniqueConstraint("policy_id", "label"),
+)
+
+device: Final = sa.Table(
+    "device",
+    metadata,
+    sa.Column("id", BIG, primary_key=True),
+    sa.Column("name", sa.Text, nullable=False, unique=True),
+    sa.Column("policy_id", BIG, sa.ForeignKey("policy.id"), nullable=False, index=True),
+    sa.Column("ak_public", sa.LargeBinary, nullable=False),
+    sa.Column("ak_name", sa.LargeBinary, nullable=False),
+    # One AK, one EK: one device.  NULLs (no EK known) do not collide.  See shared_ak_spki.
+    sa.Column("ak_spki", sa.LargeBinary, nullable=False, unique=True),
+    sa.Column("ak_scheme", sa.Text, nullable=False),
+    sa.Column("ak_hash", sa.Text, nullable=False),
+    sa.Column("ek_spki", sa.LargeBinary, unique=True),
+    sa.Column("ek_certificate", sa.LargeBinary),
+    sa.Column("ek_verified", sa.Boolean, nullable=False),
+    sa.Column("ek_issuer", sa.Text),
+    sa.Column("origin", sa.Text, nullable=False),
+    sa.Column("enrolled_at", Instant, nullable=False),
+    # TPMS_CLOCK_INFO of the newest evidence; all four are NULL until there is some.
+    sa.Column("clock", Unsigned64),
+    sa.Column("reset_count", sa.BigInteger),
+    sa.Column("restart_count", sa.BigInteger),
+    sa.Column("opened_reset_count", sa.BigInteger),
+    sa.Column("clock_safe", sa.Boolean),
+    # {"until": ISO 8601, "stable": {PCR: hex}}, NULL unless armed.
+    sa.Column("learning", JsonText),
+    # The reset counter of the boot whose state was learned: that boot opens nothing.
+    sa.Column("learned_reset_count", sa.BigInteger),
+    sa.Column("last_seen_at", Instant),
+    sa.Column("last_code", sa.Text),
+    # The label of the reference state that the last permitted unlock met.
+    sa.Column("last_state", sa.Text),
+    # A list of words that rollouts and listings choose by.
+    sa.Column("labels", JsonText, nullable=False, server_default="[]"),
+    # {"grade": ..., "reasons": [...]} of protocol/grade.py; NULL until evidence was graded.
+    sa.Column("grade", JsonText),
+    # SHA-256 over what the row in `evidence` holds: most boots are like the one before, and write nothing there.
+    sa.Column("evidence_digest", sa.LargeBinary),
+    # The name of the policy for the running system; NULL: derived from that of the boot.
+    sa.Column("running_policy", sa.Text),
+    # A TPM that the operator's machine can ask itself.
+    sa.Column("tcti", sa.Text),
+    sa.Column("ak_handle", sa.Text),
+    # All three or none: while they are there, its keys answer nobody.
+    sa.Column("suspended_at", Instant),
+    sa.Column("suspended_by", sa.Text),
+    sa.Column("suspended_reason", sa.Text),
+    sa.Column("allowed_until", Instant),
+    # How the verification of the running system stands (ports.Standing).
+    sa.Column("outcome", sa.Text),
+    sa.Column("outcome_code", sa.Text),
+    sa.Column("outcome_since", Instant),
+    sa.Column("answered_at", Instant),
+    sa.Column("verified_at", Instant),
+    sa.Column("wanted_at", Instant, index=True),
+    # The last statement of the running system about its disks (ports.Told): {"at", "reset_count", "texts", "because"}.
+    sa.Column("told", JsonText),
+    # The AK of a device without an exchange key, which several such devices may share; NULL: `ak_spki` has it.
+    sa.Column("shared_ak_spki", sa.LargeBinary, index=True),
+    _seal(),
+    sqlite_autoincrement=True,  # an id is never used again: a decision under way must not meet another device
+)
+
+sealed_key: Final = sa.Table(
+    "sealed_key",
+    metadata,
+    sa.Column("kid", sa.Text, primary_key=True),
+    sa.Column("use", sa.Text, nullable=False),
+    sa.Column("curve", sa.Text, nullable=False),
+    sa.Column("public", JsonText, nullable=False),
+    sa.Column("sealed", sa.Text, nullable=False),
+    sa.Column("created_at", Instant, nullable=False),
+    sa.Column("rotated_at", Instant),
+    sa.Column("device_id", BIG, sa.ForeignKey("device.id"), index=True),
+    _seal(),
+)
+
+token: Final = sa.Table(
+    "token",
+    metadata,
+    sa.Column("digest", sa.LargeBinary, primary_key=True),
+    sa.Column("created_at", Instant, nullable=False),
+    sa.Column("created_by", sa.Text, nullable=False),
+    sa.Column("expires_at", Instant, nullable=False),
+    sa.Column("name", sa.Text),
+    sa.Column("policy", sa.Text),
+    sa.Column("record", sa.Boolean, nullable=False),
+    sa.Column("selection", SelectionText, nullable=False),
+    sa.Column("cap_pcr", sa.Integer, nullable=False),
+    sa.Column("allow_unverified_ek", sa.Boolean, nullable=False),
+    sa.Column("force", sa.Boolean, nullable=False),
+    sa.Column("learn_for_s", sa.BigInteger, nullable=False),
+    sa.Column("labels", JsonText, nullable=False, server_default="[]"),
+    sa.Column("used_at", Instant),
+    sa.Column("revoked_at", Instant),
+    _seal(),
+)
+
+admin_token: Final = sa.Table(
+    "admin_token",
+    metadata,
+    sa.Column("digest", sa.LargeBinary, primary_key=True),
+    # Never used again, not even after a revocation: the audit record names tokens.
+    sa.Column("name", sa.Text, nullable=False, unique=True),
+    sa.Column("scopes", JsonText, nullable=False),
+    # A list of names; NULL: every policy.
+    sa.Column("policies", JsonText),
+    sa.Column("created_at", Instant, nullable=False),
+    sa.Column("created_by", sa.Text, nullable=False),
+    sa.Column("expires_at", Instant, nullable=False),
+    sa.Column("revoked_at", Instant),
+    _seal(),
+)
+
+nonce: Final = sa.Table(
+    "nonce",
+    metadata,
+    # Only used nonces are here.  The primary key decides who used one first.
+    sa.Column("digest", sa.LargeBinary, primary_key=True),
+    sa.Column("expires_at", Instant, nullable=False, index=True),
+)
+
+observation: Final = sa.Table(
+    "observation",
+    metadata,
+    sa.Column("id", BIG, primary_key=True),
+    sa.Column("device_id", BIG, sa.ForeignKey("device.id"), nullable=False, index=True),
+    sa.Column("at", Instant, nullable=False),
+    sa.Column("selection", SelectionText, nullable=False),
+    sa.Column("pcr_values", PcrText, nullable=False),
+    sa.Column("code", sa.Text, nullable=False),
+    sa.Column("reset_count", sa.BigInteger, nullable=False),
+    sa.Column("event_log", sa.LargeBinary, nullable=False),
+    _seal(),
+    sqlite_autoincrement=True,
+)
+
+evidence: Final = sa.Table(
+    "evidence",
+    metadata,
+    # What each device last quoted in its initrd: policies are tried on it before they count.
+    sa.Column("device_id", BIG, sa.ForeignKey("device.id"), primary_key=True, autoincrement=False),
+    # The last that was permitted, and the last that was refused: the one explains the other.
+    sa.Column("permitted", sa.Boolean, primary_key=True, autoincrement=False),
+    sa.Column("at", Instant, nullable=False),
+    sa.Column("selection", SelectionText, nullable=False),
+    sa.Column("pcr_values", PcrText, nullable=False),
+    sa.Column("event_log", sa.LargeBinary, nullable=False),
+    _seal(),
+)
+
+rollout: Final = sa.Table(
+    "rollout",
+    metadata,
+    sa.Column("id", BIG, primary_key=True),
+    sa.Column("policy_id", BIG, sa.ForeignKey("policy.id"), nullable=False),
+    # The policy's id until the rollout is over, then NULL: a policy has one at a time.
+    sa.Column("under_way", BIG, unique=True),
+    sa.Column("name", sa.Text, nullable=False),
+    # PolicyChange.dump() of protocol/changes/change.py.
+    sa.Column("change", JsonText, nullable=False),
+    sa.Column("salt", sa.Text, nullable=False),
+    sa.Column("share", sa.Integer, nullable=False),
+    sa.Column("label", sa.Text),
+    sa.Column("refusal_limit", sa.Integer, nullable=False),
+    sa.Column("status", sa.Text, nullable=False),
+    sa.Column("started_at", Instant, nullable=False),
+    sa.Column("started_by", sa.Text, nullable=False),
+    sa.Column("ended_at", Instant),
+    sa.Column("ended_by", sa.Text),
+    sa.Column("why", sa.Text),
+    _seal(),
+    sa.UniqueConstraint("policy_id", "name"),
+)
+
+rollout_device: Final = sa.Table(
+    "rollout_device",
+    metadata,
+    # Who passed with the change or was refused; the primary key counts a device once.
+    sa.Column("rollout_id", BIG, sa.ForeignKey("rollout.id"), primary_key=True, autoincrement=False),
+    sa.Column(
+        "device_id", BIG, sa.ForeignKey("device.id"), primary_key=True, autoincrement=False, index=True
+    ),
+    sa.Column("outcome", sa.Text, nullable=False),
+    # The state that permitted, or why the policy refused.
+    sa.Column("about", sa.Text, nullable=False),
+    sa.Column("at", Instant, nullable=False),
+    _seal(),
+)
+
+verification: Final = sa.Table(
+    "verification",
+    metadata,
+    # Appended only: when a device's outcome or its code changes, and when an operator asked.  It outlives the device.
+    sa.Column("id", BIG, primary_key=True),
+    sa.Column("device", sa.Text, nullable=False, index=True),
+    sa.Column("at", Instant, nullable=False),
+    sa.Column("outcome", sa.Text, nullable=False),
+    sa.Column("code", sa.Text, nullable=False),
+    sa.Column("details", JsonText, nullable=False),
+    sqlite_autoincrement=True,
+)
+
+notification: Final = sa.Table(
+    "notification",
+    metadata,
+    # Whom a change has to be told to; who tells it deletes the row first.
+    sa.Column("id", BIG, primary_key=True),
+    sa.Column("action", sa.Text, nullable=False),
+    sa.Column("body", JsonText, nullable=False),
+    _seal(),
+    sqlite_autoincrement=True,
+)
+
+ima_requirement: Final = sa.Table(
+    "ima_requirement",
+    metadata,
+    # SHA-256 over the document (protocol/ima/requirement.py): what never changes can be kept ready.
+    sa.Column("digest", sa.Text, primary_key=True),
+    sa.Column("document", JsonText, nullable=False),
+    _seal(),
+)
+
+ima_progress: Final = sa.Table(
+    "ima_progress",
+    metadata,
+    # How far the list of this boot was read, and what was found there (protocol/ima/progress.py).
+    sa.Column("device_id", BIG, sa.ForeignKey("device.id"), primary_key=True, autoincrement=False),
+    sa.Column("progress", JsonText, nullable=False),
+    _seal(),
+)
+
+ek_root: Final = sa.Table(
+    "ek_root",
+    metadata,
+    sa.Column("fingerprint", sa.Text, primary_key=True),
+    sa.Column("label", sa.Text, nullable=False),
+    sa.Column("der", sa.LargeBinary, nullable=False),
+    sa.Column("added_at", Instant, nullable=False),
+    # The digest of the certificate's subject, by which issuers are looked up; NULL: looked at every time.
+    sa.Column("subject", sa.LargeBinary, index=True),
+    _seal(),
+)
+
+audit: Final = sa.Table(
+    "audit",
+    metadata,
+    sa.Column("id", BIG, primary_key=True),
+    sa.Column("at", Instant, nullable=False),
+    sa.Column("event", sa.Text, nullable=False),
+    sa.Column("actor", sa.Text, nullable=False),
+    sa.Column("verdict", sa.Text, nullable=False),
+    sa.Column("code", sa.Text, nullable=False),
+    sa.Column("device", sa.Text, index=True),
+    sa.Column("kid", sa.Text),
+    sa.Column("address", sa.Text),
+    sa.Column("request_id", sa.Text),
+    sa.Column("details", JsonText, nullable=False),
+    sqlite_autoincrement=True,  # a row that was taken away leaves a gap
+)
+
+audit_seal: Final = sa.Table(
+    "audit_seal",
+    metadata,
+    # protocol/audit_chain.py.  The primary key decides which of two servers seals.
+    sa.Column("seq", BIG, primary_key=True, autoincrement=False),
+    sa.Column("first_id", sa.BigInteger, nullable=False),
+    sa.Column("last_id", sa.BigInteger, nullable=False),
+    sa.Column("rows", sa.BigInteger, nullable=False),
+    sa.Column("hash", sa.LargeBinary, nullable=False),
+    sa.Column("sealed_at", Instant, nullable=False),
+)

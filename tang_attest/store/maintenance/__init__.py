@@ -1,0 +1,1 @@
+"""Maintenance of a whole database: upgrade, backup, restore, rekeying, checks."""

@@ -1,0 +1,123 @@
+"""A check that the rows that decide something are ours, all there, and as new as the audit record says.
+
+Each change of such a row tells the record, in its own transaction, the version that it made (audit_log.py).  The record
+is sealed, so whoever puts an older row of ours in the place of a newer one has to change the record as well.
+
+Not checked here: the record itself (``audit verify`` does), tables whose rows come and go with every boot
+(:data:`tang_attest.store.database.authentic.UNRECORDED`), and a database that was restored as a whole, with its record.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import sqlalchemy as sa
+
+from tang_attest.store.database import tables
+from tang_attest.store.database.authentic import REMOVED, Authenticity
+from tang_attest.store.database.types import BIG
+from tang_attest.store.maintenance import resealing
+from tang_attest.store.records.audit_log import ROWS
+
+_audit = tables.audit
+#: Entries of one query: some ten milliseconds.
+_PAGE: Final = 10_000
+#: The text that only entries with rows have: a key in compact JSON.
+_MARK: Final = f'%"{ROWS}":%'
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """The last word of the audit record about a row; a version of :data:`REMOVED` says that it was removed."""
+
+    table: str
+    key: str
+    version: int
+
+
+@dataclass(frozen=True, slots=True)
+class RowFinding:
+    """A row that decides nothing, or should: one sentence."""
+
+    table: str
+    key: str
+    sentence: str
+
+
+@dataclass(frozen=True, slots=True)
+class RowCheck:
+    """The number of rows that are ours, and the faults of the others."""
+
+    rows: int
+    findings: tuple[RowFinding, ...]
+
+
+def compare(connection: sa.Connection, authenticity: Authenticity) -> RowCheck:
+    """Check every row that has to be ours.  The connection has to see one moment."""
+    ours, foreign = resealing.look(connection, authenticity)
+    found = [_finding(row.table, row.key, "is not what this server wrote") for row in foreign]
+    said = recorded(connection)
+    for row in ours:
+        known = said.pop(row.serial, None)
+        if known is None or known.version <= row.version:
+            continue
+        if known.version == REMOVED:
+            found.append(_finding(row.table, row.key, "was removed, and is there again"))
+        else:
+            how = f"is older than the audit record says: version {row.version}, not {known.version}"
+            found.append(_finding(row.table, row.key, how))
+    changed = {(row.table, row.key) for row in foreign}
+    for known in said.values():
+        if known.version != REMOVED and (known.table, known.key) not in changed:
+            found.append(_finding(known.table, known.key, "is missing, and nobody removed it"))
+    return RowCheck(len(ours), tuple(found))
+
+
+def recorded(connection: sa.Connection) -> dict[str, Recorded]:
+    """Return the last word of the whole audit record, by the row's serial (hex)."""
+    said: dict[str, Recorded] = {}
+    after: int | None = None
+    while page := page_of(connection, after):
+        said |= read_page(page)
+        after = page[-1].id
+    return said
+
+
+def page_of(connection: sa.Connection, after: int | None) -> Sequence[Any]:
+    """The next entries after the id *after*: their ids, and the details of those that tell of rows.
+
+    Of all entries, so that a page takes as long however few of them tell of rows.
+    """
+    details = sa.type_coerce(_audit.c.details, sa.Text())
+    told = sa.case((details.like(_MARK), details), else_=sa.null()).label("details")
+    query = sa.select(_audit.c.id, told).order_by(_audit.c.id)
+    if after is not None:
+        query = query.where(_audit.c.id > sa.literal(after, BIG))
+    return connection.execute(query.limit(_PAGE)).all()
+
+
+def read_page(page: Sequence[Any]) -> dict[str, Recorded]:
+    """Return the last word of a page about each row.  Entries that somebody made unreadable say nothing."""
+    said: dict[str, Recorded] = {}
+    for entry in page:
+        for table, key, serial, version in _rows_of(entry.details):
+            said[serial] = Recorded(table, key, version or REMOVED)
+    return said
+
+
+def _rows_of(details: object) -> Iterator[tuple[str, str, str, int]]:
+    try:
+        listed = json.loads(details)[ROWS] if isinstance(details, str) else []
+    except (ValueError, RecursionError, KeyError, TypeError):
+        return
+    for each in listed if isinstance(listed, list) else []:
+        match each:
+            case [str(table), str(key), str(serial), int(version)]:
+                yield table, key, serial, version
+
+
+def _finding(table: str, key: str, how: str) -> RowFinding:
+    return RowFinding(table, key, f"Row '{key}' of table {table} {how}.")

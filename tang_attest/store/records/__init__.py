@@ -1,0 +1,1 @@
+"""Records: one module for each group of tables."""

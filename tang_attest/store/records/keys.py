@@ -1,0 +1,235 @@
+"""Exchange and signing keys at rest, and the one query of the request path."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import suppress
+from datetime import datetime
+from enum import Enum, auto
+from typing import Any, NamedTuple
+
+import sqlalchemy as sa
+
+from tang_attest.errors import Conflict, NotFound
+from tang_attest.ports.decisions import BoundKey
+from tang_attest.ports.keys import OPEN, SealedKey, holder
+from tang_attest.protocol.tpm import ClockInfo
+from tang_attest.protocol.values.pcr import Selection
+from tang_attest.store.database import authentic, tables
+from tang_attest.store.database.failures import Tampered
+from tang_attest.store.database.sql import among
+from tang_attest.store.records import devices, policies, rollouts
+
+_key = tables.sealed_key
+_device = tables.device
+_policy = tables.policy
+_rollout = tables.rollout
+
+_BOUND = (
+    sa.select(
+        *authentic.form(_key).labelled("key_"),
+        *authentic.form(_device).labelled("device_"),
+        *authentic.form(_policy).labelled("policy_"),
+        _rollout.c.id.label("rollout_id"),
+    )
+    .select_from(
+        _key.outerjoin(_device, _device.c.id == _key.c.device_id)
+        .outerjoin(_policy)
+        .outerjoin(_rollout, _rollout.c.under_way == _policy.c.id)
+    )
+    .where(among(_key.c.kid, "kids"), _key.c.use == "exchange")
+)
+
+_DEVICE_AT = len(_key.c)
+_POLICY_AT = _DEVICE_AT + len(_device.c)
+
+_QUESTIONS = (
+    sa.select(
+        *authentic.form(_key).labelled("key_"),
+        *authentic.form(_device).labelled("device_"),
+        *authentic.form(_policy).labelled("policy_"),
+    )
+    .select_from(_key.outerjoin(_device, _device.c.id == _key.c.device_id).outerjoin(_policy))
+    .where(among(_key.c.kid, "kids"), _key.c.use == "exchange")
+)
+
+
+def add(connection: sa.Connection, key: SealedKey, device_id: int | None) -> None:
+    """Add *key*.  Raises ``name-taken`` when its thumbprint is here already."""
+    row = {
+        "kid": key.kid,
+        "use": key.use,
+        "curve": key.curve,
+        "public": dict(key.public),
+        "sealed": key.sealed,
+        "created_at": key.created_at,
+        "rotated_at": key.rotated_at,
+        "device_id": device_id,
+    }
+    if authentic.insert(connection, _key, row) is None:
+        raise Conflict("name-taken", f"There is a key '{key.kid}' already.")
+
+
+def load(connection: sa.Connection) -> list[tuple[SealedKey, str | None]]:
+    """Every key with its device's name, newest first."""
+    query = sa.select(*authentic.form(_key).labelled("key_"), *authentic.form(_device).labelled("device_"))
+    query = query.select_from(_key.outerjoin(_device)).order_by(_key.c.created_at.desc(), _key.c.kid)
+    found = []
+    for values in connection.execute(query):
+        key = authentic.check(connection, _key, values[:_DEVICE_AT])
+        device = _device_of(connection, key, values)
+        found.append((_sealed(key, device), None if device is None else device["name"]))
+    return found
+
+
+def load_server(connection: sa.Connection) -> list[SealedKey]:
+    """The keys of no device, newest first; without rows that are not ours, so that those end nobody's service."""
+    query = sa.select(*authentic.form(_key).raw)
+    query = query.where(_key.c.device_id.is_(None)).order_by(_key.c.created_at.desc(), _key.c.kid)
+    found = []
+    for values in connection.execute(query):
+        with suppress(Tampered):  # it is logged and counted
+            found.append(_sealed(authentic.check(connection, _key, values), None))
+    return found
+
+
+def count(connection: sa.Connection) -> tuple[int, int]:
+    """Return the number of signing keys, and of those whose rows are ours; nothing is logged."""
+    found = connection.execute(sa.select(*authentic.form(_key).raw).where(_key.c.use == "sign")).all()
+    return len(found), sum(authentic.is_ours(connection, _key, values) for values in found)
+
+
+def rotate(connection: sa.Connection, kids: Sequence[str], at: datetime) -> None:
+    """Mark *kids* as rotated at *at*; one that is keeps its time.  Raises ``not-found``."""
+    known = set(connection.scalars(sa.select(_key.c.kid).where(_key.c.kid.in_(kids))))
+    if missing := sorted(set(kids) - known):
+        raise NotFound("not-found", f"There is no key '{missing[0]}'.")
+    unrotated = sa.and_(_key.c.kid.in_(kids), _key.c.rotated_at.is_(None))
+    authentic.update(connection, _key, unrotated, {"rotated_at": at})
+
+
+class Part(Enum):
+    """A question about an exchange key: everything, what its device has to quote, or when it last did."""
+
+    WHOLE = auto()
+    SELECTION = auto()
+    CLOCK = auto()
+
+
+class Wanted(NamedTuple):
+    """One question about one exchange key."""
+
+    kid: str
+    part: Part = Part.WHOLE
+
+
+Found = BoundKey | Selection | ClockInfo | Tampered | None
+
+
+def find(connection: sa.Connection, wanted: Sequence[Wanted]) -> list[Found]:
+    """Return the *wanted* facts of each key: one query for selections and clocks and three for the rest, however many there are.
+
+    While a policy is being changed by a rollout there are two more.  A key with a row behind it that is not ours is
+    ``registry-tampered``, and the others are found.
+    """
+    narrow = {each.kid for each in wanted if each.part is not Part.WHOLE}
+    whole = {each.kid for each in wanted if each.part is Part.WHOLE}
+    found: dict[Wanted, Found] = {}
+    for values in connection.execute(_QUESTIONS, {"kids": [*narrow]}) if narrow else ():
+        selection, clock = _ask(connection, values)
+        found |= {
+            Wanted(values.key_kid, Part.SELECTION): selection,
+            Wanted(values.key_kid, Part.CLOCK): clock,
+        }
+    if whole:
+        bound = _bind(connection, connection.execute(_BOUND, {"kids": [*whole]}).all())
+        found |= {Wanted(kid): key for kid, key in bound.items()}
+    return [found.get(each) for each in wanted]
+
+
+def _ask(connection: sa.Connection, values: Any) -> tuple[Found, Found]:
+    """The selection and the clock of one row of :data:`_QUESTIONS`."""
+    try:
+        key = authentic.check(connection, _key, values[:_DEVICE_AT])
+        device = _device_of(connection, key, values)
+        if device is None:
+            return None, None
+        policy = authentic.check(connection, _policy, values[_POLICY_AT:])
+    except Tampered as error:
+        return error, error
+    return policy["selection"], devices.clock_of(device)
+
+
+class _Found(NamedTuple):
+    """The rows behind a key; a key of no device has the first only."""
+
+    key: authentic.Row
+    device: authentic.Row | None
+    policy: authentic.Row | None
+    rolls: bool
+
+
+def _bind(connection: sa.Connection, rows: Sequence[Any]) -> dict[str, BoundKey | Tampered]:
+    """The keys of *rows* with their devices and policies, by kid."""
+    found: dict[str, _Found] = {}
+    bound: dict[str, BoundKey | Tampered] = {}
+    for values in rows:
+        try:
+            found[values.key_kid] = _check(connection, values)
+        except Tampered as error:
+            bound[values.key_kid] = error
+    ids = {each.device["id"] for each in found.values() if each.device is not None}
+    policy_ids = {each.policy["id"] for each in found.values() if each.policy is not None}
+    rolling = {each.policy["id"] for each in found.values() if each.policy is not None and each.rolls}
+    device_kids = devices.kids_of(connection, ids) if ids else {}
+    states = policies.states_if_ours(connection, policy_ids) if policy_ids else {}
+    under_way = rollouts.under_way_if_ours(connection, rolling) if rolling else {}
+    ours = [rollout for rollout in under_way.values() if not isinstance(rollout, Tampered)]
+    outcomes = rollouts.outcomes_if_ours(connection, ours, ids) if ours else {}
+    for kid, (key, device, policy, _) in found.items():
+        if device is None or policy is None:
+            bound[kid] = BoundKey(_sealed(key, None), None, None)
+            continue
+        parts = states[policy["id"]], under_way.get(policy["id"]), outcomes.get(device["id"])
+        if foreign := next((part for part in parts if isinstance(part, Tampered)), None):
+            bound[kid] = foreign
+            continue
+        known, rollout, outcome = parts
+        bound[kid] = BoundKey(
+            _sealed(key, device),
+            devices.from_row(device, policy["name"], device_kids[device["id"]]),
+            policies.from_row(policy, known),  # type: ignore[arg-type]  # what is foreign has left above
+            rollout,  # type: ignore[arg-type]
+            outcome,  # type: ignore[arg-type]
+        )
+    return bound
+
+
+def _check(connection: sa.Connection, values: Any) -> _Found:
+    """The rows of one row of :data:`_BOUND`.  Raises ``registry-tampered``."""
+    key = authentic.check(connection, _key, values[:_DEVICE_AT])
+    device = _device_of(connection, key, values)
+    if device is None:
+        return _Found(key, None, None, rolls=False)
+    policy = authentic.check(connection, _policy, values[_POLICY_AT : _POLICY_AT + len(_policy.c)])
+    return _Found(key, device, policy, rolls=values.rollout_id is not None)
+
+
+def _device_of(connection: sa.Connection, key: authentic.Row, values: Any) -> authentic.Row | None:
+    """The device that *key* is for.  Raises ``registry-tampered``, also when somebody took it away."""
+    if key["device_id"] is None:
+        return None
+    return authentic.check(connection, _device, values[_DEVICE_AT:_POLICY_AT])
+
+
+def _sealed(row: authentic.Row, device: authentic.Row | None) -> SealedKey:
+    return SealedKey(
+        kid=row["kid"],
+        use=row["use"],
+        curve=row["curve"],
+        public=row["public"],
+        sealed=row["sealed"],
+        created_at=row["created_at"],
+        rotated_at=row["rotated_at"],
+        holder=OPEN if device is None else holder(device["ak_name"], device["ak_spki"]),
+    )

@@ -1,0 +1,36 @@
+"""Used nonces, and rounds' evidence that counted.
+
+Only what was used is stored: a nonce proves by itself that it is ours, for what, and until when.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from datetime import datetime
+from typing import Final
+
+import sqlalchemy as sa
+
+from tang_attest.store.database import tables
+from tang_attest.store.database.sql import changed
+
+_nonce = tables.nonce
+
+# Not `among`: SQLite has no array of bytes.
+_USED: Final = sa.select(_nonce.c.digest).where(_nonce.c.digest.in_(sa.bindparam("digests", expanding=True)))
+
+
+def used(connection: sa.Connection, digests: Collection[bytes]) -> set[bytes]:
+    """Those of *digests* that were used before."""
+    return set(connection.scalars(_USED, {"digests": list(digests)}))
+
+
+def use(connection: sa.Connection, used: Sequence[tuple[bytes, datetime]]) -> None:
+    """Use up digests until their times.  The primary key fails the transaction for one that was used meanwhile."""
+    if used:
+        connection.execute(_nonce.insert(), [{"digest": digest, "expires_at": at} for digest, at in used])
+
+
+def prune(connection: sa.Connection, before: datetime) -> int:
+    """Forget nonces that expired before *before*: they are refused as expired before anybody looks here."""
+    return changed(connection, _nonce.delete().where(_nonce.c.expires_at < before))

@@ -1,0 +1,274 @@
+"""Policies and their reference states."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Collection
+from contextlib import suppress
+from itertools import count
+from typing import Final
+
+import sqlalchemy as sa
+
+from tang_attest.errors import Conflict, NotFound
+from tang_attest.ports.rounds import Watched
+from tang_attest.protocol.conditions import Conditions
+from tang_attest.protocol.policy import ReferencePolicy
+from tang_attest.protocol.reference_state import COUNTING, Life, Limits, ReferenceState
+from tang_attest.store.database import authentic, tables
+from tang_attest.store.database.failures import Tampered
+from tang_attest.store.database.sql import among
+
+_policy = tables.policy
+_state = tables.reference_state
+
+_STATES: Final = (
+    sa.select(*authentic.form(_state).raw).where(among(_state.c.policy_id, "ids")).order_by(_state.c.id)
+)
+_COUNTING: Final = sa.select(*authentic.form(_state).raw).where(
+    among(_state.c.policy_id, "ids"),
+    among(_state.c.label, "labels"),
+    _state.c.life.in_(sorted(COUNTING)),
+)
+
+
+def add(connection: sa.Connection, policy: ReferencePolicy, *, recorded_for: str | None = None) -> int:
+    """Add *policy* with its states; its id.  Raises ``name-taken``."""
+    row = {
+        "name": policy.name,
+        "selection": policy.selection,
+        "cap_pcr": policy.cap_pcr,
+        "recorded_for": recorded_for,
+        "trust_predictions": policy.trust_predictions,
+        "rules": policy.rules,
+        "conditions": None if policy.conditions == Conditions() else policy.conditions.as_json(),
+    }
+    inserted = authentic.insert(connection, _policy, row)
+    if inserted is None:
+        raise Conflict("name-taken", f"There is a policy '{policy.name}' already.")
+    for state in policy.states:
+        add_state(connection, inserted["id"], policy.name, state)
+    return int(inserted["id"])
+
+
+def take(connection: sa.Connection, name: str) -> int:
+    """The id of the policy *name*, whose row is locked until the transaction ends.  Raises ``not-found``.
+
+    Every change of a policy, of its states' lives or of its rollout begins so: no decision that was made by what is
+    changed is committed after it (locks.py).
+    """
+    query = sa.select(_policy.c.id).where(_policy.c.name == name).with_for_update(key_share=True)
+    policy_id = connection.scalar(query)
+    if policy_id is None:
+        raise NotFound("not-found", f"There is no policy '{name}'.")
+    return int(policy_id)
+
+
+def find_id(connection: sa.Connection, name: str) -> int:
+    """The id of the policy *name*.  Raises ``not-found``."""
+    policy_id = connection.scalar(sa.select(_policy.c.id).where(_policy.c.name == name))
+    if policy_id is None:
+        raise NotFound("not-found", f"There is no policy '{name}'.")
+    return int(policy_id)
+
+
+def add_state(connection: sa.Connection, policy_id: int, policy: str, state: ReferenceState) -> None:
+    """Append *state*.  Raises ``name-taken``."""
+    if authentic.insert(connection, _state, _state_row(policy_id, state.label, state)) is None:
+        raise Conflict("name-taken", f"Policy '{policy}' has a state '{state.label}' already.")
+
+
+def add_learned_state(connection: sa.Connection, policy_id: int, state: ReferenceState) -> None:
+    """Append *state* under its label, or ``LABEL-2``, ``LABEL-3``, ...: nobody is there to choose another."""
+    labels = (state.label if number == 1 else f"{state.label}-{number}" for number in count(1))
+    while authentic.insert(connection, _state, _state_row(policy_id, next(labels), state)) is None:
+        pass
+
+
+def load(connection: sa.Connection, *names: str) -> list[ReferencePolicy]:
+    """The policies *names*, or all of them, by name."""
+    where = [_policy.c.name.in_(names)] if names else []
+    rows = authentic.load(connection, _policy, *where, order_by=[_policy.c.name])
+    states = states_of(connection, [row["id"] for row in rows])
+    return [from_row(row, states[row["id"]]) for row in rows]
+
+
+def from_row(row: authentic.Row, states: tuple[ReferenceState, ...]) -> ReferencePolicy:
+    """The policy of a row, with its *states*."""
+    return ReferencePolicy(
+        row["name"],
+        row["selection"],
+        row["cap_pcr"],
+        states,
+        row["trust_predictions"],
+        conditions=Conditions.from_json(row["conditions"]),
+        rules=row["rules"],
+    )
+
+
+def get(connection: sa.Connection, name: str) -> ReferencePolicy:
+    """The policy *name*.  Raises ``not-found``."""
+    for policy in load(connection, name):
+        return policy
+    raise NotFound("not-found", f"There is no policy '{name}'.")
+
+
+def states_of(connection: sa.Connection, ids: Collection[int]) -> dict[int, tuple[ReferenceState, ...]]:
+    """The states of each of the policies *ids*, oldest first.  Raises ``registry-tampered``."""
+    found: dict[int, tuple[ReferenceState, ...]] = {}
+    for policy_id, states in states_if_ours(connection, ids).items():
+        if isinstance(states, Tampered):
+            raise states
+        found[policy_id] = states
+    return found
+
+
+def states_if_ours(
+    connection: sa.Connection, ids: Collection[int]
+) -> dict[int, tuple[ReferenceState, ...] | Tampered]:
+    """The states of each of the policies *ids*, oldest first, or the error about one of them.
+
+    A state that is not ours spoils its whole policy: without it, another one could permit what it forbids.
+    """
+    states: dict[int, list[ReferenceState]] = defaultdict(list)
+    spoiled: dict[int, Tampered] = {}
+    for values in connection.execute(_STATES, {"ids": list(ids)}):
+        try:
+            states[values.policy_id].append(_state_of(authentic.check(connection, _state, values)))
+        except Tampered as error:
+            spoiled[values.policy_id] = error
+    return {policy_id: spoiled.get(policy_id) or tuple(states[policy_id]) for policy_id in ids}
+
+
+def remove_recorded_for(connection: sa.Connection, device: str) -> None:
+    """Remove the policies that were recorded for *device*, unless another device came to use them."""
+    used = sa.or_(tables.device.c.policy_id == _policy.c.id, tables.device.c.running_policy == _policy.c.name)
+    disused = sa.and_(_policy.c.recorded_for == device, ~sa.exists().where(used))
+    for policy_id in connection.scalars(sa.select(_policy.c.id).where(disused)).all():
+        _remove_rollouts(connection, policy_id)
+        authentic.delete(connection, _state, _state.c.policy_id == policy_id)
+        authentic.delete(connection, _policy, _policy.c.id == policy_id)
+
+
+def _remove_rollouts(connection: sa.Connection, policy_id: int) -> None:
+    rollout, fared = tables.rollout, tables.rollout_device
+    mine = sa.select(rollout.c.id).where(rollout.c.policy_id == policy_id)
+    authentic.delete(connection, fared, fared.c.rollout_id.in_(mine))
+    authentic.delete(connection, rollout, rollout.c.policy_id == policy_id)
+
+
+def move_state(
+    connection: sa.Connection, policy_id: int, label: str, expected: Collection[Life], to: Life
+) -> None:
+    """Move the state *label* from one of *expected* *to* another part of its life.
+
+    Raises ``not-found``, ``state-changed``.
+    """
+    named = sa.and_(_state.c.policy_id == policy_id, _state.c.label == label)
+    movable = sa.and_(named, _state.c.life.in_(sorted(expected)))
+    if authentic.update(connection, _state, movable, {"life": to.value}) == 1:
+        return
+    life = connection.scalar(sa.select(_state.c.life).where(named))
+    if life is None:
+        raise NotFound("not-found", f"The policy has no state '{label}'.")
+    raise Conflict("state-changed", f"State '{label}' is {life}, not {' or '.join(sorted(expected))}.")
+
+
+def counting(
+    connection: sa.Connection, ids: Collection[int], labels: Collection[str]
+) -> set[tuple[int, str]]:
+    """Policy and label of the states with one of *labels*, in one of the policies *ids*, that are not retired.
+
+    One that is not ours does not count.
+    """
+    found = set()
+    for values in connection.execute(_COUNTING, {"ids": list(ids), "labels": list(labels)}):
+        with suppress(Tampered):  # it is logged and counted
+            row = authentic.check(connection, _state, values)
+            found.add((row["policy_id"], row["label"]))
+    return found
+
+
+def meet(connection: sa.Connection, policy_id: int, state: ReferenceState) -> None:
+    """Write that *state* permitted once: it is active from now on, and has a use less where uses are counted.
+
+    Raises ``state-retired``, ``state-used-up`` when somebody else was faster.
+    """
+    named = sa.and_(_state.c.policy_id == policy_id, _state.c.label == state.label)
+    counts = sa.and_(
+        _state.c.life.in_(sorted(COUNTING)), sa.or_(_state.c.uses_left.is_(None), _state.c.uses_left > 0)
+    )
+
+    def spent(row: authentic.Row) -> dict[str, object]:
+        left = row["uses_left"]
+        return {"life": Life.ACTIVE.value, "uses_left": None if left is None else left - 1}
+
+    if authentic.update(connection, _state, sa.and_(named, counts), spent) == 1:
+        return
+    if connection.scalar(sa.select(_state.c.uses_left).where(named)) == 0:
+        raise Conflict("state-used-up", f"State '{state.label}' was used by another boot meanwhile.")
+    raise Conflict("state-retired", f"State '{state.label}' was retired while this evidence was appraised.")
+
+
+def trust_predictions(connection: sa.Connection, name: str, trusted: bool) -> None:
+    """Whether announced values count at once.  Raises ``not-found``."""
+    if authentic.update(connection, _policy, _policy.c.name == name, {"trust_predictions": trusted}) != 1:
+        raise NotFound("not-found", f"There is no policy '{name}'.")
+
+
+def require_trust(connection: sa.Connection, name: str) -> None:
+    """Raise ``policy-changed`` unless announced values count at once, now and until the transaction ends."""
+    query = sa.select(_policy.c.trust_predictions).where(_policy.c.name == name).with_for_update(read=True)
+    if not connection.scalar(query):
+        sentence = f"Policy '{name}' was changed while this evidence was appraised."
+        raise Conflict("policy-changed", sentence)
+
+
+def set_conditions(connection: sa.Connection, name: str, conditions: Conditions) -> None:
+    """Replace the conditions.  Raises ``not-found``."""
+    row = None if conditions == Conditions() else conditions.as_json()
+    if authentic.update(connection, _policy, _policy.c.name == name, {"conditions": row}) != 1:
+        raise NotFound("not-found", f"There is no policy '{name}'.")
+
+
+def load_conditions(connection: sa.Connection) -> list[Watched]:
+    """The policies that have conditions, by name; without their states."""
+    has_some = _policy.c.conditions.is_not(None)
+    rows = authentic.load(connection, _policy, has_some, order_by=[_policy.c.name])
+    return [Watched(row["name"], Conditions.from_json(row["conditions"])) for row in rows]
+
+
+def _state_row(policy_id: int, label: str, state: ReferenceState) -> dict[str, object]:
+    limits = state.limits
+    return {
+        "policy_id": policy_id,
+        "label": label,
+        "pcr_values": state.values,
+        "origin": state.origin,
+        "life": state.life.value,
+        "device": limits.device,
+        "expires_at": limits.expires_at,
+        "uses_left": limits.uses_left,
+        "rollout": limits.rollout,
+        "created_at": state.created_at,
+        "created_by": state.created_by,
+        "notes": list(state.notes) or None,
+    }
+
+
+def _state_of(row: authentic.Row) -> ReferenceState:
+    return ReferenceState(
+        label=row["label"],
+        values=row["pcr_values"],
+        origin=row["origin"],
+        life=Life(row["life"]),
+        limits=Limits(
+            device=row["device"],
+            expires_at=row["expires_at"],
+            uses_left=row["uses_left"],
+            rollout=row["rollout"],
+        ),
+        created_at=row["created_at"],
+        created_by=row["created_by"],
+        notes=tuple(row["notes"] or ()),
+    )

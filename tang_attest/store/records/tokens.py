@@ -1,0 +1,89 @@
+"""Enrollment tokens, and the enrollment that uses one up."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from datetime import datetime
+
+import sqlalchemy as sa
+
+from tang_attest.errors import Conflict, NotFound
+from tang_attest.ports.enrollment import Enrollment, Token
+from tang_attest.ports.machines import Device
+from tang_attest.store.database import authentic, tables
+from tang_attest.store.records import audit_log, devices, evidence, keys, policies
+
+_token = tables.token
+_COLUMNS = tuple(field.name for field in fields(Token))
+
+
+def add(connection: sa.Connection, token: Token) -> None:
+    """Add *token*.  Raises ``not-found`` when it names a policy that is not there."""
+    if token.policy is not None:
+        policies.find_id(connection, token.policy)
+    if authentic.insert(connection, _token, _to_row(token)) is None:
+        raise Conflict("name-taken", "There is this token already.")
+
+
+def find(connection: sa.Connection, digest: bytes) -> Token | None:
+    """The token whose text has this SHA-256."""
+    row = authentic.one(connection, _token, _token.c.digest == digest)
+    return None if row is None else _from_row(row)
+
+
+def load(connection: sa.Connection) -> list[Token]:
+    """Every token, newest first."""
+    newest_first = [_token.c.created_at.desc(), _token.c.digest]
+    return [_from_row(row) for row in authentic.load(connection, _token, order_by=newest_first)]
+
+
+def use(connection: sa.Connection, digest: bytes, at: datetime) -> None:
+    """Use the token up.  Raises ``token-used``, ``token-revoked``, and ``token-invalid`` when there is none."""
+    # Two enrollments may have found the token unused.  The condition is checked again under the row's lock, so
+    # only one of them meets a row.
+    if authentic.update(connection, _token, _unused(digest), {"used_at": at}) == 1:
+        return
+    token = find(connection, digest)
+    if token is None:
+        raise Conflict("token-invalid", "There is no such token.")
+    if token.revoked_at is not None:
+        raise Conflict("token-revoked", "The token was revoked.")
+    raise Conflict("token-used", "This token was used before.")
+
+
+def revoke(connection: sa.Connection, digest: bytes, at: datetime) -> None:
+    """Revoke an unused token.  Raises ``token-used``, and ``not-found`` when it is unknown or revoked."""
+    if authentic.update(connection, _token, _unused(digest), {"revoked_at": at}) == 1:
+        return
+    token = find(connection, digest)
+    if token is None or token.revoked_at is not None:
+        raise NotFound("not-found", "There is no such token that is not revoked.")
+    raise Conflict("token-used", "This token was used before, so there is nothing to revoke.")
+
+
+def _unused(digest: bytes) -> sa.ColumnElement[bool]:
+    return sa.and_(_token.c.digest == digest, _token.c.used_at.is_(None), _token.c.revoked_at.is_(None))
+
+
+def enroll(connection: sa.Connection, enrollment: Enrollment) -> Device:
+    """Everything that one enrollment writes, and the device it made."""
+    new = enrollment.device
+    use(connection, enrollment.token_digest, enrollment.audit.at)
+    if enrollment.new_policy is not None:
+        policy_id = policies.add(connection, enrollment.new_policy, recorded_for=new.name)
+    else:
+        policy_id = policies.find_id(connection, enrollment.policy or "")
+    device_id = devices.add(connection, new, policy_id)
+    keys.add(connection, enrollment.key, device_id)
+    if enrollment.evidence is not None:
+        evidence.keep(connection, device_id, new.enrolled_at, enrollment.evidence)
+    audit_log.append(connection, enrollment.audit)
+    return devices.get(connection, new.name)
+
+
+def _to_row(token: Token) -> dict[str, object]:
+    return {name: getattr(token, name) for name in _COLUMNS} | {"labels": list(token.labels)}
+
+
+def _from_row(row: authentic.Row) -> Token:
+    return Token(**{name: row[name] for name in _COLUMNS} | {"labels": tuple(row["labels"])})

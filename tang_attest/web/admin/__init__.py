@@ -1,0 +1,1 @@
+"""The admin API: operations, wire models, bearer tokens, and the OpenAPI document."""

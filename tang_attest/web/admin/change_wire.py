@@ -1,0 +1,198 @@
+"""The admin API's models for changes of whole policies, dry runs and rollouts; see web/admin/wire.py."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import datetime
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, Field
+
+from tang_attest.ports.policies import RolloutDevice
+from tang_attest.protocol.changes.dry_run import DryRun, Group
+from tang_attest.protocol.changes.rollout import WHOLE
+from tang_attest.service.policies.rollouts import RolloutStatus, RolloutTerms
+from tang_attest.web.admin.wire import Digest, Label, Name, Pcr, View
+from tang_attest.web.wire import Body
+
+Share = Annotated[
+    float, Field(ge=1 / WHOLE, le=1, description="Of the devices of the policy; 0.05 is every twentieth.")
+]
+Word = Annotated[str, Field(min_length=1, max_length=63)]
+
+
+def _printable(value: str) -> str:
+    if not value.isprintable():
+        raise ValueError("not printable")
+    return value
+
+
+Why = Annotated[str, AfterValidator(_printable), Field(max_length=256)]
+
+
+# --- bodies -----------------------------------------------------------------------------------------------------------
+
+
+class AddedState(Body):
+    """A state that the change stages."""
+
+    label: Label
+    values: dict[Pcr, Digest] = Field(description="PCR number to the hex of its value.", max_length=24)
+
+
+class Change(Body):
+    """A change of a policy: states that are staged, labels of those that count no more, rules over event logs."""
+
+    add: list[AddedState] = Field(default_factory=list, max_length=64, fail_fast=True)
+    retire: list[Label] = Field(default_factory=list, max_length=256, fail_fast=True)
+    rules: dict[str, Any] | Literal["none"] | None = Field(
+        None, description="As docs/rules.md describes them, in place of those before; none takes them away."
+    )
+
+    def document(self) -> object:
+        """As the command line reads it from a file."""
+        return self.model_dump()
+
+
+class Start(Body):
+    """A change, and whom it reaches first: a share of the devices, or those with a label."""
+
+    name: Name
+    change: Change
+    share: Share | None = None
+    label: Word | None = None
+    limit: int = Field(
+        0, ge=0, le=1_000_000, description="How many devices may be refused; one more stops it."
+    )
+    salt: Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[!-~]+$")] | None = Field(
+        None, description="What the share is drawn by, random by default."
+    )
+
+    def terms(self) -> RolloutTerms:
+        """As the use case takes them."""
+        share = None if self.share is None else units(self.share)
+        return RolloutTerms(self.name, share, self.label, self.limit, self.salt)
+
+
+class Widen(Body):
+    """The share from now on."""
+
+    share: Share
+
+
+class Reason(Body):
+    """Why, for the audit record and for whoever looks at the status."""
+
+    why: Why | None = None
+
+
+def units(share: float) -> int:
+    """*share* in the units of :data:`WHOLE`."""
+    return round(share * WHOLE)
+
+
+# --- answers ----------------------------------------------------------------------------------------------------------
+
+
+class GroupView(View):
+    """Devices that would be refused for the same reason."""
+
+    code: str
+    sentence: str
+    devices: list[str]
+
+    @classmethod
+    def of(cls, group: Group) -> GroupView:
+        """*group*, as it is shown."""
+        return cls(code=group.reason.code, sentence=group.reason.sentence, devices=list(group.devices))
+
+
+class DryRunView(View):
+    """What a change would do to the devices of a policy if each booted as it did last."""
+
+    devices: int
+    would_refuse: int = Field(description="Devices that are not refused now.")
+    refused: list[GroupView]
+    refused_already: list[GroupView]
+    permitted_again: list[str]
+    unknown: list[str] = Field(description="Devices of whose boot nothing is known.")
+
+    @classmethod
+    def of(cls, result: DryRun) -> DryRunView:
+        """*result*, as it is shown."""
+        return cls(
+            devices=result.devices,
+            would_refuse=len(result.refused_devices),
+            refused=[GroupView.of(group) for group in result.refused],
+            refused_already=[GroupView.of(group) for group in result.already],
+            permitted_again=list(result.helped),
+            unknown=list(result.unknown),
+        )
+
+
+class FaredView(View):
+    """A device that a rollout's change permitted or refused; ``about`` says how."""
+
+    device: str
+    about: str
+    at: datetime
+
+    @classmethod
+    def of(cls, entry: RolloutDevice) -> FaredView:
+        """*entry*, as it is shown."""
+        return cls(device=entry.device, about=entry.about, at=entry.at)
+
+
+class BootedView(View):
+    """How many devices booted a state last."""
+
+    label: str | None = Field(description="null: they were never permitted.")
+    devices: int
+
+
+class RolloutView(View):
+    """A rollout, and who is on what."""
+
+    policy: str
+    name: str
+    status: str = Field(description="running, stopped, finished or abandoned.")
+    share: float
+    label: str | None
+    limit: int
+    salt: str
+    change: dict[str, Any] = Field(description="What is added, retired, and the rules.")
+    started_at: datetime
+    started_by: str
+    ended_at: datetime | None
+    ended_by: str | None
+    why: str | None
+    devices: int
+    passed: list[FaredView]
+    refused: list[FaredView]
+    waiting: list[str]
+    states: list[BootedView]
+    retirable: list[str]
+
+    @classmethod
+    def of(cls, status: RolloutStatus) -> RolloutView:
+        """*status*, as it is shown."""
+        return cls(
+            **status.rollout.as_json(),
+            devices=status.devices,
+            passed=[FaredView.of(entry) for entry in status.passed],
+            refused=[FaredView.of(entry) for entry in status.refused],
+            waiting=list(status.waiting),
+            states=[BootedView(label=label, devices=count) for label, count in status.states],
+            retirable=list(status.retirable),
+        )
+
+
+class RolloutList(View):
+    """The rollouts that are not over, by policy."""
+
+    rollouts: list[RolloutView]
+
+    @classmethod
+    def of(cls, found: Iterable[RolloutStatus]) -> RolloutList:
+        """*found*, as it is shown."""
+        return cls(rollouts=[RolloutView.of(status) for status in found])

@@ -1,0 +1,281 @@
+"""The admin API: its table of operations, and how a request gets to one.
+
+Whoever shows no valid token learns nothing, not even which addresses exist; only the OpenAPI document is public.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from functools import cache
+from typing import Final
+
+import structlog
+from aiohttp import web
+
+from tang_attest.ports.admin import Scope
+from tang_attest.service.admin.administration import Administration
+from tang_attest.service.admin.tokens import AdminTokens, Asker
+from tang_attest.service.audit.actors import Caller
+from tang_attest.web.admin import change_routes, openapi, wire
+from tang_attest.web.admin.bearer import authenticate
+from tang_attest.web.admin.operation import Answer, Call, Operation, find, perform
+
+#: Below the endpoint.
+PREFIX: Final = "/admin/v1"
+
+_DOCUMENT: Final = "/openapi.json"
+
+_log = structlog.get_logger("admin")
+
+
+async def _devices(admin: Administration, call: Call) -> Answer:
+    return Answer(
+        200, wire.DevicePage.of(await admin.devices(call.asker, call.query.limit, call.query.after))
+    )
+
+
+async def _device(admin: Administration, call: Call) -> Answer:
+    return Answer(200, wire.DeviceView.of(await admin.device(call.asker, call.path.device)))
+
+
+async def _approve(admin: Administration, call: Call) -> Answer:
+    body: wire.Approve = call.body
+    state = await admin.approve(call.asker, call.path.device, body.observation, body.label, body.approval())
+    return Answer(200, wire.StateView.of(state))
+
+
+async def _policies(admin: Administration, call: Call) -> Answer:
+    return Answer(
+        200, wire.PolicyPage.of(await admin.policies(call.asker, call.query.limit, call.query.after))
+    )
+
+
+async def _policy(admin: Administration, call: Call) -> Answer:
+    policy, retirable = await admin.policy(call.asker, call.path.policy)
+    return Answer(200, wire.PolicyView.of(policy, retirable))
+
+
+async def _stage(admin: Administration, call: Call) -> Answer:
+    label, values_of, valid_for = wire.staging(call.query, call.body)
+    state, new = await admin.stage(call.asker, call.path.policy, label, values_of, valid_for)
+    return Answer(201 if new else 200, wire.StateView.of(state))
+
+
+async def _approve_state(admin: Administration, call: Call) -> Answer:
+    state = await admin.approve_state(call.asker, call.path.policy, call.path.label)
+    return Answer(200, wire.StateView.of(state))
+
+
+async def _retire(admin: Administration, call: Call) -> Answer:
+    return Answer(200, wire.StateView.of(await admin.retire(call.asker, call.path.policy, call.path.label)))
+
+
+async def _restore(admin: Administration, call: Call) -> Answer:
+    return Answer(200, wire.StateView.of(await admin.restore(call.asker, call.path.policy, call.path.label)))
+
+
+async def _staged(admin: Administration, call: Call) -> Answer:
+    return Answer(200, wire.StagedList.of_states(await admin.staged(call.asker)))
+
+
+async def _observations(admin: Administration, call: Call) -> Answer:
+    query: wire.Newest = call.query
+    page = await admin.observations(call.asker, query.limit, query.before, query.device)
+    return Answer(200, wire.ObservationPage.of(page))
+
+
+async def _observation(admin: Administration, call: Call) -> Answer:
+    return Answer(200, wire.ExplanationView.of(await admin.observation(call.asker, call.path.observation)))
+
+
+async def _audit(admin: Administration, call: Call) -> Answer:
+    query: wire.Newest = call.query
+    page = await admin.audit(call.asker, query.limit, query.before, query.device)
+    return Answer(200, wire.AuditPage.of(page))
+
+
+_STATE: Final = "/policies/{policy}/states/{label}"
+
+OPERATIONS: Final[tuple[Operation, ...]] = (
+    Operation(
+        name="listDevices",
+        method="GET",
+        path="/devices",
+        scope=Scope.READ,
+        summary="The machines, by name, and how they fared last.",
+        handler=_devices,
+        query=wire.ByName,
+        answers={200: wire.DevicePage},
+    ),
+    Operation(
+        name="getDevice",
+        method="GET",
+        path="/devices/{device}",
+        scope=Scope.READ,
+        summary="One machine.",
+        handler=_device,
+        parameters=wire.DevicePath,
+        answers={200: wire.DeviceView},
+    ),
+    Operation(
+        name="approveObservation",
+        method="POST",
+        path="/devices/{device}/approve",
+        scope=Scope.APPROVE,
+        summary="Accept what a machine booted: one of its refused quotes becomes a reference state.",
+        handler=_approve,
+        parameters=wire.DevicePath,
+        body=wire.Approve,
+        answers={200: wire.StateView},
+    ),
+    Operation(
+        name="listPolicies",
+        method="GET",
+        path="/policies",
+        scope=Scope.READ,
+        summary="The policies, by name.",
+        handler=_policies,
+        query=wire.ByName,
+        answers={200: wire.PolicyPage},
+    ),
+    Operation(
+        name="getPolicy",
+        method="GET",
+        path="/policies/{policy}",
+        scope=Scope.READ,
+        summary="One policy and its reference states.",
+        handler=_policy,
+        parameters=wire.PolicyPath,
+        answers={200: wire.PolicyView},
+    ),
+    Operation(
+        name="stageState",
+        method="POST",
+        path="/policies/{policy}/states",
+        scope=Scope.STAGE,
+        summary=(
+            "Approve values before any machine shows them: as JSON, or as the text that tpm2_pcrread prints.  "
+            "200 instead of 201: a state that counts has these values already, and nothing was changed."
+        ),
+        handler=_stage,
+        parameters=wire.PolicyPath,
+        query=wire.StageQuery,
+        body=wire.Stage,
+        text=True,
+        answers={200: wire.StateView, 201: wire.StateView},
+    ),
+    Operation(
+        name="approveState",
+        method="POST",
+        path=f"{_STATE}/approve",
+        scope=Scope.APPROVE,
+        summary="Let a state count that a machine announced.",
+        handler=_approve_state,
+        parameters=wire.StatePath,
+        answers={200: wire.StateView},
+    ),
+    Operation(
+        name="retireState",
+        method="POST",
+        path=f"{_STATE}/retire",
+        scope=Scope.APPROVE,
+        summary="Let a state count no more, unless a machine booted it last; or reject an announced one.",
+        handler=_retire,
+        parameters=wire.StatePath,
+        answers={200: wire.StateView},
+    ),
+    Operation(
+        name="restoreState",
+        method="POST",
+        path=f"{_STATE}/restore",
+        scope=Scope.APPROVE,
+        summary="Let a retired state count again.",
+        handler=_restore,
+        parameters=wire.StatePath,
+        answers={200: wire.StateView},
+    ),
+    Operation(
+        name="listStaged",
+        method="GET",
+        path="/staged",
+        scope=Scope.READ,
+        summary="The states that wait for approval, or for the first machine that boots them.",
+        handler=_staged,
+        answers={200: wire.StagedList},
+    ),
+    Operation(
+        name="listObservations",
+        method="GET",
+        path="/observations",
+        scope=Scope.READ,
+        summary="What was authentic and refused, newest first.",
+        handler=_observations,
+        query=wire.Newest,
+        answers={200: wire.ObservationPage},
+    ),
+    Operation(
+        name="getObservation",
+        method="GET",
+        path="/observations/{observation}",
+        scope=Scope.READ,
+        summary="One refused quote, and why it was refused, event by event if the machine sent its log.",
+        handler=_observation,
+        parameters=wire.ObservationPath,
+        answers={200: wire.ExplanationView},
+    ),
+    Operation(
+        name="listAudit",
+        method="GET",
+        path="/audit",
+        scope=Scope.READ,
+        summary="Decisions and changes, newest first; not for a token that is limited to policies.",
+        handler=_audit,
+        query=wire.Newest,
+        answers={200: wire.AuditPage},
+    ),
+    *change_routes.OPERATIONS,
+)
+
+
+def document(endpoint: str = "") -> dict[str, object]:
+    """The OpenAPI document of a server whose routes begin with *endpoint*."""
+    return openapi.document(OPERATIONS, f"{endpoint}{PREFIX}")
+
+
+@cache
+def _document_text(endpoint: str) -> str:
+    """Anybody may ask for it, and making it takes as long as a hundred refusals."""
+    return json.dumps(document(endpoint))
+
+
+@dataclass(frozen=True, slots=True)
+class AdminRoutes:
+    """The admin API of one server."""
+
+    tokens: AdminTokens
+    administration: Administration
+    endpoint: str = ""
+
+    async def answer(self, request: web.Request, target: str, caller: Caller) -> web.Response:
+        """The answer to a request; *target* is the raw one below :data:`PREFIX`.
+
+        Raises every error that an operation documents.
+        """
+        path, _, query = target.partition("?")
+        if path == _DOCUMENT and request.method in ("GET", "HEAD"):
+            return _response(200, _document_text(self.endpoint))
+        asker = Asker(await authenticate(self.tokens, request, caller), caller)
+        operation, raw = find(OPERATIONS, request.method, path)
+        _log.info("admin", request_id=caller.request_id, token=asker.grant.name, operation=operation.name)
+        answer = await perform(operation, self.administration, asker, raw, query, request)
+        return _response(answer.status, answer.view.model_dump_json())
+
+
+def _response(status: int, text: str) -> web.Response:
+    return web.Response(
+        status=status,
+        body=text.encode(),
+        content_type="application/json",
+        headers={"Cache-Control": "no-store"},
+    )

@@ -1,0 +1,488 @@
+"""What the admin API takes and gives: the models that its OpenAPI document is made from (web/admin/openapi.py).
+
+What comes in is strict, what goes out is built by a model's ``of``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import datetime, timedelta
+from functools import partial
+from typing import Annotated, Any, Final, Literal
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+
+from tang_attest.errors import Malformed
+from tang_attest.ports.audit import AuditEntry
+from tang_attest.ports.machines import Device
+from tang_attest.ports.policies import Observation
+from tang_attest.protocol.policy import ReferencePolicy
+from tang_attest.protocol.reference_state import MAX_LABEL, ReferenceState, check_label
+from tang_attest.protocol.values.pcr import PcrValues, Selection
+from tang_attest.protocol.values.pcr_file import parse_values
+from tang_attest.service.admin.administration import Page, ValuesOf
+from tang_attest.service.policies.explanation import Explanation
+from tang_attest.service.policies.reference_values import Approval
+from tang_attest.web.wire import Body, validate
+
+#: As long as the command line allows.
+_MAX_SECONDS: Final = 3650 * 24 * 3600
+#: The database counts to 2^63 - 1, and a search may need the number after this one.
+_MAX_ID: Final = 2**63 - 2
+
+
+def _decimal(value: object) -> object:
+    """Query parameters are text; pydantic would take signs, spaces and underscores."""
+    if isinstance(value, str):
+        if not (value.isascii() and value.isdecimal() and len(value) < 20):
+            raise ValueError("not a number in decimal digits")
+        return int(value)
+    return value
+
+
+def _label(value: str) -> str:
+    try:
+        return check_label(value)
+    except Malformed as error:
+        raise ValueError(error.sentence.removesuffix(".")) from None
+
+
+Name = Annotated[
+    str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$", description="Of a device or policy.")
+]
+Label = Annotated[
+    str,
+    AfterValidator(_label),
+    Field(min_length=1, max_length=MAX_LABEL, description="Printable, without spaces around it."),
+]
+Seconds = Annotated[int, Field(ge=1, le=_MAX_SECONDS)]
+Number = Annotated[int, Field(ge=1, le=_MAX_ID)]
+Decimal = BeforeValidator(_decimal)
+Limit = Annotated[int, Field(ge=1, le=100, description="How many at most."), Decimal]
+Pcr = Annotated[str, Field(pattern=r"^(?:[0-9]|1[0-9]|2[0-3])$")]
+Digest = Annotated[str, Field(pattern=r"^(?:[0-9A-Fa-f]{64}|[0-9A-Fa-f]{96}|[0-9A-Fa-f]{128})$")]
+
+
+# --- addresses and queries --------------------------------------------------------------------------------------------
+
+
+class Nothing(Body):
+    """No parameters."""
+
+
+class DevicePath(Body):
+    """A device in the address."""
+
+    device: Name
+
+
+class PolicyPath(Body):
+    """A policy in the address."""
+
+    policy: Name
+
+
+class StatePath(PolicyPath):
+    """A reference state in the address; its label is percent-encoded."""
+
+    label: Label
+
+
+class ObservationPath(Body):
+    """An observation in the address."""
+
+    observation: Annotated[Number, Decimal]
+
+
+class ByName(Body):
+    """A page of what has names."""
+
+    limit: Limit = 50
+    after: Name | None = Field(None, description="Only names after this one: `next` of the page before.")
+
+
+class Newest(Body):
+    """A page of what has numbers."""
+
+    limit: Limit = 50
+    before: Annotated[Number | None, Decimal] = Field(
+        None, description="Only numbers below this one: `next` of the page before."
+    )
+    device: Name | None = Field(None, description="Only of this device.")
+
+
+class StageQuery(Body):
+    """What a text body does not say; with a JSON body it is in there."""
+
+    label: Label | None = Field(None, description="With a text body: the new state's name.")
+    expires_in: Annotated[Seconds | None, Decimal] = Field(
+        None, description="With a text body: seconds until it counts no more."
+    )
+
+
+# --- bodies -----------------------------------------------------------------------------------------------------------
+
+
+class Stage(Body):
+    """Values that no machine has shown yet: one for each PCR of the policy's selection, and no others."""
+
+    label: Label
+    values: dict[Pcr, Digest] = Field(description="PCR number to the hex of its value.", max_length=24)
+    expires_in: Seconds | None = Field(None, description="Seconds until the state counts no more.")
+
+
+class Approve(Body):
+    """An observation to accept, and how far."""
+
+    observation: Number
+    label: Label | None = Field(None, description="The new state's name; the time by default.")
+    once: bool = Field(False, description="For one boot only.")
+    for_seconds: Seconds | None = Field(None, description="For so many seconds only.")
+    only_this_device: bool = Field(False, description="Not for other devices under the policy.")
+
+    def approval(self) -> Approval:
+        """As the use case takes it."""
+        return Approval(
+            only_this_device=self.only_this_device, once=self.once, valid_for=_span(self.for_seconds)
+        )
+
+
+def staging(query: StageQuery, body: Stage | bytes) -> tuple[str, ValuesOf, timedelta | None]:
+    """The label, the values and the time of a request to stage.
+
+    Raises ``request-malformed`` when a text body comes without a label, or when the query says what a JSON body says.
+    """
+    if isinstance(body, bytes):
+        complete = validate(_TextStage, query.model_dump())
+        return complete.label, partial(parse_values, body), _span(complete.expires_in)
+    if query != StageQuery():
+        raise Malformed(
+            "request-malformed", "A JSON body has the label and expires_in; the query has neither."
+        )
+    return body.label, partial(_read_values, body.values), _span(body.expires_in)
+
+
+class _TextStage(Body):
+    label: Label
+    expires_in: Seconds | None
+
+
+def _read_values(values: dict[str, str], _selection: Selection) -> PcrValues:
+    return {int(pcr): bytes.fromhex(value) for pcr, value in values.items()}
+
+
+def _span(seconds: int | None) -> timedelta | None:
+    return None if seconds is None else timedelta(seconds=seconds)
+
+
+# --- answers ----------------------------------------------------------------------------------------------------------
+
+
+class View(BaseModel):
+    """What goes out."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class StateView(View):
+    """A reference state."""
+
+    label: str
+    life: str = Field(description="proposed, staged, active or retired; staged and active states count.")
+    origin: str
+    device: str | None = Field(description="The only device it is for.")
+    rollout: str | None = Field(description="The rollout that decides which devices it is for.")
+    expires_at: datetime | None
+    uses_left: int | None
+    created_at: datetime | None
+    created_by: str | None
+    notes: list[str]
+    values: dict[str, str]
+
+    @classmethod
+    def of(cls, state: ReferenceState) -> StateView:
+        """*state*, as it is shown."""
+        return cls(
+            label=state.label,
+            life=state.life.value,
+            origin=state.origin,
+            device=state.limits.device,
+            rollout=state.limits.rollout,
+            expires_at=state.limits.expires_at,
+            uses_left=state.limits.uses_left,
+            created_at=state.created_at,
+            created_by=state.created_by,
+            notes=list(state.notes),
+            values=_hex(state.values),
+        )
+
+
+class StagedView(StateView):
+    """A reference state that waits, and its policy."""
+
+    policy: str
+
+
+class StagedList(View):
+    """What waits for approval, or for the first machine that boots it."""
+
+    states: list[StagedView]
+
+    @classmethod
+    def of_states(cls, states: Iterable[tuple[str, ReferenceState]]) -> StagedList:
+        """*states*, each with its policy's name."""
+        return cls(
+            states=[StagedView(policy=name, **StateView.of(state).model_dump()) for name, state in states]
+        )
+
+
+class PolicySummary(View):
+    """A policy in a list."""
+
+    name: str
+    selection: str
+    cap_pcr: int
+    trust_predictions: bool
+    states: dict[str, str] = Field(description="Label to life.")
+
+    @classmethod
+    def of(cls, policy: ReferencePolicy) -> PolicySummary:
+        """*policy*, as it is listed."""
+        return cls(
+            name=policy.name,
+            selection=str(policy.selection),
+            cap_pcr=policy.cap_pcr,
+            trust_predictions=policy.trust_predictions,
+            states={state.label: state.life.value for state in policy.states},
+        )
+
+
+class PolicyView(View):
+    """A policy and its reference states, oldest first."""
+
+    name: str
+    selection: str
+    cap_pcr: int
+    trust_predictions: bool
+    rules: dict[str, Any] | None = Field(description="Over event logs; null: values only.")
+    states: list[StateView]
+    retirable: list[str] = Field(description="States that every device has moved on from.")
+
+    @classmethod
+    def of(cls, policy: ReferencePolicy, retirable: list[str]) -> PolicyView:
+        """*policy*, as it is shown."""
+        about = PolicySummary.of(policy).model_dump(exclude={"states"})
+        return cls(
+            **about,
+            rules=None if policy.rules is None else dict(policy.rules.as_json()),
+            states=[StateView.of(state) for state in policy.states],
+            retirable=retirable,
+        )
+
+
+class PolicyPage(View):
+    """Policies, by name."""
+
+    policies: list[PolicySummary]
+    next: str | None = Field(description="For the parameter `after`; null on the last page.")
+
+    @classmethod
+    def of(cls, page: Page[ReferencePolicy]) -> PolicyPage:
+        """*page*, as it is shown."""
+        views = [PolicySummary.of(policy) for policy in page.items]
+        return cls(policies=views, next=views[-1].name if page.more else None)
+
+
+class DisksView(View):
+    """A running machine's statement about its disks."""
+
+    opened: Literal["attested", "passphrase", "not told"] = Field(
+        description="attested: attestation opened each volume of this boot; passphrase: not each."
+    )
+    volumes: dict[str, Literal["attested", "passphrase"]] = Field(description="By LUKS UUID.")
+    because: str | None = Field(description="The reason that it is not told.")
+    told_at: datetime | None = Field(description="The newest time at which the machine gave evidence of it.")
+
+    @classmethod
+    def of(cls, device: Device) -> DisksView:
+        """Return the statement that is known of *device*."""
+        told = device.disks.as_json()
+        del told["explained"]
+        return cls(**told, told_at=device.told.at if device.told else None)
+
+
+class DeviceView(View):
+    """A registered machine."""
+
+    name: str
+    policy: str
+    labels: list[str]
+    origin: str
+    kids: list[str] = Field(description="Thumbprints of its exchange keys.")
+    enrolled_at: datetime
+    ek_verified: bool
+    ek_issuer: str | None
+    grade: dict[str, Any] | None
+    last_seen_at: datetime | None
+    last_code: str | None
+    last_state: str | None = Field(description="The state that its last permitted unlock met.")
+    disks: DisksView = Field(description="The way in which its newest boot opened its disks.")
+
+    @classmethod
+    def of(cls, device: Device) -> DeviceView:
+        """*device*, as it is shown."""
+        return cls(
+            name=device.name,
+            policy=device.policy,
+            labels=list(device.labels),
+            origin=device.origin,
+            kids=list(device.kids),
+            enrolled_at=device.enrolled_at,
+            ek_verified=device.ek_verified,
+            ek_issuer=device.ek_issuer,
+            grade=None if device.grade is None else dict(device.grade),
+            last_seen_at=device.last_seen_at,
+            last_code=device.last_code,
+            last_state=device.last_state,
+            disks=DisksView.of(device),
+        )
+
+
+class DevicePage(View):
+    """Machines, by name."""
+
+    devices: list[DeviceView]
+    next: str | None = Field(description="For the parameter `after`; null on the last page.")
+
+    @classmethod
+    def of(cls, page: Page[Device]) -> DevicePage:
+        """*page*, as it is shown."""
+        views = [DeviceView.of(device) for device in page.items]
+        return cls(devices=views, next=views[-1].name if page.more else None)
+
+
+class ObservationView(View):
+    """Authentic evidence that the policy refused."""
+
+    id: int
+    device: str
+    at: datetime
+    code: str
+    selection: str
+    values: dict[str, str]
+    reset_count: int
+    event_log_bytes: int
+
+    @classmethod
+    def of(cls, seen: Observation) -> ObservationView:
+        """*seen*, as it is shown."""
+        return cls(
+            id=seen.id,
+            device=seen.device,
+            at=seen.at,
+            code=seen.code,
+            selection=str(seen.snapshot.selection),
+            values=_hex(seen.snapshot.values),
+            reset_count=seen.reset_count,
+            event_log_bytes=len(seen.snapshot.event_log),
+        )
+
+
+class ExplanationView(View):
+    """An observation, and what is odd about it: by value, and event by event if the machine sent its log."""
+
+    observation: ObservationView
+    policy: str
+    nearest_state: str | None = Field(description="The approved state that differs least.")
+    differs: list[int] = Field(description="The PCRs in which it is not that state.")
+    reasons: list[dict[str, Any]] = Field(description="What the policy says now; empty: it would permit.")
+    changes: list[dict[str, Any]] = Field(description="Events that differ from the last permitted boot.")
+    doubts: list[str] = Field(description="What `changes` does not tell, or may not be believed.")
+
+    @classmethod
+    def of(cls, found: Explanation) -> ExplanationView:
+        """*found*, as it is shown."""
+        return cls(
+            observation=ObservationView.of(found.observation),
+            policy=found.policy,
+            nearest_state=found.nearest.label if found.nearest else None,
+            differs=list(found.differences),
+            reasons=[reason.as_json() for reason in found.reasons],
+            changes=[change.as_json() for change in found.changes],
+            doubts=list(found.doubts),
+        )
+
+
+class ObservationPage(View):
+    """Observations, newest first."""
+
+    observations: list[ObservationView]
+    next: int | None = Field(description="For the parameter `before`; null on the last page.")
+
+    @classmethod
+    def of(cls, page: Page[Observation]) -> ObservationPage:
+        """*page*, as it is shown."""
+        views = [ObservationView.of(seen) for seen in page.items]
+        return cls(observations=views, next=views[-1].id if page.more else None)
+
+
+class AuditView(View):
+    """A decision or a change."""
+
+    no: int
+    at: datetime
+    event: str
+    actor: str
+    verdict: str
+    code: str
+    device: str | None
+    kid: str | None
+    address: str | None
+    request_id: str | None
+    details: dict[str, Any]
+
+    @classmethod
+    def of(cls, number: int, entry: AuditEntry) -> AuditView:
+        """*entry*, as it is shown."""
+        return cls(
+            no=number,
+            at=entry.at,
+            event=entry.event,
+            actor=entry.actor,
+            verdict=entry.verdict,
+            code=entry.code,
+            device=entry.device,
+            kid=entry.kid,
+            address=entry.address,
+            request_id=entry.request_id,
+            details=dict(entry.details),
+        )
+
+
+class AuditPage(View):
+    """The audit record, newest first."""
+
+    entries: list[AuditView]
+    next: int | None = Field(description="For the parameter `before`; null on the last page.")
+
+    @classmethod
+    def of(cls, page: Page[tuple[int, AuditEntry]]) -> AuditPage:
+        """*page*, as it is shown."""
+        views = [AuditView.of(number, entry) for number, entry in page.items]
+        return cls(entries=views, next=views[-1].no if page.more else None)
+
+
+class Problem(View):
+    """Why not (RFC 9457); docs/errors.md explains every code.  Made by web/problems.py."""
+
+    type: str
+    title: str
+    status: int
+    code: str
+    detail: str
+    action: str
+    request_id: str
+
+
+def _hex(values: PcrValues) -> dict[str, str]:
+    return {str(pcr): value.hex() for pcr, value in sorted(values.items())}

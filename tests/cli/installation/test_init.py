@@ -1,0 +1,96 @@
+"""``tang-attest init``, beyond its transcript."""
+
+from __future__ import annotations
+
+import asyncio
+import stat
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pytest
+
+from tang_attest.errors import Unavailable
+from tang_attest.keys.secret import load_secret
+from tang_attest.ports.keys import SealedKey
+from tang_attest.service.tang.server_keys import ServerKeys
+from tang_attest.store import KEY_LABEL, open_store
+from tests.cli.transcript import environment, run
+
+
+@pytest.fixture(autouse=True)
+def _environment() -> Iterator[None]:
+    with environment():
+        yield
+
+
+def mode(path: Path) -> int:
+    """The permission bits of *path*."""
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+def test_modes(tmp_path: Path) -> None:
+    """Whatever the umask, only the owner reads the state; the parents it makes are ordinary directories."""
+    state = tmp_path / "var" / "state"
+    assert run("--state", str(state), "init")[2] == 0
+    assert run("--state", str(state), "token", "create", "--record")[2] == 0
+    assert mode(state) == 0o700
+    assert {path.name: mode(path) for path in state.iterdir()} == {"kek": 0o400, "tang-attest.db": 0o600}
+
+
+def test_a_directory_that_is_there(tmp_path: Path) -> None:
+    """systemd makes the state directory; its mode is systemd's affair, the files are for their owner anyway."""
+    tmp_path.chmod(0o755)
+    (tmp_path / "notes").write_text("mine")
+    assert run("--state", str(tmp_path), "init")[2] == 0
+    assert mode(tmp_path) == 0o755
+    assert (mode(tmp_path / "kek"), mode(tmp_path / "tang-attest.db")) == (0o400, 0o600)
+    assert (tmp_path / "notes").read_text() == "mine"
+
+
+@pytest.mark.parametrize("step", ["open", "key"])
+def test_a_failure_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str) -> None:
+    """When the disk is full half way, the next init begins anew instead of finding half a state."""
+
+    async def fails(*_: object, **__: object) -> None:
+        raise Unavailable("unavailable", "The disk is full.")
+
+    with monkeypatch.context() as patch:
+        if step == "open":
+            patch.setattr("tang_attest.cli.installation.init.open_store", fails)
+        else:
+            patch.setattr(ServerKeys, "create_signing_key", fails)
+        stdout, stderr, code = run("--state", str(tmp_path / "state"), "init")
+        assert (stdout, code) == ("", 1)
+        assert stderr.startswith("tang-attest: the disk is full (unavailable)\nhint: ")
+        assert list((tmp_path / "state").iterdir()) == []
+    assert run("--state", str(tmp_path / "state"), "init")[2] == 0
+
+
+def test_a_foreign_database_stays(tmp_path: Path) -> None:
+    """A file in the database's place, or a link to nowhere, is somebody's: it is not touched."""
+    for place in (tmp_path / "one", tmp_path / "two"):
+        place.mkdir()
+    (tmp_path / "one" / "tang-attest.db").write_text("precious")
+    (tmp_path / "two" / "tang-attest.db").symlink_to(tmp_path / "elsewhere")
+    for place in (tmp_path / "one", tmp_path / "two"):
+        _, stderr, code = run("--state", str(place), "init")
+        assert (code, "state-exists" in stderr) == (1, True)
+        assert [path.name for path in place.iterdir()] == ["tang-attest.db"]
+    assert (tmp_path / "one" / "tang-attest.db").read_text() == "precious"
+
+
+def test_the_thumbprint_is_the_signing_keys(tmp_path: Path) -> None:
+    """What init prints is what a machine compares."""
+
+    async def load() -> Sequence[SealedKey]:
+        key = load_secret(tmp_path / "state").derive(KEY_LABEL)
+        store = await open_store(f"sqlite:///{tmp_path}/state/tang-attest.db", key)
+        try:
+            return await store.server_keys()
+        finally:
+            await store.close()
+
+    stdout, _, code = run("--state", str(tmp_path / "state"), "init")
+    keys = asyncio.run(load())
+    assert code == 0
+    assert [(key.kid, key.use, key.curve) for key in keys] == [(stdout.strip(), "sign", "P-521")]

@@ -1,0 +1,46 @@
+"""The migrations make the tables that the code uses."""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+
+from tang_attest.store import SqlStore
+from tang_attest.store.database import schema, tables
+
+
+async def test_migrations_make_the_tables(store: SqlStore) -> None:
+    """A column that is in one place only is a difference."""
+
+    def differences(connection: sa.Connection) -> object:
+        return compare_metadata(MigrationContext.configure(connection), tables.metadata)
+
+    assert await store._database.read(differences) == []
+
+
+async def test_migrations_count_ids_like_the_tables(store: SqlStore) -> None:
+    """What compare_metadata does not see: AUTOINCREMENT, so that an id is never used again."""
+
+    def statements(connection: sa.Connection) -> dict[str, str]:
+        if connection.dialect.name != "sqlite":
+            return {}
+        query = "SELECT name, sql FROM sqlite_master WHERE type = 'table'"
+        return {row.name: row.sql for row in connection.exec_driver_sql(query)}
+
+    for name, sql in (await store._database.read(statements)).items():
+        if name in tables.metadata.tables:
+            counted = tables.metadata.tables[name].dialect_options["sqlite"]["autoincrement"]
+            assert ("AUTOINCREMENT" in sql) == counted, name
+
+
+async def test_the_newest_revision_is_the_expected_one(store: SqlStore) -> None:
+    """And every revision is a number of four digits, so that older and newer mean something."""
+    scripts = await store._database.read(
+        lambda connection: ScriptDirectory.from_config(schema.config(connection))
+    )
+    assert scripts.get_heads() == [schema.REVISION]
+    for script in scripts.walk_revisions():
+        assert len(script.revision) == 4
+        assert script.revision.isdecimal()

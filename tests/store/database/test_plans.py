@@ -1,0 +1,75 @@
+"""What SQLite does for the statements of an unlock: it looks rows up, and reads no table from end to end."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+
+from tang_attest.ports.decisions import RolloutResult, Snapshot
+from tang_attest.protocol.changes.rollout import RolloutOutcome
+from tang_attest.store import open_store
+from tests.fakes import ROW_KEY
+from tests.store.records.test_rollouts import begin
+from tests.store.samples import SELECTION, clock, decision, state, values
+
+Statement = tuple[str, Any]
+
+
+@contextmanager
+def statements() -> Iterator[list[Statement]]:
+    """Every statement that is sent to a SQLite database meanwhile."""
+    seen: list[Statement] = []
+
+    def note(_: object, cursor: object, sql: str, parameters: Any, *__: object) -> None:
+        if isinstance(cursor, sqlite3.Cursor):
+            seen.append((sql, parameters))
+
+    sa.event.listen(sa.Engine, "before_cursor_execute", note)
+    try:
+        yield seen
+    finally:
+        sa.event.remove(sa.Engine, "before_cursor_execute", note)
+
+
+def scans(file: Path, sql: str, parameters: Any) -> list[str]:
+    """Steps of the plan that read a whole table; a list that came as a parameter is none."""
+    one = parameters[0] if isinstance(parameters, list) else parameters
+    with sqlite3.connect(file) as connection:
+        plan = connection.execute(f"EXPLAIN QUERY PLAN {sql}", one).fetchall()
+    connection.close()
+    return [step for *_, step in plan if step.startswith("SCAN") and "json_each" not in step]
+
+
+async def test_an_unlock_reads_no_whole_table(tmp_path: Path) -> None:
+    """Finding a key, and writing a decision that permits, refuses, or counts for a rollout."""
+    file = tmp_path / "registry.db"
+    store = await open_store(f"sqlite:///{file}", ROW_KEY, create=True)
+    _, ids = await begin(store, 1)
+    with statements() as seen:
+        assert await store.find_selection("kid-d0") == SELECTION
+        bound = await store.find_key("kid-d0")
+        assert bound is not None
+        assert bound.rollout is not None
+        result = RolloutResult(bound.rollout, RolloutOutcome.REFUSED, "pcr-mismatch")
+        snapshot = Snapshot(SELECTION, values("odd"), b"log")
+        await store.decide(decision(ids["d0"], "n1", 1, clock=clock(1), met=state()))
+        await store.decide(decision(ids["d0"], "n2", 2, clock=clock(2), observation=snapshot, rollout=result))
+    await store.close()
+    assert len(seen) >= 12
+    found = {sql: steps for sql, parameters in seen if (steps := scans(file, sql, parameters))}
+    assert not found
+
+
+def test_a_scan_is_noticed(tmp_path: Path) -> None:
+    """The premise of the test above."""
+    file = tmp_path / "some.db"
+    with sqlite3.connect(file) as connection:
+        connection.execute("CREATE TABLE some (kid TEXT PRIMARY KEY, name TEXT)")
+    connection.close()
+    assert scans(file, "SELECT * FROM some WHERE kid = ?", ("k",)) == []
+    assert scans(file, "SELECT * FROM some WHERE name = ?", ("n",)) == ["SCAN some"]

@@ -1,0 +1,345 @@
+"""What holds for PostgreSQL only: waits that end, races of two servers, who may log in, and a server that flushes."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+from sqlalchemy.util.concurrency import await_
+
+from tang_attest.errors import Malformed, TangAttestError, Unavailable
+from tang_attest.protocol.reference_state import Life
+from tang_attest.store import SqlStore, look, open_store, upgrade
+from tang_attest.store.database import authentic, postgresql, schema, tables
+from tests.fakes import ROW_KEY
+from tests.postgres import Postgres, away
+from tests.store.conftest import Opener
+from tests.store.samples import clock, decision, device, entry, key, policy, state
+
+
+@pytest.fixture
+def url(postgres_url: str) -> str:
+    """PostgreSQL, and no other database."""
+    return postgres_url
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Limits that a test can wait for."""
+    monkeypatch.setattr(postgresql, "CONNECT_S", 1.0)
+    monkeypatch.setattr(postgresql, "TRANSACTION_S", 1.0)
+
+
+async def refused(call) -> TangAttestError:
+    with pytest.raises(TangAttestError) as caught:
+        await call
+    return caught.value
+
+
+async def devices(store: SqlStore, count: int) -> list[int]:
+    await store.add_policy(policy(), entry())
+    return [
+        (await store.add_device(device(f"d{number}"), "policy", key(f"k{number}"), entry())).id
+        for number in range(count)
+    ]
+
+
+# --- away, frozen, full -----------------------------------------------------------------------------------------------
+
+
+async def test_nobody_listens(caplog: pytest.LogCaptureFixture) -> None:
+    """A server that is not there is unavailable at once."""
+    with away() as url, caplog.at_level(logging.ERROR):
+        assert (await refused(open_store(url, ROW_KEY))).code == "unavailable"
+    assert "ConnectionRefusedError" in caplog.text
+
+
+async def test_a_frozen_server(
+    impatient: None, store: SqlStore, postgres: Postgres, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Every caller is told after one timeout, not one after the other; then it goes on with new connections."""
+    ids = await devices(store, 1)
+    postgres.freeze()
+    try:
+        begun = time.monotonic()
+        calls = [store.decide(decision(ids[0], f"n{tick}", tick)) for tick in range(1, 200)]
+        calls += [store.audit(entry("note")) for _ in range(100)]
+        results = await asyncio.gather(
+            *calls, *(store.find_key("k0") for _ in range(200)), return_exceptions=True
+        )
+        # Two timeouts, and what the machine's other work adds.
+        assert time.monotonic() - begun < 15
+        assert all(isinstance(result, Unavailable) for result in results)
+        # Nobody has a connection by now; a new one is not made either.
+        assert (await refused(store.find_key("k0"))).code == "unavailable"
+    finally:
+        postgres.thaw()
+    await store.decide(decision(ids[0], "after", 1000))
+    assert await store.find_key("k0") is not None
+    assert [row.request_id for _, row in await store.list_audit() if row.event == "unlock"] == ["after"]
+
+
+async def test_a_restarted_server(store: SqlStore, postgres: Postgres) -> None:
+    """The pool's connections are dead; callers do not notice."""
+    (device_id,) = await devices(store, 1)
+    await asyncio.gather(store.find_key("k0"), store.list_keys(), store.list_devices())
+    postgres.stop()
+    assert (await refused(store.find_key("k0"))).code == "unavailable"
+    postgres.start()
+    assert await store.find_key("k0") is not None
+    postgres.stop()
+    postgres.start()
+    await store.decide(decision(device_id, "n", 1))
+    assert await store.find_key("k0") is not None
+
+
+async def test_no_connection_is_left(
+    impatient: None, password_url: tuple[str, Path], postgres: Postgres
+) -> None:
+    """The server's limit is an unavailable database, and over when somebody leaves."""
+    postgres.sql("ALTER ROLE guest CONNECTION LIMIT 2")
+    url, _ = password_url
+    first, second = await open_store(url, ROW_KEY), await open_store(url, ROW_KEY)
+    assert (await refused(open_store(url, ROW_KEY))).code == "unavailable"
+    await first.close()
+    third = await open_store(url, ROW_KEY)
+    assert await third.find_key("none") is None
+    await second.close()
+    await third.close()
+
+
+async def test_a_transaction_that_takes_too_long(impatient: None, store: SqlStore, url: str) -> None:
+    """Somebody else holds the row: the wait ends, nothing is written, and nothing holds a lock afterwards."""
+    (device_id,) = await devices(store, 1)
+    holder = await open_store(url, ROW_KEY)
+    entered, go = asyncio.Event(), asyncio.Event()
+
+    def hold(connection: sa.Connection) -> None:
+        connection.exec_driver_sql("SELECT id FROM device FOR UPDATE")
+        entered.set()
+        await_(go.wait())
+
+    holding = asyncio.create_task(holder._database.write(hold))
+    await entered.wait()
+    begun = time.monotonic()
+    assert (await refused(store.decide(decision(device_id, "n", 1)))).code == "unavailable"
+    assert time.monotonic() - begun < 10
+    go.set()
+    # It took too long as well.
+    assert isinstance((await asyncio.gather(holding, return_exceptions=True))[0], Unavailable | None)
+    await store.decide(decision(device_id, "n", 2))
+    await holder.close()
+
+
+# --- two replicas -------------------------------------------------------------------------------------------------------
+
+
+async def test_batches_in_opposite_order(store: SqlStore, open_another: Opener) -> None:
+    """Two replicas decide about the same devices and staged states, each in another order: nobody is ended for it."""
+    other = await open_another()
+    ids = await devices(store, 16)
+    staged = [replace(state(f"s{number}"), life=Life.STAGED) for number in range(16)]
+    for found in staged:
+        await store.add_state("policy", found, entry())
+    before = await _deadlocks(store)
+    for turn in range(1, 9):
+        forth = [
+            store.decide(decision(i, f"a{turn}-{i}", 0, clock=clock(0, 2 * turn), met=staged[i % 16]))
+            for i in ids
+        ]
+        back = [
+            other.decide(decision(i, f"b{turn}-{i}", 0, clock=clock(0, 2 * turn + 1), met=staged[-i % 16]))
+            for i in reversed(ids)
+        ]
+        ended = await asyncio.gather(*forth, *back, return_exceptions=True)
+        codes = {result.code for result in ended if isinstance(result, TangAttestError)}
+        assert codes <= {"clock-backwards"}
+        assert all(result is None or isinstance(result, TangAttestError) for result in ended)
+    await asyncio.sleep(1.2)  # the server counts with a delay
+    assert await _deadlocks(store) == before
+
+
+async def _deadlocks(store: SqlStore) -> int:
+    query = "SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()"
+    return int(await store._database.read(lambda connection: connection.exec_driver_sql(query).scalar_one()))
+
+
+async def test_a_deadlock_is_tried_again(store: SqlStore, open_another: Opener) -> None:
+    """Where an order cannot be kept, PostgreSQL ends one of the two; its work is done a moment later."""
+    other = await open_another()
+    first, second = await devices(store, 2)
+    meet = asyncio.Barrier(2)
+    tries: list[int] = []
+    row = tables.device.c
+
+    def cross(one: int, two: int):
+        def work(connection: sa.Connection) -> None:
+            tries.append(one)
+            authentic.update(connection, tables.device, row.id == one, {"last_code": str(one)})
+            if len(tries) <= 2:
+                await_(meet.wait())
+            authentic.update(connection, tables.device, row.id == two, {"last_code": str(one)})
+
+        return work
+
+    await asyncio.gather(
+        store._database.write(cross(first, second)), other._database.write(cross(second, first))
+    )
+    assert len(tries) == 3
+    assert len({found.last_code for found in await store.list_devices()}) == 1
+
+
+async def test_a_policy_that_goes_while_a_device_comes(store: SqlStore, open_another: Opener) -> None:
+    """The foreign key notices; the second try says what is the matter."""
+    other = await open_another()
+    await store.add_policy(policy("p"), entry())
+    entered = asyncio.Event()
+
+    def look_then_wait(connection: sa.Connection) -> None:
+        found = connection.exec_driver_sql("SELECT id FROM policy WHERE name = 'p'").scalar()
+        if found is None:
+            raise Malformed("not-found", "There is no policy 'p'.")
+        entered.set()
+        await_(asyncio.sleep(0.3))
+        row = {"policy_id": found, "label": "x", "pcr_values": {}, "origin": "imported"}
+        connection.execute(tables.reference_state.insert(), row)
+
+    def remove(connection: sa.Connection) -> None:
+        connection.exec_driver_sql("DELETE FROM reference_state")
+        connection.exec_driver_sql("DELETE FROM policy")
+
+    looking = asyncio.create_task(store._database.write(look_then_wait))
+    await entered.wait()
+    await other._database.write(remove)
+    assert (await refused(looking)).code == "not-found"
+
+
+async def test_two_upgrades_at_once(empty_postgres_url: str) -> None:
+    """Replicas that start together: each finds the tables, and nobody fails."""
+    ended = await asyncio.gather(*(upgrade(empty_postgres_url, ROW_KEY) for _ in range(4)))
+    assert sorted(before or "" for before in (each.before for each in ended)) == ["", *[schema.REVISION] * 3]
+    assert (await look(empty_postgres_url)).schema == schema.REVISION
+
+
+async def test_reads_are_one_moment(store: SqlStore, open_another: Opener) -> None:
+    """The queries of one answer agree, whatever is committed between them."""
+    other = await open_another()
+    await devices(store, 1)
+    counts = []
+    entered, go = asyncio.Event(), asyncio.Event()
+
+    def twice(connection: sa.Connection) -> None:
+        for _ in range(2):
+            counts.append(connection.exec_driver_sql("SELECT count(*) FROM device").scalar_one())
+            entered.set()
+            await_(go.wait())
+
+    reading = asyncio.create_task(store._database.read(twice))
+    await entered.wait()
+    await other.remove_device("d0", entry())
+    go.set()
+    await reading
+    assert counts == [1, 1]
+
+
+async def test_a_read_cannot_write(store: SqlStore) -> None:
+    """What only reads is told so to the server."""
+    await devices(store, 1)
+    with pytest.raises(Unavailable):
+        await store._database.read(lambda connection: connection.exec_driver_sql("DELETE FROM device"))
+    assert len(await store.list_devices()) == 1
+
+
+# --- the server and its users -------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def password_url(postgres: Postgres, url: str, tmp_path: Path) -> Iterator[tuple[str, Path]]:
+    """A role that needs a password, over TCP, and its password file."""
+    name = re.findall(r"/(\w+)\?", url)[0]
+    postgres.sql("CREATE ROLE guest LOGIN PASSWORD 'hunter2 \U0001f511'")
+    postgres.sql("GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO guest", name)
+    passfile = tmp_path / "pgpass"
+    passfile.write_text("127.0.0.1:*:*:guest:hunter2 \U0001f511\n")
+    passfile.chmod(0o600)
+    yield postgres.loopback_url(name, "guest", passfile=str(passfile)), passfile
+    postgres.sql("REVOKE ALL ON ALL TABLES IN SCHEMA public FROM guest", name)
+    postgres.sql("DROP ROLE guest")
+
+
+async def test_a_password_file(password_url: tuple[str, Path], caplog: pytest.LogCaptureFixture) -> None:
+    """Lets in; a wrong password does not, and no password is in the log."""
+    url, passfile = password_url
+    store = await open_store(url, ROW_KEY)
+    assert await store.list_devices() == []
+    await store.close()
+    passfile.write_text("127.0.0.1:*:*:guest:hunter3\n")
+    with caplog.at_level(logging.DEBUG):
+        assert (await refused(open_store(url, ROW_KEY))).code == "unavailable"
+    assert "password authentication failed" in caplog.text
+    assert "hunter" not in caplog.text
+
+
+async def test_a_password_in_the_wrong_place(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the URL or in the environment, where others see it, it is refused."""
+    for wrong in ("postgresql://tang:hunter2@host/db", "postgresql://tang@host/db?password=hunter2"):
+        error = await refused(open_store(wrong, ROW_KEY))
+        assert error.code == "setting-invalid"
+        assert "hunter2" not in str(error.reasons)
+    monkeypatch.setenv("PGPASSWORD", "hunter2")
+    error = await refused(open_store(url, ROW_KEY))
+    assert error.code == "setting-invalid"
+    assert "hunter2" not in str(error.reasons)
+
+
+async def test_a_server_that_does_not_flush(postgres: Postgres, url: str) -> None:
+    """fsync=off is refused: it may lose a nonce's use in a power cut."""
+    postgres.sql("ALTER SYSTEM SET fsync = off")
+    try:
+        postgres.sql("SELECT pg_reload_conf()")
+        await _until(postgres, "off")
+        error = await refused(open_store(url, ROW_KEY))
+        assert error.code == "setting-invalid"
+        assert "fsync" in error.sentence
+        assert (await look(url)).flushes is False
+    finally:
+        postgres.sql("ALTER SYSTEM SET fsync = on")
+        postgres.sql("SELECT pg_reload_conf()")
+        await _until(postgres, "on")
+    assert (await look(url)).flushes is True
+
+
+async def _until(postgres: Postgres, value: str) -> None:
+    for _ in range(100):
+        if postgres.sql("SHOW fsync") == value:
+            return
+        await asyncio.sleep(0.1)
+    raise AssertionError("the server did not reload")
+
+
+async def test_every_connection_flushes(postgres: Postgres, url: str) -> None:
+    """Whatever the cluster's default, a commit here returns when it is on the disk."""
+    name = re.findall(r"/(\w+)\?", url)[0]
+    postgres.sql(f"ALTER DATABASE {name} SET synchronous_commit = off")
+    store = await open_store(url, ROW_KEY)
+    shown = await store._database.write(
+        lambda connection: connection.exec_driver_sql("SHOW synchronous_commit").scalar_one()
+    )
+    assert shown == "on"
+    await store.close()
+
+
+async def test_the_log_has_no_values(store: SqlStore, caplog: pytest.LogCaptureFixture) -> None:
+    """A driver that cannot encode a value repeats it; the log does not."""
+    with caplog.at_level(logging.DEBUG):
+        assert (await refused(store.audit(entry("note", address="secret \ud800")))).code == "unavailable"
+        assert (await refused(store.audit(entry("note", address="secret \x00")))).code == "unavailable"
+    assert "secret" not in caplog.text
+    assert "the database failed: DataError" in caplog.text
