@@ -4,7 +4,7 @@
   lib,
   runCommand,
   systemd,
-  # Where what has to lie on opened volumes is mounted.
+  # Mount points whose file systems have to lie on opened volumes.
   roots,
   # Resuming a hibernated system is allowed, from a volume that stage 1 opens.
   hibernation ? false,

@@ -8,7 +8,7 @@
 let
   cfg = config.boot.initrd.tang-attest;
 
-  # Where a volume has its JWE in the configuration, its header has no binding to find the server by.
+  # A volume with its JWE in the configuration has no binding in its header to find the server by.
   jwes = builtins.filter (file: file != null) (
     map (device: device.secretFile) (builtins.attrValues cfg.devices)
   );
@@ -41,7 +41,7 @@ in
     default = true;
     description = ''
       At `nixos-rebuild switch`, compute what the new generation will measure and send it to the server.
-      Where that cannot be computed, it prints the two commands that remain; it never makes the switch fail.
+      If that cannot be computed, it prints the two commands that remain; it never makes the switch fail.
       After `nixos-rebuild boot` run `tang-attest-announce`.
     '';
   };

@@ -25,7 +25,7 @@ _SHARED_TPMS: Final = ("device:/dev/tpmrm", "tabrmd:")
 
 
 class Settings(BaseModel):
-    """What ``tang-attest serve`` can be told."""
+    """The settings of ``tang-attest serve``."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -37,9 +37,7 @@ class Settings(BaseModel):
     )
     host: str = Field("0.0.0.0", description="Address to listen on; :: for IPv6.")  # noqa: S104 - a server listens
     port: int = Field(7500, ge=0, le=65535, description="Port to listen on; 0 picks a free one.")
-    workers: int = Field(
-        1, ge=1, le=64, description="Processes that answer; with more than one they share the port."
-    )
+    workers: int = Field(1, ge=1, le=64, description="Worker processes; several share the port.")
     port_file: Path | None = Field(None, description="Write the port here once the server answers.")
     server_tpm: str | None = Field(
         None,
@@ -94,14 +92,14 @@ class Settings(BaseModel):
     )
     address_connections: int = Field(2048, ge=1, description="Open connections of one address.")
     max_connections: int = Field(4096, ge=1, description="Open connections in all.")
-    max_requests: int = Field(1024, ge=1, description="Requests that are worked on at a time.")
+    max_requests: int = Field(1024, ge=1, description="Requests in progress at a time.")
     limit_exempt: str = Field(
         "127.0.0.0/8,::1/128",
         description="Networks that are never limited as an address, such as a proxy's; separated by commas.",
     )
-    log_format: Literal["console", "json"] = Field("console", description="How log lines look.")
+    log_format: Literal["console", "json"] = Field("console", description="Format of log lines.")
     log_level: Literal["debug", "info", "warning", "error"] = Field(
-        "info", description="The least that is logged."
+        "info", description="Least severity that is logged."
     )
 
     @field_validator(
@@ -162,11 +160,11 @@ class Settings(BaseModel):
 
     @property
     def exempt_networks(self) -> tuple[IPv4Network | IPv6Network, ...]:
-        """``limit_exempt``, read."""
+        """Return the networks of ``limit_exempt``."""
         return tuple(ip_network(part.strip()) for part in filter(None, self.limit_exempt.split(",")))
 
     def metrics_address(self, worker: int) -> tuple[str, int] | None:
-        """Host and port where *worker* (from 0) shows its metrics; port 0 is a free one for each."""
+        """Return host and port of the metrics of *worker* (from 0); port 0 takes a free one for each."""
         if self.metrics_listen is None:
             return None
         host, _, port = self.metrics_listen.rpartition(":")
@@ -174,7 +172,7 @@ class Settings(BaseModel):
 
     @property
     def database_url(self) -> str:
-        """The database, as SQLAlchemy names it."""
+        """Return the database's URL for SQLAlchemy."""
         if self.database is not None:
             return self.database
         # In a URL a question mark would end the path, and a percent sign begin an escape.
@@ -198,7 +196,7 @@ def load_settings(file: Path | None, flags: Mapping[str, Any]) -> Settings:
 
 
 def _sentence(error: ValidationError) -> str:
-    """The first thing that is wrong, and the setting's name; never its value, which may hold a password."""
+    """Return the first error with the setting's name; never its value, which may hold a password."""
     first = error.errors(include_input=False)[0]
     name = ".".join(str(part) for part in first["loc"])
     message = first["msg"].removeprefix("Value error, ")

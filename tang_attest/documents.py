@@ -1,4 +1,4 @@
-"""YAML and JSON files of operators -> plain values, strictly.
+"""Parse YAML and JSON files of operators into plain values, strictly.
 
 A subset of YAML 1.2 that cannot surprise: ``on`` is text and not true, a digest of digits is text and not a
 number.  Anchors, aliases, tags and second documents are refused: nothing here needs them, and an alias can make
@@ -24,7 +24,7 @@ _WORDS: Final = {"null": None, "~": None, "": None, "true": True, "false": False
 
 
 def load_yaml(data: bytes, what: str) -> object:
-    """*data* as mappings (with text or integer keys), lists, text, integers, booleans and None.
+    """Return *data* as mappings (with text or integer keys), lists, text, integers, booleans and None.
 
     *what* names the file in errors.  Raises :class:`Malformed` ``document-invalid``, with ``line`` where there is
     one: more than 256 KiB, no UTF-8, no YAML, a key twice, nesting deeper than 16, an anchor, an alias, a tag, a

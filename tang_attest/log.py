@@ -1,4 +1,4 @@
-"""Log lines: structured, one for each request and each thing an operator should know.
+"""Log lines: structured, one for each request and each event for an operator.
 
 Secrets never get here: what is logged is chosen member by member, and no request or response body is.
 """
@@ -42,14 +42,14 @@ def configure(log_format: str, level: str) -> None:
         cache_logger_on_first_use=True,
     )
     _adopt_standard_library(renderer, traceback)
-    # aiohttp writes a traceback for each request line it cannot read: a stranger could fill the disk with them.
+    # aiohttp writes a traceback for each request line it cannot read: a client could fill the disk with them.
     logging.getLogger("aiohttp.server").setLevel(logging.CRITICAL)
 
 
 def _adopt_standard_library(
     renderer: structlog.typing.Processor, traceback: list[structlog.typing.Processor]
 ) -> None:
-    """What is logged with :mod:`logging` (the store, libraries) looks the same, and goes the same way."""
+    """Send records of :mod:`logging` (the store, libraries) to the same output, in the same format."""
     handler = logging.StreamHandler(sys.stderr)
     handler.name = HANDLER
     handler.setFormatter(

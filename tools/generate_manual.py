@@ -98,7 +98,7 @@ def manual() -> str:
 
 
 def _commands(parent: click.Group, context: click.Context) -> Iterator[tuple[click.Command, click.Context]]:
-    """Every command that does something, depth first; most groups are only their commands."""
+    """Yield every command that does something, depth first; most groups only hold commands."""
     for name in parent.list_commands(context):
         command = parent.get_command(context, name)
         if command is None:

@@ -1,4 +1,4 @@
-"""What nix/ is given by the program, and what documents the modules of nix/: both made, both compared by a test."""
+"""Generate settings.json for nix/ and the documentation of its modules; a test compares both."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ MADE = "<!-- made by tools/generate_docs.py -->\n\n"
 
 
 def settings() -> str:
-    """The server's settings as JSON Schema, of which nix/module-server.nix makes options."""
+    """Return the server's settings as JSON Schema; nix/module-server.nix makes options of it."""
     properties = Settings.model_json_schema()["properties"]
     for schema in properties.values():
         schema.pop("title", None)
@@ -33,8 +33,8 @@ def options() -> str:
     """docs/nixos-options.md: every option that the modules declare."""
     described = _describe()
     parts = [
-        f"# Options of the NixOS modules\n\n{MADE}How they are used: [NixOS](how-to/boot/nixos.md).\n",
-        "What is not listed here does not exist, and stops the evaluation.\n",
+        f"# Options of the NixOS modules\n\n{MADE}Their use: [NixOS](how-to/boot/nixos.md).\n",
+        "Any other option stops the evaluation.\n",
     ]
     for module, title in MODULES.items():
         parts.append(f"\n## {title}: `{module}`\n")
@@ -49,7 +49,7 @@ def _entry(option: dict[str, Any]) -> str:
 
 
 def _describe() -> list[dict[str, Any]]:
-    """What nixpkgs/option-docs.nix finds, under the tests' evaluator, so that no nixpkgs is needed."""
+    """Return the options found by nixpkgs/option-docs.nix, under the tests' evaluator: no nixpkgs is needed."""
     with tempfile.TemporaryDirectory() as directory:
         result = subprocess.run(  # noqa: S603 - our own file, by Debian's Nix
             ["nix-instantiate", "--eval", "--strict", "--json", str(_OPTION_DOCS)],  # noqa: S607

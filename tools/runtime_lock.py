@@ -1,4 +1,4 @@
-"""Prints the part of requirements.lock that the program needs when it runs, hashes included.
+"""Print the part of requirements.lock that the program needs when it runs, hashes included.
 
 What that is, the installed packages say: run this with .venv's Python.
 """
@@ -26,7 +26,7 @@ def _wanted(requirement: Requirement) -> set[_Wanted]:
 
 
 def closure(declared: list[str]) -> set[NormalizedName]:
-    """The distributions that *declared* requirements lead to on this machine."""
+    """Return the distributions that *declared* requirements resolve to on this machine."""
     pending = {item for line in declared for item in _wanted(Requirement(line))}
     seen: set[_Wanted] = set()
     while pending:
@@ -40,7 +40,7 @@ def closure(declared: list[str]) -> set[NormalizedName]:
 
 
 def runtime_lock(lock: str, names: set[NormalizedName]) -> str:
-    """The blocks of *lock* for *names*; every name has to have one."""
+    """Return the blocks of *lock* for *names*; every name has to have one."""
     blocks = re.findall(r"^([A-Za-z0-9._-]+)(==.*\n(?:[ #].*\n)*)", lock, re.MULTILINE)
     kept = {canonicalize_name(name): f"{name}{rest}" for name, rest in blocks}
     missing = names - kept.keys()

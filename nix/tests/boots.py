@@ -4,7 +4,7 @@
 PASSPHRASE = "typed by a person"
 OPENS, REFUSES = "unlocked by attestation", "refused \\(pcr-mismatch\\)"
 
-# What is booted, what the console has to say, whether a person has to type, and what the operator does then.
+# Each boot: the line of the console, whether a passphrase has to be typed, and the operator's command then.
 BOOTS = [
     ("encrypted", OPENS, False, None),
     ("updated", REFUSES, True, "tang-attest approve client --label updated"),

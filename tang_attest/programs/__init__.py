@@ -1,1 +1,1 @@
-"""Other programs that are run: the only place that starts processes for a command or a request."""
+"""Other programs: the only package that starts processes for a command or a request."""

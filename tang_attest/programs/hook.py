@@ -1,4 +1,4 @@
-"""Hook programs: what an operator put into the hook directory, told by JSON on its stdin."""
+"""Hook programs: run a program of the hook directory with JSON on its stdin."""
 
 from __future__ import annotations
 

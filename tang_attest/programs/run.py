@@ -1,4 +1,4 @@
-"""One program, to its end: without a shell, with little of our environment, never longer than its time."""
+"""Run one program to its end: without a shell, with a minimal environment, within a time limit."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from typing import Final
 from tang_attest.errors import Unavailable
 
 _PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-#: Of what it writes to stderr.
+#: Bytes kept of its stderr.
 _MAX_SAID: Final = 4096
 
 
 async def run_program(
     command: Sequence[str], *, stdin: bytes = b"", limit_s: float, environment: Mapping[str, str] = {}
 ) -> tuple[int, str]:
-    """Its exit code, negative for a signal, and the beginning of what it wrote to stderr.
+    """Return its exit code, negative for a signal, and the beginning of its stderr.
 
     Raises ``program-missing``, and :class:`TimeoutError` when it took longer than *limit_s*; nothing of it is left then.
     """
@@ -38,7 +38,7 @@ async def run_program(
         async with asyncio.timeout(limit_s):
             return await _talk(process, stdin)
     finally:
-        # The group: what it started itself ends too.
+        # The group: processes that it started end too.
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         if process.returncode is None:

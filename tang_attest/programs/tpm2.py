@@ -1,4 +1,4 @@
-"""A quote by a TPM that this machine can reach, such as a virtual machine's: tpm2-tools make it."""
+"""Quotes by a TPM that this machine can reach, such as a virtual machine's, with tpm2-tools."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tang_attest.protocol.values.pcr import Selection
 
 #: A TPM takes up to a second; a discrete one behind a resource manager that others use, longer.
 LIMIT_S: Final = 20.0
-#: Where an initrd notes the texts that it capped with (initrd/clevis-attest-cap).
+#: The texts of this boot's caps, which the initrd writes (initrd/clevis-attest-cap).
 CAP_EVENTS: Final = Path("/run/clevis-attest/cap-events")
 _ERROR: Final = re.compile(r"^(?:ERROR|WARN): *(.*)$", re.MULTILINE)
 
@@ -34,7 +34,7 @@ class Tpm2Tools:
         self._limit_s, self._cap_events = limit_s, cap_events
 
     async def quote(self, reach: Reach, selection: Selection, qualifying: bytes, nonce: str) -> Evidence:
-        """Evidence over *selection*.  Raises ``tpm-unreachable``, ``program-missing``."""
+        """Return evidence over *selection*.  Raises ``tpm-unreachable``, ``program-missing``."""
         with tempfile.TemporaryDirectory(prefix="tang-attest-") as directory:
             files = {name: Path(directory) / name for name in ("quote", "signature", "pcrs")}
             command = ["tpm2", "quote", "-Q", "-T", reach.tcti, "-c", reach.ak_handle]
@@ -46,7 +46,7 @@ class Tpm2Tools:
         return replace(evidence, cap_events=texts)
 
     async def read_nv(self, tcti: str, indices: Sequence[str]) -> Mapping[str, bytes]:
-        """The contents of those of the NV *indices* that can be read.  Raises ``tpm-unreachable``, ``program-missing``."""
+        """Return the contents of each readable NV index of *indices*.  Raises ``tpm-unreachable``, ``program-missing``."""
         with tempfile.TemporaryDirectory(prefix="tang-attest-") as directory:
             await self._run(["tpm2", "getcap", "-T", tcti, "handles-nv-index"], tcti, "does not answer")
             found = {}
@@ -80,7 +80,7 @@ def _is_own(reach: Reach) -> bool:
 
 
 def _own_texts() -> bytes | None:
-    """The texts of this machine's cap.  None when there are none, or more than is read."""
+    """Return the texts of this machine's cap, or None if there are none, or more than the limit."""
     try:
         with CAP_EVENTS.open("rb") as file:
             texts = file.read(MAX_TEXTS + 1)

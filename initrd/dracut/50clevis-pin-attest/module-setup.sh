@@ -117,7 +117,7 @@ attest_wrap() {
 # attest_install_key FILE: if it is a private key.  The image is not encrypted, and may be for everybody to read.
 attest_install_key() {
     if grep -q '^-----BEGIN TSS2 PRIVATE KEY-----' "$1"; then
-        # What has curl's OpenSSL sign with it.
+        # The provider lets curl's OpenSSL sign with it.
         inst_libdir_file ossl-modules/tpm2.so ||
             attest_die "OpenSSL's provider tpm2 is missing, which the key $1 needs: install tpm2-openssl"
     elif grep -q '^-----BEGIN .*PRIVATE KEY-----' "$1"; then
