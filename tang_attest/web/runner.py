@@ -39,13 +39,6 @@ def handling(limits: Limits) -> dict[str, Any]:
     }
 
 
-async def _write(request: web.Request, response: web.StreamResponse) -> None:
-    """Write the answer here, where the client's time for reading it is known; aiohttp finds it written."""
-    with suppress(ConnectionError):  # the client is gone, which is no news
-        await response.prepare(request)
-        await response.write_eof()
-
-
 async def run(
     app: web.Application,
     sockets: Sequence[socket.socket],
@@ -78,7 +71,7 @@ async def _running(
 ) -> AsyncIterator[tuple[web.AppRunner, dict[str, Any], _UnderWay]]:
     """Yield a runner of *app*, its options, and what counts the requests under way."""
     under_way = _UnderWay()
-    app.middlewares.append(under_way.count)
+    app.middlewares.insert(0, under_way.count)  # around the one that answers by itself
     options = handling(limiter.limits)
     runner = web.AppRunner(app, shutdown_timeout=_PATIENCE_S, **options)
     await runner.setup()
@@ -133,14 +126,8 @@ class _UnderWay:
             if connection is not None:
                 connection.begun()
             try:
-                response = await handler(request)
-                if connection is not None:
-                    connection.writing()
-                    await _write(request, response)
-                return response
+                return await handler(request)
             finally:
-                if connection is not None:
-                    connection.answered()
                 self._count -= 1
                 if not self._count:
                     self._none.set()

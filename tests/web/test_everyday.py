@@ -18,11 +18,13 @@ from typing import Any
 
 import pytest
 
+from tang_attest.web.limits import Limits
 from tests.attester import Attester, members
 from tests.cli.serving import PATIENCE_S, Serving, serving
 from tests.server import Server, new_x
 
 KID = "A" * 43
+IDLE_S = Limits().idle_s
 POST = f"POST /rec/{KID} HTTP/1.1\r\nHost: t\r\n".encode()
 
 
@@ -126,6 +128,10 @@ ACCIDENTS: dict[str, tuple[bytes, ...]] = {
     "CONNECT": (b"CONNECT example.org:443 HTTP/1.1\r\nHost: t\r\n\r\n",),
     "OPTIONS *": (b"OPTIONS * HTTP/1.1\r\nHost: t\r\n\r\n",),
     "upgrade": (b"GET /adv HTTP/1.1\r\nHost: t\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n",),
+    "OPTIONS * that expects": (b"OPTIONS * HTTP/1.1\r\nHost: t\r\nExpect: the-unexpected\r\n\r\n",),
+    "CONNECT that asks first": (
+        b"CONNECT example.org:443 HTTP/1.1\r\nHost: t\r\nExpect: 100-continue\r\n\r\n",
+    ),
     "unknown expectation": (POST + b"Content-Length: 2\r\nExpect: the-unexpected\r\n\r\n{}",),
     "HTTP/1.0 and gone": (b"POST /attest/enroll HTTP/1.0\r\nContent-Length: 50\r\n\r\n{",),
     "gone before the answer": (b"GET /adv HTTP/1.1\r\nHost: t\r\n\r\n" * 20,),
@@ -134,6 +140,7 @@ ACCIDENTS: dict[str, tuple[bytes, ...]] = {
 ANSWERED = (
     "OPTIONS *",
     "CONNECT",
+    "CONNECT that asks first",
     "upgrade",
     "unknown expectation",
     "gone before the answer",
@@ -184,6 +191,18 @@ def test_a_client_that_closed_its_side_is_answered(server: Serving, known: str, 
     received = send(server.port, ask * count, half=True)
     assert received.count(b"HTTP/1.1 401 ") == count
     assert received.count(b'"code":"evidence-required"') == count
+
+
+@pytest.mark.parametrize(
+    "target", ["OPTIONS *", "OPTIONS /", "CONNECT example.org:443", "GET /adv", "TRACE /", "PRI *", "GET *"]
+)
+@pytest.mark.parametrize("expect", ["", "Expect: 100-continue\r\n", "Expect: the-unexpected\r\n"])
+def test_an_answered_half_closed_connection_ends_at_once(server: Serving, target: str, expect: str) -> None:
+    """Whatever the target is, no idle time passes between the answer and the end."""
+    began = time.monotonic()
+    received = send(server.port, f"{target} HTTP/1.1\r\nHost: t\r\n{expect}\r\n".encode(), half=True)
+    assert received.startswith(b"HTTP/1.1 ")
+    assert time.monotonic() - began < IDLE_S / 2
 
 
 def test_requests_one_after_another_and_in_pieces(server: Serving, known: str) -> None:

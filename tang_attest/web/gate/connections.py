@@ -72,16 +72,24 @@ class Connection(web.RequestHandler):
         """Its body is being read."""
         self._held.wait(self._limiter.limits.body_s + 1)
 
-    def writing(self) -> None:
-        """Its answer is being written."""
-        self._held.wait(self._limiter.limits.write_s)
+    # --- answers ------------------------------------------------------------------------------------------------------
 
-    def answered(self) -> None:
-        """Its answer was written, or cannot be."""
-        self._answered += 1
-        self._wait_for_head()
-        if self._kept or self._ended:
-            self._loop.call_soon(self._go_on)
+    async def finish_response(
+        self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
+    ) -> tuple[web.StreamResponse, bool]:
+        """Write an answer within the time for it; every answer passes here, also one that aiohttp makes by itself."""
+        if isinstance(resp, web.HTTPException):  # an ``Expect`` beside a target that is no path
+            error = Malformed("request-malformed", "Nothing here meets this expectation.")
+            self._say(error, resp.status, type(resp).__name__)
+            raise ConnectionError
+        self._held.wait(self._limiter.limits.write_s)
+        try:
+            return await super().finish_response(request, resp, start_time)
+        finally:
+            self._answered += 1
+            self._wait_for_head()
+            if self._kept or self._ended:
+                self._loop.call_soon(self._go_on)
 
     # --- what the transport says ------------------------------------------------------------------------------------
 
