@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from tang_attest.web.limits import Limits
+from tang_attest.web.gate.limits import Limits
 from tests.attester import Attester, members
 from tests.cli.serving import PATIENCE_S, Serving, serving
 from tests.server import Server, new_x
