@@ -530,6 +530,12 @@ in
             description = "Answer passphrase prompts by attestation";
             wantedBy = [ "cryptsetup.target" ];
             wants = [ "network-online.target" ];
+            # systemd extends PCRs in the initrd, too, and each quote comes after it.
+            after = [
+              "systemd-pcrnvdone.service"
+              "systemd-pcrosseparator.service"
+              "systemd-pcrphase-initrd.service"
+            ];
             # Ended before a shell is given, and before the disk's own system begins.
             conflicts = [
               "debug-shell.service"

@@ -7,14 +7,16 @@ proof *reaches on an honest machine*, from its EK and its log, and never says mo
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from enum import Enum
 from typing import Final
 
+from tang_attest.protocol.coverage import BootPart, Coverage, PartCoverage
 from tang_attest.protocol.eventlog import Event, EventLog, EventType, describe, measured_data
 from tang_attest.protocol.eventlog.describe import split_variable
 from tang_attest.protocol.rules import secure_boot
-from tang_attest.protocol.values.pcr import PcrValues, nothing_measured
+from tang_attest.protocol.values.pcr import PcrValues, as_reset, nothing_measured
 
 BOOT_PCRS: Final = frozenset({*range(10), *range(11, 15)})
 """What firmware, boot loaders and the kernel's stub extend; 10 is IMA's, 15 the cap's, from 16 on nobody's."""
@@ -36,10 +38,11 @@ SECURE_BOOT_OFF: Final = "Secure Boot is off: systemd then takes options from th
 
 
 class Level(Enum):
-    """The three grades, best first."""
+    """The grades, best first."""
 
     VERIFIED_CHAIN = "verified chain"
     SELF_MEASURED = "self-measured"
+    INCOMPLETE = "incomplete chain"
     NOTHING_MEASURED = "nothing measured"
 
 
@@ -55,15 +58,27 @@ class Grade:
         return {"grade": self.level.value, "reasons": list(self.reasons)}
 
 
-def grade(*, ek_verified: bool, log: EventLog | None, replayed: bool, values: PcrValues) -> Grade:
+def grade(
+    *,
+    ek_verified: bool,
+    log: EventLog | None,
+    replayed: bool,
+    values: PcrValues,
+    coverage: Coverage | None = None,
+    accepted: Collection[BootPart] = (),
+) -> Grade:
     """The grade of a device whose quote was verified.
 
     *ek_verified*: the EK certificate leads to a trusted root.  *log* is what the device sent, *replayed* whether it
     leads to the quoted values of every PCR that it extends and that was quoted.  *values* are the quoted ones.
 
+    *coverage* is that of the log under the quoted selection, None where it is unknown.  *accepted* are parts that the
+    operator accepted although nothing covers them; the grade names them whatever else it says.
+
     ``verified chain`` needs all of: the EK's certificate, a log that replays, PCR 0 quoted, and in PCR 0 what a
-    platform firmware logs of its first code and of itself.  ``nothing measured`` is when no PCR that is extended at
-    boot differs from its reset value.  All else is ``self-measured``.
+    platform firmware logs of its first code and of itself.  ``incomplete chain`` is when kernel, initrd or command line
+    are not covered.  ``nothing measured`` is when no PCR that is extended at boot has more than constants, such as
+    separators.  All else is ``self-measured``.
 
     NOT checked, and no evidence can show it: that the first code cannot be replaced (a TPM's certificate names the
     TPM, not the board it is soldered to), and that what the log says of PCR 0 is true.
@@ -71,17 +86,31 @@ def grade(*, ek_verified: bool, log: EventLog | None, replayed: bool, values: Pc
     boot = {pcr: value for pcr, value in values.items() if pcr in BOOT_PCRS}
     if not boot:
         return Grade(Level.NOTHING_MEASURED, ("the quote has no PCR that is extended at boot",))
+    told = _accepted(accepted)
     if nothing_measured(boot):
-        return Grade(Level.NOTHING_MEASURED, ("every PCR of the boot is as a reset leaves it",))
+        how = "as a reset leaves it" if as_reset(boot) else "that of a separator or another constant"
+        return Grade(Level.NOTHING_MEASURED, (f"every PCR of the boot is {how}", *told))
     doubts = [] if ek_verified else ["the EK's certificate is not verified"]
     doubts += _doubts_of_log(log, replayed=replayed, quoted=0 in values)
+    if gaps := [f"nothing covers the {part.part.words}: {part.reason}" for part in _gaps(coverage)]:
+        return Grade(Level.INCOMPLETE, (*gaps, *told, *doubts))
     if doubts:
-        return Grade(Level.SELF_MEASURED, tuple(doubts))
+        return Grade(Level.SELF_MEASURED, (*doubts, *told))
     reasons = (
         "the EK's certificate leads to a trusted root",
         "the event log replays, and in it the firmware measures itself first (PCR 0)",
     )
-    return Grade(Level.VERIFIED_CHAIN, reasons)
+    return Grade(Level.VERIFIED_CHAIN, (*reasons, *told))
+
+
+def _gaps(coverage: Coverage | None) -> tuple[PartCoverage, ...]:
+    return () if coverage is None else coverage.uncovered
+
+
+def _accepted(parts: Collection[BootPart]) -> tuple[str, ...]:
+    return tuple(
+        f"the operator accepted that nothing covers the {part.words}" for part in BootPart if part in parts
+    )
 
 
 def unmeasured_inputs(log: EventLog | None, bank: str, *, replayed: bool) -> tuple[str, ...]:

@@ -15,7 +15,7 @@ from enum import StrEnum
 from typing import Final
 
 from tang_attest.errors import Malformed, Reason
-from tang_attest.protocol.values.pcr import PcrValues, Selection, check_values, nothing_measured
+from tang_attest.protocol.values.pcr import PcrValues, Selection, as_reset, check_values, nothing_measured
 
 #: What moves between the initrd and the running system besides the cap: IMA's list and systemd's boot phases.
 MOVING_PCRS: Final = frozenset({10, 11})
@@ -114,14 +114,17 @@ def reference_state(
     """An active reference state of *values*, checked against *selection*.
 
     Raises :class:`Malformed` ``values-invalid``, and ``values-all-zero`` (unless *force*) when nothing but the
-    cap PCR was ever extended: then nothing measures this machine's boot, and every software looks the same.
+    cap PCR was extended with more than constants: nothing measures this boot, and every software looks the same.
     """
     check_values(selection, values)
     measured = {pcr: value for pcr, value in values.items() if pcr != cap_pcr}
     if not force and nothing_measured(measured):
-        raise Malformed(
-            "values-all-zero", "All values are as a reset leaves them: nothing measured this boot."
+        how = (
+            "as a reset leaves them"
+            if as_reset(measured)
+            else "those of separators and other constants alone"
         )
+        raise Malformed("values-all-zero", f"All values are {how}: nothing measured this boot.")
     return ReferenceState(label, dict(values), origin)
 
 

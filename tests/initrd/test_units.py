@@ -116,6 +116,17 @@ def test_what_touches_a_disk_asserts_the_cap(units: Path, unit: str) -> None:
         assert line in lines
 
 
+def test_no_quote_is_made_before_systemd_has_extended_its_pcrs(units: Path) -> None:
+    """A quote from before has other values than one from after: the disk would open or not by chance."""
+    (text,) = [path.read_text() for path in (units / "clevis-luks-askpass.service.d").glob("*.conf")]
+    after = {unit for line in text.splitlines() if line.startswith("After=") for unit in line[6:].split()}
+    assert {
+        "systemd-pcrphase-initrd.service",
+        "systemd-pcrosseparator.service",
+        "systemd-pcrnvdone.service",
+    } <= after
+
+
 def test_every_volume_comes_before_the_cap(units: Path) -> None:
     """Also one that cryptsetup.target does not wait for; otherwise it would be refused as capped."""
     unit = drop_ins(units, "systemd-cryptsetup@.service")

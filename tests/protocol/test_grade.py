@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 from uuid import UUID
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tang_attest.protocol.eventlog import EventLog, parse
+from tang_attest.protocol.coverage import BootPart, coverage
+from tang_attest.protocol.eventlog import EventLog, parse, replay
 from tang_attest.protocol.grade import SECURE_BOOT_OFF, Grade, Level, grade, unmeasured_inputs
+from tang_attest.protocol.values.pcr import Selection
 from tests.protocol.eventlog import writer as w
 from tests.protocol.eventlog.writer import Measurement
 
@@ -98,6 +101,41 @@ def test_nothing_measured(values: dict[int, bytes], reason: str) -> None:
     assert grade(ek_verified=True, log=OVMF, replayed=True, values=values) == Grade(
         Level.NOTHING_MEASURED, (reason,)
     )
+
+
+ARM64 = w.VECTORS.parent / "eventlogs-arm64"
+
+
+@pytest.mark.parametrize("number", [0, 0xFFFFFFFF, 1])
+def test_separators_alone_are_nothing_measured(number: int) -> None:
+    """A U-Boot without a region for its log extends an error separator into PCR 0 to 7 and boots on."""
+    separator = hashlib.sha256(number.to_bytes(4, "little")).digest()
+    values = dict.fromkeys(range(8), hashlib.sha256(bytes(32) + separator).digest()) | {9: bytes(32)}
+    assert grade(ek_verified=True, log=None, replayed=False, values=values) == Grade(
+        Level.NOTHING_MEASURED, ("every PCR of the boot is that of a separator or another constant",)
+    )
+
+
+def test_a_chain_that_measures_no_initrd_is_incomplete() -> None:
+    """Debian 12's arm64 GRUB: the firmware measures itself, and any initrd starts."""
+    sent = parse((ARM64 / "edk2-grub-2.06.bin").read_bytes())
+    selection = Selection.parse("sha256:0,2,4,7,8,9,15")
+    found = grade(
+        ek_verified=True,
+        log=sent,
+        replayed=True,
+        values=replay(sent, "sha256"),
+        coverage=coverage(sent, selection),
+    )
+    assert found == Grade(Level.INCOMPLETE, ("nothing covers the initrd: nobody measured it",))
+
+
+def test_what_was_accepted_stays_in_the_grade() -> None:
+    """Whatever the grade, and also where the log that would show it did not come."""
+    told = "the operator accepted that nothing covers the initrd"
+    for sent in (OVMF, None):
+        found = grade(ek_verified=True, log=sent, replayed=True, values=VALUES, accepted=[BootPart.INITRD])
+        assert found.reasons[-1] == told
 
 
 @given(st.booleans(), st.sampled_from([None, OVMF, UBOOT]), st.booleans(), st.sets(st.integers(0, 23)))

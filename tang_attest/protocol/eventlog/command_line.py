@@ -7,8 +7,8 @@ from typing import Final
 
 from tang_attest.protocol.eventlog.structures import Event, EventType
 
-COMMAND_LINE_PCRS: Final = frozenset({8, 9, 11, 12})
-"""GRUB: 8.  Linux's EFI stub, load options: 9.  systemd-stub, section .cmdline: 11; what replaced or extended it: 12."""
+COMMAND_LINE_PCRS: Final = frozenset({1, 8, 9, 11, 12})
+"""U-Boot: 1.  GRUB: 8.  Linux' EFI stub, load options: 9.  systemd-stub, section .cmdline: 11, and what replaced or extended it: 12."""
 
 _LOAD_OPTIONS_TAG: Final = (0x8F3B22ED).to_bytes(4, "little")
 _GRUB: Final = b"kernel_cmdline: "
@@ -23,6 +23,9 @@ def claims_command_line(event: Event) -> bool:
 
     Its type and its data say so, and these are the sender's: True is a claim, and False proves nothing.
     """
+    if event.type == EventType.EV_PLATFORM_CONFIG_FLAGS:
+        # Other firmware has settings of its own under this type; U-Boot's boot arguments end with a NUL.
+        return event.pcr == 1 and event.data.endswith(b"\0") and decoded_text(event.data) is not None
     if event.type == EventType.EV_EVENT_TAG:
         return event.pcr == 9 and event.data.startswith(_LOAD_OPTIONS_TAG)
     if event.type != EventType.EV_IPL:

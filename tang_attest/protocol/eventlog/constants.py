@@ -7,7 +7,8 @@ from functools import cache
 from itertools import product
 from typing import Final
 
-SEPARATORS: Final = (bytes(4), b"\xff" * 4, b"\x01\0\0\0", b"\0\0\0\x01")
+NORMAL_SEPARATORS: Final = (bytes(4), b"\xff" * 4)
+SEPARATORS: Final = (*NORMAL_SEPARATORS, b"\x01\0\0\0", b"\0\0\0\x01")
 """EV_SEPARATOR (PFP): zeros and ones are normal, 1 stands for an error, in either byte order."""
 
 ACTIONS: Final = (
@@ -29,6 +30,9 @@ OS_SEPARATOR: Final = "os-separator"
 OS_SEPARATOR_PCRS: Final = frozenset({*range(8), 9, 12, 13, 14})
 """systemd-pcrosseparator.service(8), systemd 261: into each of these once, in the initrd."""
 
+NV_SEPARATOR: Final = "nvpcr-separator"
+"""systemd-pcrnvdone.service(8), systemd 259: its NvPCRs are ready.  Nothing here reads or extends those."""
+
 _EMPTY: Final = (b"", b"\0")
 _MOST_EXTENDS: Final = 2
 
@@ -36,7 +40,7 @@ _MOST_EXTENDS: Final = 2
 @cache
 def nothing_digests(bank: str) -> frozenset[bytes]:
     """Return the digests in *bank* (``sha256``) that are the same whatever a machine boots."""
-    words = [text.encode() for text in (*PHASES, OS_SEPARATOR)]
+    words = [text.encode() for text in (*PHASES, OS_SEPARATOR, NV_SEPARATOR)]
     labels = [label + end for label in LABELS for end in (b"", b"\0")]
     return frozenset(digest(bank, data) for data in (*SEPARATORS, *ACTIONS, *labels, *words, *_EMPTY))
 

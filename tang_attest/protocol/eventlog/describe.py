@@ -130,6 +130,13 @@ def _blob2(data: bytes) -> str:
     return f"{text_or_bytes(description)}, {_blob(fields.rest)}"
 
 
+def _tables2(data: bytes) -> str:
+    """UEFI_HANDOFF_TABLE_POINTERS2 (PFP): a counted description, and the number of tables that follow."""
+    fields = Fields(data)
+    description = fields.take(fields.integer(1))
+    return f"{text_or_bytes(description)}, {fields.integer(8)} tables"
+
+
 def _tag(data: bytes) -> str:
     """TCG_PCClientTaggedEvent (PFP "EV_EVENT_TAG"), as the Linux EFI stub writes it."""
     fields = Fields(data)
@@ -171,6 +178,7 @@ _DECODERS: Final[dict[int, Callable[[bytes], str]]] = {
     EventType.EV_EFI_BOOT_SERVICES_APPLICATION: _image,
     EventType.EV_EFI_BOOT_SERVICES_DRIVER: _image,
     EventType.EV_EFI_RUNTIME_SERVICES_DRIVER: _image,
+    EventType.EV_EFI_HANDOFF_TABLES2: _tables2,
     EventType.EV_EFI_GPT_EVENT: _gpt,
     EventType.EV_EFI_GPT_EVENT2: _gpt,
     EventType.EV_EFI_PLATFORM_FIRMWARE_BLOB: _blob,

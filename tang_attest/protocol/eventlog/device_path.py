@@ -12,11 +12,15 @@ from typing import Final
 from tang_attest.protocol.eventlog.text import Fields, utf16
 
 _END: Final = 0x7F
+_UBOOT: Final = "e61d73b9-a384-4acc-aeab-82e828f3628b"
+"""U-Boot's own nodes: one for the root, and one for each device of its tree down to the disk (lib/efi_loader)."""
 _MOST_NODES: Final = 64
 
 
 def device_path_text(data: bytes) -> str:
     r"""``PciRoot(0x0)/Pci(0x2,0x0)/HD(1,GPT,<guid>)/\EFI\BOOT\BOOTX64.EFI``.
+
+    A chain of U-Boot's own nodes is one ``U-Boot``: their numbers mean something in one build only.
 
     Raises ``ValueError`` if a node is cut short or shorter than its own header.
     """
@@ -28,8 +32,15 @@ def device_path_text(data: bytes) -> str:
         if kind == _END:
             break
         render = _NODES.get((kind, subtype))
-        parts.append(render(Fields(body)) if render else f"Path({kind},{subtype})")
+        text = render(Fields(body)) if render else f"Path({kind},{subtype})"
+        if text != "U-Boot" or parts[-1:] != [text]:
+            parts.append(text)
     return "/".join(parts)
+
+
+def _vendor_hardware(node: Fields) -> str:
+    guid = node.guid()
+    return "U-Boot" if guid == _UBOOT else f"VenHw({guid})"
 
 
 def _pci(node: Fields) -> str:
@@ -89,7 +100,7 @@ def _offset(node: Fields) -> str:
 _NODES: Final[dict[tuple[int, int], Callable[[Fields], str]]] = {
     (1, 1): _pci,
     (1, 3): _memory,
-    (1, 4): lambda node: f"VenHw({node.guid()})",
+    (1, 4): _vendor_hardware,
     (2, 1): _acpi,
     (3, 5): _usb,
     (3, 10): _vendor,

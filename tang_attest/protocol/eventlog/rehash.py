@@ -15,15 +15,20 @@ REHASHABLE: Final = frozenset(
         EventType.EV_ACTION,
         EventType.EV_S_CRTM_VERSION,
         EventType.EV_IPL,
+        EventType.EV_PLATFORM_CONFIG_FLAGS,
         EventType.EV_EFI_ACTION,
         EventType.EV_EFI_GPT_EVENT,
+        EventType.EV_EFI_GPT_EVENT2,
         EventType.EV_EFI_VARIABLE_DRIVER_CONFIG,
         EventType.EV_EFI_VARIABLE_BOOT,
         EventType.EV_EFI_VARIABLE_BOOT2,
         EventType.EV_EFI_VARIABLE_AUTHORITY,
     }
 )
-"""Types whose digest is over the data itself (PFP "Event Types"), or usually so (EV_IPL)."""
+"""Types whose digest is over the data itself (PFP "Event Types"), or often so (:data:`OFTEN_LABELED`)."""
+
+OFTEN_LABELED: Final = frozenset({EventType.EV_IPL, EventType.EV_PLATFORM_CONFIG_FLAGS})
+"""Of these, types whose data may as well be a name or something else about what was measured."""
 
 GRUB_PREFIXES: Final = (b"grub_cmd: ", b"kernel_cmdline: ", b"module_cmdline: ")
 """What GRUB writes in front of a text that it measured; not measured itself."""

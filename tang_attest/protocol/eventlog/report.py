@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from tang_attest.protocol.eventlog.describe import describe
-from tang_attest.protocol.eventlog.rehash import REHASHABLE, data_matches_digest
+from tang_attest.protocol.eventlog.rehash import OFTEN_LABELED, REHASHABLE, data_matches_digest
 from tang_attest.protocol.eventlog.replay import REPLAYABLE, replay
-from tang_attest.protocol.eventlog.structures import Event, EventLog, EventType
+from tang_attest.protocol.eventlog.structures import Event, EventLog
 
 
 def as_json(log: EventLog) -> dict[str, object]:
@@ -43,4 +43,4 @@ def _matches(event: Event) -> bool | None:
         return None
     if all(data_matches_digest(event, bank) for bank in banks):
         return True
-    return None if event.type == EventType.EV_IPL else False  # EV_IPL is often a file's name with its hash
+    return None if event.type in OFTEN_LABELED else False  # often a file's name with its hash

@@ -9,8 +9,9 @@ from typing import Final, Literal
 
 from tang_attest.errors import Malformed
 from tang_attest.protocol.eventlog.command_line import claims_command_line, decoded_text
+from tang_attest.protocol.eventlog.constants import LABELS, digest
 from tang_attest.protocol.eventlog.describe import describe, split_variable
-from tang_attest.protocol.eventlog.rehash import REHASHABLE, measured_data
+from tang_attest.protocol.eventlog.rehash import OFTEN_LABELED, REHASHABLE, measured_data
 from tang_attest.protocol.eventlog.structures import Event, EventType
 from tang_attest.protocol.eventlog.text import printable, text_or_bytes
 from tang_attest.protocol.x509.loose import read_certificate
@@ -48,9 +49,11 @@ def subject_of(event: Event, bank: str) -> Subject:
     NOT checked: the type and the PCR, which the sender of a log may write as he likes.
     """
     measured = measured_data(event, bank)
-    if measured is None and event.type in REHASHABLE and event.type != EventType.EV_IPL:
+    if measured is None and event.type in REHASHABLE - OFTEN_LABELED:
         # The type's digest is over the data, and this data has another one: whoever wrote the log changed it.
         return Subject(f"an {event.type_name} whose data is not what was measured", claim=describe(event))
+    if event.type in _UBOOT_TYPES and (empty := _empty_range(event, bank)):
+        return empty
     about = _BY_TYPE.get(event.type, _other)
     return about(event, measured)
 
@@ -139,6 +142,33 @@ def _tag(event: Event, _measured: bytes | None) -> Subject:
     return Subject("the initrd" if tag == "initrd" else f"a tagged event, {tag}", claim=label)
 
 
+def _config(event: Event, measured: bytes | None) -> Subject:
+    """EV_PLATFORM_CONFIG_FLAGS: U-Boot's boot arguments in PCR 1, or settings of other firmware."""
+    text = decoded_text(measured) if measured is not None else None
+    if claims_command_line(event):
+        if text is None:
+            return Subject("the kernel command line", claim=describe(event))
+        return Subject("the kernel command line", text=f'"{printable(text)}"', words=_words(text))
+    return _other(event, measured)
+
+
+def _hash(event: Event, _measured: bytes | None) -> Subject:
+    """EV_COMPACT_HASH and EV_TABLE_OF_DEVICES, as U-Boot writes them: the data is a label."""
+    claim = text_or_bytes(event.data)
+    what = _UBOOT_LABELS.get(event.data.removesuffix(b"\0"))
+    return Subject(what or f"an event of type {event.type_name}", claim=claim)
+
+
+def _empty_range(event: Event, bank: str) -> Subject | None:
+    """U-Boot hashes the label where there is no data: proven by the digest, whatever the label says."""
+    for label in LABELS:
+        if event.digests.get(bank) == digest(bank, label + b"\0"):
+            return Subject(
+                f"an empty range in place of {_UBOOT_LABELS[label]}", text="the same for whatever is booted"
+            )
+    return None
+
+
 def _words(text: str) -> tuple[str, ...]:
     return tuple(printable(word) for word in text.split())
 
@@ -189,13 +219,20 @@ _FIRMWARE: Final[dict[int, str]] = {
     EventType.EV_EFI_VARIABLE_BOOT: "a boot entry",
     EventType.EV_EFI_VARIABLE_BOOT2: "a boot entry",
     EventType.EV_SEPARATOR: "a separator",
+    EventType.EV_TABLE_OF_DEVICES: "the device tree",
+    EventType.EV_PLATFORM_CONFIG_FLAGS: "the firmware's settings",
     EventType.EV_EFI_ACTION: "an action of the firmware",
 }
+
+_UBOOT_LABELS: Final = {b"linux": "the kernel", b"initrd": "the initrd", b"dts": "the device tree"}
+_UBOOT_TYPES: Final = frozenset({EventType.EV_COMPACT_HASH, EventType.EV_TABLE_OF_DEVICES})
 
 _BY_TYPE: Final[dict[int, Callable[[Event, bytes | None], Subject]]] = {
     EventType.EV_EFI_VARIABLE_DRIVER_CONFIG: _variable,
     EventType.EV_EFI_VARIABLE_AUTHORITY: _authority,
     EventType.EV_IPL: _ipl,
     EventType.EV_EVENT_TAG: _tag,
+    EventType.EV_PLATFORM_CONFIG_FLAGS: _config,
+    **dict.fromkeys(_UBOOT_TYPES, _hash),
     **dict.fromkeys(_IMAGES, _application),
 }

@@ -15,25 +15,15 @@ from tang_attest.protocol.eventlog import (
     describe,
     measured_data,
     parse,
-    replays_to,
 )
+from tang_attest.protocol.eventlog.constants import ACTIONS, NORMAL_SEPARATORS
+from tang_attest.protocol.eventlog.phases import INITRD_WORDS, unexplained
 from tang_attest.protocol.eventlog.subject import SECTION_NAMES
 
-_SEPARATOR: Final = bytes(4)
-
-_ACTIONS: Final = (
-    b"Calling EFI Application from Boot Option",
-    b"Returning from EFI Application from Boot Option",
-    b"Exit Boot Services Invocation",
-    b"Exit Boot Services Returned with Failure",
-    b"Exit Boot Services Returned with Success",
-)
-"""PFP "EV_EFI_ACTION Event Types"."""
-
 _HARMLESS: Final[Mapping[int, tuple[bytes, ...]]] = {
-    **dict.fromkeys(range(8), (_SEPARATOR,)),
-    4: (_SEPARATOR, *_ACTIONS),
-    5: (_SEPARATOR, *_ACTIONS),
+    **dict.fromkeys(range(8), NORMAL_SEPARATORS),
+    4: (*NORMAL_SEPARATORS, *ACTIONS),
+    5: (*NORMAL_SEPARATORS, *ACTIONS),
     11: tuple(f"{name}\0".encode() for name in SECTION_NAMES),
 }
 """What every boot measures and is no software: a digest of these bytes can be nothing else."""
@@ -74,6 +64,8 @@ class ProvenLog:
     def of(cls, log: EventLog, bank: str, quoted: Mapping[int, bytes], pcrs: Collection[int]) -> ProvenLog:
         """What *log* proves about *pcrs*, whose values in *bank* are authentic.
 
+        The words that systemd extends in an initrd after the log are constants, and are accepted after it.
+
         Raises :class:`Refused`: ``log-replay-mismatch`` for each of *pcrs* that is not quoted or to whose value
         the log does not lead, ``eventlog-bank-missing`` when the log does not have *bank*.
         """
@@ -83,7 +75,7 @@ class ProvenLog:
                 *(_mismatch(pcr, "was not quoted, so its events prove nothing") for pcr in missing)
             )
         try:
-            mismatches = replays_to(log, bank, {pcr: quoted[pcr] for pcr in pcrs})
+            mismatches = unexplained(log, bank, {pcr: quoted[pcr] for pcr in pcrs}, INITRD_WORDS)
         except Malformed as error:
             raise Refused.because(*error.reasons) from None
         if mismatches:
@@ -108,9 +100,9 @@ class ProvenLog:
         return tuple(event for event in self.events if event.event.pcr == pcr)
 
     def first_separator(self, pcr: int) -> ProvenEvent | None:
-        """The first extend of four zero bytes into *pcr*: what comes before it, the firmware measured at its start."""
-        digest = self.digest_of(_SEPARATOR)
-        return next((event for event in self.in_pcr(pcr) if event.digest == digest), None)
+        """Return the first separator of *pcr*, zeros or ones: what comes before it, the firmware measured at its start."""
+        digests = {self.digest_of(value) for value in NORMAL_SEPARATORS}
+        return next((event for event in self.in_pcr(pcr) if event.digest in digests), None)
 
     def digest_of(self, data: bytes) -> bytes:
         """What *data* is in this bank."""

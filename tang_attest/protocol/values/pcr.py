@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from tang_attest.errors import Malformed
+from tang_attest.protocol.eventlog.constants import measures_nothing
 
 #: Size in bytes of one PCR of each bank we accept.  The SHA-1 bank is refused everywhere: a collision attack
 #: on it is practical, so a quote over it proves nothing.
@@ -106,6 +107,17 @@ def check_values(selection: Selection, values: PcrValues) -> None:
             )
 
 
-def nothing_measured(values: PcrValues) -> bool:
-    """True when every value is as a reset leaves it: all zeros or all ones."""
+def as_reset(values: PcrValues) -> bool:
+    """Return True when every value is as a reset leaves it: all zeros or all ones."""
     return all(value in (bytes(len(value)), b"\xff" * len(value)) for value in values.values())
+
+
+def nothing_measured(values: PcrValues) -> bool:
+    """Return True when every value is as a reset leaves it, or as separators and other constants alone do.
+
+    The bank follows from the size of a value.
+    """
+    banks = {size: bank for bank, size in BANK_SIZES.items()}
+    return all(
+        len(value) in banks and measures_nothing(value, banks[len(value)]) for value in values.values()
+    )

@@ -12,6 +12,7 @@ from tang_attest.ports.policies import Observation
 from tang_attest.ports.store import Store
 from tang_attest.ports.world import Clock
 from tang_attest.protocol import eventlog
+from tang_attest.protocol.eventlog.phases import measured_later, unexplained
 from tang_attest.protocol.policy import ReferencePolicy
 from tang_attest.protocol.reference_state import ReferenceState
 from tang_attest.service.unlock.device_keys import find_judged_device
@@ -98,12 +99,17 @@ def compare_logs(seen: Snapshot, approved_log: bytes) -> tuple[tuple[eventlog.Ch
     try:
         log = eventlog.parse(seen.event_log)
         changes = eventlog.difference(eventlog.parse(approved_log), log, bank, pcrs)
-        lies = [mismatch.pcr for mismatch in eventlog.replays_to(log, bank, seen.values)]
+        lies = [mismatch.pcr for mismatch in unexplained(log, bank, seen.values)]
+        later = measured_later(log, bank, seen.values)
     except Malformed as error:
         return (), (f"the event log cannot be read: {error.sentence.rstrip('.')}",)
+    notes = tuple(
+        f"PCR {pcr}: systemd measured {', '.join(words)} after the log" for pcr, words in later.items()
+    )
     if not lies:
-        return changes, ()
+        return changes, notes
     named = ", ".join(map(str, lies))
     return changes, (
+        *notes,
         f"the log does not lead to the quoted value of PCR {named}: it does not tell all, or not the truth",
     )

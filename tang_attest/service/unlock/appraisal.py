@@ -11,6 +11,7 @@ from tang_attest.errors import Malformed, Reason, Refused
 from tang_attest.ports.decisions import NewEvidence, RolloutResult, Snapshot
 from tang_attest.ports.machines import Device
 from tang_attest.protocol import eventlog
+from tang_attest.protocol.eventlog.phases import unexplained
 from tang_attest.protocol.grade import grade, unmeasured_inputs
 from tang_attest.protocol.policy import Permit, differing_pcrs, learned_now
 from tang_attest.protocol.quote import VerifiedQuote
@@ -140,7 +141,7 @@ def _contradictions(log: eventlog.EventLog, quoted: Snapshot) -> tuple[eventlog.
     bank = quoted.selection.bank
     extended = set(eventlog.replay(log, bank))
     values = {pcr: value for pcr, value in quoted.values.items() if pcr in extended}
-    return eventlog.replays_to(log, bank, values)
+    return unexplained(log, bank, values)
 
 
 def _rollout_result(bound: DeviceKey, outcome: Permit | Refused) -> RolloutResult | None:

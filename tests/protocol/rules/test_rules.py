@@ -747,7 +747,7 @@ def test_rules_that_are_none(rule: object, sentence: str) -> None:
 
 def test_a_command_line_rule_needs_a_pcr() -> None:
     """It would look nowhere."""
-    with pytest.raises(Malformed, match="none of PCR 8, 9, 11, 12 is in judge-by-events"):
+    with pytest.raises(Malformed, match="none of PCR 1, 8, 9, 11, 12 is in judge-by-events"):
         rules([4], {"command-line": {"equals": ["a"]}})
 
 
