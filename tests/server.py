@@ -13,7 +13,7 @@ from aiohttp.test_utils import TestClient, TestServer
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from tang_attest.config import Settings
-from tang_attest.keys.sealed import SealedKeys, SessionBox
+from tang_attest.keys.sealed import EncryptedKeys, SessionEncryption
 from tang_attest.keys.secret import create_secret
 from tang_attest.keys.server_tpm import ServerTpm
 from tang_attest.protocol.challenge import announce_digest, unlock_digest
@@ -29,20 +29,20 @@ from tang_attest.service.admin.tokens import AdminTokens
 from tang_attest.service.audit.actors import Author
 from tang_attest.service.audit.refusals import Refusals
 from tang_attest.service.enrollment.enroll import Enroll
-from tang_attest.service.machines.registry import Registry, TokenTerms
+from tang_attest.service.machines.registry import DeviceAdministration, TokenTerms
 from tang_attest.service.policies.announce import Announce
 from tang_attest.service.policies.reference_values import ReferenceValues
 from tang_attest.service.rounds.agents import Agents
 from tang_attest.service.rounds.polls import Polls
 from tang_attest.service.rounds.sweep import Watching
-from tang_attest.service.rounds.verify import Verify
+from tang_attest.service.rounds.verify import RoundVerifier
 from tang_attest.service.tang.server_keys import ServerKeys
 from tang_attest.service.unlock.unlock import Unlock
 from tang_attest.store import KEY_LABEL, open_store
 from tang_attest.web.admin.routes import AdminRoutes
 from tang_attest.web.app import Site, make_app
 from tang_attest.web.attest_routes import AttestRoutes
-from tang_attest.web.gate.limits import Limiter, Limits
+from tang_attest.web.gate.limits import Limiter, RequestLimits
 from tang_attest.web.runner import handling
 from tests.attester import Attester, members
 from tests.fakes import FakeClock, RealRandomness
@@ -73,7 +73,7 @@ class Server:
         *,
         plain_tang: bool = False,
         endpoint: str = "",
-        limits: Limits | None = None,
+        limits: RequestLimits | None = None,
         tls: ssl.SSLContext | None = None,
         server_tpm: str | None = None,
     ) -> None:
@@ -90,15 +90,15 @@ class Server:
         self.store = await open_store(
             Settings(state=self.directory).database_url, self.secret.derive(KEY_LABEL), create=True
         )
-        self.sealed = SealedKeys(self.secret, ServerTpm(self.server_tpm))
-        self.registry = Registry(self.store, self.sealed, self.clock, random, "tester")
+        self.sealed = EncryptedKeys(self.secret, ServerTpm(self.server_tpm))
+        self.registry = DeviceAdministration(self.store, self.sealed, self.clock, random, "tester")
         self.reference_values = ReferenceValues(self.store, self.clock, Author.operator("tester"))
         self.keys = ServerKeys(self.store, self.sealed, self.clock, "server", open_keys=self.plain_tang)
         self.thp = await self.keys.create_signing_key()
         nonce_key = self.secret.derive("nonce")
         self.executor = ThreadPoolExecutor(2)
         self.polls = Polls()
-        self.verify = Verify(self.store, self.clock, random, nonce_key, 120)
+        self.verify = RoundVerifier(self.store, self.clock, random, nonce_key, 120)
         self.watching = Watching(self.store, self.verify, self.polls, self.clock)
         self.refusals = Refusals(self.store, self.clock)
         routes = AttestRoutes(
@@ -106,7 +106,7 @@ class Server:
             Enroll(
                 self.store,
                 self.sealed,
-                SessionBox(self.secret),
+                SessionEncryption(self.secret),
                 self.clock,
                 random,
                 nonce_key,

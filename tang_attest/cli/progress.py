@@ -12,7 +12,7 @@ from tang_attest.cli import output
 EVERY_S = 2.0
 
 
-class Progress:
+class ProgressLine:
     """Rows that are done; called by whoever does them, in any thread."""
 
     def __init__(self) -> None:
@@ -29,9 +29,9 @@ class Progress:
 
 
 @asynccontextmanager
-async def shown(what: str) -> AsyncIterator[Progress]:
+async def shown(what: str) -> AsyncIterator[ProgressLine]:
     """Say every two seconds on stderr that *what* is still going on, and how far it is."""
-    progress = Progress()
+    progress = ProgressLine()
 
     async def tell() -> None:
         seconds = 0.0

@@ -18,13 +18,13 @@ import click
 from tang_attest.cli.files import read_file
 from tang_attest.config import Settings, load_settings
 from tang_attest.errors import Malformed, Unavailable
-from tang_attest.keys.sealed import SealedKeys, SessionBox
+from tang_attest.keys.sealed import EncryptedKeys, SessionEncryption
 from tang_attest.keys.secret import ServerSecret, load_secret
 from tang_attest.keys.server_tpm import ServerTpm
 from tang_attest.ports.store import Store
 from tang_attest.service.admin.tokens import AdminTokens
 from tang_attest.service.audit.actors import Author
-from tang_attest.service.machines.registry import Registry
+from tang_attest.service.machines.registry import DeviceAdministration
 from tang_attest.service.policies.changes import PolicyChanges
 from tang_attest.service.policies.explanation import Explanations
 from tang_attest.service.policies.reference_values import ReferenceValues
@@ -54,14 +54,14 @@ class SystemRandomness:
 
 
 @dataclass(frozen=True, slots=True)
-class State:
+class Installation:
     """Everything a command may need of an initialized server."""
 
     store: Store
-    sealed: SealedKeys
-    sessions: SessionBox
+    sealed: EncryptedKeys
+    sessions: SessionEncryption
     secret: ServerSecret
-    registry: Registry
+    registry: DeviceAdministration
     reference_values: ReferenceValues
     policy_changes: PolicyChanges
     explanations: Explanations
@@ -71,7 +71,7 @@ class State:
 
 
 @asynccontextmanager
-async def opened(settings: Settings) -> AsyncIterator[State]:
+async def opened(settings: Settings) -> AsyncIterator[Installation]:
     """The state that *settings* names.
 
     Raises ``state-missing`` before anything is made, and ``setting-invalid`` when the key-encryption key is another
@@ -90,7 +90,7 @@ async def opened(settings: Settings) -> AsyncIterator[State]:
         await store.close()
 
 
-async def _check_secret(state: State) -> None:
+async def _check_secret(state: Installation) -> None:
     there, ours = await state.store.count_signing_keys()
     if there and not ours:
         raise _wrong_secret()
@@ -109,18 +109,18 @@ def _wrong_secret() -> Malformed:
     )
 
 
-def compose(store: Store, secret: ServerSecret, settings: Settings | None = None) -> State:
+def compose(store: Store, secret: ServerSecret, settings: Settings | None = None) -> Installation:
     """Wire the use cases to *store* and to keys made from *secret*, in the TPM that *settings* name, if they do."""
     clock, random = SystemClock(), SystemRandomness()
-    sealed = SealedKeys(secret, _server_tpm(settings))
+    sealed = EncryptedKeys(secret, _server_tpm(settings))
     operator = operator_name()
     author = Author.operator(operator)
-    return State(
+    return Installation(
         store,
         sealed,
-        SessionBox(secret),
+        SessionEncryption(secret),
         secret,
-        Registry(store, sealed, clock, random, operator),
+        DeviceAdministration(store, sealed, clock, random, operator),
         ReferenceValues(store, clock, author),
         PolicyChanges(store, clock, author),
         Explanations(store, clock),
@@ -162,7 +162,7 @@ def settings() -> Settings:
     )
 
 
-def run(use: Callable[[State], Awaitable[_Result]]) -> _Result:
+def run(use: Callable[[Installation], Awaitable[_Result]]) -> _Result:
     """Open the state of ``--state``, call *use* with it, close it."""
 
     async def _run() -> _Result:

@@ -35,7 +35,7 @@ _log = structlog.get_logger("supervisor")
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class WorkerSlot:
     """What a worker is given: its number, the word to say once it answers, and a descriptor that ends with us."""
 
     index: int
@@ -44,7 +44,7 @@ class Place:
 
 
 #: A worker's life; its exit code.  What it raises is a defect.
-Work = Callable[[Place], int]
+Work = Callable[[WorkerSlot], int]
 
 
 @dataclass(slots=True)
@@ -186,7 +186,7 @@ class Supervisor:
         try:
             self._forget(receive)
             signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
-            code = self._works[self._generation](Place(index, lambda: _say_ready(send), self._life[0]))
+            code = self._works[self._generation](WorkerSlot(index, lambda: _say_ready(send), self._life[0]))
         except BaseException:  # noqa: BLE001 - nothing of the supervisor's own may run on in a worker
             _log.exception("defect")
         finally:

@@ -8,7 +8,7 @@ from enum import StrEnum
 from tang_attest.errors import TangAttestError
 
 
-class Level(StrEnum):
+class Severity(StrEnum):
     """How bad it is: a problem keeps disks from opening, or from staying safe; a warning may become one."""
 
     OK = "ok"
@@ -20,7 +20,7 @@ class Level(StrEnum):
 class Finding:
     """About *subject*: one sentence, and one more about what to do unless all is well."""
 
-    level: Level
+    level: Severity
     subject: str
     sentence: str
     action: str = ""
@@ -28,17 +28,17 @@ class Finding:
 
 def well(subject: str, sentence: str) -> Finding:
     """Nothing to do."""
-    return Finding(Level.OK, subject, sentence)
+    return Finding(Severity.OK, subject, sentence)
 
 
 def warning(subject: str, sentence: str, action: str) -> Finding:
     """Something to do soon."""
-    return Finding(Level.WARNING, subject, sentence, action)
+    return Finding(Severity.WARNING, subject, sentence, action)
 
 
 def problem(subject: str, sentence: str, action: str) -> Finding:
     """Something to do now."""
-    return Finding(Level.PROBLEM, subject, sentence, action)
+    return Finding(Severity.PROBLEM, subject, sentence, action)
 
 
 def failure(subject: str, error: TangAttestError) -> Finding:

@@ -12,7 +12,7 @@ from tang_attest import store
 from tang_attest.doctor.finding import Finding, failure, problem, warning, well
 from tang_attest.errors import ACTIONS, TangAttestError
 from tang_attest.ports.enrollment import EkRoot
-from tang_attest.ports.keys import SealedKey
+from tang_attest.ports.keys import EncryptedKey
 from tang_attest.ports.machines import Device
 from tang_attest.ports.store import Store
 from tang_attest.protocol.policy import ReferencePolicy
@@ -34,10 +34,10 @@ _MEASURE_IT: Final = "switch Secure Boot on there; else see with 'clevis attest 
 class Opener(Protocol):
     """Opens what was sealed."""
 
-    def open_signer(self, key: SealedKey) -> object:
+    def open_signer(self, key: EncryptedKey) -> object:
         """Raises ``unavailable`` when it cannot."""
 
-    def open_exchange(self, key: SealedKey) -> object:
+    def open_exchange(self, key: EncryptedKey) -> object:
         """Raises ``unavailable`` when it cannot."""
 
 
@@ -93,7 +93,7 @@ async def look_at_records(registry: Store, opener: Opener, now: datetime) -> lis
     ]
 
 
-def _keys(keys: Sequence[SealedKey], signing: tuple[int, int], opener: Opener) -> Finding:
+def _keys(keys: Sequence[EncryptedKey], signing: tuple[int, int], opener: Opener) -> Finding:
     there, ours = signing
     try:
         for key in keys:

@@ -7,14 +7,14 @@ from typing import Final
 
 from tang_attest.doctor.finding import Finding, failure, problem, well
 from tang_attest.errors import ACTIONS, TangAttestError, Unavailable
-from tang_attest.keys.sealed import SealedKeys
-from tang_attest.ports.keys import SealedKey
+from tang_attest.keys.sealed import EncryptedKeys
+from tang_attest.ports.keys import EncryptedKey
 from tang_attest.ports.store import Store
 
 _SUBJECT: Final = "server tpm"
 
 
-async def look_at_server_tpm(registry: Store, sealed: SealedKeys) -> Finding:
+async def look_at_server_tpm(registry: Store, sealed: EncryptedKeys) -> Finding:
     """All keys by the Name of the storage key above them, and the newest by having the TPM load it."""
     try:
         keys = [key for key, _ in await registry.list_keys() if sealed.is_in_tpm(key)]
@@ -29,7 +29,7 @@ async def look_at_server_tpm(registry: Store, sealed: SealedKeys) -> Finding:
         return failure(_SUBJECT, error)
 
 
-async def _look_at_keys(keys: Sequence[SealedKey], sealed: SealedKeys) -> Finding:
+async def _look_at_keys(keys: Sequence[EncryptedKey], sealed: EncryptedKeys) -> Finding:
     foreign = 0
     for place, key in enumerate(keys):
         try:

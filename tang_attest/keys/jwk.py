@@ -44,7 +44,7 @@ _SIGNATURES: Final[Mapping[str, tuple[str, hashes.HashAlgorithm]]] = {
 
 
 class EcSigner:
-    """A private key that signs advertisements (:class:`tang_attest.protocol.values.advertisement.Signer`)."""
+    """A private key that signs advertisements (:class:`tang_attest.protocol.values.advertisement.AdvertisementSigner`)."""
 
     __slots__ = ("_hash", "_private", "_size", "algorithm")
 

@@ -27,7 +27,7 @@ from tang_attest.keys.jwk import EcSigner
 from tang_attest.keys.secret import ServerSecret
 from tang_attest.keys.server_tpm import ServerTpm, TpmExchangeKey
 from tang_attest.keys.tpm import WrappedKey
-from tang_attest.ports.keys import OPEN, SealedKey
+from tang_attest.ports.keys import OPEN, EncryptedKey
 from tang_attest.protocol.exchange import ExchangeKey, Multiplier
 from tang_attest.protocol.values.base64url import unb64u
 from tang_attest.protocol.values.points import CURVES
@@ -44,7 +44,7 @@ _HOLDER: Final = "holder"
 _Opened = TypeVar("_Opened", Multiplier, EcSigner)
 
 
-class SealedKeys:
+class EncryptedKeys:
     """Makes, seals and opens private keys (:class:`tang_attest.ports.keys.KeyStore`); exchange keys in *tpm*, if given."""
 
     def __init__(self, secret: ServerSecret, tpm: ServerTpm | None = None) -> None:
@@ -55,11 +55,11 @@ class SealedKeys:
         self._exchange: OrderedDict[tuple[str, str, str], Multiplier] = OrderedDict()
         self._signers: OrderedDict[tuple[str, str, str], EcSigner] = OrderedDict()
 
-    def create(self, use: str, curve: str, now: datetime, holder: str = OPEN) -> SealedKey:
+    def create(self, use: str, curve: str, now: datetime, holder: str = OPEN) -> EncryptedKey:
         """A new key for *use* (``exchange`` or ``sign``) on *curve*."""
         return self.seal(use, ec.generate_private_key(CURVES[curve].implementation), now, holder)
 
-    async def create_exchange(self, curve: str, now: datetime, holder: str) -> SealedKey:
+    async def create_exchange(self, curve: str, now: datetime, holder: str) -> EncryptedKey:
         """A new exchange key for *holder*: in the TPM, on its strongest curve, or else on *curve*.
 
         Raises ``server-tpm-unavailable``: where there is a TPM, no key is made beside it.
@@ -75,7 +75,7 @@ class SealedKeys:
         if self.tpm.tcti is not None:
             await run_in_tpm(self.tpm, self.tpm.check)
 
-    async def check_key(self, key: SealedKey, *, load: bool = False) -> None:
+    async def check_key(self, key: EncryptedKey, *, load: bool = False) -> None:
         """Raise ``server-tpm-unavailable`` or ``server-tpm-foreign`` when *key* cannot be used now.
 
         With *load* the TPM has to load it; without, the Name of the key above it is compared.
@@ -84,7 +84,7 @@ class SealedKeys:
         if isinstance(opened, TpmExchangeKey):
             await run_in_tpm(opened.place, opened.load if load else opened.check)
 
-    def is_in_tpm(self, key: SealedKey) -> bool:
+    def is_in_tpm(self, key: EncryptedKey) -> bool:
         """What the header says, which is authentic only once the key is opened."""
         try:
             header = json.loads(unb64u(key.sealed.split(".", maxsplit=1)[0]))
@@ -94,7 +94,7 @@ class SealedKeys:
 
     def seal(
         self, use: str, private: ec.EllipticCurvePrivateKey, now: datetime, holder: str = OPEN
-    ) -> SealedKey:
+    ) -> EncryptedKey:
         """An existing key, sealed.  Raises ``key-malformed`` for another curve."""
         public = ExchangeKey(private)  # also of signing keys: the point and its thumbprint are computed alike
         plain = private.private_bytes(
@@ -102,7 +102,7 @@ class SealedKeys:
         )
         return self._seal(use, public, plain, now, holder)
 
-    def rebind(self, key: SealedKey) -> str:
+    def rebind(self, key: EncryptedKey) -> str:
         """The sealed text of a key from before keys named their holder, with its holder in it.
 
         Only for the upgrade from there (store/maintenance/resealing.py).  Raises ``internal`` when the key does not open.
@@ -111,7 +111,7 @@ class SealedKeys:
         marks = {"cty": _IN_TPM} if header.get("cty") == _IN_TPM else {}
         return self._encrypt(plain, key.kid, key.use, key.holder, marks)
 
-    def rewrap(self, text: str, new: SealedKeys) -> str:
+    def rewrap(self, text: str, new: EncryptedKeys) -> str:
         """The sealed *text* as *new* has it, with the header it has.  Raises ``internal`` when it does not open."""
         jwe = JWE(algs=["dir", "A256GCM"])
         try:
@@ -125,9 +125,9 @@ class SealedKeys:
 
     def _seal(
         self, use: str, key: Multiplier, plain: bytes, now: datetime, holder: str, **marks: str
-    ) -> SealedKey:
+    ) -> EncryptedKey:
         text = self._encrypt(plain, key.kid, use, holder, marks)
-        return SealedKey(key.kid, use, key.curve.name, key.public.members(), text, now, holder=holder)
+        return EncryptedKey(key.kid, use, key.curve.name, key.public.members(), text, now, holder=holder)
 
     def _encrypt(self, plain: bytes, kid: str, use: str, holder: str, marks: Mapping[str, str]) -> str:
         header = {"alg": "dir", "enc": "A256GCM", "kid": kid, "use": use, _HOLDER: holder, **marks}
@@ -136,7 +136,7 @@ class SealedKeys:
         text: str = jwe.serialize(True)
         return text
 
-    def open_exchange(self, key: SealedKey) -> Multiplier:
+    def open_exchange(self, key: EncryptedKey) -> Multiplier:
         """The exchange key, ready for use.  Raises ``internal`` when it cannot be what the database says, and
         ``registry-tampered`` when it answers somebody else than the database says.
 
@@ -144,15 +144,15 @@ class SealedKeys:
         """
         return self._cached(self._exchange, key, self._open_exchange)
 
-    def open_signer(self, key: SealedKey) -> EcSigner:
+    def open_signer(self, key: EncryptedKey) -> EcSigner:
         """The signing key, ready for use.  Raises ``internal`` as :meth:`open_exchange` does."""
         return self._cached(self._signers, key, self._open_signer)
 
     def _cached(
         self,
         cache: OrderedDict[tuple[str, str, str], _Opened],
-        key: SealedKey,
-        open_one: Callable[[SealedKey], _Opened],
+        key: EncryptedKey,
+        open_one: Callable[[EncryptedKey], _Opened],
     ) -> _Opened:
         name = (key.kid, key.sealed, key.holder)
         opened = cache.get(name)
@@ -164,7 +164,7 @@ class SealedKeys:
             cache.move_to_end(name)
         return opened
 
-    def _open_exchange(self, key: SealedKey) -> Multiplier:
+    def _open_exchange(self, key: EncryptedKey) -> Multiplier:
         if not self.is_in_tpm(key):
             return ExchangeKey(self._unseal(key, "exchange"))
         try:
@@ -175,16 +175,16 @@ class SealedKeys:
             raise _not_the_key(key)
         return opened
 
-    def _open_signer(self, key: SealedKey) -> EcSigner:
+    def _open_signer(self, key: EncryptedKey) -> EcSigner:
         return EcSigner(self._unseal(key, "sign"))
 
-    def _unseal(self, key: SealedKey, use: str) -> ec.EllipticCurvePrivateKey:
+    def _unseal(self, key: EncryptedKey, use: str) -> ec.EllipticCurvePrivateKey:
         private = serialization.load_der_private_key(self._open(key, use), None)
         if not isinstance(private, ec.EllipticCurvePrivateKey) or ExchangeKey(private).kid != key.kid:
             raise _not_the_key(key)
         return private
 
-    def _open(self, key: SealedKey, use: str) -> bytes:
+    def _open(self, key: EncryptedKey, use: str) -> bytes:
         plain, header = self._decrypt(key, use)
         if not hmac.compare_digest(str(header.get(_HOLDER)), key.holder):
             raise Unavailable(
@@ -192,7 +192,7 @@ class SealedKeys:
             )
         return plain
 
-    def _decrypt(self, key: SealedKey, use: str) -> tuple[bytes, Mapping[str, object]]:
+    def _decrypt(self, key: EncryptedKey, use: str) -> tuple[bytes, Mapping[str, object]]:
         jwe = JWE(algs=["dir", "A256GCM"])
         try:
             jwe.deserialize(key.sealed, self._sealing_key)
@@ -204,11 +204,11 @@ class SealedKeys:
         return plain, jwe.jose_header
 
 
-def _not_the_key(key: SealedKey) -> Unavailable:
+def _not_the_key(key: EncryptedKey) -> Unavailable:
     return Unavailable("internal", f"Key {key.kid} is not the key that its record names.")
 
 
-class SessionBox:
+class SessionEncryption:
     """Seals what the Verifier knows between the two requests of an enrollment, for the device to carry."""
 
     def __init__(self, secret: ServerSecret) -> None:

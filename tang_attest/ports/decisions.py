@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from tang_attest.ports.audit import AuditEntry
-from tang_attest.ports.keys import SealedKey
+from tang_attest.ports.keys import EncryptedKey
 from tang_attest.ports.machines import Device
 from tang_attest.protocol.changes.rollout import Rollout, RolloutOutcome
 from tang_attest.protocol.policy import ReferencePolicy
@@ -51,7 +51,7 @@ class BoundKey:
     ``rollout`` is the policy's that is not over, ``outcome`` how the device fared under it.
     """
 
-    key: SealedKey
+    key: EncryptedKey
     device: Device | None
     policy: ReferencePolicy | None
     rollout: Rollout | None = None

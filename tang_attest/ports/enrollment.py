@@ -7,7 +7,7 @@ from datetime import datetime
 
 from tang_attest.ports.audit import AuditEntry
 from tang_attest.ports.decisions import NewEvidence
-from tang_attest.ports.keys import SealedKey
+from tang_attest.ports.keys import EncryptedKey
 from tang_attest.ports.machines import NewDevice
 from tang_attest.protocol.policy import ReferencePolicy
 from tang_attest.protocol.values.pcr import Selection
@@ -61,7 +61,7 @@ class Enrollment:
 
     token_digest: bytes
     device: NewDevice
-    key: SealedKey
+    key: EncryptedKey
     audit: AuditEntry
     new_policy: ReferencePolicy | None = None
     policy: str | None = None

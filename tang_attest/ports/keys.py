@@ -20,7 +20,7 @@ def holder(ak_name: bytes, ak_spki: bytes) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class SealedKey:
+class EncryptedKey:
     """An exchange or signing key at rest: ``sealed`` is a compact JWE around its PKCS #8 DER, or around what the
     server's TPM has wrapped for itself.
 
@@ -42,10 +42,10 @@ class SealedKey:
 class KeyStore(Protocol):
     """Private keys: made, sealed and opened."""
 
-    def create(self, use: str, curve: str, now: datetime) -> SealedKey:
+    def create(self, use: str, curve: str, now: datetime) -> EncryptedKey:
         """A new key of *curve* (``P-256``, ``P-384``, ``P-521``), made in this process."""
 
-    async def create_exchange(self, curve: str, now: datetime, holder: str) -> SealedKey:
+    async def create_exchange(self, curve: str, now: datetime, holder: str) -> EncryptedKey:
         """A new exchange key for *holder*: in the server's TPM, if it uses one, on the TPM's strongest curve; else on *curve*.
 
         Raises ``server-tpm-unavailable``.
@@ -54,10 +54,10 @@ class KeyStore(Protocol):
     async def check_tpm(self) -> None:
         """Raise ``server-tpm-unavailable`` when the server uses a TPM and that does not answer."""
 
-    def is_in_tpm(self, key: SealedKey) -> bool:
+    def is_in_tpm(self, key: EncryptedKey) -> bool:
         """Whether only a TPM can use *key*; told without opening it."""
 
-    def open_exchange(self, key: SealedKey) -> Multiplier:
+    def open_exchange(self, key: EncryptedKey) -> Multiplier:
         """The exchange key, ready for use.
 
         Raises ``internal`` when it was sealed under another secret, ``registry-tampered`` when for another holder.

@@ -9,7 +9,7 @@ from datetime import datetime
 from tang_attest.ports.keys import holder
 from tang_attest.protocol.cap import Opened, untold
 from tang_attest.protocol.tpm import ClockInfo
-from tang_attest.protocol.verification import Outcome
+from tang_attest.protocol.verification import RoundOutcome
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +30,7 @@ class Suspension:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Standing:
+class VerificationStatus:
     """How the verification of a running machine stands.
 
     ``since`` is when ``outcome`` and ``code`` became what they are, ``answered_at`` when the running system last gave
@@ -38,7 +38,7 @@ class Standing:
     operator asked for a round that has not been.
     """
 
-    outcome: Outcome | None = None
+    outcome: RoundOutcome | None = None
     code: str | None = None
     since: datetime | None = None
     answered_at: datetime | None = None
@@ -47,7 +47,7 @@ class Standing:
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
+class OpenedReport:
     """A machine's statement about the disks of one boot: the time, and the TPM's reset counter in that boot."""
 
     at: datetime
@@ -122,8 +122,8 @@ class Device(NewDevice):
     running_policy: str | None = None
     suspension: Suspension | None = None
     allowed_until: datetime | None = None
-    standing: Standing = Standing()
-    told: Told | None = None
+    standing: VerificationStatus = VerificationStatus()
+    told: OpenedReport | None = None
     learned_reset_count: int | None = None
 
     @property

@@ -6,19 +6,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
-from tang_attest.ports.machines import Suspension, Told
+from tang_attest.ports.machines import OpenedReport, Suspension
 from tang_attest.protocol.conditions import Conditions
 from tang_attest.protocol.tpm import ClockInfo
-from tang_attest.protocol.verification import Outcome
+from tang_attest.protocol.verification import RoundOutcome
 
 
 @dataclass(frozen=True, slots=True)
-class PastVerification:
+class PastRound:
     """How a round of verification ended; of rounds that end alike only the first is kept, and those asked for."""
 
     device: str
     at: datetime
-    outcome: Outcome
+    outcome: RoundOutcome
     code: str
     details: Mapping[str, object]
 
@@ -32,7 +32,7 @@ class Watched:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Verification:
+class RoundRecord:
     """Everything one round of verification writes, in one transaction.
 
     ``clock`` is that of the authentic quote, and ``None`` without one that may move the device's; then the round is
@@ -45,7 +45,7 @@ class Verification:
 
     device_id: int
     at: datetime
-    outcome: Outcome
+    outcome: RoundOutcome
     code: str
     details: Mapping[str, object]
     clock: ClockInfo | None = None
@@ -55,7 +55,7 @@ class Verification:
     answer_expires_at: datetime | None = None
     suspend: Suspension | None = None
     notify: tuple[str, ...] = ()
-    told: Told | None = None
+    told: OpenedReport | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,8 +68,8 @@ class Notification:
 
 
 @dataclass(frozen=True, slots=True)
-class Change:
-    """What a :class:`Verification` changed: the outcome or its code, and whether the device was suspended now."""
+class RoundEffect:
+    """What a :class:`RoundRecord` changed: the outcome or its code, and whether the device was suspended now."""
 
     outcome: bool
     suspended: bool

@@ -11,13 +11,13 @@ from tang_attest.ports.admin import AdminToken
 from tang_attest.ports.audit import AuditEntry
 from tang_attest.ports.decisions import BoundKey, Decision
 from tang_attest.ports.enrollment import EkRoot, Enrollment, Token
-from tang_attest.ports.keys import SealedKey
+from tang_attest.ports.keys import EncryptedKey
 from tang_attest.ports.machines import Device, Learning, NewDevice, Suspension
 from tang_attest.ports.policies import ImaRequirement, LastEvidence, Observation, RolloutDevice
-from tang_attest.ports.rounds import Change, Notification, PastVerification, Verification, Watched
+from tang_attest.ports.rounds import Notification, PastRound, RoundEffect, RoundRecord, Watched
 from tang_attest.protocol.audit_chain import Row, Seal
 from tang_attest.protocol.changes.change import PolicyChange
-from tang_attest.protocol.changes.rollout import Rollout, Status
+from tang_attest.protocol.changes.rollout import Rollout, RolloutPhase
 from tang_attest.protocol.conditions import Conditions
 from tang_attest.protocol.policy import ReferencePolicy
 from tang_attest.protocol.reference_state import Life, ReferenceState
@@ -83,7 +83,7 @@ class Store(Protocol):
     async def audit(self, entry: AuditEntry) -> None:
         """Append one entry."""
 
-    async def verify(self, verification: Verification) -> Change | None:
+    async def verify(self, verification: RoundRecord) -> RoundEffect | None:
         """Write the end of a round; ``None`` when evidence came since ``silent_since``.
 
         Raises ``nonce-used`` for evidence that was written before, ``clock-backwards`` when newer evidence was written
@@ -94,7 +94,7 @@ class Store(Protocol):
         """What a policy requires."""
 
     async def ima_progress(self, device_id: int) -> Mapping[str, Any] | None:
-        """How far a device's list was read: :meth:`tang_attest.protocol.ima.Progress.as_json`."""
+        """How far a device's list was read: :meth:`tang_attest.protocol.ima.ImaProgress.as_json`."""
 
     async def keep_ima_progress(self, device_id: int, progress: Mapping[str, Any] | None) -> None:
         """Keep that, or forget it."""
@@ -147,7 +147,7 @@ class Store(Protocol):
         """Revoke an admin token for good, at the entry's time.  Raises ``not-found``, also when it was revoked before."""
 
     async def add_device(
-        self, device: NewDevice, policy: str | ReferencePolicy, key: SealedKey | None, audit: AuditEntry
+        self, device: NewDevice, policy: str | ReferencePolicy, key: EncryptedKey | None, audit: AuditEntry
     ) -> Device:
         """Add a registered device with its key, under an existing policy or one that is made for it.
 
@@ -213,7 +213,7 @@ class Store(Protocol):
     async def record_running(self, device: str, policy: ReferencePolicy, audit: AuditEntry) -> None:
         """Make *policy*, and verify the device against it; it goes when the device goes.  Raises ``name-taken``."""
 
-    async def list_verifications(self, device: str, limit: int = 100) -> Sequence[PastVerification]:
+    async def list_verifications(self, device: str, limit: int = 100) -> Sequence[PastRound]:
         """The newest first; also of a device that was removed."""
 
     async def change_policy(
@@ -242,7 +242,9 @@ class Store(Protocol):
     async def widen_rollout(self, rollout: Rollout, share: int, audit: AuditEntry) -> None:
         """Raise the share of a running rollout.  Raises ``rollout-changed`` unless it runs with a smaller one."""
 
-    async def move_rollout(self, rollout: Rollout, to: Status, why: str | None, audit: AuditEntry) -> None:
+    async def move_rollout(
+        self, rollout: Rollout, to: RolloutPhase, why: str | None, audit: AuditEntry
+    ) -> None:
         """Move *rollout* from the status it has *to* another, at the time and by the actor of *audit*.
 
         Running again forgets who was refused.  Finished, its change counts for everybody; abandoned, for nobody:
@@ -276,10 +278,10 @@ class Store(Protocol):
     ) -> Sequence[Observation]:
         """The newest first; perhaps only those with an id below *before*, or of devices under *policies*."""
 
-    async def add_key(self, key: SealedKey, device: str | None, audit: AuditEntry) -> None:
+    async def add_key(self, key: EncryptedKey, device: str | None, audit: AuditEntry) -> None:
         """Add a signing key or an exchange key (an open one, or a further one of *device*)."""
 
-    async def list_keys(self) -> Sequence[tuple[SealedKey, str | None]]:
+    async def list_keys(self) -> Sequence[tuple[EncryptedKey, str | None]]:
         """Every key with its device's name, newest first."""
 
     async def remember_versions(self) -> int:
@@ -291,7 +293,7 @@ class Store(Protocol):
     async def count_signing_keys(self) -> tuple[int, int]:
         """Return the number of rows, and of those that this server, or one with its secret, wrote."""
 
-    async def server_keys(self) -> Sequence[SealedKey]:
+    async def server_keys(self) -> Sequence[EncryptedKey]:
         """The keys that belong to no device: signing keys and open exchange keys, newest first."""
 
     async def rotate_keys(self, kids: Sequence[str], at: datetime, audit: AuditEntry) -> None:

@@ -37,7 +37,7 @@ _LINE: Final = re.compile(
 )
 
 
-class How(StrEnum):
+class OpenedBy(StrEnum):
     """The way in which a volume was opened."""
 
     ATTESTED = "attested"
@@ -45,7 +45,7 @@ class How(StrEnum):
 
 
 #: LUKS UUID, in lower case, to the way in which that volume was opened.
-Volumes = Mapping[str, How]
+Volumes = Mapping[str, OpenedBy]
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,14 +71,14 @@ class Opened:
     @property
     def attested(self) -> bool:
         """True when there was a volume, and attestation opened each."""
-        return bool(self.volumes) and all(how is How.ATTESTED for how in self.volumes.values())
+        return bool(self.volumes) and all(how is OpenedBy.ATTESTED for how in self.volumes.values())
 
     @property
     def word(self) -> str:
         """``attested``, ``passphrase`` (for one volume or more) or ``not told``."""
         if not self.volumes:
             return "not told"
-        return (How.ATTESTED if self.attested else How.PASSPHRASE).value
+        return (OpenedBy.ATTESTED if self.attested else OpenedBy.PASSPHRASE).value
 
     def doubted(self, why: str) -> Opened:
         """The same without what it tells, because of *why*."""
@@ -92,7 +92,7 @@ class Opened:
             return Reason(
                 "root-not-told", f"This machine does not tell how its disks were opened: {self.untold}."
             )
-        typed = [uuid for uuid, how in sorted(self.volumes.items()) if how is How.PASSPHRASE]
+        typed = [uuid for uuid, how in sorted(self.volumes.items()) if how is OpenedBy.PASSPHRASE]
         more = f" and {len(typed) - _NAMED} more" if len(typed) > _NAMED else ""
         subject = (
             f"Volume {typed[0]} was" if len(typed) == 1 else f"Volumes {', '.join(typed[:_NAMED])}{more} were"
@@ -141,7 +141,7 @@ def parse(data: bytes) -> tuple[CapText, ...]:
 
 
 def _text(lines: Sequence[bytes]) -> CapText:
-    volumes: dict[str, How] = {}
+    volumes: dict[str, OpenedBy] = {}
     last, raw = "", HEADER + b"".join(lines)
     if len(raw) > MAX_TEXT:
         raise Malformed(
@@ -155,12 +155,12 @@ def _text(lines: Sequence[bytes]) -> CapText:
         if uuid < last:
             raise Malformed("cap-malformed", f"Volume {uuid} is out of order in the cap's text.")
         last = uuid
-        _add(volumes, uuid, How(found[1].decode()))
+        _add(volumes, uuid, OpenedBy(found[1].decode()))
     return CapText(raw, volumes)
 
 
-def _add(volumes: dict[str, How], uuid: str, how: How) -> None:
-    volumes[uuid] = How.PASSPHRASE if How.PASSPHRASE in (how, volumes.get(uuid)) else how
+def _add(volumes: dict[str, OpenedBy], uuid: str, how: OpenedBy) -> None:
+    volumes[uuid] = OpenedBy.PASSPHRASE if OpenedBy.PASSPHRASE in (how, volumes.get(uuid)) else how
 
 
 def replay(events: Iterable[bytes], bank: str) -> bytes:
@@ -202,7 +202,7 @@ def read(events: bytes | None, bank: str, value: bytes) -> Opened:
 
 def tell(events: bytes) -> Opened:
     """Return the statements of the texts *events*, once they were replayed.  Raises ``cap-malformed``."""
-    volumes: dict[str, How] = {}
+    volumes: dict[str, OpenedBy] = {}
     for text in parse(events):
         for uuid, how in text.volumes.items():
             _add(volumes, uuid, how)

@@ -37,7 +37,7 @@ _FIRMWARE: Final = (
 SECURE_BOOT_OFF: Final = "Secure Boot is off: systemd then takes options from the EFI variable SystemdOptions, which nothing measures"
 
 
-class Level(Enum):
+class GradeLevel(Enum):
     """The grades, best first."""
 
     VERIFIED_CHAIN = "verified chain"
@@ -50,7 +50,7 @@ class Level(Enum):
 class Grade:
     """``level``, and why: sentences without a full stop, in lower case, at least one."""
 
-    level: Level
+    level: GradeLevel
     reasons: tuple[str, ...]
 
     def as_json(self) -> dict[str, object]:
@@ -85,22 +85,22 @@ def grade(
     """
     boot = {pcr: value for pcr, value in values.items() if pcr in BOOT_PCRS}
     if not boot:
-        return Grade(Level.NOTHING_MEASURED, ("the quote has no PCR that is extended at boot",))
+        return Grade(GradeLevel.NOTHING_MEASURED, ("the quote has no PCR that is extended at boot",))
     told = _accepted(accepted)
     if nothing_measured(boot):
         how = "as a reset leaves it" if as_reset(boot) else "that of a separator or another constant"
-        return Grade(Level.NOTHING_MEASURED, (f"every PCR of the boot is {how}", *told))
+        return Grade(GradeLevel.NOTHING_MEASURED, (f"every PCR of the boot is {how}", *told))
     doubts = [] if ek_verified else ["the EK's certificate is not verified"]
     doubts += _doubts_of_log(log, replayed=replayed, quoted=0 in values)
     if gaps := [f"nothing covers the {part.part.words}: {part.reason}" for part in _gaps(coverage)]:
-        return Grade(Level.INCOMPLETE, (*gaps, *told, *doubts))
+        return Grade(GradeLevel.INCOMPLETE, (*gaps, *told, *doubts))
     if doubts:
-        return Grade(Level.SELF_MEASURED, (*doubts, *told))
+        return Grade(GradeLevel.SELF_MEASURED, (*doubts, *told))
     reasons = (
         "the EK's certificate leads to a trusted root",
         "the event log replays, and in it the firmware measures itself first (PCR 0)",
     )
-    return Grade(Level.VERIFIED_CHAIN, (*reasons, *told))
+    return Grade(GradeLevel.VERIFIED_CHAIN, (*reasons, *told))
 
 
 def _gaps(coverage: Coverage | None) -> tuple[PartCoverage, ...]:

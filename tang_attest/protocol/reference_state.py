@@ -38,7 +38,7 @@ COUNTING: Final = frozenset({Life.STAGED, Life.ACTIVE})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Limits:
+class StateLimits:
     """What narrows a state; ``None`` everywhere is a state for every device of the policy, for good.
 
     ``device`` is the only device it is for, ``expires_at`` an aware UTC time, ``uses_left`` how many unlocks it
@@ -65,7 +65,7 @@ class ReferenceState:
     values: PcrValues
     origin: str
     life: Life = Life.ACTIVE
-    limits: Limits = Limits()
+    limits: StateLimits = StateLimits()
     created_at: datetime | None = None
     created_by: str | None = None
     notes: tuple[str, ...] = ()

@@ -31,7 +31,7 @@ CAP_EVENT: Final = cap.HEADER
 cap_value = cap.cap_value
 
 
-class Outcome(StrEnum):
+class RoundOutcome(StrEnum):
     """How one round ended."""
 
     VERIFIED = "verified"
@@ -39,7 +39,7 @@ class Outcome(StrEnum):
     UNREACHABLE = "unreachable"
 
 
-#: Refusals by :func:`tang_attest.protocol.quote.verify_quote` that count as :attr:`Outcome.REFUSED`; the policy's all do.
+#: Refusals by :func:`tang_attest.protocol.quote.verify_quote` that count as :attr:`RoundOutcome.REFUSED`; the policy's all do.
 #: Not here: `signature-invalid`, `quote-invalid` and `qualifying-data-mismatch`, which anybody can cause with bytes of
 #: his own; `pcr-digest-mismatch`, because the values are not signed and may be changed on the way; `clock-backwards`
 #: and `reset-count-backwards`, which count only for some nonces (see :mod:`tang_attest.service.rounds.verify`).

@@ -24,7 +24,7 @@ from tang_attest.service.tang.server_keys import ServerKeys
 from tang_attest.service.upkeep.readiness import Readiness
 from tang_attest.web import runner
 from tang_attest.web.app import Site
-from tang_attest.web.gate.limits import Limiter, Limits
+from tang_attest.web.gate.limits import Limiter, RequestLimits
 from tang_attest.web.monitoring import health
 from tang_attest.web.monitoring.health import Health
 
@@ -40,7 +40,7 @@ _log = structlog.get_logger("limits")
 def make_limiter(settings: Settings) -> Limiter:
     """The limits of *settings*, for one worker."""
     return Limiter(
-        Limits(
+        RequestLimits(
             address_rate=settings.address_rate,
             device_rate=settings.device_rate,
             connections=settings.max_connections,

@@ -10,11 +10,11 @@ from typing import Final
 
 import structlog
 
-from tang_attest.cli.state import State, SystemClock
+from tang_attest.cli.state import Installation, SystemClock
 from tang_attest.errors import TangAttestError
 from tang_attest.protocol.audit_chain import KEY_LABEL, Seal
 from tang_attest.server.chores import again_and_again
-from tang_attest.service.audit.chain import Sealer
+from tang_attest.service.audit.chain import AuditSealer
 
 _EVERY_S: Final = 1.0
 #: Seconds between two heads in this process's log.  A log that is kept elsewhere is what nobody here can change.
@@ -44,9 +44,9 @@ class HeadLog:
 
 
 @asynccontextmanager
-async def sealing(state: State) -> AsyncIterator[None]:
+async def sealing(state: Installation) -> AsyncIterator[None]:
     """Seal while the block runs, and what is there at its end."""
-    sealer = Sealer(state.store, state.secret.derive(KEY_LABEL), SystemClock())
+    sealer = AuditSealer(state.store, state.secret.derive(KEY_LABEL), SystemClock())
     heads = HeadLog()
 
     async def work() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from contextlib import AsyncExitStack
 
-from tang_attest.cli.state import State, SystemClock, SystemRandomness
+from tang_attest.cli.state import Installation, SystemClock, SystemRandomness
 from tang_attest.config import Settings
 from tang_attest.server.chores import again_and_again
 from tang_attest.server.courier import SettingsCourier
@@ -13,16 +13,16 @@ from tang_attest.service.rounds.agents import Agents
 from tang_attest.service.rounds.notify import Notify
 from tang_attest.service.rounds.polls import Polls
 from tang_attest.service.rounds.sweep import Watching
-from tang_attest.service.rounds.verify import Verify
+from tang_attest.service.rounds.verify import RoundVerifier
 
 #: Seconds between two sweeps, and between two looks for somebody to tell.
 _EVERY_S = 1.0
 
 
-def watch(settings: Settings, state: State, polls: Polls, stack: AsyncExitStack) -> Agents:
+def watch(settings: Settings, state: Installation, polls: Polls, stack: AsyncExitStack) -> Agents:
     """Begin to watch, until *stack* is left; what answers the agents."""
     clock, random, nonce_key = SystemClock(), SystemRandomness(), state.secret.derive("nonce")
-    verify = Verify(state.store, clock, random, nonce_key, settings.challenge_ttl)
+    verify = RoundVerifier(state.store, clock, random, nonce_key, settings.challenge_ttl)
     watching = Watching(state.store, verify, polls, clock)
     notify = Notify(state.store, SettingsCourier(settings), clock)
     for work in (watching.sweep, notify.deliver):

@@ -3,7 +3,7 @@
 from tang_attest.store.database.authentic import KEY_LABEL, Authenticity
 from tang_attest.store.maintenance.archive_file import Reader
 from tang_attest.store.maintenance.operations import (
-    Status,
+    DatabaseStatus,
     back_up,
     check_rows,
     find_damage,
@@ -20,11 +20,11 @@ from tang_attest.store.store import SqlStore, open_store
 __all__ = [
     "KEY_LABEL",
     "Authenticity",
+    "DatabaseStatus",
     "Reader",
     "RowCheck",
     "Side",
     "SqlStore",
-    "Status",
     "Upgraded",
     "back_up",
     "check_rows",

@@ -13,14 +13,14 @@ from tang_attest.ports.admin import AdminToken
 from tang_attest.ports.audit import AuditEntry
 from tang_attest.ports.decisions import BoundKey, Decision
 from tang_attest.ports.enrollment import EkRoot, Enrollment, Token
-from tang_attest.ports.keys import SealedKey
+from tang_attest.ports.keys import EncryptedKey
 from tang_attest.ports.machines import Device, Learning, NewDevice, Suspension
 from tang_attest.ports.policies import ImaRequirement, LastEvidence, Observation, RolloutDevice
-from tang_attest.ports.rounds import Change, Notification, PastVerification, Verification, Watched
+from tang_attest.ports.rounds import Notification, PastRound, RoundEffect, RoundRecord, Watched
 from tang_attest.ports.store import QueueFigures
 from tang_attest.protocol.audit_chain import Row, Seal
 from tang_attest.protocol.changes.change import PolicyChange
-from tang_attest.protocol.changes.rollout import Rollout, Status
+from tang_attest.protocol.changes.rollout import Rollout, RolloutPhase
 from tang_attest.protocol.conditions import Conditions
 from tang_attest.protocol.policy import ReferencePolicy
 from tang_attest.protocol.reference_state import Life, ReferenceState
@@ -87,9 +87,9 @@ class SqlStore:
     def __init__(self, database: Database, authenticity: Authenticity) -> None:
         self._database, self._authenticity = database, authenticity
         self._finds: Batcher[keys.Wanted, keys.Found] = Batcher(self._find_keys)
-        self._server_keys: Batcher[None, Sequence[SealedKey]] = Batcher(self._load_server_keys)
+        self._server_keys: Batcher[None, Sequence[EncryptedKey]] = Batcher(self._load_server_keys)
         self._writes: Batcher[Written, None] = Batcher(self._write_items)
-        self._rounds: Batcher[Verification, Change | None] = Batcher(self._write_rounds)
+        self._rounds: Batcher[RoundRecord, RoundEffect | None] = Batcher(self._write_rounds)
 
     # --- whether it is there, and how it does -------------------------------------------------------------------
 
@@ -149,7 +149,7 @@ class SqlStore:
 
     # --- verification of running machines -----------------------------------------------------------------------
 
-    async def verify(self, verification: Verification) -> Change | None:
+    async def verify(self, verification: RoundRecord) -> RoundEffect | None:
         """See :class:`~tang_attest.ports.store.Store`."""
         return await self._rounds.submit(verification)
 
@@ -228,7 +228,7 @@ class SqlStore:
 
         await self._change(work, audit)
 
-    async def list_verifications(self, device: str, limit: int = 100) -> Sequence[PastVerification]:
+    async def list_verifications(self, device: str, limit: int = 100) -> Sequence[PastRound]:
         """See :class:`~tang_attest.ports.store.Store`."""
         return await self._database.read(lambda connection: verifications.newest(connection, device, limit))
 
@@ -263,7 +263,7 @@ class SqlStore:
         await self._change(lambda connection: admin_tokens.revoke(connection, name, audit.at), audit)
 
     async def add_device(
-        self, device: NewDevice, policy: str | ReferencePolicy, key: SealedKey | None, audit: AuditEntry
+        self, device: NewDevice, policy: str | ReferencePolicy, key: EncryptedKey | None, audit: AuditEntry
     ) -> Device:
         """See :class:`~tang_attest.ports.store.Store`."""
 
@@ -365,7 +365,9 @@ class SqlStore:
         """See :class:`~tang_attest.ports.store.Store`."""
         await self._change(lambda connection: rollouts.widen(connection, rollout, share), audit)
 
-    async def move_rollout(self, rollout: Rollout, to: Status, why: str | None, audit: AuditEntry) -> None:
+    async def move_rollout(
+        self, rollout: Rollout, to: RolloutPhase, why: str | None, audit: AuditEntry
+    ) -> None:
         """See :class:`~tang_attest.ports.store.Store`."""
         await self._change(lambda connection: rollouts.move(connection, rollout, to, why, audit), audit)
 
@@ -412,7 +414,7 @@ class SqlStore:
 
     # --- keys and trust anchors ---------------------------------------------------------------------------------
 
-    async def add_key(self, key: SealedKey, device: str | None, audit: AuditEntry) -> None:
+    async def add_key(self, key: EncryptedKey, device: str | None, audit: AuditEntry) -> None:
         """See :class:`~tang_attest.ports.store.Store`.  Raises ``not-found`` (the device), ``name-taken`` (the key)."""
 
         def work(connection: sa.Connection) -> None:
@@ -420,7 +422,7 @@ class SqlStore:
 
         await self._change(work, audit)
 
-    async def list_keys(self) -> Sequence[tuple[SealedKey, str | None]]:
+    async def list_keys(self) -> Sequence[tuple[EncryptedKey, str | None]]:
         """See :class:`~tang_attest.ports.store.Store`."""
         return await self._database.read(keys.load)
 
@@ -441,7 +443,7 @@ class SqlStore:
         """See :class:`~tang_attest.ports.store.Store`."""
         return await self._database.read(keys.count)
 
-    async def server_keys(self) -> Sequence[SealedKey]:
+    async def server_keys(self) -> Sequence[EncryptedKey]:
         """See :class:`~tang_attest.ports.store.Store`."""
         return await self._server_keys.submit(None)
 
@@ -542,7 +544,7 @@ class SqlStore:
     async def _find_keys(self, wanted: Sequence[keys.Wanted]) -> Sequence[keys.Found | Exception]:
         return await self._database.read(lambda connection: keys.find(connection, wanted))
 
-    async def _load_server_keys(self, callers: Sequence[None]) -> Sequence[Sequence[SealedKey]]:
+    async def _load_server_keys(self, callers: Sequence[None]) -> Sequence[Sequence[EncryptedKey]]:
         """One answer, for every caller the same."""
         return [await self._database.read(keys.load_server)] * len(callers)
 
@@ -555,7 +557,7 @@ class SqlStore:
                 raise
         return [await self._write_alone(item) for item in items]
 
-    async def _write_rounds(self, items: Sequence[Verification]) -> Sequence[Change | Exception | None]:
+    async def _write_rounds(self, items: Sequence[RoundRecord]) -> Sequence[RoundEffect | Exception | None]:
         return await self._database.write(lambda connection: verifications.write(connection, items))
 
     async def _write_together(self, items: Sequence[Written]) -> Sequence[Exception | None]:

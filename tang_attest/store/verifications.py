@@ -23,9 +23,9 @@ import sqlalchemy as sa
 from tang_attest.errors import Conflict, NotFound, TangAttestError
 from tang_attest.ports.audit import AuditEntry
 from tang_attest.ports.machines import Device
-from tang_attest.ports.rounds import Change, Notification, PastVerification, Verification
+from tang_attest.ports.rounds import Notification, PastRound, RoundEffect, RoundRecord
 from tang_attest.protocol.cap import Opened
-from tang_attest.protocol.verification import Outcome
+from tang_attest.protocol.verification import RoundOutcome
 from tang_attest.store import locks
 from tang_attest.store.database import authentic, tables
 from tang_attest.store.database.failures import Tampered
@@ -43,17 +43,19 @@ _notification = tables.notification
 _SAME_AS_BEFORE = _device.update().where(_device.c.id == sa.bindparam("device_id"))
 
 
-def write(connection: sa.Connection, items: Sequence[Verification]) -> list[Change | TangAttestError | None]:
+def write(
+    connection: sa.Connection, items: Sequence[RoundRecord]
+) -> list[RoundEffect | TangAttestError | None]:
     """Write *items*; for each what it changed, ``None`` (it is not unreachable after all), or why it was not written."""
     rows = locks.take_devices(connection, {item.device_id for item in items})
     shown = nonces.used(connection, {item.answer_digest for item in items if item.answer_digest})
-    results: list[Change | TangAttestError | None] = []
+    results: list[RoundEffect | TangAttestError | None] = []
     for item in items:
         if item.answer_digest in shown:
             results.append(Conflict("nonce-used", "This evidence was judged before."))
             continue
         results.append(_write_one(connection, rows, item))
-        if item.answer_digest is not None and isinstance(results[-1], Change):
+        if item.answer_digest is not None and isinstance(results[-1], RoundEffect):
             shown.add(item.answer_digest)
     nonces.use(
         connection,
@@ -62,15 +64,15 @@ def write(connection: sa.Connection, items: Sequence[Verification]) -> list[Chan
             for item, result in zip(items, results, strict=True)
             if item.answer_digest is not None
             and item.answer_expires_at is not None
-            and isinstance(result, Change)
+            and isinstance(result, RoundEffect)
         ],
     )
     return results
 
 
 def _write_one(
-    connection: sa.Connection, rows: dict[int, authentic.Row | Tampered], item: Verification
-) -> Change | TangAttestError | None:
+    connection: sa.Connection, rows: dict[int, authentic.Row | Tampered], item: RoundRecord
+) -> RoundEffect | TangAttestError | None:
     if isinstance(row := rows.get(item.device_id), Tampered):
         return row
     if row is None:
@@ -84,8 +86,8 @@ def _write_one(
             return Conflict("clock-backwards", "Newer evidence of this device was accepted meanwhile.")
         if not moves_forward(stored, item.clock):
             item = replace(item, clock=None, told=None)
-            if (item.outcome, row["outcome"]) == (Outcome.VERIFIED, Outcome.REFUSED.value):
-                return Change(outcome=False, suspended=False)
+            if (item.outcome, row["outcome"]) == (RoundOutcome.VERIFIED, RoundOutcome.REFUSED.value):
+                return RoundEffect(outcome=False, suspended=False)
     return _write_change(connection, rows, row, item)
 
 
@@ -93,10 +95,10 @@ def _write_change(
     connection: sa.Connection,
     rows: dict[int, authentic.Row | Tampered],
     row: authentic.Row,
-    item: Verification,
-) -> Change:
+    item: RoundRecord,
+) -> RoundEffect:
     """Write how the round of *item* ended; *rows* has the device as it is then."""
-    change = Change(
+    change = RoundEffect(
         (row["outcome"], row["outcome_code"]) != (item.outcome.value, item.code),
         item.suspend is not None and row["suspended_at"] is None,
     )
@@ -119,7 +121,7 @@ def _write_change(
     return change
 
 
-def _answered(row: authentic.Row, item: Verification) -> bool:
+def _answered(row: authentic.Row, item: RoundRecord) -> bool:
     """True when authentic evidence came while somebody found the device silent."""
     answered = row["answered_at"]
     if not isinstance(answered, datetime) or item.silent_since is None:
@@ -127,13 +129,13 @@ def _answered(row: authentic.Row, item: Verification) -> bool:
     return item.silent_since < answered <= item.at + _AHEAD
 
 
-def _columns(item: Verification, change: Change) -> dict[str, object]:
+def _columns(item: RoundRecord, change: RoundEffect) -> dict[str, object]:
     columns: dict[str, object] = {}
     if item.clock is not None:
         columns |= devices.clock_columns(item.clock)
-    if item.outcome is not Outcome.UNREACHABLE:
+    if item.outcome is not RoundOutcome.UNREACHABLE:
         columns |= {"answered_at": item.at, "wanted_at": None, "last_seen_at": item.at}
-    if item.outcome is Outcome.VERIFIED:
+    if item.outcome is RoundOutcome.VERIFIED:
         columns["verified_at"] = item.at
     if change.outcome:
         columns |= {"outcome": item.outcome.value, "outcome_code": item.code, "outcome_since": item.at}
@@ -144,7 +146,7 @@ def _columns(item: Verification, change: Change) -> dict[str, object]:
     return columns or {"outcome": item.outcome.value}
 
 
-def _news(row: authentic.Row, item: Verification) -> Opened | None:
+def _news(row: authentic.Row, item: RoundRecord) -> Opened | None:
     """Return the statement of the round about the disks, where it differs from the one before."""
     if item.told is None:
         return None
@@ -152,13 +154,13 @@ def _news(row: authentic.Row, item: Verification) -> Opened | None:
     return None if now.volumes == (before.opened.volumes if before else {}) else now
 
 
-def _told_of_disks(device: str, item: Verification, opened: Opened) -> AuditEntry:
+def _told_of_disks(device: str, item: RoundRecord, opened: Opened) -> AuditEntry:
     return AuditEntry(
         item.at, "device disks", f"device:{device}", "done", device=device, details=opened.as_json()
     )
 
 
-def _notice(device: str, item: Verification, change: Change) -> dict[str, object]:
+def _notice(device: str, item: RoundRecord, change: RoundEffect) -> dict[str, object]:
     return {
         "event": "verification",
         "device": device,
@@ -170,7 +172,7 @@ def _notice(device: str, item: Verification, change: Change) -> dict[str, object
     }
 
 
-def _append(connection: sa.Connection, device: str, item: Verification) -> None:
+def _append(connection: sa.Connection, device: str, item: RoundRecord) -> None:
     row = {
         "device": device,
         "at": item.at,
@@ -181,7 +183,7 @@ def _append(connection: sa.Connection, device: str, item: Verification) -> None:
     connection.execute(_verification.insert(), row)
 
 
-def _suspended(device: str, item: Verification) -> AuditEntry:
+def _suspended(device: str, item: RoundRecord) -> AuditEntry:
     assert item.suspend is not None  # noqa: S101 - for the type checker
     details = {"reason": item.suspend.reason, "verification": dict(item.details)}
     return AuditEntry(
@@ -209,7 +211,7 @@ def silent(
         .where(
             tables.policy.c.name == policy,
             sa.or_(answered.is_(None), answered < before, answered > now + _AHEAD),
-            sa.or_(_device.c.outcome.is_(None), _device.c.outcome != Outcome.UNREACHABLE.value),
+            sa.or_(_device.c.outcome.is_(None), _device.c.outcome != RoundOutcome.UNREACHABLE.value),
         )
         .order_by(_device.c.id)
         .limit(limit)
@@ -234,11 +236,11 @@ def take_notifications(connection: sa.Connection, limit: int) -> list[Notificati
     return found
 
 
-def newest(connection: sa.Connection, device: str, limit: int) -> list[PastVerification]:
+def newest(connection: sa.Connection, device: str, limit: int) -> list[PastRound]:
     """The newest changes of *device*; none is no error: a removed device keeps its history."""
     query = sa.select(_verification).where(_verification.c.device == device)
     rows = connection.execute(query.order_by(_verification.c.id.desc()).limit(limit)).mappings()
     return [
-        PastVerification(row["device"], row["at"], Outcome(row["outcome"]), row["code"], row["details"])
+        PastRound(row["device"], row["at"], RoundOutcome(row["outcome"]), row["code"], row["details"])
         for row in rows
     ]

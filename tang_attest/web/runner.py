@@ -14,7 +14,7 @@ from aiohttp.typedefs import Handler, Middleware
 
 from tang_attest.web.app import MAX_LINE
 from tang_attest.web.gate.connections import LimitedSite, answer_single, connection_of
-from tang_attest.web.gate.limits import Limiter, Limits
+from tang_attest.web.gate.limits import Limiter, RequestLimits
 
 #: Seconds that a request under way has to end once the server was told to.
 _PATIENCE_S: Final = 5
@@ -26,7 +26,7 @@ _SWEEP_S: Final = 1
 _READ_AHEAD: Final = 16 * 1024
 
 
-def handling(limits: Limits) -> dict[str, Any]:
+def handling(limits: RequestLimits) -> dict[str, Any]:
     """Return the options for aiohttp's handling of a connection, in the words of its RequestHandler."""
     return {
         "access_log": None,

@@ -13,7 +13,7 @@ from typing import Final, cast
 
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from tang_attest.cli.state import State, opened
+from tang_attest.cli.state import Installation, opened
 from tang_attest.config import Settings
 from tang_attest.protocol import tpm
 from tang_attest.protocol.challenge import unlock_digest
@@ -33,7 +33,7 @@ _CALLS: Final = 300
 _NONCE: Final = "n" * 76
 
 
-async def _measure(state: State, machine: Machine) -> dict[str, float]:
+async def _measure(state: Installation, machine: Machine) -> dict[str, float]:
     x = Blinded.make()
     body = machine.evidence(_NONCE, x)
     jwk = parse_json(body)
@@ -87,7 +87,7 @@ def _time(call: Callable[[], object]) -> float:
     return 1e6 * median(times)
 
 
-async def _time_find(state: State, kid: str) -> float:
+async def _time_find(state: Installation, kid: str) -> float:
     times = []
     for _ in range(_CALLS):
         begin = time.perf_counter()

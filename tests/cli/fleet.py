@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from tpm2_pytss.constants import TPMA_OBJECT
 
-from tang_attest.cli.state import State, SystemClock, SystemRandomness, opened
+from tang_attest.cli.state import Installation, SystemClock, SystemRandomness, opened
 from tang_attest.config import Settings
 from tang_attest.errors import TangAttestError
 from tang_attest.protocol.challenge import announce_digest, unlock_digest
@@ -175,7 +175,7 @@ def _twin(machine: Attester, pcr: int) -> Attester:
     return twin
 
 
-async def _kid(state: State, name: str) -> str:
+async def _kid(state: Installation, name: str) -> str:
     return (await state.store.get_device(name)).kids[0]
 
 

@@ -17,9 +17,9 @@ from jwcrypto.jwk import JWK
 
 from tang_attest.errors import Malformed, Unavailable
 from tang_attest.keys import sealed as module
-from tang_attest.keys.sealed import SealedKeys, SessionBox
+from tang_attest.keys.sealed import EncryptedKeys, SessionEncryption
 from tang_attest.keys.secret import ServerSecret
-from tang_attest.ports.keys import OPEN, SealedKey, holder
+from tang_attest.ports.keys import OPEN, EncryptedKey, holder
 from tang_attest.protocol.values.advertisement import thumbprint
 from tang_attest.protocol.values.base64url import b64u, unb64u
 from tang_attest.protocol.values.points import CURVES, parse_point
@@ -27,12 +27,12 @@ from tang_attest.protocol.values.points import CURVES, parse_point
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 SECRET = ServerSecret(b"s" * 32)
 OTHER = ServerSecret(b"o" * 32)
-KEYS = SealedKeys(SECRET)
+KEYS = EncryptedKeys(SECRET)
 
 
-def refusal(key: SealedKey, use: str = "exchange") -> str:
+def refusal(key: EncryptedKey, use: str = "exchange") -> str:
     """The sentence with which *key* is not opened, by a store that has never seen it."""
-    keys = SealedKeys(SECRET)
+    keys = EncryptedKeys(SECRET)
     with pytest.raises(Unavailable) as refused:
         keys.open_exchange(key) if use == "exchange" else keys.open_signer(key)
     assert refused.value.code == "internal"
@@ -43,7 +43,7 @@ def refusal(key: SealedKey, use: str = "exchange") -> str:
 def test_round_trip(curve: str) -> None:
     """An exchange key comes back as it was made, by any process that has the secret."""
     key = KEYS.create("exchange", curve, NOW)
-    opened = SealedKeys(SECRET).open_exchange(key)
+    opened = EncryptedKeys(SECRET).open_exchange(key)
     assert (key.kid, key.use, key.curve, key.created_at, key.rotated_at) == (opened.kid, "exchange", curve, NOW, None)  # fmt: skip
     assert key.kid == thumbprint(key.public) == thumbprint(opened.public.members())
     x = ec.generate_private_key(CURVES[curve].implementation)
@@ -63,7 +63,7 @@ def _members(private: ec.EllipticCurvePrivateKey, curve: str) -> dict[str, str]:
 
 def test_signing_key() -> None:
     """A signing key signs."""
-    signer = SealedKeys(SECRET).open_signer(KEYS.create("sign", "P-521", NOW))
+    signer = EncryptedKeys(SECRET).open_signer(KEYS.create("sign", "P-521", NOW))
     assert signer.algorithm == "ES512"
     assert len(signer.sign(b"message")) == 132
 
@@ -91,7 +91,7 @@ def test_nothing_private_is_in_the_record() -> None:
 
 def test_another_secret_does_not_open_it() -> None:
     """The database without the secret is worth nothing."""
-    key = SealedKeys(OTHER).create("exchange", "P-256", NOW)
+    key = EncryptedKeys(OTHER).create("exchange", "P-256", NOW)
     assert refusal(key) == f"Key {key.kid} was sealed under another secret."
 
 
@@ -112,7 +112,7 @@ def test_a_use_cannot_be_changed() -> None:
 
 def test_the_cache_does_not_forgive() -> None:
     """A key that this process has opened under its name is not handed out under another name or use."""
-    keys = SealedKeys(SECRET)
+    keys = EncryptedKeys(SECRET)
     mine, yours = keys.create("exchange", "P-521", NOW), keys.create("exchange", "P-521", NOW)
     keys.open_exchange(mine)
     keys.open_exchange(yours)
@@ -180,7 +180,7 @@ def test_any_text(text: str) -> None:
 def test_the_cache_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """The key used longest ago goes first, and is opened again when it is needed."""
     monkeypatch.setattr(module, "_CACHE_SIZE", 2)
-    keys = SealedKeys(SECRET)
+    keys = EncryptedKeys(SECRET)
     one, two, three = (keys.create("exchange", "P-256", NOW) for _ in range(3))
     first, second = keys.open_exchange(one), keys.open_exchange(two)
     assert keys.open_exchange(one) is first
@@ -198,7 +198,7 @@ def test_a_curve_of_nobody() -> None:
 
 # --- sessions ----------------------------------------------------------------------------------------------------
 
-BOX = SessionBox(SECRET)
+BOX = SessionEncryption(SECRET)
 SESSION = BOX.seal(b"payload")
 
 
@@ -206,9 +206,9 @@ SESSION = BOX.seal(b"payload")
 def test_sessions(payload: bytes) -> None:
     """What was sealed comes back, and is not to be seen meanwhile."""
     text = BOX.seal(payload)
-    assert SessionBox(SECRET).open(text) == payload
+    assert SessionEncryption(SECRET).open(text) == payload
     assert BOX.seal(payload) != text
-    assert SessionBox(OTHER).open(text) is None
+    assert SessionEncryption(OTHER).open(text) is None
 
 
 @given(st.text(max_size=300))

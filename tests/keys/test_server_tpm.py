@@ -22,7 +22,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from tang_attest.errors import Malformed, Unavailable
 from tang_attest.keys import server_tpm as queueing
 from tang_attest.keys import tpm as module
-from tang_attest.keys.sealed import SealedKeys
+from tang_attest.keys.sealed import EncryptedKeys
 from tang_attest.keys.secret import ServerSecret
 from tang_attest.keys.server_tpm import ServerTpm, TpmExchangeKey
 from tang_attest.keys.tpm import Tpm, WrappedKey
@@ -180,11 +180,11 @@ def test_what_somebody_on_the_bus_sees(swtpm: Swtpm) -> None:
 
 def test_a_stolen_disk_opens_nothing(swtpm: Swtpm, server_tpm: ServerTpm, tmp_path: Path) -> None:
     """Database and secret together are worth nothing without the TPM, with another one, and after it was cleared."""
-    sealed = asyncio.run(SealedKeys(SECRET, server_tpm).create_exchange("P-521", NOW, HOLDER))
+    sealed = asyncio.run(EncryptedKeys(SECRET, server_tpm).create_exchange("P-521", NOW, HOLDER))
     server_tpm.shutdown()
     with Swtpm(tmp_path / "thief") as other:
         for tcti, code in ((None, "server-tpm-unavailable"), (other.tcti, "server-tpm-foreign")):
-            stolen = SealedKeys(SECRET, ServerTpm(tcti)).open_exchange(sealed)
+            stolen = EncryptedKeys(SECRET, ServerTpm(tcti)).open_exchange(sealed)
             assert isinstance(stolen, TpmExchangeKey)
             assert refusal(stolen) == code
             for use in (stolen.check, stolen.load):
@@ -196,7 +196,7 @@ def test_a_stolen_disk_opens_nothing(swtpm: Swtpm, server_tpm: ServerTpm, tmp_pa
         forced = replace(stolen._wrapped, parent=stolen._tpm.check())
         assert refusal(TpmExchangeKey(forced, stolen._tpm)) == "server-tpm-foreign"
         stolen._tpm.shutdown()
-    ours = SealedKeys(SECRET, ServerTpm(swtpm.tcti)).open_exchange(sealed)
+    ours = EncryptedKeys(SECRET, ServerTpm(swtpm.tcti)).open_exchange(sealed)
     x = client(ours.curve)
     assert ours.multiply(x.public) == x.multiply(ours.public)
     assert isinstance(ours, TpmExchangeKey)
@@ -207,18 +207,18 @@ def test_a_stolen_disk_opens_nothing(swtpm: Swtpm, server_tpm: ServerTpm, tmp_pa
 
 def test_another_secret_does_not_open_it(server_tpm: ServerTpm) -> None:
     """The TPM without the secret is worth nothing either."""
-    sealed = asyncio.run(SealedKeys(SECRET, server_tpm).create_exchange("P-521", NOW, HOLDER))
+    sealed = asyncio.run(EncryptedKeys(SECRET, server_tpm).create_exchange("P-521", NOW, HOLDER))
     with pytest.raises(Unavailable) as refused:
-        SealedKeys(ServerSecret(b"o" * 32), server_tpm).open_exchange(sealed)
+        EncryptedKeys(ServerSecret(b"o" * 32), server_tpm).open_exchange(sealed)
     assert (refused.value.code, sealed.curve) == ("internal", "P-521")
 
 
 def test_keys_of_both_kinds(server_tpm: ServerTpm) -> None:
     """Keys that were made before go on working; which is which can be told without the secret; none is swapped."""
-    keys = SealedKeys(SECRET, server_tpm)
-    before = SealedKeys(SECRET).create("exchange", "P-521", NOW)
+    keys = EncryptedKeys(SECRET, server_tpm)
+    before = EncryptedKeys(SECRET).create("exchange", "P-521", NOW)
     new, other = (asyncio.run(keys.create_exchange("P-521", NOW, HOLDER)) for _ in range(2))
-    strangers = SealedKeys(ServerSecret(b"o" * 32))
+    strangers = EncryptedKeys(ServerSecret(b"o" * 32))
     assert [strangers.is_in_tpm(key) for key in (before, new)] == [False, True]
     assert not any(strangers.is_in_tpm(replace(new, sealed=text)) for text in ("", "....", "MQ.", "?."))
     for key in (before, new):
@@ -234,7 +234,7 @@ def test_keys_of_both_kinds(server_tpm: ServerTpm) -> None:
 
 def test_an_inner_key_of_another_name(server_tpm: ServerTpm) -> None:
     """Even with the secret, a header cannot name another key than the one that the TPM wrapped."""
-    keys = SealedKeys(SECRET, server_tpm)
+    keys = EncryptedKeys(SECRET, server_tpm)
     new, other = (server_tpm.create() for _ in range(2))
     lie = keys._seal(
         "exchange", TpmExchangeKey(new, server_tpm), other.encode(), NOW, OPEN, cty="tpm2-wrapped-key"
@@ -421,7 +421,7 @@ def test_without_a_tpm() -> None:
 
 def test_a_tpm_key_for_another_holder(server_tpm: ServerTpm) -> None:
     """What the TPM holds answers only the AK that its record was sealed for, too."""
-    keys = SealedKeys(SECRET, server_tpm)
+    keys = EncryptedKeys(SECRET, server_tpm)
     key = asyncio.run(keys.create_exchange("P-521", NOW, HOLDER))
     assert keys.open_exchange(key).kid == key.kid
     for wrong in (OPEN, holder(b"other", b"key")):

@@ -12,7 +12,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from tang_attest.errors import Malformed
-from tang_attest.protocol.cap import HEADER, MAX_TEXT, MAX_TEXTS, How, cap_value, parse, read, replay
+from tang_attest.protocol.cap import HEADER, MAX_TEXT, MAX_TEXTS, OpenedBy, cap_value, parse, read, replay
 
 VECTORS: Final = sorted((Path(__file__).parent.parent / "vectors" / "caps").glob("*.json"))
 BANKS: Final = ("sha256", "sha384", "sha512")
@@ -98,7 +98,7 @@ def test_the_limits_themselves_are_read() -> None:
 def test_two_open_volumes_with_one_uuid() -> None:
     """A copied header: the worse of the two lines counts."""
     for lines in ((f"attested {ONE}", f"passphrase {ONE}"), (f"passphrase {ONE}", f"attested {ONE}")):
-        assert parse(text(*lines))[0].volumes == {ONE: How.PASSPHRASE}
+        assert parse(text(*lines))[0].volumes == {ONE: OpenedBy.PASSPHRASE}
 
 
 # --- the replay -------------------------------------------------------------------------------------------------------

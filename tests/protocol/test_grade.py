@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from tang_attest.protocol.coverage import BootPart, coverage
 from tang_attest.protocol.eventlog import EventLog, parse, replay
-from tang_attest.protocol.grade import SECURE_BOOT_OFF, Grade, Level, grade, unmeasured_inputs
+from tang_attest.protocol.grade import SECURE_BOOT_OFF, Grade, GradeLevel, grade, unmeasured_inputs
 from tang_attest.protocol.values.pcr import Selection
 from tests.protocol.eventlog import writer as w
 from tests.protocol.eventlog.writer import Measurement
@@ -29,7 +29,7 @@ def log(*measurements: Measurement) -> EventLog:
 def test_a_verified_chain() -> None:
     """A real boot of firmware that measures itself, in a TPM whose EK is certified."""
     assert grade(ek_verified=True, log=OVMF, replayed=True, values=VALUES) == Grade(
-        Level.VERIFIED_CHAIN,
+        GradeLevel.VERIFIED_CHAIN,
         (
             "the EK's certificate leads to a trusted root",
             "the event log replays, and in it the firmware measures itself first (PCR 0)",
@@ -73,7 +73,7 @@ def test_self_measured(change: dict[str, object], reason: str) -> None:
     """Whatever is missing for a verified chain is said."""
     evidence = {"ek_verified": True, "log": OVMF, "replayed": True, "values": VALUES, **change}
     found = grade(**evidence)  # type: ignore[arg-type] # the parameters above
-    assert found == Grade(Level.SELF_MEASURED, (reason,))
+    assert found == Grade(GradeLevel.SELF_MEASURED, (reason,))
 
 
 def test_every_doubt_is_said() -> None:
@@ -99,7 +99,7 @@ def test_every_doubt_is_said() -> None:
 def test_nothing_measured(values: dict[int, bytes], reason: str) -> None:
     """A Raspberry Pi as it comes; no log and no EK make it better."""
     assert grade(ek_verified=True, log=OVMF, replayed=True, values=values) == Grade(
-        Level.NOTHING_MEASURED, (reason,)
+        GradeLevel.NOTHING_MEASURED, (reason,)
     )
 
 
@@ -112,7 +112,7 @@ def test_separators_alone_are_nothing_measured(number: int) -> None:
     separator = hashlib.sha256(number.to_bytes(4, "little")).digest()
     values = dict.fromkeys(range(8), hashlib.sha256(bytes(32) + separator).digest()) | {9: bytes(32)}
     assert grade(ek_verified=True, log=None, replayed=False, values=values) == Grade(
-        Level.NOTHING_MEASURED, ("every PCR of the boot is that of a separator or another constant",)
+        GradeLevel.NOTHING_MEASURED, ("every PCR of the boot is that of a separator or another constant",)
     )
 
 
@@ -127,7 +127,7 @@ def test_a_chain_that_measures_no_initrd_is_incomplete() -> None:
         values=replay(sent, "sha256"),
         coverage=coverage(sent, selection),
     )
-    assert found == Grade(Level.INCOMPLETE, ("nothing covers the initrd: nobody measured it",))
+    assert found == Grade(GradeLevel.INCOMPLETE, ("nothing covers the initrd: nobody measured it",))
 
 
 def test_what_was_accepted_stays_in_the_grade() -> None:
@@ -146,7 +146,7 @@ def test_never_better_than_proven(
     values = dict.fromkeys(quoted, b"\x01" * 32)
     found = grade(ek_verified=verified, log=sent, replayed=replayed, values=values)
     assert found.reasons
-    if found.level is Level.VERIFIED_CHAIN:
+    if found.level is GradeLevel.VERIFIED_CHAIN:
         assert verified
         assert sent is OVMF
         assert replayed

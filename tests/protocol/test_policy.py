@@ -15,7 +15,7 @@ from tang_attest.protocol import policy, reference_state
 from tang_attest.protocol.enrollment import EnrolledDevice
 from tang_attest.protocol.policy import ReferencePolicy
 from tang_attest.protocol.quote import VerifiedQuote
-from tang_attest.protocol.reference_state import Life, Limits, ReferenceState
+from tang_attest.protocol.reference_state import Life, ReferenceState, StateLimits
 from tang_attest.protocol.tpm import AttestationKey, ClockInfo
 from tang_attest.protocol.values.pcr import Selection
 
@@ -183,9 +183,9 @@ def alone(**fields: Any) -> ReferencePolicy:
     "fields",
     [
         {"life": Life.STAGED},
-        {"limits": Limits(device="d")},
-        {"limits": Limits(uses_left=1)},
-        {"limits": Limits(expires_at=NOW + timedelta(microseconds=1))},
+        {"limits": StateLimits(device="d")},
+        {"limits": StateLimits(uses_left=1)},
+        {"limits": StateLimits(expires_at=NOW + timedelta(microseconds=1))},
     ],
 )
 def test_states_that_count(fields: dict[str, object]) -> None:
@@ -198,9 +198,9 @@ def test_states_that_count(fields: dict[str, object]) -> None:
     [
         ({"life": Life.PROPOSED}, "state-proposed"),
         ({"life": Life.RETIRED}, "state-retired"),
-        ({"limits": Limits(expires_at=NOW)}, "state-expired"),
-        ({"limits": Limits(uses_left=0)}, "state-used-up"),
-        ({"limits": Limits(device="another")}, "policy-empty"),
+        ({"limits": StateLimits(expires_at=NOW)}, "state-expired"),
+        ({"limits": StateLimits(uses_left=0)}, "state-used-up"),
+        ({"limits": StateLimits(device="another")}, "policy-empty"),
     ],
 )
 def test_states_that_do_not_count(fields: dict[str, object], code: str) -> None:
@@ -222,7 +222,7 @@ def test_what_does_not_count_is_not_expected(life: Life) -> None:
 
 def test_a_use_is_spent_only_where_nothing_else_would_do() -> None:
     """The same values, once and for good: the boot counts as the one for good."""
-    once = ReferenceState("once", GOOD, "observed", limits=Limits(uses_left=1))
+    once = ReferenceState("once", GOOD, "observed", limits=StateLimits(uses_left=1))
     good = ReferenceState("good", GOOD, "recorded")
     assert ReferencePolicy("p", SELECTION, 15, (once, good)).appraise(quote(GOOD), NOW).state.label == "good"
 

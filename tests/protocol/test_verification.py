@@ -12,7 +12,7 @@ from tang_attest.errors import Malformed, Refused
 from tang_attest.protocol.challenge import announce_digest, unlock_digest, verify_digest
 from tang_attest.protocol.conditions import Conditions, Watch
 from tang_attest.protocol.policy import ReferencePolicy
-from tang_attest.protocol.reference_state import Life, Limits, ReferenceState
+from tang_attest.protocol.reference_state import Life, ReferenceState, StateLimits
 from tang_attest.protocol.values.pcr import Selection
 from tang_attest.protocol.verification import (
     CAP_EVENT,
@@ -58,11 +58,11 @@ def test_the_running_policy_is_capped_and_without_what_moves() -> None:
 def test_an_approval_for_one_boot_lasts_as_long_as_the_boot() -> None:
     """Its use is spent when the machine runs; that it expired or was retired still counts."""
     values = {0: b"\x01" * 32, 15: cap_value("sha256")}
-    spent = boot_policy(state(limits=Limits(uses_left=0)))
+    spent = boot_policy(state(limits=StateLimits(uses_left=0)))
     assert running_policy(spent).judge("d", values, NOW).label == "s"
     for changes, code in (
         ({"life": Life.RETIRED}, "state-retired"),
-        ({"limits": Limits(expires_at=NOW)}, "state-expired"),
+        ({"limits": StateLimits(expires_at=NOW)}, "state-expired"),
     ):
         with pytest.raises(Refused) as caught:
             running_policy(boot_policy(state(**changes))).judge("d", values, NOW)

@@ -9,7 +9,7 @@ from typing import Any
 from tang_attest.ports.audit import AuditEntry
 from tang_attest.ports.decisions import Decision
 from tang_attest.ports.enrollment import Enrollment, Token
-from tang_attest.ports.keys import SealedKey
+from tang_attest.ports.keys import EncryptedKey
 from tang_attest.ports.machines import NewDevice
 from tang_attest.protocol.policy import ReferencePolicy
 from tang_attest.protocol.reference_state import ReferenceState
@@ -53,8 +53,8 @@ def device(name: str = "pi-b", *, ak: str | None = None, ek: str | None = None) 
     )
 
 
-def key(kid: str = "kid-pi-b", use: str = "exchange", *, minutes: int = 0) -> SealedKey:
-    return SealedKey(
+def key(kid: str = "kid-pi-b", use: str = "exchange", *, minutes: int = 0) -> EncryptedKey:
+    return EncryptedKey(
         kid=kid,
         use=use,
         curve="P-521",

@@ -12,11 +12,11 @@ from tang_attest.ports.admin import AdminToken, Scope
 from tang_attest.ports.decisions import NewEvidence, RolloutResult, Snapshot
 from tang_attest.ports.enrollment import EkRoot
 from tang_attest.ports.policies import ImaRequirement
-from tang_attest.ports.rounds import Verification
+from tang_attest.ports.rounds import RoundRecord
 from tang_attest.protocol.changes.change import AddedState, PolicyChange
 from tang_attest.protocol.changes.rollout import Rollout, RolloutOutcome
 from tang_attest.protocol.reference_state import Life, ReferenceState
-from tang_attest.protocol.verification import Outcome
+from tang_attest.protocol.verification import RoundOutcome
 from tang_attest.store import SqlStore
 from tests.postgres import Postgres
 from tests.store.samples import NOW, SELECTION, decision, device, digest, entry, key, policy, token, values
@@ -61,10 +61,15 @@ async def fill(store: SqlStore) -> None:
     await store.verify(ended(added.id))
 
 
-def ended(device_id: int, code: str = "pcr-mismatch") -> Verification:
+def ended(device_id: int, code: str = "pcr-mismatch") -> RoundRecord:
     """A round that somebody has to be told of."""
-    return Verification(
-        device_id=device_id, at=NOW, outcome=Outcome.REFUSED, code=code, details={}, notify=("hook:page",)
+    return RoundRecord(
+        device_id=device_id,
+        at=NOW,
+        outcome=RoundOutcome.REFUSED,
+        code=code,
+        details={},
+        notify=("hook:page",),
     )
 
 

@@ -10,7 +10,7 @@ from statistics import median
 import pytest
 
 from tang_attest.cli.state import SystemClock
-from tang_attest.service.audit.chain import Sealer
+from tang_attest.service.audit.chain import AuditSealer
 from tang_attest.service.audit.check import check_audit
 from tang_attest.store import SqlStore, open_store
 from tests.fakes import ROW_KEY
@@ -89,7 +89,7 @@ async def test_sealing(url: str) -> None:
     """What a chain over the audit record costs the server, and those who write it."""
     store, decide = await _registry(url)
 
-    sealer = Sealer(store, bytes(32), SystemClock())
+    sealer = AuditSealer(store, bytes(32), SystemClock())
 
     async def seal() -> None:
         while True:

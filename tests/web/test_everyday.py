@@ -18,13 +18,13 @@ from typing import Any
 
 import pytest
 
-from tang_attest.web.gate.limits import Limits
+from tang_attest.web.gate.limits import RequestLimits
 from tests.attester import Attester, members
 from tests.cli.serving import PATIENCE_S, Serving, serving
 from tests.server import Server, new_x
 
 KID = "A" * 43
-IDLE_S = Limits().idle_s
+IDLE_S = RequestLimits().idle_s
 POST = f"POST /rec/{KID} HTTP/1.1\r\nHost: t\r\n".encode()
 
 

@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from tang_attest.config import Settings
-from tang_attest.keys.sealed import SealedKeys
+from tang_attest.keys.sealed import EncryptedKeys
 from tang_attest.keys.secret import load_secret
 from tang_attest.protocol.values.base64url import unb64u
 from tang_attest.store import KEY_LABEL, open_store
@@ -105,7 +105,7 @@ async def private_keys(state: Path, search: Search) -> int:
     secret = load_secret(state)
     store, sealed = (
         await open_store(Settings(state=state).database_url, secret.derive(KEY_LABEL)),
-        SealedKeys(secret),
+        EncryptedKeys(secret),
     )
     keys = [*await store.server_keys()]
     for device in await store.list_devices():

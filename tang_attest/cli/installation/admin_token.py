@@ -7,7 +7,7 @@ from datetime import timedelta
 import click
 
 from tang_attest.cli import output
-from tang_attest.cli.state import State, run
+from tang_attest.cli.state import Installation, run
 from tang_attest.cli.types import Duration
 from tang_attest.ports.admin import AdminToken, Scope
 
@@ -67,7 +67,7 @@ def create(
 def list_tokens(as_json: bool) -> None:
     """List tokens; their texts are not kept."""
 
-    async def load(state: State) -> list[AdminToken]:
+    async def load(state: Installation) -> list[AdminToken]:
         return list(await state.store.list_admin_tokens())
 
     tokens = run(load)

@@ -10,7 +10,7 @@ from click.core import ParameterSource
 from tang_attest import store
 from tang_attest.cli import output
 from tang_attest.cli.progress import shown
-from tang_attest.cli.state import State, SystemClock, run, settings
+from tang_attest.cli.state import Installation, SystemClock, run, settings
 from tang_attest.cli.types import Head
 from tang_attest.errors import Reason, Refused
 from tang_attest.ports.audit import AuditEntry
@@ -39,7 +39,7 @@ def audit(ctx: click.Context, device: str | None, limit: int, as_json: bool) -> 
 
 
 def _show(device: str | None, limit: int, as_json: bool) -> None:
-    async def load(state: State) -> list[tuple[int, AuditEntry]]:
+    async def load(state: Installation) -> list[tuple[int, AuditEntry]]:
         return list(await state.store.list_audit(device, limit))
 
     rows = run(load)
@@ -97,7 +97,7 @@ def verify(expect: tuple[int, bytes] | None, as_json: bool) -> None:
     tang-attest audit verify --expect 812:5f0c...
     """
 
-    async def work(state: State) -> AuditCheck:
+    async def work(state: Installation) -> AuditCheck:
         async with shown("checking") as progress:
             check = await check_audit(
                 state.store, state.secret.derive(KEY_LABEL), SystemClock(), progress, expect

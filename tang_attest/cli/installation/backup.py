@@ -19,7 +19,7 @@ from tang_attest.cli.installation.upgraded import say_sealed
 from tang_attest.cli.progress import shown
 from tang_attest.cli.state import settings
 from tang_attest.errors import Conflict, NotFound
-from tang_attest.keys.sealed import SealedKeys
+from tang_attest.keys.sealed import EncryptedKeys
 from tang_attest.keys.secret import (
     FILE_NAME,
     ServerSecret,
@@ -123,7 +123,7 @@ async def _restore(
             secret.derive(_LABEL),
             progress,
             secret.derive(store.KEY_LABEL),
-            SealedKeys(secret).rebind,
+            EncryptedKeys(secret).rebind,
         )
 
 

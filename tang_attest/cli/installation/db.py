@@ -15,7 +15,7 @@ from tang_attest.cli.installation.upgraded import say_sealed
 from tang_attest.cli.progress import shown
 from tang_attest.cli.state import settings
 from tang_attest.errors import Unavailable
-from tang_attest.keys.sealed import SealedKeys
+from tang_attest.keys.sealed import EncryptedKeys
 from tang_attest.keys.secret import ServerSecret, load_secret
 
 
@@ -73,7 +73,7 @@ def upgrade() -> None:
         secret = load_secret(current.state)
         async with shown("upgrading"):
             return await store.upgrade(
-                current.database_url, secret.derive(store.KEY_LABEL), SealedKeys(secret).rebind
+                current.database_url, secret.derive(store.KEY_LABEL), EncryptedKeys(secret).rebind
             )
 
     done = asyncio.run(work())
@@ -112,7 +112,7 @@ def copy(target: str) -> None:
                     key,
                     progress,
                     secret.derive(store.KEY_LABEL),
-                    SealedKeys(secret).rebind,
+                    EncryptedKeys(secret).rebind,
                 )
 
     rows, upgraded = asyncio.run(work())

@@ -11,7 +11,7 @@ import click
 from tang_attest.cli import output
 from tang_attest.cli.state import SystemClock, compose
 from tang_attest.config import Settings, load_settings
-from tang_attest.doctor.finding import Finding, Level, failure, well
+from tang_attest.doctor.finding import Finding, Severity, failure, well
 from tang_attest.doctor.host import look_at_host
 from tang_attest.doctor.registry import look_at_database, look_at_records, look_at_rows
 from tang_attest.doctor.server_tpm import look_at_server_tpm
@@ -47,7 +47,7 @@ def doctor(ctx: click.Context, config: Path | None, as_json: bool) -> None:
             click.echo(output.printable(f"{finding.level:<8} {finding.subject}: {_line(finding.sentence)}"))
             if finding.action:
                 click.echo(f"         hint: {output.printable(_line(finding.action))}")
-    ctx.exit(any(finding.level is Level.PROBLEM for finding in findings))
+    ctx.exit(any(finding.level is Severity.PROBLEM for finding in findings))
 
 
 def _line(sentence: str) -> str:
@@ -81,7 +81,7 @@ async def _look_inside(settings: Settings) -> list[Finding]:
         secret = load_secret(settings.state)
     except TangAttestError:
         return findings  # it was said already, and without it nothing opens
-    if findings[-1].level is Level.OK:
+    if findings[-1].level is Severity.OK:
         store = await open_store(settings.database_url, secret.derive(KEY_LABEL))
         try:
             sealed = compose(store, secret, settings).sealed

@@ -10,10 +10,10 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from tang_attest.cli import output
 from tang_attest.cli.files import read_file
 from tang_attest.cli.installation.rekeying import rotate_secret
-from tang_attest.cli.state import State, run, settings
+from tang_attest.cli.state import Installation, run, settings
 from tang_attest.errors import Conflict, Malformed, NotFound
 from tang_attest.keys.jwk import load_private
-from tang_attest.ports.keys import SealedKey
+from tang_attest.ports.keys import EncryptedKey
 from tang_attest.service.tang.plain import load_json, permits
 
 
@@ -30,7 +30,7 @@ def list_keys(as_json: bool) -> None:
     A key that lives in the TPM can be used with that TPM only; the others with the database and the kek.
     """
 
-    async def load(state: State) -> list[tuple[SealedKey, str | None, str]]:
+    async def load(state: Installation) -> list[tuple[EncryptedKey, str | None, str]]:
         places = {True: "TPM", False: "database"}
         return [(k, device, places[state.sealed.is_in_tpm(k)]) for k, device in await state.store.list_keys()]
 
@@ -126,7 +126,7 @@ def import_keys(directory: Path) -> None:
     # All are read before the first is added: a file that is no key stops the import while nothing has changed.
     found = [(path, *_read(path)) for path in paths]
 
-    async def add(state: State) -> None:
+    async def add(state: Installation) -> None:
         for path, private, use in found:
             rotated = path.name.startswith(".")
             what = f"from {path.name} for {use}{', rotated' if rotated else ''}"

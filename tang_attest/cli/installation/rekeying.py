@@ -16,7 +16,7 @@ from tang_attest.cli.progress import shown
 from tang_attest.cli.state import SystemClock, operator_name
 from tang_attest.config import Settings
 from tang_attest.errors import Malformed, NotFound
-from tang_attest.keys.sealed import SealedKeys
+from tang_attest.keys.sealed import EncryptedKeys
 from tang_attest.keys.secret import FILE_NAME, ServerSecret, load_new_secret, load_secret, replace_secret
 from tang_attest.ports.audit import AuditEntry
 from tang_attest.protocol.audit_chain import KEY_LABEL
@@ -55,7 +55,7 @@ async def _rotate(url: str, old: ServerSecret, new: ServerSecret) -> tuple[int, 
             "setting-invalid",
             "Setting state: its key-encryption key is not the one that the database was made with.",
         )
-    keys, new_keys = SealedKeys(old), SealedKeys(new)
+    keys, new_keys = EncryptedKeys(old), EncryptedKeys(new)
     entry = AuditEntry(SystemClock().now(), "keys rotate-kek", f"operator:{operator_name()}", "done")
     async with shown("moving"):
         done = await store.rekey(url, _side(old), _side(new), lambda text: keys.rewrap(text, new_keys), entry)

@@ -21,12 +21,12 @@ import structlog
 
 from tang_attest import log
 from tang_attest.cli import output
-from tang_attest.cli.state import State, SystemClock, SystemRandomness, opened
+from tang_attest.cli.state import Installation, SystemClock, SystemRandomness, opened
 from tang_attest.config import Settings, load_settings
 from tang_attest.daemon.files import OpenFiles, allow_open_files
 from tang_attest.daemon.notify import Notifier
 from tang_attest.daemon.sockets import bind, inherited, port_of
-from tang_attest.daemon.supervisor import Place, Supervisor, Work
+from tang_attest.daemon.supervisor import Supervisor, Work, WorkerSlot
 from tang_attest.errors import Malformed, NotFound, TangAttestError
 from tang_attest.keys.secret import load_secret
 from tang_attest.keys.tang_dir import TangDirectory
@@ -214,7 +214,7 @@ def _answer(
     sockets: Sequence[socket.socket],
     metrics: Sequence[socket.socket],
     tls: ssl.SSLContext | None,
-    place: Place,
+    place: WorkerSlot,
 ) -> int:
     """A worker's life; its exit code."""
     import uvloop
@@ -240,7 +240,7 @@ async def _serve(
     sockets: Sequence[socket.socket],
     metrics: Sequence[socket.socket],
     tls: ssl.SSLContext | None,
-    place: Place,
+    place: WorkerSlot,
 ) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -295,7 +295,7 @@ async def _site(settings: Settings, polls: Polls) -> AsyncIterator[Site]:
         yield Site(attest, keys, plain, executor, settings.endpoint, admin, limiter, health, metrics)
 
 
-async def _remember(state: State) -> None:
+async def _remember(state: Installation) -> None:
     """Learn from the audit record how new rows have to be: what this process has not seen it cannot know."""
     try:
         await state.store.remember_versions()
@@ -316,7 +316,7 @@ def _exchanging(settings: Settings, stack: AsyncExitStack) -> Executor | None:
 
 def _attest_routes(
     settings: Settings,
-    state: State,
+    state: Installation,
     agents: Agents,
     keys: ServerKeys,
     executor: Executor | None,
@@ -344,7 +344,7 @@ def _attest_routes(
     )
 
 
-def _admin_routes(settings: Settings, state: State) -> AdminRoutes:
+def _admin_routes(settings: Settings, state: Installation) -> AdminRoutes:
     return AdminRoutes(
         state.admin_tokens, Administration(state.store, SystemClock(), SystemRandomness()), settings.endpoint
     )

@@ -11,7 +11,7 @@ import click
 from tang_attest.cli import output
 from tang_attest.cli.files import read_file
 from tang_attest.cli.machines.verification import COMMANDS, DEFAULT_AK, reach_of, spell_disks
-from tang_attest.cli.state import State, run
+from tang_attest.cli.state import Installation, run
 from tang_attest.cli.types import Duration
 from tang_attest.errors import Malformed
 from tang_attest.ports.machines import Device
@@ -31,7 +31,7 @@ def device() -> None:
 def list_devices(labels: tuple[str, ...], as_json: bool) -> None:
     """List the machines and how they fared last."""
 
-    async def load(state: State) -> list[Device]:
+    async def load(state: Installation) -> list[Device]:
         return [d for d in await state.store.list_devices() if set(labels) <= set(d.labels)]
 
     devices = run(load)
@@ -78,7 +78,7 @@ def list_devices(labels: tuple[str, ...], as_json: bool) -> None:
 def show(name: str, as_json: bool) -> None:
     """Show everything known about one machine."""
 
-    async def load(state: State) -> tuple[Device, str | None]:
+    async def load(state: Installation) -> tuple[Device, str | None]:
         entry = await state.store.get_device(name)
         if not entry.kids:
             return entry, None

@@ -12,7 +12,7 @@ import click
 
 from tang_attest.cli import output
 from tang_attest.cli.files import read_file
-from tang_attest.cli.state import State, SystemClock, run
+from tang_attest.cli.state import Installation, SystemClock, run
 from tang_attest.errors import Malformed, Refused, TangAttestError
 from tang_attest.ports.enrollment import EkRoot
 from tang_attest.programs.tpm2 import Tpm2Tools
@@ -53,7 +53,7 @@ def add(file: Path, label: str | None) -> None:
 def list_roots(as_json: bool) -> None:
     """List the trusted certificates."""
 
-    async def load(state: State) -> list[EkRoot]:
+    async def load(state: Installation) -> list[EkRoot]:
         return list(await state.store.list_ek_roots())
 
     roots = run(load)
@@ -117,7 +117,7 @@ class _Result:
 
 
 def _check(name: str, data: bytes) -> _Result:
-    async def judge(state: State) -> EndorsementKey:
+    async def judge(state: Installation) -> EndorsementKey:
         return await endorse(state.store, data, None, SystemClock().now())
 
     try:
@@ -171,7 +171,7 @@ def _as_json(result: _Result) -> dict[str, object]:
 def remove(fingerprint: str) -> None:
     """Trust a certificate no longer; FINGERPRINT may be shortened as in the listing."""
 
-    async def drop(state: State) -> str:
+    async def drop(state: Installation) -> str:
         known = [root.fingerprint for root in await state.store.list_ek_roots()]
         matching = [
             entry for entry in known if len(fingerprint) >= 8 and entry.startswith(fingerprint.lower())

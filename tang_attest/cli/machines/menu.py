@@ -22,7 +22,7 @@ from tang_attest.cli.machines.verification import (
     tell,
     watch_rounds,
 )
-from tang_attest.cli.state import State, operator_name, run, settings
+from tang_attest.cli.state import Installation, operator_name, run, settings
 from tang_attest.config import DATABASE_NAME
 from tang_attest.errors import Conflict, NotFound, TangAttestError, Unavailable
 from tang_attest.keys.attestation import find_ak, local_tcti, make_ak
@@ -64,7 +64,7 @@ def menu(initialize: bool, tcti: str | None) -> None:
     """
     if tcti is not None:
         check_reach(tcti, DEFAULT_AK)
-    session = _Session(tcti)
+    session = _MenuSession(tcti)
     try:
         if initialize:
             session.initialize()
@@ -74,7 +74,7 @@ def menu(initialize: bool, tcti: str | None) -> None:
         click.get_current_context().exit(1)
 
 
-class _Session:
+class _MenuSession:
     """One run of the menu; it knows the TPM that was named last."""
 
     def __init__(self, tcti: str | None) -> None:
@@ -135,7 +135,7 @@ class _Session:
     def _register_as(self, name: str, key: AttestationKey, reach: Reach | None) -> None:
         actor = f"operator:{operator_name()}"
 
-        async def register(state: State) -> tuple[Device, Sequence[str]]:
+        async def register(state: Installation) -> tuple[Device, Sequence[str]]:
             device = await state.registry.register(
                 name, key, None, reach=reach, verified_only=reach is not None
             )
@@ -211,7 +211,7 @@ def _ask(question: str, default: str = "") -> str:
 def _verify() -> None:
     name = _ask("instance")
 
-    async def once(state: State) -> Round | None:
+    async def once(state: Installation) -> Round | None:
         try:
             return await rounds_of(state).once(name, None, PATIENCE_S)
         except NotFound as missing:

@@ -8,7 +8,7 @@ from datetime import timedelta
 import click
 
 from tang_attest.cli import output
-from tang_attest.cli.state import State, run
+from tang_attest.cli.state import Installation, run
 from tang_attest.cli.types import Duration, SelectionType
 from tang_attest.ports.enrollment import Token
 from tang_attest.protocol.policy import DEFAULT_CAP_PCR, DEFAULT_SELECTION
@@ -99,7 +99,7 @@ def create(
 def list_tokens(as_json: bool) -> None:
     """List tokens; their texts are not kept."""
 
-    async def load(state: State) -> list[Token]:
+    async def load(state: Installation) -> list[Token]:
         return list(await state.store.list_tokens())
 
     tokens = run(load)

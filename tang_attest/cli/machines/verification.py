@@ -21,27 +21,27 @@ from rich.table import Table
 
 from tang_attest.cli import output
 from tang_attest.cli.files import read_file
-from tang_attest.cli.state import State, SystemClock, SystemRandomness, operator_name, run
+from tang_attest.cli.state import Installation, SystemClock, SystemRandomness, operator_name, run
 from tang_attest.cli.types import Duration, SelectionType
 from tang_attest.config import Settings
 from tang_attest.errors import NotFound
 from tang_attest.ports.machines import Reach
-from tang_attest.ports.rounds import PastVerification
+from tang_attest.ports.rounds import PastRound
 from tang_attest.programs.tpm2 import Tpm2Tools
-from tang_attest.protocol.cap import MAX_TEXTS, How, Opened
+from tang_attest.protocol.cap import MAX_TEXTS, Opened, OpenedBy
 from tang_attest.protocol.values.pcr import Selection
-from tang_attest.protocol.verification import Outcome, check_reach
-from tang_attest.service.rounds.on_demand import Rounds
-from tang_attest.service.rounds.verify import Round, Verify
+from tang_attest.protocol.verification import RoundOutcome, check_reach
+from tang_attest.service.rounds.on_demand import OnDemandRounds
+from tang_attest.service.rounds.verify import Round, RoundVerifier
 
 DEFAULT_AK: Final = "0x81010002"
-EXIT_CODES: Final = {Outcome.VERIFIED: 0, Outcome.REFUSED: 1, Outcome.UNREACHABLE: 3}
+EXIT_CODES: Final = {RoundOutcome.VERIFIED: 0, RoundOutcome.REFUSED: 1, RoundOutcome.UNREACHABLE: 3}
 PATIENCE_S: Final = 15
 
 Command = Callable[..., Any]
 
 
-def rounds_of(state: State, cap_events: Path | None = None) -> Rounds:
+def rounds_of(state: Installation, cap_events: Path | None = None) -> OnDemandRounds:
     """Return the use case that asks machines for evidence, wired to *state*; *cap_events* has the texts of the cap of a TPM that we ask.
 
     Raises ``file-unreadable``, ``request-too-large``.
@@ -49,8 +49,8 @@ def rounds_of(state: State, cap_events: Path | None = None) -> Rounds:
     texts = None if cap_events is None else read_file(cap_events, MAX_TEXTS)
     clock = SystemClock()
     ttl_s = Settings.model_fields["challenge_ttl"].default
-    verifier = Verify(state.store, clock, SystemRandomness(), state.secret.derive("nonce"), ttl_s)
-    return Rounds(state.store, verifier, Tpm2Tools(cap_events=texts), clock)
+    verifier = RoundVerifier(state.store, clock, SystemRandomness(), state.secret.derive("nonce"), ttl_s)
+    return OnDemandRounds(state.store, verifier, Tpm2Tools(cap_events=texts), clock)
 
 
 def reach_of(tcti: str | None, ak_handle: str) -> Reach | None:
@@ -119,7 +119,7 @@ def verify(
         raise click.UsageError("--selection needs --record and --tcti")
     reach = reach_of(tcti, ak_handle)
 
-    async def once(state: State) -> Round | None:
+    async def once(state: Installation) -> Round | None:
         rounds = rounds_of(state, cap_events)
         try:
             if record:
@@ -146,7 +146,7 @@ def tell(name: str, ended: Round | None) -> int:
     """Say how a round ended; the exit code."""
     if ended is None:
         return 1
-    if ended.outcome is Outcome.VERIFIED:
+    if ended.outcome is RoundOutcome.VERIFIED:
         click.echo(f"instance {name} verified")
         return 0
     click.echo(f"FAILURE: instance {name} {ended.outcome}: {_sentence(ended)}")
@@ -190,7 +190,7 @@ def watch(
     """
     reach = reach_of(tcti, ak_handle)
 
-    async def rounds(state: State) -> int:
+    async def rounds(state: Installation) -> int:
         if count is None:
             with _live(name) as show:
                 return await watch_rounds(
@@ -213,7 +213,7 @@ def say_end(name: str, verified: int, count: int) -> None:
 
 
 async def watch_rounds(
-    asking: Rounds,
+    asking: OnDemandRounds,
     name: str,
     count: int | None,
     delay: float,
@@ -223,7 +223,7 @@ async def watch_rounds(
     show_end: ShowEnd = say_end,
 ) -> int:
     """Verify *count* times, or for ever; the exit code."""
-    ended = Counter[Outcome]()
+    ended = Counter[RoundOutcome]()
     number = 0
     while count is None or number < count:
         if number:
@@ -236,17 +236,17 @@ async def watch_rounds(
             return 1
         ended[one.outcome] += 1
         show(number, one)
-    show_end(name, ended[Outcome.VERIFIED], number)
-    worst = (Outcome.REFUSED, Outcome.UNREACHABLE)
+    show_end(name, ended[RoundOutcome.VERIFIED], number)
+    worst = (RoundOutcome.REFUSED, RoundOutcome.UNREACHABLE)
     return next((EXIT_CODES[outcome] for outcome in worst if ended[outcome]), 0)
 
 
 def say_round(number: int, one: Round) -> None:
     """A line."""
-    if one.outcome is Outcome.VERIFIED:
+    if one.outcome is RoundOutcome.VERIFIED:
         click.echo(f"round: {number} succeeded")
     else:
-        word = "failed" if one.outcome is Outcome.REFUSED else "unreachable"
+        word = "failed" if one.outcome is RoundOutcome.REFUSED else "unreachable"
         click.echo(f"round: {number} {word}: {_sentence(one)}")
 
 
@@ -256,17 +256,17 @@ def _live(name: str) -> Iterator[Show]:
     if not sys.stdout.isatty():
         yield say_round
         return
-    counts: Counter[Outcome] = Counter()
+    counts: Counter[RoundOutcome] = Counter()
     with Live(console=Console(highlight=False), auto_refresh=False) as live:
 
         def show(number: int, one: Round) -> None:
             counts[one.outcome] += 1
             table = Table(box=None, pad_edge=False)
-            for column in ("INSTANCE", "ROUND", *(outcome.upper() for outcome in Outcome), "AT", "LAST"):
+            for column in ("INSTANCE", "ROUND", *(outcome.upper() for outcome in RoundOutcome), "AT", "LAST"):
                 table.add_column(column)
-            last = "verified" if one.outcome is Outcome.VERIFIED else f"{one.outcome}: {_sentence(one)}"
+            last = "verified" if one.outcome is RoundOutcome.VERIFIED else f"{one.outcome}: {_sentence(one)}"
             when = f"{datetime.now(UTC):%H:%M:%S}"
-            table.add_row(name, str(number), *(str(counts[outcome]) for outcome in Outcome), when, last)
+            table.add_row(name, str(number), *(str(counts[outcome]) for outcome in RoundOutcome), when, last)
             live.update(table, refresh=True)
 
         yield show
@@ -311,7 +311,7 @@ def allow(name: str, window: timedelta) -> None:
 def history(name: str, limit: int, as_json: bool) -> None:
     """Show how a machine's verification changed, newest first; also of one that was removed."""
 
-    async def load(state: State) -> list[PastVerification]:
+    async def load(state: Installation) -> list[PastRound]:
         return list(await state.store.list_verifications(name, limit))
 
     past = run(load)
@@ -327,16 +327,16 @@ def history(name: str, limit: int, as_json: bool) -> None:
 
 def spell_disks(opened: Opened) -> str:
     """``attested UUID``, ``passphrase UUID``, or ``not told``: the worse first."""
-    named = sorted(opened.volumes.items(), key=lambda volume: (volume[1] is How.ATTESTED, volume[0]))
+    named = sorted(opened.volumes.items(), key=lambda volume: (volume[1] is OpenedBy.ATTESTED, volume[0]))
     return ", ".join(f"{how} {uuid}" for uuid, how in named) or opened.word
 
 
-def _disks(past: PastVerification) -> str | None:
+def _disks(past: PastRound) -> str | None:
     disks = past.details.get("disks")
     return str(disks["opened"]) if isinstance(disks, dict) else None
 
 
-def _why(past: PastVerification) -> str | None:
+def _why(past: PastRound) -> str | None:
     reasons = past.details.get("reasons")
     return str(reasons[0]["sentence"]) if isinstance(reasons, list) and reasons else None
 

@@ -12,7 +12,7 @@ from tang_attest.cli.types import SelectionType
 from tang_attest.errors import Malformed, Refused, TangAttestError
 from tang_attest.protocol import eventlog, tpm
 from tang_attest.protocol.checkquote import tools_files
-from tang_attest.protocol.checkquote.check import Question, Verdict, check_quote
+from tang_attest.protocol.checkquote.check import Question, QuoteCheckResult, check_quote
 from tang_attest.protocol.checkquote.tools_files import PcrFormat
 from tang_attest.protocol.values.pcr import Selection
 
@@ -160,7 +160,7 @@ def checkquote(
         raise Refused.because(*verdict.reasons)
 
 
-def _show(question: Question, verdict: Verdict, *, as_json: bool) -> None:
+def _show(question: Question, verdict: QuoteCheckResult, *, as_json: bool) -> None:
     """Data on stdout; on stderr what was not checked, and the last line.  A refusal is shown by the frame."""
     if as_json:
         output.print_json(verdict.as_json())

@@ -12,7 +12,7 @@ from tang_attest.cli.files import read_file
 from tang_attest.errors import Malformed
 
 if TYPE_CHECKING:
-    from tang_attest.protocol.ima import Progress, Requirement
+    from tang_attest.protocol.ima import ImaProgress, Requirement
 
 _BANKS = {64: "sha256", 96: "sha384", 128: "sha512"}
 
@@ -45,13 +45,15 @@ def check(
     sha256sum /usr/bin/* > sums
     tang-attest ima check /sys/kernel/security/ima/binary_runtime_measurements --sums sums
     """
-    from tang_attest.protocol.ima import MAX_LIST, Mode, Progress, advance, reasons
+    from tang_attest.protocol.ima import MAX_LIST, ImaProgress, Mode, advance, reasons
 
     requirement = read_requirement(allow, sums)
     data = read_file(list_file, MAX_LIST)
     bank, value = ("sha256", _leads_to(data)) if pcr10 is None else _value(pcr10)
     # One byte more than there can be: a whole list, which nothing follows.
-    progress, _ = advance(Progress.begin(0, requirement, bank), data, {10: value}, requirement, MAX_LIST + 1)
+    progress, _ = advance(
+        ImaProgress.begin(0, requirement, bank), data, {10: value}, requirement, MAX_LIST + 1
+    )
     found = reasons(progress, requirement)
     if as_json:
         body = {"entries": progress.count, "extends": [mode.value for mode in progress.values]}
@@ -67,7 +69,7 @@ def check(
     click.get_current_context().exit(1 if found else 0)
 
 
-def _say_what_was_left_out(progress: Progress, data: bytes, pcr10: str | None) -> None:
+def _say_what_was_left_out(progress: ImaProgress, data: bytes, pcr10: str | None) -> None:
     if pcr10 is None:
         output.say("the list was compared with no PCR, so anyone may have written it")
     if progress.offset < len(data):

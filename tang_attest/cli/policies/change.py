@@ -10,7 +10,7 @@ import click
 
 from tang_attest.cli import output
 from tang_attest.cli.files import read_file
-from tang_attest.cli.state import State, run
+from tang_attest.cli.state import Installation, run
 from tang_attest.documents import MAX_DOCUMENT, load_yaml
 from tang_attest.protocol.changes.change import PolicyChange
 from tang_attest.protocol.changes.dry_run import DryRun, Group
@@ -38,7 +38,7 @@ def dry_run(name: str, file: Path, as_json: bool) -> None:
     """
     document = read_change(file)
 
-    async def judge(state: State) -> DryRun:
+    async def judge(state: Installation) -> DryRun:
         return await state.policy_changes.dry_run(name, await state.policy_changes.parse(name, document))
 
     result = run(judge)
@@ -62,7 +62,7 @@ def apply(name: str, file: Path, force: bool) -> None:
     """
     document = read_change(file)
 
-    async def change(state: State) -> PolicyChange:
+    async def change(state: Installation) -> PolicyChange:
         wanted = await state.policy_changes.parse(name, document)
         await state.policy_changes.apply(name, wanted, force=force)
         return wanted

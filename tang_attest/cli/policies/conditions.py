@@ -11,7 +11,7 @@ import click
 
 from tang_attest.cli import output
 from tang_attest.cli.offline.ima import read_requirement
-from tang_attest.cli.state import State, run
+from tang_attest.cli.state import Installation, run
 from tang_attest.cli.types import Duration
 from tang_attest.protocol.conditions import Conditions, Watch
 
@@ -36,7 +36,7 @@ def spell(conditions: Conditions) -> list[str]:
 
 
 def _change(name: str, change: Callable[[Conditions], Conditions]) -> None:
-    async def use(state: State) -> None:
+    async def use(state: Installation) -> None:
         conditions = (await state.store.get_policy(name)).conditions
         await state.registry.set_conditions(name, change(conditions))
 
@@ -164,7 +164,7 @@ def require_ima(name: str, allow: Path | None, sums: tuple[Path, ...], off: bool
         raise click.UsageError("say what is allowed, or --off")
     requirement = None if off else read_requirement(allow, sums)
 
-    async def use(state: State) -> None:
+    async def use(state: Installation) -> None:
         await state.registry.require_ima(name, requirement)
 
     run(use)

@@ -8,7 +8,7 @@ from typing import Final
 import click
 
 from tang_attest.cli import output
-from tang_attest.cli.state import State, run
+from tang_attest.cli.state import Installation, run
 from tang_attest.cli.types import Duration
 from tang_attest.ports.policies import Observation
 from tang_attest.protocol.policy import ReferencePolicy
@@ -34,7 +34,7 @@ def observation() -> None:
 def list_observations(device: str | None, limit: int, as_json: bool) -> None:
     """List what was refused, newest first, and which PCRs differ from the policy now."""
 
-    async def load(state: State) -> list[tuple[Observation, tuple[int, ...]]]:
+    async def load(state: Installation) -> list[tuple[Observation, tuple[int, ...]]]:
         rows = []
         policies: dict[str, ReferencePolicy] = {}
         for entry in await state.store.list_observations(device, limit):
@@ -76,7 +76,7 @@ def show(number: int, as_json: bool) -> None:
     The log is compared with that of an approved boot of the machine.  Look at it before you approve.
     """
 
-    async def explain(state: State) -> Explanation:
+    async def explain(state: Installation) -> Explanation:
         return await state.explanations.explain(await state.explanations.find(number))
 
     found = run(explain)
@@ -157,7 +157,7 @@ def approve(
     """
     approval = Approval(only_this_device=only_this_device, once=once, valid_for=valid_for, force=force)
 
-    async def work(state: State) -> tuple[Observation, ReferenceState, ReferencePolicy, list[str]]:
+    async def work(state: Installation) -> tuple[Observation, ReferenceState, ReferencePolicy, list[str]]:
         policy = await state.store.get_policy((await state.store.get_device(device)).policy)
         seen, made = await state.reference_values.approve(
             device, label, observation_id=observation_id, approval=approval

@@ -22,7 +22,7 @@ from tang_attest.cli.policies.states import (
     state_as_json,
     trust_predictions,
 )
-from tang_attest.cli.state import State, run
+from tang_attest.cli.state import Installation, run
 from tang_attest.cli.types import SelectionType
 from tang_attest.protocol.policy import DEFAULT_CAP_PCR, ReferencePolicy
 from tang_attest.protocol.reference_state import COUNTING, ReferenceState
@@ -40,7 +40,7 @@ def policy() -> None:
 def list_policies(as_json: bool) -> None:
     """List the policies."""
 
-    async def load(state: State) -> list[ReferencePolicy]:
+    async def load(state: Installation) -> list[ReferencePolicy]:
         return list(await state.store.list_policies())
 
     policies = run(load)
@@ -60,7 +60,7 @@ def list_policies(as_json: bool) -> None:
 def show(name: str, as_json: bool) -> None:
     """Show a policy's reference states, who booted them last, and their values."""
 
-    async def load(state: State) -> tuple[ReferencePolicy, Counter[str | None], list[str]]:
+    async def load(state: Installation) -> tuple[ReferencePolicy, Counter[str | None], list[str]]:
         booted = Counter(d.last_state for d in await state.store.list_devices() if d.policy == name)
         return await state.store.get_policy(name), booted, await state.reference_values.retirable(name)
 
@@ -133,7 +133,7 @@ def record(name: str, file: Path, label: str | None, force: bool) -> None:
     """
     data = read_file(file, 64 * 1024)
 
-    async def add(state: State) -> str:
+    async def add(state: Installation) -> str:
         entry = await state.store.get_policy(name)
         values = parse_values(data, entry.selection)
         return (await state.reference_values.record(name, label, values, force=force)).label

@@ -12,10 +12,10 @@ import click
 from tang_attest.cli import output
 from tang_attest.cli.policies.change import change_option, describe, read_change, some
 from tang_attest.cli.policies.states import hint_retire
-from tang_attest.cli.state import State, run
+from tang_attest.cli.state import Installation, run
 from tang_attest.cli.types import Share
 from tang_attest.ports.policies import RolloutDevice
-from tang_attest.protocol.changes.rollout import WHOLE, Rollout, Status
+from tang_attest.protocol.changes.rollout import WHOLE, Rollout, RolloutPhase
 from tang_attest.service.policies.rollouts import RolloutStatus, RolloutTerms
 
 _FORCE_HELP: Final = "Even if machines would be refused."
@@ -65,7 +65,7 @@ def start(
         raise click.UsageError("Say --share or --label.")
     document = read_change(file)
 
-    async def begin(state: State) -> RolloutStatus:
+    async def begin(state: Installation) -> RolloutStatus:
         change = await state.policy_changes.parse(policy, document)
         terms = RolloutTerms(name, share, label, limit, salt)
         await state.rollouts.start(policy, change, terms, force=force)
@@ -106,7 +106,7 @@ def status(policy: str | None, watch: bool, as_json: bool) -> None:
 def widen(policy: str, share: int, force: bool) -> None:
     """Let the change reach a larger share of the machines."""
 
-    async def more(state: State) -> RolloutStatus:
+    async def more(state: Installation) -> RolloutStatus:
         await state.rollouts.widen(policy, share, force=force)
         return await state.rollouts.status(policy)
 
@@ -148,12 +148,12 @@ def abandon(policy: str, why: str | None, force: bool) -> None:
     _move(policy, lambda state: state.rollouts.abandon(policy, why, force=force))
 
 
-def _move(policy: str, move: Callable[[State], Awaitable[Rollout]]) -> None:
+def _move(policy: str, move: Callable[[Installation], Awaitable[Rollout]]) -> None:
     moved = run(move)
     output.say(f"rollout {moved.name} of policy {policy} is {moved.status.value}")
 
 
-async def _load(state: State, policy: str | None) -> list[RolloutStatus]:
+async def _load(state: Installation, policy: str | None) -> list[RolloutStatus]:
     if policy is not None:
         return [await state.rollouts.status(policy)]
     found = []
@@ -164,14 +164,14 @@ async def _load(state: State, policy: str | None) -> list[RolloutStatus]:
     return found
 
 
-async def _watch(state: State, policy: str) -> None:
+async def _watch(state: Installation, policy: str) -> None:
     shown = None
     while True:
         now = await state.rollouts.status(policy)
         if (line := _line(now)) != shown:
             click.echo(line)
             shown = line
-        if now.rollout.status is not Status.RUNNING:
+        if now.rollout.status is not RolloutPhase.RUNNING:
             return
         await asyncio.sleep(_PAUSE_S)
 

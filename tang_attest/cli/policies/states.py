@@ -10,7 +10,7 @@ import click
 
 from tang_attest.cli import output
 from tang_attest.cli.files import read_file
-from tang_attest.cli.state import State, run
+from tang_attest.cli.state import Installation, run
 from tang_attest.cli.types import Duration
 from tang_attest.protocol.policy import ReferencePolicy
 from tang_attest.protocol.reference_state import Life, ReferenceState
@@ -38,7 +38,7 @@ def stage(name: str, file: Path, label: str | None, valid_for: timedelta | None,
     """
     data = read_file(file, 64 * 1024)
 
-    async def add(state: State) -> ReferenceState:
+    async def add(state: Installation) -> ReferenceState:
         values = parse_values(data, (await state.store.get_policy(name)).selection)
         return await state.reference_values.stage(name, label, values, valid_for=valid_for, force=force)
 
@@ -51,7 +51,7 @@ def stage(name: str, file: Path, label: str | None, valid_for: timedelta | None,
 def staged(name: str | None, as_json: bool) -> None:
     """List what machines announced and what nobody has booted yet."""
 
-    async def load(state: State) -> list[tuple[ReferencePolicy, ReferenceState]]:
+    async def load(state: Installation) -> list[tuple[ReferencePolicy, ReferenceState]]:
         policies = [await state.store.get_policy(name)] if name else await state.store.list_policies()
         waiting = (Life.PROPOSED, Life.STAGED)
         return [(p, s) for p in policies for s in p.states if s.life in waiting]

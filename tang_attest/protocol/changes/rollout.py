@@ -34,7 +34,7 @@ _NOT_THE_CHANGE: Final = frozenset(
 )
 
 
-class Status(StrEnum):
+class RolloutPhase(StrEnum):
     """Where a rollout is in its life."""
 
     RUNNING = "running"
@@ -51,7 +51,7 @@ class RolloutOutcome(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Subject:
+class RolloutSubject:
     """The device that is judged: its name and labels, and how it fared under the rollout that is not over."""
 
     name: str
@@ -75,7 +75,7 @@ class Rollout:
     share: int = 0
     label: str | None = None
     limit: int
-    status: Status = Status.RUNNING
+    status: RolloutPhase = RolloutPhase.RUNNING
     started_at: datetime
     started_by: str
     ended_at: datetime | None = None
@@ -103,7 +103,7 @@ class Rollout:
     @property
     def over(self) -> bool:
         """True when it is finished or abandoned."""
-        return self.status in (Status.FINISHED, Status.ABANDONED)
+        return self.status in (RolloutPhase.FINISHED, RolloutPhase.ABANDONED)
 
     def stage(self, policy: ReferencePolicy) -> ReferencePolicy:
         """*policy* with the states that this rollout adds, which count for nobody yet."""
@@ -112,26 +112,26 @@ class Rollout:
         )
         return replace(policy, states=(*policy.states, *states))
 
-    def includes(self, subject: Subject) -> bool:
+    def includes(self, subject: RolloutSubject) -> bool:
         """True when *subject* is in the audience."""
         return self.label in subject.labels or place(self.salt, subject.name) < self.share
 
-    def applies_to(self, subject: Subject) -> bool:
+    def applies_to(self, subject: RolloutSubject) -> bool:
         """True when *subject* is judged with the change."""
         if self.over:
             return False
         if subject.outcome is RolloutOutcome.PASSED:
             return True
-        return self.status is Status.RUNNING and self.includes(subject)
+        return self.status is RolloutPhase.RUNNING and self.includes(subject)
 
-    def outcome(self, subject: Subject, *, met: str | None, code: str) -> RolloutOutcome | None:
+    def outcome(self, subject: RolloutSubject, *, met: str | None, code: str) -> RolloutOutcome | None:
         """What an appraisal of *subject* says about the change, when it says something new.
 
         *met* is the label of the state that permitted, ``None`` for a refusal with *code*.  A device that still
         boots what it booted before says nothing, unless the change adds no state.
         """
         if (
-            self.status is not Status.RUNNING
+            self.status is not RolloutPhase.RUNNING
             or subject.outcome is RolloutOutcome.PASSED
             or not self.includes(subject)
         ):
@@ -148,7 +148,7 @@ def place(salt: str, name: str) -> int:
     return int.from_bytes(digest[:8], "big") % WHOLE
 
 
-def judged_by(policy: ReferencePolicy, rollout: Rollout | None, subject: Subject) -> ReferencePolicy:
+def judged_by(policy: ReferencePolicy, rollout: Rollout | None, subject: RolloutSubject) -> ReferencePolicy:
     """The policy as it is for *subject*.
 
     *rollout* is the newest of *policy*; one that is over changes nothing.  States of a rollout that does not apply keep their limit,

@@ -96,7 +96,7 @@ class Check:
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class QuoteCheckResult:
     """What the checks found.  ``key``, ``attest``, ``selection`` and ``values`` are ``None`` unless verified;
     ``values`` also if no PCR file was given.
     """
@@ -139,7 +139,7 @@ class Verdict:
         return {self.selection.bank: {str(pcr): value.hex() for pcr, value in self.values.items()}}
 
 
-def check_quote(question: Question) -> Verdict:
+def check_quote(question: Question) -> QuoteCheckResult:
     """Do every check that can be done.
 
     Raises :class:`Malformed` ``key-malformed`` when the key cannot be read: then there is nothing to check with.
@@ -150,10 +150,10 @@ def check_quote(question: Question) -> Verdict:
     sheet = _Sheet(question.asked)
     key = _check_key(question, sheet)
     if key is None or not sheet.run(2, lambda: _check_signature(question, key)):
-        return Verdict(sheet.checks())
+        return QuoteCheckResult(sheet.checks())
     attest = sheet.run(3, lambda: _read_quote(question.message))
     if attest is None:
-        return Verdict(sheet.checks())
+        return QuoteCheckResult(sheet.checks())
     sheet.run(4, lambda: _check_qualification(attest, question.qualification))
     selection = sheet.run(5, lambda: _check_selection(attest, question.selection))
     values = None
@@ -161,8 +161,8 @@ def check_quote(question: Question) -> Verdict:
         values = sheet.run(6, lambda: _check_values(question, key, attest, selection))
         if values is not None and question.event_log is not None:
             sheet.run(7, lambda: _check_event_log(question.event_log or b"", selection, values))
-    verdict = Verdict(sheet.checks(), key, attest, selection, values)
-    return verdict if verdict.verified else Verdict(sheet.checks())
+    verdict = QuoteCheckResult(sheet.checks(), key, attest, selection, values)
+    return verdict if verdict.verified else QuoteCheckResult(sheet.checks())
 
 
 class _Sheet:

@@ -14,7 +14,7 @@ Rules of this package:
 """
 
 from tang_attest.protocol.eventlog.describe import describe
-from tang_attest.protocol.eventlog.difference import Change, difference
+from tang_attest.protocol.eventlog.difference import EventDifference, difference
 from tang_attest.protocol.eventlog.parse import MAX_EVENTS, MAX_LOG_SIZE, parse
 from tang_attest.protocol.eventlog.rehash import data_matches_digest, measured_data
 from tang_attest.protocol.eventlog.replay import Mismatch, replay, replays_to
@@ -25,8 +25,8 @@ __all__ = [
     "MAX_EVENTS",
     "MAX_LOG_SIZE",
     "Algorithm",
-    "Change",
     "Event",
+    "EventDifference",
     "EventLog",
     "EventType",
     "Mismatch",

@@ -24,7 +24,7 @@ _MOST_WORDS: Final = 12
 
 
 @dataclass(frozen=True, slots=True)
-class Change:
+class EventDifference:
     """One event that is not as it was approved.
 
     ``before`` is the approved event and ``after`` the one that was seen; one of them is ``None`` when an event
@@ -50,7 +50,7 @@ class Change:
 
 def difference(
     approved: EventLog, seen: EventLog, bank: str, pcrs: Collection[int] | None = None
-) -> tuple[Change, ...]:
+) -> tuple[EventDifference, ...]:
     """Which events of *seen* differ from those of *approved*, by PCR and then in the order of the logs.
 
     Compares what was extended in *bank* (``sha256``), in *pcrs* or in all; an event is the same when its digest
@@ -61,7 +61,7 @@ def difference(
     """
     for log in (approved, seen):
         replay(log, bank)
-    changes: list[Change] = []
+    changes: list[EventDifference] = []
     for pcr in range(24) if pcrs is None else sorted(pcrs):
         old, new = _extended(approved, pcr), _extended(seen, pcr)
         changes += [_change(pcr, before, after, bank) for before, after in _aligned(old, new, bank)]
@@ -137,12 +137,12 @@ def _place(pair: _Pair) -> tuple[int, int]:
     return (event.index if event else 0, 0 if after else 1)
 
 
-def _change(pcr: int, before: Event | None, after: Event | None, bank: str) -> Change:
+def _change(pcr: int, before: Event | None, after: Event | None, bank: str) -> EventDifference:
     if before is None or after is None:
         kind: Literal["added", "removed"] = "added" if before is None else "removed"
         sentence = "".join(_alone(event, kind, bank) for event in (before, after) if event is not None)
-        return Change(pcr, kind, sentence, before, after)
-    return Change(pcr, "replaced", _replaced(before, after, bank), before, after)
+        return EventDifference(pcr, kind, sentence, before, after)
+    return EventDifference(pcr, "replaced", _replaced(before, after, bank), before, after)
 
 
 def _alone(event: Event, verb: str, bank: str) -> str:

@@ -69,7 +69,7 @@ def parse(data: bytes, *, limit: int = MAX_LOG_SIZE, max_events: int = MAX_EVENT
         raise Malformed("eventlog-malformed", f"the log has {len(data)} bytes, more than {limit}")
     if not data:
         raise Malformed("eventlog-malformed", "the log is empty")
-    reader = _Reader(data)
+    reader = _EventReader(data)
     first = _read_event_sha1(reader)
     log_format, algorithms = _format(reader, first)
     events = [first]
@@ -87,7 +87,7 @@ def parse(data: bytes, *, limit: int = MAX_LOG_SIZE, max_events: int = MAX_EVENT
     return EventLog(log_format, banks or tuple(algorithms.values()), tuple(events), _startup_locality(events))
 
 
-class _Reader:
+class _EventReader:
     """A cursor over *data* that knows which event it is in, so that every error can say where."""
 
     def __init__(self, data: bytes, at: int = 0, index: int = 0) -> None:
@@ -124,9 +124,9 @@ class _Reader:
     def integer(self, size: int, what: str) -> int:
         return int.from_bytes(self.take(size, what), "little")
 
-    def inside(self, data: bytes) -> _Reader:
+    def inside(self, data: bytes) -> _EventReader:
         """A reader over the *data* of this event, reporting errors as being in this event."""
-        reader = _Reader(data)
+        reader = _EventReader(data)
         reader.index, reader.offset = self.index, self.offset
         return reader
 
@@ -135,7 +135,7 @@ class _Reader:
         return Malformed("eventlog-malformed", sentence, event=self.index, offset=self.offset)
 
 
-def _read_event_sha1(reader: _Reader) -> Event:
+def _read_event_sha1(reader: _EventReader) -> Event:
     """TCG_PCR_EVENT."""
     pcr, event_type = _read_pcr_and_type(reader)
     digest = reader.take(_SHA1.size, "the sha1 digest")
@@ -144,7 +144,7 @@ def _read_event_sha1(reader: _Reader) -> Event:
     return Event(reader.index, reader.offset, pcr, event_type, digests, data)
 
 
-def _read_event_agile(reader: _Reader, algorithms: dict[int, Algorithm]) -> Event:
+def _read_event_agile(reader: _EventReader, algorithms: dict[int, Algorithm]) -> Event:
     """TCG_PCR_EVENT2 with a digest of at least one of *algorithms*."""
     pcr, event_type = _read_pcr_and_type(reader)
     count = reader.integer(4, "the digest count")
@@ -163,7 +163,7 @@ def _read_event_agile(reader: _Reader, algorithms: dict[int, Algorithm]) -> Even
     return Event(reader.index, reader.offset, pcr, event_type, MappingProxyType(digests), data)
 
 
-def _read_pcr_and_type(reader: _Reader) -> tuple[int, int]:
+def _read_pcr_and_type(reader: _EventReader) -> tuple[int, int]:
     pcr = reader.integer(4, "the PCR index")
     event_type = reader.integer(4, "the event type")
     informative = pcr == NO_PCR and event_type == EventType.EV_NO_ACTION
@@ -172,12 +172,14 @@ def _read_pcr_and_type(reader: _Reader) -> tuple[int, int]:
     return pcr, event_type
 
 
-def _read_data(reader: _Reader) -> bytes:
+def _read_data(reader: _EventReader) -> bytes:
     size = reader.integer(4, "the event size")
     return reader.take(size, "the event data")
 
 
-def _format(reader: _Reader, first: Event) -> tuple[Literal["crypto-agile", "sha1"], dict[int, Algorithm]]:
+def _format(
+    reader: _EventReader, first: Event
+) -> tuple[Literal["crypto-agile", "sha1"], dict[int, Algorithm]]:
     """Which format the first event announces, and the digest algorithms by TPM_ALG_ID, in the log's order."""
     if first.type != EventType.EV_NO_ACTION:
         return "sha1", {0x0004: _SHA1}  # before Spec ID events there was only this format
@@ -192,7 +194,7 @@ def _format(reader: _Reader, first: Event) -> tuple[Literal["crypto-agile", "sha
     return "crypto-agile", _read_spec_id(reader.inside(first.data))
 
 
-def _read_spec_id(reader: _Reader) -> dict[int, Algorithm]:
+def _read_spec_id(reader: _EventReader) -> dict[int, Algorithm]:
     """TCG_EfiSpecIDEvent: the announced algorithms (PFP "Specification ID Version Event")."""
     reader.take(_SIGNATURE_SIZE, "the Spec ID signature")
     reader.take(8, "the platform class, version and uintn size")
@@ -213,7 +215,7 @@ def _read_spec_id(reader: _Reader) -> dict[int, Algorithm]:
     return algorithms
 
 
-def _announced(reader: _Reader, algorithm_id: int, size: int) -> Algorithm:
+def _announced(reader: _EventReader, algorithm_id: int, size: int) -> Algorithm:
     known = HASH_ALGORITHMS.get(algorithm_id)
     if known is None:
         if not 1 <= size <= MAX_UNKNOWN_DIGEST:
@@ -235,7 +237,7 @@ def _startup_locality(events: list[Event]) -> int | None:
     hcrtm = False
     pcr0_extended = False
     for event in events:
-        error = _Reader(b"", event.offset, event.index).error
+        error = _EventReader(b"", event.offset, event.index).error
         if not event.extends and event.data.startswith(_STARTUP_LOCALITY):
             if told is not None or pcr0_extended or event.pcr != 0:
                 raise error("StartupLocality must come once, in PCR 0, before PCR 0 is extended")
@@ -254,5 +256,5 @@ def _locality_of(event: Event) -> int:
     value = event.data[len(_STARTUP_LOCALITY) :]
     if len(value) != 1 or value[0] not in _LOCALITIES:
         what = f"startup locality {value.hex() or 'missing'} is not one byte 0, 3 or 4"
-        raise _Reader(b"", event.offset, event.index).error(what)
+        raise _EventReader(b"", event.offset, event.index).error(what)
     return value[0]

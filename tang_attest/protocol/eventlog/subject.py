@@ -18,7 +18,7 @@ from tang_attest.protocol.x509.loose import read_certificate
 
 
 @dataclass(frozen=True, slots=True)
-class Subject:
+class EventSubject:
     """What one event is about.
 
     ``what`` is a noun phrase.  ``text`` is what was measured, when the log holds it, and then it is proven as far
@@ -43,7 +43,7 @@ class Subject:
         return f"{self.what} ({self.text})" if self.text is not None else self.named
 
 
-def subject_of(event: Event, bank: str) -> Subject:
+def subject_of(event: Event, bank: str) -> EventSubject:
     """What *event*, whose digest in *bank* counts, is about.  Never raises on odd data.
 
     NOT checked: the type and the PCR, which the sender of a log may write as he likes.
@@ -51,79 +51,83 @@ def subject_of(event: Event, bank: str) -> Subject:
     measured = measured_data(event, bank)
     if measured is None and event.type in REHASHABLE - OFTEN_LABELED:
         # The type's digest is over the data, and this data has another one: whoever wrote the log changed it.
-        return Subject(f"an {event.type_name} whose data is not what was measured", claim=describe(event))
+        return EventSubject(
+            f"an {event.type_name} whose data is not what was measured", claim=describe(event)
+        )
     if event.type in _UBOOT_TYPES and (empty := _empty_range(event, bank)):
         return empty
     about = _BY_TYPE.get(event.type, _other)
     return about(event, measured)
 
 
-def _other(event: Event, measured: bytes | None) -> Subject:
+def _other(event: Event, measured: bytes | None) -> EventSubject:
     if measured is None:
-        return Subject(
+        return EventSubject(
             _FIRMWARE.get(event.type, f"an event of type {event.type_name}"), claim=describe(event)
         )
-    return Subject(_FIRMWARE.get(event.type, f"an event of type {event.type_name}"), text=describe(event))
+    return EventSubject(
+        _FIRMWARE.get(event.type, f"an event of type {event.type_name}"), text=describe(event)
+    )
 
 
-def _variable(event: Event, _measured: bytes | None) -> Subject:
+def _variable(event: Event, _measured: bytes | None) -> EventSubject:
     try:
         _, name, value = split_variable(event.data)
     except ValueError:
-        return Subject("a firmware variable", text=describe(event))
+        return EventSubject("a firmware variable", text=describe(event))
     if name == "SecureBoot":
-        return Subject("Secure Boot", text=describe(event), switch="on" if value == b"\x01" else "off")
+        return EventSubject("Secure Boot", text=describe(event), switch="on" if value == b"\x01" else "off")
     if name in _VARIABLES:
         size = f"{len(value)} bytes, sha256 {hashlib.sha256(value).hexdigest()[:12]}..."
-        return Subject(_VARIABLES[name], text=size)
-    return Subject(f"the firmware variable {name}", text=describe(event))
+        return EventSubject(_VARIABLES[name], text=size)
+    return EventSubject(f"the firmware variable {name}", text=describe(event))
 
 
-def _authority(event: Event, _measured: bytes | None) -> Subject:
+def _authority(event: Event, _measured: bytes | None) -> EventSubject:
     try:
         _, name, value = split_variable(event.data)
     except ValueError:
-        return Subject("what images were checked with", text=describe(event))
+        return EventSubject("what images were checked with", text=describe(event))
     try:
         certificate = read_certificate(
             value[16:]
         )  # EFI_SIGNATURE_DATA: the owner's GUID, then the certificate
     except Malformed:
-        return Subject(f"the firmware variable {name}", text=text_or_bytes(value))
+        return EventSubject(f"the firmware variable {name}", text=text_or_bytes(value))
     fingerprint = hashlib.sha256(certificate.der).hexdigest()
-    return Subject(
+    return EventSubject(
         "a certificate that images were checked with", text=f"{certificate.subject}, sha256:{fingerprint}"
     )
 
 
-def _application(event: Event, _measured: bytes | None) -> Subject:
-    return Subject(_IMAGES[event.type], claim=describe(event))
+def _application(event: Event, _measured: bytes | None) -> EventSubject:
+    return EventSubject(_IMAGES[event.type], claim=describe(event))
 
 
-def _ipl(event: Event, measured: bytes | None) -> Subject:
+def _ipl(event: Event, measured: bytes | None) -> EventSubject:
     """EV_IPL: what GRUB, shim, systemd-boot and systemd-stub measure, told apart by the PCR."""
     text = decoded_text(measured) if measured is not None else None
     if text is not None and event.pcr != 11 and claims_command_line(event):
-        return Subject("the kernel command line", text=f'"{printable(text)}"', words=_words(text))
+        return EventSubject("the kernel command line", text=f'"{printable(text)}"', words=_words(text))
     if text is not None and event.pcr == 8:
         what = "a module's command line" if event.data.startswith(b"module_cmdline: ") else "a GRUB command"
-        return Subject(what, text=f'"{printable(text)}"')
+        return EventSubject(what, text=f'"{printable(text)}"')
     return _label(event, measured)
 
 
-def _label(event: Event, measured: bytes | None) -> Subject:
+def _label(event: Event, measured: bytes | None) -> EventSubject:
     """Data that is a name: of a file (GRUB), of a section (systemd-stub), of a list (shim)."""
     claim = text_or_bytes(event.data)
     if event.pcr == 9:
-        return Subject(_file(claim), claim=claim)
+        return EventSubject(_file(claim), claim=claim)
     if event.pcr == 14:
-        return Subject("a list of shim", claim=claim)
+        return EventSubject("a list of shim", claim=claim)
     if measured is not None:
         section = event.pcr == 11 and claim.strip('"') in _SECTIONS
-        return Subject("a section of the unified kernel image" if section else "an EV_IPL", text=claim)
+        return EventSubject("a section of the unified kernel image" if section else "an EV_IPL", text=claim)
     if event.pcr == 11 and (section_of := _SECTIONS.get(claim.strip('"'))):
-        return Subject(f"{section_of} in the unified kernel image", claim=claim)
-    return Subject("an EV_IPL", claim=claim)
+        return EventSubject(f"{section_of} in the unified kernel image", claim=claim)
+    return EventSubject("an EV_IPL", claim=claim)
 
 
 def _file(claim: str) -> str:
@@ -134,36 +138,36 @@ def _file(claim: str) -> str:
     return "the kernel" if name.startswith(("vmlinuz", "linux", "bzImage")) else "a file that GRUB read"
 
 
-def _tag(event: Event, _measured: bytes | None) -> Subject:
+def _tag(event: Event, _measured: bytes | None) -> EventSubject:
     """EV_EVENT_TAG of Linux's EFI stub: the digest is over the initrd or the load options, the data only a label."""
     tag, _, label = describe(event).partition(": ")
     if claims_command_line(event):
-        return Subject("the kernel command line", claim=label)
-    return Subject("the initrd" if tag == "initrd" else f"a tagged event, {tag}", claim=label)
+        return EventSubject("the kernel command line", claim=label)
+    return EventSubject("the initrd" if tag == "initrd" else f"a tagged event, {tag}", claim=label)
 
 
-def _config(event: Event, measured: bytes | None) -> Subject:
+def _config(event: Event, measured: bytes | None) -> EventSubject:
     """EV_PLATFORM_CONFIG_FLAGS: U-Boot's boot arguments in PCR 1, or settings of other firmware."""
     text = decoded_text(measured) if measured is not None else None
     if claims_command_line(event):
         if text is None:
-            return Subject("the kernel command line", claim=describe(event))
-        return Subject("the kernel command line", text=f'"{printable(text)}"', words=_words(text))
+            return EventSubject("the kernel command line", claim=describe(event))
+        return EventSubject("the kernel command line", text=f'"{printable(text)}"', words=_words(text))
     return _other(event, measured)
 
 
-def _hash(event: Event, _measured: bytes | None) -> Subject:
+def _hash(event: Event, _measured: bytes | None) -> EventSubject:
     """EV_COMPACT_HASH and EV_TABLE_OF_DEVICES, as U-Boot writes them: the data is a label."""
     claim = text_or_bytes(event.data)
     what = _UBOOT_LABELS.get(event.data.removesuffix(b"\0"))
-    return Subject(what or f"an event of type {event.type_name}", claim=claim)
+    return EventSubject(what or f"an event of type {event.type_name}", claim=claim)
 
 
-def _empty_range(event: Event, bank: str) -> Subject | None:
+def _empty_range(event: Event, bank: str) -> EventSubject | None:
     """U-Boot hashes the label where there is no data: proven by the digest, whatever the label says."""
     for label in LABELS:
         if event.digests.get(bank) == digest(bank, label + b"\0"):
-            return Subject(
+            return EventSubject(
                 f"an empty range in place of {_UBOOT_LABELS[label]}", text="the same for whatever is booted"
             )
     return None
@@ -227,7 +231,7 @@ _FIRMWARE: Final[dict[int, str]] = {
 _UBOOT_LABELS: Final = {b"linux": "the kernel", b"initrd": "the initrd", b"dts": "the device tree"}
 _UBOOT_TYPES: Final = frozenset({EventType.EV_COMPACT_HASH, EventType.EV_TABLE_OF_DEVICES})
 
-_BY_TYPE: Final[dict[int, Callable[[Event, bytes | None], Subject]]] = {
+_BY_TYPE: Final[dict[int, Callable[[Event, bytes | None], EventSubject]]] = {
     EventType.EV_EFI_VARIABLE_DRIVER_CONFIG: _variable,
     EventType.EV_EFI_VARIABLE_AUTHORITY: _authority,
     EventType.EV_IPL: _ipl,

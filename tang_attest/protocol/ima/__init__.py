@@ -8,20 +8,20 @@ Rules of this package:
   template data is: the SHA-1 digest, the template's name and everything about a violation but its place are not.
 * What is not proven must not lead to a verdict: somebody between may have changed it.  So it is malformed, a mismatch,
   or makes no difference.
-* The list is judged once, part by part, and what was found stays with the :class:`Progress` until the next boot.
+* The list is judged once, part by part, and what was found stays with the :class:`ImaProgress` until the next boot.
 """
 
 from tang_attest.protocol.ima.entries import MAX_LIST, MAX_PART, Entry, read_entries
-from tang_attest.protocol.ima.progress import Mode, Progress, advance, reasons, replay_all
-from tang_attest.protocol.ima.requirement import Finding, Requirement, parse_requirement, parse_sums
+from tang_attest.protocol.ima.progress import ImaProgress, Mode, advance, reasons, replay_all
+from tang_attest.protocol.ima.requirement import ImaFinding, Requirement, parse_requirement, parse_sums
 
 __all__ = [
     "MAX_LIST",
     "MAX_PART",
     "Entry",
-    "Finding",
+    "ImaFinding",
+    "ImaProgress",
     "Mode",
-    "Progress",
     "Requirement",
     "advance",
     "parse_requirement",

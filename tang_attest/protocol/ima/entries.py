@@ -67,7 +67,7 @@ def read_entries(part: bytes, *, cut: bool = False, limit: int = MAX_PART) -> tu
     """
     if len(part) > limit:
         raise Malformed("ima-malformed", f"The list has {len(part)} bytes at once, more than {limit}.")
-    reader, entries = _Reader(part), []
+    reader, entries = _EntryReader(part), []
     while reader.at < len(part):
         reader.begin = reader.at
         try:
@@ -83,7 +83,7 @@ class _TooShortError(Exception):
     pass
 
 
-class _Reader:
+class _EntryReader:
     def __init__(self, data: bytes, begin: int = 0) -> None:
         self.data, self.at, self.begin = data, 0, begin
 
@@ -103,7 +103,7 @@ class _Reader:
         return Malformed("ima-malformed", f"The entry at offset {self.begin}: {what}.", offset=self.begin)
 
 
-def _read_entry(reader: _Reader) -> Entry:
+def _read_entry(reader: _EntryReader) -> Entry:
     pcr = int.from_bytes(reader.take(4, "the PCR"), "little")
     if pcr != PCR:
         raise reader.error(f"it is for PCR {pcr}; only PCR {PCR} is verified")
@@ -125,7 +125,7 @@ def _read_entry(reader: _Reader) -> Entry:
     return Entry(data, violation, reader.at, hash_name, digest, name, extra)
 
 
-def _read_old(reader: _Reader) -> tuple[str, bytes, bytes, bytes]:
+def _read_old(reader: _EntryReader) -> tuple[str, bytes, bytes, bytes]:
     digest = reader.take(_DIGEST, "the digest")
     name = reader.sized(_OLD_NAME - 1, "the name")
     if b"\0" in name:
@@ -133,8 +133,8 @@ def _read_old(reader: _Reader) -> tuple[str, bytes, bytes, bytes]:
     return "sha1", digest, name, b""
 
 
-def _read_fields(reader: _Reader, data: bytes, count: int) -> tuple[str, bytes, bytes, bytes]:
-    inner = _Reader(data, reader.begin)
+def _read_fields(reader: _EntryReader, data: bytes, count: int) -> tuple[str, bytes, bytes, bytes]:
+    inner = _EntryReader(data, reader.begin)
     try:
         fields = [inner.sized(MAX_ENTRY, "a field") for _ in range(count)]
     except _TooShortError as short:

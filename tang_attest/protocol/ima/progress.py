@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from tang_attest.errors import Reason, Refused
 from tang_attest.protocol.ima.entries import MAX_PART, PCR, Entry, read_entries
-from tang_attest.protocol.ima.requirement import Finding, Requirement, show
+from tang_attest.protocol.ima.requirement import ImaFinding, Requirement, show
 from tang_attest.protocol.values.pcr import BANK_SIZES, PcrValues
 
 MAX_FINDINGS: Final = 8
@@ -29,7 +29,7 @@ class Mode(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Progress:
+class ImaProgress:
     """Where the next part of a list begins, and what was found before.
 
     ``boot`` is the TPM's reset counter, ``requirement`` the digest of what was required, ``bank`` the quoted one: when
@@ -43,16 +43,16 @@ class Progress:
     offset: int = 0
     count: int = 0
     values: Mapping[Mode, bytes] = field(default_factory=dict)
-    bad: tuple[Finding, ...] = ()
+    bad: tuple[ImaFinding, ...] = ()
     bad_count: int = 0
 
     @classmethod
-    def begin(cls, boot: int, requirement: Requirement, bank: str) -> Progress:
+    def begin(cls, boot: int, requirement: Requirement, bank: str) -> ImaProgress:
         """Nothing was read yet: PCR 10 is zero after a reset (PC Client Platform TPM Profile, "PCR Attributes")."""
         start = bytes(BANK_SIZES[bank])
         return cls(boot, requirement.digest, bank, values=dict.fromkeys(Mode, start))
 
-    def goes_on(self, other: Progress) -> bool:
+    def goes_on(self, other: ImaProgress) -> bool:
         """Whether *other* is about the same boot, requirement and bank."""
         return (self.boot, self.requirement, self.bank) == (other.boot, other.requirement, other.bank)
 
@@ -70,16 +70,16 @@ class Progress:
         }
 
     @classmethod
-    def from_json(cls, body: Mapping[str, Any]) -> Progress:
+    def from_json(cls, body: Mapping[str, Any]) -> ImaProgress:
         """What :meth:`as_json` made, back."""
         values = {Mode(mode): bytes.fromhex(value) for mode, value in body["values"].items()}
-        bad = tuple(Finding(*finding) for finding in body["bad"])
+        bad = tuple(ImaFinding(*finding) for finding in body["bad"])
         return cls(**{**body, "values": values, "bad": bad})
 
 
 def advance(
-    before: Progress, part: bytes, quoted: PcrValues, requirement: Requirement, limit: int = MAX_PART
-) -> tuple[Progress, bool]:
+    before: ImaProgress, part: bytes, quoted: PcrValues, requirement: Requirement, limit: int = MAX_PART
+) -> tuple[ImaProgress, bool]:
     """Read *part*, which begins at ``before.offset``; where that leads, and whether it is PCR 10 as *quoted*.
 
     The list may run ahead of the quote: what comes after the longest beginning that leads to the quoted value waits
@@ -111,7 +111,7 @@ def replay_all(data: bytes, bank: str, limit: int) -> bytes:
     return value
 
 
-def reasons(progress: Progress, requirement: Requirement) -> tuple[Reason, ...]:
+def reasons(progress: ImaProgress, requirement: Requirement) -> tuple[Reason, ...]:
     """Why a machine whose whole list was read (``advance``) is refused; empty is good."""
     if progress.count == 0:
         return (Reason("ima-not-allowed", f"Nothing was measured into PCR {PCR}."),)
@@ -124,12 +124,12 @@ def reasons(progress: Progress, requirement: Requirement) -> tuple[Reason, ...]:
     return tuple(found)
 
 
-def _reason(finding: Finding) -> Reason:
+def _reason(finding: ImaFinding) -> Reason:
     data = (("entry", finding.number), ("path", finding.path), ("found", finding.digest))
     return Reason("ima-not-allowed", f"Entry {finding.number}, {finding.path}: {finding.why}.", data)
 
 
-def _replay(before: Progress, entries: Sequence[Entry]) -> list[dict[Mode, bytes]]:
+def _replay(before: ImaProgress, entries: Sequence[Entry]) -> list[dict[Mode, bytes]]:
     """PCR 10 before the first entry, and after each."""
     trail = [dict(before.values)]
     for entry in entries:
@@ -150,12 +150,12 @@ def _extended(entry: Entry, mode: Mode, bank: str) -> bytes:
 
 
 def _read(
-    before: Progress,
+    before: ImaProgress,
     entries: Sequence[Entry],
     values: Mapping[Mode, bytes],
     quoted: PcrValues,
     requirement: Requirement,
-) -> Progress:
+) -> ImaProgress:
     bad, bad_count = list(before.bad), before.bad_count
     for number, entry in enumerate(entries, start=before.count + 1):
         finding = (
@@ -175,17 +175,17 @@ def _read(
     )
 
 
-def _judge_aggregate(entry: Entry, quoted: PcrValues, bank: str) -> Finding | None:
+def _judge_aggregate(entry: Entry, quoted: PcrValues, bank: str) -> ImaFinding | None:
     """The list's first entry: a hash over PCRs 0 to 9, before Linux 5.8 over 0 to 7 (ima_calc_boot_aggregate)."""
     path, found = (
         show(entry.name.decode("utf-8", "backslashreplace")),
         f"{entry.hash_name}:{entry.digest.hex()}",
     )
     if entry.name != _AGGREGATE or entry.violation:
-        return Finding(1, path, found, "the list does not begin with boot_aggregate")
+        return ImaFinding(1, path, found, "the list does not begin with boot_aggregate")
     if entry.hash_name != bank or not quoted.keys() >= set(range(10)):
         return None
     aggregates = {hashlib.new(bank, b"".join(quoted[pcr] for pcr in range(end))).digest() for end in (8, 10)}
     if entry.digest not in aggregates:
-        return Finding(1, path, found, "it is not made of PCRs 0 to 9")
+        return ImaFinding(1, path, found, "it is not made of PCRs 0 to 9")
     return None

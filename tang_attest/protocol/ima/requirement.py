@@ -11,8 +11,8 @@ from typing import Any, Final
 
 from tang_attest.errors import Malformed
 from tang_attest.protocol.ima.entries import Entry
-from tang_attest.protocol.ima.signature import Signer, is_signed, read_signers
-from tang_attest.protocol.rules.document import MAX_PATTERNS, Place
+from tang_attest.protocol.ima.signature import ImaSigner, is_signed, read_signers
+from tang_attest.protocol.rules.document import MAX_PATTERNS, DocumentPosition
 from tang_attest.protocol.rules.patterns import Pattern
 from tang_attest.protocol.values.pcr import BANK_SIZES
 
@@ -32,7 +32,7 @@ _SHOWN: Final = 256
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class ImaFinding:
     """An entry that nothing allows: its number from 1, what it names, ``sha256:<hex>``, and why, a sentence's end."""
 
     number: int
@@ -42,7 +42,7 @@ class Finding:
 
 
 @dataclass(frozen=True, slots=True)
-class Files:
+class AllowedFiles:
     """Files whose whole path matches ``path``, and the digests (``sha256:<hex>``) they may have."""
 
     path: Pattern
@@ -57,10 +57,10 @@ class Requirement:
     ``sums`` has exact paths; ``ignore`` prefixes of paths about which nothing is asked.
     """
 
-    files: tuple[Files, ...] = ()
+    files: tuple[AllowedFiles, ...] = ()
     sums: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     certificates: str = ""
-    signers: tuple[Signer, ...] = ()
+    signers: tuple[ImaSigner, ...] = ()
     ignore: tuple[str, ...] = ()
     accept_violations: bool = False
     accept_padded_sha1: bool = False
@@ -79,7 +79,7 @@ class Requirement:
         }
         return {key: value for key, value in document.items() if value}
 
-    def judge(self, number: int, entry: Entry) -> Finding | None:
+    def judge(self, number: int, entry: Entry) -> ImaFinding | None:
         """Why *entry* is not allowed; ``None``: it is.
 
         A violation's path is not proven, so no rule over paths excuses one.
@@ -89,7 +89,7 @@ class Requirement:
         if entry.violation:
             if self.accept_violations:
                 return None
-            return Finding(number, show(path), found, "it was measured while it was open for writing")
+            return ImaFinding(number, show(path), found, "it was measured while it was open for writing")
         if path.startswith(self.ignore) or found in self.sums.get(path, ()):
             return None
         about = [rule for rule in self.files if rule.path.matches(path)]
@@ -97,7 +97,7 @@ class Requirement:
             return None
         if self.signers and is_signed(entry.extra, entry.hash_name, entry.digest, self.signers):
             return None
-        return Finding(number, show(path), found, self._why(entry, known=bool(about) or path in self.sums))
+        return ImaFinding(number, show(path), found, self._why(entry, known=bool(about) or path in self.sums))
 
     def _why(self, entry: Entry, *, known: bool) -> str:
         if known:
@@ -118,7 +118,7 @@ def parse_requirement(document: object) -> Requirement:
 
     Raises :class:`Malformed` ``rules-invalid`` naming the key, or ``certificate-malformed``.
     """
-    top = Place()
+    top = DocumentPosition()
     body = top.mapping(document, _KEYS)
     pem = body.get("signed-by", "")
     if not isinstance(pem, str) or len(pem) > MAX_PEM or ("signed-by" in body and not pem):
@@ -162,28 +162,28 @@ def parse_sums(data: bytes) -> dict[str, tuple[str, ...]]:
     return sums
 
 
-def _files(item: object, place: Place) -> Files:
+def _files(item: object, place: DocumentPosition) -> AllowedFiles:
     body = place.mapping(item, ("path", "digests"))
-    return Files(
+    return AllowedFiles(
         place.at("path").pattern(body.get("path")),
         frozenset(place.at("digests").digests(body.get("digests"))),
     )
 
 
-def _sums(value: object, place: Place) -> dict[str, tuple[str, ...]]:
+def _sums(value: object, place: DocumentPosition) -> dict[str, tuple[str, ...]]:
     if not isinstance(value, dict) or len(value) > MAX_SUM_LINES:
         raise place.error(f"this is no mapping of at most {MAX_SUM_LINES} paths")
     return {place.text(path): place.at(path).digests(digests) for path, digests in value.items()}
 
 
-def _prefixes(value: object, place: Place) -> tuple[str, ...]:
+def _prefixes(value: object, place: DocumentPosition) -> tuple[str, ...]:
     prefixes = place.texts(value)
     if any(not prefix.startswith("/") or prefix == "/" for prefix in prefixes):
         raise place.error("a prefix is an absolute path, and more than /")
     return prefixes
 
 
-def _flag(body: Mapping[str, object], key: str, place: Place) -> bool:
+def _flag(body: Mapping[str, object], key: str, place: DocumentPosition) -> bool:
     value = body.get(key, False)
     if not isinstance(value, bool):
         raise place.at(key).error("this is neither true nor false")

@@ -34,14 +34,14 @@ MAX_SIGNERS: Final = 64
 
 
 @dataclass(frozen=True, slots=True)
-class Signer:
+class ImaSigner:
     """A certificate's key, and the key ids that signatures name it by."""
 
     key: PublicKey
     key_ids: frozenset[bytes]
 
 
-def read_signers(pem: str) -> tuple[Signer, ...]:
+def read_signers(pem: str) -> tuple[ImaSigner, ...]:
     """The keys of the certificates in *pem*.
 
     Raises :class:`Malformed` ``certificate-malformed`` unless there are 1 to 64, each with an RSA key of 2048 to 8192
@@ -57,7 +57,7 @@ def read_signers(pem: str) -> tuple[Signer, ...]:
     return signers
 
 
-def _signer(certificate: x509.Certificate) -> Signer:
+def _signer(certificate: x509.Certificate) -> ImaSigner:
     key = certificate.public_key()
     good = isinstance(key, ec.EllipticCurvePublicKey) or (
         isinstance(key, rsa.RSAPublicKey) and key.key_size in RSA_BITS
@@ -70,10 +70,10 @@ def _signer(certificate: x509.Certificate) -> Signer:
     ids = {x509.SubjectKeyIdentifier.from_public_key(key).digest}
     with suppress(x509.ExtensionNotFound):
         ids.add(certificate.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value.digest)
-    return Signer(key, frozenset(key_id[-_KEY_ID:] for key_id in ids))  # type: ignore[arg-type]
+    return ImaSigner(key, frozenset(key_id[-_KEY_ID:] for key_id in ids))  # type: ignore[arg-type]
 
 
-def is_signed(extra: bytes, hash_name: str, digest: bytes, signers: tuple[Signer, ...]) -> bool:
+def is_signed(extra: bytes, hash_name: str, digest: bytes, signers: tuple[ImaSigner, ...]) -> bool:
     """Whether *extra* is a signature of *digest*, made with *hash_name*, by one of *signers*."""
     if len(extra) <= _HEADER or extra[:2] != b"\x03\x02" or extra[2] not in _HASHES:
         return False

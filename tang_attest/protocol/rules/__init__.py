@@ -16,6 +16,6 @@ Rules of this package:
 * A rule about a PCR that is compared by its value would decide nothing, so the document is refused.
 """
 
-from tang_attest.protocol.rules.ruleset import Outcome, RuleSet, parse_rules
+from tang_attest.protocol.rules.ruleset import RuleOutcome, RuleSet, parse_rules
 
-__all__ = ["Outcome", "RuleSet", "parse_rules"]
+__all__ = ["RuleOutcome", "RuleSet", "parse_rules"]

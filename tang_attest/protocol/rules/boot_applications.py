@@ -6,8 +6,8 @@ import hashlib
 from dataclasses import dataclass
 from typing import Final
 
-from tang_attest.protocol.rules.document import Place
-from tang_attest.protocol.rules.judgement import Finding, Judgement, shown_list
+from tang_attest.protocol.rules.document import DocumentPosition
+from tang_attest.protocol.rules.judgement import RuleFinding, RuleResult, shown_list
 from tang_attest.protocol.rules.proven import ProvenEvent, ProvenLog, is_image
 from tang_attest.protocol.rules.secure_boot import PCR as SECURE_BOOT_PCR
 from tang_attest.protocol.rules.secure_boot import SecureBoot, Variable
@@ -39,7 +39,7 @@ class BootApplications:
     key = "boot-applications"
 
     @classmethod
-    def parse(cls, value: object, place: Place, judged: frozenset[int]) -> BootApplications:
+    def parse(cls, value: object, place: DocumentPosition, judged: frozenset[int]) -> BootApplications:
         """``{digests: [sha256:...], signed-by: [sha256:...]}``, one or both; *judged* has PCR 4."""
         body = place.mapping(value, ("digests", "signed-by"))
         if 4 not in judged:
@@ -60,29 +60,29 @@ class BootApplications:
         body = {"digests": list(self.digests), "signed-by": list(self.signed_by)}
         return {key: entries for key, entries in body.items() if entries}
 
-    def judge(self, log: ProvenLog) -> Judgement:
+    def judge(self, log: ProvenLog) -> RuleResult:
         """The events it accepts and what it found; the class says when it passes."""
         listed = log.listed(self.digests)
         images = [event for event in log.events if event.event.pcr in self.image_pcrs and is_image(event)]
         accepted = frozenset(event.number for event in images if event.digest in listed)
         if not any(event.event.pcr == 4 for event in images):
-            return Judgement(findings=(Finding("PCR 4 has no boot application"),))
+            return RuleResult(findings=(RuleFinding("PCR 4 has no boot application"),))
         strangers = [event for event in images if event.number not in accepted]
         if not self.signed_by:
-            return Judgement(accepted, tuple(map(self._not_listed, strangers)))
+            return RuleResult(accepted, tuple(map(self._not_listed, strangers)))
         signed = self._signed(log)
         if not signed.findings:
             accepted |= signed.accepted | {event.number for event in images}
-            return Judgement(accepted)
-        return Judgement(accepted, signed.findings if strangers else ())
+            return RuleResult(accepted)
+        return RuleResult(accepted, signed.findings if strangers else ())
 
-    def _not_listed(self, event: ProvenEvent) -> Finding:
+    def _not_listed(self, event: ProvenEvent) -> RuleFinding:
         allowed = shown_list(self.digests)
-        return Finding(
+        return RuleFinding(
             f"{event.shown} is not allowed (allowed: {allowed})", event, event.digest.hex(), self.digests
         )
 
-    def _signed(self, log: ProvenLog) -> Judgement:
+    def _signed(self, log: ProvenLog) -> RuleResult:
         """Whether Secure Boot was on, and only for certificates of ours; accepts what it used in PCR 7."""
         secure_boot = SecureBoot().judge(log)
         if secure_boot.findings:
@@ -92,20 +92,22 @@ class BootApplications:
         authorities = [event for event in events if not _is_level(event)]
         findings = tuple(finding for event in authorities if (finding := self._authority(event)))
         if not authorities:
-            findings = (Finding("PCR 7 names nothing that images were checked with", allowed=self.signed_by),)
-        return Judgement(frozenset(event.number for event in events), findings)
+            findings = (
+                RuleFinding("PCR 7 names nothing that images were checked with", allowed=self.signed_by),
+            )
+        return RuleResult(frozenset(event.number for event in events), findings)
 
-    def _authority(self, event: ProvenEvent) -> Finding | None:
+    def _authority(self, event: ProvenEvent) -> RuleFinding | None:
         variable = Variable.measured_by(event)
         if variable is None:
-            return Finding(f"what images were checked with is not known: {event.shown}", event)
+            return RuleFinding(f"what images were checked with is not known: {event.shown}", event)
         # EFI_SIGNATURE_DATA; shim before 16 measures its own certificate without an owner.
         candidates = [variable.value[_OWNER:], variable.value]
         fingerprints = [f"sha256:{hashlib.sha256(certificate).hexdigest()}" for certificate in candidates]
         if any(fingerprint in self.signed_by for fingerprint in fingerprints):
             return None
         what = f"images were checked with {fingerprints[0]}, which is not allowed ({event.shown})"
-        return Finding(what, event, fingerprints[0], self.signed_by)
+        return RuleFinding(what, event, fingerprints[0], self.signed_by)
 
 
 def _is_level(event: ProvenEvent) -> bool:

@@ -11,8 +11,8 @@ from tang_attest.protocol.eventlog.command_line import (
     encodings,
 )
 from tang_attest.protocol.eventlog.text import printable
-from tang_attest.protocol.rules.document import MAX_TEXT, Place
-from tang_attest.protocol.rules.judgement import Finding, Judgement, shown_list
+from tang_attest.protocol.rules.document import MAX_TEXT, DocumentPosition
+from tang_attest.protocol.rules.judgement import RuleFinding, RuleResult, shown_list
 from tang_attest.protocol.rules.patterns import Pattern
 from tang_attest.protocol.rules.proven import ProvenEvent, ProvenLog
 
@@ -37,7 +37,7 @@ class CommandLine:
     key = "command-line"
 
     @classmethod
-    def parse(cls, value: object, place: Place, judged: frozenset[int]) -> CommandLine:
+    def parse(cls, value: object, place: DocumentPosition, judged: frozenset[int]) -> CommandLine:
         """``{matches: regex, equals: [...], forbids: [...]}``, with ``matches`` or ``equals``."""
         body = place.mapping(value, ("matches", "equals", "forbids"))
         pcrs = judged & COMMAND_LINE_PCRS
@@ -68,7 +68,7 @@ class CommandLine:
                 body[name] = list(entries)
         return body
 
-    def judge(self, log: ProvenLog) -> Judgement:
+    def judge(self, log: ProvenLog) -> RuleResult:
         """The events it accepts and what it found; the class says when it passes."""
         harmless = log.harmless()
         lines = [e for e in log.events if e.event.pcr in self.judged and claims_command_line(e.event)]
@@ -82,33 +82,33 @@ class CommandLine:
                 accepted.add(event.number)
         if not lines:
             pcrs = ", ".join(map(str, sorted(self.judged)))
-            findings.append(Finding(f"no kernel command line was measured into PCR {pcrs}"))
-        return Judgement(frozenset(accepted), tuple(findings))
+            findings.append(RuleFinding(f"no kernel command line was measured into PCR {pcrs}"))
+        return RuleResult(frozenset(accepted), tuple(findings))
 
     def _known(self, log: ProvenLog, lines: list[ProvenEvent]) -> dict[bytes, str]:
         """Digest -> line, of everything we can hash: what is allowed, and what the log itself proves."""
         proven = (text for event in lines if event.measured is not None and (text := _text(event.measured)))
         return {log.digest_of(data): line for line in (*proven, *self.equals) for data in encodings(line)}
 
-    def _judge(self, event: ProvenEvent, line: str | None) -> Finding | None:
+    def _judge(self, event: ProvenEvent, line: str | None) -> RuleFinding | None:
         if line is None:
             if event.measured is not None:
-                return Finding(f"the command line is no text of one line: {event.shown}", event)
+                return RuleFinding(f"the command line is no text of one line: {event.shown}", event)
             which = (
                 shown_list(self.equals)
                 if self.equals
                 else "equals has none; a pattern cannot be compared with it"
             )
             what = f"the log has only the digest of a command line, and none of {which} has it: {event.shown}"
-            return Finding(what, event, event.digest.hex(), self.equals)
+            return RuleFinding(what, event, event.digest.hex(), self.equals)
         if line not in self.equals and not self._matches(line):
             allowed = (*self.equals, *((self.pattern.source,) if self.pattern else ()))
             what = f'event {event.number} of PCR {event.event.pcr}, the command line "{printable(line)}", is not allowed'
-            return Finding(f"{what} (allowed: {shown_list(allowed)})", event, line, allowed)
+            return RuleFinding(f"{what} (allowed: {shown_list(allowed)})", event, line, allowed)
         for word in self.forbids:
             if found := _find(word, line):
                 what = f'event {event.number} of PCR {event.event.pcr}, the command line, has "{found}"'
-                return Finding(f"{what}, which is forbidden", event, found, ())
+                return RuleFinding(f"{what}, which is forbidden", event, found, ())
         return None
 
     def _matches(self, line: str) -> bool:

@@ -22,16 +22,16 @@ MAX_TEXT: Final = 4096
 _DIGEST: Final = re.compile(r"([a-z0-9]+):([0-9a-f]+)")
 
 
-class Place:
+class DocumentPosition:
     """Where in the document we are, for errors: ``rule 3, key 'files', key 'digests'``."""
 
     def __init__(self, rule: int | None = None, keys: tuple[str, ...] = ()) -> None:
         self.rule = rule
         self._keys = keys
 
-    def at(self, key: str) -> Place:
+    def at(self, key: str) -> DocumentPosition:
         """A key below this place."""
-        return Place(self.rule, (*self._keys, key))
+        return DocumentPosition(self.rule, (*self._keys, key))
 
     def error(self, what: str) -> Malformed:
         """*what* (``is no list``) as an error about this place."""

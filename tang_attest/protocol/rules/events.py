@@ -7,8 +7,8 @@ from typing import NamedTuple
 
 from tang_attest.protocol.eventlog.command_line import decoded_text
 from tang_attest.protocol.eventlog.structures import EventType
-from tang_attest.protocol.rules.document import MAX_PATTERNS, Place
-from tang_attest.protocol.rules.judgement import Finding, Judgement
+from tang_attest.protocol.rules.document import MAX_PATTERNS, DocumentPosition
+from tang_attest.protocol.rules.judgement import RuleFinding, RuleResult
 from tang_attest.protocol.rules.patterns import Pattern
 from tang_attest.protocol.rules.proven import ProvenEvent, ProvenLog
 from tang_attest.protocol.rules.secure_boot import Variable
@@ -17,7 +17,7 @@ _MAX_MATCHED = 16384
 """Characters; a GRUB menu with its entries is one text."""
 
 
-def _judged_pcr(value: object, place: Place, judged: frozenset[int]) -> int:
+def _judged_pcr(value: object, place: DocumentPosition, judged: frozenset[int]) -> int:
     pcr = place.at("pcr").pcr(value)
     if pcr not in judged:
         raise place.at("pcr").error(f"PCR {pcr} is not in judge-by-events, so this would decide nothing")
@@ -25,7 +25,7 @@ def _judged_pcr(value: object, place: Place, judged: frozenset[int]) -> int:
 
 
 @dataclass(frozen=True, slots=True)
-class Files:
+class FileDigests:
     """Accepts events of one PCR whose digest is listed; fails when there is none.
 
     The names are for people.  A log's file names are claims, so any listed file may stand for any other.
@@ -37,7 +37,7 @@ class Files:
     key = "files"
 
     @classmethod
-    def parse(cls, value: object, place: Place, judged: frozenset[int]) -> Files:
+    def parse(cls, value: object, place: DocumentPosition, judged: frozenset[int]) -> FileDigests:
         """``{pcr: 9, digests: {/vmlinuz: sha256:..., /initrd.img: [sha256:..., sha256:...]}}``; pcr is 9 if left out."""
         body = place.mapping(value, ("pcr", "digests"))
         pcr = _judged_pcr(body.get("pcr", 9), place, judged)
@@ -56,12 +56,12 @@ class Files:
         """As :meth:`parse` reads it."""
         return {"pcr": self.pcr, "digests": {name: list(digests) for name, digests in self.digests}}
 
-    def judge(self, log: ProvenLog) -> Judgement:
+    def judge(self, log: ProvenLog) -> RuleResult:
         """The events it accepts and what it found; the class says when it passes."""
         listed = log.listed([digest for _, digests in self.digests for digest in digests])
         accepted = frozenset(event.number for event in log.in_pcr(self.pcr) if event.digest in listed)
-        findings = () if accepted else (Finding(f"PCR {self.pcr} has none of the listed files"),)
-        return Judgement(accepted, findings)
+        findings = () if accepted else (RuleFinding(f"PCR {self.pcr} has none of the listed files"),)
+        return RuleResult(accepted, findings)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +80,7 @@ class Allowed:
     variable: str | None = None
 
     @classmethod
-    def parse(cls, value: object, place: Place) -> Allowed:
+    def parse(cls, value: object, place: DocumentPosition) -> Allowed:
         """``{type: EV_IPL, digest: sha256:...}``, ``{data-matches: regex}`` or ``{variable: dbx}``."""
         body = place.mapping(value, ("type", "digest", "data-matches", "variable"))
         if len(body.keys() - {"type"}) != 1:
@@ -142,7 +142,7 @@ class Events:
     key = "events"
 
     @classmethod
-    def parse(cls, value: object, place: Place, judged: frozenset[int]) -> Events:
+    def parse(cls, value: object, place: DocumentPosition, judged: frozenset[int]) -> Events:
         """``{pcr: 8, allow: [...]}`` with entries as :meth:`Allowed.parse` reads them."""
         body = place.mapping(value, ("pcr", "allow"))
         pcr = _judged_pcr(body.get("pcr"), place, judged)
@@ -162,7 +162,7 @@ class Events:
         """As :meth:`parse` reads it."""
         return {"pcr": self.pcr, "allow": [entry.as_json() for entry in self.allow]}
 
-    def judge(self, log: ProvenLog) -> Judgement:
+    def judge(self, log: ProvenLog) -> RuleResult:
         """The events it accepts and what it found; the class says when it passes."""
         start = log.first_separator(self.pcr)
         events = [
@@ -173,15 +173,15 @@ class Events:
             for event in log.in_pcr(self.pcr)
         ]
         accepted = frozenset(number for number, facts in events if any(e.accepts(facts) for e in self.allow))
-        findings = () if accepted else (Finding(f"PCR {self.pcr} has none of the listed events"),)
-        return Judgement(accepted, findings)
+        findings = () if accepted else (RuleFinding(f"PCR {self.pcr} has none of the listed events"),)
+        return RuleResult(accepted, findings)
 
 
-def _one_or_more(value: object, place: Place) -> tuple[str, ...]:
+def _one_or_more(value: object, place: DocumentPosition) -> tuple[str, ...]:
     return (place.digest(value),) if isinstance(value, str) else place.digests(value)
 
 
-def _type(value: object, place: Place) -> int:
+def _type(value: object, place: DocumentPosition) -> int:
     if not isinstance(value, str) or value not in EventType.__members__:
         raise place.error("this is no event type such as EV_IPL")
     return EventType[value].value

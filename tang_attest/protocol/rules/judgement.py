@@ -9,7 +9,7 @@ from tang_attest.protocol.rules.proven import ProvenEvent, ProvenLog
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class RuleFinding:
     """One thing that a rule does not allow: ``sentence`` without a full stop, and what it is about."""
 
     sentence: str
@@ -30,11 +30,11 @@ class Finding:
 
 
 @dataclass(frozen=True, slots=True)
-class Judgement:
+class RuleResult:
     """The numbers of the events that a rule accepts, and what it does not allow; it failed if that is anything."""
 
     accepted: frozenset[int] = frozenset()
-    findings: tuple[Finding, ...] = field(default=())
+    findings: tuple[RuleFinding, ...] = field(default=())
 
 
 class Rule(Protocol):
@@ -51,7 +51,7 @@ class Rule(Protocol):
     def as_json(self) -> object:
         """Its value in the document."""
 
-    def judge(self, log: ProvenLog) -> Judgement:
+    def judge(self, log: ProvenLog) -> RuleResult:
         """Which events it accepts, and what is wrong."""
 
 

@@ -9,9 +9,9 @@ from typing import Final
 from tang_attest.errors import Reason, Refused
 from tang_attest.protocol.rules.boot_applications import BootApplications
 from tang_attest.protocol.rules.command_line import CommandLine
-from tang_attest.protocol.rules.document import Place
-from tang_attest.protocol.rules.events import Events, Files
-from tang_attest.protocol.rules.judgement import Finding, Judgement, Rule
+from tang_attest.protocol.rules.document import DocumentPosition
+from tang_attest.protocol.rules.events import Events, FileDigests
+from tang_attest.protocol.rules.judgement import Rule, RuleFinding, RuleResult
 from tang_attest.protocol.rules.proven import ProvenLog, read_log
 from tang_attest.protocol.rules.secure_boot import SecureBoot
 
@@ -21,7 +21,7 @@ _JUDGE: Final = "judge-by-events"
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class RuleOutcome:
     """How one rule went: ``rule`` is its number from 1, and 0 for ``judge-by-events`` itself."""
 
     rule: int
@@ -67,7 +67,9 @@ class RuleSet:
         if reasons:
             raise Refused.because(*reasons)
 
-    def dry_run(self, log_bytes: bytes | None, bank: str, quoted: Mapping[int, bytes]) -> tuple[Outcome, ...]:
+    def dry_run(
+        self, log_bytes: bytes | None, bank: str, quoted: Mapping[int, bytes]
+    ) -> tuple[RuleOutcome, ...]:
         """How each rule goes, in the document's order, and last whether every event was accepted by one.
 
         Raises :class:`Refused` as :meth:`check` when the log cannot be used at all.
@@ -80,7 +82,7 @@ class RuleSet:
         ]
         return (*outcomes, _outcome(0, _JUDGE, self._unjudged(log, judgements)))
 
-    def _unjudged(self, log: ProvenLog, judgements: list[Judgement]) -> tuple[Finding, ...]:
+    def _unjudged(self, log: ProvenLog, judgements: list[RuleResult]) -> tuple[RuleFinding, ...]:
         """The judged PCRs' events that nobody accepted or named; a PCR without events proves nothing either."""
         found = [finding for judgement in judgements for finding in judgement.findings]
         known = {finding.event.number for finding in found if finding.event}
@@ -89,12 +91,12 @@ class RuleSet:
         for pcr in sorted(self.judged_pcrs):
             events = log.in_pcr(pcr)
             if not events:
-                findings.append(Finding(f"nothing was measured into PCR {pcr}"))
+                findings.append(RuleFinding(f"nothing was measured into PCR {pcr}"))
             for event in events:
                 if event.number not in known:
                     names = ", ".join(rule.key for rule in self.rules if pcr in rule.pcrs)
                     what = f"{event.shown} is accepted by no rule (rules about PCR {pcr}: {names})"
-                    findings.append(Finding(what, event, event.digest.hex()))
+                    findings.append(RuleFinding(what, event, event.digest.hex()))
         return tuple(findings)
 
 
@@ -105,7 +107,7 @@ def parse_rules(document: object) -> RuleSet:
     key, a digest or pattern that is none, a rule about PCRs that are not judged by events, a judged PCR that no
     rule is about.
     """
-    top = Place()
+    top = DocumentPosition()
     body = top.mapping(document, (_JUDGE, "rules"))
     numbers = [top.at(_JUDGE).pcr(item) for item in top.at(_JUDGE).items(body.get(_JUDGE))]
     judged = frozenset(numbers)
@@ -114,22 +116,24 @@ def parse_rules(document: object) -> RuleSet:
     entries = top.at("rules").items(body.get("rules"))
     if len(entries) > MAX_RULES:
         raise top.at("rules").error(f"there are more than {MAX_RULES} rules")
-    rules = tuple(_parse_rule(entry, Place(number), judged) for number, entry in enumerate(entries, start=1))
+    rules = tuple(
+        _parse_rule(entry, DocumentPosition(number), judged) for number, entry in enumerate(entries, start=1)
+    )
     if left := judged.difference(*(rule.pcrs for rule in rules)):
         raise top.at(_JUDGE).error(f"no rule is about PCR {min(left)}, so every boot would be refused")
     return RuleSet(judged, rules)
 
 
-_KINDS: Final[Mapping[str, Callable[[object, Place, frozenset[int]], Rule]]] = {
+_KINDS: Final[Mapping[str, Callable[[object, DocumentPosition, frozenset[int]], Rule]]] = {
     SecureBoot.key: lambda value, place, _judged: SecureBoot.parse(value, place),
     BootApplications.key: BootApplications.parse,
     CommandLine.key: CommandLine.parse,
-    Files.key: Files.parse,
+    FileDigests.key: FileDigests.parse,
     Events.key: Events.parse,
 }
 
 
-def _parse_rule(entry: object, place: Place, judged: frozenset[int]) -> Rule:
+def _parse_rule(entry: object, place: DocumentPosition, judged: frozenset[int]) -> Rule:
     body = place.mapping(entry, _KINDS)
     if len(body) != 1:
         raise place.error("this is more than one rule; start each with a dash")
@@ -137,13 +141,13 @@ def _parse_rule(entry: object, place: Place, judged: frozenset[int]) -> Rule:
     return _KINDS[key](value, place.at(key), judged)
 
 
-def _outcome(number: int, name: str, findings: tuple[Finding, ...]) -> Outcome:
+def _outcome(number: int, name: str, findings: tuple[RuleFinding, ...]) -> RuleOutcome:
     if not findings:
-        return Outcome(number, name, passed=True, sentence="passed")
+        return RuleOutcome(number, name, passed=True, sentence="passed")
     first, more = findings[0], len(findings) - 1
     sentence = first.sentence + (f"; and {more} more" if more else "")
     who = f"Rule {number} ({name})" if number else f"'{name}'"
     reason = Reason(
         "rule-failed", f"{who}: {sentence}.", (("rule", number), ("name", name), *first.as_data())
     )
-    return Outcome(number, name, passed=False, sentence=sentence, reason=reason)
+    return RuleOutcome(number, name, passed=False, sentence=sentence, reason=reason)

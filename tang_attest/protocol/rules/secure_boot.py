@@ -7,8 +7,8 @@ from typing import Final, NamedTuple
 from uuid import UUID
 
 from tang_attest.protocol.eventlog.describe import split_variable
-from tang_attest.protocol.rules.document import Place
-from tang_attest.protocol.rules.judgement import Finding, Judgement
+from tang_attest.protocol.rules.document import DocumentPosition
+from tang_attest.protocol.rules.judgement import RuleFinding, RuleResult
 from tang_attest.protocol.rules.proven import ProvenEvent, ProvenLog
 
 EFI_GLOBAL: Final = "8be4df61-93ca-11d2-aa0d-00e098032b8c"
@@ -60,7 +60,7 @@ class SecureBoot:
     key = "secure-boot"
 
     @classmethod
-    def parse(cls, value: object, place: Place) -> SecureBoot:
+    def parse(cls, value: object, place: DocumentPosition) -> SecureBoot:
         """``on``; also ``true``, which is what YAML 1.1 makes of it."""
         if value != "on" and value is not True:
             raise place.error("this can only be on")
@@ -75,36 +75,44 @@ class SecureBoot:
         """As :meth:`parse` reads it."""
         return "on"
 
-    def judge(self, log: ProvenLog) -> Judgement:
+    def judge(self, log: ProvenLog) -> RuleResult:
         """The events it accepts and what it found; the class says when it passes."""
         events = log.in_pcr(PCR)
         on, off, harmful = self._digests(log)
         separator = log.first_separator(PCR)
         if separator is None:
-            return Judgement(findings=(Finding("PCR 7 has no separator, so the firmware never finished it"),))
+            return RuleResult(
+                findings=(RuleFinding("PCR 7 has no separator, so the firmware never finished it"),)
+            )
         findings = [
-            Finding(f"Secure Boot is off: {e.shown}", e, "off", ("on",)) for e in events if e.digest in off
+            RuleFinding(f"Secure Boot is off: {e.shown}", e, "off", ("on",))
+            for e in events
+            if e.digest in off
         ]
-        findings += [Finding(f"the firmware is open: {e.shown}", e) for e in events if e.digest in harmful]
+        findings += [
+            RuleFinding(f"the firmware is open: {e.shown}", e) for e in events if e.digest in harmful
+        ]
         before = [event for event in events if event.number < separator.number]
         findings += [finding for event in before if (finding := self._unknown(event))]
         if [event.digest for event in before].count(on) != 1 or [e.digest for e in events].count(on) != 1:
             what = "PCR 7 does not prove exactly one SecureBoot = 1 before its separator"
-            findings.append(Finding(what, found="nothing or more", allowed=("on",)))
+            findings.append(RuleFinding(what, found="nothing or more", allowed=("on",)))
         accepted = {event.number for event in before if event.digest == on}
-        return Judgement(frozenset({*accepted, separator.number}), tuple(findings))
+        return RuleResult(frozenset({*accepted, separator.number}), tuple(findings))
 
     @staticmethod
-    def _unknown(event: ProvenEvent) -> Finding | None:
+    def _unknown(event: ProvenEvent) -> RuleFinding | None:
         variable = Variable.measured_by(event)
         if variable is None and event.measured is None:
-            return Finding(f"what was measured before PCR 7's separator is not known: {event.shown}", event)
+            return RuleFinding(
+                f"what was measured before PCR 7's separator is not known: {event.shown}", event
+            )
         if (
             variable
             and (variable.guid, variable.name) == (EFI_GLOBAL, "SecureBoot")
             and variable.value != b"\x01"
         ):
-            return Finding(f"Secure Boot is off: {event.shown}", event, "off", ("on",))
+            return RuleFinding(f"Secure Boot is off: {event.shown}", event, "off", ("on",))
         return None
 
     @staticmethod

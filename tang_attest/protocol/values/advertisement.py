@@ -22,7 +22,7 @@ THUMBPRINT_HASHES: Final[Mapping[str, str]] = {
 }
 
 
-class Signer(Protocol):
+class AdvertisementSigner(Protocol):
     """A key that signs advertisements."""
 
     @property
@@ -46,7 +46,9 @@ def compact(value: object) -> bytes:
 
 
 def advertise(
-    keys: Sequence[Mapping[str, Any]], signers: Sequence[Signer], more: Mapping[str, str] | None = None
+    keys: Sequence[Mapping[str, Any]],
+    signers: Sequence[AdvertisementSigner],
+    more: Mapping[str, str] | None = None,
 ) -> bytes:
     """A JWS over ``{"keys": [...]}`` in JSON serialization (RFC 7515, section 7.2).
 
@@ -62,6 +64,6 @@ def advertise(
     return compact({"payload": payload, "signatures": signatures})
 
 
-def _sign(payload: str, signer: Signer) -> dict[str, str]:
+def _sign(payload: str, signer: AdvertisementSigner) -> dict[str, str]:
     protected = b64u(compact({"alg": signer.algorithm, "cty": "jwk-set+json"}))
     return {"protected": protected, "signature": b64u(signer.sign(f"{protected}.{payload}".encode()))}

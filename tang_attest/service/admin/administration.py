@@ -23,7 +23,7 @@ from tang_attest.protocol.policy import ReferencePolicy
 from tang_attest.protocol.reference_state import Life, ReferenceState
 from tang_attest.protocol.values.pcr import PcrValues, Selection
 from tang_attest.service.admin.changes import AdministeredChanges
-from tang_attest.service.admin.tokens import Asker
+from tang_attest.service.admin.tokens import AdminClient
 from tang_attest.service.policies.explanation import Explanation, Explanations
 from tang_attest.service.policies.reference_values import Approval, ReferenceValues
 
@@ -57,26 +57,26 @@ class Administration:
 
     # --- reading ------------------------------------------------------------------------------------------------
 
-    async def devices(self, asker: Asker, limit: int, after: str | None) -> Page[Device]:
+    async def devices(self, asker: AdminClient, limit: int, after: str | None) -> Page[Device]:
         """The machines whose names come *after* one, by name."""
         every = await self._store.list_devices()
         granted = (device for device in every if asker.grant.covers(device.policy))
         return _page([device for device in granted if after is None or device.name > after], limit)
 
-    async def device(self, asker: Asker, name: str) -> Device:
+    async def device(self, asker: AdminClient, name: str) -> Device:
         """One machine.  Raises ``not-found``."""
         device = await self._store.get_device(name)
         if not asker.grant.covers(device.policy):
             raise NotFound("not-found", f"There is no device '{name}'.")
         return device
 
-    async def policies(self, asker: Asker, limit: int, after: str | None) -> Page[ReferencePolicy]:
+    async def policies(self, asker: AdminClient, limit: int, after: str | None) -> Page[ReferencePolicy]:
         """The policies whose names come *after* one, by name."""
         every = await self._store.list_policies()
         granted = (policy for policy in every if asker.grant.covers(policy.name))
         return _page([policy for policy in granted if after is None or policy.name > after], limit)
 
-    async def policy(self, asker: Asker, name: str) -> tuple[ReferencePolicy, list[str]]:
+    async def policy(self, asker: AdminClient, name: str) -> tuple[ReferencePolicy, list[str]]:
         """One policy, and the labels of its states that nobody needs any more.
 
         Raises ``policy-not-granted``, ``not-found``.
@@ -84,7 +84,7 @@ class Administration:
         asker.grant.require_policy(name)
         return await self._store.get_policy(name), await self._changes(asker).retirable(name)
 
-    async def staged(self, asker: Asker) -> list[tuple[str, ReferenceState]]:
+    async def staged(self, asker: AdminClient) -> list[tuple[str, ReferenceState]]:
         """The states that wait for approval or for the first machine that boots them, each with its policy's name."""
         granted = (p for p in await self._store.list_policies() if asker.grant.covers(p.name))
         waiting = (Life.PROPOSED, Life.STAGED)
@@ -93,7 +93,7 @@ class Administration:
         ]
 
     async def observations(
-        self, asker: Asker, limit: int, before: int | None, device: str | None
+        self, asker: AdminClient, limit: int, before: int | None, device: str | None
     ) -> Page[Observation]:
         """What was refused, newest first.  Raises ``not-found`` (the device)."""
         if device is not None:
@@ -102,12 +102,12 @@ class Administration:
             await self._store.list_observations(device, limit + 1, before, asker.grant.policies), limit
         )
 
-    async def observation(self, asker: Asker, number: int) -> Explanation:
+    async def observation(self, asker: AdminClient, number: int) -> Explanation:
         """One refused quote, explained.  Raises ``observation-missing``."""
         return await self._explanations.explain(await self._explanations.find(number, asker.grant.policies))
 
     async def audit(
-        self, asker: Asker, limit: int, before: int | None, device: str | None
+        self, asker: AdminClient, limit: int, before: int | None, device: str | None
     ) -> Page[tuple[int, AuditEntry]]:
         """The audit record, newest first.  Raises ``policy-not-granted``: it is about every policy."""
         asker.grant.require_every_policy()
@@ -116,7 +116,12 @@ class Administration:
     # --- changing -----------------------------------------------------------------------------------------------
 
     async def stage(
-        self, asker: Asker, policy_name: str, label: str, values_of: ValuesOf, valid_for: timedelta | None
+        self,
+        asker: AdminClient,
+        policy_name: str,
+        label: str,
+        values_of: ValuesOf,
+        valid_for: timedelta | None,
     ) -> tuple[ReferenceState, bool]:
         """A state that has the values and counts, and whether it is new: staging the same again changes nothing.
 
@@ -139,12 +144,12 @@ class Administration:
                 return known, False
             raise
 
-    async def approve_state(self, asker: Asker, policy: str, label: str) -> ReferenceState:
+    async def approve_state(self, asker: AdminClient, policy: str, label: str) -> ReferenceState:
         """Let an announced state count.  Raises ``policy-not-granted``, ``not-found``, ``state-changed``."""
         asker.grant.require_policy(policy)
         return await self._changes(asker).approve_state(policy, label)
 
-    async def retire(self, asker: Asker, policy: str, label: str) -> ReferenceState:
+    async def retire(self, asker: AdminClient, policy: str, label: str) -> ReferenceState:
         """Let a state count no more.
 
         Raises ``policy-not-granted``, ``not-found``, ``state-changed``, ``state-in-use``.
@@ -153,14 +158,14 @@ class Administration:
         await self._changes(asker).retire(policy, label)
         return await self._state(policy, label)
 
-    async def restore(self, asker: Asker, policy: str, label: str) -> ReferenceState:
+    async def restore(self, asker: AdminClient, policy: str, label: str) -> ReferenceState:
         """Let a retired state count again.  Raises ``policy-not-granted``, ``not-found``, ``state-changed``."""
         asker.grant.require_policy(policy)
         await self._changes(asker).restore(policy, label)
         return await self._state(policy, label)
 
     async def approve(
-        self, asker: Asker, device_name: str, observation: int, label: str | None, approval: Approval
+        self, asker: AdminClient, device_name: str, observation: int, label: str | None, approval: Approval
     ) -> ReferenceState:
         """Turn an observation into a state.  Raises as :meth:`ReferenceValues.approve`."""
         device = await self.device(asker, device_name)
@@ -169,7 +174,7 @@ class Administration:
         )
         return state
 
-    def _changes(self, asker: Asker) -> ReferenceValues:
+    def _changes(self, asker: AdminClient) -> ReferenceValues:
         return ReferenceValues(self._store, self._clock, asker.author)
 
     async def _state(self, policy: str, label: str) -> ReferenceState:

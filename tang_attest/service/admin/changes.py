@@ -9,7 +9,7 @@ from tang_attest.ports.admin import Scope
 from tang_attest.ports.store import Store
 from tang_attest.ports.world import Clock, Randomness
 from tang_attest.protocol.changes.dry_run import DryRun
-from tang_attest.service.admin.tokens import Asker
+from tang_attest.service.admin.tokens import AdminClient
 from tang_attest.service.policies.changes import PolicyChanges
 from tang_attest.service.policies.rollouts import Rollouts, RolloutStatus, RolloutTerms
 
@@ -20,7 +20,7 @@ class AdministeredChanges:
     def __init__(self, store: Store, clock: Clock, random: Randomness) -> None:
         self._store, self._clock, self._random = store, clock, random
 
-    async def dry_run(self, asker: Asker, policy: str, document: object) -> DryRun:
+    async def dry_run(self, asker: AdminClient, policy: str, document: object) -> DryRun:
         """Return the effect of a change on the devices of a policy if each booted as it did last.
 
         Reasons in full are for whoever may read.  Rules of one's own ask about anything that a log holds, word by word, so
@@ -33,12 +33,12 @@ class AdministeredChanges:
         result = await changes.dry_run(policy, change)
         return result if Scope.READ in asker.grant.scopes else result.without_details()
 
-    async def apply(self, asker: Asker, policy: str, document: object) -> None:
+    async def apply(self, asker: AdminClient, policy: str, document: object) -> None:
         """Change a policy for everybody."""
         changes = self._changes(asker, policy)
         await changes.apply(policy, await changes.parse(policy, document), force=False)
 
-    async def under_way(self, asker: Asker) -> list[RolloutStatus]:
+    async def under_way(self, asker: AdminClient) -> list[RolloutStatus]:
         """The rollouts that are not over, by policy."""
         found = []
         for policy in await self._store.list_policies():
@@ -48,50 +48,52 @@ class AdministeredChanges:
                     found.append(await self.status(asker, policy.name))
         return found
 
-    async def status(self, asker: Asker, policy: str) -> RolloutStatus:
+    async def status(self, asker: AdminClient, policy: str) -> RolloutStatus:
         """Who is on what in the newest rollout of a policy."""
         return await self._rollouts(asker, policy).status(policy)
 
-    async def start(self, asker: Asker, policy: str, document: object, terms: RolloutTerms) -> RolloutStatus:
+    async def start(
+        self, asker: AdminClient, policy: str, document: object, terms: RolloutTerms
+    ) -> RolloutStatus:
         """Let a change count for its first audience."""
         rollouts = self._rollouts(asker, policy)
         await rollouts.start(policy, await self._changes(asker, policy).parse(policy, document), terms)
         return await rollouts.status(policy)
 
-    async def widen(self, asker: Asker, policy: str, share: int) -> RolloutStatus:
+    async def widen(self, asker: AdminClient, policy: str, share: int) -> RolloutStatus:
         """Let the change count for a larger share, of 10,000."""
         rollouts = self._rollouts(asker, policy)
         await rollouts.widen(policy, share)
         return await rollouts.status(policy)
 
-    async def stop(self, asker: Asker, policy: str, why: str | None) -> RolloutStatus:
+    async def stop(self, asker: AdminClient, policy: str, why: str | None) -> RolloutStatus:
         """Reach no further device."""
         rollouts = self._rollouts(asker, policy)
         await rollouts.stop(policy, why)
         return await rollouts.status(policy)
 
-    async def resume(self, asker: Asker, policy: str) -> RolloutStatus:
+    async def resume(self, asker: AdminClient, policy: str) -> RolloutStatus:
         """Go on."""
         rollouts = self._rollouts(asker, policy)
         await rollouts.resume(policy)
         return await rollouts.status(policy)
 
-    async def finish(self, asker: Asker, policy: str) -> RolloutStatus:
+    async def finish(self, asker: AdminClient, policy: str) -> RolloutStatus:
         """Let the change count for everybody."""
         rollouts = self._rollouts(asker, policy)
         await rollouts.finish(policy)
         return await rollouts.status(policy)
 
-    async def abandon(self, asker: Asker, policy: str, why: str | None) -> RolloutStatus:
+    async def abandon(self, asker: AdminClient, policy: str, why: str | None) -> RolloutStatus:
         """Take the change back."""
         rollouts = self._rollouts(asker, policy)
         await rollouts.abandon(policy, why)
         return await rollouts.status(policy)
 
-    def _changes(self, asker: Asker, policy: str) -> PolicyChanges:
+    def _changes(self, asker: AdminClient, policy: str) -> PolicyChanges:
         asker.grant.require_policy(policy)
         return PolicyChanges(self._store, self._clock, asker.author)
 
-    def _rollouts(self, asker: Asker, policy: str) -> Rollouts:
+    def _rollouts(self, asker: AdminClient, policy: str) -> Rollouts:
         asker.grant.require_policy(policy)
         return Rollouts(self._store, self._clock, self._random, asker.author)

@@ -50,7 +50,7 @@ class Grant:
 
 
 @dataclass(frozen=True, slots=True)
-class Asker:
+class AdminClient:
     """Who asks: what the token grants, and where the request comes from."""
 
     grant: Grant

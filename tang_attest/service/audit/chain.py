@@ -23,7 +23,7 @@ FRESH: Final = timedelta(seconds=0.9)
 _TELL_AGAIN: Final = timedelta(minutes=1)
 
 
-class Sealer:
+class AuditSealer:
     """Seals; call :meth:`round` about once a second.  *key* is for this purpose (``KEY_LABEL``)."""
 
     def __init__(self, store: Store, key: bytes, clock: Clock) -> None:

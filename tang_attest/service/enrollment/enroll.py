@@ -45,7 +45,7 @@ from tang_attest.service.unlock.appraisal import grade_of
 ANSWERED_AGAIN_FOR: Final = timedelta(hours=24)
 
 
-class Sealer(Protocol):
+class SessionCipher(Protocol):
     """Seals a session for its device to carry."""
 
     def seal(self, payload: bytes) -> str:
@@ -99,7 +99,7 @@ class Enroll:
         self,
         store: Store,
         keys: KeyStore,
-        sessions: Sealer,
+        sessions: SessionCipher,
         clock: Clock,
         random: Randomness,
         nonce_key: bytes,

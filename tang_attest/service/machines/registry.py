@@ -54,7 +54,7 @@ class TokenTerms:
     labels: tuple[str, ...] = ()
 
 
-class Registry:
+class DeviceAdministration:
     """Changes to who is known; each is one transaction with its audit entry."""
 
     def __init__(self, store: Store, keys: KeyStore, clock: Clock, random: Randomness, operator: str) -> None:

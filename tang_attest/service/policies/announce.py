@@ -24,8 +24,8 @@ from tang_attest.protocol.reference_state import (
     MAX_LABEL,
     MOVING_PCRS,
     Life,
-    Limits,
     ReferenceState,
+    StateLimits,
     check_label,
     reference_state,
 )
@@ -137,7 +137,7 @@ class Announce:
             if lost.code != "policy-changed":
                 raise
             # Predictions are not trusted any more: it waits for the operator, as it would now.
-            state = replace(state, life=Life.PROPOSED, limits=Limits())
+            state = replace(state, life=Life.PROPOSED, limits=StateLimits())
             await self._keep(policy, state, entry)
         return state
 
@@ -176,7 +176,7 @@ def _announced(bound: DeviceKey, announcement: Announcement, now: datetime) -> R
     state = reference_state(policy.selection, announcement.label, values, "predicted", cap_pcr=policy.cap_pcr)
     life = Life.STAGED if policy.trust_predictions else Life.PROPOSED
     # What nobody looks at counts only for the machine that said so.
-    limits = Limits(device=name) if policy.trust_predictions else Limits()
+    limits = StateLimits(device=name) if policy.trust_predictions else StateLimits()
     return replace(
         state, life=life, limits=limits, created_at=now, created_by=f"device:{name}", notes=announcement.notes
     )
@@ -185,7 +185,10 @@ def _announced(bound: DeviceKey, announcement: Announcement, now: datetime) -> R
 def _known(bound: DeviceKey, announced: ReferenceState) -> ReferenceState | None:
     """A state that makes the announcement superfluous: it has the values, and counts or waits already."""
     for state in bound.policy.states:
-        usable = state.life in COUNTING and state.limits in (Limits(), Limits(device=bound.device.name))
+        usable = state.life in COUNTING and state.limits in (
+            StateLimits(),
+            StateLimits(device=bound.device.name),
+        )
         if state.values == announced.values and (usable or state.life is announced.life):
             return state
     return None

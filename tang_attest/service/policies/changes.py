@@ -13,7 +13,7 @@ from tang_attest.ports.store import Store
 from tang_attest.ports.world import Clock
 from tang_attest.protocol.changes.change import PolicyChange, parse_change
 from tang_attest.protocol.changes.dry_run import DryRun, Trial, dry_run
-from tang_attest.protocol.changes.rollout import Subject, judged_by
+from tang_attest.protocol.changes.rollout import RolloutSubject, judged_by
 from tang_attest.protocol.policy import ReferencePolicy
 from tang_attest.protocol.reference_state import ReferenceState
 from tang_attest.service.audit.actors import Author
@@ -50,7 +50,7 @@ class PolicyChanges:
         entry = self._author.entry(self._clock.now(), "policy change", None, details)
         await self._store.change_policy(policy_name, change, self.states(change), entry)
 
-    async def try_on(self, policy_name: str, then: Callable[[Subject], ReferencePolicy]) -> DryRun:
+    async def try_on(self, policy_name: str, then: Callable[[RolloutSubject], ReferencePolicy]) -> DryRun:
         """What would happen if each device of a policy came under *then* of it, and booted as it did last."""
         policy, rollout = (
             await self._store.get_policy(policy_name),
@@ -84,11 +84,11 @@ class PolicyChanges:
 
 async def subjects(
     store: Store, policy_name: str, fared: Iterable[RolloutDevice]
-) -> list[tuple[Device, Subject]]:
+) -> list[tuple[Device, RolloutSubject]]:
     """The devices of a policy, by name, and how each stands in the rollout under which they *fared*."""
     outcomes = {entry.device: entry.outcome for entry in fared}
     devices = [device for device in await store.list_devices() if device.policy == policy_name]
-    return [(each, Subject(each.name, each.labels, outcomes.get(each.name))) for each in devices]
+    return [(each, RolloutSubject(each.name, each.labels, outcomes.get(each.name))) for each in devices]
 
 
 def require_few(result: DryRun, allowed: int = 0) -> None:

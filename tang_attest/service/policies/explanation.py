@@ -31,7 +31,7 @@ class Explanation:
     policy: str
     reasons: tuple[Reason, ...]
     nearest: ReferenceState | None
-    changes: tuple[eventlog.Change, ...]
+    changes: tuple[eventlog.EventDifference, ...]
     doubts: tuple[str, ...]
 
     @property
@@ -89,7 +89,9 @@ class Explanations:
         return ()
 
 
-def compare_logs(seen: Snapshot, approved_log: bytes) -> tuple[tuple[eventlog.Change, ...], tuple[str, ...]]:
+def compare_logs(
+    seen: Snapshot, approved_log: bytes
+) -> tuple[tuple[eventlog.EventDifference, ...], tuple[str, ...]]:
     """How the log of *seen* differs from *approved_log*, and what is to be doubted about that."""
     if not seen.event_log:
         return (), ("the machine sent no event log, so only the values are known",)

@@ -17,8 +17,8 @@ from tang_attest.protocol.policy import ReferencePolicy, check_policy_selection
 from tang_attest.protocol.reference_state import (
     COUNTING,
     Life,
-    Limits,
     ReferenceState,
+    StateLimits,
     check_label,
     moving_pcrs,
     reference_state,
@@ -117,7 +117,7 @@ class ReferenceValues:
                 "capped", f"Observation {observation.id} was made after PCR {policy.cap_pcr} was extended."
             )
         limits = self._limits(device, approval)
-        if limits == Limits() and (announced := _proposed(policy, observed.values)):
+        if limits == StateLimits() and (announced := _proposed(policy, observed.values)):
             return observation, await self.approve_state(policy.name, announced.label, device=device_name)
         state = self._make(
             policy, label or self._label("approved"), observed.values, "observed", approval.force
@@ -213,10 +213,12 @@ class ReferenceValues:
         policy = await self._store.get_policy(policy_name)
         state = self._make(policy, label or self._label("imported"), values, "imported", force)
         expires_at = None if valid_for is None else self._clock.now() + valid_for
-        return await self._add(policy, replace(state, life=life, limits=Limits(expires_at=expires_at)), None)
+        return await self._add(
+            policy, replace(state, life=life, limits=StateLimits(expires_at=expires_at)), None
+        )
 
-    def _limits(self, device: Device, approval: Approval) -> Limits:
-        return Limits(
+    def _limits(self, device: Device, approval: Approval) -> StateLimits:
+        return StateLimits(
             device=device.name if approval.only_this_device else None,
             expires_at=None if approval.valid_for is None else self._clock.now() + approval.valid_for,
             uses_left=1 if approval.once else None,
@@ -234,7 +236,7 @@ class ReferenceValues:
         self, policy: ReferencePolicy, state: ReferenceState, device: str | None
     ) -> ReferenceState:
         for known in policy.states:
-            if known.values == state.values and known.life in COUNTING and known.limits == Limits():
+            if known.values == state.values and known.life in COUNTING and known.limits == StateLimits():
                 raise Conflict(
                     "values-known", f"State '{known.label}' of policy '{policy.name}' has these values."
                 )

@@ -14,7 +14,7 @@ from tang_attest.protocol.changes.rollout import (
     WHOLE,
     Rollout,
     RolloutOutcome,
-    Status,
+    RolloutPhase,
     abandoned,
     finished,
     judged_by,
@@ -119,11 +119,11 @@ class Rollouts:
 
     async def stop(self, policy_name: str, why: str | None) -> Rollout:
         """Reach no further device; who passed keeps the change.  Raises ``not-found``, ``rollout-changed``."""
-        return await self._move(policy_name, {Status.RUNNING}, Status.STOPPED, "stop", why)
+        return await self._move(policy_name, {RolloutPhase.RUNNING}, RolloutPhase.STOPPED, "stop", why)
 
     async def resume(self, policy_name: str) -> Rollout:
         """Go on; who was refused is forgotten, and counted again.  Raises ``not-found``, ``rollout-changed``."""
-        return await self._move(policy_name, {Status.STOPPED}, Status.RUNNING, "resume", None)
+        return await self._move(policy_name, {RolloutPhase.STOPPED}, RolloutPhase.RUNNING, "resume", None)
 
     async def finish(self, policy_name: str, *, force: bool = False) -> Rollout:
         """Let the change count for everybody.
@@ -135,7 +135,7 @@ class Rollouts:
         if not force:
             policy = finished(await self._store.get_policy(policy_name), rollout)
             require_few(await self._changes.try_on(policy_name, lambda _: policy))
-        return await self._move(policy_name, {Status.RUNNING}, Status.FINISHED, "finish", None)
+        return await self._move(policy_name, {RolloutPhase.RUNNING}, RolloutPhase.FINISHED, "finish", None)
 
     async def abandon(self, policy_name: str, why: str | None, *, force: bool = False) -> Rollout:
         """Take the change back: its states are retired.
@@ -147,8 +147,8 @@ class Rollouts:
         if not force:
             policy = abandoned(await self._store.get_policy(policy_name), rollout)
             require_few(await self._changes.try_on(policy_name, lambda _: policy))
-        expected = {Status.RUNNING, Status.STOPPED}
-        return await self._move(policy_name, expected, Status.ABANDONED, "abandon", why)
+        expected = {RolloutPhase.RUNNING, RolloutPhase.STOPPED}
+        return await self._move(policy_name, expected, RolloutPhase.ABANDONED, "abandon", why)
 
     async def status(self, policy_name: str) -> RolloutStatus:
         """Who is on what in the newest rollout, over or not.  Raises ``not-found``."""
@@ -181,7 +181,7 @@ class Rollouts:
         return rollout
 
     async def _move(
-        self, policy_name: str, expected: set[Status], to: Status, verb: str, why: str | None
+        self, policy_name: str, expected: set[RolloutPhase], to: RolloutPhase, verb: str, why: str | None
     ) -> Rollout:
         rollout = await self.under_way(policy_name)
         if rollout.status not in expected:

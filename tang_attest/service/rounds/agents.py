@@ -20,7 +20,7 @@ from tang_attest.ports.world import Clock, Randomness
 from tang_attest.protocol.challenge import Challenge, Purpose, check_nonce, make_nonce, milliseconds
 from tang_attest.protocol.quote import Evidence
 from tang_attest.service.rounds.polls import Polls, Woken
-from tang_attest.service.rounds.verify import Round, Verify
+from tang_attest.service.rounds.verify import Round, RoundVerifier
 from tang_attest.service.unlock.device_keys import DeviceKey, find_device_key
 
 #: Seconds that a request is held at most: many middleboxes forget a connection that is silent for a minute.
@@ -35,7 +35,7 @@ class Agents:
     def __init__(
         self,
         store: Store,
-        verify: Verify,
+        verify: RoundVerifier,
         polls: Polls,
         clock: Clock,
         random: Randomness,
@@ -70,7 +70,7 @@ class Agents:
         return await self._verify.challenge(kid)
 
     async def answer(self, kid: str, evidence: Evidence) -> tuple[Round, str]:
-        """How the round ended, and a ticket.  Raises as :meth:`Verify.respond`."""
+        """How the round ended, and a ticket.  Raises as :meth:`RoundVerifier.respond`."""
         ended = await self._verify.respond(kid, evidence)
         ticket = make_nonce(
             self._nonce_key, Purpose.POLL, kid, milliseconds(self._clock.now()), self._random.bytes(16)

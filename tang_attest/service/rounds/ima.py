@@ -16,7 +16,7 @@ from typing import Final
 from tang_attest.errors import Malformed, Reason, Refused
 from tang_attest.ports.machines import Device
 from tang_attest.ports.store import Store
-from tang_attest.protocol.ima import Progress, Requirement, advance, parse_requirement, reasons
+from tang_attest.protocol.ima import ImaProgress, Requirement, advance, parse_requirement, reasons
 from tang_attest.protocol.policy import ReferencePolicy
 from tang_attest.protocol.quote import Evidence, VerifiedQuote
 from tang_attest.protocol.values.pcr import Selection
@@ -42,7 +42,7 @@ class ImaLists:
     async def offset(self, device: Device) -> int:
         """Where the part begins that *device* has to send next, in bytes."""
         before = await self._store.ima_progress(device.id)
-        return 0 if before is None else Progress.from_json(before).offset
+        return 0 if before is None else ImaProgress.from_json(before).offset
 
     async def judge(
         self, policy: ReferencePolicy, device: Device, quote: VerifiedQuote, evidence: Evidence
@@ -56,8 +56,8 @@ class ImaLists:
         if evidence.ima is None:
             raise Refused("ima-missing", f"'{device.name}' sent no list of IMA's measurements.")
         kept = await self._store.ima_progress(device.id)
-        before = Progress.begin(quote.clock.reset_count, requirement, quote.selection.bank)
-        if kept is not None and (known := Progress.from_json(kept)).goes_on(before):
+        before = ImaProgress.begin(quote.clock.reset_count, requirement, quote.selection.bank)
+        if kept is not None and (known := ImaProgress.from_json(kept)).goes_on(before):
             before = known
         if evidence.ima_offset != before.offset:
             await self._store.keep_ima_progress(device.id, before.as_json())

@@ -13,15 +13,15 @@ from typing import Final, Protocol
 
 from tang_attest.errors import Reason, Unavailable
 from tang_attest.ports.machines import Device, Reach
-from tang_attest.ports.rounds import PastVerification
+from tang_attest.ports.rounds import PastRound
 from tang_attest.ports.store import Store
 from tang_attest.ports.world import Clock
 from tang_attest.protocol.challenge import verify_digest
 from tang_attest.protocol.policy import ReferencePolicy
 from tang_attest.protocol.quote import Evidence
 from tang_attest.protocol.values.pcr import Selection
-from tang_attest.protocol.verification import Outcome, recordable, running_selection
-from tang_attest.service.rounds.verify import Round, Verify, default_selection, parse_values
+from tang_attest.protocol.verification import RoundOutcome, recordable, running_selection
+from tang_attest.service.rounds.verify import Round, RoundVerifier, default_selection, parse_values
 from tang_attest.service.unlock.device_keys import JudgedDevice, find_judged_device
 
 #: Seconds between two looks at the device's row.
@@ -35,10 +35,10 @@ class Quoter(Protocol):
         """Evidence over *selection* with *qualifying* data.  Raises ``tpm-unreachable``, ``program-missing``."""
 
 
-class Rounds:
+class OnDemandRounds:
     """One round each."""
 
-    def __init__(self, store: Store, verify: Verify, quoter: Quoter, clock: Clock) -> None:
+    def __init__(self, store: Store, verify: RoundVerifier, quoter: Quoter, clock: Clock) -> None:
         self._store, self._verify, self._quoter, self._clock = store, verify, quoter, clock
 
     async def once(self, name: str, reach: Reach | None, patience_s: float) -> Round:
@@ -67,7 +67,7 @@ class Rounds:
             evidence = await self._quote(bound, reach, selection, challenge.nonce)
             return await self._verify.record(bound, selection, evidence, actor)
         ended = await self._through_agent(device, self._clock.now(), patience_s)
-        if ended.outcome is Outcome.UNREACHABLE:
+        if ended.outcome is RoundOutcome.UNREACHABLE:
             raise Unavailable(ended.reasons[0].code, ended.reasons[0].sentence)
         past = (await self._store.list_verifications(name, 1))[0]
         found, quoted = parse_values(past)
@@ -85,7 +85,7 @@ class Rounds:
             if away.code != "tpm-unreachable":
                 raise
             await self._note_unreachable(device, bound.policy, since)
-            return Round(device.name, Outcome.UNREACHABLE, away.reasons)
+            return Round(device.name, RoundOutcome.UNREACHABLE, away.reasons)
         # Looked up again: an operator may have changed the policy, or suspended the machine, meanwhile.
         bound = await find_judged_device(self._store, device.name)
         return await self._verify.respond_for(bound, evidence, fetched=True)
@@ -105,9 +105,9 @@ class Rounds:
             policy = await self._store.get_policy(device.policy)
             await self._note_unreachable(device, policy, since)
             sentence = f"No evidence of '{device.name}' that counts came within {patience_s:.0f} s."
-            return Round(device.name, Outcome.UNREACHABLE, (Reason("device-unreachable", sentence),))
+            return Round(device.name, RoundOutcome.UNREACHABLE, (Reason("device-unreachable", sentence),))
         kept = await self._store.list_verifications(device.name, 1)
-        return Round(device.name, now.standing.outcome or Outcome.UNREACHABLE, _reasons(kept[0]))
+        return Round(device.name, now.standing.outcome or RoundOutcome.UNREACHABLE, _reasons(kept[0]))
 
     async def _note_unreachable(self, device: Device, policy: ReferencePolicy, since: datetime) -> None:
         """Into the history, unless the policy itself counts misses: one of ours is not what it calls unreachable."""
@@ -115,13 +115,13 @@ class Rounds:
             await self._verify.unreachable(device, policy, since)
 
 
-def _is_explained(past: PastVerification) -> bool:
+def _is_explained(past: PastRound) -> bool:
     """True when the quoted cap PCR was made of nothing but caps."""
     disks = past.details.get("disks")
     return isinstance(disks, dict) and disks.get("explained") is True
 
 
-def _reasons(past: PastVerification) -> tuple[Reason, ...]:
+def _reasons(past: PastRound) -> tuple[Reason, ...]:
     """The reasons that were kept, as they were."""
     kept = past.details.get("reasons")
     return tuple(_reason(fields) for fields in kept) if isinstance(kept, list) else ()

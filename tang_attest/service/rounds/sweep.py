@@ -13,7 +13,7 @@ from tang_attest.ports.store import Store
 from tang_attest.ports.world import Clock
 from tang_attest.protocol.conditions import Watch
 from tang_attest.service.rounds.polls import Polls
-from tang_attest.service.rounds.verify import Verify
+from tang_attest.service.rounds.verify import RoundVerifier
 
 #: Machines of one policy that one sweep finds silent; the next sweep goes on.
 BATCH: Final = 200
@@ -24,7 +24,7 @@ MAX_GAP: Final = timedelta(seconds=30)
 class Watching:
     """Sweeps; call :meth:`sweep` about once a second."""
 
-    def __init__(self, store: Store, verify: Verify, polls: Polls, clock: Clock) -> None:
+    def __init__(self, store: Store, verify: RoundVerifier, polls: Polls, clock: Clock) -> None:
         self._store, self._verify, self._polls, self._clock = store, verify, polls, clock
         #: Policy to its terms, and since when this process has watched under them.  Who was silent before that may have
         #: spoken in vain, or was not asked so often.

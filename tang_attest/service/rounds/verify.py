@@ -19,8 +19,8 @@ from typing import Final
 
 from tang_attest.errors import Conflict, Malformed, NotFound, Reason, Refused
 from tang_attest.ports.audit import AuditEntry
-from tang_attest.ports.machines import Device, Suspension, Told
-from tang_attest.ports.rounds import Change, PastVerification, Verification
+from tang_attest.ports.machines import Device, OpenedReport, Suspension
+from tang_attest.ports.rounds import PastRound, RoundEffect, RoundRecord
 from tang_attest.ports.store import Store
 from tang_attest.ports.world import Clock, Randomness
 from tang_attest.protocol.cap import Opened
@@ -32,7 +32,7 @@ from tang_attest.protocol.values.pcr import PcrValues, Selection
 from tang_attest.protocol.verification import (
     UNPROVEN,
     VERDICTS,
-    Outcome,
+    RoundOutcome,
     as_capped,
     blames_the_log_only,
     read_cap,
@@ -56,9 +56,9 @@ class Round:
     """How one round of *device* ended; *reasons* are empty when it was verified."""
 
     device: str
-    outcome: Outcome
+    outcome: RoundOutcome
     reasons: tuple[Reason, ...] = ()
-    change: Change | None = None
+    change: RoundEffect | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +76,7 @@ class _Answer:
         return hashlib.sha256(self.evidence.nonce.encode() + b"\n" + self.evidence.quote).digest()
 
 
-class Verify:
+class RoundVerifier:
     """Asks running machines what they run, and judges the answer."""
 
     def __init__(self, store: Store, clock: Clock, random: Randomness, nonce_key: bytes, ttl_s: int) -> None:
@@ -236,9 +236,9 @@ class Verify:
         """Write that nothing authentic came since *silent_since*, unless it did."""
         now = self._clock.now()
         reason = Reason("device-unreachable", f"No evidence of '{device.name}' that counts came in time.")
-        verification = self._verification(device, policy, Outcome.UNREACHABLE, (reason,), now)
+        verification = self._verification(device, policy, RoundOutcome.UNREACHABLE, (reason,), now)
         change = await self._store.verify(replace(verification, silent_since=silent_since))
-        return Round(device.name, Outcome.UNREACHABLE, (reason,), change)
+        return Round(device.name, RoundOutcome.UNREACHABLE, (reason,), change)
 
     async def _policy(self, bound: JudgedDevice) -> ReferencePolicy:
         if bound.device.running_policy is None:
@@ -254,7 +254,7 @@ class Verify:
         opened: Opened | None = None,
     ) -> Round:
         bound, fresh = answer.bound, answer.fresh
-        outcome = Outcome.VERIFIED if refusal is None else Outcome.REFUSED
+        outcome = RoundOutcome.VERIFIED if refusal is None else RoundOutcome.REFUSED
         reasons = () if refusal is None else refusal.reasons
         now = self._clock.now()
         verification = replace(
@@ -269,7 +269,7 @@ class Verify:
             details = {**verification.details, "selection": str(selection), "values": values}
             told = None
             if opened is not None:
-                told = Told(now, quote.clock.reset_count, opened)
+                told = OpenedReport(now, quote.clock.reset_count, opened)
                 details["disks"] = opened.as_json()
             verification = replace(
                 verification, clock=quote.clock, behind_ms=fresh.behind_ms, details=details, told=told
@@ -286,16 +286,16 @@ class Verify:
         self,
         device: Device,
         policy: ReferencePolicy,
-        outcome: Outcome,
+        outcome: RoundOutcome,
         reasons: Sequence[Reason],
         now: datetime,
-    ) -> Verification:
+    ) -> RoundRecord:
         code = reasons[0].code if reasons else "ok"
         actions = _actions(device, policy, outcome)
         suspend = None
-        if "suspend" in actions and outcome is not Outcome.VERIFIED:
+        if "suspend" in actions and outcome is not RoundOutcome.VERIFIED:
             suspend = Suspension(now, SERVER, f"{outcome} ({code}): {reasons[0].sentence}")
-        return Verification(
+        return RoundRecord(
             device_id=device.id,
             at=now,
             outcome=outcome,
@@ -346,22 +346,22 @@ def _is_verdict(refusal: Refused, fresh: Fresh) -> bool:
     return refusal.code in VERDICTS
 
 
-def _actions(device: Device, policy: ReferencePolicy, outcome: Outcome) -> tuple[str, ...]:
+def _actions(device: Device, policy: ReferencePolicy, outcome: RoundOutcome) -> tuple[str, ...]:
     """What *policy* wants to follow; who is told of a failure is also told that it ended."""
     watch = policy.conditions.watch
     if watch is None:
         return ()
-    before = device.standing.outcome if outcome is Outcome.VERIFIED else outcome
+    before = device.standing.outcome if outcome is RoundOutcome.VERIFIED else outcome
     match before:
-        case Outcome.REFUSED:
+        case RoundOutcome.REFUSED:
             return watch.on_refused
-        case Outcome.UNREACHABLE:
+        case RoundOutcome.UNREACHABLE:
             return watch.on_unreachable
         case _:
             return ()
 
 
-def parse_values(past: PastVerification) -> tuple[Selection, PcrValues]:
+def parse_values(past: PastRound) -> tuple[Selection, PcrValues]:
     """The values that a kept round quoted.  Raises ``observation-missing`` when it has none."""
     selection, values = past.details.get("selection"), past.details.get("values")
     if not isinstance(selection, str) or not isinstance(values, dict):

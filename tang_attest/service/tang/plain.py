@@ -23,7 +23,12 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from tang_attest.errors import Malformed
 from tang_attest.protocol.exchange import ExchangeKey, Multiplier, Reply
-from tang_attest.protocol.values.advertisement import THUMBPRINT_HASHES, Signer, advertise, thumbprint
+from tang_attest.protocol.values.advertisement import (
+    THUMBPRINT_HASHES,
+    AdvertisementSigner,
+    advertise,
+    thumbprint,
+)
 from tang_attest.protocol.values.base64url import unb64u
 from tang_attest.protocol.values.json_bounds import Bounds, check_bounds
 from tang_attest.protocol.values.points import CURVES, Curve, Point
@@ -67,14 +72,14 @@ class TangKey:
     verifies: bool = False
     derives: bool = False
     answers: bool = False
-    signer: Signer | None = None
+    signer: AdvertisementSigner | None = None
     exchange: Multiplier | None = None
 
     @classmethod
     def from_jwk(
         cls,
         jwk: Mapping[str, Any],
-        signer: Signer | None,
+        signer: AdvertisementSigner | None,
         exchange: ExchangeKey | None,
         *,
         hidden: bool = False,
@@ -102,7 +107,9 @@ class TangKey:
         return cls(public, hidden, derives=True, answers=True, exchange=key)
 
     @classmethod
-    def for_signing(cls, signer: Signer, members: Mapping[str, str], *, hidden: bool = False) -> TangKey:
+    def for_signing(
+        cls, signer: AdvertisementSigner, members: Mapping[str, str], *, hidden: bool = False
+    ) -> TangKey:
         """A signing key such as tangd generates; *members* are crv, kty, x and y of its public half."""
         public = {"alg": signer.algorithm, "key_ops": ["verify"], **members}
         return cls(public, hidden, signs=True, verifies=True, signer=signer)

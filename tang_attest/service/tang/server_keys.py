@@ -11,11 +11,11 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from tang_attest.errors import Malformed, NotFound, Unavailable
 from tang_attest.ports.audit import AuditEntry
-from tang_attest.ports.keys import OPEN, KeyStore, SealedKey
+from tang_attest.ports.keys import OPEN, EncryptedKey, KeyStore
 from tang_attest.ports.machines import Device
 from tang_attest.ports.store import Store
 from tang_attest.ports.world import Clock
-from tang_attest.protocol.values.advertisement import Signer, advertise
+from tang_attest.protocol.values.advertisement import AdvertisementSigner, advertise
 from tang_attest.protocol.values.points import DEFAULT_CURVE
 from tang_attest.service.tang.plain import KeySet, KeySetProvider, TangKey, current_keys
 from tang_attest.service.unlock.device_keys import find_device_key
@@ -24,10 +24,10 @@ from tang_attest.service.unlock.device_keys import find_device_key
 class SigningKeyStore(KeyStore, Protocol):
     """A :class:`KeyStore` that also opens signing keys and seals keys made elsewhere."""
 
-    def open_signer(self, key: SealedKey) -> Signer:
+    def open_signer(self, key: EncryptedKey) -> AdvertisementSigner:
         """The signing key, ready for use."""
 
-    def seal(self, use: str, private: ec.EllipticCurvePrivateKey, now: datetime) -> SealedKey:
+    def seal(self, use: str, private: ec.EllipticCurvePrivateKey, now: datetime) -> EncryptedKey:
         """An existing key, sealed."""
 
 
@@ -77,7 +77,7 @@ class ServerKeys:
     ) -> None:
         self._store, self._keys, self._clock, self._actor = store, keys, clock, actor
         self._open_keys = open_keys
-        self._stored: Sequence[SealedKey] = ()
+        self._stored: Sequence[EncryptedKey] = ()
         self._key_set = KeySet(())
 
     async def current(self) -> KeySet:
@@ -175,7 +175,7 @@ class ServerKeys:
             await self._store.rotate_keys([key.kid], self._clock.now(), self._entry("keys rotate", key.kid))
         return key.kid
 
-    async def _create(self, use: str, old: Sequence[SealedKey], holder: str) -> SealedKey:
+    async def _create(self, use: str, old: Sequence[EncryptedKey], holder: str) -> EncryptedKey:
         """A key for *holder* in the place of *old* ones."""
         if use == "sign":
             return self._keys.create(use, DEFAULT_CURVE, self._clock.now())
@@ -187,10 +187,10 @@ class ServerKeys:
             )
         return key
 
-    async def _stored_key(self, kid: str) -> SealedKey:
+    async def _stored_key(self, kid: str) -> EncryptedKey:
         return (await find_device_key(self._store, kid)).key
 
-    def _as_tang_key(self, key: SealedKey) -> TangKey:
+    def _as_tang_key(self, key: EncryptedKey) -> TangKey:
         hidden = key.rotated_at is not None
         if key.use == "sign":
             return TangKey.for_signing(self._keys.open_signer(key), dict(key.public), hidden=hidden)

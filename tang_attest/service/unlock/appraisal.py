@@ -25,7 +25,7 @@ _NOT_THE_VALUES: Final = frozenset({"device-suspended", "approval-required", "de
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class AppraisalResult:
     """What appraisal came to, and what the store has to keep of it.
 
     ``observation`` is what a person may approve, ``learned`` the state that an armed learning use made, ``news`` what
@@ -44,12 +44,12 @@ class Verdict:
         return self.outcome.state if isinstance(self.outcome, Permit) else None
 
 
-def appraise(bound: DeviceKey, quote: VerifiedQuote, event_log: bytes, now: datetime) -> Verdict:
+def appraise(bound: DeviceKey, quote: VerifiedQuote, event_log: bytes, now: datetime) -> AppraisalResult:
     """Ask the policy.  Takes milliseconds when there is an event log, so not on the event loop."""
     outcome, learned = _judge(bound, quote, event_log, now)
     quoted = Snapshot(quote.selection, quote.values, event_log)
     odd_values = isinstance(outcome, Refused) and not learned and outcome.code not in _NOT_THE_VALUES
-    return Verdict(
+    return AppraisalResult(
         outcome,
         observation=quoted if odd_values else None,
         learned=learned,

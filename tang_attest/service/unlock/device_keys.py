@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 from tang_attest.errors import NotFound
 from tang_attest.ports.decisions import Basis
-from tang_attest.ports.keys import SealedKey
+from tang_attest.ports.keys import EncryptedKey
 from tang_attest.ports.machines import Device
 from tang_attest.ports.store import Store
-from tang_attest.protocol.changes.rollout import Rollout, Subject, judged_by
+from tang_attest.protocol.changes.rollout import Rollout, RolloutSubject, judged_by
 from tang_attest.protocol.policy import ReferencePolicy
 from tang_attest.protocol.tpm import ClockInfo
 from tang_attest.protocol.values.pcr import Selection
@@ -27,7 +27,7 @@ class JudgedDevice:
     device: Device
     policy: ReferencePolicy
     rollout: Rollout | None
-    subject: Subject
+    subject: RolloutSubject
     basis: Basis
 
     @property
@@ -40,7 +40,7 @@ class JudgedDevice:
 class DeviceKey(JudgedDevice):
     """An exchange key, the device it serves, and the policy that judges it, as the database has them now."""
 
-    key: SealedKey
+    key: EncryptedKey
 
     @property
     def identity(self) -> str:
@@ -53,7 +53,7 @@ async def find_device_key(store: Store, kid: str) -> DeviceKey:
     bound = await store.find_key(kid)
     if bound is None or bound.device is None or bound.policy is None:
         raise _unknown()
-    subject = Subject(bound.device.name, bound.device.labels, bound.outcome)
+    subject = RolloutSubject(bound.device.name, bound.device.labels, bound.outcome)
     policy = judged_by(bound.policy, bound.rollout, subject)
     basis = Basis(bound.policy.rules, bound.rollout, bound.device.labels)
     return DeviceKey(
@@ -72,7 +72,7 @@ async def find_judged_device(store: Store, name: str) -> JudgedDevice:
     if device.kids:
         return await find_device_key(store, device.kids[0])
     stored, rollout = await asyncio.gather(store.get_policy(device.policy), store.get_rollout(device.policy))
-    subject = Subject(name, device.labels)  # a device that never unlocks has no outcome in a rollout
+    subject = RolloutSubject(name, device.labels)  # a device that never unlocks has no outcome in a rollout
     return JudgedDevice(
         device=device,
         policy=judged_by(stored, rollout, subject),

@@ -30,7 +30,7 @@ from tang_attest.protocol.values.advertisement import thumbprint
 from tang_attest.protocol.values.points import Point, parse_point
 from tang_attest.service.audit.actors import Caller
 from tang_attest.service.audit.refusals import Refusals, describe_refusal, with_log_size
-from tang_attest.service.unlock.appraisal import Verdict, appraise
+from tang_attest.service.unlock.appraisal import AppraisalResult, appraise
 from tang_attest.service.unlock.device_keys import DeviceKey, find_device_key, find_question
 from tang_attest.service.unlock.exchanging import run_in_tpm, run_where
 from tang_attest.service.unlock.freshness import Fresh, Nonces
@@ -128,7 +128,7 @@ class Unlock:
 
     async def _appraise(
         self, bound: DeviceKey, quote: VerifiedQuote, event_log: bytes, now: datetime
-    ) -> Verdict:
+    ) -> AppraisalResult:
         """(11), (12) A log takes milliseconds to read, so that is done beside the loop."""
         if not event_log:
             return appraise(bound, quote, event_log, now)
@@ -141,7 +141,7 @@ class Unlock:
         evidence: Evidence,
         fresh: Fresh,
         quote: VerifiedQuote,
-        verdict: Verdict,
+        verdict: AppraisalResult,
         entry: AuditEntry,
     ) -> None:
         """Write it all, durably.  (10) The nonce is used up here, whatever the verdict."""
@@ -187,7 +187,7 @@ def _read_point(bound: DeviceKey, jwk: Mapping[str, Any]) -> Point:
     return x
 
 
-def _conclude(entry: AuditEntry, verdict: Verdict) -> AuditEntry:
+def _conclude(entry: AuditEntry, verdict: AppraisalResult) -> AuditEntry:
     if isinstance(verdict.outcome, Permit):
         return replace(entry, verdict="permitted", details={"state": verdict.outcome.state.label})
     return replace(entry, code=verdict.outcome.code, details=describe_refusal(verdict.outcome))

@@ -24,7 +24,7 @@ from tang_attest.store.maintenance.row_check import RowCheck
 
 
 @dataclass(frozen=True, slots=True)
-class Status:
+class DatabaseStatus:
     """What a database is: ``schema`` and ``needed`` are revisions, ``rows`` by table.
 
     ``schema`` is ``None`` without tables; ``flushes`` is false where acknowledged decisions may be lost.
@@ -48,13 +48,13 @@ async def upgrade(url: str, key: bytes, rebind: Rebind | None = None) -> Upgrade
         )
 
 
-async def look(url: str) -> Status:
+async def look(url: str) -> DatabaseStatus:
     """The state of the database at *url*, whatever its schema.  Raises ``state-missing`` when there is no file."""
 
-    def work(connection: sa.Connection) -> Status:
+    def work(connection: sa.Connection) -> DatabaseStatus:
         server = connection.dialect.name == "postgresql"
         version = ".".join(map(str, connection.dialect.server_version_info or ()))
-        return Status(
+        return DatabaseStatus(
             f"{'PostgreSQL' if server else 'SQLite'} {version}",
             schema.revision(connection),
             schema.REVISION,

@@ -16,7 +16,7 @@ from typing import Any, Final
 import sqlalchemy as sa
 
 from tang_attest.errors import TangAttestError, Unavailable
-from tang_attest.ports.keys import OPEN, SealedKey, holder
+from tang_attest.ports.keys import OPEN, EncryptedKey, holder
 from tang_attest.store.database import authentic, schema, tables
 from tang_attest.store.database.authentic import SEAL, SEALED, Authenticity, Form
 from tang_attest.store.database.types import BIG
@@ -27,7 +27,7 @@ _FIRST: Final = "0008"
 _PAGE: Final = 200
 
 #: Seals a key anew, so that it names its holder; its new text.  Raises ``internal`` when it does not open.
-Rebind = Callable[[SealedKey], str]
+Rebind = Callable[[EncryptedKey], str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,8 +168,8 @@ def _rebind_keys(connection: sa.Connection, rebind: Rebind | None) -> set[tuple[
     return unopened
 
 
-def _sealed_key(row: sa.RowMapping) -> SealedKey:
-    return SealedKey(
+def _sealed_key(row: sa.RowMapping) -> EncryptedKey:
+    return EncryptedKey(
         row["kid"],
         row["use"],
         row["curve"],

@@ -10,11 +10,19 @@ from typing import Any, Final
 import sqlalchemy as sa
 
 from tang_attest.errors import Conflict, Malformed, NotFound
-from tang_attest.ports.machines import Device, Learning, NewDevice, Reach, Standing, Suspension, Told
+from tang_attest.ports.machines import (
+    Device,
+    Learning,
+    NewDevice,
+    OpenedReport,
+    Reach,
+    Suspension,
+    VerificationStatus,
+)
 from tang_attest.protocol import cap
 from tang_attest.protocol.tpm import ClockInfo
 from tang_attest.protocol.values.labels import check_labels
-from tang_attest.protocol.verification import Outcome
+from tang_attest.protocol.verification import RoundOutcome
 from tang_attest.store.database import authentic, tables
 from tang_attest.store.database.sql import among
 from tang_attest.store.database.types import dump_pcrs, load_pcrs
@@ -226,9 +234,9 @@ def _suspension(row: authentic.Row) -> Suspension | None:
     return Suspension(row["suspended_at"], row["suspended_by"], row["suspended_reason"])
 
 
-def _standing(row: authentic.Row) -> Standing:
-    return Standing(
-        outcome=None if row["outcome"] is None else Outcome(row["outcome"]),
+def _standing(row: authentic.Row) -> VerificationStatus:
+    return VerificationStatus(
+        outcome=None if row["outcome"] is None else RoundOutcome(row["outcome"]),
         code=row["outcome_code"],
         since=row["outcome_since"],
         answered_at=row["answered_at"],
@@ -270,7 +278,7 @@ def load_learning(fields: dict[str, Any] | None) -> Learning | None:
     return Learning(datetime.fromisoformat(fields["until"]), load_pcrs(fields["stable"]))
 
 
-def dump_told(told: Told) -> dict[str, object]:
+def dump_told(told: OpenedReport) -> dict[str, object]:
     """*told*, JSON-compatible; the volumes are in the texts."""
     opened = told.opened
     return {
@@ -282,7 +290,7 @@ def dump_told(told: Told) -> dict[str, object]:
     }
 
 
-def load_told(fields: dict[str, Any] | None) -> Told | None:
+def load_told(fields: dict[str, Any] | None) -> OpenedReport | None:
     """What :func:`dump_told` made, back."""
     if fields is None:
         return None
@@ -291,7 +299,7 @@ def load_told(fields: dict[str, Any] | None) -> Told | None:
         opened = cap.tell(texts) if texts else cap.untold(fields["because"], explained=fields["explained"])
     except Malformed:
         opened = cap.untold("the database has a damaged text of its cap")
-    return Told(datetime.fromisoformat(fields["at"]), fields["reset_count"], opened)
+    return OpenedReport(datetime.fromisoformat(fields["at"]), fields["reset_count"], opened)
 
 
 def _owner(connection: sa.Connection, device: NewDevice) -> str:

@@ -12,7 +12,7 @@ import sqlalchemy as sa
 
 from tang_attest.errors import Conflict, NotFound
 from tang_attest.ports.decisions import BoundKey
-from tang_attest.ports.keys import OPEN, SealedKey, holder
+from tang_attest.ports.keys import OPEN, EncryptedKey, holder
 from tang_attest.protocol.tpm import ClockInfo
 from tang_attest.protocol.values.pcr import Selection
 from tang_attest.store.database import authentic, tables
@@ -54,7 +54,7 @@ _QUESTIONS = (
 )
 
 
-def add(connection: sa.Connection, key: SealedKey, device_id: int | None) -> None:
+def add(connection: sa.Connection, key: EncryptedKey, device_id: int | None) -> None:
     """Add *key*.  Raises ``name-taken`` when its thumbprint is here already."""
     row = {
         "kid": key.kid,
@@ -70,7 +70,7 @@ def add(connection: sa.Connection, key: SealedKey, device_id: int | None) -> Non
         raise Conflict("name-taken", f"There is a key '{key.kid}' already.")
 
 
-def load(connection: sa.Connection) -> list[tuple[SealedKey, str | None]]:
+def load(connection: sa.Connection) -> list[tuple[EncryptedKey, str | None]]:
     """Every key with its device's name, newest first."""
     query = sa.select(*authentic.form(_key).labelled("key_"), *authentic.form(_device).labelled("device_"))
     query = query.select_from(_key.outerjoin(_device)).order_by(_key.c.created_at.desc(), _key.c.kid)
@@ -82,7 +82,7 @@ def load(connection: sa.Connection) -> list[tuple[SealedKey, str | None]]:
     return found
 
 
-def load_server(connection: sa.Connection) -> list[SealedKey]:
+def load_server(connection: sa.Connection) -> list[EncryptedKey]:
     """The keys of no device, newest first; without rows that are not ours, so that those end nobody's service."""
     query = sa.select(*authentic.form(_key).raw)
     query = query.where(_key.c.device_id.is_(None)).order_by(_key.c.created_at.desc(), _key.c.kid)
@@ -222,8 +222,8 @@ def _device_of(connection: sa.Connection, key: authentic.Row, values: Any) -> au
     return authentic.check(connection, _device, values[_DEVICE_AT:_POLICY_AT])
 
 
-def _sealed(row: authentic.Row, device: authentic.Row | None) -> SealedKey:
-    return SealedKey(
+def _sealed(row: authentic.Row, device: authentic.Row | None) -> EncryptedKey:
+    return EncryptedKey(
         kid=row["kid"],
         use=row["use"],
         curve=row["curve"],

@@ -14,7 +14,7 @@ from tang_attest.errors import Conflict, NotFound
 from tang_attest.ports.rounds import Watched
 from tang_attest.protocol.conditions import Conditions
 from tang_attest.protocol.policy import ReferencePolicy
-from tang_attest.protocol.reference_state import COUNTING, Life, Limits, ReferenceState
+from tang_attest.protocol.reference_state import COUNTING, Life, ReferenceState, StateLimits
 from tang_attest.store.database import authentic, tables
 from tang_attest.store.database.failures import Tampered
 from tang_attest.store.database.sql import among
@@ -262,7 +262,7 @@ def _state_of(row: authentic.Row) -> ReferenceState:
         values=row["pcr_values"],
         origin=row["origin"],
         life=Life(row["life"]),
-        limits=Limits(
+        limits=StateLimits(
             device=row["device"],
             expires_at=row["expires_at"],
             uses_left=row["uses_left"],

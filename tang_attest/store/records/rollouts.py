@@ -20,7 +20,7 @@ from tang_attest.ports.audit import AuditEntry
 from tang_attest.ports.decisions import RolloutResult
 from tang_attest.ports.policies import RolloutDevice
 from tang_attest.protocol.changes.change import PolicyChange, load_change
-from tang_attest.protocol.changes.rollout import Rollout, RolloutOutcome, Status
+from tang_attest.protocol.changes.rollout import Rollout, RolloutOutcome, RolloutPhase
 from tang_attest.protocol.reference_state import Life, ReferenceState
 from tang_attest.store.database import authentic, tables
 from tang_attest.store.database.failures import Tampered
@@ -32,7 +32,7 @@ _fared = tables.rollout_device
 _state = tables.reference_state
 _device = tables.device
 
-_OVER: Final = frozenset({Status.FINISHED, Status.ABANDONED})
+_OVER: Final = frozenset({RolloutPhase.FINISHED, RolloutPhase.ABANDONED})
 #: Names that the audit entry of a stop has.
 _NAMED: Final = 20
 
@@ -86,7 +86,7 @@ def check_still_counts(connection: sa.Connection, result: RolloutResult | None) 
         row = authentic.one(connection, _rollout, _rollout.c.id == result.rollout.id)
     except Tampered as error:
         return error
-    if row is None or row["status"] != Status.STOPPED:
+    if row is None or row["status"] != RolloutPhase.STOPPED:
         return None
     sentence = f"Rollout '{result.rollout.name}' was stopped while this evidence was appraised."
     return Conflict("state-not-rolled-out", sentence)
@@ -112,7 +112,7 @@ def write_result(
         authentic.delete(connection, _fared, mine)
         authentic.insert(connection, _fared, row)
         return None
-    running = sa.and_(_rollout.c.id == rollout.id, _rollout.c.status == Status.RUNNING.value)
+    running = sa.and_(_rollout.c.id == rollout.id, _rollout.c.status == RolloutPhase.RUNNING.value)
     # Takes the row, so that replicas count one after the other.
     found = authentic.load(connection, _rollout, running, lock=True)
     if not found or authentic.insert(connection, _fared, row) is None:
@@ -123,7 +123,7 @@ def write_result(
         return None
     counted = "1 device was" if len(names) == 1 else f"{len(names)} devices were"
     why = f"{counted} refused, the limit is {limit}"
-    stop = {"status": Status.STOPPED.value, "ended_at": entry.at, "ended_by": "server", "why": why}
+    stop = {"status": RolloutPhase.STOPPED.value, "ended_at": entry.at, "ended_by": "server", "why": why}
     authentic.update(connection, _rollout, running, stop)
     details = {
         "policy": rollout.policy,
@@ -194,17 +194,19 @@ def widen(connection: sa.Connection, rollout: Rollout, share: int) -> None:
     """Raise the share.  Raises ``rollout-changed`` unless it runs with a smaller one."""
     policies.take(connection, rollout.policy)
     smaller = sa.and_(
-        _rollout.c.id == rollout.id, _rollout.c.status == Status.RUNNING.value, _rollout.c.share < share
+        _rollout.c.id == rollout.id, _rollout.c.status == RolloutPhase.RUNNING.value, _rollout.c.share < share
     )
     if authentic.update(connection, _rollout, smaller, {"share": share}) != 1:
         raise _changed(connection, rollout)
 
 
-def move(connection: sa.Connection, rollout: Rollout, to: Status, why: str | None, entry: AuditEntry) -> None:
+def move(
+    connection: sa.Connection, rollout: Rollout, to: RolloutPhase, why: str | None, entry: AuditEntry
+) -> None:
     """Move *rollout* from its status *to* another, with what that means for its states.  Raises ``rollout-changed``."""
     policy_id = policies.take(connection, rollout.policy)
     as_known = sa.and_(_rollout.c.id == rollout.id, _rollout.c.status == rollout.status.value)
-    runs = to is Status.RUNNING
+    runs = to is RolloutPhase.RUNNING
     row: dict[str, object] = {
         "status": to.value,
         "ended_at": None if runs else entry.at,
@@ -218,10 +220,10 @@ def move(connection: sa.Connection, rollout: Rollout, to: Status, why: str | Non
     if runs:
         mine = sa.and_(_fared.c.rollout_id == rollout.id, _fared.c.outcome == RolloutOutcome.REFUSED.value)
         authentic.delete(connection, _fared, mine)
-    elif to is Status.FINISHED:
+    elif to is RolloutPhase.FINISHED:
         _release(connection, policy_id, rollout, {})
         _narrow(connection, policy_id, rollout.change)
-    elif to is Status.ABANDONED:
+    elif to is RolloutPhase.ABANDONED:
         _release(connection, policy_id, rollout, {"life": Life.RETIRED.value})
 
 
@@ -269,7 +271,7 @@ def _from_row(row: authentic.Row, policy: str) -> Rollout:
         share=row["share"],
         label=row["label"],
         limit=row["refusal_limit"],
-        status=Status(row["status"]),
+        status=RolloutPhase(row["status"]),
         started_at=row["started_at"],
         started_by=row["started_by"],
         ended_at=row["ended_at"],

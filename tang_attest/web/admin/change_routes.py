@@ -73,7 +73,7 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
         ),
         handler=_dry_run,
         parameters=PolicyPath,
-        body=wire.Change,
+        body=wire.ChangeBody,
         answers={200: wire.DryRunView},
     ),
     Operation(
@@ -84,7 +84,7 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
         summary="Change a policy for every machine at once, unless one would be refused that is not now.",
         handler=_apply,
         parameters=PolicyPath,
-        body=wire.Change,
+        body=wire.ChangeBody,
         answers={200: PolicyView},
     ),
     Operation(
@@ -136,7 +136,7 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
         summary="Reach no further machine; those that passed keep the change.",
         handler=_stop,
         parameters=PolicyPath,
-        body=wire.Reason,
+        body=wire.ReasonBody,
         answers={200: wire.RolloutView},
     ),
     Operation(
@@ -167,7 +167,7 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
         summary="Take the change back: its states are retired, unless a machine that passed would be refused.",
         handler=_abandon,
         parameters=PolicyPath,
-        body=wire.Reason,
+        body=wire.ReasonBody,
         answers={200: wire.RolloutView},
     ),
 )

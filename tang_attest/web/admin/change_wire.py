@@ -33,17 +33,17 @@ Why = Annotated[str, AfterValidator(_printable), Field(max_length=256)]
 # --- bodies -----------------------------------------------------------------------------------------------------------
 
 
-class AddedState(Body):
+class AddedStateBody(Body):
     """A state that the change stages."""
 
     label: Label
     values: dict[Pcr, Digest] = Field(description="PCR number to the hex of its value.", max_length=24)
 
 
-class Change(Body):
+class ChangeBody(Body):
     """A change of a policy: states that are staged, labels of those that count no more, rules over event logs."""
 
-    add: list[AddedState] = Field(default_factory=list, max_length=64, fail_fast=True)
+    add: list[AddedStateBody] = Field(default_factory=list, max_length=64, fail_fast=True)
     retire: list[Label] = Field(default_factory=list, max_length=256, fail_fast=True)
     rules: dict[str, Any] | Literal["none"] | None = Field(
         None, description="As docs/rules.md describes them, in place of those before; none takes them away."
@@ -58,7 +58,7 @@ class Start(Body):
     """A change, and whom it reaches first: a share of the devices, or those with a label."""
 
     name: Name
-    change: Change
+    change: ChangeBody
     share: Share | None = None
     label: Word | None = None
     limit: int = Field(
@@ -80,7 +80,7 @@ class Widen(Body):
     share: Share
 
 
-class Reason(Body):
+class ReasonBody(Body):
     """Why, for the audit record and for whoever looks at the status."""
 
     why: Why | None = None

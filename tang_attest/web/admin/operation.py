@@ -19,7 +19,7 @@ from pydantic import BaseModel
 from tang_attest.errors import Malformed, NotFound
 from tang_attest.ports.admin import Scope
 from tang_attest.service.admin.administration import Administration
-from tang_attest.service.admin.tokens import Asker
+from tang_attest.service.admin.tokens import AdminClient
 from tang_attest.web.admin.wire import Nothing
 from tang_attest.web.gate.bodies import MAX_BODY, SMALL_BODY, read_body
 from tang_attest.web.problems import MethodNotAllowed
@@ -35,7 +35,7 @@ _PARAMETER: Final = re.compile(r"\{(\w+)\}")
 class Call:
     """A request that is understood: the models of its operation, filled."""
 
-    asker: Asker
+    asker: AdminClient
     path: Any
     query: Any
     body: Any
@@ -97,7 +97,7 @@ def find(operations: Sequence[Operation], method: str, path: str) -> tuple[Opera
 async def perform(
     operation: Operation,
     administration: Administration,
-    asker: Asker,
+    asker: AdminClient,
     raw: Mapping[str, str],
     query: str,
     request: web.Request,

@@ -15,7 +15,7 @@ from aiohttp import web
 
 from tang_attest.ports.admin import Scope
 from tang_attest.service.admin.administration import Administration
-from tang_attest.service.admin.tokens import AdminTokens, Asker
+from tang_attest.service.admin.tokens import AdminClient, AdminTokens
 from tang_attest.service.audit.actors import Caller
 from tang_attest.web.admin import change_routes, openapi, wire
 from tang_attest.web.admin.bearer import authenticate
@@ -265,7 +265,7 @@ class AdminRoutes:
         path, _, query = target.partition("?")
         if path == _DOCUMENT and request.method in ("GET", "HEAD"):
             return _response(200, _document_text(self.endpoint))
-        asker = Asker(await authenticate(self.tokens, request, caller), caller)
+        asker = AdminClient(await authenticate(self.tokens, request, caller), caller)
         operation, raw = find(OPERATIONS, request.method, path)
         _log.info("admin", request_id=caller.request_id, token=asker.grant.name, operation=operation.name)
         answer = await perform(operation, self.administration, asker, raw, query, request)

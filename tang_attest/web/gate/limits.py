@@ -47,7 +47,7 @@ _IPV6_PREFIX: Final = 64
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class RequestLimits:
     """Of each worker.  Rates are in requests per second, 0 is no limit; ``exempt`` networks have no limit of their own.
 
     The defaults let 1,000 machines behind one address boot at the same moment: each makes a connection and two
@@ -113,8 +113,10 @@ class TokenBuckets:
 class Limiter:
     """Counts, and says no.  ``refused`` has how often, by the limit's name."""
 
-    def __init__(self, limits: Limits | None = None, clock: Callable[[], float] = time.monotonic) -> None:
-        self.limits = limits or Limits()
+    def __init__(
+        self, limits: RequestLimits | None = None, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self.limits = limits or RequestLimits()
         self.refused: Counter[str] = Counter()
         self.working = 0
         self._held = Holdings(clock)

@@ -16,13 +16,13 @@ from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 
 from tang_attest.config import Settings
-from tang_attest.doctor.finding import Finding, Level
+from tang_attest.doctor.finding import Finding, Severity
 from tang_attest.doctor.host import look_at_host
 from tang_attest.doctor.registry import look_at_database, look_at_records
-from tang_attest.keys.sealed import SealedKeys
+from tang_attest.keys.sealed import EncryptedKeys
 from tang_attest.keys.secret import create_secret
 from tang_attest.ports.enrollment import EkRoot
-from tang_attest.service.audit.chain import Sealer
+from tang_attest.service.audit.chain import AuditSealer
 from tang_attest.service.policies.reference_values import Approval
 from tests.attester import Attester
 from tests.cli.installation.test_serve import self_signed
@@ -38,7 +38,7 @@ def about(findings: Any, subject: str) -> list[tuple[str, str]]:
     found = list(findings)
     for finding in found:
         assert isinstance(finding, Finding)
-        assert bool(finding.action) == (finding.level is not Level.OK), finding
+        assert bool(finding.action) == (finding.level is not Severity.OK), finding
     return [(str(finding.level), finding.sentence) for finding in found if finding.subject == subject]
 
 
@@ -155,7 +155,7 @@ def test_the_ca_of_the_clients(tmp_path: Path, state: Path, later: timedelta, le
     assert (found, sentence.startswith(words)) == (level, True)
     ca.file.write_text("nothing")
     found_of = {finding.subject: finding.level for finding in look_at_host(settings, NOW)}
-    assert (found_of["tls"], found_of["tls-clients"]) == (Level.PROBLEM, Level.WARNING)
+    assert (found_of["tls"], found_of["tls-clients"]) == (Severity.PROBLEM, Severity.WARNING)
 
 
 def test_the_port_that_demands_a_certificate(tmp_path: Path) -> None:
@@ -232,7 +232,7 @@ async def test_a_damaged_database(tmp_path: Path) -> None:
 
 async def test_another_secret(server: Server, tmp_path: Path) -> None:
     """A kek that is not this database's opens nothing."""
-    other = SealedKeys(create_secret(tmp_path))
+    other = EncryptedKeys(create_secret(tmp_path))
     findings = await look_at_records(server.store, other, server.clock.now())
     [(level, sentence)] = about(findings, "server keys")
     assert level == "problem"
@@ -250,7 +250,7 @@ async def test_a_clock_that_is_wrong(server: Server) -> None:
 
 async def test_a_record_that_nobody_seals(server: Server) -> None:
     """New rows wait for the server's next second; old ones for a server."""
-    sealer = Sealer(server.store, bytes(32), server.clock)
+    sealer = AuditSealer(server.store, bytes(32), server.clock)
     assert about(await records(server), "audit record")[0][0] == "ok"
     [(level, sentence)] = about(await records(server, minutes=2), "audit record")
     assert (level, sentence.partition(", the")[0]) == ("warning", "its newest 1 rows are not sealed")

@@ -11,7 +11,7 @@ import pytest
 
 from tang_attest.errors import Unavailable
 from tang_attest.keys.secret import load_secret
-from tang_attest.ports.keys import SealedKey
+from tang_attest.ports.keys import EncryptedKey
 from tang_attest.service.tang.server_keys import ServerKeys
 from tang_attest.store import KEY_LABEL, open_store
 from tests.cli.transcript import environment, run
@@ -82,7 +82,7 @@ def test_a_foreign_database_stays(tmp_path: Path) -> None:
 def test_the_thumbprint_is_the_signing_keys(tmp_path: Path) -> None:
     """What init prints is what a machine compares."""
 
-    async def load() -> Sequence[SealedKey]:
+    async def load() -> Sequence[EncryptedKey]:
         key = load_secret(tmp_path / "state").derive(KEY_LABEL)
         store = await open_store(f"sqlite:///{tmp_path}/state/tang-attest.db", key)
         try:

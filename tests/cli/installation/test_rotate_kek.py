@@ -13,10 +13,10 @@ import pytest
 from tang_attest.cli.installation import rekeying
 from tang_attest.config import Settings
 from tang_attest.errors import NotFound
-from tang_attest.keys.sealed import SealedKeys
+from tang_attest.keys.sealed import EncryptedKeys
 from tang_attest.keys.secret import load_secret
 from tang_attest.protocol.audit_chain import KEY_LABEL as CHAIN
-from tang_attest.service.audit.chain import Sealer
+from tang_attest.service.audit.chain import AuditSealer
 from tang_attest.store import KEY_LABEL, open_store
 from tests.attester import Attester
 from tests.cli.installation.test_db import at
@@ -35,7 +35,7 @@ async def made(state: Path) -> str:
     async with Server(state) as server:
         kid = await server.enroll(Attester())
         await server.token()
-        assert await Sealer(server.store, server.secret.derive(CHAIN), server.clock).round() is not None
+        assert await AuditSealer(server.store, server.secret.derive(CHAIN), server.clock).round() is not None
     return kid
 
 
@@ -45,7 +45,7 @@ async def opens(state: Path, kid: str) -> bool:
     store = await open_store(Settings(state=state).database_url, secret.derive(KEY_LABEL))
     try:
         bound = await store.find_key(kid)
-        return bound is not None and SealedKeys(secret).open_exchange(bound.key).kid == kid
+        return bound is not None and EncryptedKeys(secret).open_exchange(bound.key).kid == kid
     finally:
         await store.close()
 

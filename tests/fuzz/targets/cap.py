@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from tang_attest.protocol.cap import HEADER, How, cap_value, parse, read, replay
+from tang_attest.protocol.cap import HEADER, OpenedBy, cap_value, parse, read, replay
 from tests.fuzz.target import Parser, Target
 
 _ONE = b"0f6e1c2d-1111-4222-8333-444455556666"
@@ -18,7 +18,7 @@ def texts(data: bytes) -> None:
     for bank in ("sha256", "sha384", "sha512"):
         found = read(data, bank, replay((text.raw for text in read_texts), bank))
         assert found.explained
-        assert found.attested == (bool(found.volumes) and set(found.volumes.values()) == {How.ATTESTED})
+        assert found.attested == (bool(found.volumes) and set(found.volumes.values()) == {OpenedBy.ATTESTED})
         if reason := found.obstacle():
             assert len(reason.sentence) < 4096
 

@@ -10,7 +10,7 @@ from tang_attest.protocol.changes.change import load_change, parse_change
 from tang_attest.protocol.policy import ReferencePolicy
 from tang_attest.protocol.reference_state import Life, ReferenceState
 from tang_attest.protocol.values.pcr import Selection
-from tang_attest.web.admin.change_wire import Change, Start
+from tang_attest.web.admin.change_wire import ChangeBody, Start
 from tang_attest.web.admin.routes import OPERATIONS
 from tang_attest.web.wire import parse_json, validate
 from tests.fuzz.target import Parser, Target
@@ -23,7 +23,7 @@ _BODIES = sorted({op.body for op in OPERATIONS if op.body is not None}, key=lamb
 
 def body(data: bytes) -> None:
     """A change that the API is sent."""
-    _change(validate(Change, parse_json(data)).document())
+    _change(validate(ChangeBody, parse_json(data)).document())
 
 
 def start(data: bytes) -> None:

@@ -5,7 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from tang_attest.documents import load_yaml
-from tang_attest.protocol.ima import Progress, advance, parse_requirement, parse_sums, read_entries, reasons
+from tang_attest.protocol.ima import (
+    ImaProgress,
+    advance,
+    parse_requirement,
+    parse_sums,
+    read_entries,
+    reasons,
+)
 from tang_attest.protocol.ima.progress import replay_all
 from tests.fuzz.target import Parser, Target
 from tests.protocol.ima.writer import measured, measured_old
@@ -20,9 +27,9 @@ def whole(data: bytes) -> None:
     assert ends == sorted(set(ends))
     assert (ends[-1] if ends else 0) == len(data)
     quoted = dict.fromkeys(range(24), bytes(32)) | {10: replay_all(data, "sha256", len(data))}
-    progress, met = advance(Progress.begin(1, _REQUIREMENT, "sha256"), data, quoted, _REQUIREMENT)
+    progress, met = advance(ImaProgress.begin(1, _REQUIREMENT, "sha256"), data, quoted, _REQUIREMENT)
     assert met
-    assert Progress.from_json(progress.as_json()) == progress
+    assert ImaProgress.from_json(progress.as_json()) == progress
     for reason in reasons(progress, _REQUIREMENT):
         reason.sentence.encode()
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from tang_attest.protocol.changes.change import AddedState, PolicyChange
 from tang_attest.protocol.changes.dry_run import Trial, dry_run
 from tang_attest.protocol.policy import ReferencePolicy
-from tang_attest.protocol.reference_state import Limits, ReferenceState
+from tang_attest.protocol.reference_state import ReferenceState, StateLimits
 from tang_attest.protocol.values.pcr import Selection
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -74,8 +74,8 @@ def test_groups_say_which_pcrs_differ() -> None:
 
 def test_limits_are_judged() -> None:
     """A state for another device, or one that expired, helps nobody here either."""
-    mine = ReferenceState("mine", values(3, 3), "observed", limits=Limits(device="a"))
-    old = ReferenceState("old", values(1, 1), "observed", limits=Limits(expires_at=NOW - timedelta(1)))
+    mine = ReferenceState("mine", values(3, 3), "observed", limits=StateLimits(device="a"))
+    old = ReferenceState("old", values(1, 1), "observed", limits=StateLimits(expires_at=NOW - timedelta(1)))
     judged = policy(mine, old)
     result = dry_run(
         [

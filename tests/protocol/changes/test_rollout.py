@@ -16,8 +16,8 @@ from tang_attest.protocol.changes.rollout import (
     WHOLE,
     Rollout,
     RolloutOutcome,
-    Status,
-    Subject,
+    RolloutPhase,
+    RolloutSubject,
     abandoned,
     finished,
     judged_by,
@@ -52,10 +52,10 @@ def make(**fields) -> Rollout:
     return Rollout(**(known | fields))
 
 
-CANARY, OTHER = Subject("a", ("canary",)), Subject("b", ("prod",))
+CANARY, OTHER = RolloutSubject("a", ("canary",)), RolloutSubject("b", ("prod",))
 
 
-def verdict(rollout: Rollout, subject: Subject, values: PcrValues) -> str:
+def verdict(rollout: Rollout, subject: RolloutSubject, values: PcrValues) -> str:
     """The state that permits, or the code of the refusal, once the rollout's states are staged."""
     try:
         judged = judged_by(rollout.stage(POLICY), rollout, subject)
@@ -69,16 +69,18 @@ def verdict(rollout: Rollout, subject: Subject, values: PcrValues) -> str:
 
 def test_a_share_is_a_share() -> None:
     """A tenth of many devices is about a tenth; another salt draws others."""
-    chosen = [name for name in NAMES if make(share=WHOLE // 10, label=None).includes(Subject(name))]
+    chosen = [name for name in NAMES if make(share=WHOLE // 10, label=None).includes(RolloutSubject(name))]
     assert 150 < len(chosen) < 250
-    assert chosen != [n for n in NAMES if make(share=WHOLE // 10, label=None, salt="s").includes(Subject(n))]
+    assert chosen != [
+        n for n in NAMES if make(share=WHOLE // 10, label=None, salt="s").includes(RolloutSubject(n))
+    ]
 
 
 @given(st.text(max_size=20), st.integers(0, WHOLE), st.integers(0, WHOLE))
 def test_the_audience_only_grows(name: str, first: int, second: int) -> None:
     """Who is in a share is in every larger one; everybody is in the whole, nobody in none."""
     smaller, larger = (make(share=share, label=None) for share in sorted((first, second)))
-    subject = Subject(name)
+    subject = RolloutSubject(name)
     assert larger.includes(subject) or not smaller.includes(subject)
     assert make(share=WHOLE, label=None).includes(subject)
     assert not make(share=0, label=None).includes(subject)
@@ -89,7 +91,7 @@ def test_a_label_and_a_share() -> None:
     """A rollout that began with a label and was widened reaches both."""
     widened = make(share=WHOLE // 2)
     assert widened.includes(CANARY)
-    reached = [name for name in NAMES if widened.includes(Subject(name))]
+    reached = [name for name in NAMES if widened.includes(RolloutSubject(name))]
     assert 900 < len(reached) < 1100
 
 
@@ -117,24 +119,24 @@ def test_rules_are_rolled_out_too() -> None:
         {"judge-by-events": [0], "rules": [{"events": {"pcr": 0, "allow": [{"data-matches": "x"}]}}]}
     )
     rollout = make(change=PolicyChange(rules=rules))
-    stopped = make(change=PolicyChange(rules=rules), status=Status.STOPPED)
+    stopped = make(change=PolicyChange(rules=rules), status=RolloutPhase.STOPPED)
     assert verdict(rollout, CANARY, OLD) == "log-missing"
     assert verdict(rollout, OTHER, OLD) == verdict(stopped, CANARY, OLD) == "old"
-    assert verdict(stopped, Subject("a", (), PASSED), OLD) == "log-missing"
+    assert verdict(stopped, RolloutSubject("a", (), PASSED), OLD) == "log-missing"
 
 
-@pytest.mark.parametrize("status", [Status.STOPPED, Status.FINISHED, Status.ABANDONED])
-def test_what_runs_no_more_reaches_nobody(status: Status) -> None:
+@pytest.mark.parametrize("status", [RolloutPhase.STOPPED, RolloutPhase.FINISHED, RolloutPhase.ABANDONED])
+def test_what_runs_no_more_reaches_nobody(status: RolloutPhase) -> None:
     """Its states are as they are in the policy, with their limit as long as they have it."""
     assert verdict(make(status=status), CANARY, NEW) == "state-not-rolled-out"
 
 
 def test_who_passed_keeps_the_change_after_a_stop() -> None:
     """Its next boot must not be refused; also when it lost its label."""
-    for status in (Status.RUNNING, Status.STOPPED):
-        assert verdict(make(status=status), Subject("a", (), PASSED), NEW) == "new"
+    for status in (RolloutPhase.RUNNING, RolloutPhase.STOPPED):
+        assert verdict(make(status=status), RolloutSubject("a", (), PASSED), NEW) == "new"
     assert (
-        verdict(make(status=Status.STOPPED), Subject("a", ("canary",), REFUSED), NEW)
+        verdict(make(status=RolloutPhase.STOPPED), RolloutSubject("a", ("canary",), REFUSED), NEW)
         == "state-not-rolled-out"
     )
 
@@ -183,16 +185,16 @@ def test_finished_and_abandoned() -> None:
         (CANARY, None, "rule-failed", REFUSED),
         (OTHER, None, "pcr-mismatch", None),
         (OTHER, "old", "ok", None),
-        (Subject("a", ("canary",), REFUSED), None, "pcr-mismatch", None),  # a retry
-        (Subject("a", ("canary",), REFUSED), "new", "ok", PASSED),
-        (Subject("a", ("canary",), PASSED), None, "pcr-mismatch", None),  # it has passed
-        (Subject("a", ("canary",), PASSED), "new", "ok", None),
+        (RolloutSubject("a", ("canary",), REFUSED), None, "pcr-mismatch", None),  # a retry
+        (RolloutSubject("a", ("canary",), REFUSED), "new", "ok", PASSED),
+        (RolloutSubject("a", ("canary",), PASSED), None, "pcr-mismatch", None),  # it has passed
+        (RolloutSubject("a", ("canary",), PASSED), "new", "ok", None),
     ],
 )
-def test_outcome(subject: Subject, met: str | None, code: str, outcome: RolloutOutcome | None) -> None:
+def test_outcome(subject: RolloutSubject, met: str | None, code: str, outcome: RolloutOutcome | None) -> None:
     """Devices are counted, not boots; only the audience, and only what is about the change."""
     assert make().outcome(subject, met=met, code=code) is outcome
-    assert make(status=Status.STOPPED).outcome(subject, met=met, code=code) is None
+    assert make(status=RolloutPhase.STOPPED).outcome(subject, met=met, code=code) is None
 
 
 def test_without_a_new_state_every_pass_is_one() -> None:
@@ -203,7 +205,10 @@ def test_without_a_new_state_every_pass_is_one() -> None:
 
 def test_over() -> None:
     """Stopped is not over: it can run again."""
-    assert [status for status in Status if replace(make(), status=status).over] == ["finished", "abandoned"]
+    assert [status for status in RolloutPhase if replace(make(), status=status).over] == [
+        "finished",
+        "abandoned",
+    ]
 
 
 # --- labels ---------------------------------------------------------------------------------------------------------

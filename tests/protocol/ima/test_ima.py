@@ -18,9 +18,9 @@ from hypothesis import strategies as st
 
 from tang_attest.errors import Malformed, Refused
 from tang_attest.protocol.ima import (
-    Finding,
+    ImaFinding,
+    ImaProgress,
     Mode,
-    Progress,
     Requirement,
     advance,
     parse_requirement,
@@ -55,12 +55,12 @@ def read(
     entries: list[Measured],
     requirement: Requirement = ALLOWED,
     *,
-    before: Progress | None = None,
+    before: ImaProgress | None = None,
     pcr10: bytes | None = None,
     limit: int = 48 * 1024,
-) -> tuple[Progress, bool]:
+) -> tuple[ImaProgress, bool]:
     """Read the part *entries*, with a quote right after it."""
-    before = before or Progress.begin(1, requirement, "sha256")
+    before = before or ImaProgress.begin(1, requirement, "sha256")
     pcr10 = replayed(entries) if pcr10 is None else pcr10
     return advance(before, raw(entries), PCRS | {10: pcr10}, requirement, limit)
 
@@ -80,7 +80,7 @@ def test_real_boots(boot: str) -> None:
     recorded = json.loads((LOGS / "pcrs" / f"{boot}-pcrs.json").read_text())["sha256"]
     pcrs = {int(pcr): bytes.fromhex(value) for pcr, value in recorded.items()}
     progress, complete = advance(
-        Progress.begin(1, ALLOWED, "sha256"), raw([boot_aggregate(pcrs)]), pcrs, ALLOWED
+        ImaProgress.begin(1, ALLOWED, "sha256"), raw([boot_aggregate(pcrs)]), pcrs, ALLOWED
     )
     assert complete
     assert (progress.count, list(progress.values)) == (1, [Mode.BANK])
@@ -89,10 +89,10 @@ def test_real_boots(boot: str) -> None:
     assert reason.sentence == "Entry 1, boot_aggregate: it is not made of PCRs 0 to 9."
 
 
-def _with_another_aggregate(pcrs: dict[int, bytes]) -> tuple[Progress, Requirement]:
+def _with_another_aggregate(pcrs: dict[int, bytes]) -> tuple[ImaProgress, Requirement]:
     """A list that is true of PCR 10, on a machine that booted something else."""
     entries, other = [boot_aggregate(pcrs)], pcrs | {4: bytes(32)}
-    return advance(Progress.begin(1, ALLOWED, "sha256"), raw(entries), other, ALLOWED)[0], ALLOWED
+    return advance(ImaProgress.begin(1, ALLOWED, "sha256"), raw(entries), other, ALLOWED)[0], ALLOWED
 
 
 @pytest.mark.parametrize("padded", [False, True])
@@ -354,15 +354,15 @@ def test_a_long_list_comes_in_parts() -> None:
     """Each part is cut anywhere; what was found in the first is known when the last proves it."""
     entries = [GOOD[0], measured("/x", EVIL), *(measured(f"/usr/bin/{n}", BASH) for n in range(50))]
     whole, value = raw(entries), replayed(entries)
-    progress, complete, parts = Progress.begin(1, ALLOWED, "sha256"), False, 0
+    progress, complete, parts = ImaProgress.begin(1, ALLOWED, "sha256"), False, 0
     while not complete:
         part = whole[progress.offset : progress.offset + 1000]
         progress, complete = advance(progress, part, PCRS | {10: value}, ALLOWED, 1000)
         parts += 1
-        assert Progress.from_json(json.loads(json.dumps(progress.as_json()))) == progress
+        assert ImaProgress.from_json(json.loads(json.dumps(progress.as_json()))) == progress
     assert parts > 5
     assert (progress.count, progress.offset, progress.values) == (52, len(whole), {Mode.BANK: value})
-    assert progress.bad == (Finding(2, "/x", f"sha256:{EVIL.hex()}", "nothing allows it"),)
+    assert progress.bad == (ImaFinding(2, "/x", f"sha256:{EVIL.hex()}", "nothing allows it"),)
 
 
 def test_other_lists_do_not_match() -> None:
@@ -408,12 +408,12 @@ def test_the_list_begins_with_the_aggregate() -> None:
 
 def test_progress_is_for_a_boot_a_requirement_and_a_bank() -> None:
     """A reboot begins a list anew, and other rules judge it anew."""
-    here = Progress.begin(1, ALLOWED, "sha256")
+    here = ImaProgress.begin(1, ALLOWED, "sha256")
     assert here.goes_on(read(GOOD)[0])
     others = (
-        Progress.begin(2, ALLOWED, "sha256"),
-        Progress.begin(1, signed_by("rsa"), "sha256"),
-        Progress.begin(1, ALLOWED, "sha384"),
+        ImaProgress.begin(2, ALLOWED, "sha256"),
+        ImaProgress.begin(1, signed_by("rsa"), "sha256"),
+        ImaProgress.begin(1, ALLOWED, "sha384"),
     )
     assert not any(here.goes_on(other) for other in others)
 
@@ -504,7 +504,7 @@ def test_no_bit_can_change(bit: int) -> None:
     changed[bit // 8] ^= 1 << bit % 8
     try:
         progress, _ = advance(
-            Progress.begin(1, ALLOWED, "sha256"), bytes(changed), PCRS | {10: replayed(GOOD)}, ALLOWED
+            ImaProgress.begin(1, ALLOWED, "sha256"), bytes(changed), PCRS | {10: replayed(GOOD)}, ALLOWED
         )
     except (Malformed, Refused):
         return

@@ -13,13 +13,13 @@ from tang_attest.errors import Unavailable
 from tang_attest.ports.audit import AuditEntry
 from tang_attest.protocol.values.base64url import b64u
 from tang_attest.service.audit.refusals import FULL_OF_KEY, FULL_OF_STRANGERS, KEYS, Refusals
-from tang_attest.web.gate.limits import Limits
+from tang_attest.web.gate.limits import RequestLimits
 from tests.attester import Attester, members
 from tests.cli.serving import program, request, serving
 from tests.fakes import FakeClock
 from tests.server import Server, evidence, new_x
 
-NO_RATES = Limits(address_rate=0, device_rate=0)
+NO_RATES = RequestLimits(address_rate=0, device_rate=0)
 
 
 class Record:

@@ -11,7 +11,7 @@ import pytest
 
 from tang_attest.errors import Conflict, Malformed, NotFound, TangAttestError
 from tang_attest.protocol.changes.change import PolicyChange
-from tang_attest.protocol.changes.rollout import Status
+from tang_attest.protocol.changes.rollout import RolloutPhase
 from tang_attest.protocol.values.pcr import Selection
 from tang_attest.service.audit.actors import Author
 from tang_attest.service.policies.changes import PolicyChanges
@@ -74,7 +74,7 @@ class Fleet:
         change = change or await self.added("new")
         await self.rollouts.start(POLICY, change, RolloutTerms(**(known | terms)), force=force)
 
-    async def status(self) -> Status:
+    async def status(self) -> RolloutPhase:
         return (await self.rollouts.status(POLICY)).rollout.status
 
 
@@ -128,9 +128,9 @@ async def test_a_rollout_that_stops(fleet: Fleet) -> None:
     for _ in range(3):
         assert await fleet.boot("canary-2", "bad") == "pcr-mismatch"
     assert await fleet.boot("other-1", "bad") == "pcr-mismatch"
-    assert await fleet.status() is Status.RUNNING
+    assert await fleet.status() is RolloutPhase.RUNNING
     assert await fleet.boot("canary-3", "bad") == "pcr-mismatch"
-    assert await fleet.status() is Status.STOPPED
+    assert await fleet.status() is RolloutPhase.STOPPED
     assert await fleet.boot("canary-1", "new") == "ok"
     assert await fleet.boot("canary-1") == "ok"
     assert await fleet.boot("canary-1", "new") == "ok"

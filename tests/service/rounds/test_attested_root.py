@@ -12,7 +12,7 @@ from tang_attest.protocol.conditions import Conditions, Watch
 from tang_attest.protocol.quote import Evidence
 from tang_attest.protocol.values.base64url import b64u
 from tang_attest.protocol.values.pcr import Selection
-from tang_attest.protocol.verification import CAP_EVENT, Outcome, cap_value
+from tang_attest.protocol.verification import CAP_EVENT, RoundOutcome, cap_value
 from tang_attest.service.unlock.device_keys import find_device_key
 from tests.attester import Attester
 from tests.server import Answer, Server
@@ -248,7 +248,7 @@ async def test_a_root_that_is_not_attested_is_refused(
     answer = await prove(server, attester, kid, events)
     assert (answer.status, answer.body["outcome"], answer.body["code"]) == (200, "refused", code)
     device = await server.store.get_device("pi-b")
-    assert (device.standing.outcome, device.standing.code) == (Outcome.REFUSED, code)
+    assert (device.standing.outcome, device.standing.code) == (RoundOutcome.REFUSED, code)
     assert device.suspension is not None
     assert sentence in device.suspension.reason
     boot(attester)

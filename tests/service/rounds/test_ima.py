@@ -14,7 +14,7 @@ from tang_attest.protocol.conditions import Conditions, Watch
 from tang_attest.protocol.ima import parse_requirement
 from tang_attest.protocol.values.base64url import b64u
 from tang_attest.protocol.values.pcr import Selection
-from tang_attest.protocol.verification import CAP_EVENT, Outcome
+from tang_attest.protocol.verification import CAP_EVENT, RoundOutcome
 from tests.attester import Attester
 from tests.protocol.ima.writer import Measured, boot_aggregate, measured, raw
 from tests.server import Answer, Server
@@ -150,7 +150,7 @@ async def no_verdict(machine: Machine, answer: Answer, code: str) -> None:
     """The code, and the machine stands as before; the next round is good."""
     assert answer.code == code
     device = await machine.server.store.get_device("pi-b")
-    assert device.standing.outcome in (None, Outcome.VERIFIED)
+    assert device.standing.outcome in (None, RoundOutcome.VERIFIED)
     assert device.suspension is None
     codes = await machine.codes(2)
     assert codes[-1] == "ok"

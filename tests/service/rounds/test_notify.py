@@ -20,10 +20,10 @@ from aiohttp.test_utils import TestServer
 
 from tang_attest.config import Settings
 from tang_attest.errors import Unavailable
-from tang_attest.ports.rounds import Verification
+from tang_attest.ports.rounds import RoundRecord
 from tang_attest.programs.hook import run_hook
 from tang_attest.programs.run import run_program
-from tang_attest.protocol.verification import Outcome
+from tang_attest.protocol.verification import RoundOutcome
 from tang_attest.server.courier import SettingsCourier
 from tang_attest.service.rounds.notify import Notify
 from tang_attest.web.webhook import post_signed
@@ -62,10 +62,10 @@ async def refuse(server: Server, *notify: str) -> None:
     device = await server.store.get_device("pi-b")
     assert device.clock is not None
     await server.store.verify(
-        Verification(
+        RoundRecord(
             device_id=device.id,
             at=server.clock.now(),
-            outcome=Outcome.REFUSED,
+            outcome=RoundOutcome.REFUSED,
             code="pcr-mismatch",
             details={"reasons": [{"code": "pcr-mismatch", "sentence": "PCR 7 differs."}]},
             silent_since=server.clock.now(),
@@ -137,10 +137,10 @@ async def test_a_webhook_is_tried_again(server: Server, settings: Settings) -> N
     assert len(listener.seen) == 3
     listener.statuses[:] = [302]
     await server.store.verify(
-        Verification(
+        RoundRecord(
             device_id=(await server.store.get_device("pi-b")).id,
             at=server.clock.now(),
-            outcome=Outcome.UNREACHABLE,
+            outcome=RoundOutcome.UNREACHABLE,
             code="device-unreachable",
             details={},
             notify=(f"webhook:{started.make_url('/')}",),

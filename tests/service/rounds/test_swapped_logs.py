@@ -15,7 +15,7 @@ from tang_attest.protocol.conditions import Conditions, Watch
 from tang_attest.protocol.eventlog import EventType
 from tang_attest.protocol.values.base64url import b64u
 from tang_attest.protocol.values.pcr import Selection
-from tang_attest.protocol.verification import CAP_EVENT, Outcome
+from tang_attest.protocol.verification import CAP_EVENT, RoundOutcome
 from tests.attester import Attester
 from tests.protocol.eventlog.writer import agile
 from tests.server import Answer, Server
@@ -119,7 +119,7 @@ async def test_no_byte_of_a_log_suspends_a_machine(server: Server, attester: Att
     }
     device = await server.store.get_device("pi-b")
     assert device.suspension is None
-    assert device.standing.outcome in (None, Outcome.VERIFIED)
+    assert device.standing.outcome in (None, RoundOutcome.VERIFIED)
 
 
 async def test_signed_values_are_a_verdict_with_any_log(server: Server, attester: Attester) -> None:

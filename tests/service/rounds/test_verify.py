@@ -12,7 +12,7 @@ from tang_attest.protocol.challenge import unlock_digest, verify_digest
 from tang_attest.protocol.conditions import Conditions, Watch
 from tang_attest.protocol.values.base64url import b64u, unb64u
 from tang_attest.protocol.values.pcr import Selection
-from tang_attest.protocol.verification import CAP_EVENT, Outcome
+from tang_attest.protocol.verification import CAP_EVENT, RoundOutcome
 from tests.attester import Attester
 from tests.server import Answer, Server
 
@@ -65,7 +65,7 @@ async def test_a_running_machine_is_verified(server: Server, attester: Attester)
     answer = await server.post(f"/attest/agent/{kid}/evidence", evidence(attester, kid, challenge))
     assert (answer.status, answer.body["outcome"], answer.body["code"]) == (200, "verified", "ok")
     device = await server.store.get_device("pi-b")
-    assert device.standing.outcome is Outcome.VERIFIED
+    assert device.standing.outcome is RoundOutcome.VERIFIED
     assert device.standing.answered_at == device.standing.verified_at == server.clock.now()
     assert await outcomes(server) == ["verified"]
 
@@ -114,7 +114,7 @@ async def test_what_anybody_can_send_is_no_verdict(
     answer = await prove(server, attester, kid, **changes)
     assert (answer.status, answer.code) == (status, code)
     device = await server.store.get_device("pi-b")
-    assert device.standing.outcome is Outcome.VERIFIED
+    assert device.standing.outcome is RoundOutcome.VERIFIED
     assert device.suspension is None
 
 
@@ -155,7 +155,7 @@ async def test_evidence_counts_once(server: Server, attester: Attester) -> None:
     body = evidence(attester, kid, challenge)
     assert (await server.post(f"/attest/agent/{kid}/evidence", body)).body["outcome"] == "verified"
     assert (await server.post(f"/attest/agent/{kid}/evidence", body)).code == "nonce-used"
-    assert (await server.store.get_device("pi-b")).standing.outcome is Outcome.VERIFIED
+    assert (await server.store.get_device("pi-b")).standing.outcome is RoundOutcome.VERIFIED
 
 
 async def test_a_challenge_may_be_answered_twice(server: Server, attester: Attester) -> None:
@@ -289,7 +289,7 @@ async def test_new_terms_reach_held_requests(server: Server, attester: Attester)
     await sweep(server, 20)
     assert "challenge" in (await held).body
     await sweep(server, 100)
-    assert (await server.store.get_device("pi-b")).standing.outcome is Outcome.VERIFIED
+    assert (await server.store.get_device("pi-b")).standing.outcome is RoundOutcome.VERIFIED
 
 
 # --- enforcement ------------------------------------------------------------------------------------------------------
@@ -355,9 +355,9 @@ async def test_silence_is_unreachable_and_not_refused(server: Server, attester: 
     attester.extend(7, b"tampered")
     await prove(server, attester, kid)
     await sweep(server, 170)
-    assert (await server.store.get_device("pi-b")).standing.outcome is Outcome.REFUSED
+    assert (await server.store.get_device("pi-b")).standing.outcome is RoundOutcome.REFUSED
     await sweep(server, 30)
-    assert (await server.store.get_device("pi-b")).standing.outcome is Outcome.UNREACHABLE
+    assert (await server.store.get_device("pi-b")).standing.outcome is RoundOutcome.UNREACHABLE
     assert (await server.store.get_device("pi-b")).suspension is None
     attester.pcrs["sha256"] = good
     await prove(server, attester, kid)
@@ -370,7 +370,7 @@ async def test_who_never_came_is_unreachable(server: Server, attester: Attester)
     await watch(server, misses=2, on_unreachable=("suspend",))
     await sweep(server, 130)
     device = await server.store.get_device("pi-b")
-    assert device.standing.outcome is Outcome.UNREACHABLE
+    assert device.standing.outcome is RoundOutcome.UNREACHABLE
     assert device.suspension is not None
 
 
@@ -383,12 +383,12 @@ async def test_a_server_that_starts_does_not_call_everybody_silent(
     await prove(server, attester, kid)
     server.clock.advance(hours=5)
     await sweep(server, 100)
-    assert (await server.store.get_device("pi-b")).standing.outcome is Outcome.VERIFIED
+    assert (await server.store.get_device("pi-b")).standing.outcome is RoundOutcome.VERIFIED
     server.clock.advance(seconds=60)  # no sweep meanwhile
     await sweep(server, 100)
-    assert (await server.store.get_device("pi-b")).standing.outcome is Outcome.VERIFIED
+    assert (await server.store.get_device("pi-b")).standing.outcome is RoundOutcome.VERIFIED
     await sweep(server, 40)
-    assert (await server.store.get_device("pi-b")).standing.outcome is Outcome.UNREACHABLE
+    assert (await server.store.get_device("pi-b")).standing.outcome is RoundOutcome.UNREACHABLE
 
 
 @pytest.mark.parametrize("back", [{"hours": -1}, {"days": -3650}])
@@ -401,13 +401,13 @@ async def test_a_clock_that_is_set_back_hides_no_silence(
     await prove(server, attester, kid)
     server.clock.advance(**back)
     await sweep(server, 100)
-    assert (await server.store.get_device("pi-b")).standing.outcome is Outcome.VERIFIED
+    assert (await server.store.get_device("pi-b")).standing.outcome is RoundOutcome.VERIFIED
     await prove(server, attester, kid)
     await sweep(server, 100)
-    assert (await server.store.get_device("pi-b")).standing.outcome is Outcome.VERIFIED
+    assert (await server.store.get_device("pi-b")).standing.outcome is RoundOutcome.VERIFIED
     server.clock.advance(**back)
     await sweep(server, 130)
-    assert (await server.store.get_device("pi-b")).standing.outcome is Outcome.UNREACHABLE
+    assert (await server.store.get_device("pi-b")).standing.outcome is RoundOutcome.UNREACHABLE
 
 
 async def test_a_ticket_from_before_the_clock_was_set_back_is_answered_at_once(

@@ -18,7 +18,7 @@ from tang_attest.protocol.conditions import Conditions, Watch
 from tang_attest.protocol.reference_state import reference_state
 from tang_attest.protocol.values.base64url import unb64u
 from tang_attest.protocol.values.pcr import Selection
-from tang_attest.protocol.verification import Outcome
+from tang_attest.protocol.verification import RoundOutcome
 from tests.attester import Attester, members
 from tests.server import Answer, Server, announcement, evidence, new_x
 from tests.store.samples import entry
@@ -86,7 +86,7 @@ async def in_good_standing(server: Server) -> None:
     """Nobody was told that anything is odd about the machine."""
     device = await server.store.get_device("pi-b")
     assert device.suspension is None
-    assert device.standing.outcome in (None, Outcome.VERIFIED)
+    assert device.standing.outcome in (None, RoundOutcome.VERIFIED)
     told = {entry.code for _, entry in await server.store.list_audit("pi-b")}
     assert not told & {"clock-backwards", "reset-count-backwards", "nonce-used"}
 
@@ -226,14 +226,14 @@ async def test_an_overtaken_round_does_not_make_a_refused_machine_good(
     attester.extend(4, b"another kernel")
     assert (await after(attester)()).body["outcome"] == "refused"
     assert (await before()).body["outcome"] == "verified"
-    assert (await server.store.get_device("pi-b")).standing.outcome is Outcome.REFUSED
+    assert (await server.store.get_device("pi-b")).standing.outcome is RoundOutcome.REFUSED
     policy = await server.store.get_policy("pi-b")
     values = policy.selection.split(attester.values(SELECTION))
     await server.store.add_state(
         "pi-b", reference_state(policy.selection, "next", values, "imported", cap_pcr=15), entry()
     )
     good(await (await verify(server, kid))(attester)())
-    assert (await server.store.get_device("pi-b")).standing.outcome is Outcome.VERIFIED
+    assert (await server.store.get_device("pi-b")).standing.outcome is RoundOutcome.VERIFIED
 
 
 async def test_an_overtaken_round_that_is_bad_counts(server: Server, attester: Attester) -> None:

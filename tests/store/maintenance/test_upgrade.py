@@ -17,13 +17,13 @@ from jwcrypto.jwe import JWE
 from jwcrypto.jwk import JWK
 
 from tang_attest.errors import Unavailable
-from tang_attest.keys.sealed import SealedKeys
+from tang_attest.keys.sealed import EncryptedKeys
 from tang_attest.keys.secret import ServerSecret
 from tang_attest.ports.keys import OPEN
 from tang_attest.protocol.endorsement.endorsement import subject_digest
-from tang_attest.protocol.reference_state import Life, Limits
+from tang_attest.protocol.reference_state import Life, StateLimits
 from tang_attest.service.audit import chain as sealing
-from tang_attest.service.audit.chain import Sealer
+from tang_attest.service.audit.chain import AuditSealer
 from tang_attest.service.audit.check import check_audit
 from tang_attest.store import KEY_LABEL, Reader, back_up, check_rows, look, open_store, restore, upgrade
 from tang_attest.store.database import schema
@@ -61,7 +61,7 @@ async def test_a_database_of_the_first_schema_is_upgraded(empty_url: str) -> Non
     await upgrade(empty_url, ROW_KEY)
     store = await open_store(empty_url, ROW_KEY)
     [state] = (await store.get_policy("pi-b")).states
-    assert (state.life, state.limits, state.notes) == (Life.ACTIVE, Limits(), ())
+    assert (state.life, state.limits, state.notes) == (Life.ACTIVE, StateLimits(), ())
     device = await store.get_device("pi-b")
     assert (device.labels, device.grade, device.last_state) == ((), None, None)
     await store.close()
@@ -84,7 +84,7 @@ async def test_rows_of_before_the_chain_are_sealed(empty_url: str) -> None:
     store = await open_store(empty_url, ROW_KEY)
     clock = FakeClock()
     assert (await store.unsealed_audit(None))[0] == 2 * sealing.ROWS + 1
-    assert (await Sealer(store, bytes(32), clock).round()).seq == 3  # type: ignore[union-attr]
+    assert (await AuditSealer(store, bytes(32), clock).round()).seq == 3  # type: ignore[union-attr]
     check = await check_audit(store, bytes(32), clock, lambda _done, _total: None)
     assert (check.rows, check.seals, check.bad, check.unsealed) == (2 * sealing.ROWS + 1, 3, 0, 0)
     await store.close()
@@ -126,7 +126,7 @@ def _without_holder(kid: str, private: ec.EllipticCurvePrivateKey, secret: Serve
 
 async def _before_seals(url: str) -> tuple[str, str]:
     """A database of schema 0007: a machine's key, and one that somebody sealed under a secret of their own; kids."""
-    keys = [SealedKeys(SECRET).create("exchange", "P-256", NOW) for _ in range(2)]
+    keys = [EncryptedKeys(SECRET).create("exchange", "P-256", NOW) for _ in range(2)]
     database = connect(parse_url(url), create=True)
 
     def old(connection: sa.Connection) -> None:
@@ -140,7 +140,7 @@ async def _before_seals(url: str) -> tuple[str, str]:
             " VALUES (:kid, 'exchange', 'P-256', :public, :sealed, 1, 1)"
         )
         for key, secret in zip(keys, (SECRET, ServerSecret(b"o" * 32)), strict=True):
-            private = SealedKeys(SECRET)._unseal(key, "exchange")
+            private = EncryptedKeys(SECRET)._unseal(key, "exchange")
             text = _without_holder(key.kid, private, secret)
             connection.execute(insert, {"kid": key.kid, "public": json.dumps(key.public), "sealed": text})
 
@@ -152,21 +152,21 @@ async def _before_seals(url: str) -> tuple[str, str]:
 async def test_rows_of_before_there_were_seals(empty_url: str) -> None:
     """They get one, and how many is told; keys name their holder; a key under another secret stays out and is named."""
     kid, foreign = await _before_seals(empty_url)
-    done = await upgrade(empty_url, ROWS, SealedKeys(SECRET).rebind)
+    done = await upgrade(empty_url, ROWS, EncryptedKeys(SECRET).rebind)
     assert (done.before, done.after, done.sealed) == ("0007", schema.REVISION, 4)
     assert [(row.table, row.key) for row in done.foreign] == [("sealed_key", foreign)]
     store = await open_store(empty_url, ROWS)
     bound = await store.find_key(kid)
     assert bound is not None
     assert bound.key.holder != OPEN
-    assert SealedKeys(SECRET).open_exchange(bound.key).kid == kid
+    assert EncryptedKeys(SECRET).open_exchange(bound.key).kid == kid
     with pytest.raises(Unavailable) as refused:
-        SealedKeys(SECRET).open_exchange(replace(bound.key, holder=OPEN))
+        EncryptedKeys(SECRET).open_exchange(replace(bound.key, holder=OPEN))
     assert refused.value.code == "registry-tampered"
     with pytest.raises(Unavailable, match="is not what this server wrote"):
         await store.find_key(foreign)
     await store.close()
-    again = await upgrade(empty_url, ROWS, SealedKeys(SECRET).rebind)
+    again = await upgrade(empty_url, ROWS, EncryptedKeys(SECRET).rebind)
     assert (again.before, again.sealed, again.foreign) == (schema.REVISION, 0, ())
 
 
@@ -175,7 +175,7 @@ async def test_an_upgrade_under_another_secret_changes_nothing(empty_url: str) -
     await _before_seals(empty_url)
     other = ServerSecret(b"x" * 32)
     with pytest.raises(Unavailable) as refused:
-        await upgrade(empty_url, other.derive(KEY_LABEL), SealedKeys(other).rebind)
+        await upgrade(empty_url, other.derive(KEY_LABEL), EncryptedKeys(other).rebind)
     assert refused.value.code == "setting-invalid"
     with pytest.raises(Unavailable) as refused:
         await upgrade(empty_url, ROWS)
@@ -189,7 +189,7 @@ async def test_a_later_upgrade_seals_nobody_elses_rows(
     """From schema 0008 on, what was not ours before is not ours afterwards."""
     monkeypatch.setattr(resealing, "_FIRST", "0007")  # so that this program's last migration is a later one
     kid, _ = await _before_seals(empty_url)
-    done = await upgrade(empty_url, ROWS, SealedKeys(SECRET).rebind)
+    done = await upgrade(empty_url, ROWS, EncryptedKeys(SECRET).rebind)
     assert done.sealed == 0
     assert {row.table for row in done.foreign} == {"policy", "reference_state", "device", "sealed_key"}
     store = await open_store(empty_url, ROWS)
@@ -207,7 +207,7 @@ async def test_a_backup_of_before_there_were_seals(empty_url: str, tmp_path: Pat
         await back_up(url, file, bytes(32), {}, lambda _done, _total: None)
         file.seek(0)
         target = empty_url if url != source else f"sqlite:///{tmp_path}/new.db"
-        rebind = SealedKeys(SECRET).rebind
+        rebind = EncryptedKeys(SECRET).rebind
         _, done = await restore(target, Reader(file), bytes(32), lambda _d, _t: None, ROWS, rebind)
         assert done.sealed == sealed
         store = await open_store(target, ROWS)

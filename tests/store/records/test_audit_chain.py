@@ -14,7 +14,7 @@ from tang_attest.errors import Conflict, Refused, TangAttestError
 from tang_attest.protocol.audit_chain import make_seal
 from tang_attest.service.audit import chain as sealing
 from tang_attest.service.audit import check as audit_check
-from tang_attest.service.audit.chain import Sealer
+from tang_attest.service.audit.chain import AuditSealer
 from tang_attest.service.audit.check import AuditCheck, check_audit
 from tang_attest.store import SqlStore
 from tang_attest.store.database.engine import Work
@@ -34,12 +34,12 @@ def clock() -> FakeClock:
 
 
 @pytest.fixture
-def sealer(store: SqlStore, clock: FakeClock) -> Sealer:
-    return Sealer(store, KEY, clock)
+def sealer(store: SqlStore, clock: FakeClock) -> AuditSealer:
+    return AuditSealer(store, KEY, clock)
 
 
 @pytest_asyncio.fixture
-async def sealed(store: SqlStore, sealer: Sealer, clock: FakeClock) -> AsyncIterator[SqlStore]:
+async def sealed(store: SqlStore, sealer: AuditSealer, clock: FakeClock) -> AsyncIterator[SqlStore]:
     """Twelve rows under four seals; the key may not be used for anything else."""
     for number in range(4):
         await write(store, 3, number)
@@ -69,13 +69,13 @@ def codes(found: AuditCheck) -> list[str]:
     return [reason.code for reason in found.reasons]
 
 
-async def test_an_empty_record(store: SqlStore, sealer: Sealer, clock: FakeClock) -> None:
+async def test_an_empty_record(store: SqlStore, sealer: AuditSealer, clock: FakeClock) -> None:
     """Nothing to seal, and nothing wrong."""
     assert await sealer.round() is None
     assert await check(store, clock) == AuditCheck()
 
 
-async def test_rows_are_sealed_once(sealed: SqlStore, sealer: Sealer, clock: FakeClock) -> None:
+async def test_rows_are_sealed_once(sealed: SqlStore, sealer: AuditSealer, clock: FakeClock) -> None:
     """Each in the seal of its round; a round without new rows makes none."""
     assert await sealer.round() is None
     found = await check(sealed, clock)
@@ -94,7 +94,7 @@ async def test_a_backlog_is_sealed_bit_by_bit(
     monkeypatch.setattr(sealing, "SEALS", 2)
     monkeypatch.setattr(audit_check, "_PAGE", 2)
     await write(store, 14)
-    sealer = Sealer(store, KEY, clock)
+    sealer = AuditSealer(store, KEY, clock)
     made = []
     for _ in range(4):
         made.append(seal.seq if (seal := await sealer.round()) else None)
@@ -159,7 +159,7 @@ async def test_many_changes_are_counted(
     monkeypatch.setattr(sealing, "ROWS", 1)
     monkeypatch.setattr(sealing, "SEALS", 30)
     await write(store, 30)
-    await Sealer(store, KEY, clock).round()
+    await AuditSealer(store, KEY, clock).round()
     await sql(store, "UPDATE audit SET code = 'x'")
     found = await check(store, clock)
     assert (found.bad, len(found.reasons)) == (30, audit_check.NAMED)
@@ -199,7 +199,7 @@ async def test_a_chain_that_was_made_anew(sealed: SqlStore, clock: FakeClock) ->
     head = await sealed.newest_seal()
     assert head is not None
     await sql(sealed, "DELETE FROM audit_seal", "UPDATE audit SET actor = 'operator:eve'")
-    anew = Sealer(sealed, KEY, clock)
+    anew = AuditSealer(sealed, KEY, clock)
     await anew.round()
     assert (await check(sealed, clock)).bad == 0
     assert codes(await check(sealed, clock, (head.seq, head.hash))) == ["audit-cut"]
@@ -229,7 +229,7 @@ async def test_another_key(sealed: SqlStore, clock: FakeClock) -> None:
     ],
 )
 async def test_a_sealer_does_not_seal_changed_rows_again(
-    sealed: SqlStore, sealer: Sealer, clock: FakeClock, statement: str
+    sealed: SqlStore, sealer: AuditSealer, clock: FakeClock, statement: str
 ) -> None:
     """It knows the head that it made; it says so once a minute."""
     await sql(sealed, statement, "UPDATE audit SET actor = 'operator:eve' WHERE id = 12")
@@ -246,11 +246,11 @@ async def test_a_sealer_does_not_seal_changed_rows_again(
 
 
 async def test_a_head_that_another_sealer_replaced(
-    sealed: SqlStore, sealer: Sealer, clock: FakeClock
+    sealed: SqlStore, sealer: AuditSealer, clock: FakeClock
 ) -> None:
     """A longer chain is no excuse."""
     await sql(sealed, "DELETE FROM audit_seal WHERE seq = 4")
-    foreign = Sealer(sealed, KEY, clock)
+    foreign = AuditSealer(sealed, KEY, clock)
     await foreign.round()
     await write(sealed, 1)
     clock.advance(seconds=1)
@@ -262,7 +262,7 @@ async def test_a_head_that_another_sealer_replaced(
 async def test_two_sealers(store: SqlStore, open_another: Opener, clock: FakeClock) -> None:
     """At the same moment: one of them seals, the other goes on from there; whoever comes a moment later leaves it."""
     stores = [store, await open_another()]
-    sealers = [Sealer(each, KEY, clock) for each in stores]
+    sealers = [AuditSealer(each, KEY, clock) for each in stores]
     for number in range(8):
         await write(store, 2, number)
         made = await asyncio.gather(*(sealer.round() for sealer in sealers))
@@ -284,9 +284,9 @@ async def test_a_seal_lost_to_another(
     """Both read the same rows; the number is given once."""
     await write(sealed, 3)
     monkeypatch.setattr(audit_chain, "rows", stall.around(audit_chain.rows))
-    slow = asyncio.create_task(Sealer(sealed, KEY, clock).round())
+    slow = asyncio.create_task(AuditSealer(sealed, KEY, clock).round())
     await stall.entered()
-    other = Sealer(await open_another(), KEY, clock)
+    other = AuditSealer(await open_another(), KEY, clock)
     assert (await other.round()).seq == 5  # type: ignore[union-attr]
     stall.go()
     assert await slow is None
@@ -299,7 +299,7 @@ async def test_the_last_round_continues_after_an_interrupted_one(
     """A server that stops seals every row, even if the seal of a round it canceled is committed meanwhile."""
     monkeypatch.setattr(sealing, "ROWS", 3)
     await write(store, 8)
-    sealer = Sealer(store, KEY, clock)
+    sealer = AuditSealer(store, KEY, clock)
     add_seal = audit_chain.add_seal
     with monkeypatch.context() as patch:
         patch.setattr(audit_chain, "add_seal", stall.around(add_seal))
@@ -331,7 +331,7 @@ async def test_rows_that_are_committed_out_of_order(
     await stall.entered()
     other = await open_another()
     fast = asyncio.create_task(other.audit(entry("fast", at=NOW)))
-    sealer = Sealer(await open_another(), KEY, clock)
+    sealer = AuditSealer(await open_another(), KEY, clock)
     if url.startswith("postgresql"):
         await asyncio.wait_for(fast, 10)  # PostgreSQL's writers do not wait for each other
         assert [row.event for _, row in await other.list_audit()] == ["fast"]
@@ -351,7 +351,7 @@ async def test_writers_and_sealers_and_a_check_at_once(
     """Four processes that write and seal as fast as they can: nothing is sealed too early, at no moment."""
     monkeypatch.setattr(sealing, "FRESH", timedelta(0))
     stores = [store, *[await open_another() for _ in range(3)]]
-    sealers = [Sealer(each, KEY, clock) for each in stores]
+    sealers = [AuditSealer(each, KEY, clock) for each in stores]
     done = asyncio.Event()
 
     async def note(each: SqlStore, number: int) -> None:
@@ -367,7 +367,7 @@ async def test_writers_and_sealers_and_a_check_at_once(
         for begin in range(number, number + 60, 3):
             await asyncio.gather(*(each._database.write(one(begin + row)) for row in range(3)))
 
-    async def seal(each: Sealer) -> int:
+    async def seal(each: AuditSealer) -> int:
         seals = 0
         while not done.is_set():
             seals += await each.round() is not None
@@ -398,18 +398,18 @@ async def test_a_round_that_is_interrupted(
     """A seal is there or it is not; the next process goes on."""
     await write(sealed, 3)
     monkeypatch.setattr(audit_chain, "rows", stall.around(audit_chain.rows))
-    task = asyncio.create_task(Sealer(sealed, KEY, clock).round())
+    task = asyncio.create_task(AuditSealer(sealed, KEY, clock).round())
     await stall.entered()
     task.cancel()
     stall.go()
     with pytest.raises(asyncio.CancelledError):
         await task
     assert (await check(sealed, clock)).unsealed == 3
-    assert (await Sealer(sealed, KEY, clock).round()).seq == 5  # type: ignore[union-attr]
+    assert (await AuditSealer(sealed, KEY, clock).round()).seq == 5  # type: ignore[union-attr]
     assert (await check(sealed, clock)).bad == 0
 
 
-async def test_what_cannot_be_a_seal(sealed: SqlStore, sealer: Sealer, clock: FakeClock) -> None:
+async def test_what_cannot_be_a_seal(sealed: SqlStore, sealer: AuditSealer, clock: FakeClock) -> None:
     """A time that no calendar has: refused, by both."""
     await sql(sealed, "UPDATE audit_seal SET sealed_at = 9223372036854775807 WHERE seq = 4")
     for call in (check(sealed, clock), sealer.round()):

@@ -11,7 +11,7 @@ import pytest
 from tang_attest.errors import Conflict, NotFound, TangAttestError
 from tang_attest.ports.decisions import RolloutResult
 from tang_attest.protocol.changes.change import AddedState, PolicyChange
-from tang_attest.protocol.changes.rollout import Rollout, RolloutOutcome, Status
+from tang_attest.protocol.changes.rollout import Rollout, RolloutOutcome, RolloutPhase
 from tang_attest.protocol.reference_state import Life, ReferenceState
 from tang_attest.protocol.rules import parse_rules
 from tang_attest.store import SqlStore
@@ -106,9 +106,9 @@ async def test_one_at_a_time(store: SqlStore) -> None:
     running, _ = await begin(store, 0)
     other = rollout(name="other")
     await refused("rollout-unfinished", Conflict, store.start_rollout(other, [], entry()))
-    await store.move_rollout(running, Status.STOPPED, "why", entry())
+    await store.move_rollout(running, RolloutPhase.STOPPED, "why", entry())
     await refused("rollout-unfinished", Conflict, store.start_rollout(other, [], entry()))
-    await store.move_rollout(await newest(store), Status.ABANDONED, None, entry())
+    await store.move_rollout(await newest(store), RolloutPhase.ABANDONED, None, entry())
     await refused("name-taken", Conflict, store.start_rollout(rollout(), [], entry()))
     await refused("name-taken", Conflict, store.start_rollout(other, [NEW], entry()))
     await store.start_rollout(other, [], entry())
@@ -148,7 +148,7 @@ async def test_find_key_gives_the_rollout(store: SqlStore) -> None:
         (running, None),
         (None, None),
     ]
-    await store.move_rollout(running, Status.FINISHED, None, entry())
+    await store.move_rollout(running, RolloutPhase.FINISHED, None, entry())
     bound = await store.find_key("kid-d0")
     assert bound is not None
     assert (bound.rollout, bound.outcome) == (None, None)
@@ -160,15 +160,15 @@ async def test_devices_are_counted_once(store: SqlStore) -> None:
     for _ in range(5):
         await fare(store, ids["d0"], running, REFUSED)
     await fare(store, ids["d1"], running, REFUSED)
-    assert (await newest(store)).status is Status.RUNNING
+    assert (await newest(store)).status is RolloutPhase.RUNNING
     await fare(store, ids["d1"], running, PASSED)
     await fare(store, ids["d1"], running, REFUSED)
     await fare(store, ids["d2"], running, REFUSED)
-    assert (await newest(store)).status is Status.RUNNING
+    assert (await newest(store)).status is RolloutPhase.RUNNING
     assert await fared(store, running) == {"d0": REFUSED, "d1": PASSED, "d2": REFUSED}
     await fare(store, ids["d3"], running, REFUSED)
     stopped = await newest(store)
-    assert (stopped.status, stopped.ended_at, stopped.ended_by) == (Status.STOPPED, NOW, "server")
+    assert (stopped.status, stopped.ended_at, stopped.ended_by) == (RolloutPhase.STOPPED, NOW, "server")
     assert stopped.why == "3 devices were refused, the limit is 2"
     (told,) = await audited(store, "policy rollout stop")
     assert (told.actor, told.details["refused"]) == ("server", ["d0", "d2", "d3"])
@@ -196,7 +196,7 @@ async def test_a_pass_under_way_when_it_stopped(store: SqlStore) -> None:
 async def test_a_pass_under_way_when_it_finished(store: SqlStore) -> None:
     """It counts for everybody now."""
     running, ids = await begin(store)
-    await store.move_rollout(running, Status.FINISHED, None, entry())
+    await store.move_rollout(running, RolloutPhase.FINISHED, None, entry())
     await fare(store, ids["d1"], running, PASSED)
     assert (await store.get_device("d1")).last_state == "new"
 
@@ -204,7 +204,7 @@ async def test_a_pass_under_way_when_it_finished(store: SqlStore) -> None:
 async def test_a_pass_under_way_when_it_was_abandoned(store: SqlStore) -> None:
     """Its state is retired."""
     running, ids = await begin(store)
-    await store.move_rollout(running, Status.ABANDONED, None, entry())
+    await store.move_rollout(running, RolloutPhase.ABANDONED, None, entry())
     await refused("state-retired", Conflict, fare(store, ids["d1"], running, PASSED))
 
 
@@ -221,7 +221,7 @@ async def test_replicas_count_together(
     await asyncio.sleep(0.2)
     stall.go()
     await asyncio.gather(first, second)
-    assert (await newest(store)).status is Status.STOPPED
+    assert (await newest(store)).status is RolloutPhase.STOPPED
     assert len(await audited(store, "policy rollout stop")) == 1
 
 
@@ -242,7 +242,7 @@ async def test_widen(store: SqlStore) -> None:
     await store.widen_rollout(running, 200, entry())
     assert (await newest(store)).share == 200
     await refused("rollout-changed", Conflict, store.widen_rollout(running, 200, entry()))
-    await store.move_rollout(await newest(store), Status.STOPPED, None, entry())
+    await store.move_rollout(await newest(store), RolloutPhase.STOPPED, None, entry())
     await refused("rollout-changed", Conflict, store.widen_rollout(running, 300, entry()))
     await refused("not-found", NotFound, store.widen_rollout(replace(running, id=99), 300, entry()))
 
@@ -252,31 +252,33 @@ async def test_resume_forgets_refusals(store: SqlStore) -> None:
     running, ids = await begin(store, limit=0)
     await fare(store, ids["d0"], running, PASSED)
     await fare(store, ids["d1"], running, REFUSED)
-    await store.move_rollout(await newest(store), Status.RUNNING, None, entry())
+    await store.move_rollout(await newest(store), RolloutPhase.RUNNING, None, entry())
     resumed = await newest(store)
     assert resumed == running
     assert await fared(store, resumed) == {"d0": PASSED}
     await fare(store, ids["d1"], resumed, REFUSED)
-    assert (await newest(store)).status is Status.STOPPED
+    assert (await newest(store)).status is RolloutPhase.STOPPED
 
 
 async def test_finish(store: SqlStore) -> None:
     """The states lose their limit, what is retired is, and the rollout is over."""
     running, _ = await begin(store)
     ended = entry(actor="operator:bob")
-    await store.move_rollout(running, Status.FINISHED, "done", ended)
+    await store.move_rollout(running, RolloutPhase.FINISHED, "done", ended)
     found = await newest(store)
-    assert (found.status, found.ended_by, found.why) == (Status.FINISHED, "operator:bob", "done")
+    assert (found.status, found.ended_by, found.why) == (RolloutPhase.FINISHED, "operator:bob", "done")
     states = {state.label: state for state in (await store.get_policy("policy")).states}
     assert states["recorded"].life is Life.RETIRED
     assert states["new"] == NEW
-    await refused("rollout-changed", Conflict, store.move_rollout(running, Status.STOPPED, None, entry()))
+    await refused(
+        "rollout-changed", Conflict, store.move_rollout(running, RolloutPhase.STOPPED, None, entry())
+    )
 
 
 async def test_abandon(store: SqlStore) -> None:
     """Its states are retired, and nothing else is."""
     running, _ = await begin(store)
-    await store.move_rollout(running, Status.ABANDONED, None, entry())
+    await store.move_rollout(running, RolloutPhase.ABANDONED, None, entry())
     states = {state.label: state for state in (await store.get_policy("policy")).states}
     assert states["recorded"].life is Life.ACTIVE
     assert states["new"] == replace(NEW, life=Life.RETIRED)

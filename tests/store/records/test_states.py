@@ -9,7 +9,7 @@ import pytest
 
 from tang_attest.errors import Conflict, NotFound
 from tang_attest.ports.decisions import Decision, NewEvidence, Snapshot
-from tang_attest.protocol.reference_state import Life, Limits, ReferenceState
+from tang_attest.protocol.reference_state import Life, ReferenceState, StateLimits
 from tang_attest.store import SqlStore
 from tests.store.samples import NOW, SELECTION, decision, enrollment, entry, policy, state, token, values
 
@@ -39,7 +39,7 @@ async def test_a_state_comes_back_as_it_went_in(store: SqlStore) -> None:
     full = replace(
         state("full", "predicted"),
         life=Life.PROPOSED,
-        limits=Limits(device="pi-b", expires_at=NOW + timedelta(days=1), uses_left=3, rollout="r"),
+        limits=StateLimits(device="pi-b", expires_at=NOW + timedelta(days=1), uses_left=3, rollout="r"),
         created_at=NOW,
         created_by="device:pi-b",
         notes=("the initrd changed", "Ä"),
@@ -69,7 +69,7 @@ async def test_a_refusal_leaves_the_last_state(store: SqlStore) -> None:
 
 async def test_uses_are_counted_down_to_nothing(store: SqlStore) -> None:
     """The one that comes when none is left is refused, and nothing of it is written but its audit by the caller."""
-    once = replace(state("once"), limits=Limits(uses_left=1))
+    once = replace(state("once"), limits=StateLimits(uses_left=1))
     device_id = await enroll(store, "pi-b", once)
     await store.decide(met(device_id, "a", 1, once))
     before = await store.get_device("pi-b")
@@ -84,7 +84,7 @@ async def test_uses_are_counted_down_to_nothing(store: SqlStore) -> None:
 
 async def test_a_use_is_given_back_when_the_clock_went_back(store: SqlStore) -> None:
     """Device and state move together or not at all."""
-    twice = replace(state("twice"), life=Life.STAGED, limits=Limits(uses_left=2))
+    twice = replace(state("twice"), life=Life.STAGED, limits=StateLimits(uses_left=2))
     device_id = await enroll(store, "pi-b", twice)
     await store.decide(decision(device_id, "a", 9))
     with pytest.raises(Conflict) as error:
@@ -96,7 +96,7 @@ async def test_a_use_is_given_back_when_the_clock_went_back(store: SqlStore) -> 
 @pytest.mark.parametrize("uses", [None, 5])
 async def test_a_state_retired_meanwhile_permits_nothing(store: SqlStore, uses: int | None) -> None:
     """Appraised before, written after: the retirement counts."""
-    state_ = replace(state("old"), limits=Limits(uses_left=uses))
+    state_ = replace(state("old"), limits=StateLimits(uses_left=uses))
     device_id = await enroll(store, "pi-b", state_)
     await store.move_state("pi-b", "old", {Life.ACTIVE}, Life.RETIRED, entry("policy state retire"))
     with pytest.raises(Conflict) as error:
@@ -108,7 +108,7 @@ async def test_a_state_retired_meanwhile_permits_nothing(store: SqlStore, uses: 
 
 async def test_neighbors_in_a_batch_stand_when_one_falls(store: SqlStore) -> None:
     """A savepoint that is rolled back takes only its own decision along."""
-    once = replace(state("once"), limits=Limits(uses_left=0))
+    once = replace(state("once"), limits=StateLimits(uses_left=0))
     one = await enroll(store, "pi-b", once)
     two = await enroll(store, "pi-c", state("fine"))
     items = [met(two, "a", 1, state("fine")), met(one, "b", 1, once), met(two, "c", 2, state("fine"))]
@@ -175,6 +175,6 @@ async def test_a_removed_device_takes_its_own_states_along(store: SqlStore) -> N
     await store.add_policy(policy("shared", state("all")), entry())
     await store.add_token(token("t", policy="shared", record=False), entry())
     await store.enroll(enrollment("pi-b", "t", policy="shared"))
-    await store.add_state("shared", replace(state("own"), limits=Limits(device="pi-b")), entry())
+    await store.add_state("shared", replace(state("own"), limits=StateLimits(device="pi-b")), entry())
     await store.remove_device("pi-b", entry("device remove"))
     assert [known.label for known in (await store.get_policy("shared")).states] == ["all"]

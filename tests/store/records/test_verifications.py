@@ -12,9 +12,9 @@ import pytest_asyncio
 
 from tang_attest.errors import TangAttestError
 from tang_attest.ports.machines import Suspension
-from tang_attest.ports.rounds import Change, Verification
+from tang_attest.ports.rounds import RoundEffect, RoundRecord
 from tang_attest.protocol.conditions import Conditions, Watch
-from tang_attest.protocol.verification import Outcome
+from tang_attest.protocol.verification import RoundOutcome
 from tang_attest.store import SqlStore, verifications
 from tests.store.conftest import Opener, Stall
 from tests.store.samples import NOW, clock, decision, device, digest, entry, key, policy, state
@@ -35,17 +35,19 @@ async def other(open_another: Opener) -> SqlStore:
     return await open_another()
 
 
-def ended(device_id: int, ticks: int, outcome: Outcome = Outcome.VERIFIED, **fields: Any) -> Verification:
+def ended(
+    device_id: int, ticks: int, outcome: RoundOutcome = RoundOutcome.VERIFIED, **fields: Any
+) -> RoundRecord:
     """A round; *ticks* is the TPM's clock."""
     known: dict[str, Any] = {
         "device_id": device_id,
         "at": NOW + timedelta(seconds=ticks),
         "outcome": outcome,
-        "code": "ok" if outcome is Outcome.VERIFIED else "pcr-mismatch",
+        "code": "ok" if outcome is RoundOutcome.VERIFIED else "pcr-mismatch",
         "details": {"reasons": []},
         "clock": clock(ticks),
     }
-    return Verification(**(known | fields))
+    return RoundRecord(**(known | fields))
 
 
 async def code(call: Any) -> Any:
@@ -57,21 +59,23 @@ async def code(call: Any) -> Any:
 
 async def test_only_changes_make_rows(store: SqlStore, device_id: int) -> None:
     """And the times on the device's row move with each round."""
-    assert await store.verify(ended(device_id, 1)) == Change(outcome=True, suspended=False)
-    assert await store.verify(ended(device_id, 2)) == Change(outcome=False, suspended=False)
-    assert await store.verify(ended(device_id, 3, Outcome.REFUSED)) == Change(outcome=True, suspended=False)
-    assert await store.verify(ended(device_id, 4, Outcome.REFUSED, code="policy-empty")) == Change(
+    assert await store.verify(ended(device_id, 1)) == RoundEffect(outcome=True, suspended=False)
+    assert await store.verify(ended(device_id, 2)) == RoundEffect(outcome=False, suspended=False)
+    assert await store.verify(ended(device_id, 3, RoundOutcome.REFUSED)) == RoundEffect(
+        outcome=True, suspended=False
+    )
+    assert await store.verify(ended(device_id, 4, RoundOutcome.REFUSED, code="policy-empty")) == RoundEffect(
         outcome=True, suspended=False
     )
     standing = (await store.get_device("pi-b")).standing
-    assert (standing.outcome, standing.code) == (Outcome.REFUSED, "policy-empty")
+    assert (standing.outcome, standing.code) == (RoundOutcome.REFUSED, "policy-empty")
     assert standing.answered_at == NOW + timedelta(seconds=4)
     assert standing.verified_at == NOW + timedelta(seconds=2)
     past = await store.list_verifications("pi-b")
     assert [(p.outcome, p.code) for p in past] == [
-        (Outcome.REFUSED, "policy-empty"),
-        (Outcome.REFUSED, "pcr-mismatch"),
-        (Outcome.VERIFIED, "ok"),
+        (RoundOutcome.REFUSED, "policy-empty"),
+        (RoundOutcome.REFUSED, "pcr-mismatch"),
+        (RoundOutcome.VERIFIED, "ok"),
     ]
 
 
@@ -81,7 +85,7 @@ async def test_rounds_of_one_batch_follow_each_other(store: SqlStore, device_id:
         *(code(store.verify(ended(device_id, tick))) for tick in (1, 3, 2)),
         code(store.verify(ended(device_id + 7, 1))),
     )
-    assert results == [Change(True, False), Change(False, False), "clock-backwards", "key-unknown"]
+    assert results == [RoundEffect(True, False), RoundEffect(False, False), "clock-backwards", "key-unknown"]
     assert (await store.get_device("pi-b")).clock == clock(3)
 
 
@@ -89,7 +93,7 @@ async def test_a_round_is_remembered_until_its_nonce_ends(store: SqlStore, devic
     """The same evidence again is told from evidence that was overtaken."""
     until = NOW + timedelta(minutes=2)
 
-    def answer(ticks: int, **fields: Any) -> Verification:
+    def answer(ticks: int, **fields: Any) -> RoundRecord:
         shown: dict[str, Any] = {
             "answer_digest": digest(f"answer {ticks}"),
             "answer_expires_at": until,
@@ -98,7 +102,7 @@ async def test_a_round_is_remembered_until_its_nonce_ends(store: SqlStore, devic
         return ended(device_id, ticks, **(shown | fields))
 
     together = await asyncio.gather(*(code(store.verify(answer(tick))) for tick in (5, 3, 5, 3)))
-    assert together == [Change(True, False), Change(False, False), "nonce-used", "nonce-used"]
+    assert together == [RoundEffect(True, False), RoundEffect(False, False), "nonce-used", "nonce-used"]
     assert await code(store.verify(answer(3))) == "nonce-used"
     assert await code(store.verify(answer(1, clock=clock(9, 0)))) == "clock-backwards"
     assert (await store.get_device("pi-b")).clock == clock(5)
@@ -107,13 +111,13 @@ async def test_a_round_is_remembered_until_its_nonce_ends(store: SqlStore, devic
 
 async def test_unreachable_is_written_only_if_nothing_came(store: SqlStore, device_id: int) -> None:
     """Evidence and a sweep at once: the evidence wins, whichever is first."""
-    silent = ended(device_id, 9, Outcome.UNREACHABLE, clock=None, code="device-unreachable")
+    silent = ended(device_id, 9, RoundOutcome.UNREACHABLE, clock=None, code="device-unreachable")
     await store.verify(ended(device_id, 5))
     assert await store.verify(replace(silent, silent_since=NOW + timedelta(seconds=4))) is None
-    assert (await store.get_device("pi-b")).standing.outcome is Outcome.VERIFIED
+    assert (await store.get_device("pi-b")).standing.outcome is RoundOutcome.VERIFIED
     assert await store.verify(replace(silent, silent_since=NOW + timedelta(seconds=6))) is not None
     standing = (await store.get_device("pi-b")).standing
-    assert standing.outcome is Outcome.UNREACHABLE
+    assert standing.outcome is RoundOutcome.UNREACHABLE
     assert standing.answered_at == NOW + timedelta(seconds=5)
 
 
@@ -123,7 +127,7 @@ async def test_two_replicas_find_one_machine_silent(
     """One of them writes the change, tells of it and suspends."""
     monkeypatch.setattr(verifications, "_write_one", stall.around(verifications._write_one))
     silent = ended(
-        *(device_id, 9, Outcome.UNREACHABLE),
+        *(device_id, 9, RoundOutcome.UNREACHABLE),
         clock=None,
         silent_since=NOW,
         suspend=BAD,
@@ -134,7 +138,7 @@ async def test_two_replicas_find_one_machine_silent(
     two = asyncio.create_task(other.verify(silent))
     await asyncio.sleep(0.1)
     stall.go()
-    assert [await one, await two] == [Change(True, True), Change(False, False)]
+    assert [await one, await two] == [RoundEffect(True, True), RoundEffect(False, False)]
     assert len(await store.list_verifications("pi-b")) == 1
     assert len(await store.take_notifications(10)) == 1
 
@@ -144,7 +148,7 @@ async def test_suspension_meets_an_unlock_under_way(
 ) -> None:
     """Y is not given once the suspension is written, although the unlock was appraised before it."""
     monkeypatch.setattr(verifications, "_write_one", stall.around(verifications._write_one))
-    one = asyncio.create_task(store.verify(ended(device_id, 1, Outcome.REFUSED, suspend=BAD)))
+    one = asyncio.create_task(store.verify(ended(device_id, 1, RoundOutcome.REFUSED, suspend=BAD)))
     await stall.entered()
     two = asyncio.create_task(code(other.decide(decision(device_id, "n", 2, met=state()))))
     await asyncio.sleep(0.1)
@@ -173,7 +177,7 @@ async def test_a_suspended_device_gets_nothing_but_refusals(store: SqlStore, dev
 async def test_suspending_once(store: SqlStore, device_id: int) -> None:
     """A machine that fails on is suspended once, and audited once."""
     for tick in (1, 2):
-        await store.verify(ended(device_id, tick, Outcome.REFUSED, suspend=BAD))
+        await store.verify(ended(device_id, tick, RoundOutcome.REFUSED, suspend=BAD))
     suspended = [row for _, row in await store.list_audit("pi-b") if row.event == "device suspend"]
     assert [(row.actor, row.code) for row in suspended] == [("server", "pcr-mismatch")]
 
@@ -192,7 +196,7 @@ async def test_a_wish_is_kept_in_the_history(store: SqlStore, device_id: int) ->
 async def test_notifications_are_told_by_one(store: SqlStore, other: SqlStore, device_id: int) -> None:
     """Two servers look at once; each notification goes to one of them."""
     for tick in range(1, 21):
-        outcome = Outcome.REFUSED if tick % 2 else Outcome.VERIFIED
+        outcome = RoundOutcome.REFUSED if tick % 2 else RoundOutcome.VERIFIED
         await store.verify(ended(device_id, tick, outcome, notify=("hook:a", "webhook:https://b")))
     taken = await asyncio.gather(
         *(each.take_notifications(7) for each in (store, other, store, other, store, other, store, other))

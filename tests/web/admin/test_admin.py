@@ -14,7 +14,7 @@ from structlog.testing import capture_logs
 from tang_attest.errors import TangAttestError, Unavailable
 from tang_attest.ports.admin import Scope
 from tang_attest.ports.audit import AuditEntry
-from tang_attest.protocol.reference_state import Life, Limits, ReferenceState
+from tang_attest.protocol.reference_state import Life, ReferenceState, StateLimits
 from tang_attest.service.admin import administration
 from tang_attest.service.admin.administration import Administration
 from tang_attest.service.audit.actors import Author
@@ -556,7 +556,9 @@ async def test_approvals_that_are_refused(server: Server, admin: Admin, attester
 async def test_a_states_life(server: Server, admin: Admin) -> None:
     """Announced, approved, retired, restored; every step is in the audit record, and none is done twice."""
     label = "6.1.0-29 / ü%2F"
-    announced = ReferenceState(label, values("a"), "predicted", Life.PROPOSED, Limits(), None, "device:pi-b")
+    announced = ReferenceState(
+        label, values("a"), "predicted", Life.PROPOSED, StateLimits(), None, "device:pi-b"
+    )
     await server.store.add_state("web", announced, _entry(server))
     (waiting,) = (await admin.get("/staged")).body["states"]
     assert (waiting["policy"], waiting["label"], waiting["life"]) == ("web", label, "proposed")

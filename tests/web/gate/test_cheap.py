@@ -16,7 +16,7 @@ import pytest
 from tang_attest.errors import Malformed
 from tang_attest.protocol.values.points import Point
 from tang_attest.web.gate.bodies import MAX_BODY
-from tang_attest.web.gate.limits import Limits
+from tang_attest.web.gate.limits import RequestLimits
 from tang_attest.web.wire import (
     AnnounceBody,
     AttestMember,
@@ -30,7 +30,7 @@ from tests.attester import Attester, members
 from tests.server import Server, new_x
 
 UNKNOWN = "A" * 43
-NO_RATES = Limits(address_rate=0, device_rate=0)
+NO_RATES = RequestLimits(address_rate=0, device_rate=0)
 
 
 @asynccontextmanager

@@ -28,7 +28,7 @@ from tang_attest.protocol.values.points import Point
 from tang_attest.web import runner
 from tang_attest.web.app import make_app
 from tang_attest.web.gate.bodies import MAX_BODY
-from tang_attest.web.gate.limits import ADDRESS_BURST_S, DEVICE_BURST_S, Limiter, Limits, TokenBuckets
+from tang_attest.web.gate.limits import ADDRESS_BURST_S, DEVICE_BURST_S, Limiter, RequestLimits, TokenBuckets
 from tang_attest.web.gate.tls import server_context
 from tests.attester import Attester, members
 from tests.cli.installation.test_serve import self_signed
@@ -37,7 +37,7 @@ from tests.cli.transcript import environment, run
 from tests.server import Server, new_x
 
 STRANGER = "127.0.0.2"
-NO_RATES = Limits(address_rate=0, device_rate=0)
+NO_RATES = RequestLimits(address_rate=0, device_rate=0)
 
 
 class Time:
@@ -54,7 +54,7 @@ class Time:
 async def started(tmp_path: Path, **limits: Any) -> AsyncIterator[Server]:
     """A server with these limits, and no rates unless they are named."""
     async with Server(
-        tmp_path / "state", limits=Limits(**({"address_rate": 0, "device_rate": 0} | limits))
+        tmp_path / "state", limits=RequestLimits(**({"address_rate": 0, "device_rate": 0} | limits))
     ) as server:
         yield server
 
@@ -121,7 +121,7 @@ def test_buckets_are_as_many_as_they_are() -> None:
 
 def test_a_bucket_keeps_no_word_of_a_stranger() -> None:
     """However long a kid is: 12,000 of 4 KB each cost less than 3 MB."""
-    limiter = Limiter(Limits(address_rate=0, device_rate=1), clock=Time())
+    limiter = Limiter(RequestLimits(address_rate=0, device_rate=1), clock=Time())
     tracemalloc.start()
     for number in range(12_000):
         limiter.admit_about(f"{number:04000}", "192.0.2.1")
@@ -152,7 +152,7 @@ def test_rate_zero_is_no_limit() -> None:
 )
 def test_what_one_address_is(one: str, other: str, shared: bool) -> None:
     """A customer has a /64 of IPv6 at least; a socket for both families names IPv4 in IPv6."""
-    limiter = Limiter(Limits(address_rate=1), clock=Time())
+    limiter = Limiter(RequestLimits(address_rate=1), clock=Time())
     for _ in range(ADDRESS_BURST_S):
         limiter.admit(one)
     if shared:
@@ -164,7 +164,7 @@ def test_what_one_address_is(one: str, other: str, shared: bool) -> None:
 
 def test_exempt_networks_and_unix_sockets_have_no_limit() -> None:
     """A proxy speaks for many."""
-    limits = Limits(address_rate=1, address_connections=1, exempt=(ip_network("192.0.2.0/24"),))
+    limits = RequestLimits(address_rate=1, address_connections=1, exempt=(ip_network("192.0.2.0/24"),))
     limiter = Limiter(limits, clock=Time())
     for address in ("192.0.2.7", None):
         for _ in range(100):
@@ -396,7 +396,7 @@ async def test_when_full_a_request_that_is_worked_for_stays(tmp_path: Path) -> N
 
 def test_whoever_holds_most_gives_way() -> None:
     """Of several addresses; a /64 is one; an exempt network only when nobody else can."""
-    limits = Limits(connections=9, exempt=(ip_network("192.0.2.0/24"),))
+    limits = RequestLimits(connections=9, exempt=(ip_network("192.0.2.0/24"),))
     time = Time()
     limiter, cut = Limiter(limits, clock=time), list[str]()
     for name in (
