@@ -24,7 +24,7 @@ from typing import Any, Final
 
 #: Names the key's purpose; the key is 32 bytes.
 KEY_LABEL: Final = "audit chain"
-#: What a row is made of, in this order.
+#: The columns of a row, in this order.
 COLUMNS: Final = (
     "id",
     "at",
@@ -62,7 +62,7 @@ class Seal:
 
 
 class SealCheck:
-    """Whether a seal holds: made with the seal before it, then given every row that is there now, by id."""
+    """Check of one seal: made with the seal before it, then fed every present row, by id."""
 
     def __init__(self, key: bytes, previous: Seal | None, seal: Seal) -> None:
         self.rows = 0
@@ -112,5 +112,5 @@ def _line(values: Sequence[object]) -> bytes:
 
 
 def _foreign(value: object) -> object:
-    """What no column of ours holds; an object, which no row of ours has."""
+    """Encode a value that no column of ours holds as an object, which no row of ours has."""
     return {type(value).__name__: value.hex() if isinstance(value, bytes) else str(value)}

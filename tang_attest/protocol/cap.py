@@ -180,7 +180,7 @@ def cap_value(bank: str) -> bytes:
 
 
 def read(events: bytes | None, bank: str, value: bytes) -> Opened:
-    """What *events*, the texts that a machine handed over, prove of the cap PCR's quoted *value*.
+    """Compare *events*, the texts that a machine sent, with the cap PCR's quoted *value*.
 
     NOT checked: that approved software wrote the texts.  Raises nothing: what cannot be read tells nothing.
     """

@@ -41,7 +41,7 @@ CLOCK_SKEW_MS: Final = 5_000
 
 
 class Purpose(StrEnum):
-    """What a nonce, and with it evidence, is for.  One for one purpose is never good for another."""
+    """Purpose of a nonce and its evidence.  A nonce is never good for another purpose."""
 
     UNLOCK = "unlock"
     ENROLL = "enroll"
@@ -53,7 +53,7 @@ class Purpose(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Challenge:
-    """What the Attester has to answer: ``nonce`` is text, ``expires_in`` seconds.
+    """Challenge to the Attester: ``nonce`` is text, ``expires_in`` seconds.
 
     ``ima_offset`` is where the part of IMA's list begins that is wanted, in bytes; ``None``: none is.  ``cap_pcr`` is the
     PCR whose texts are wanted (:mod:`tang_attest.protocol.cap`); ``None``: none are.
@@ -73,7 +73,7 @@ def milliseconds(at: datetime) -> int:
 
 
 def instant(milliseconds: int) -> datetime:
-    """What :func:`milliseconds` made, back, in UTC."""
+    """Return the time of *milliseconds* since 1970, in UTC."""
     return datetime.fromtimestamp(milliseconds / 1000, UTC)
 
 

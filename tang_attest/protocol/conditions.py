@@ -1,4 +1,4 @@
-"""What a policy asks for beside reference values: to be watched, to be allowed by a person, to have been seen lately."""
+"""Conditions of a policy beside reference values: continuous verification, approval by an operator, freshness."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ class Conditions:
     def obstacle(
         self, device: str, allowed_until: datetime | None, seen_at: datetime | None, now: datetime
     ) -> Reason | None:
-        """Why *device*, whose values the policy permits, has to wait for a person; ``None``: it need not.
+        """Return the reason for *device*, whose values the policy permits, to wait for an operator, or ``None``.
 
         *seen_at* is when it last gave authentic evidence (or was enrolled), *allowed_until* the end of a person's word.
         """
@@ -98,7 +98,7 @@ class Conditions:
 
     @classmethod
     def from_json(cls, fields: Mapping[str, Any] | None) -> Conditions:
-        """What :meth:`as_json` made, back."""
+        """Rebuild the conditions from the output of :meth:`as_json`."""
         if not fields:
             return cls()
         watch = fields["watch"]

@@ -75,7 +75,7 @@ def begin_activation(ek: EkPublic, ak: AttestationKey, secret: bytes) -> Activat
 
 
 def activation_proof(nonce: str, secret: bytes) -> str:
-    """What a device answers once its TPM recovered *secret*: hex, 64 characters (docs/protocol.md, 4.2)."""
+    """Return a device's proof that its TPM recovered *secret*: hex, 64 characters (docs/protocol.md, 4.2)."""
     return hashlib.sha256(f"tang-attest/v1 activate\n{nonce}\n{b64u(secret)}\n".encode()).hexdigest()
 
 

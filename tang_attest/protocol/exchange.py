@@ -62,7 +62,7 @@ class Multiplier(Protocol):
 
     @property
     def place(self) -> Executor | None:
-        """Who has to do everything below, when it cannot be any thread; for a time that nobody can tell beforehand."""
+        """Executor for all calls below if it cannot be any thread; a call may take unbounded time."""
 
     def check(self) -> None:
         """Raise :class:`~tang_attest.errors.Unavailable` when :meth:`multiply` would."""

@@ -1,8 +1,8 @@
-"""How much a device's measurements can mean: a grade for listings, which decides nothing.
+"""Grade of a device's measurements: for listings, decides nothing.
 
-A quote proves PCR values.  What they are worth depends on who measured first, and no TPM can tell: whoever
-controls the first measurer extends whatever he likes and writes the log to match.  So a grade says how far the
-proof *reaches on an honest machine*, from its EK and its log, and never says more than these two do.
+A quote proves PCR values.  Their worth depends on the first measurer, which no TPM can attest: an attacker who
+controls it extends any values and writes the log to match.  So a grade states the reach of the proof *on an
+honest machine*, from its EK and its log, and never claims more than these two show.
 """
 
 from __future__ import annotations

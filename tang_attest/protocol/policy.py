@@ -103,7 +103,7 @@ class ReferencePolicy:
         return ()
 
     def _obstacles(self, device: str, values: PcrValues, now: datetime) -> tuple[Reason, ...]:
-        """Why the states that have *values* do not count."""
+        """Return the reasons that states with *values* do not count."""
         equal = (s for s in self.states if s.concerns(device) and not self._differences(s, values))
         return tuple(reason for state in equal if (reason := state.obstacle(now)))
 

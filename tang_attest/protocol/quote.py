@@ -23,7 +23,7 @@ MAX_EVENT_LOG: Final = 128 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """What an Attester sends; nothing about it is known to be true.
+    """Evidence as an Attester sends it, unverified.
 
     ``quote`` is a TPMS_ATTEST, ``signature`` a TPMT_SIGNATURE, ``pcrs`` the values one after the other,
     ``event_log`` a TCG event log or empty; ``event_log_size`` says how many bytes it has where it is over the limit and
@@ -160,7 +160,7 @@ def check_clock(before: ClockInfo, now: ClockInfo) -> None:
 
 
 def advance(before: int, now: int) -> int:
-    """How far a 32-bit counter moved, from -2^31 to 2^31 - 1.
+    """Return the distance that a 32-bit counter moved, from -2^31 to 2^31 - 1.
 
     For an AK outside the endorsement hierarchy a TPM adds a secret constant to the counters it signs, modulo 2^32
     (TPM 2.0 part 1, section 36.7; part 3, TPM2_Quote), so an honest counter may pass through zero at any time.

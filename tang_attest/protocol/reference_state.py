@@ -17,12 +17,12 @@ from typing import Final
 from tang_attest.errors import Malformed, Reason
 from tang_attest.protocol.values.pcr import PcrValues, Selection, as_reset, check_values, nothing_measured
 
-#: What moves between the initrd and the running system besides the cap: IMA's list and systemd's boot phases.
+#: PCRs that move between the initrd and the running system besides the cap: IMA's list and systemd's boot phases.
 MOVING_PCRS: Final = frozenset({10, 11})
 
 
 class Life(StrEnum):
-    """Where a reference state is in its life."""
+    """Life of a reference state."""
 
     PROPOSED = "proposed"  # announced by a machine; waits for the operator
     STAGED = "staged"  # approved before any machine showed it
@@ -39,7 +39,7 @@ COUNTING: Final = frozenset({Life.STAGED, Life.ACTIVE})
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StateLimits:
-    """What narrows a state; ``None`` everywhere is a state for every device of the policy, for good.
+    """Limits of a state; ``None`` everywhere is a state for every device of the policy, for good.
 
     ``device`` is the only device it is for, ``expires_at`` an aware UTC time, ``uses_left`` how many unlocks it
     still permits, ``rollout`` the rollout that decides which devices it is for: for those,
@@ -84,7 +84,7 @@ class ReferenceState:
         return self.life is not Life.ACTIVE or self.limits.uses_left is not None
 
     def obstacle(self, now: datetime) -> Reason | None:
-        """Why this state does not count at *now*, or ``None``: it counts."""
+        """Return the reason that this state does not count at *now*, or ``None`` if it counts."""
         match self.life:
             case Life.PROPOSED:
                 return Reason("state-proposed", f"State '{self.label}' was announced and waits for approval.")

@@ -320,10 +320,10 @@ def _spki(area: Any, what: str, code: str) -> bytes:
 
 
 def ak_shortcomings(public: bytes) -> tuple[Reason, ...]:
-    """What keeps a key from being an AK whose quotes mean something; empty when nothing does.
+    """Return the faults that make a key unsuitable as an AK; empty if none.
 
-    The checklist (TPM 2.0 part 1, "Attestation"): without *restricted*, its owner could sign a quote of his
-    own making; without *fixedTPM* and *fixedParent*, the key could be moved to another TPM; without
+    The checklist (TPM 2.0 part 1, "Attestation"): without *restricted*, its owner could sign a forged
+    quote; without *fixedTPM* and *fixedParent*, the key could be moved to another TPM; without
     *sensitiveDataOrigin*, its private half was known outside a TPM; with *decrypt*, it is not only a signing
     key.
     """
@@ -417,7 +417,7 @@ def parse_ek(public: bytes) -> EkPublic:
 
 
 def _wraps_with_aes(symmetric: Any) -> bool:
-    """What every template has, and the only thing that :func:`make_credential` can do."""
+    """Return True for AES-CFB, which every template has and :func:`make_credential` supports alone."""
     return (
         int(symmetric.algorithm) == int(TPM2_ALG.AES)
         and int(symmetric.mode.aes) == int(TPM2_ALG.CFB)

@@ -32,7 +32,7 @@ cap_value = cap.cap_value
 
 
 class RoundOutcome(StrEnum):
-    """How one round ended."""
+    """Outcome of one round."""
 
     VERIFIED = "verified"
     REFUSED = "refused"
@@ -40,8 +40,8 @@ class RoundOutcome(StrEnum):
 
 
 #: Refusals by :func:`tang_attest.protocol.quote.verify_quote` that count as :attr:`RoundOutcome.REFUSED`; the policy's all do.
-#: Not here: `signature-invalid`, `quote-invalid` and `qualifying-data-mismatch`, which anybody can cause with bytes of
-#: his own; `pcr-digest-mismatch`, because the values are not signed and may be changed on the way; `clock-backwards`
+#: Not here: `signature-invalid`, `quote-invalid` and `qualifying-data-mismatch`, which any client can cause with its
+#: own bytes; `pcr-digest-mismatch`, because the values are not signed and may be changed on the way; `clock-backwards`
 #: and `reset-count-backwards`, which count only for some nonces (see :mod:`tang_attest.service.rounds.verify`).
 VERDICTS: Final = frozenset({"selection-mismatch"})
 

@@ -82,7 +82,7 @@ class PolicyChange:
 
 
 def load_change(fields: Mapping[str, object]) -> PolicyChange:
-    """What :meth:`PolicyChange.dump` made, back."""
+    """Rebuild a change from the output of :meth:`PolicyChange.dump`."""
     add, retire, rules = fields["add"], fields["retire"], fields["rules"]
     if not isinstance(add, list) or not isinstance(retire, list):
         raise TypeError("not a dumped change")

@@ -34,7 +34,7 @@ class Group:
 
 @dataclass(frozen=True, slots=True)
 class DryRun:
-    """What a change would do to ``devices`` devices.
+    """Effect of a change on ``devices`` devices.
 
     ``refused``: permitted now, refused then.  ``already``: refused now and then.  ``helped``: refused now, permitted
     then.  ``unknown``: nothing is known of their boot.  Groups have the largest first.

@@ -35,7 +35,7 @@ _NOT_THE_CHANGE: Final = frozenset(
 
 
 class RolloutPhase(StrEnum):
-    """Where a rollout is in its life."""
+    """Phase of a rollout."""
 
     RUNNING = "running"
     STOPPED = "stopped"
@@ -44,7 +44,7 @@ class RolloutPhase(StrEnum):
 
 
 class RolloutOutcome(StrEnum):
-    """How a device of the audience fared with the change.  One that passed once has passed."""
+    """Outcome of a device of the audience with the change.  A device that passed once has passed."""
 
     PASSED = "passed"
     REFUSED = "refused"
@@ -125,7 +125,7 @@ class Rollout:
         return self.status is RolloutPhase.RUNNING and self.includes(subject)
 
     def outcome(self, subject: RolloutSubject, *, met: str | None, code: str) -> RolloutOutcome | None:
-        """What an appraisal of *subject* says about the change, when it says something new.
+        """Return the outcome of *subject* with the change, or None if an appraisal adds nothing new.
 
         *met* is the label of the state that permitted, ``None`` for a refusal with *code*.  A device that still
         boots what it booted before says nothing, unless the change adds no state.
@@ -143,7 +143,7 @@ class Rollout:
 
 
 def place(salt: str, name: str) -> int:
-    """Where the device *name* stands, from 0 to 9,999: as if drawn, and for one salt always the same."""
+    """Return the place of the device *name*, from 0 to 9,999: pseudo-random, and constant for one salt."""
     digest = hashlib.sha256(f"{salt}\n{name}".encode()).digest()
     return int.from_bytes(digest[:8], "big") % WHOLE
 

@@ -97,7 +97,7 @@ class Check:
 
 @dataclass(frozen=True, slots=True)
 class QuoteCheckResult:
-    """What the checks found.  ``key``, ``attest``, ``selection`` and ``values`` are ``None`` unless verified;
+    """Result of the checks.  ``key``, ``attest``, ``selection`` and ``values`` are ``None`` unless verified;
     ``values`` also if no PCR file was given.
     """
 
@@ -173,7 +173,7 @@ class _Sheet:
         self._done: dict[int, tuple[Reason, ...]] = {}
 
     def run(self, number: int, step: Callable[[], T]) -> T | None:
-        """What *step* returns; ``None`` when it refuses, and its reasons are noted."""
+        """Return the result of *step*, or ``None`` if it refuses; its reasons are noted."""
         try:
             value = step()
         except (Malformed, Refused) as refusal:

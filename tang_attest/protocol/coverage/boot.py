@@ -43,7 +43,7 @@ class Chain(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Boot:
-    """What a log proves: part -> PCR -> the software that measured it there.
+    """Proof of a log: each part to its PCRs and the software that measured it there.
 
     ``hollow`` has a sentence for a part that a chain should measure and measured as a constant, or by its name only.
     ``used`` are the PCRs with more than constants.

@@ -65,7 +65,7 @@ def find_chain(
 
 
 def standing(certificate: Certificate, now: datetime) -> Iterator[Reason]:
-    """What speaks against *certificate* whatever its place in the chain.
+    """Return the objections to *certificate* at any place of the chain.
 
     Dates are compared to the second and without tolerance. The number of each check is the one in
     ``endorsement.verify_ek_certificate``.
@@ -90,7 +90,7 @@ def weak_key(certificate: Certificate) -> Iterator[Reason]:
 
 
 def _objections(issuer: Certificate, path: Chain, now: datetime) -> Iterator[Reason]:
-    """What speaks against climbing from the end of *path* to *issuer*, cheap checks first."""
+    """Return the objections to climbing from the end of *path* to *issuer*, cheap checks first."""
     yield from standing(issuer, now)
     yield from _not_an_issuer(issuer)
     # (3) path length: the intermediates below this issuer; self-issued ones are free (section 6.1.4 (l))

@@ -309,7 +309,7 @@ def _element(data: bytes, tag: int) -> tuple[bytes, bytes]:
 
 
 def _extent(data: bytes) -> tuple[int, int]:
-    """Where the contents of the DER element at the start of *data* begin and end (X.690, section 8.1.3)."""
+    """Return begin and end of the contents of the DER element at the start of *data* (X.690, section 8.1.3)."""
     if len(data) < 2:
         raise _NotDer(f"The EK certificate is too short: need 2 bytes, had {len(data)}.")
     first = data[1]

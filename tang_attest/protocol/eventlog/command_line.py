@@ -19,7 +19,7 @@ _BOOT_IMAGE: Final = "BOOT_IMAGE="
 
 
 def claims_command_line(event: Event) -> bool:
-    """Whether *event* says that it measured a kernel command line.
+    """Return True if *event* claims to measure a kernel command line.
 
     Its type and its data say so, and these are the sender's: True is a claim, and False proves nothing.
     """

@@ -36,7 +36,7 @@ _MOST_BOOT_ENTRIES: Final = 32
 
 
 def describe(event: Event) -> str:
-    """What *event*'s data says, one printable line.  Never raises: odd data is shown as text or as bytes.
+    """Return *event*'s data as one printable line.  Never raises: odd data is shown as text or as bytes.
 
     NOT checked: that the data is what was measured (see ``data_matches_digest``).
     """

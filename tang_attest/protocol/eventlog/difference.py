@@ -1,4 +1,4 @@
-"""How a log differs from an approved one, event by event, in sentences for people.
+"""Differences of a log from an approved one, event by event, in sentences for people.
 
 For eyes only: nothing here decides.  What the log says beyond its digests is marked with ``claims``, unless it
 re-hashes (``rehash.py``): a path, an image's name and a file's name are never measured.
@@ -51,7 +51,7 @@ class EventDifference:
 def difference(
     approved: EventLog, seen: EventLog, bank: str, pcrs: Collection[int] | None = None
 ) -> tuple[EventDifference, ...]:
-    """Which events of *seen* differ from those of *approved*, by PCR and then in the order of the logs.
+    """Return the events of *seen* that differ from those of *approved*, by PCR and then in the order of the logs.
 
     Compares what was extended in *bank* (``sha256``), in *pcrs* or in all; an event is the same when its digest
     is.  Empty exactly when both logs extend the same digests in the same order.  Odd data is shown as bytes.

@@ -180,7 +180,7 @@ def _read_data(reader: _EventReader) -> bytes:
 def _format(
     reader: _EventReader, first: Event
 ) -> tuple[Literal["crypto-agile", "sha1"], dict[int, Algorithm]]:
-    """Which format the first event announces, and the digest algorithms by TPM_ALG_ID, in the log's order."""
+    """Return the format that the first event announces, and the digest algorithms by TPM_ALG_ID, in the log's order."""
     if first.type != EventType.EV_NO_ACTION:
         return "sha1", {0x0004: _SHA1}  # before Spec ID events there was only this format
     signature = first.data[:_SIGNATURE_SIZE]

@@ -1,4 +1,4 @@
-"""Whether an event's data is what was measured, for the event types where the log holds all of it."""
+"""Compare an event's data with its digest, for the event types whose data the log holds completely."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ _LONGEST_SECTION_NAME: Final = 32
 
 
 def data_matches_digest(event: Event, bank: str) -> bool:
-    """Whether *event*'s data, or the part of it that its type measures, hashes to its digest in *bank*.
+    """Return True if *event*'s data, or the part of it that its type measures, hashes to its digest in *bank*.
 
     True ties the data to a digest, so that a log that replays to a quote proves it too: all of it, except for
     the name of an EV_EFI_VARIABLE_BOOT and the prefix of a GRUB command.  False proves nothing bad: for most
@@ -61,7 +61,7 @@ def measured_data(event: Event, bank: str) -> bytes | None:
 
 
 def _measured(event: Event) -> list[bytes]:
-    """What firmware or boot loaders may have hashed for this event."""
+    """Yield the data that firmware or boot loaders may have hashed for this event."""
     spans = [event.data]
     if event.type == EventType.EV_EFI_VARIABLE_BOOT:
         spans += _variable_value(event.data)  # EDK2 hashes the value alone for this one type

@@ -52,7 +52,7 @@ def replay(log: EventLog, bank: str) -> dict[int, bytes]:
 
 
 def replays_to(log: EventLog, bank: str, quoted: Mapping[int, bytes]) -> tuple[Mismatch, ...]:
-    """Which *quoted* PCRs (index -> raw value in *bank*) the log does not explain, ascending; empty is good.
+    """Return the *quoted* PCRs (index -> raw value in *bank*) that the log does not explain, ascending; empty is good.
 
     A PCR without events is explained if it still has its initial value.  Reports rather than decides, because
     the operating system extends PCRs after the firmware's log ends.
@@ -74,7 +74,7 @@ def replays_to(log: EventLog, bank: str, quoted: Mapping[int, bytes]) -> tuple[M
 
 
 def initial_value(log: EventLog, bank: str, pcr: int) -> bytes:
-    """What TPM2_Startup(CLEAR) leaves in *pcr*: zeros; ones for 17 to 22; the locality in PCR 0's last byte.
+    """Return the value of *pcr* after TPM2_Startup(CLEAR): zeros; ones for 17 to 22; the locality in PCR 0's last byte.
 
     (TPM 2.0 Part 3 "TPM2_Startup"; PC Client Platform TPM Profile "PCR Attributes".)  A dynamic launch
     (D-RTM) resets 17 to 22 to zeros instead; firmware logs end before one.

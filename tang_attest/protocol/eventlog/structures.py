@@ -1,4 +1,4 @@
-"""What a parsed event log is made of: algorithms, event types, events."""
+"""Structures of a parsed event log: algorithms, event types, events."""
 
 from __future__ import annotations
 
@@ -103,12 +103,12 @@ class Event:
 
     @property
     def names_pcr(self) -> bool:
-        """Whether ``pcr`` is a PCR: not so for informative events only."""
+        """True if ``pcr`` is a PCR, which it is for all but informative events."""
         return self.pcr != NO_PCR
 
     @property
     def extends(self) -> bool:
-        """Whether the digests were extended into the PCR: always, except for EV_NO_ACTION (PFP)."""
+        """True if the digests were extended into the PCR: always, except for EV_NO_ACTION (PFP)."""
         return self.type != EventType.EV_NO_ACTION
 
 

@@ -1,4 +1,4 @@
-"""What an event is about, in words: the initrd, Secure Boot, a boot application, a command line."""
+"""Subject of an event, in words: the initrd, Secure Boot, a boot application, a command line."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tang_attest.protocol.x509.loose import read_certificate
 
 @dataclass(frozen=True, slots=True)
 class EventSubject:
-    """What one event is about.
+    """Subject of one event.
 
     ``what`` is a noun phrase.  ``text`` is what was measured, when the log holds it, and then it is proven as far
     as the log is; otherwise ``claim`` is what the log says about it, which nothing proves.  ``words`` are those of
@@ -44,9 +44,9 @@ class EventSubject:
 
 
 def subject_of(event: Event, bank: str) -> EventSubject:
-    """What *event*, whose digest in *bank* counts, is about.  Never raises on odd data.
+    """Return the subject of *event*, whose digest in *bank* counts.  Never raises on odd data.
 
-    NOT checked: the type and the PCR, which the sender of a log may write as he likes.
+    NOT checked: the type and the PCR, which the sender of a log may choose freely.
     """
     measured = measured_data(event, bank)
     if measured is None and event.type in REHASHABLE - OFTEN_LABELED:

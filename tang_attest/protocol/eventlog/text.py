@@ -26,7 +26,7 @@ class Fields:
 
     @property
     def rest(self) -> bytes:
-        """What has not been taken yet."""
+        """Return the rest that was not taken yet."""
         return self._data[self._at :]
 
     def take(self, size: int) -> bytes:

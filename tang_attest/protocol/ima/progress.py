@@ -1,4 +1,4 @@
-"""How far a machine's list was read and what was found there: each entry travels, and is judged, once a boot."""
+"""Progress through a machine's IMA list and its findings: each entry travels, and is appraised, once a boot."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _AGGREGATE: Final = b"boot_aggregate"
 
 
 class Mode(StrEnum):
-    """What Linux extends PCR 10 of a bank with."""
+    """Digest with which Linux extends PCR 10 of a bank."""
 
     #: The bank's own hash over the template data: Linux 5.8 and later.
     BANK = "bank"
@@ -30,7 +30,7 @@ class Mode(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class ImaProgress:
-    """Where the next part of a list begins, and what was found before.
+    """Offset of the next part of a list, and the findings before it.
 
     ``boot`` is the TPM's reset counter, ``requirement`` the digest of what was required, ``bank`` the quoted one: when
     one of them changes, the list is read from its beginning.  ``offset`` is in bytes, ``count`` in entries; ``values``
@@ -53,7 +53,7 @@ class ImaProgress:
         return cls(boot, requirement.digest, bank, values=dict.fromkeys(Mode, start))
 
     def goes_on(self, other: ImaProgress) -> bool:
-        """Whether *other* is about the same boot, requirement and bank."""
+        """Return True if *other* is about the same boot, requirement and bank."""
         return (self.boot, self.requirement, self.bank) == (other.boot, other.requirement, other.bank)
 
     def as_json(self) -> dict[str, Any]:
@@ -71,7 +71,7 @@ class ImaProgress:
 
     @classmethod
     def from_json(cls, body: Mapping[str, Any]) -> ImaProgress:
-        """What :meth:`as_json` made, back."""
+        """Rebuild the progress from the output of :meth:`as_json`."""
         values = {Mode(mode): bytes.fromhex(value) for mode, value in body["values"].items()}
         bad = tuple(ImaFinding(*finding) for finding in body["bad"])
         return cls(**{**body, "values": values, "bad": bad})
@@ -112,7 +112,7 @@ def replay_all(data: bytes, bank: str, limit: int) -> bytes:
 
 
 def reasons(progress: ImaProgress, requirement: Requirement) -> tuple[Reason, ...]:
-    """Why a machine whose whole list was read (``advance``) is refused; empty is good."""
+    """Return the reasons to refuse a machine whose whole list was read (``advance``); empty is good."""
     if progress.count == 0:
         return (Reason("ima-not-allowed", f"Nothing was measured into PCR {PCR}."),)
     found = [_reason(finding) for finding in progress.bad]

@@ -1,4 +1,4 @@
-"""What a machine may have measured: digests by path, signatures, and what is not looked at (docs/rules.md)."""
+"""Permitted entries of IMA's list: digests by path, signatures, ignored paths (docs/rules.md)."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class AllowedFiles:
 
 @dataclass(frozen=True, slots=True)
 class Requirement:
-    """What entries a list may have; :func:`parse_requirement` makes it.
+    """Permitted entries of a list; :func:`parse_requirement` makes it.
 
     ``digest`` is the SHA-256 over the document, 64 hex digits: another one means that everything has to be judged again.
     ``sums`` has exact paths; ``ignore`` prefixes of paths about which nothing is asked.
@@ -80,7 +80,7 @@ class Requirement:
         return {key: value for key, value in document.items() if value}
 
     def judge(self, number: int, entry: Entry) -> ImaFinding | None:
-        """Why *entry* is not allowed; ``None``: it is.
+        """Return the reason against *entry*, or ``None`` if it is allowed.
 
         A violation's path is not proven, so no rule over paths excuses one.
         """

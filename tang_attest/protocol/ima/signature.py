@@ -74,7 +74,7 @@ def _signer(certificate: x509.Certificate) -> ImaSigner:
 
 
 def is_signed(extra: bytes, hash_name: str, digest: bytes, signers: tuple[ImaSigner, ...]) -> bool:
-    """Whether *extra* is a signature of *digest*, made with *hash_name*, by one of *signers*."""
+    """Return True if *extra* is a signature of *digest*, made with *hash_name*, by one of *signers*."""
     if len(extra) <= _HEADER or extra[:2] != b"\x03\x02" or extra[2] not in _HASHES:
         return False
     name, algorithm = _HASHES[extra[2]]

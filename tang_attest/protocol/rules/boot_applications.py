@@ -83,7 +83,7 @@ class BootApplications:
         )
 
     def _signed(self, log: ProvenLog) -> RuleResult:
-        """Whether Secure Boot was on, and only for certificates of ours; accepts what it used in PCR 7."""
+        """Check that Secure Boot was on, and only for listed certificates; accept its events in PCR 7."""
         secure_boot = SecureBoot().judge(log)
         if secure_boot.findings:
             return secure_boot

@@ -23,7 +23,7 @@ _DIGEST: Final = re.compile(r"([a-z0-9]+):([0-9a-f]+)")
 
 
 class DocumentPosition:
-    """Where in the document we are, for errors: ``rule 3, key 'files', key 'digests'``."""
+    """Position in the document, for errors: ``rule 3, key 'files', key 'digests'``."""
 
     def __init__(self, rule: int | None = None, keys: tuple[str, ...] = ()) -> None:
         self.rule = rule

@@ -102,7 +102,7 @@ class Allowed:
         return {**body, "data-matches": self.pattern.source if self.pattern else ""}
 
     def accepts(self, facts: _Facts) -> bool:
-        """Whether the event of *facts* is of this kind."""
+        """Return True if the event of *facts* is of this kind."""
         if self.type is not None and facts.type != self.type:
             return False
         if self.digest is not None:
@@ -113,7 +113,7 @@ class Allowed:
 
 
 class _Facts(NamedTuple):
-    """What entries look at, found out once for each event."""
+    """Facts that entries compare, computed once for each event."""
 
     type: int
     digest: str

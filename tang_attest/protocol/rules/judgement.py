@@ -1,4 +1,4 @@
-"""What a rule says about a log."""
+"""Result of a rule over a log."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Rule(Protocol):
         """Its value in the document."""
 
     def judge(self, log: ProvenLog) -> RuleResult:
-        """Which events it accepts, and what is wrong."""
+        """Return the events it accepts, and its findings."""
 
 
 def shown_list(values: tuple[str, ...]) -> str:

@@ -42,7 +42,7 @@ class Pattern:
             raise ValueError(f"is no regular expression of RE2 ({_text(detail)})") from None
 
     def matches(self, text: str) -> bool:
-        """Whether the whole of *text*, which is valid Unicode, matches."""
+        """Return True if the whole of *text*, which is valid Unicode, matches."""
         return _compile(self.source).fullmatch(text) is not None
 
 

@@ -62,7 +62,7 @@ class ProvenLog:
 
     @classmethod
     def of(cls, log: EventLog, bank: str, quoted: Mapping[int, bytes], pcrs: Collection[int]) -> ProvenLog:
-        """What *log* proves about *pcrs*, whose values in *bank* are authentic.
+        """Return the proof of *log* about *pcrs*, whose values in *bank* are authentic.
 
         The words that systemd extends in an initrd after the log are constants, and are accepted after it.
 
@@ -105,7 +105,7 @@ class ProvenLog:
         return next((event for event in self.in_pcr(pcr) if event.digest in digests), None)
 
     def digest_of(self, data: bytes) -> bytes:
-        """What *data* is in this bank."""
+        """Return the digest of *data* in this bank."""
         return hashlib.new(self.bank, data).digest()
 
     def listed(self, digests: Collection[str]) -> frozenset[bytes]:
@@ -134,7 +134,7 @@ def read_log(data: bytes | None) -> EventLog:
 
 
 def is_image(event: ProvenEvent) -> bool:
-    """Whether *event* claims to be an image that firmware or shim started."""
+    """Return True if *event* claims to be an image that firmware or shim started."""
     return event.event.type in (
         EventType.EV_EFI_BOOT_SERVICES_APPLICATION,
         EventType.EV_EFI_BOOT_SERVICES_DRIVER,

@@ -22,7 +22,7 @@ _JUDGE: Final = "judge-by-events"
 
 @dataclass(frozen=True, slots=True)
 class RuleOutcome:
-    """How one rule went: ``rule`` is its number from 1, and 0 for ``judge-by-events`` itself."""
+    """Outcome of one rule: ``rule`` is its number from 1, and 0 for ``judge-by-events`` itself."""
 
     rule: int
     name: str
@@ -70,7 +70,7 @@ class RuleSet:
     def dry_run(
         self, log_bytes: bytes | None, bank: str, quoted: Mapping[int, bytes]
     ) -> tuple[RuleOutcome, ...]:
-        """How each rule goes, in the document's order, and last whether every event was accepted by one.
+        """Return the outcome of each rule, in the document's order, and last that of the acceptance of every event.
 
         Raises :class:`Refused` as :meth:`check` when the log cannot be used at all.
         """

@@ -69,7 +69,7 @@ def _walk(text: bytes, bounds: Bounds) -> None:
 
 
 def _after_string(text: bytes, begin: int) -> int:
-    """Where the string that begins at *begin*, after its quote, is over; 0 when it never is."""
+    """Return the end of the string that begins at *begin*, after its quote; 0 if it never ends."""
     at = begin
     while (quote := text.find(b'"', at)) >= 0:
         first = quote

@@ -32,5 +32,5 @@ class Octets:
         return self.take(size)
 
     def left(self) -> int:
-        """How many bytes were not taken."""
+        """Return the number of bytes that were not taken."""
         return len(self._data) - self._at

@@ -69,13 +69,13 @@ _TPM_MANUFACTURER: Final = "2.23.133.2.1"
 _TPM_MODEL: Final = "2.23.133.2.2"
 _TPM_VERSION: Final = "2.23.133.2.3"
 
-# What asn1crypto lets through on hostile bytes, found by fuzzing it (tests/protocol/endorsement/test_endorsement.py).
+# Exceptions that asn1crypto raises on hostile bytes, found by fuzzing it (tests/protocol/endorsement/test_endorsement.py).
 READING_ERRORS: Final = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError)
 
 
 @dataclass(frozen=True, slots=True)
 class Certificate:
-    """What an X.509 certificate says (RFC 5280, section 4.1), none of it verified.
+    """Contents of an X.509 certificate (RFC 5280, section 4.1), none of them verified.
 
     ``der``, ``tbs`` (the signed part) and ``spki`` (DER SubjectPublicKeyInfo) are slices of the bytes as
     received. ``issuer`` and ``subject`` are for people; ``issuer_key`` and ``subject_key`` are for comparing
@@ -113,7 +113,7 @@ class Certificate:
 
     @property
     def self_issued(self) -> bool:
-        """Whether issuer and subject are one name (RFC 5280, section 3.2), whoever signed."""
+        """True if issuer and subject are one name (RFC 5280, section 3.2); the signature is not checked."""
         return self.issuer_key == self.subject_key
 
 
