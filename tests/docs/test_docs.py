@@ -111,6 +111,20 @@ def test_commands_are_found() -> None:
     assert len(_shown((ROOT / "docs" / "how-to" / "first-machine.md").read_text())) > 6
 
 
+def test_folders_and_files_that_are_named_exist() -> None:
+    """Architecture, contributing and decisions name places of the tree, from its root or from below tang_attest/."""
+    decisions = (ROOT / "docs" / "decisions").rglob("*.md")
+    pages = [ROOT / "CONTRIBUTING.md", ROOT / "docs" / "architecture.md", *decisions]
+    tree = [f"/{path.relative_to(ROOT)}/" for path in (ROOT / "tang_attest").rglob("*")]
+    found = 0
+    for page in pages:
+        for place in re.findall(r"`([a-z_-]+/(?:[a-z_.-]+/?)*)`", page.read_text()):
+            found += 1
+            there = (ROOT / place).exists() or any(path.endswith(f"/{place.rstrip('/')}/") for path in tree)
+            assert there or place.startswith("build/"), f"{page.name}: {place}"
+    assert found > 60
+
+
 def test_the_readme_leads_to_every_document() -> None:
     """Each page is linked from the README, or from an index (a README of a folder) that the README links."""
     indexes = [path for path in MARKDOWN if path.name == "README.md"]
