@@ -11,6 +11,7 @@
   jose,
   luksmeta,
   makeWrapper,
+  python3,
   tpm2-openssl,
   tpm2-tools,
   util-linux,
@@ -27,9 +28,31 @@ let
     gnused
     jose
     luksmeta
+    python3
     tpm2-tools
     util-linux
   ];
+
+  # The server's parser of event logs, with which the running system predicts its next boot.
+  eventlog = builtins.path {
+    name = "tang-attest-eventlog";
+    path = ../.;
+    filter =
+      path: _:
+      builtins.any
+        (
+          kept: path == kept || lib.hasPrefix "${path}/" kept || lib.hasPrefix "${kept}/" path
+        )
+        (
+          map toString [
+            ../tang_attest/__init__.py
+            ../tang_attest/errors.py
+            ../tang_attest/protocol/__init__.py
+            ../tang_attest/protocol/eventlog
+          ]
+        )
+      && builtins.match ".*/__pycache__" path == null;
+  };
 
   # The scripted stage 1 copies clevis-decrypt* and nothing else, so this one holds its functions itself.  A running
   # NixOS has no /bin/bash, and stage 1 has not this machine's store: hence /bin/sh, which both have, to find bash.
@@ -51,25 +74,25 @@ clevis.overrideAttrs (old: {
 
   # After clevis' own, which wraps `clevis` so that it finds its subcommands here.
   postInstall = (old.postInstall or "") + ''
-    make -C ${../clevis-pin} install PREFIX=$out
+    make -C ${../clevis-pin} install PREFIX=$out SERVER=${eventlog}
   '';
 
   # After the fix-up, which would give clevis-decrypt-attest a shell that stage 1 has not.
   postFixup = (old.postFixup or "") + ''
-    line='. "''${BASH_SOURCE[0]%/*}/clevis-attest-functions"'
+    line='. "$lib/clevis-attest-functions"'
     for script in $out/bin/clevis-*attest*; do
       case $script in
-        *-functions) ;;
         */clevis-decrypt-attest)
           grep -qxF "$line" ${../clevis-pin}/clevis-decrypt-attest
           {
             sed -e 's,@bash@,${bash},; s,@tools@,${tools},; s,@providers@,${providers},' ${header}
             while IFS= read -r text; do
-              if [ "$text" = "$line" ]; then
-                cat ${../clevis-pin}/clevis-attest-functions
-              else
-                printf '%s\n' "$text"
-              fi
+              case $text in
+                # the search for its functions
+                here=* | 'for lib in '*) ;;
+                "$line") cat ${../clevis-pin}/lib/clevis-attest-functions ;;
+                *) printf '%s\n' "$text" ;;
+              esac
             done < ${../clevis-pin}/clevis-decrypt-attest
           } > inlined
           install -m 755 inlined "$script"

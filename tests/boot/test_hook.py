@@ -45,7 +45,10 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     [
         ("usr/bin/tpm2", "the program tpm2 is missing"),
         ("usr/bin/clevis-decrypt-attest", "the program clevis-decrypt-attest is missing"),
-        ("usr/bin/clevis-attest-functions", "/usr/bin/clevis-attest-functions is missing"),
+        (
+            "usr/lib/clevis-attest/clevis-attest-functions",
+            "/usr/lib/clevis-attest/clevis-attest-functions is missing",
+        ),
         ("usr/lib/clevis-attest/clevis-attest-cap", "/usr/lib/clevis-attest/clevis-attest-cap is missing"),
         (
             "usr/lib/clevis-attest/clevis-attest-root-check",
@@ -65,6 +68,14 @@ def test_a_missing_program_fails_the_build(root: Path, tmp_path: Path, missing: 
         make_initrd(root, tmp_path / "initrd")
     assert said in str(failure.value)
     assert not (tmp_path / "initrd").exists()
+
+
+def test_an_image_has_no_python(root: Path, tmp_path: Path) -> None:
+    """Prediction is for the running system; the pin in the initrd is Bash."""
+    make_initrd(root, tmp_path / "initrd")
+    names = list_initrd(root, tmp_path / "initrd")
+    assert "usr/lib/clevis-attest/clevis-attest-functions" in names
+    assert not [name for name in names if "python" in name or name.endswith(".py")]
 
 
 def test_a_kernel_without_a_tpm_driver_fails_the_build(root: Path, tmp_path: Path) -> None:

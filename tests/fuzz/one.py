@@ -15,7 +15,7 @@ from typing import Any
 import atheris
 
 #: Ours, and what is written in Python and reads bytes for us.
-INSTRUMENTED = ["tang_attest", "tests.fuzz", "tomllib", "json", "asn1crypto"]
+INSTRUMENTED = ["tang_attest", "predict", "tests.fuzz", "tomllib", "json", "asn1crypto"]
 #: Seconds that one input may take, and MiB that the process may have.  The parsers' own limits keep them far below.
 LIMITS = ["-timeout=10", "-rss_limit_mb=1024"]
 

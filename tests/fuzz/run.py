@@ -32,7 +32,13 @@ class Fuzzing:
             [sys.executable, "-m", "tests.fuzz.one", self.module, prefix, *flags, str(self.corpus)],
             cwd=ROOT,
             # One order of sets, so that a seed gives the same run.
-            env={**os.environ, "PYTHONHASHSEED": "0", "PYTHONUNBUFFERED": "1", "TMPDIR": str(work)},
+            env={
+                **os.environ,
+                "PYTHONHASHSEED": "0",
+                "PYTHONPATH": str(ROOT / "clevis-pin"),
+                "PYTHONUNBUFFERED": "1",
+                "TMPDIR": str(work),
+            },
             stdin=subprocess.DEVNULL,
             # atheris prints tracebacks to stdout, libFuzzer writes to stderr.
             stdout=subprocess.PIPE,

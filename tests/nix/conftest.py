@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from tests.nix.nix import Nix
-from tests.pin.conftest import machine, make_machine, name, server
+from tests.pin.conftest import machine, make_machine, name, run_machine, server
 
-__all__ = ["machine", "make_machine", "name", "server"]
+__all__ = ["machine", "make_machine", "name", "run_machine", "server"]
 
 
 @pytest.fixture(scope="session")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import tomllib
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,8 @@ from packaging.requirements import Requirement
 from tests.nix.nix import Nix
 from tests.pin.conftest import Server
 from tests.pin.machine import SECRET, Machine
+from tests.pin.predict.boots import Grub
+from tests.pin.predict.running import Running, values_of
 from tools.generate_nix import ROOT
 
 PIN = f"r.pkgs.callPackage {ROOT}/nix/clevis-pin-attest.nix {{ }}"
@@ -89,6 +93,8 @@ def test_the_pin_is_in_clevis(pin: Path) -> None:
     installed = re.findall(r"\bclevis-[\w-]+", " ".join(re.findall(r"^\w+ := (.*)$", makefile, re.MULTILINE)))
     assert "clevis-encrypt-attest" in installed
     present = {path.name for path in (pin / "bin").iterdir()}
+    assert (pin / "lib/clevis-attest/predict/__main__.py").exists()
+    assert (pin / "lib/clevis-attest/tang_attest/protocol/eventlog/parse.py").exists()
     assert set(installed) <= present
     assert {"clevis", ".clevis-wrapped", "clevis-decrypt", "clevis-luks-bind"} <= present
 
@@ -142,3 +148,18 @@ def test_the_pin_works_with_nothing_on_path(pin: Path, machine: Machine, server:
     assert made.returncode == 0, made.stderr
     opened = machine.run(pin / "bin/clevis", "decrypt", stdin=made.stdout)
     assert (opened.stdout, opened.returncode) == (SECRET, 0), opened.stderr
+
+
+@pytest.mark.slow
+def test_the_pin_predicts_with_nothing_on_path(
+    pin: Path, run_machine: Callable[..., Running], tmp_path: Path
+) -> None:
+    """The package brings Python, and the server's parser of event logs; tang-attest-announce starts it."""
+    running = run_machine(Grub(tmp_path / "root"))
+    running.machine.extra["PATH"] = "/nowhere"
+    result = running.machine.run(
+        pin / "bin/clevis-attest-predict", "--json", "--root", running.installed.root
+    )
+    assert result.returncode == 0, result.stderr
+    predicted = {pcr["pcr"]: pcr["value"] for pcr in json.loads(result.stdout)["pcrs"]}
+    assert predicted == values_of(running.installed.log())

@@ -91,7 +91,7 @@ attest_install_programs() {
         inst_multiple "$program" || attest_die "the program $program is missing"
     done
     pin=$(command -v clevis-decrypt-attest) || attest_die 'the program clevis-decrypt-attest is missing'
-    [[ -r ${pin%/*}/clevis-attest-functions ]] || attest_die "${pin%/*}/clevis-attest-functions is missing"
+    [[ -r ${pin%/*/*}/lib/clevis-attest/clevis-attest-functions ]] || attest_die "${pin%/*/*}/lib/clevis-attest/clevis-attest-functions is missing"
     for file in clevis-attest-cap clevis-attest-close clevis-attest-look clevis-attest-mark clevis-attest-root-check \
         clevis-attest-volumes clevis-attest-opened clevis-attest-mounted clevis-attest-before-shell clevis-attest-no-resume clevis-attest-wait-network; do
         [[ -x $attest_ours/$file ]] || attest_die "$attest_ours/$file is missing"
@@ -100,7 +100,7 @@ attest_install_programs() {
     inst_libdir_file libtss2-tcti-device.so.0 || attest_die 'the library libtss2-tcti-device.so.0 is missing'
     attest_wrap "$pin" initrd-pin
     attest_wrap "$(command -v clevis-decrypt)" initrd-decrypt
-    inst_simple "${pin%/*}/clevis-attest-functions" "$attest_ours/clevis-attest-functions" ||
+    inst_simple "${pin%/*/*}/lib/clevis-attest/clevis-attest-functions" "$attest_ours/clevis-attest-functions" ||
         attest_die 'cannot copy clevis-attest-functions'
 }
 

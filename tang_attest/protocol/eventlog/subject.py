@@ -14,7 +14,6 @@ from tang_attest.protocol.eventlog.describe import describe, split_variable
 from tang_attest.protocol.eventlog.rehash import OFTEN_LABELED, REHASHABLE, measured_data
 from tang_attest.protocol.eventlog.structures import Event, EventType
 from tang_attest.protocol.eventlog.text import printable, text_or_bytes
-from tang_attest.protocol.x509.loose import read_certificate
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +83,9 @@ def _variable(event: Event, _measured: bytes | None) -> EventSubject:
 
 
 def _authority(event: Event, _measured: bytes | None) -> EventSubject:
+    # Here, so that this package loads on machines that have nothing but Python's standard library.
+    from tang_attest.protocol.x509.loose import read_certificate
+
     try:
         _, name, value = split_variable(event.data)
     except ValueError:

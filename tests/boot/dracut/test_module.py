@@ -35,7 +35,10 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     [
         ("usr/bin/tpm2", "the program tpm2 is missing"),
         ("usr/bin/clevis-decrypt-attest", "the program clevis-decrypt-attest is missing"),
-        ("usr/bin/clevis-attest-functions", "/usr/bin/clevis-attest-functions is missing"),
+        (
+            "usr/lib/clevis-attest/clevis-attest-functions",
+            "/usr/lib/clevis-attest/clevis-attest-functions is missing",
+        ),
         *(
             (f"usr/lib/clevis-attest/{name}", f"/usr/lib/clevis-attest/{name} is missing")
             for name in (
@@ -110,6 +113,9 @@ def test_an_image_for_this_machine_only_has_the_pin_too(root: Path, tmp_path: Pa
     ):
         assert name in listing, name
     assert listing.endswith("rd.neednet=1\n")
+    # Prediction is for the running system.
+    assert "python" not in listing
+    assert ".py" not in listing
 
 
 def shown(root: Path, image: Path, name: str) -> str:

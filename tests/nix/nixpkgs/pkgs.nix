@@ -211,6 +211,10 @@ let
     jose = host "jose" [ "jose" ];
     luksmeta = host "luksmeta" [ "luksmeta" ];
     lvm2 = host "lvm2" [ "true" ]; # stands for dmsetup, which nothing here runs
+    python3 = build "python3" { } ''
+      mkdir -p $out/bin
+      ln -s /usr/bin/python3 $out/bin/python3
+    '';
     systemd = host "systemd" [ "systemctl" ];
     tpm2-openssl = build "tpm2-openssl" { } ''
       mkdir -p $out/lib/ossl-modules

@@ -213,8 +213,7 @@ def test_only_root_may(tmp_path: Path) -> None:
     """Without root's rights there is one sentence, and no look at the TPM."""
     with tempfile.TemporaryDirectory() as directory:
         Path(directory).chmod(0o755)
-        for file in PIN.glob("clevis-*attest*"):
-            shutil.copy(file, directory)
+        shutil.copytree(PIN, directory, dirs_exist_ok=True)
         program = str(Path(directory) / "clevis-attest-predict")
         command = [program, "--print"]
         if os.geteuid() == 0:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -10,118 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from tang_attest.errors import Malformed
-from tang_attest.protocol.eventlog import parse, replay
 from tests.pin.machine import PIN, Machine
 from tests.pin.predict.boots import MACHINE, Grub, SystemdBoot, Unified, pe
-from tests.pin.predict.running import ALL, Running, values_of
+from tests.pin.predict.running import Running, values_of
 from tests.protocol.eventlog import writer as w
 
 pytestmark = pytest.mark.slow
 
 PHASES = ("enter-initrd", "leave-initrd", "sysinit", "ready")
-
-
-# --- logs and images ----------------------------------------------------------------------------------------------
-
-
-def shell(script: str, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    """A script over the functions that read logs and images."""
-    sources = "".join(
-        f". {PIN}/clevis-attest-{name}functions\n" for name in ("", "eventlog-", "pe-", "predict-", "uki-")
-    )
-    command = ["bash", "-uc", sources + script, "bash", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
-
-
-REPLAY = """
-attest_log_read "$1" "$2" || { printf '%s\n' "$why"; exit 1; }
-for pcr in 0 1 2 3 4 5 6 7 8 9 11 12 13 14 15; do attest_replay "$2" $pcr log_digest; printf '%s %s\n' $pcr "$value"; done
-"""
-
-
-@pytest.mark.parametrize("bank", ["sha256", "sha384"])
-@pytest.mark.parametrize("log", sorted(w.VECTORS.glob("*.bin")), ids=lambda path: path.name)
-def test_the_replay_is_the_servers(log: Path, bank: str) -> None:
-    """Over every vector both come to the same values; where the log lacks the bank, both say so."""
-    mine = shell(REPLAY, log, bank)
-    try:
-        expected = replay(parse(log.read_bytes()), bank)
-    except Malformed:
-        assert mine.returncode == 1
-        assert f"no {bank} digest" in mine.stdout or f"has no {bank}" in mine.stdout
-        return
-    values = {int(pcr): value for pcr, value in (line.split() for line in mine.stdout.splitlines())}
-    size = hashlib.new(bank).digest_size
-    assert values == {pcr: expected.get(pcr, bytes(size)).hex() for pcr in ALL}
-
-
-def test_a_log_cut_short_is_refused(tmp_path: Path) -> None:
-    """Wherever it is cut, it is refused exactly when the server refuses it."""
-    whole = w.agile((w.SHA256,), w.FIRMWARE[:2])
-    script = 'shift 0; for f; do attest_log_read "$f" sha256 && echo good || echo bad; done'
-    files = []
-    for size in range(1, len(whole) + 1):
-        files.append(tmp_path / f"{size}")
-        files[-1].write_bytes(whole[:size])
-    said = shell(script, *files).stdout.split()
-    assert said == ["good" if accepted(file.read_bytes()) else "bad" for file in files]
-    assert "good" in said
-
-
-def accepted(log: bytes) -> bool:
-    """Whether the server reads it, with a SHA-256 bank."""
-    try:
-        replay(parse(log), "sha256")
-    except Malformed:
-        return False
-    return True
-
-
-@pytest.mark.parametrize(
-    ("log", "said"),
-    [
-        (b"", "cannot read the event log"),
-        (w.sha1_only(w.FIRMWARE), "old SHA-1 format"),
-        (w.agile((w.SHA256,), [w.Measurement(24, w.EV_SEPARATOR, b"")]), "PCR 24"),
-        (w.agile((w.SHA256,), [w.Measurement(0, w.EV_SEPARATOR, b"x" * 140_000)]), "over 131072 bytes"),
-    ],
-    ids=["empty", "sha1", "pcr", "size"],
-)
-def test_a_bad_log_is_refused(tmp_path: Path, log: bytes, said: str) -> None:
-    """The sentence says what is wrong with it."""
-    file = tmp_path / "log"
-    file.write_bytes(log)
-    result = shell(REPLAY, file, "sha256")
-    assert result.returncode == 1
-    assert said in result.stdout
-
-
-def test_the_authenticode_digest_is_that_of_a_signing_tool(tmp_path: Path) -> None:
-    """osslsigncode signs an image: the digest in the signature is ours, of the signed and of the unsigned one."""
-    image, signed = tmp_path / "image.efi", tmp_path / "signed.efi"
-    image.write_bytes(pe({".text": b"code" * 300, ".data": b"data", ".reloc": b""}))
-    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
-    request = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=test", "-days", "2"]
-    subprocess.run([*request, "-keyout", key, "-out", certificate], check=True, capture_output=True)
-    signing = ["osslsigncode", "sign", "-h", "sha256", "-certs", str(certificate), "-key", str(key)]
-    subprocess.run([*signing, "-in", image, "-out", signed], check=True, capture_output=True)
-    told = subprocess.run(
-        ["osslsigncode", "verify", "-in", signed], capture_output=True, text=True, check=False
-    )
-    script = 'for f; do attest_pe_digest sha256 "$f"; printf "%s\n" "${value^^}"; done'
-    ours = shell(script, image, signed).stdout.split()
-    assert len(set(ours)) == 1
-    assert f"Calculated message digest : {ours[0]}" in told.stdout
-
-
-@pytest.mark.parametrize("size", [0, 2, 64, 200, 600, 1023])
-def test_a_damaged_image_is_no_image(tmp_path: Path, size: int) -> None:
-    """Cut anywhere in its headers or sections: refused."""
-    image = tmp_path / "image.efi"
-    image.write_bytes(pe({".text": b"code" * 100})[:size])
-    result = shell('attest_pe_digest sha256 "$1" || printf "%s" "$why"', image)
-    assert result.stdout.endswith("is not an EFI image")
 
 
 # --- GRUB ---------------------------------------------------------------------------------------------------------
@@ -237,6 +132,18 @@ def test_grub_what_is_not_understood_is_not_guessed(
     assert set(prediction.unpredictable) == {8, 9}
     assert why in prediction.unpredictable[8]
     assert prediction.changed == {}
+
+
+def test_grub_a_kernel_in_pcr_4_depends_on_its_script(
+    run_machine: Callable[..., Running], tmp_path: Path
+) -> None:
+    """With Secure Boot PCR 4 has the kernel, so it is not known either where grub.cfg is not understood."""
+    grub = Grub(tmp_path / "root", kernel_in_pcr4=2)
+    running = run_machine(grub)
+    grub.timeout = 1
+    grub.versions = ["6.1.0-29", "6.1.0-28"]
+    grub.install()
+    assert set(running.predicted().unpredictable) == {4, 8, 9}
 
 
 def test_grub_an_entry_that_is_not_the_first(run_machine: Callable[..., Running], tmp_path: Path) -> None:

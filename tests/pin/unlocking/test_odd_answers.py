@@ -224,7 +224,7 @@ NOT_AT_UNLOCK = {
 
 def known_codes() -> set[str]:
     """The codes of the pin's list."""
-    source = (PIN / "clevis-attest-functions").read_text()
+    source = (PIN / "lib/clevis-attest-functions").read_text()
     start = source.index("attest_refusal() {")
     body = source[start : source.index("\n}\n", start)].replace("\\\n", "")
     listed = re.findall(r"^        ([a-z| -]+)\)", body, re.MULTILINE)
@@ -332,7 +332,7 @@ def test_a_name_in_the_header_is_a_name(pair: Pair) -> None:
 
 def test_no_message_of_the_pin_asks_for_a_passphrase() -> None:
     """Not in any line that can come to a console; comments may."""
-    for script in ("clevis-decrypt-attest", "clevis-attest-functions"):
+    for script in ("clevis-decrypt-attest", "lib/clevis-attest-functions"):
         code = [
             line for line in Path(PIN / script).read_text().splitlines() if not line.lstrip().startswith("#")
         ]

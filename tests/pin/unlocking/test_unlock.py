@@ -216,9 +216,10 @@ def test_plain_files_only(machine: Machine, jwe: bytes, tmp_path: Path) -> None:
         (tools / program).symlink_to(found)
     for applet in ("mkdir", "rm", "sleep", "sha256sum", "cat"):
         (tools / applet).symlink_to("busybox")
-    for script in ("clevis-decrypt-attest", "clevis-attest-functions"):
-        (tools / script).write_bytes((PIN / script).read_bytes())
-        (tools / script).chmod(0o755)
+    for script in ("clevis-decrypt-attest", "lib/clevis-attest-functions"):
+        copy = tools / Path(script).name
+        copy.write_bytes((PIN / script).read_bytes())
+        copy.chmod(0o755)
     (tools / "clevis-decrypt").symlink_to("/usr/bin/clevis-decrypt")
     machine.extra["PATH"] = str(tools)
     opened = machine.run("bash", tools / "clevis-decrypt", stdin=jwe)
