@@ -1,9 +1,10 @@
-"""A whole server in the test's process: the real store, the real keys, real HTTP on loopback; only the clock is fake."""
+"""A whole server in the test's process, composed as ``serve`` composes it, with real HTTP on loopback; only the clock is fake."""
 
 from __future__ import annotations
 
 import ssl
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -13,9 +14,6 @@ from aiohttp.test_utils import TestClient, TestServer
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from tang_attest.config import Settings
-from tang_attest.keys.sealed import EncryptedKeys, SessionEncryption
-from tang_attest.keys.secret import create_secret
-from tang_attest.keys.server_tpm import ServerTpm
 from tang_attest.protocol.challenge import announce_digest, unlock_digest
 from tang_attest.protocol.enrollment import activation_proof, enrollment_digest
 from tang_attest.protocol.exchange import ExchangeKey
@@ -23,25 +21,13 @@ from tang_attest.protocol.tpm import parse_ak
 from tang_attest.protocol.values.advertisement import thumbprint
 from tang_attest.protocol.values.base64url import b64u, unb64u
 from tang_attest.protocol.values.pcr import Selection
-from tang_attest.server.observing import observe
-from tang_attest.service.admin.administration import Administration
-from tang_attest.service.admin.tokens import AdminTokens
-from tang_attest.service.audit.actors import Author
-from tang_attest.service.audit.refusals import Refusals
-from tang_attest.service.enrollment.enroll import Enroll
-from tang_attest.service.machines.registry import DeviceAdministration, TokenTerms
-from tang_attest.service.policies.announce import Announce
-from tang_attest.service.policies.reference_values import ReferenceValues
-from tang_attest.service.rounds.agents import Agents
+from tang_attest.server.compose import World, opened
+from tang_attest.server.initialize import initialize
+from tang_attest.server.site import compose_site
+from tang_attest.service.machines.registry import TokenTerms
 from tang_attest.service.rounds.polls import Polls
-from tang_attest.service.rounds.sweep import Watching
-from tang_attest.service.rounds.verify import RoundVerifier
-from tang_attest.service.tang.server_keys import ServerKeys
-from tang_attest.service.unlock.unlock import Unlock
-from tang_attest.store import KEY_LABEL, open_store
-from tang_attest.web.admin.routes import AdminRoutes
-from tang_attest.web.app import Site, make_app
-from tang_attest.web.attest_routes import AttestRoutes
+from tang_attest.store import SqlStore
+from tang_attest.web.app import make_app
 from tang_attest.web.gate.limits import Limiter, RequestLimits
 from tang_attest.web.runner import handling
 from tests.attester import Attester, members
@@ -77,66 +63,45 @@ class Server:
         tls: ssl.SSLContext | None = None,
         server_tpm: str | None = None,
     ) -> None:
-        self.directory, self.plain_tang, self.endpoint, self.tls = directory, plain_tang, endpoint, tls
+        self.settings = Settings(
+            state=directory,
+            plain_tang=plain_tang,
+            endpoint=endpoint,
+            server_tpm=server_tpm,
+            admin_api=True,
+            metrics_listen="127.0.0.1:0",
+        )
+        self.directory, self.endpoint, self.tls = directory, endpoint, tls
         #: What a client shows, with *tls*.
         self.client_tls: ssl.SSLContext | None = None
-        self.limiter, self.server_tpm = Limiter(limits), server_tpm
-        self.clock = FakeClock()
+        self.limiter, self.clock, self.polls = Limiter(limits), FakeClock(), Polls()
 
     async def __aenter__(self) -> Self:
-        random = RealRandomness()
-        self.directory.mkdir(parents=True, exist_ok=True)
-        self.secret = create_secret(self.directory)
-        self.store = await open_store(
-            Settings(state=self.directory).database_url, self.secret.derive(KEY_LABEL), create=True
-        )
-        self.sealed = EncryptedKeys(self.secret, ServerTpm(self.server_tpm))
-        self.registry = DeviceAdministration(self.store, self.sealed, self.clock, random, "tester")
-        self.reference_values = ReferenceValues(self.store, self.clock, Author.operator("tester"))
-        self.keys = ServerKeys(self.store, self.sealed, self.clock, "server", open_keys=self.plain_tang)
-        self.thp = await self.keys.create_signing_key()
-        nonce_key = self.secret.derive("nonce")
-        self.executor = ThreadPoolExecutor(2)
-        self.polls = Polls()
-        self.verify = RoundVerifier(self.store, self.clock, random, nonce_key, 120)
-        self.watching = Watching(self.store, self.verify, self.polls, self.clock)
-        self.refusals = Refusals(self.store, self.clock)
-        routes = AttestRoutes(
-            Unlock(self.store, self.sealed, self.clock, random, nonce_key, 120, self.executor, self.refusals),
-            Enroll(
-                self.store,
-                self.sealed,
-                SessionEncryption(self.secret),
-                self.clock,
-                random,
-                nonce_key,
-                300,
-                refusals=self.refusals,
-            ),
-            Announce(self.store, self.clock, random, nonce_key, 120, self.refusals),
-            Agents(self.store, self.verify, self.polls, self.clock, random, nonce_key, hold_s=5),
-            self.keys,
-        )
-        plain = self.keys if self.plain_tang else None
-        self.admin_tokens = AdminTokens(self.store, self.clock, random, Author.operator("tester"))
-        admin = AdminRoutes(self.admin_tokens, Administration(self.store, self.clock, random), self.endpoint)
-        settings = Settings(state=self.directory, metrics_listen="127.0.0.1:0")
-        health, metrics = observe(
-            settings, self.store, self.keys, self.clock, self.limiter, self.polls, self.refusals
-        )
-        self.site = Site(
-            routes, self.keys, plain, self.executor, self.endpoint, admin, self.limiter, health, metrics
-        )
-        listener = TestServer(make_app(self.site), scheme="https" if self.tls else "http")
-        await listener.start_server(ssl=self.tls, **handling(self.limiter.limits))
-        self.client = TestClient(listener)
+        async with AsyncExitStack() as stack:
+            await self._start(stack)
+            self._stack = stack.pop_all()
         return self
 
+    async def _start(self, stack: AsyncExitStack) -> None:
+        """As ``init`` and a worker of ``serve`` do, but for sockets and periodic work."""
+        world = World(clock=self.clock, random=RealRandomness(), operator="tester", hold_s=5, keys_last_s=0)
+        self.thp = await initialize(self.settings, world)
+        installation = await stack.enter_async_context(opened(self.settings, world))
+        executor = stack.enter_context(ThreadPoolExecutor(2))
+        served = compose_site(installation, polls=self.polls, limiter=self.limiter, executor=executor)
+        self.installation, self.site = installation, served.site
+        assert isinstance(installation.store, SqlStore)
+        self.store, self.secret, self.sealed = installation.store, installation.secret, installation.sealed
+        self.registry, self.reference_values = installation.registry, installation.reference_values
+        self.admin_tokens, self.keys = installation.admin_tokens, served.keys
+        self.verify, self.watching = served.attestation.verify, served.watching
+        self.refusals = served.refusals
+        listener = TestServer(make_app(self.site), scheme="https" if self.tls else "http")
+        await listener.start_server(ssl=self.tls, **handling(self.limiter.limits))
+        self.client = await stack.enter_async_context(TestClient(listener))
+
     async def __aexit__(self, *_: object) -> None:
-        await self.client.close()
-        self.executor.shutdown()
-        self.sealed.tpm.shutdown()
-        await self.store.close()
+        await self._stack.aclose()
 
     async def request(self, method: str, target: str, **options: Any) -> Answer:
         """Any request."""

@@ -1,9 +1,10 @@
-"""What ``serve`` does again and again beside answering."""
+"""Periodic work beside answering."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 
 import structlog
 
@@ -13,7 +14,7 @@ _log = structlog.get_logger("chores")
 
 
 async def again_and_again(name: str, every_s: float, work: Callable[[], Awaitable[object]]) -> None:
-    """*work* every *every_s* seconds, for ever; a failure is logged under *name* and tried again."""
+    """Run *work* every *every_s* seconds, for ever; log a failure under *name* and try again."""
     while True:
         await asyncio.sleep(every_s)
         try:
@@ -22,3 +23,13 @@ async def again_and_again(name: str, every_s: float, work: Callable[[], Awaitabl
             _log.warning(name, code=error.code, sentence=error.sentence)
         except Exception:  # noqa: BLE001 - a defect must not end the chore; the next line says what it was
             _log.exception("defect", chore=name)
+
+
+@contextmanager
+def chore(name: str, every_s: float, work: Callable[[], Awaitable[object]]) -> Iterator[None]:
+    """Run *work* every *every_s* seconds until the block ends, as :func:`again_and_again` does."""
+    task = asyncio.create_task(again_and_again(name, every_s, work))
+    try:
+        yield
+    finally:
+        task.cancel()

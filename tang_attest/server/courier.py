@@ -1,4 +1,4 @@
-"""Hooks and webhooks, as the server's settings say where they are."""
+"""The delivery of notifications, by the settings: hooks and webhooks."""
 
 from __future__ import annotations
 

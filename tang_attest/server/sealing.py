@@ -1,4 +1,4 @@
-"""What ``serve`` does beside answering: it seals the audit record, and lets the chain's head leave the machine."""
+"""Sealing of the audit record beside answering; the head of the chain goes to the log, and so off the machine."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from typing import Final
 
 import structlog
 
-from tang_attest.cli.state import Installation, SystemClock
 from tang_attest.errors import TangAttestError
 from tang_attest.protocol.audit_chain import KEY_LABEL, Seal
 from tang_attest.server.chores import again_and_again
+from tang_attest.server.compose import Installation
 from tang_attest.service.audit.chain import AuditSealer
 
 _EVERY_S: Final = 1.0
-#: Seconds between two heads in this process's log.  A log that is kept elsewhere is what nobody here can change.
+#: Seconds between two heads in this process's log.  Nobody on this machine can change a log that is kept elsewhere.
 _LOG_EVERY_S: Final = 60.0
 
 _log = structlog.get_logger("audit")
@@ -31,22 +31,22 @@ class HeadLog:
         self._logged_at: float | None = None
 
     def note(self, seal: Seal | None, now: float) -> None:
-        """There may be a newer head; *now* are monotonic seconds."""
+        """Take a newer head, if there is one; *now* is in monotonic seconds."""
         self._waiting = seal or self._waiting
         if self._logged_at is None or now - self._logged_at >= _LOG_EVERY_S:
             self.flush(now)
 
     def flush(self, now: float) -> None:
-        """Log what waits."""
+        """Log the waiting head."""
         if self._waiting is not None:
             _log.info("audit-head", head=self._waiting.head, last=self._waiting.last_id)
             self._waiting, self._logged_at = None, now
 
 
 @asynccontextmanager
-async def sealing(state: Installation) -> AsyncIterator[None]:
-    """Seal while the block runs, and what is there at its end."""
-    sealer = AuditSealer(state.store, state.secret.derive(KEY_LABEL), SystemClock())
+async def sealing(installation: Installation) -> AsyncIterator[None]:
+    """Seal new rows while the block runs, and the remaining ones at its end."""
+    sealer = AuditSealer(installation.store, installation.secret.derive(KEY_LABEL), installation.world.clock)
     heads = HeadLog()
 
     async def work() -> None:

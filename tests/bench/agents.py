@@ -23,13 +23,13 @@ from typing import Any, Final
 import aiohttp
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from tang_attest.cli.state import opened
 from tang_attest.config import Settings
 from tang_attest.protocol.conditions import Conditions, Watch
 from tang_attest.protocol.tpm import parse_ak
 from tang_attest.protocol.values.base64url import b64u
 from tang_attest.protocol.values.pcr import Selection
 from tang_attest.protocol.verification import CAP_EVENT
+from tang_attest.server.compose import opened
 from tests.attester import Attester
 from tests.bench.load import servers
 from tests.bench.load.attester import signed

@@ -13,7 +13,6 @@ from typing import Final, cast
 
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from tang_attest.cli.state import Installation, opened
 from tang_attest.config import Settings
 from tang_attest.protocol import tpm
 from tang_attest.protocol.challenge import unlock_digest
@@ -21,6 +20,7 @@ from tang_attest.protocol.enrollment import EnrolledDevice
 from tang_attest.protocol.quote import verify_quote
 from tang_attest.protocol.values.advertisement import thumbprint
 from tang_attest.protocol.values.points import Point, parse_point
+from tang_attest.server.compose import Installation, opened
 from tang_attest.store import SqlStore
 from tang_attest.store.database import authentic, tables
 from tang_attest.web.wire import AttestMember, parse_json, validate

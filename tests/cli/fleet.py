@@ -13,7 +13,6 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from tpm2_pytss.constants import TPMA_OBJECT
 
-from tang_attest.cli.state import Installation, SystemClock, SystemRandomness, opened
 from tang_attest.config import Settings
 from tang_attest.errors import TangAttestError
 from tang_attest.protocol.challenge import announce_digest, unlock_digest
@@ -21,10 +20,11 @@ from tang_attest.protocol.enrollment import activation_proof, enrollment_digest
 from tang_attest.protocol.quote import Evidence
 from tang_attest.protocol.tpm import parse_ak
 from tang_attest.protocol.values.advertisement import thumbprint
+from tang_attest.server.compose import Installation, opened
 from tang_attest.service.audit.actors import Caller
-from tang_attest.service.enrollment.enroll import Application, Enroll
-from tang_attest.service.policies.announce import Announce, Announcement
-from tang_attest.service.unlock.unlock import Unlock
+from tang_attest.service.enrollment.enroll import Application
+from tang_attest.service.policies.announce import Announcement
+from tang_attest.service.rounds.polls import Polls
 from tests.attester import AK_ATTRIBUTES, Attester, members
 from tests.swtpm import Swtpm
 
@@ -73,15 +73,7 @@ class Machines:
 
     async def _enroll(self, machine: Attester, name: str, token: str) -> str:
         async with opened(Settings(state=Path("state"))) as state:
-            enroll = Enroll(
-                state.store,
-                state.sealed,
-                state.sessions,
-                SystemClock(),
-                SystemRandomness(),
-                state.secret.derive("nonce"),
-                300,
-            )
+            enroll = state.attestation(Polls()).enroll
             application = Application(name, token, machine.ak_public, machine.ek_public, None)
             begun = await enroll.begin(application, _CALLER)
             secret = machine.activate(
@@ -97,14 +89,7 @@ class Machines:
 
     async def _unlock(self, machine: Attester, name: str) -> str:
         async with opened(Settings(state=Path("state"))) as state:
-            unlock = Unlock(
-                state.store,
-                state.sealed,
-                SystemClock(),
-                SystemRandomness(),
-                state.secret.derive("nonce"),
-                120,
-            )
+            unlock = state.attestation(Polls()).unlock
             kid = await _kid(state, name)
             challenge = await unlock.challenge(kid)
             x = dict(members(ec.generate_private_key(ec.SECP521R1())))
@@ -115,8 +100,7 @@ class Machines:
 
     async def _announce(self, machine: Attester, name: str, pcr: int, label: str) -> str:
         async with opened(Settings(state=Path("state"))) as state:
-            nonce_key = state.secret.derive("nonce")
-            use_case = Announce(state.store, SystemClock(), SystemRandomness(), nonce_key, 120)
+            use_case = state.attestation(Polls()).announce
             kid = await _kid(state, name)
             challenge, _ = await use_case.challenge(kid)
             values = _twin(machine, pcr).values(str(challenge.selection))

@@ -15,8 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
-from tang_attest.cli.state import opened
 from tang_attest.config import Settings
+from tang_attest.server.compose import opened
 from tang_attest.store.database import tables
 from tests.bench.load.attester import SELECTION, Blinded, Machine
 from tests.bench.load.client import Answer, ask

@@ -9,10 +9,10 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any, Final
 
-from tang_attest.cli.state import opened
 from tang_attest.config import Settings
 from tang_attest.protocol.policy import DEFAULT_CAP_PCR, DEFAULT_SELECTION
 from tang_attest.protocol.values.pcr import Selection
+from tang_attest.server.compose import opened
 from tang_attest.service.machines.registry import TokenTerms
 from tests.cli.transcript import run
 

@@ -9,7 +9,7 @@ from statistics import median
 
 import pytest
 
-from tang_attest.cli.state import SystemClock
+from tang_attest.server.compose import SystemClock
 from tang_attest.service.audit.chain import AuditSealer
 from tang_attest.service.audit.check import check_audit
 from tang_attest.store import SqlStore, open_store

@@ -7,9 +7,10 @@ from datetime import timedelta
 import click
 
 from tang_attest.cli import output
-from tang_attest.cli.state import Installation, run
+from tang_attest.cli.state import run
 from tang_attest.cli.types import Duration
 from tang_attest.ports.admin import AdminToken, Scope
+from tang_attest.server.compose import Installation
 
 
 @click.group("admin-token")

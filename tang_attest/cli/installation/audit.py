@@ -10,11 +10,12 @@ from click.core import ParameterSource
 from tang_attest import store
 from tang_attest.cli import output
 from tang_attest.cli.progress import shown
-from tang_attest.cli.state import Installation, SystemClock, run, settings
+from tang_attest.cli.state import run, settings
 from tang_attest.cli.types import Head
 from tang_attest.errors import Reason, Refused
 from tang_attest.ports.audit import AuditEntry
 from tang_attest.protocol.audit_chain import KEY_LABEL
+from tang_attest.server.compose import Installation
 from tang_attest.service.audit.check import AuditCheck, check_audit
 
 
@@ -100,7 +101,7 @@ def verify(expect: tuple[int, bytes] | None, as_json: bool) -> None:
     async def work(state: Installation) -> AuditCheck:
         async with shown("checking") as progress:
             check = await check_audit(
-                state.store, state.secret.derive(KEY_LABEL), SystemClock(), progress, expect
+                state.store, state.secret.derive(KEY_LABEL), state.world.clock, progress, expect
             )
         rows = await store.check_rows(settings().database_url, state.secret.derive(store.KEY_LABEL))
         for found in rows.findings:

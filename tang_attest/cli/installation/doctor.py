@@ -9,15 +9,11 @@ from pathlib import Path
 import click
 
 from tang_attest.cli import output
-from tang_attest.cli.state import SystemClock, compose
-from tang_attest.config import Settings, load_settings
+from tang_attest.cli.state import at_terminal
+from tang_attest.config import load_settings
 from tang_attest.doctor.finding import Finding, Severity, failure, well
-from tang_attest.doctor.host import look_at_host
-from tang_attest.doctor.registry import look_at_database, look_at_records, look_at_rows
-from tang_attest.doctor.server_tpm import look_at_server_tpm
 from tang_attest.errors import TangAttestError
-from tang_attest.keys.secret import load_secret
-from tang_attest.store import KEY_LABEL, open_store
+from tang_attest.server.checkup import examine
 
 
 @click.command()
@@ -68,30 +64,4 @@ def _look(ctx: click.Context, config: Path | None) -> list[Finding]:
     except TangAttestError as error:
         return [failure("settings", error)]
     where = str(config) if config is not None else "the defaults; --config names the file of 'serve'"
-    return [
-        well("settings", where),
-        *look_at_host(settings, SystemClock().now()),
-        *asyncio.run(_look_inside(settings)),
-    ]
-
-
-async def _look_inside(settings: Settings) -> list[Finding]:
-    findings = list(await look_at_database(settings.database_url))
-    try:
-        secret = load_secret(settings.state)
-    except TangAttestError:
-        return findings  # it was said already, and without it nothing opens
-    if findings[-1].level is Severity.OK:
-        store = await open_store(settings.database_url, secret.derive(KEY_LABEL))
-        try:
-            sealed = compose(store, secret, settings).sealed
-            findings += await look_at_rows(settings.database_url, secret.derive(KEY_LABEL))
-            try:
-                findings += await look_at_records(store, sealed, SystemClock().now())
-            except TangAttestError as error:
-                findings.append(failure("records", error))
-            findings.append(await look_at_server_tpm(store, sealed))
-            sealed.tpm.shutdown()
-        finally:
-            await store.close()
-    return findings
+    return [well("settings", where), *asyncio.run(examine(settings, at_terminal()))]

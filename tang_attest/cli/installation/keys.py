@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 import click
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from tang_attest.cli import output
-from tang_attest.cli.files import read_file
-from tang_attest.cli.installation.rekeying import rotate_secret
-from tang_attest.cli.state import Installation, run, settings
+from tang_attest.cli.progress import shown
+from tang_attest.cli.state import at_terminal, run, settings
 from tang_attest.errors import Conflict, Malformed, NotFound
+from tang_attest.files import read_file
 from tang_attest.keys.jwk import load_private
 from tang_attest.ports.keys import EncryptedKey
+from tang_attest.server.compose import Installation
+from tang_attest.server.rekeying import Rotated, rotate_secret
 from tang_attest.service.tang.plain import load_json, permits
 
 
@@ -95,7 +98,12 @@ def rotate_kek() -> None:
     the database is moved, or nothing; after an interruption, run it again.  The old key stays beside the new one:
     backups that were made until now need it, and noted heads of the audit record are those of before.
     """
-    rotated = rotate_secret(settings())
+
+    async def work() -> Rotated:
+        async with shown("moving"):
+            return await rotate_secret(settings(), at_terminal())
+
+    rotated = asyncio.run(work())
     output.say(f"{rotated.rows} rows and their keys are under the new key-encryption key")
     if rotated.foreign:
         output.say(

@@ -9,14 +9,15 @@ from typing import Any
 import click
 
 from tang_attest.cli import output
-from tang_attest.cli.files import read_file
 from tang_attest.cli.machines.verification import COMMANDS, DEFAULT_AK, reach_of, spell_disks
-from tang_attest.cli.state import Installation, run
+from tang_attest.cli.state import run
 from tang_attest.cli.types import Duration
 from tang_attest.errors import Malformed
+from tang_attest.files import read_file
 from tang_attest.ports.machines import Device
 from tang_attest.protocol.enrollment import accept_ak
 from tang_attest.protocol.tpm import AttestationKey, ak_from_pem, public_from_tpmt
+from tang_attest.server.compose import Installation
 from tang_attest.service.unlock.device_keys import find_device_key
 
 

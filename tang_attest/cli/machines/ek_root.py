@@ -11,12 +11,13 @@ from typing import Final
 import click
 
 from tang_attest.cli import output
-from tang_attest.cli.files import read_file
-from tang_attest.cli.state import Installation, SystemClock, run
+from tang_attest.cli.state import run
 from tang_attest.errors import Malformed, Refused, TangAttestError
+from tang_attest.files import read_file
 from tang_attest.ports.enrollment import EkRoot
 from tang_attest.programs.tpm2 import Tpm2Tools
 from tang_attest.protocol.endorsement.endorsement import MAX_CERTIFICATE, MAX_ROOTS_FILE, EndorsementKey
+from tang_attest.server.compose import Installation
 from tang_attest.service.enrollment.endorsing import endorse
 
 #: Where TPMs keep EK certificates (EK Credential Profile 2.5, section "NV indices"), in the order in which the pin
@@ -118,7 +119,7 @@ class _Result:
 
 def _check(name: str, data: bytes) -> _Result:
     async def judge(state: Installation) -> EndorsementKey:
-        return await endorse(state.store, data, None, SystemClock().now())
+        return await endorse(state.store, data, None, state.world.clock.now())
 
     try:
         return _Result(name, run(judge))

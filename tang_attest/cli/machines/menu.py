@@ -22,7 +22,7 @@ from tang_attest.cli.machines.verification import (
     tell,
     watch_rounds,
 )
-from tang_attest.cli.state import Installation, operator_name, run, settings
+from tang_attest.cli.state import run, settings
 from tang_attest.config import DATABASE_NAME
 from tang_attest.errors import Conflict, NotFound, TangAttestError, Unavailable
 from tang_attest.keys.attestation import find_ak, local_tcti, make_ak
@@ -30,6 +30,7 @@ from tang_attest.ports.machines import Device, Reach
 from tang_attest.protocol.enrollment import check_name
 from tang_attest.protocol.tpm import AttestationKey
 from tang_attest.protocol.verification import check_reach
+from tang_attest.server.compose import Installation, operator_name
 from tang_attest.service.rounds.verify import Round
 
 PUBLIC_KEY: Final = Path("id_tpm.pub")

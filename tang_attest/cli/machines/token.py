@@ -8,11 +8,12 @@ from datetime import timedelta
 import click
 
 from tang_attest.cli import output
-from tang_attest.cli.state import Installation, run
+from tang_attest.cli.state import run
 from tang_attest.cli.types import Duration, SelectionType
 from tang_attest.ports.enrollment import Token
 from tang_attest.protocol.policy import DEFAULT_CAP_PCR, DEFAULT_SELECTION
 from tang_attest.protocol.values.pcr import Selection
+from tang_attest.server.compose import Installation
 from tang_attest.service.machines.registry import TokenTerms
 
 

@@ -20,19 +20,18 @@ from rich.live import Live
 from rich.table import Table
 
 from tang_attest.cli import output
-from tang_attest.cli.files import read_file
-from tang_attest.cli.state import Installation, SystemClock, SystemRandomness, operator_name, run
+from tang_attest.cli.state import run
 from tang_attest.cli.types import Duration, SelectionType
-from tang_attest.config import Settings
 from tang_attest.errors import NotFound
+from tang_attest.files import read_file
 from tang_attest.ports.machines import Reach
 from tang_attest.ports.rounds import PastRound
-from tang_attest.programs.tpm2 import Tpm2Tools
 from tang_attest.protocol.cap import MAX_TEXTS, Opened, OpenedBy
 from tang_attest.protocol.values.pcr import Selection
 from tang_attest.protocol.verification import RoundOutcome, check_reach
+from tang_attest.server.compose import Installation, operator_name
 from tang_attest.service.rounds.on_demand import OnDemandRounds
-from tang_attest.service.rounds.verify import Round, RoundVerifier
+from tang_attest.service.rounds.verify import Round
 
 DEFAULT_AK: Final = "0x81010002"
 EXIT_CODES: Final = {RoundOutcome.VERIFIED: 0, RoundOutcome.REFUSED: 1, RoundOutcome.UNREACHABLE: 3}
@@ -41,16 +40,12 @@ PATIENCE_S: Final = 15
 Command = Callable[..., Any]
 
 
-def rounds_of(state: Installation, cap_events: Path | None = None) -> OnDemandRounds:
-    """Return the use case that asks machines for evidence, wired to *state*; *cap_events* has the texts of the cap of a TPM that we ask.
+def rounds_of(installation: Installation, cap_events: Path | None = None) -> OnDemandRounds:
+    """Return the use case that asks machines for evidence; *cap_events* names the cap's texts of a TPM that we ask.
 
     Raises ``file-unreadable``, ``request-too-large``.
     """
-    texts = None if cap_events is None else read_file(cap_events, MAX_TEXTS)
-    clock = SystemClock()
-    ttl_s = Settings.model_fields["challenge_ttl"].default
-    verifier = RoundVerifier(state.store, clock, SystemRandomness(), state.secret.derive("nonce"), ttl_s)
-    return OnDemandRounds(state.store, verifier, Tpm2Tools(cap_events=texts), clock)
+    return installation.rounds(None if cap_events is None else read_file(cap_events, MAX_TEXTS))
 
 
 def reach_of(tcti: str | None, ak_handle: str) -> Reach | None:

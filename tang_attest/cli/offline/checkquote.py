@@ -7,9 +7,9 @@ from pathlib import Path
 import click
 
 from tang_attest.cli import output
-from tang_attest.cli.files import read_file
 from tang_attest.cli.types import SelectionType
 from tang_attest.errors import Malformed, Refused, TangAttestError
+from tang_attest.files import read_file
 from tang_attest.protocol import eventlog, tpm
 from tang_attest.protocol.checkquote import tools_files
 from tang_attest.protocol.checkquote.check import Question, QuoteCheckResult, check_quote

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import click
 
 from tang_attest.cli import output
-from tang_attest.cli.files import read_file
 from tang_attest.cli.types import SelectionType
+from tang_attest.files import read_file
 from tang_attest.protocol.policy import DEFAULT_CAP_PCR, DEFAULT_SELECTION
 
 if TYPE_CHECKING:

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import click
 
 from tang_attest.cli import output
-from tang_attest.cli.files import read_file
 from tang_attest.errors import Malformed
+from tang_attest.files import read_file
 
 if TYPE_CHECKING:
     from tang_attest.protocol.ima import ImaProgress, Requirement

@@ -9,11 +9,12 @@ from typing import Any
 import click
 
 from tang_attest.cli import output
-from tang_attest.cli.files import read_file
-from tang_attest.cli.state import Installation, run
+from tang_attest.cli.state import run
 from tang_attest.documents import MAX_DOCUMENT, load_yaml
+from tang_attest.files import read_file
 from tang_attest.protocol.changes.change import PolicyChange
 from tang_attest.protocol.changes.dry_run import DryRun, Group
+from tang_attest.server.compose import Installation
 
 #: Names that a line of a dry run has.
 _NAMED = 5

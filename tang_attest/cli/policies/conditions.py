@@ -11,9 +11,10 @@ import click
 
 from tang_attest.cli import output
 from tang_attest.cli.offline.ima import read_requirement
-from tang_attest.cli.state import Installation, run
+from tang_attest.cli.state import run
 from tang_attest.cli.types import Duration
 from tang_attest.protocol.conditions import Conditions, Watch
+from tang_attest.server.compose import Installation
 
 
 def spell(conditions: Conditions) -> list[str]:

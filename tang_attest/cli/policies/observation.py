@@ -8,11 +8,12 @@ from typing import Final
 import click
 
 from tang_attest.cli import output
-from tang_attest.cli.state import Installation, run
+from tang_attest.cli.state import run
 from tang_attest.cli.types import Duration
 from tang_attest.ports.policies import Observation
 from tang_attest.protocol.policy import ReferencePolicy
 from tang_attest.protocol.reference_state import COUNTING, ReferenceState
+from tang_attest.server.compose import Installation
 from tang_attest.service.policies.explanation import Explanation
 from tang_attest.service.policies.reference_values import Approval
 

@@ -8,7 +8,6 @@ from pathlib import Path
 import click
 
 from tang_attest.cli import output
-from tang_attest.cli.files import read_file
 from tang_attest.cli.policies.change import apply, dry_run
 from tang_attest.cli.policies.conditions import COMMANDS, spell
 from tang_attest.cli.policies.rollout import rollout
@@ -22,12 +21,14 @@ from tang_attest.cli.policies.states import (
     state_as_json,
     trust_predictions,
 )
-from tang_attest.cli.state import Installation, run
+from tang_attest.cli.state import run
 from tang_attest.cli.types import SelectionType
+from tang_attest.files import read_file
 from tang_attest.protocol.policy import DEFAULT_CAP_PCR, ReferencePolicy
 from tang_attest.protocol.reference_state import COUNTING, ReferenceState
 from tang_attest.protocol.values.pcr import Selection
 from tang_attest.protocol.values.pcr_file import parse_values
+from tang_attest.server.compose import Installation
 
 
 @click.group()

@@ -12,10 +12,11 @@ import click
 from tang_attest.cli import output
 from tang_attest.cli.policies.change import change_option, describe, read_change, some
 from tang_attest.cli.policies.states import hint_retire
-from tang_attest.cli.state import Installation, run
+from tang_attest.cli.state import run
 from tang_attest.cli.types import Share
 from tang_attest.ports.policies import RolloutDevice
 from tang_attest.protocol.changes.rollout import WHOLE, Rollout, RolloutPhase
+from tang_attest.server.compose import Installation
 from tang_attest.service.policies.rollouts import RolloutStatus, RolloutTerms
 
 _FORCE_HELP: Final = "Even if machines would be refused."

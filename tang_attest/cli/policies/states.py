@@ -9,12 +9,13 @@ from pathlib import Path
 import click
 
 from tang_attest.cli import output
-from tang_attest.cli.files import read_file
-from tang_attest.cli.state import Installation, run
+from tang_attest.cli.state import run
 from tang_attest.cli.types import Duration
+from tang_attest.files import read_file
 from tang_attest.protocol.policy import ReferencePolicy
 from tang_attest.protocol.reference_state import Life, ReferenceState
 from tang_attest.protocol.values.pcr_file import parse_values
+from tang_attest.server.compose import Installation
 
 
 @click.command()

@@ -14,9 +14,9 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Final
 
-from tang_attest.cli.state import opened
 from tang_attest.config import Settings
 from tang_attest.protocol.values.pcr import Selection
+from tang_attest.server.compose import opened
 from tang_attest.service.machines.registry import TokenTerms
 from tests.bench.load.client import ask
 from tests.tang.servers import TANGD, free_port

@@ -56,7 +56,7 @@ def test_a_failure_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
     with monkeypatch.context() as patch:
         if step == "open":
-            patch.setattr("tang_attest.cli.installation.init.open_store", fails)
+            patch.setattr("tang_attest.server.initialize.open_store", fails)
         else:
             patch.setattr(ServerKeys, "create_signing_key", fails)
         stdout, stderr, code = run("--state", str(tmp_path / "state"), "init")

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from tang_attest.cli.installation import rekeying
 from tang_attest.config import Settings
 from tang_attest.errors import NotFound
 from tang_attest.keys.sealed import EncryptedKeys
 from tang_attest.keys.secret import load_secret
 from tang_attest.protocol.audit_chain import KEY_LABEL as CHAIN
+from tang_attest.server import rekeying
 from tang_attest.service.audit.chain import AuditSealer
 from tang_attest.store import KEY_LABEL, open_store
 from tests.attester import Attester

@@ -1,4 +1,4 @@
-"""Reading the files a command names, with a limit and a message."""
+"""Read a file that a command or a setting names, with a limit and a message."""
 
 from __future__ import annotations
 

@@ -1,0 +1,144 @@
+"""A server from start to end: sockets, worker processes, and reloads."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import socket
+import ssl
+import tempfile
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+import structlog
+
+from tang_attest import log
+from tang_attest.config import Settings
+from tang_attest.daemon.files import allow_open_files
+from tang_attest.daemon.notify import Notifier
+from tang_attest.daemon.sockets import bind, inherited, port_of
+from tang_attest.daemon.supervisor import Supervisor, Work, WorkerSlot
+from tang_attest.errors import Malformed, TangAttestError
+from tang_attest.keys.secret import load_secret
+from tang_attest.server.compose import World
+from tang_attest.server.worker import Listeners, run_worker
+from tang_attest.store.database.engine import parse_url
+from tang_attest.web.gate.tls import server_context
+
+#: Open files beside the connections of machines: database, log, sockets.
+_OTHER_FILES: Final = 128
+
+_log = structlog.get_logger("serve")
+
+
+def serve(load: Callable[[], Settings], world: World, report: Callable[[TangAttestError], None]) -> int:
+    """Answer machines until a signal; return the exit code.
+
+    *load* returns the settings now, and again at each reload; a failing reload keeps the old ones.  *report* tells
+    the operator the error that ends a worker.
+    """
+    settings = load()
+    log.configure(settings.log_format, settings.log_level)
+    machines, metrics = _bind(settings), _bind_metrics(settings)
+
+    def prepare() -> Work:
+        current = load()
+        log.configure(current.log_format, current.log_level)
+        _warn_of_fixed(settings, current)
+        _make_room(current)
+        _check_before_work(current)
+        tls = _tls(current)
+
+        def work(place: WorkerSlot) -> int:
+            listeners = Listeners(machines=machines[place.index], metrics=metrics[place.index], tls=tls)
+            try:
+                run_worker(current, world, listeners, place)
+            except TangAttestError as error:
+                report(error)
+                return 1
+            return 0
+
+        return work
+
+    def close() -> None:
+        for listener in itertools.chain(*machines, *metrics):
+            listener.close()
+
+    started = partial(_started, settings, port_of(machines[0][0]), metrics)
+    try:
+        code = Supervisor(settings.workers, prepare, started, close, Notifier()).run()
+    finally:
+        close()
+    if code == 0:
+        _log.info("stopped")
+    return code
+
+
+def _bind(settings: Settings) -> Sequence[Sequence[socket.socket]]:
+    """Return the sockets for machines, by worker: those of systemd for all of them, or a share each."""
+    sockets = inherited(os.environ)
+    return [sockets] * settings.workers if sockets else bind(settings.host, settings.port, settings.workers)
+
+
+def _bind_metrics(settings: Settings) -> list[list[socket.socket]]:
+    """Return the sockets for metrics, by worker; none when metrics are off."""
+    addresses = [settings.metrics_address(worker) for worker in range(settings.workers)]
+    return [
+        [] if address is None else bind(*address, 1, "Setting metrics_listen")[0] for address in addresses
+    ]
+
+
+def _make_room(settings: Settings) -> None:
+    """Allow each worker its connections, and a few files more."""
+    wanted = settings.max_connections + _OTHER_FILES
+    if (allowed := allow_open_files(wanted)) < wanted:
+        _log.warning("few-open-files", wanted=wanted, allowed=allowed)
+
+
+def _warn_of_fixed(first: Settings, current: Settings) -> None:
+    """Warn of settings that a reload does not change: sockets and processes stay as they were started."""
+    for name in ("host", "port", "port_file", "workers", "metrics_listen"):
+        if getattr(first, name) != getattr(current, name):
+            _log.warning("setting-needs-restart", setting=name)
+
+
+def _check_before_work(settings: Settings) -> None:
+    """Report configuration errors before workers start; a failing reload keeps the old settings."""
+    parse_url(settings.database_url)
+    if settings.tang_dir is None:
+        load_secret(settings.state)  # to hear whether it can be; each worker loads its own
+    if settings.tang_dir is not None and not settings.tang_dir.is_dir():
+        raise Malformed("setting-invalid", f"Setting tang_dir: {settings.tang_dir} is not a directory.")
+
+
+def _tls(settings: Settings) -> ssl.SSLContext | None:
+    if settings.tls_certificate is None or settings.tls_key is None:
+        return None
+    return server_context(settings.tls_certificate, settings.tls_key, settings.tls_client_ca)
+
+
+def _started(settings: Settings, port: int, metrics: Sequence[Sequence[socket.socket]]) -> None:
+    if settings.port_file is not None:
+        _write_port(settings.port_file, port)
+    _log.info(
+        "listening",
+        host=settings.host,
+        port=port,
+        workers=settings.workers,
+        https=settings.tls_certificate is not None,
+        client_certificates=settings.tls_client_ca is not None,
+        plain_tang=settings.plain_tang,
+        metrics=[port_of(listeners[0]) for listeners in metrics if listeners],
+    )
+
+
+def _write_port(path: Path, port: int) -> None:
+    """Write atomically: a program that waits for the file reads a whole number."""
+    try:
+        with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False) as file:
+            file.write(f"{port}\n")
+        Path(file.name).replace(path)
+    except OSError as error:
+        raise Malformed("setting-invalid", f"Setting port_file: {path}: {error.strerror}.") from None

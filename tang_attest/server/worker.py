@@ -1,0 +1,107 @@
+"""The life of one worker process: open, compose, answer, close."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import os
+import signal
+import socket
+import ssl
+from collections.abc import AsyncIterator, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Final
+
+from tang_attest.config import Settings
+from tang_attest.daemon.files import OpenFiles
+from tang_attest.daemon.supervisor import WorkerSlot
+from tang_attest.errors import NotFound
+from tang_attest.server.background import background
+from tang_attest.server.chores import chore
+from tang_attest.server.compose import World, opened
+from tang_attest.server.site import compose_site, make_limiter, tang_site
+from tang_attest.service.rounds.polls import Polls
+from tang_attest.web import runner
+from tang_attest.web.app import Site, make_app
+from tang_attest.web.monitoring import health
+
+#: Seconds between two checks that files can be opened.
+_FILES_EVERY_S: Final = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Listeners:
+    """The listening sockets of one worker: for machines, and for its metrics (none when they are off)."""
+
+    machines: Sequence[socket.socket]
+    metrics: Sequence[socket.socket]
+    tls: ssl.SSLContext | None
+
+
+def run_worker(settings: Settings, world: World, listeners: Listeners, place: WorkerSlot) -> None:
+    """Answer on *listeners* until a signal, or until the supervisor is gone."""
+    import uvloop
+
+    # What is there now stays: no collection has to look at it again, and workers go on sharing its memory.
+    gc.freeze()
+    uvloop.run(_serve(settings, world, listeners, place))
+
+
+async def _serve(settings: Settings, world: World, listeners: Listeners, place: WorkerSlot) -> None:
+    stop, polls = asyncio.Event(), Polls()
+    loop = asyncio.get_running_loop()
+    for name in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(name, stop.set)
+    loop.add_reader(place.life, stop.set)  # the supervisor was killed
+    release = asyncio.create_task(_release(stop, polls))
+    with chore("files", _FILES_EVERY_S, OpenFiles().look):
+        async with _site(settings, world, polls) as site, _shown_metrics(site, listeners.metrics):
+            await runner.run(
+                make_app(site), listeners.machines, listeners.tls, place.ready, stop, site.limiter
+            )
+    release.cancel()
+
+
+async def _release(stop: asyncio.Event, polls: Polls) -> None:
+    """Requests of agents are held for most of a minute: they are not waited for."""
+    await stop.wait()
+    polls.close()
+
+
+@asynccontextmanager
+async def _site(settings: Settings, world: World, polls: Polls) -> AsyncIterator[Site]:
+    """Compose the site of *settings*, with the installation open and its periodic work running for as long."""
+    limiter = make_limiter(settings)
+    async with AsyncExitStack() as stack:
+        executor = _exchanging(settings, stack)
+        try:
+            installation = await stack.enter_async_context(opened(settings, world))
+        except NotFound as error:
+            # A drop-in tangd needs no installation of ours.
+            if settings.tang_dir is None or error.code != "state-missing":
+                raise
+            yield tang_site(settings, settings.tang_dir, limiter, executor)
+            return
+        served = compose_site(installation, polls=polls, limiter=limiter, executor=executor)
+        await stack.enter_async_context(background(served))
+        yield served.site
+
+
+def _exchanging(settings: Settings, stack: AsyncExitStack) -> Executor | None:
+    """Return the executor of exchanges.
+
+    OpenSSL lets go of the interpreter while it multiplies, so threads of a single worker use the other processors.
+    Several workers use them anyway; there a thread costs a fifth of the unlocks (measured), for half a millisecond.
+    """
+    if settings.workers > 1:
+        return None
+    return stack.enter_context(ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="exchange"))
+
+
+def _shown_metrics(site: Site, sockets: Sequence[socket.socket]) -> AbstractAsyncContextManager[None]:
+    """Show the metrics of *site* on *sockets*, for as long as the block runs."""
+    if site.metrics is None or not sockets:
+        return nullcontext()
+    return runner.beside(health.make_app(site.metrics, site.health), sockets)
