@@ -94,6 +94,10 @@ fuzz: setup ## fuzz every parser, SECONDS=180 each, or TARGET=NAME alone; build/
 # SECONDS is also the shell's own, so only one that make was told counts.
 FUZZ_SECONDS := $(if $(filter command line environment,$(origin SECONDS)),$(SECONDS),180)
 
+.PHONY: model
+model: setup ## check the protocol's model with spin, and that each of its mutants breaks a property; two minutes
+	$(BIN)/python -m tools.check_model
+
 .PHONY: simulate
 simulate: setup ## send a fleet through a kernel update, a bad image and a reboot storm; DEVICES=1000 machines, pictures in build
 	$(BIN)/python -m tests.simulate --devices $(or $(DEVICES),1000)
