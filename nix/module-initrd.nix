@@ -211,7 +211,7 @@ in
         example = "/etc/clevis-attest/client.key";
         description = ''
           The certificate's key, which goes into stage 1 too. Keep it in the TPM (a TSS2 PRIVATE KEY), as docs/how-to/tls.md says:
-          whoever can read the boot partition has any other.
+          any reader of the boot partition has any other.
         '';
       };
       thumbprints = mkOption {
@@ -375,7 +375,7 @@ in
         }
         {
           assertion = !resumes || (resumesInside && !opensPools);
-          message = "boot.resumeDevice: whoever can write ${config.boot.resumeDevice} could resume a system of their own with the keys of the open volumes in memory. Put the swap on a volume of boot.initrd.luks.devices and name it /dev/mapper/NAME, or leave boot.resumeDevice empty.";
+          message = "boot.resumeDevice: a writer of ${config.boot.resumeDevice} could resume a system of their own with the keys of the open volumes in memory. Put the swap on a volume of boot.initrd.luks.devices and name it /dev/mapper/NAME, or leave boot.resumeDevice empty.";
         }
       ]
       ++ map (name: {
@@ -391,7 +391,7 @@ in
         lib.optional initrd.network.ssh.enable
           "boot.initrd.network.ssh: who may log in there, before a volume is open, can open every volume that attestation opens.";
 
-      # The kernel then resumes nothing, whoever asks it.
+      # The kernel then resumes nothing.
       boot.kernelParams = lib.optional (!resumesInside) "nohibernate";
 
       boot.initrd = {
