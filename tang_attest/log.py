@@ -6,6 +6,7 @@ Secrets never get here: what is logged is chosen member by member, and no reques
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from typing import Final
 
@@ -22,7 +23,8 @@ def configure(log_format: str, level: str) -> None:
         if log_format == "json"
         # Not the pretty traceback: it shows local variables, and those may be secrets.
         else structlog.dev.ConsoleRenderer(
-            colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback
+            colors=sys.stderr.isatty() and not os.environ.get("NO_COLOR"),
+            exception_formatter=structlog.dev.plain_traceback,
         )
     )
     traceback: list[structlog.typing.Processor] = (

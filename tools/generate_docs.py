@@ -16,7 +16,7 @@ from tang_attest.config import Settings
 from tang_attest.errors import ACTIONS
 from tang_attest.web.admin.routes import document
 from tools import generate_nix
-from tools.generate_manual import manual
+from tools.generate_manual import EXIT_CODES, manual
 
 ROOT = Path(__file__).parent.parent
 MADE = "<!-- made by tools/generate_docs.py -->\n\n"
@@ -57,7 +57,9 @@ def cli() -> str:
     """The help of every command."""
     names = group.context_settings["help_option_names"]
     context = click.Context(group, info_name="tang-attest", help_option_names=names, terminal_width=100)
-    return "\n".join([f"# The command line\n\n{MADE}", *_help(group, context)])
+    rows = "".join(f"| {code} | {meaning} |\n" for code, meaning in EXIT_CODES.items())
+    preface = f"## Exit codes\n\n| code | meaning |\n|---|---|\n{rows}"
+    return "\n".join([f"# The command line\n\n{MADE}", preface, *_help(group, context)])
 
 
 def openapi() -> str:

@@ -10,11 +10,22 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from typing import Final
 
 import click
 
 from tang_attest import __version__
 from tang_attest.cli import group
+
+#: What a script may rely on, for every command.
+EXIT_CODES: Final = {
+    0: "done; a check found nothing",
+    1: "refused, an error that two lines on standard error explain, or a check found something",
+    2: "the command line is wrong; checkquote and ek-root check: nothing was checked",
+    3: "device verify and device watch: no evidence came",
+    4: "device verify and device watch: there is no such device",
+    130: "interrupted",
+}
 
 _HEAD = r""".\" made by tools/generate_docs.py
 .TH TANG-ATTEST 8 "" "tang-attest {version}" "System Manager's Manual"
@@ -51,11 +62,7 @@ Without it the database opens nothing.
 .TP
 .I /var/lib/tang-attest/tang-attest.db
 Devices, policies, observations, keys and the audit record.
-.SH EXIT STATUS
-0 on success, 1 on an error that is explained in two lines on standard error, 2 for a wrong command line.
-.B tang-attest checkquote
-has its own meanings, given above.
-.SH EXAMPLES
+{exit_status}.SH EXAMPLES
 Make a server, and a token for the machine pi-b:
 .PP
 .nf
@@ -94,7 +101,13 @@ def manual() -> str:
     parts.append(".SH COMMANDS\n")
     for command, child in _commands(group, context):
         parts += [f".SS {_escape(_usage(command, child))}\n", _prose(command), *_options(command, child)]
-    return "".join(parts) + _TAIL
+    return "".join(parts) + _TAIL.replace("{exit_status}", exit_status())
+
+
+def exit_status() -> str:
+    """The section about exit codes."""
+    rows = "".join(f".TP\n.B {code}\n{_line(meaning)}.\n" for code, meaning in EXIT_CODES.items())
+    return f".SH EXIT STATUS\n{rows}"
 
 
 def _commands(parent: click.Group, context: click.Context) -> Iterator[tuple[click.Command, click.Context]]:

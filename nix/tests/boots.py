@@ -37,7 +37,7 @@ def announce():
     client.succeed(f"{system}/sw/bin/tang-attest-announce {system}")
     staged = server.succeed("tang-attest policy staged")
     assert "predicted" in staged, staged
-    server.succeed("tang-attest policy approve client NixOS")
+    server.succeed("tang-attest policy stage client --announced NixOS")
 
 
 start_all()

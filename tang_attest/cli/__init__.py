@@ -24,6 +24,7 @@ class LazyGroup(click.Group):
         "audit": "tang_attest.cli.installation.audit:audit",
         "backup": "tang_attest.cli.installation.backup:backup",
         "checkquote": "tang_attest.cli.offline.checkquote:checkquote",
+        "completion": "tang_attest.cli.installation.completion:completion",
         "db": "tang_attest.cli.installation.db:db",
         "device": "tang_attest.cli.machines.device:device",
         "doctor": "tang_attest.cli.installation.doctor:doctor",
@@ -92,11 +93,11 @@ def group(
     """A Tang server that answers only machines whose TPM has just proved what they booted.
 
     \b
-    A first machine, in four steps:
-      tang-attest init                                      make the keys and the database
-      tang-attest serve                                     answer on port 7500
-      tang-attest token create --name pi-b --record         a one-time token for the machine
-      clevis luks bind -d DEV attest '{"url":..., "name":"pi-b", "token":"..."}'    on the machine
+    A first machine, in four steps, the last of them on the machine:
+      tang-attest init                                 make keys and database
+      tang-attest serve                                answer on port 7500
+      tang-attest token create --name pi-b --record    make a one-time token
+      clevis luks bind -d DEV attest '{"url":..., "name":"pi-b", "token":"..."}'
 
     After an update that was refused:  tang-attest approve pi-b
     """

@@ -8,22 +8,32 @@ a table for eyes, and JSON with ``--json``.
 from __future__ import annotations
 
 import json
+import os
 import re
 import sys
-from collections.abc import Callable, Sequence
-from datetime import datetime
-from typing import Any
+from collections.abc import Callable, Collection, Sequence
+from datetime import UTC, datetime
+from typing import Any, Final
 
 import click
+from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from tang_attest.errors import TangAttestError
 
+#: On a pipe; wider than any row, or rich would cut cells.
+_NO_WIDTH: Final = 1_000_000
+#: Characters between two columns.
+_GAP: Final = 2
+#: The least width of a column that is folded.
+_PROSE: Final = 24
+
 json_option: Callable[[Any], Any] = click.option(
     "--json", "as_json", is_flag=True, help="Print JSON, for programs."
 )
+wide_option: Callable[[Any], Any] = click.option("--wide", is_flag=True, help="Show all columns.")
 
 
 def say(message: str) -> None:
@@ -68,40 +78,83 @@ def decapitalize(sentence: str) -> str:
     return sentence[:1].lower() + sentence[1:] if _ORDINARY_WORD.match(sentence) else sentence
 
 
+def no_color() -> bool:
+    """True when the environment asks for output without colors and other styles (``NO_COLOR``, not empty)."""
+    return bool(os.environ.get("NO_COLOR"))
+
+
 def print_json(value: object) -> None:
-    """*value* as indented JSON on stdout; bytes become hex, times RFC 3339."""
+    """*value* as indented JSON on stdout; bytes become hex, times RFC 3339 in UTC (``Z``)."""
     json.dump(value, sys.stdout, indent=2, default=_encode, sort_keys=False)
     sys.stdout.write("\n")
+
+
+def print_json_line(value: object) -> None:
+    """*value* as one line of JSON on stdout, at once, encoded as by :func:`print_json`."""
+    click.echo(json.dumps(value, default=_encode))
+
+
+def done(as_json: bool, sentence: str, result: object) -> None:
+    """Report a change: *sentence* on stderr, or *result* as JSON on stdout."""
+    if as_json:
+        print_json(result)
+    else:
+        say(sentence)
 
 
 def _encode(value: object) -> object:
     if isinstance(value, bytes):
         return value.hex()
     if isinstance(value, datetime):
-        return value.isoformat(timespec="seconds")
+        return value.astimezone(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
     raise TypeError(f"cannot print {type(value).__name__}")
 
 
-#: On a pipe; wider than any row, or rich would cut cells.
-_NO_WIDTH = 1_000_000
+def local(at: datetime, form: str = "%Y-%m-%d %H:%M:%S") -> str:
+    """*at* in the local time zone, with the zone's name: ``2026-11-27 10:20:00 CET``."""
+    return at.astimezone().strftime(f"{form} %Z")
 
 
-def table(columns: Sequence[str], rows: Sequence[Sequence[object]], empty: str) -> None:
+def minute(at: datetime) -> str:
+    """*at* as :func:`local`, without its seconds."""
+    return local(at, "%Y-%m-%d %H:%M")
+
+
+def table(
+    columns: Sequence[str],
+    rows: Sequence[Sequence[object]],
+    empty: str,
+    *,
+    extra: Collection[str] = (),
+    prose: Collection[str] = (),
+    wide: bool = True,
+) -> None:
     """A table on stdout, or the sentence *empty* when there are no rows.
 
-    On a pipe the table is not folded to a width: a script that reads it sees whole cells.
+    A terminal shows the *extra* columns only when the table is *wide*, and folds the *prose* columns to its width.
+    A cell of another column is never folded or cut: it may have to be copied.  On a pipe nothing is left out or folded.
     """
     if not rows:
         say(empty)
         return
-    console = Console(width=None if sys.stdout.isatty() else _NO_WIDTH, highlight=False)
-    view = Table(box=None, pad_edge=False, show_edge=False)
-    for column in columns:
-        view.add_column(column.upper(), no_wrap=not sys.stdout.isatty())
-    for row in rows:
+    terminal = sys.stdout.isatty()
+    shown = [n for n, column in enumerate(columns) if wide or not terminal or column not in extra]
+    cells = [[_cell(row[n]) for n in shown] for row in rows]
+    view = Table(box=None, pad_edge=False, show_edge=False, header_style="" if no_color() else None)
+    width = -_GAP
+    for position, column in enumerate(columns[n] for n in shown):
+        whole = max(cell_len(column), *(cell_len(row[position]) for row in cells))
+        folded = terminal and column in prose
+        view.add_column(
+            column.upper(), no_wrap=not folded, overflow="fold", min_width=None if folded else whole
+        )
+        width += _GAP + (min(whole, _PROSE) if folded else whole)
+    for row in cells:
         # Text, not markup: a name or a reason in brackets is data, not formatting.
-        view.add_row(*(Text(_cell(value)) for value in row))
-    console.print(view)
+        view.add_row(*(Text(cell) for cell in row))
+    # As wide as what is not folded has to be; the terminal itself breaks a line that is longer.
+    fitting = max(Console().width, width) if terminal else _NO_WIDTH
+    Console(width=fitting, highlight=False, soft_wrap=True).print(view)
 
 
 def _cell(value: object) -> str:
@@ -110,5 +163,5 @@ def _cell(value: object) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, datetime):
-        return value.strftime("%Y-%m-%d %H:%M:%S")
+        return local(value)
     return printable(str(value))

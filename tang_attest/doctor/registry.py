@@ -130,7 +130,7 @@ async def _sealing(registry: Store, now: datetime) -> Finding:
         return failure("audit record", error)
     count, oldest = await registry.unsealed_audit(head.last_id if head else None)
     if oldest is not None and now - oldest > _SEALED_WITHIN:
-        sentence = f"its newest {count} rows are not sealed, the oldest since {oldest:%Y-%m-%d %H:%M:%S}"
+        sentence = f"its newest {count} rows are not sealed, the oldest since {oldest:%Y-%m-%d %H:%M:%S} UTC"
         return warning("audit record", sentence, ACTIONS["audit-unsealed"])
     return well(
         "audit record", "no row has waited for its seal for long; 'tang-attest audit verify' checks the seals"
@@ -187,7 +187,7 @@ def _device(device: Device, policy: ReferencePolicy, now: datetime) -> Iterator[
             subject, "it was never seen", "bind a disk and boot it once, while a passphrase is at hand"
         )
     elif device.last_code not in (None, "ok"):
-        when = f"{device.last_seen_at:%Y-%m-%d %H:%M:%S}"
+        when = f"{device.last_seen_at:%Y-%m-%d %H:%M:%S} UTC"
         yield warning(
             subject, f"it was refused last, {when}: {device.last_code}", ACTIONS[str(device.last_code)]
         )

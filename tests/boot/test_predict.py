@@ -58,7 +58,7 @@ def test_the_predicted_boot_opens_by_itself(world: World, tmp_path: Path) -> Non
             said = console.shell("clevis-attest-predict --root /tmp/root --label next; echo status $?", 300)
             assert "status 0" in said, console.shell("clevis-attest-predict --print --root /tmp/root", 300)
             assert 'announced: "next" waits for approval' in said
-        world.site.operator("policy", "approve", NAME, "next")
+        world.site.operator("policy", "stage", NAME, "--announced", "next")
         with world.boot(image=then, disks=disks) as console:
             console.wait_for(UNLOCKED)
             console.wait_for(ROOT_IS_OPEN)

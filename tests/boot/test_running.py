@@ -71,7 +71,7 @@ def test_a_machine_that_changes_while_it_runs_is_suspended(world: World) -> None
     with site:
         other = another_machine(world)
         with world.boot() as console, other.boot() as changing:
-            site.operator("policy", "watch", NAME, *WATCH)
+            site.operator("policy", "require-rounds", NAME, "on", *WATCH)
             run_agent(site, NAME, console)
             run_agent(site, OTHER, changing)
             until(lambda: known(site, NAME)["outcome"] == "verified", console, changing)

@@ -10,6 +10,7 @@ import pytest
 
 from tang_attest import __version__
 from tang_attest.cli import group
+from tang_attest.cli.types import Duration
 from tang_attest.config import Settings
 from tests.cli.transcript import run
 
@@ -47,11 +48,11 @@ def test_help(path: tuple[str, ...], flag: str) -> None:
     ("path", "example"),
     [
         ((), "    tang-attest token create --name pi-b --record "),
-        (("token", "create"), "  tang-attest token create --policy webservers --valid-for 7d\n"),
+        (("token", "create"), "  tang-attest token create --policy webservers --for 7d\n"),
         (("serve",), "  tang-attest serve --plain-tang --tang-dir /var/db/tang --port 80\n"),
         (
             ("policy", "record"),
-            "  tpm2 pcrread sha256:0,2,4,7 | tang-attest policy record webservers --values - ",
+            "  tpm2 pcrread sha256:0,2,4,7,8,9,15 | tang-attest policy record webservers --file - ",
         ),
     ],
 )
@@ -68,18 +69,47 @@ def test_every_setting_is_an_option_of_serve() -> None:
             assert f"--{name.replace('_', '-')}" in text
 
 
-def test_every_listing_has_json() -> None:
-    """Programs read JSON, so every listing prints it."""
+#: Commands that print nothing for programs: servers, a dialog, a script of a shell.
+WITHOUT_JSON = {("serve",), ("tangd",), ("menu",), ("completion",)}
+
+
+def leaves() -> Iterator[tuple[tuple[str, ...], click.Command]]:
+    """Every command that is no group, with its path."""
     for path in PATHS:
-        if path[-1:] in (("list",), ("show",)) or path in (
-            ("audit",),
-            ("checkquote",),
-            ("policy", "dry-run"),
-            ("policy", "rollout", "status"),
-            ("eventlog", "check"),
-            ("eventlog", "diff"),
-        ):
-            assert "--json" in run(*path, "--help")[0], path
+        command: click.Command = group
+        for name in path:
+            assert isinstance(command, click.Group)
+            found = command.get_command(click.Context(command), name)
+            assert found is not None
+            command = found
+        if not isinstance(command, click.Group) or command.invoke_without_command:
+            yield path, command
+
+
+def test_every_command_that_prints_has_json() -> None:
+    """Programs read JSON, so every command prints it."""
+    for path, command in leaves():
+        assert any(option.name == "as_json" for option in command.params) != (path in WITHOUT_JSON), path
+
+
+def test_options_mean_the_same_everywhere() -> None:
+    """One word for a duration, one for a file that is read, one for a switch."""
+    for path, command in leaves():
+        for parameter in command.params:
+            if isinstance(parameter, click.Option) and isinstance(parameter.type, Duration):
+                assert parameter.opts[0] in ("--for", "--every") or parameter.hidden, (path, parameter.opts)
+            assert "--off" not in parameter.opts, path
+
+
+@pytest.mark.parametrize("path", [path for path in PATHS if not path or len(path) < 3])
+def test_one_line_helps_fit_80_columns(path: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A listing of commands cuts no sentence."""
+    monkeypatch.setenv("COLUMNS", "80")
+    listing = run(*path, "--help")[0].partition("Commands:\n")[2]
+    for line in listing.splitlines():
+        assert len(line) <= 80
+        assert line.endswith("."), line
+        assert not line.endswith("..."), line
 
 
 def test_version() -> None:

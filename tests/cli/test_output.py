@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -63,21 +64,28 @@ def test_control_characters_do_not_reach_the_terminal(capsys: pytest.CaptureFixt
     assert captured.err == "tang-attest: trusted: \\x1b]0;owned\\x07\\nline\n"
 
 
-def test_a_table_on_a_pipe_is_whole(capsys: pytest.CaptureFixture[str]) -> None:
-    """No cell is cut or folded, however long."""
+@pytest.fixture
+def berlin() -> Iterator[None]:
+    """A time zone that is not UTC."""
+    with environment(TZ="Europe/Berlin"):
+        yield
+
+
+def test_a_table_on_a_pipe_is_whole(berlin: None, capsys: pytest.CaptureFixture[str]) -> None:
+    """No cell is cut or folded, however long; a time is local and names its zone."""
     long = "x" * 5000
     output.table(("one", "two"), [(long, None), (True, datetime(2026, 1, 2, tzinfo=UTC))], empty="")
     assert [line.split() for line in capsys.readouterr().out.splitlines()] == [
         ["ONE", "TWO"],
         [long, "-"],
-        ["yes", "2026-01-02", "00:00:00"],
+        ["yes", "2026-01-02", "01:00:00", "CET"],
     ]
 
 
-def test_json_values(capsys: pytest.CaptureFixture[str]) -> None:
-    """Bytes are hex and times RFC 3339; what has no form is an error, not text that looks like one."""
+def test_json_values(berlin: None, capsys: pytest.CaptureFixture[str]) -> None:
+    """Bytes are hex and times RFC 3339 in UTC; what has no form is an error, not text that looks like one."""
     output.print_json({"bytes": b"\x01\xff", "at": datetime(2026, 1, 2, 3, 4, 5, 6, tzinfo=UTC)})
-    assert json.loads(capsys.readouterr().out) == {"bytes": "01ff", "at": "2026-01-02T03:04:05+00:00"}
+    assert json.loads(capsys.readouterr().out) == {"bytes": "01ff", "at": "2026-01-02T03:04:05Z"}
     with pytest.raises(TypeError, match="cannot print object"):
         output.print_json(object())
 
@@ -134,7 +142,7 @@ def test_ctrl_c(state: Path) -> None:
         arguments = ["--state", str(state)]
         assert run(*arguments, "policy", "create", "web", "--selection", "sha256:0")[2] == 0
     process = subprocess.Popen(
-        command("--state", state, "policy", "record", "web", "--values", "-"),
+        command("--state", state, "policy", "record", "web", "--file", "-"),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

@@ -3,7 +3,7 @@
     # A paragraph that says what is required.
     $ tang-attest token create --name pi-b --record
     <token:key>
-    ! hint: it is good once, until <minute> UTC, and is not shown again
+    ! hint: it is good once, until <minute>, and is not shown again
     * pi-b enrolls with $token
     enrolled
     $ tang-attest token create
@@ -29,6 +29,7 @@ import shlex
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -43,15 +44,16 @@ DIRECTORY = Path(__file__).parent / "transcripts"
 #: What a placeholder may stand for.
 KINDS = {
     "key": r"[A-Za-z0-9_-]{43}",
-    "time": r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d",
-    "minute": r"\d{4}-\d\d-\d\d \d\d:\d\d",
-    "iso": r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?\+00:00",
+    "time": r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d UTC",
+    "minute": r"\d{4}-\d\d-\d\d \d\d:\d\d UTC",
+    "iso": r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?(?:Z|\+00:00)",
+    "stamp": r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d",
     "hex": r"[0-9a-f]{32,}",
     "id": r"[0-9a-f]{16}",
     "any": r".*?",
 }
 #: How a new answer is generalized; the order matters.
-_GENERALIZED = ("iso", "time", "minute", "hex", "key", "id")
+_GENERALIZED = ("iso", "time", "minute", "stamp", "hex", "key", "id")
 
 _PLACEHOLDER = re.compile(r"<(?:([a-z]\w*):)?(" + "|".join(KINDS) + r")>")
 
@@ -161,9 +163,17 @@ def environment(**variables: str) -> Iterator[None]:
         for name, value in os.environ.items()
         if not name.startswith("TANG_ATTEST_") and name != "CREDENTIALS_DIRECTORY"
     }
-    fixed = {"SUDO_USER": "alice", "LC_ALL": "C.UTF-8", "TANG_ATTEST_STATE": "state", **variables}
+    fixed = {
+        "SUDO_USER": "alice",
+        "LC_ALL": "C.UTF-8",
+        "TZ": "UTC",
+        "TANG_ATTEST_STATE": "state",
+        **variables,
+    }
     with mock.patch.dict(os.environ, kept | fixed, clear=True):
+        time.tzset()
         yield
+    time.tzset()
     structlog.reset_defaults()  # serve configured it for a stderr that is gone
 
 

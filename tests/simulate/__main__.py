@@ -35,7 +35,7 @@ def simulate(work: Path, devices: int, seed: int) -> tuple[Story, dict[str, floa
     servers.init(state)
     operator = Operator(state)
     operator.run("policy", "create", POLICY, "--selection", DEFAULT_SELECTION)
-    operator.run("policy", "apply", POLICY, "--change", "-", document=OLD.change())
+    operator.run("policy", "apply", POLICY, "--file", "-", document=OLD.change())
     begun = time.perf_counter()
 
     def say(sentence: str) -> None:

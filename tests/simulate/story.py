@@ -87,7 +87,7 @@ class Story:
         self._boot("probes", [late, outsider], PREDICTED, code="state-not-rolled-out")
         back = {boot.machine for phase in self.phases for boot in phase.refused}
         self._boot("falling back", [self.fleet.by_name[name] for name in sorted(back)], OLD)
-        self.operator.rollout("abandon", "--why", "the initrd is not the one that was built")
+        self.operator.rollout("abandon", "--reason", "the initrd is not the one that was built")
         self.event("abandoned")
 
     def _good_rollout(self) -> None:
@@ -121,11 +121,11 @@ class Story:
 
     def _start(self, software: Software, name: str) -> None:
         document = software.change()
-        told = self.operator.run("policy", "dry-run", POLICY, "--change", "-", document=document)
+        told = self.operator.run("policy", "dry-run", POLICY, "--file", "-", document=document)
         self.expect("would refuse none" in told, "a dry run of a new kernel refuses nobody")
         share = "5%" if len(self.fleet.machines) >= 400 else "40%"
         terms = ("--name", name, "--share", share, "--limit", str(LIMIT), "--salt", self.salt)
-        self.operator.rollout("start", "--change", "-", *terms, document=document)
+        self.operator.rollout("start", "--file", "-", *terms, document=document)
         self.event(f"{name} {share}")
         self.say(f"rollout {name} reaches {len(self.operator.status()['waiting'])} machines")
 

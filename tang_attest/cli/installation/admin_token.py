@@ -15,7 +15,7 @@ from tang_attest.server.compose import Installation
 
 @click.group("admin-token")
 def admin_token() -> None:
-    """Bearer tokens with which programs use the admin API."""
+    """Bearer tokens for the admin API."""
 
 
 @admin_token.command()
@@ -37,7 +37,7 @@ def admin_token() -> None:
 def create(
     name: str, scopes: tuple[str, ...], policies: tuple[str, ...], valid_for: timedelta, as_json: bool
 ) -> None:
-    """Make a token and print it; it is shown only now.
+    """Create an admin token and print it, this once.
 
     NAME stands in the audit record for whatever is done with it, and is never used again.
 
@@ -60,13 +60,17 @@ def create(
         output.print_json({"token": text, **_as_json(made)})
     else:
         click.echo(text)
-        output.hint(f"it is valid until {made.expires_at:%Y-%m-%d %H:%M} UTC, and is not shown again")
+        output.hint(f"it is valid until {output.minute(made.expires_at)}, and is not shown again")
 
 
 @admin_token.command("list")
+@output.wide_option
 @output.json_option
-def list_tokens(as_json: bool) -> None:
-    """List tokens; their texts are not kept."""
+def list_tokens(wide: bool, as_json: bool) -> None:
+    """List admin tokens, without their texts.
+
+    The texts are not kept.
+    """
 
     async def load(state: Installation) -> list[AdminToken]:
         return list(await state.store.list_admin_tokens())
@@ -90,15 +94,21 @@ def list_tokens(as_json: bool) -> None:
             for t in tokens
         ],
         empty="no admin tokens",
+        extra=("created", "by"),
+        wide=wide,
     )
 
 
 @admin_token.command()
 @click.argument("name")
-def revoke(name: str) -> None:
-    """Revoke a token for good; the next request with it is refused."""
+@output.json_option
+def revoke(name: str, as_json: bool) -> None:
+    """Revoke an admin token for good.
+
+    The next request with it is refused.
+    """
     run(lambda state: state.admin_tokens.revoke(name))
-    output.say(f"admin token {name} is revoked")
+    output.done(as_json, f"admin token {name} is revoked", {"name": name})
 
 
 def _as_json(entry: AdminToken) -> dict[str, object]:

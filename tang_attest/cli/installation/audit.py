@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from typing import Any
 
 import click
 from click.core import ParameterSource
@@ -19,27 +20,48 @@ from tang_attest.server.compose import Installation
 from tang_attest.service.audit.check import AuditCheck, check_audit
 
 
+def _list_options(command: Any) -> Any:
+    """The options of ``audit list``, which ``audit`` alone has too."""
+    limit = click.option(
+        "--limit",
+        type=click.IntRange(1, 100_000),
+        default=50,
+        show_default=True,
+        help="How many, newest first.",
+    )
+    device = click.option("--device", help="Only of this device.")
+    return device(limit(output.wide_option(output.json_option(command))))
+
+
 @click.group(invoke_without_command=True)
-@click.option("--device", help="Only of this machine.")
-@click.option(
-    "--limit", type=click.IntRange(1, 100_000), default=50, show_default=True, help="How many, newest first."
-)
-@output.json_option
+@_list_options
 @click.pass_context
-def audit(ctx: click.Context, device: str | None, limit: int, as_json: bool) -> None:
-    """Show decisions and changes, newest first: who, when, about whom, and why.
+def audit(ctx: click.Context, device: str | None, limit: int, wide: bool, as_json: bool) -> None:
+    """The audit record: decisions and changes.
+
+    Without a command, list them.
 
     \b
     tang-attest audit --device pi-b
     tang-attest audit verify
     """
     if ctx.invoked_subcommand is None:
-        _show(device, limit, as_json)
+        _list(device, limit, wide, as_json)
     elif any(ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE for name in ctx.params):
         raise click.UsageError(f"options of 'audit {ctx.invoked_subcommand}' come after it", ctx)
 
 
-def _show(device: str | None, limit: int, as_json: bool) -> None:
+@audit.command("list")
+@_list_options
+def list_entries(device: str | None, limit: int, wide: bool, as_json: bool) -> None:
+    """List decisions and changes, newest first.
+
+    Each entry says who, when, about which device, and why.
+    """
+    _list(device, limit, wide, as_json)
+
+
+def _list(device: str | None, limit: int, wide: bool, as_json: bool) -> None:
     async def load(state: Installation) -> list[tuple[int, AuditEntry]]:
         return list(await state.store.list_audit(device, limit))
 
@@ -51,6 +73,8 @@ def _show(device: str | None, limit: int, as_json: bool) -> None:
         ("no", "when", "who", "event", "verdict", "code", "machine", "from", "pcrs"),
         [(n, e.at, e.actor, e.event, e.verdict, e.code, e.device, e.address, _pcrs(e)) for n, e in rows],
         empty="nothing is recorded" if device is None else f"nothing is recorded of {device}",
+        extra=("no", "from", "pcrs"),
+        wide=wide,
     )
 
 
@@ -84,9 +108,9 @@ def _as_json(number: int, entry: AuditEntry) -> dict[str, object]:
 )
 @output.json_option
 def verify(expect: tuple[int, bytes] | None, as_json: bool) -> None:
-    """Check that no row was changed, added, taken away or moved since it was sealed.
+    """Verify that no row was changed since it was sealed.
 
-    That holds for the rows that decide something, too: machines, policies, states, tokens, keys. Each has a seal of its
+    Nor added, taken away or moved.  That holds for the rows that decide something, too: machines, policies, states, tokens, keys. Each has a seal of its
     own, and the record says how new each has to be.
 
     A running server seals new rows each second.  When all is well, the head of the chain is printed, SEQ:HASH: keep
@@ -127,7 +151,7 @@ def _verdict(check: AuditCheck) -> str:
     waiting = f"{check.unsealed} newer rows are not sealed yet"
     if check.first is None or check.head is None:
         return f"nothing is sealed; {waiting}"
-    since = f"{check.first.sealed_at:%Y-%m-%d %H:%M:%S}"
+    since = output.local(check.first.sealed_at)
     return f"{check.rows} rows under {check.seals} seals are as they were, the first sealed on {since}; {waiting}"
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -40,16 +40,19 @@ _STDIO = Path("-")
 @click.option(
     "--with-secret", is_flag=True, help="Put the key-encryption key into it: whoever has FILE has every key."
 )
-def backup(file: Path, with_secret: bool) -> None:
-    """Write everything in the database to FILE, also while servers run; - writes to stdout.
+@output.json_option
+def backup(file: Path, with_secret: bool, as_json: bool) -> None:
+    """Write everything in the database to FILE.
 
-    FILE must not exist; it gets mode 0600.  It does not hold the key-encryption key unless you say so: copy
+    Servers may run meanwhile.  - is standard output.  FILE must not exist; it gets mode 0600.  It does not hold the key-encryption key unless you say so: copy
     STATE/kek once, and keep it apart, because one without the other opens nothing.
 
     \b
     tang-attest backup /backup/tang-attest-$(date +%F)
     tang-attest backup --with-secret - | age -r age1... > /backup/tang-attest.age
     """
+    if as_json and file == _STDIO:
+        raise click.UsageError("--json needs a FILE: standard output has the backup")
     current = settings()
     secret = load_secret(current.state)
     head: dict[str, object] = {"made_at": datetime.now(UTC).isoformat(), "program": __version__}
@@ -62,11 +65,16 @@ def backup(file: Path, with_secret: bool) -> None:
 
     with _new_file(file) as target:
         rows = asyncio.run(work(target))
-    output.say(f"{sum(rows.values())} rows written, {rows.get('device', 0)} of them machines")
+    sentence = f"{sum(rows.values())} rows written, {rows.get('device', 0)} of them machines"
+    output.done(as_json, sentence, {"file": str(file), "with_secret": with_secret, **_counts(rows)})
     if with_secret:
         output.hint("whoever has this file has every key in it; keep it encrypted")
     else:
         output.hint(f"it does not hold {current.state / FILE_NAME}; keep a copy of that apart from it")
+
+
+def _counts(rows: Mapping[str, int]) -> dict[str, int]:
+    return {"rows": sum(rows.values()), "devices": rows.get("device", 0)}
 
 
 @contextmanager
@@ -95,10 +103,11 @@ def _new_file(path: Path) -> Iterator[BinaryIO]:
 
 @click.command()
 @click.argument("file", type=_path)
-def restore(file: Path) -> None:
-    """Fill an empty database with what 'tang-attest backup' wrote to FILE; - reads stdin.
+@output.json_option
+def restore(file: Path, as_json: bool) -> None:
+    """Fill an empty database from a backup.
 
-    FILE is checked to its end before anything of it counts.  The key-encryption key has to be in the state
+    'tang-attest backup' wrote FILE; - is standard input.  FILE is checked to its end before anything of it counts.  The key-encryption key has to be in the state
     directory already, unless the backup was made --with-secret.
     """
     current = settings()
@@ -107,7 +116,8 @@ def restore(file: Path) -> None:
         with _secret(current.state, reader) as secret:
             rows, upgraded = asyncio.run(_restore(current.database_url, reader, secret))
     say_sealed(upgraded)
-    output.say(f"{sum(rows.values())} rows restored, {rows.get('device', 0)} of them machines")
+    sentence = f"{sum(rows.values())} rows restored, {rows.get('device', 0)} of them machines"
+    output.done(as_json, sentence, {"made_at": reader.head.get("made_at"), **_counts(rows)})
     output.hint(
         f"all is as it was at {reader.head.get('made_at')}; what was removed or used up since then is back"
     )

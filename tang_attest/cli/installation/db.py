@@ -11,7 +11,7 @@ import click
 
 from tang_attest import store
 from tang_attest.cli import output
-from tang_attest.cli.installation.upgraded import say_sealed
+from tang_attest.cli.installation.upgraded import say_sealed, upgrade_as_json
 from tang_attest.cli.progress import shown
 from tang_attest.cli.state import settings
 from tang_attest.errors import Unavailable
@@ -21,7 +21,7 @@ from tang_attest.keys.secret import ServerSecret, load_secret
 
 @click.group()
 def db() -> None:
-    """Look at the database, upgrade it, or copy it to another one.
+    """The database: its status, upgrade and copy.
 
     \b
     tang-attest db status
@@ -33,7 +33,7 @@ def db() -> None:
 @db.command()
 @output.json_option
 def status(as_json: bool) -> None:
-    """Show what the database is, its schema, and how many rows each table holds."""
+    """Show the database's schema and its rows."""
     found = asyncio.run(store.look(settings().database_url))
     if as_json:
         output.print_json(
@@ -56,7 +56,8 @@ def status(as_json: bool) -> None:
 
 
 @db.command()
-def upgrade() -> None:
+@output.json_option
+def upgrade(as_json: bool) -> None:
     """Bring the database to the schema of this program.
 
     All of it happens, or nothing.  Replicas may do it at the same time.  Make a backup first: there is no way back.
@@ -77,7 +78,9 @@ def upgrade() -> None:
             )
 
     done = asyncio.run(work())
-    if done.before == done.after:
+    if as_json:
+        output.print_json(upgrade_as_json(done))
+    elif done.before == done.after:
         output.say(f"the database has schema {done.after} already")
     else:
         output.say(f"upgraded from schema {done.before} to {done.after}")
@@ -86,10 +89,11 @@ def upgrade() -> None:
 
 @db.command()
 @click.option("--to", "target", metavar="URL", required=True, help="An empty database.")
-def copy(target: str) -> None:
-    """Copy everything to another database: from SQLite to PostgreSQL, or back.
+@output.json_option
+def copy(target: str, as_json: bool) -> None:
+    """Copy everything to another database.
 
-    The target must be empty; it is filled in one transaction, and read again to compare.  Stop the servers first:
+    It may be SQLite or PostgreSQL, as the one that is copied.  The target must be empty; it is filled in one transaction, and read again to compare.  Stop the servers first:
     what they write later is not in the copy.  The key-encryption key stays where it is.
     """
 
@@ -117,5 +121,7 @@ def copy(target: str) -> None:
 
     rows, upgraded = asyncio.run(work())
     say_sealed(upgraded)
-    output.say(f"copied {sum(rows.values())} rows, {rows.get('device', 0)} of them machines")
+    count, devices = sum(rows.values()), rows.get("device", 0)
+    sentence = f"copied {count} rows, {devices} of them machines"
+    output.done(as_json, sentence, {"rows": count, "devices": devices, **upgrade_as_json(upgraded)})
     output.hint("name the new database in the setting 'database', and in TANG_ATTEST_DATABASE for commands")

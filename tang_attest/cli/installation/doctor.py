@@ -26,9 +26,9 @@ from tang_attest.server.checkup import examine
 @output.json_option
 @click.pass_context
 def doctor(ctx: click.Context, config: Path | None, as_json: bool) -> None:
-    """Look whether all is well, and say what to do.
+    """Examine this installation, and say what to do.
 
-    Keys, permissions, disk, certificate, port, database, clock, trust anchors, the server's TPM, and each device's last
+    It looks at keys, permissions, disk, certificate, port, database, clock, trust anchors, the server's TPM, and each device's last
     evidence.
     Nothing is changed.  The exit code is 1 when something is a problem; warnings leave it 0.
 

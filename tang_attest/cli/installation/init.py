@@ -13,18 +13,22 @@ from tang_attest.server.initialize import initialize
 
 
 @click.command()
-def init() -> None:
-    """Make the database, the key-encryption key and the first signing key.
+@output.json_option
+def init(as_json: bool) -> None:
+    """Make the database, the kek and a signing key.
 
-    A directory that it makes gets mode 0700.  With --database, tables are made in that database; each further
+    The kek is the key-encryption key.  A directory that it makes gets mode 0700.  With --database, tables are made in that database; each further
     server of it then gets a copy of the key-encryption key instead of an 'init' of its own.  Print the signing
     key's thumbprint: machines that bind a disk compare it ("thp" in the pin's configuration).
     """
     current = settings()
     thumbprint = make_state(current)
-    output.say(f"state made in {current.state}")
-    output.say("the signing key's thumbprint, to compare when a disk is bound:")
-    click.echo(thumbprint)
+    if as_json:
+        output.print_json({"state": str(current.state), "thumbprint": thumbprint})
+    else:
+        output.say(f"state made in {current.state}")
+        output.say("the signing key's thumbprint, to compare when a disk is bound:")
+        click.echo(thumbprint)
     output.hint(
         f"keep a copy of {current.state}/kek apart from the database's backups; one without the other opens nothing"
     )

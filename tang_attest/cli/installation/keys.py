@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import asdict
 from pathlib import Path
 
 import click
@@ -26,11 +27,12 @@ def keys() -> None:
 
 
 @keys.command("list")
+@output.wide_option
 @output.json_option
-def list_keys(as_json: bool) -> None:
-    """List the keys; a rotated one still answers, but is advertised no longer.
+def list_keys(wide: bool, as_json: bool) -> None:
+    """List the keys, rotated ones too.
 
-    A key that lives in the TPM can be used with that TPM only; the others with the database and the kek.
+    A rotated key still answers, but is advertised no longer.  A key that lives in the TPM can be used with that TPM only; the others with the database and the kek.
     """
 
     async def load(state: Installation) -> list[tuple[EncryptedKey, str | None, str]]:
@@ -69,15 +71,18 @@ def list_keys(as_json: bool) -> None:
             for k, device, place in rows
         ],
         empty="no keys",
+        extra=("curve", "lives in", "created"),
+        wide=wide,
     )
 
 
 @keys.command()
-@click.option("--device", help="Give this machine a new exchange key instead.")
-def rotate(device: str | None) -> None:
-    """Make new keys; the old ones still answer what was bound to them.
+@click.option("--device", help="Give this device a new exchange key instead.")
+@output.json_option
+def rotate(device: str | None, as_json: bool) -> None:
+    """Make new keys in place of the advertised ones.
 
-    Without --device: the signing keys and the open exchange keys. Machines that are bound later have to be told the
+    The old keys still answer for volumes that are bound to them.  Without --device: the signing keys and the open exchange keys. Machines that are bound later have to be told the
     new thumbprint. With --device: rebind its disks with 'clevis luks attest-regen', so that the new key is used.
     """
     if device is not None:
@@ -85,16 +90,19 @@ def rotate(device: str | None) -> None:
         made = [kid]
     else:
         made, old = run(lambda state: state.keys.rotate())
-    for kid in made:
-        click.echo(kid)
-    output.say(f"{len(made)} made, {len(old)} rotated")
+    if not as_json:
+        for kid in made:
+            click.echo(kid)
+    result = {"device": device, "made": list(made), "rotated": list(old)}
+    output.done(as_json, f"{len(made)} made, {len(old)} rotated", result)
 
 
 @keys.command("rotate-kek")
-def rotate_kek() -> None:
-    """Make a new key-encryption key, and put everything in the database under it.
+@output.json_option
+def rotate_kek(as_json: bool) -> None:
+    """Replace the key-encryption key (kek).
 
-    Stop all servers first, and copy STATE/kek to the others before they start again.  No disk has to be bound anew.  All of
+    Everything in the database is put under the new one.  Stop all servers first, and copy STATE/kek to the others before they start again.  No disk has to be bound anew.  All of
     the database is moved, or nothing; after an interruption, run it again.  The old key stays beside the new one:
     backups that were made until now need it, and noted heads of the audit record are those of before.
     """
@@ -104,6 +112,9 @@ def rotate_kek() -> None:
             return await rotate_secret(settings(), at_terminal())
 
     rotated = asyncio.run(work())
+    if as_json:
+        output.print_json({**asdict(rotated), "kept": str(rotated.kept)})
+        return
     output.say(f"{rotated.rows} rows and their keys are under the new key-encryption key")
     if rotated.foreign:
         output.say(
@@ -117,8 +128,11 @@ def rotate_kek() -> None:
 
 @keys.command("import")
 @click.argument("directory", type=click.Path(path_type=Path))
-def import_keys(directory: Path) -> None:
-    """Add the keys of a Tang server, hidden ones too, as open keys.
+@output.json_option
+def import_keys(directory: Path, as_json: bool) -> None:
+    """Import a Tang server's keys as open keys.
+
+    Hidden ones, too.
 
     They answer without evidence, and only while the server runs with --plain-tang: disks that are bound with the
     tang pin open as before, until they are bound anew with the attest pin.
@@ -134,20 +148,26 @@ def import_keys(directory: Path) -> None:
     # All are read before the first is added: a file that is no key stops the import while nothing has changed.
     found = [(path, *_read(path)) for path in paths]
 
+    results: list[dict[str, object]] = []
+
     async def add(state: Installation) -> None:
         for path, private, use in found:
             rotated = path.name.startswith(".")
             what = f"from {path.name} for {use}{', rotated' if rotated else ''}"
+            kid, sentence = None, f"there already: the key {what}"
             try:
                 kid = await state.keys.import_key(private, use, rotated=rotated)
+                sentence = f"imported {kid} {what}"
             except Conflict as error:
                 if error.code != "name-taken":
                     raise
-                output.say(f"there already: the key {what}")
-            else:
-                output.say(f"imported {kid} {what}")
+            results.append({"file": path.name, "use": use, "rotated": rotated, "imported": kid})
+            if not as_json:
+                output.say(sentence)
 
     run(add)
+    if as_json:
+        output.print_json(results)
 
 
 def _read(path: Path) -> tuple[ec.EllipticCurvePrivateKey, str]:

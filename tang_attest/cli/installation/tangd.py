@@ -22,9 +22,9 @@ from tang_attest.web.gate.limits import Limiter
 @click.argument("directory", metavar="DIR", type=click.Path(path_type=Path))
 @click.option("-e", "--endpoint", default="", metavar="PATH", help="Path before every route, such as /tang.")
 def tangd(directory: Path, endpoint: str) -> None:
-    """Answer one connection on standard input and output, as Tang's own tangd does.
+    """Answer one connection, as Tang's own tangd does.
 
-    For inetd, socat, and systemd sockets with Accept=yes, such as tangd@.service.  The keys are those of DIR, and nobody is
+    It is on standard input and output: for inetd, socat, and systemd sockets with Accept=yes, such as tangd@.service.  The keys are those of DIR, and nobody is
     asked for evidence.  Each connection starts a process, which takes half a second: where many machines boot at once,
     use 'tang-attest serve --plain-tang --tang-dir DIR'.
 

@@ -12,3 +12,14 @@ def say_sealed(upgraded: Upgraded) -> None:
         output.say(f"{upgraded.sealed} rows are sealed as they are; until now nothing showed who wrote them")
     for row in upgraded.foreign:
         output.say(f"not sealed, because this server did not write it: row '{row.key}' of table {row.table}")
+
+
+def upgrade_as_json(upgraded: Upgraded) -> dict[str, object]:
+    """The result of an upgrade, for programs."""
+    foreign = [{"table": row.table, "row": row.key} for row in upgraded.foreign]
+    return {
+        "before": upgraded.before,
+        "after": upgraded.after,
+        "sealed": upgraded.sealed,
+        "foreign": foreign,
+    }

@@ -10,6 +10,7 @@ import click
 
 from tang_attest.cli import output
 from tang_attest.cli.machines.verification import COMMANDS, DEFAULT_AK, reach_of, spell_disks
+from tang_attest.cli.renamed import Command
 from tang_attest.cli.state import run
 from tang_attest.cli.types import Duration
 from tang_attest.errors import Malformed
@@ -23,14 +24,15 @@ from tang_attest.service.unlock.device_keys import find_device_key
 
 @click.group()
 def device() -> None:
-    """Machines: register, list, label, verify, watch, suspend, allow, remove."""
+    """Devices: the machines that the server knows."""
 
 
 @device.command("list")
 @click.option("--label", "labels", multiple=True, help="Only those that have this label; repeat it for more.")
+@output.wide_option
 @output.json_option
-def list_devices(labels: tuple[str, ...], as_json: bool) -> None:
-    """List the machines and how they fared last."""
+def list_devices(labels: tuple[str, ...], wide: bool, as_json: bool) -> None:
+    """List devices, with their last evidence and round."""
 
     async def load(state: Installation) -> list[Device]:
         return [d for d in await state.store.list_devices() if set(labels) <= set(d.labels)]
@@ -70,6 +72,9 @@ def list_devices(labels: tuple[str, ...], as_json: bool) -> None:
         empty="no machine has that"
         if labels
         else "no machines yet; make a token with 'tang-attest token create'",
+        extra=("labels", "ek", "grade", "learning until", "disks"),
+        prose=("disks",),
+        wide=wide,
     )
 
 
@@ -77,7 +82,7 @@ def list_devices(labels: tuple[str, ...], as_json: bool) -> None:
 @click.argument("name")
 @output.json_option
 def show(name: str, as_json: bool) -> None:
-    """Show everything known about one machine."""
+    """Show everything known about one device."""
 
     async def load(state: Installation) -> tuple[Device, str | None]:
         entry = await state.store.get_device(name)
@@ -101,13 +106,13 @@ def show(name: str, as_json: bool) -> None:
         )
 
 
-@device.command()
+@device.command(cls=Command, renamed={"--ak-public": "--file"})
 @click.argument("name")
 @click.option(
-    "--ak-public",
+    "--file",
     type=click.Path(path_type=Path),
     required=True,
-    help="TPM2B_PUBLIC or TPMT_PUBLIC file, as 'tpm2 readpublic -o' writes it.",
+    help="The AK: TPM2B_PUBLIC or TPMT_PUBLIC, as 'tpm2 readpublic -o' writes it; - is stdin.",
 )
 @click.option("--policy", help="The policy it comes under; an empty one of its own by default.")
 @click.option("--tcti", help="Its TPM, if this machine reaches it, such as swtpm:host=127.0.0.1,port=2321.")
@@ -120,27 +125,29 @@ def show(name: str, as_json: bool) -> None:
     is_flag=True,
     help="Make no exchange key: it unlocks nothing, and may share its AK. Needs --tcti.",
 )
+@output.json_option
 def register(
     name: str,
-    ak_public: Path,
+    file: Path,
     policy: str | None,
     tcti: str | None,
     ak_handle: str,
     pem: bool,
     verify_only: bool,
+    as_json: bool,
 ) -> None:
-    """Add a machine whose AK you brought yourself, without credential activation.
+    """Add a device by its AK, without credential activation.
 
     Nothing then proves which TPM holds the key; enrollment with a token does.
     """
     if verify_only and tcti is None:
         raise click.UsageError("--verify-only needs --tcti")
-    key, reach = read_ak(ak_public, pem=pem), reach_of(tcti, ak_handle)
+    key, reach = read_ak(file, pem=pem), reach_of(tcti, ak_handle)
     entry = run(
         lambda state: state.registry.register(name, key, policy, reach=reach, verified_only=verify_only)
     )
-    output.say(f"SUCCESS: instance {name} registered")
-    for kid in entry.kids:
+    output.done(as_json, f"SUCCESS: instance {name} registered", _as_json(entry))
+    for kid in () if as_json else entry.kids:
         click.echo(kid)
 
 
@@ -163,8 +170,11 @@ def read_ak(path: Path, *, pem: bool = False) -> AttestationKey:
 @click.argument("names", nargs=-1, required=True, metavar="NAME...")
 @click.option("--add", multiple=True, metavar="LABEL", help="Give them this label; repeat it for more.")
 @click.option("--remove", multiple=True, metavar="LABEL", help="Take this label from them.")
-def label(names: tuple[str, ...], add: tuple[str, ...], remove: tuple[str, ...]) -> None:
-    """Add labels to machines, or remove them; listings and rollouts choose by labels.
+@output.json_option
+def label(names: tuple[str, ...], add: tuple[str, ...], remove: tuple[str, ...], as_json: bool) -> None:
+    """Add labels to devices, or remove them.
+
+    Listings and rollouts select devices by labels.
 
     \b
     tang-attest device label pi-b pi-c --add canary --add site=berlin
@@ -173,14 +183,16 @@ def label(names: tuple[str, ...], add: tuple[str, ...], remove: tuple[str, ...])
         raise click.UsageError("Say --add or --remove.")
     run(lambda state: state.registry.label(names, add, remove))
     changes = [f"+{each}" for each in add] + [f"-{each}" for each in remove]
-    output.say(f"labels of {', '.join(names)}: {' '.join(changes)}")
+    result = {"devices": list(names), "added": list(add), "removed": list(remove)}
+    output.done(as_json, f"labels of {', '.join(names)}: {' '.join(changes)}", result)
 
 
 @device.command()
 @click.argument("name")
 @click.option("--yes", is_flag=True, help="Do not ask.")
-def remove(name: str, yes: bool) -> None:
-    """Forget a machine and destroy its exchange keys, for good.
+@output.json_option
+def remove(name: str, yes: bool, as_json: bool) -> None:
+    """Remove a device, and destroy its exchange keys for good.
 
     Its disks then open by passphrase only, even if the machine enrolls again: they have to be bound anew.
     """
@@ -190,7 +202,7 @@ def remove(name: str, yes: bool) -> None:
         output.say("nothing was removed")
         click.get_current_context().exit(1)
     run(lambda state: state.registry.remove(name))
-    output.say(f"SUCCESS: instance {name} removed")
+    output.done(as_json, f"SUCCESS: instance {name} removed", {"device": name, "removed": True})
 
 
 @device.command()
@@ -203,13 +215,15 @@ def remove(name: str, yes: bool) -> None:
     show_default=True,
     help="How long the next boot is waited for.",
 )
-def learn(name: str, window: timedelta) -> None:
-    """Record the next boot's PCR 10 and 11, if every other PCR is as expected.
+@output.json_option
+def learn(name: str, window: timedelta, as_json: bool) -> None:
+    """Record PCR 10 and 11 of the next boot.
 
-    That boot itself is refused, so that a person with the passphrase is there to see it.
+    Every other PCR has to be as expected.  That boot itself is refused, so that a person with the passphrase is there to see it.
     """
     learning = run(lambda state: state.reference_values.learn(name, window))
-    output.say(f"the next boot of {name} is learned, until {learning.until:%Y-%m-%d %H:%M} UTC")
+    sentence = f"the next boot of {name} is learned, until {output.minute(learning.until)}"
+    output.done(as_json, sentence, {"device": name, "learning_until": learning.until})
 
 
 def _as_json(entry: Device) -> dict[str, object]:

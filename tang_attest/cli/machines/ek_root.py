@@ -36,22 +36,35 @@ EK_CERTIFICATES: Final = (
 
 @click.group("ek-root")
 def ek_root() -> None:
-    """Whose word is taken that an EK is a real TPM's."""
+    """Certificates of TPM vendors that vouch for EKs."""
 
 
 @ek_root.command()
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("--label", help="A name for listings; the certificate's subject by default.")
-def add(file: Path, label: str | None) -> None:
-    """Trust every certificate in FILE (PEM bundle or DER): TPM vendors' roots and intermediates."""
+@output.json_option
+def add(file: Path, label: str | None, as_json: bool) -> None:
+    """Trust every certificate in FILE.
+
+    FILE is a PEM bundle or DER, with TPM vendors' roots and intermediates.
+    """
     data = read_file(file, MAX_ROOTS_FILE)
-    for root in run(lambda state: state.registry.add_ek_roots(data, label)):
-        output.say(f"trusted: {root.label} ({root.fingerprint[:16]})")
+    added = run(lambda state: state.registry.add_ek_roots(data, label))
+    if as_json:
+        output.print_json([_root_as_json(root) for root in added])
+        return
+    for root in added:
+        output.say(f"trusted: {root.label} ({root.fingerprint})")
+
+
+def _root_as_json(root: EkRoot) -> dict[str, object]:
+    return {"fingerprint": root.fingerprint, "label": root.label, "added_at": root.added_at}
 
 
 @ek_root.command("list")
+@output.wide_option
 @output.json_option
-def list_roots(as_json: bool) -> None:
+def list_roots(wide: bool, as_json: bool) -> None:
     """List the trusted certificates."""
 
     async def load(state: Installation) -> list[EkRoot]:
@@ -59,14 +72,15 @@ def list_roots(as_json: bool) -> None:
 
     roots = run(load)
     if as_json:
-        output.print_json(
-            [{"fingerprint": r.fingerprint, "label": r.label, "added_at": r.added_at} for r in roots],
-        )
+        output.print_json([_root_as_json(root) for root in roots])
         return
     output.table(
         ("fingerprint", "label", "added"),
-        [(r.fingerprint[:16], r.label, r.added_at) for r in roots],
+        [(r.fingerprint, r.label, r.added_at) for r in roots],
         empty="no EK roots: only tokens with --allow-unverified-ek can be used",
+        extra=("added",),
+        prose=("label",),
+        wide=wide,
     )
 
 
@@ -77,9 +91,9 @@ def list_roots(as_json: bool) -> None:
 @output.json_option
 @click.pass_context
 def check(ctx: click.Context, certificate: Path | None, tpm: bool, tcti: str, as_json: bool) -> None:
-    """Try an EK certificate against the trusted certificates, before a token is at stake.
+    """Try an EK certificate, before a token is used up.
 
-    CERTIFICATE is what 'tpm2 nvread 0x01c00002' or 'tpm2 getekcertificate' wrote on the machine.  Exit with 0 when
+    It is compared with the trusted certificates.  CERTIFICATE is what 'tpm2 nvread 0x01c00002' or 'tpm2 getekcertificate' wrote on the machine.  Exit with 0 when
     it is verified, 1 when an enrollment with it would be refused, 2 when nothing could be checked.  Only an
     enrollment shows that the TPM holds the key.
 
@@ -139,9 +153,7 @@ def _show(result: _Result) -> None:
         output.error(result.verdict)
         return
     key = result.verdict
-    output.say(
-        f"{result.name}: verified by {key.root} ({(key.root_fingerprint or '')[:16]}), issued by {key.issuer}"
-    )
+    output.say(f"{result.name}: verified by {key.root} ({key.root_fingerprint}), issued by {key.issuer}")
     if key.subject_hint:
         output.say(f"  the TPM is {key.subject_hint}")
 
@@ -169,8 +181,12 @@ def _as_json(result: _Result) -> dict[str, object]:
 
 @ek_root.command()
 @click.argument("fingerprint")
-def remove(fingerprint: str) -> None:
-    """Trust a certificate no longer; FINGERPRINT may be shortened as in the listing."""
+@output.json_option
+def remove(fingerprint: str, as_json: bool) -> None:
+    """Trust a certificate no longer.
+
+    FINGERPRINT may be shortened to 8 digits.  Devices that enrolled with the certificate stay.
+    """
 
     async def drop(state: Installation) -> str:
         known = [root.fingerprint for root in await state.store.list_ek_roots()]
@@ -181,4 +197,5 @@ def remove(fingerprint: str) -> None:
         await state.registry.remove_ek_root(chosen)
         return chosen
 
-    output.say(f"no longer trusted: {run(drop)[:16]}")
+    removed = run(drop)
+    output.done(as_json, f"no longer trusted: {removed}", {"fingerprint": removed})

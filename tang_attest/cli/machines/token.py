@@ -8,6 +8,7 @@ from datetime import timedelta
 import click
 
 from tang_attest.cli import output
+from tang_attest.cli.renamed import Command, note
 from tang_attest.cli.state import run
 from tang_attest.cli.types import Duration, SelectionType
 from tang_attest.ports.enrollment import Token
@@ -17,12 +18,22 @@ from tang_attest.server.compose import Installation
 from tang_attest.service.machines.registry import TokenTerms
 
 
+class _Create(Command):
+    """``token create``, whose ``--learn-for`` has become a command of its own."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parse *args*, and say where the time to learn is given now."""
+        if any(word.partition("=")[0] == "--learn-for" for word in args):
+            note("--learn-for", "tang-attest device learn DEVICE --for")
+        return super().parse_args(ctx, args)
+
+
 @click.group()
 def token() -> None:
     """One-time tokens with which machines enroll."""
 
 
-@token.command()
+@token.command(cls=_Create, renamed={"--valid-for": "--for"})
 @click.option("--name", help="Only a machine of this name may use it.")
 @click.option("--record", is_flag=True, help="Make a policy from the machine's first quote.")
 @click.option("--policy", help="Put the machine under this existing policy instead.")
@@ -45,14 +56,14 @@ def token() -> None:
 )
 @click.option("--force", is_flag=True, help="Record values even if nothing measured this machine's boot.")
 @click.option(
-    "--valid-for", type=Duration(), default="24h", show_default=True, help="How long it can be used."
+    "--for", "valid_for", type=Duration(), default="24h", show_default=True, help="How long it can be used."
 )
 @click.option(
     "--learn-for",
     type=Duration(),
     default="24h",
-    show_default=True,
-    help="With --record: how long a selection with PCR 10 or 11 may be learned at the next boot.",
+    hidden=True,
+    help="The old place of 'device learn --for'.",
 )
 @click.option("--label", "labels", multiple=True, help="Give the machine this label; repeat it for more.")
 @output.json_option
@@ -69,11 +80,14 @@ def create(
     labels: tuple[str, ...],
     as_json: bool,
 ) -> None:
-    """Make a token and print it; it is shown only now.
+    """Create a token and print it, this once.
+
+    With --record, a selection with PCR 10 or 11 may be learned at a boot of the next 24 hours;
+    'tang-attest device learn' gives it another time.
 
     \b
     tang-attest token create --name pi-b --record
-    tang-attest token create --policy webservers --valid-for 7d
+    tang-attest token create --policy webservers --for 7d
     """
     terms = TokenTerms(
         name,
@@ -92,13 +106,17 @@ def create(
         output.print_json({"token": text, **_as_json(made)})
     else:
         click.echo(text)
-        output.hint(f"it is good once, until {made.expires_at:%Y-%m-%d %H:%M} UTC, and is not shown again")
+        output.hint(f"it is good once, until {output.minute(made.expires_at)}, and is not shown again")
 
 
 @token.command("list")
+@output.wide_option
 @output.json_option
-def list_tokens(as_json: bool) -> None:
-    """List tokens; their texts are not kept."""
+def list_tokens(wide: bool, as_json: bool) -> None:
+    """List tokens, without their texts.
+
+    The texts are not kept.
+    """
 
     async def load(state: Installation) -> list[Token]:
         return list(await state.store.list_tokens())
@@ -124,15 +142,18 @@ def list_tokens(as_json: bool) -> None:
             for t in tokens
         ],
         empty="no tokens",
+        extra=("created", "policy", "labels", "unverified ek"),
+        wide=wide,
     )
 
 
 @token.command()
 @click.argument("named", metavar="ID")
-def revoke(named: str) -> None:
-    """Revoke an unused token for good; an enrollment under way with it is refused too.
+@output.json_option
+def revoke(named: str, as_json: bool) -> None:
+    """Revoke an unused token for good.
 
-    ID is that of the listing, which may be shortened to 8 digits, or the name of the machine that it is for, or the
+    An enrollment under way with it is refused, too.  ID is that of the listing, which may be shortened to 8 digits, or the name of the machine that it is for, or the
     token itself; - reads it from stdin.
 
     \b
@@ -142,7 +163,8 @@ def revoke(named: str) -> None:
     if named == "-":
         named = sys.stdin.readline().strip()
     revoked = run(lambda state: state.registry.revoke_token(named))
-    output.say(f"token {revoked.digest.hex()[:16]} is revoked")
+    identity = revoked.digest.hex()
+    output.done(as_json, f"token {identity[:16]} is revoked", {"id": identity, "name": revoked.name})
 
 
 def _as_json(entry: Token) -> dict[str, object]:

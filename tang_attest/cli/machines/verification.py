@@ -1,6 +1,6 @@
 """``tang-attest device verify``, ``watch``, ``suspend``, ``resume``, ``allow``, ``history``, ``running-policy``.
 
-Exit codes of verify and watch: 0 verified, 1 refused or not registered, 2 usage, 3 unreachable.
+Exit codes of verify and watch: 0 verified, 1 refused, 2 usage, 3 unreachable, 4 no such device.
 """
 
 from __future__ import annotations
@@ -35,6 +35,8 @@ from tang_attest.service.rounds.verify import Round
 
 DEFAULT_AK: Final = "0x81010002"
 EXIT_CODES: Final = {RoundOutcome.VERIFIED: 0, RoundOutcome.REFUSED: 1, RoundOutcome.UNREACHABLE: 3}
+#: Of verify and watch: there is no such device, or it has no key that a round could name.
+NOT_REGISTERED: Final = 4
 PATIENCE_S: Final = 15
 
 Command = Callable[..., Any]
@@ -93,6 +95,7 @@ def _reach_options(command: Command) -> Command:
     help="With --record and --tcti: other PCRs than those of its policy that stay while a system runs.",
 )
 @_reach_options
+@output.json_option
 def verify(
     name: str,
     record: bool,
@@ -101,10 +104,12 @@ def verify(
     ak_handle: str,
     patience_s: int,
     cap_events: Path | None,
+    as_json: bool,
 ) -> None:
-    """Have a running machine prove what it runs, once.
+    """Hold one round with a running machine.
 
-    It exits with 0 when the machine was verified, 1 when it was refused, 3 when no evidence came.
+    The exit code is 0 when the machine was verified, 1 when it was refused, 3 when no evidence came, and 4 when there is
+    no such device.
 
     \b
     tang-attest device verify pi-b
@@ -124,23 +129,30 @@ def verify(
                 )
             return await rounds.once(name, reach, patience_s)
         except NotFound as missing:
-            not_registered(name, missing)
+            not_registered(name, missing, as_json=as_json)
             return None
 
-    click.get_current_context().exit(tell(name, run(once)))
+    ended = run(once)
+    if as_json and ended is not None:
+        output.print_json(round_as_json(ended))
+        click.get_current_context().exit(EXIT_CODES[ended.outcome])
+    click.get_current_context().exit(tell(name, ended))
 
 
-def not_registered(name: str, missing: NotFound) -> None:
-    """Say that the machine is not known; any other thing that is missing is an error as everywhere."""
+def not_registered(name: str, missing: NotFound, *, as_json: bool = False) -> None:
+    """Report that there is no device *name*; anything else that is *missing* is an error as everywhere."""
     if missing.code not in ("not-found", "key-unknown"):
         raise missing
+    if as_json:
+        output.print_json_line({"device": name, "outcome": None, "code": missing.code})
+        return
     click.echo(f"FAILURE: instance {output.printable(name)} not registered")
 
 
 def tell(name: str, ended: Round | None) -> int:
-    """Say how a round ended; the exit code."""
+    """Report how a round *ended*, ``None`` for a device that is not registered; the exit code."""
     if ended is None:
-        return 1
+        return NOT_REGISTERED
     if ended.outcome is RoundOutcome.VERIFIED:
         click.echo(f"instance {name} verified")
         return 0
@@ -167,6 +179,7 @@ def _sentence(ended: Round) -> str:
     help="Seconds between two rounds.",
 )
 @_reach_options
+@output.json_option
 def watch(
     name: str,
     count: int | None,
@@ -175,10 +188,12 @@ def watch(
     ak_handle: str,
     patience_s: int,
     cap_events: Path | None,
+    as_json: bool,
 ) -> None:
-    """Have a running machine prove what it runs, again and again.
+    """Hold rounds with a running machine.
 
-    The exit code is that of the worst round: 1 when one was refused, else 3 when no evidence came in one.
+    The exit code is that of the worst round: 1 when one was refused, else 3 when no evidence came in one; 4 when there
+    is no such device.  With --json, each round is one line, and the last line counts them.
 
     \b
     tang-attest device watch vm1 --rounds 3 --delay 1
@@ -186,6 +201,11 @@ def watch(
     reach = reach_of(tcti, ak_handle)
 
     async def rounds(state: Installation) -> int:
+        if as_json:
+            shows = (_print_round, _print_end)
+            return await watch_rounds(
+                rounds_of(state, cap_events), name, count, delay, reach, patience_s, *shows, as_json=True
+            )
         if count is None:
             with _live(name) as show:
                 return await watch_rounds(
@@ -216,6 +236,8 @@ async def watch_rounds(
     patience_s: float,
     show: Show,
     show_end: ShowEnd = say_end,
+    *,
+    as_json: bool = False,
 ) -> int:
     """Verify *count* times, or for ever; the exit code."""
     ended = Counter[RoundOutcome]()
@@ -227,8 +249,8 @@ async def watch_rounds(
         try:
             one = await asking.once(name, reach, patience_s)
         except NotFound as missing:
-            not_registered(name, missing)
-            return 1
+            not_registered(name, missing, as_json=as_json)
+            return NOT_REGISTERED
         ended[one.outcome] += 1
         show(number, one)
     show_end(name, ended[RoundOutcome.VERIFIED], number)
@@ -245,6 +267,21 @@ def say_round(number: int, one: Round) -> None:
         click.echo(f"round: {number} {word}: {_sentence(one)}")
 
 
+def round_as_json(one: Round) -> dict[str, object]:
+    """A round, for programs."""
+    reasons = [reason.as_json() for reason in one.reasons]
+    code = one.reasons[0].code if one.reasons else "ok"
+    return {"device": one.device, "outcome": one.outcome.value, "code": code, "reasons": reasons}
+
+
+def _print_round(number: int, one: Round) -> None:
+    output.print_json_line({"round": number, **round_as_json(one)})
+
+
+def _print_end(name: str, verified: int, count: int) -> None:
+    output.print_json_line({"device": name, "rounds": count, "verified": verified})
+
+
 @contextmanager
 def _live(name: str) -> Iterator[Show]:
     """A table that is drawn anew each round; lines where there is no terminal."""
@@ -256,11 +293,11 @@ def _live(name: str) -> Iterator[Show]:
 
         def show(number: int, one: Round) -> None:
             counts[one.outcome] += 1
-            table = Table(box=None, pad_edge=False)
+            table = Table(box=None, pad_edge=False, header_style="" if output.no_color() else None)
             for column in ("INSTANCE", "ROUND", *(outcome.upper() for outcome in RoundOutcome), "AT", "LAST"):
                 table.add_column(column)
             last = "verified" if one.outcome is RoundOutcome.VERIFIED else f"{one.outcome}: {_sentence(one)}"
-            when = f"{datetime.now(UTC):%H:%M:%S}"
+            when = output.local(datetime.now(UTC), "%H:%M:%S")
             table.add_row(name, str(number), *(str(counts[outcome]) for outcome in RoundOutcome), when, last)
             live.update(table, refresh=True)
 
@@ -269,20 +306,29 @@ def _live(name: str) -> Iterator[Show]:
 
 @click.command()
 @click.argument("name")
-@click.option("--reason", required=True, help="For the audit record, and for who comes to resume it.")
-def suspend(name: str, reason: str) -> None:
-    """Let a machine's exchange keys answer nobody until 'resume'; its disks still open by passphrase."""
+@click.option("--reason", required=True, help="For the audit record, and for operators who resume it.")
+@output.json_option
+def suspend(name: str, reason: str, as_json: bool) -> None:
+    """Let a device's exchange keys answer nobody until 'resume'.
+
+    Its volumes still open by passphrase.
+    """
     run(lambda state: state.registry.suspend(name, reason))
-    output.say(f"instance {name} is suspended")
+    result = {"device": name, "suspended": True, "reason": reason}
+    output.done(as_json, f"instance {name} is suspended", result)
     output.hint(f"take it back with 'tang-attest device resume {name}'")
 
 
 @click.command()
 @click.argument("name")
-def resume(name: str) -> None:
-    """Let a suspended machine's exchange keys answer again; the audit record names you."""
+@output.json_option
+def resume(name: str, as_json: bool) -> None:
+    """Let a suspended device's exchange keys answer again.
+
+    The audit record names you.
+    """
     run(lambda state: state.registry.resume(name))
-    output.say(f"instance {name} is resumed")
+    output.done(as_json, f"instance {name} is resumed", {"device": name, "suspended": False})
 
 
 @click.command()
@@ -290,21 +336,28 @@ def resume(name: str) -> None:
 @click.option(
     "--for", "window", type=Duration(), default="30m", show_default=True, help="For how long it may unlock."
 )
-def allow(name: str, window: timedelta) -> None:
-    """Say that a machine may unlock now, where its policy asks for a person or has not seen it for long.
+@output.json_option
+def allow(name: str, window: timedelta, as_json: bool) -> None:
+    """Let a device unlock that waits for an operator.
 
-    It still has to prove that it booted what is approved.
+    It waits where its policy requires approval, or refuses it as stale.  The machine still has to prove that it booted
+    what is approved.
     """
     until = run(lambda state: state.registry.allow(name, window))
-    output.say(f"instance {name} may unlock until {until:%Y-%m-%d %H:%M} UTC")
+    sentence = f"instance {name} may unlock until {output.minute(until)}"
+    output.done(as_json, sentence, {"device": name, "allowed_until": until})
 
 
 @click.command()
 @click.argument("name")
 @click.option("--limit", type=click.IntRange(1, 10_000), default=20, show_default=True, help="How many.")
+@output.wide_option
 @output.json_option
-def history(name: str, limit: int, as_json: bool) -> None:
-    """Show how a machine's verification changed, newest first; also of one that was removed."""
+def history(name: str, limit: int, wide: bool, as_json: bool) -> None:
+    """List the rounds that changed an outcome, newest first.
+
+    Also works for a device that was removed.
+    """
 
     async def load(state: Installation) -> list[PastRound]:
         return list(await state.store.list_verifications(name, limit))
@@ -317,6 +370,9 @@ def history(name: str, limit: int, as_json: bool) -> None:
         ("at", "outcome", "code", "disks", "why"),
         [(p.at, p.outcome.value, p.code, _disks(p), _why(p)) for p in past],
         empty=f"{name} was never verified while it ran",
+        extra=("disks",),
+        prose=("disks", "why"),
+        wide=wide,
     )
 
 
@@ -340,15 +396,17 @@ def _why(past: PastRound) -> str | None:
 @click.argument("name")
 @click.argument("policy", required=False)
 @click.option("--own", is_flag=True, help="Its own policy again, capped and without PCR 10 and 11.")
-def set_running_policy(name: str, policy: str | None, own: bool) -> None:
-    """Choose the policy that a machine is verified against while it runs.
+@output.json_option
+def set_running_policy(name: str, policy: str | None, own: bool, as_json: bool) -> None:
+    """Choose the policy for a device's running system.
 
     The cap PCR has the value of a running system there; 'verify --record' makes such a policy.
     """
     if own == (policy is not None):
         raise click.UsageError("name a policy, or say --own")
     run(lambda state: state.registry.set_running_policy(name, policy))
-    output.say(f"{name} is verified against {'its own policy, capped' if own else f'policy {policy}'}")
+    sentence = f"{name} is verified against {'its own policy, capped' if own else f'policy {policy}'}"
+    output.done(as_json, sentence, {"device": name, "running_policy": policy})
 
 
 COMMANDS: Final = (verify, watch, suspend, resume, allow, history, set_running_policy)

@@ -124,7 +124,9 @@ def checkquote(
     scheme: str | None,
     as_json: bool,
 ) -> None:
-    """Check a TPM quote: tpm2_checkquote's options, and what that leaves unchecked before version 5.7.
+    """Check a TPM quote, as tpm2_checkquote does and better.
+
+    The options are those of tpm2_checkquote, which left much unchecked before version 5.7.
 
     \b
     On the machine:   tpm2 quote -c ak.ctx -l sha256:0,2,4,7 -q 0badc0de -m q.msg -s q.sig -o q.pcrs

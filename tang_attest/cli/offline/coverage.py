@@ -28,9 +28,9 @@ if TYPE_CHECKING:
 )
 @output.json_option
 def coverage(file: Path, selection: Selection, as_json: bool) -> None:
-    """Show which parts of the boot of the log FILE a selection covers.
+    """Show which parts of a boot a selection covers.
 
-    A part is covered if a selected PCR changes with it. Only digests, and data that hashes to them, count. The digest
+    The boot is that of the log FILE.  A part is covered if a selected PCR changes with it. Only digests, and data that hashes to them, count. The digest
     of a separator or of an empty range covers nothing. Also prints the selection that fits the boot chain.
 
     \b
@@ -48,6 +48,7 @@ def coverage(file: Path, selection: Selection, as_json: bool) -> None:
         ("part", "measured in pcr", "by", "selected", "covered", "why not"),
         [_row(part) for part in found.parts],
         empty="",
+        prose=("why not",),
     )
     click.echo(found.line())
     _say_proposal(found)

@@ -10,6 +10,7 @@ import click
 
 from tang_attest.cli import output
 from tang_attest.cli.offline.coverage import coverage
+from tang_attest.cli.renamed import Command
 from tang_attest.files import read_file
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ class _ShowByDefault(click.Group):
 
 @click.group(cls=_ShowByDefault)
 def eventlog() -> None:
-    """What a TCG event log says: replay it, compare two, try rules on one.
+    """TCG event logs: replay one, compare two, try rules.
 
     A log is a copy of /sys/kernel/security/tpm0/binary_bios_measurements; - is stdin. It proves nothing by itself,
     anyone can write one. 'tang-attest checkquote --eventlog FILE' compares one with PCR values that a TPM signed.
@@ -49,9 +50,9 @@ def eventlog() -> None:
 @click.option("--events", is_flag=True, help="List the events, too.")
 @output.json_option
 def show(file: Path, events: bool, as_json: bool) -> None:
-    """Which PCR values the log FILE leads to, and from which events; 'show' may be left out.
+    """Replay the log FILE to PCR values, and list its events.
 
-    The JSON always has the events.
+    'show' may be left out.  The JSON always has the events.
     """
     from tang_attest.protocol import eventlog as logs
     from tang_attest.protocol.eventlog.replay import REPLAYABLE
@@ -62,7 +63,12 @@ def show(file: Path, events: bool, as_json: bool) -> None:
         return
     if events:
         rows = [(e.index, e.pcr if e.names_pcr else None, e.type_name, logs.describe(e)) for e in log.events]
-        output.table(("event", "pcr", "type", "description"), rows, empty="the log has no events")
+        output.table(
+            ("event", "pcr", "type", "description"),
+            rows,
+            empty="the log has no events",
+            prose=("description",),
+        )
         click.echo()
     banks = [algorithm.name for algorithm in log.algorithms if algorithm.name in REPLAYABLE]
     values = [(bank, pcr, value.hex()) for bank in banks for pcr, value in logs.replay(log, bank).items()]
@@ -75,7 +81,7 @@ def show(file: Path, events: bool, as_json: bool) -> None:
 @_bank_option
 @output.json_option
 def diff(old: Path, new: Path, bank: str, as_json: bool) -> None:
-    """Explain, event by event, how the log NEW differs from the log OLD.
+    """Compare the logs OLD and NEW, event by event.
 
     What a log says beyond its digests, such as the name of a file, is marked with 'claims'. Exits with 1 when the
     logs differ.
@@ -87,27 +93,33 @@ def diff(old: Path, new: Path, bank: str, as_json: bool) -> None:
         output.print_json([change.as_json() for change in changes])
     else:
         rows = [(change.pcr, change.sentence) for change in changes]
-        output.table(("pcr", "what is different"), rows, empty="both logs measured the same")
+        output.table(
+            ("pcr", "what is different"),
+            rows,
+            empty="both logs measured the same",
+            prose=("what is different",),
+        )
     click.get_current_context().exit(1 if changes else 0)
 
 
-@eventlog.command()
+@eventlog.command(cls=Command, renamed={"--values": "--file"})
 @click.argument("rules", type=click.Path(path_type=Path))
 @click.argument("log", type=click.Path(path_type=Path))
 @click.option(
-    "--values",
+    "--file",
+    "values",
     type=click.Path(path_type=Path),
-    help="The PCR values it has to lead to, as 'tpm2 pcrread' has them.",
+    help="PCR values that it has to lead to, as 'tpm2 pcrread' has them.",
 )
 @_bank_option
 @output.json_option
 def check(rules: Path, log: Path, values: Path | None, bank: str, as_json: bool) -> None:
-    """Try the rules of the file RULES (YAML, see docs/rules.md) on LOG, as a policy would.
+    """Try the rules of the file RULES on LOG, as a policy would.
 
-    Exits with 1 when a rule fails. Without --values the log is taken at its word.
+    The rules are YAML, see docs/rules.md.  Exits with 1 when a rule fails.  Without --file the log is taken at its word.
 
     \b
-    tpm2 pcrread sha256 | tang-attest eventlog check rules.yaml LOG --values -
+    tpm2 pcrread sha256 | tang-attest eventlog check rules.yaml LOG --file -
     """
     from tang_attest.documents import MAX_DOCUMENT, load_yaml
     from tang_attest.protocol.eventlog import MAX_LOG_SIZE
@@ -128,7 +140,7 @@ def check(rules: Path, log: Path, values: Path | None, bank: str, as_json: bool)
             )
             for outcome in outcomes
         ]
-        output.table(("rule", "name", "verdict", "why"), rows, empty="there are no rules")
+        output.table(("rule", "name", "verdict", "why"), rows, empty="there are no rules", prose=("why",))
     if values is None:
         output.say("the log was compared with no PCR values, so anyone may have written it")
     click.get_current_context().exit(0 if all(outcome.passed for outcome in outcomes) else 1)

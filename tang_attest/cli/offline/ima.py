@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from tang_attest.cli import output
+from tang_attest.cli.renamed import Command
 from tang_attest.errors import Malformed
 from tang_attest.files import read_file
 
@@ -19,26 +20,26 @@ _BANKS = {64: "sha256", 96: "sha384", 128: "sha512"}
 
 @click.group()
 def ima() -> None:
-    """What Linux' IMA measured: read a list, and try what a policy would allow.
+    """Measurement lists of Linux' IMA.
 
     A list is a copy of /sys/kernel/security/ima/binary_runtime_measurements; - is stdin.
     """
 
 
-@ima.command("check")
+@ima.command("check", cls=Command, renamed={"--allow": "--file"})
 @click.argument("list_file", metavar="LIST", type=click.Path(path_type=Path))
 @click.option("--pcr10", metavar="HEX", help="PCR 10 as a TPM signed it: the list has to lead there.")
-@click.option("--allow", type=click.Path(path_type=Path), help="What is allowed: YAML, see docs/rules.md.")
+@click.option("--file", type=click.Path(path_type=Path), help="What is allowed: YAML, see docs/rules.md.")
 @click.option(
     "--sums", type=click.Path(path_type=Path), multiple=True, help="Allowed files, as sha256sum prints them."
 )
 @output.json_option
 def check(
-    list_file: Path, pcr10: str | None, allow: Path | None, sums: tuple[Path, ...], as_json: bool
+    list_file: Path, pcr10: str | None, file: Path | None, sums: tuple[Path, ...], as_json: bool
 ) -> None:
-    """Try what --allow and --sums allow on LIST, as 'policy ima' would.
+    """Try a requirement on LIST, as 'policy require-ima' would.
 
-    Exits with 1 when an entry is not allowed or the list does not lead to PCR 10. Without --pcr10 the list is taken
+    The files of --file and --sums say what is allowed.  Exits with 1 when an entry is not allowed or the list does not lead to PCR 10. Without --pcr10 the list is taken
     at its word.
 
     \b
@@ -47,7 +48,7 @@ def check(
     """
     from tang_attest.protocol.ima import MAX_LIST, ImaProgress, Mode, advance, reasons
 
-    requirement = read_requirement(allow, sums)
+    requirement = read_requirement(file, sums)
     data = read_file(list_file, MAX_LIST)
     bank, value = ("sha256", _leads_to(data)) if pcr10 is None else _value(pcr10)
     # One byte more than there can be: a whole list, which nothing follows.
@@ -76,19 +77,19 @@ def _say_what_was_left_out(progress: ImaProgress, data: bytes, pcr10: str | None
         output.say(f"{len(data) - progress.offset} bytes after that PCR 10 were not looked at")
 
 
-def read_requirement(allow: Path | None, sums: tuple[Path, ...]) -> Requirement:
-    """What the files *allow* (YAML) and *sums* say together.  Raises ``rules-invalid`` and as the readers of files."""
+def read_requirement(file: Path | None, sums: tuple[Path, ...]) -> Requirement:
+    """The requirement of *file* (YAML) and *sums* together.  Raises ``rules-invalid`` and as the readers of files."""
     from tang_attest.documents import MAX_DOCUMENT, load_yaml
     from tang_attest.protocol.ima import parse_requirement, parse_sums
     from tang_attest.protocol.ima.requirement import MAX_SUMS
 
-    if allow is None and not sums:
-        raise click.UsageError("say what is allowed: --allow or --sums")
-    document = {} if allow is None else load_yaml(read_file(allow, MAX_DOCUMENT), f"File {allow}")
+    if file is None and not sums:
+        raise click.UsageError("say what is allowed: --file or --sums")
+    document = {} if file is None else load_yaml(read_file(file, MAX_DOCUMENT), f"File {file}")
     if not sums:
         return parse_requirement(document)
     if not isinstance(document, dict) or "sums" in document:
-        raise click.UsageError("with --sums, the file of --allow is a mapping without the key 'sums'")
+        raise click.UsageError("with --sums, the file of --file is a mapping without the key 'sums'")
     together: dict[str, list[str]] = {}
     for path in sums:
         for name, digests in parse_sums(read_file(path, MAX_SUMS)).items():

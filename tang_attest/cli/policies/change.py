@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import click
 
 from tang_attest.cli import output
+from tang_attest.cli.renamed import Command
 from tang_attest.cli.state import run
 from tang_attest.documents import MAX_DOCUMENT, load_yaml
 from tang_attest.files import read_file
@@ -17,25 +18,27 @@ from tang_attest.protocol.changes.dry_run import DryRun, Group
 from tang_attest.server.compose import Installation
 
 #: Names that a line of a dry run has.
-_NAMED = 5
+_NAMED: Final = 5
+
+#: The old name of the option for the file of a change.
+RENAMED: Final = {"--change": "--file"}
 
 change_option: Callable[[Any], Any] = click.option(
-    "--change",
-    "file",
+    "--file",
     type=click.Path(path_type=Path),
     required=True,
     help="YAML or JSON: what to add, to retire, and the rules; - is stdin.",
 )
 
 
-@click.command("dry-run")
+@click.command("dry-run", cls=Command, renamed=RENAMED)
 @click.argument("name")
 @change_option
 @output.json_option
 def dry_run(name: str, file: Path, as_json: bool) -> None:
-    """Judge a change of a policy by what every machine quoted last; changes nothing.
+    """Try a change on the last evidence of each machine.
 
-    The exit code is 1 when a machine would be refused that is not refused now.
+    Nothing is changed.  The exit code is 1 when a machine would be refused that is not refused now.
     """
     document = read_change(file)
 
@@ -50,16 +53,19 @@ def dry_run(name: str, file: Path, as_json: bool) -> None:
     click.get_current_context().exit(1 if result.refused else 0)
 
 
-@click.command()
+@click.command(cls=Command, renamed=RENAMED)
 @click.argument("name")
 @change_option
 @click.option("--force", is_flag=True, help="Even if machines would be refused.")
-def apply(name: str, file: Path, force: bool) -> None:
-    """Change a policy for every machine at once; 'rollout start' reaches some first.
+@output.json_option
+def apply(name: str, file: Path, force: bool, as_json: bool) -> None:
+    """Change a policy for every machine at once.
+
+    'rollout start' reaches some machines first.
 
     \b
-    tang-attest policy dry-run webservers --change image-42.yaml && \\
-    tang-attest policy apply webservers --change image-42.yaml
+    tang-attest policy dry-run webservers --file image-42.yaml && \\
+    tang-attest policy apply webservers --file image-42.yaml
     """
     document = read_change(file)
 
@@ -68,7 +74,8 @@ def apply(name: str, file: Path, force: bool) -> None:
         await state.policy_changes.apply(name, wanted, force=force)
         return wanted
 
-    output.say(f"policy {name} is changed: {describe(run(change))}")
+    made = run(change)
+    output.done(as_json, f"policy {name} is changed: {describe(made)}", _change_as_json(name, made))
 
 
 def read_change(file: Path) -> object:
@@ -83,6 +90,12 @@ def describe(change: PolicyChange) -> str:
     if change.rules is not None:
         words.append(f"{len(change.rules.rules)} rules over event logs")
     return ", ".join(words)
+
+
+def _change_as_json(policy: str, change: PolicyChange) -> dict[str, object]:
+    rules = None if change.rules is None else len(change.rules.rules)
+    staged = [state.label for state in change.add]
+    return {"policy": policy, "staged": staged, "retired": list(change.retire), "rules": rules}
 
 
 def some(names: tuple[str, ...]) -> str:

@@ -1,4 +1,4 @@
-"""The subcommands of ``tang-attest policy`` that ask for more than values: watching, a person's word, being seen."""
+"""Policy subcommands for conditions: rounds at an interval, approval by a person, staleness, IMA."""
 
 from __future__ import annotations
 
@@ -6,11 +6,13 @@ from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
+from typing import Any, Final
 
 import click
 
 from tang_attest.cli import output
 from tang_attest.cli.offline.ima import read_requirement
+from tang_attest.cli.renamed import Command, Renamed, note, switched
 from tang_attest.cli.state import run
 from tang_attest.cli.types import Duration
 from tang_attest.protocol.conditions import Conditions, Watch
@@ -18,7 +20,7 @@ from tang_attest.server.compose import Installation
 
 
 def spell(conditions: Conditions) -> list[str]:
-    """*conditions* in a few words each."""
+    """Return a few words for each of *conditions*."""
     words = []
     if (watch := conditions.watch) is not None:
         on_refused, on_unreachable = "+".join(watch.on_refused), "+".join(watch.on_unreachable)
@@ -36,17 +38,28 @@ def spell(conditions: Conditions) -> list[str]:
     return words
 
 
-def _change(name: str, change: Callable[[Conditions], Conditions]) -> None:
-    async def use(state: Installation) -> None:
-        conditions = (await state.store.get_policy(name)).conditions
-        await state.registry.set_conditions(name, change(conditions))
+def _switch(meaning: str) -> Callable[[Any], Any]:
+    """The argument ``on`` or ``off`` of a command, named *meaning* in it."""
+    return click.argument(
+        meaning, type=click.Choice(["on", "off"]), callback=lambda _, __, word: word == "on"
+    )
 
-    run(use)
+
+def _change(name: str, as_json: bool, sentence: str, change: Callable[[Conditions], Conditions]) -> None:
+    """Change the conditions of policy *name* and report it."""
+
+    async def use(state: Installation) -> Conditions:
+        changed = change((await state.store.get_policy(name)).conditions)
+        await state.registry.set_conditions(name, changed)
+        return changed
+
+    changed = run(use)
+    output.done(as_json, sentence, {"policy": name, "conditions": changed.as_json()})
 
 
-@click.command("watch")
+@click.command("require-rounds")
 @click.argument("name")
-@click.option("--off", is_flag=True, help="Watch its machines no longer.")
+@_switch("required")
 @click.option(
     "--every", type=Duration(), default="60s", show_default=True, help="Time between two rounds of a machine."
 )
@@ -76,26 +89,30 @@ def _change(name: str, change: Callable[[Conditions], Conditions]) -> None:
     multiple=True,
     default=("log",),
     show_default=True,
-    help="When a machine falls silent; the same words.",
+    help="When a machine is unreachable; the same words.",
 )
-def watch_policy(
+@output.json_option
+def require_rounds(
     name: str,
-    off: bool,
+    required: bool,
     every: timedelta,
     jitter: int,
     misses: int,
     on_failure: tuple[str, ...],
     on_unreachable: tuple[str, ...],
+    as_json: bool,
 ) -> None:
-    """Verify the machines of a policy continuously, by their agents, and act on what comes of it.
+    """Verify machines at an interval, by their agents.
 
-    A hook is a program in the directory of 'serve --hook-dir'; a webhook is signed with 'serve --webhook-secret'.
+    A machine that is refused or unreachable has the given consequences.  A hook is a program in the directory of
+    'serve --hook-dir'; a webhook is signed with 'serve --webhook-secret'.
 
     \b
-    tang-attest policy watch webservers --every 60s --misses 3 --on-failure suspend --on-failure hook:page
+    tang-attest policy require-rounds webservers on --every 60s --misses 3 --on-failure suspend
+    tang-attest policy require-rounds webservers off
     """
     terms = None
-    if not off:
+    if required:
         terms = Watch(
             interval_s=int(every.total_seconds()),
             jitter=jitter,
@@ -103,73 +120,105 @@ def watch_policy(
             on_refused=on_failure,
             on_unreachable=on_unreachable,
         )
-    _change(name, lambda conditions: replace(conditions, watch=terms))
     how = "not watched" if terms is None else f"verified every {terms.interval_s} s"
-    output.say(f"the machines of policy {name} are {how}")
+    sentence = f"the machines of policy {name} are {how}"
+    _change(name, as_json, sentence, lambda conditions: replace(conditions, watch=terms))
 
 
 @click.command("require-approval")
 @click.argument("name")
-@click.argument("required", type=click.Choice(["on", "off"]))
-def require_approval(name: str, required: str) -> None:
-    """Let each unlock wait for a person who says 'tang-attest device allow'."""
-    _change(name, lambda conditions: replace(conditions, approval=required == "on"))
-    output.say(
-        f"an unlock under policy {name} {'waits' if required == 'on' else 'does not wait'} for a person"
-    )
+@_switch("required")
+@output.json_option
+def require_approval(name: str, required: bool, as_json: bool) -> None:
+    """Let each unlock wait for an operator.
+
+    The operator runs 'tang-attest device allow' on the server.
+    """
+    sentence = f"an unlock under policy {name} {'waits' if required else 'does not wait'} for a person"
+    _change(name, as_json, sentence, lambda conditions: replace(conditions, approval=required))
 
 
 @click.command("require-attested-root")
 @click.argument("name")
-@click.argument("required", type=click.Choice(["on", "off"]))
-def require_attested_root(name: str, required: str) -> None:
-    """Refuse running machines unless attestation opened each disk of their boot.
+@_switch("required")
+@output.json_option
+def require_attested_root(name: str, required: bool, as_json: bool) -> None:
+    """Require that attestation opened the volumes.
 
-    A boot that was opened by a passphrase, a root that is not the attested one, and a machine that does not tell are
-    then refused, with the consequences of 'policy watch'.  It never keeps a disk closed by itself.
+    Each volume of the boot counts.  A boot that a passphrase opened, a root that is not the attested one, and a machine that does not report are then
+    refused in their rounds, with the consequences of 'policy require-rounds'.  The condition alone keeps no volume closed.
     """
-    _change(name, lambda conditions: replace(conditions, attested_root=required == "on"))
-    need = "have to prove" if required == "on" else "need not prove"
-    output.say(f"running machines of policy {name} {need} that attestation opened their disks")
+    need = "have to prove" if required else "need not prove"
+    sentence = f"running machines of policy {name} {need} that attestation opened their disks"
+    _change(name, as_json, sentence, lambda conditions: replace(conditions, attested_root=required))
 
 
-@click.command("refuse-stale")
+def _old_stale(args: list[str]) -> list[str]:
+    """Return *args* with ``on`` before the old ``--after``, which has become ``--for``, and ``off`` for ``--off``."""
+    if "--off" in args:
+        note("--off", "off")
+        return switched(args)
+    words = {"on", "off"}.intersection(args)
+    with_time = any(word == "--for" or word.startswith("--for=") for word in args)
+    return [*args, "on"] if with_time and not words else args
+
+
+@click.command("refuse-stale", cls=Command, renamed={"--after": "--for"}, rewrite=_old_stale)
 @click.argument("name")
-@click.option("--after", type=Duration(), help="Time without good evidence, such as 30d.")
-@click.option("--off", is_flag=True, help="However long it was away.")
-def refuse_stale(name: str, after: timedelta | None, off: bool) -> None:
-    """Refuse machines that gave no good evidence for long, until a person says 'tang-attest device allow'."""
-    if off == (after is not None):
-        raise click.UsageError("say --after or --off")
-    seconds = None if after is None else int(after.total_seconds())
-    _change(name, lambda conditions: replace(conditions, stale_after_s=seconds))
-    output.say(
-        f"policy {name} {'does not ask when a machine was seen' if off else 'refuses machines not seen for long'}"
+@_switch("refused")
+@click.option("--for", "longest", type=Duration(), help="Time without good evidence, such as 30d.")
+@output.json_option
+def refuse_stale(name: str, refused: bool, longest: timedelta | None, as_json: bool) -> None:
+    """Refuse machines without good evidence for long.
+
+    They stay refused until 'tang-attest device allow'.
+
+    \b
+    tang-attest policy refuse-stale laptops on --for 30d
+    """
+    if refused == (longest is None):
+        raise click.UsageError("say 'on' with --for, or 'off' without it")
+    seconds = None if longest is None else int(longest.total_seconds())
+    how = "refuses machines not seen for long" if refused else "does not ask when a machine was seen"
+    _change(
+        name, as_json, f"policy {name} {how}", lambda conditions: replace(conditions, stale_after_s=seconds)
     )
 
 
-@click.command("ima")
+@click.command("require-ima", cls=Command, renamed={"--allow": "--file"})
 @click.argument("name")
-@click.option("--allow", type=click.Path(path_type=Path), help="What is allowed: YAML, see docs/rules.md.")
+@_switch("required")
+@click.option(
+    "--file", type=click.Path(path_type=Path), help="What is allowed: YAML, see docs/rules.md; - is stdin."
+)
 @click.option(
     "--sums", type=click.Path(path_type=Path), multiple=True, help="Allowed files, as sha256sum prints them."
 )
-@click.option("--off", is_flag=True, help="Require nothing.")
-def require_ima(name: str, allow: Path | None, sums: tuple[Path, ...], off: bool) -> None:
-    """Require that running machines measured with IMA only what is allowed.
+@output.json_option
+def require_ima(name: str, required: bool, file: Path | None, sums: tuple[Path, ...], as_json: bool) -> None:
+    """Require that IMA measured only what is allowed.
 
     Each machine's list is read once a boot, and from its beginning when what is allowed changes.
     'tang-attest ima check' tries it first.
+
+    \b
+    tang-attest policy require-ima webservers on --file allowed.yaml --sums image-42.sums
     """
-    if off == (allow is not None or bool(sums)):
-        raise click.UsageError("say what is allowed, or --off")
-    requirement = None if off else read_requirement(allow, sums)
+    if required != (file is not None or bool(sums)):
+        raise click.UsageError("say 'on' with --file or --sums, or 'off' without them")
+    requirement = read_requirement(file, sums) if required else None
 
     async def use(state: Installation) -> None:
         await state.registry.require_ima(name, requirement)
 
     run(use)
-    output.say(f"policy {name} {'does not ask' if off else 'asks'} what IMA measured")
+    result = {"policy": name, "ima": None if requirement is None else requirement.digest}
+    output.done(as_json, f"policy {name} {'asks' if required else 'does not ask'} what IMA measured", result)
 
 
-COMMANDS = (require_ima, watch_policy, require_approval, require_attested_root, refuse_stale)
+#: The old names of these commands, whose switch was an option.
+RENAMED: Final = {
+    "watch": Renamed("require-rounds", switched, "require-rounds POLICY on|off"),
+    "ima": Renamed("require-ima", switched, "require-ima POLICY on|off"),
+}
+COMMANDS: Final = (require_ima, require_rounds, require_approval, require_attested_root, refuse_stale)

@@ -8,6 +8,7 @@ from typing import Final
 import click
 
 from tang_attest.cli import output
+from tang_attest.cli.policies.states import state_as_json
 from tang_attest.cli.state import run
 from tang_attest.cli.types import Duration
 from tang_attest.ports.policies import Observation
@@ -23,7 +24,7 @@ _NAMED: Final = 5
 
 @click.group()
 def observation() -> None:
-    """Authentic evidence that was refused, and can be approved."""
+    """Refused evidence that an operator may approve."""
 
 
 @observation.command("list")
@@ -31,9 +32,13 @@ def observation() -> None:
 @click.option(
     "--limit", type=click.IntRange(1, 10_000), default=50, show_default=True, help="How many, newest first."
 )
+@output.wide_option
 @output.json_option
-def list_observations(device: str | None, limit: int, as_json: bool) -> None:
-    """List what was refused, newest first, and which PCRs differ from the policy now."""
+def list_observations(device: str | None, limit: int, wide: bool, as_json: bool) -> None:
+    """List refused evidence, newest first.
+
+    Also shows which PCRs differ from the policy as it is now.
+    """
 
     async def load(state: Installation) -> list[tuple[Observation, tuple[int, ...]]]:
         rows = []
@@ -65,6 +70,8 @@ def list_observations(device: str | None, limit: int, as_json: bool) -> None:
             for o, differs in rows
         ],
         empty="no observations: nothing authentic was refused",
+        extra=("selection", "reset count"),
+        wide=wide,
     )
 
 
@@ -72,9 +79,9 @@ def list_observations(device: str | None, limit: int, as_json: bool) -> None:
 @click.argument("number", type=click.IntRange(1), metavar="ID")
 @output.json_option
 def show(number: int, as_json: bool) -> None:
-    """Explain what is odd about an observation: by PCR, and event by event if the machine sent its log.
+    """Explain the differences, by PCR and by event.
 
-    The log is compared with that of an approved boot of the machine.  Look at it before you approve.
+    There are events if the machine sent its log.  The log is compared with that of an approved boot of the machine.  Look at it before you approve.
     """
 
     async def explain(state: Installation) -> Explanation:
@@ -85,7 +92,7 @@ def show(number: int, as_json: bool) -> None:
         output.print_json(_explanation_as_json(found))
         return
     entry = found.observation
-    click.echo(f"observation {entry.id} of {entry.device}, {entry.at:%Y-%m-%d %H:%M:%S} UTC: {entry.code}")
+    click.echo(f"observation {entry.id} of {entry.device}, {output.local(entry.at)}: {entry.code}")
     expected = found.nearest.values if found.nearest else {}
     output.table(
         ("pcr", "approved", "seen"),
@@ -139,6 +146,7 @@ def _differences(entry: Observation, policy: ReferencePolicy) -> tuple[int, ...]
 @click.option("--once", is_flag=True, help="For one boot only.")
 @click.option("--for", "valid_for", type=Duration(), help="For this long only, such as 30m or 7d.")
 @click.option("--force", is_flag=True, help="Accept a capped state, or a boot that nothing measured.")
+@output.json_option
 def approve(
     device: str,
     label: str | None,
@@ -147,8 +155,9 @@ def approve(
     once: bool,
     valid_for: timedelta | None,
     force: bool,
+    as_json: bool,
 ) -> None:
-    """Accept what DEVICE booted: its refused quote becomes a reference state.
+    """Turn the refused boot of DEVICE into a reference state.
 
     The disk opens by itself from the next boot on.  States approved before stay valid.  Prints which PCRs are new, and
     for which machines they count.
@@ -167,7 +176,15 @@ def approve(
         return seen, made, policy, machines
 
     seen, made, policy, machines = run(work)
-    when = f"{seen.at:%Y-%m-%d %H:%M:%S} UTC"
+    if as_json:
+        result = {"device": device, "policy": policy.name, "observation": seen.id, "observed_at": seen.at}
+        counts_for = machines if made.limits.device is None else [made.limits.device]
+        differs = list(_differences(seen, policy))
+        output.print_json(
+            {**result, "differs": differs, "counts_for": counts_for, "state": state_as_json(made)}
+        )
+        return
+    when = output.local(seen.at)
     output.say(f"observation {seen.id} of {device}, from {when}, is approved{_limits(made)}: {made.label}")
     output.say(f"{_novelty(seen, policy)}; it counts for {_audience(made, policy, machines)}")
 
@@ -195,7 +212,7 @@ def _limits(state: ReferenceState) -> str:
     words = [
         " for this machine only" if limits.device else "",
         " for one boot" if limits.uses_left else "",
-        f" until {limits.expires_at:%Y-%m-%d %H:%M} UTC" if limits.expires_at else "",
+        f" until {output.minute(limits.expires_at)}" if limits.expires_at else "",
     ]
     return "".join(words)
 

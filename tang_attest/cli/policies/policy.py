@@ -3,43 +3,32 @@
 from __future__ import annotations
 
 from collections import Counter
-from pathlib import Path
 
 import click
 
 from tang_attest.cli import output
+from tang_attest.cli.policies import conditions, states
 from tang_attest.cli.policies.change import apply, dry_run
-from tang_attest.cli.policies.conditions import COMMANDS, spell
 from tang_attest.cli.policies.rollout import rollout
-from tang_attest.cli.policies.states import (
-    approve,
-    hint_retire,
-    restore,
-    retire,
-    stage,
-    staged,
-    state_as_json,
-    trust_predictions,
-)
+from tang_attest.cli.policies.states import hint_retire, state_as_json
+from tang_attest.cli.renamed import Group
 from tang_attest.cli.state import run
 from tang_attest.cli.types import SelectionType
-from tang_attest.files import read_file
 from tang_attest.protocol.policy import DEFAULT_CAP_PCR, ReferencePolicy
 from tang_attest.protocol.reference_state import COUNTING, ReferenceState
 from tang_attest.protocol.values.pcr import Selection
-from tang_attest.protocol.values.pcr_file import parse_values
 from tang_attest.server.compose import Installation
 
 
-@click.group()
+@click.group(cls=Group, renamed={**conditions.RENAMED, **states.RENAMED})
 def policy() -> None:
-    """Reference values: which PCR values are approved."""
+    """Policies: reference states, rules and conditions."""
 
 
 @policy.command("list")
 @output.json_option
 def list_policies(as_json: bool) -> None:
-    """List the policies."""
+    """List the policies and their states."""
 
     async def load(state: Installation) -> list[ReferencePolicy]:
         return list(await state.store.list_policies())
@@ -57,9 +46,10 @@ def list_policies(as_json: bool) -> None:
 
 @policy.command()
 @click.argument("name")
+@output.wide_option
 @output.json_option
-def show(name: str, as_json: bool) -> None:
-    """Show a policy's reference states, who booted them last, and their values."""
+def show(name: str, wide: bool, as_json: bool) -> None:
+    """Show a policy's states and PCR values."""
 
     async def load(state: Installation) -> tuple[ReferencePolicy, Counter[str | None], list[str]]:
         booted = Counter(d.last_state for d in await state.store.list_devices() if d.policy == name)
@@ -70,7 +60,7 @@ def show(name: str, as_json: bool) -> None:
         output.print_json({**_as_json(entry), "retirable": retirable})
         return
     trust = ", trusts predictions" if entry.trust_predictions else ""
-    asked = "".join(f", {words}" for words in spell(entry.conditions))
+    asked = "".join(f", {words}" for words in conditions.spell(entry.conditions))
     click.echo(f"{entry.name}: {entry.selection}, cap PCR {entry.cap_pcr}{trust}{asked}")
     output.table(
         ("state", "life", "origin", "for", "until", "boots left", "machines", "since"),
@@ -88,6 +78,8 @@ def show(name: str, as_json: bool) -> None:
             for s in entry.states
         ],
         empty="no reference state: the policy refuses everyone",
+        extra=("origin", "boots left", "since"),
+        wide=wide,
     )
     if entry.states:
         values = [(s.label, pcr, v.hex()) for s in entry.states for pcr, v in sorted(s.values.items())]
@@ -108,38 +100,15 @@ def show(name: str, as_json: bool) -> None:
     show_default=True,
     help="The PCR that is extended once the disks are open.",
 )
-def create(name: str, selection: Selection, cap_pcr: int) -> None:
-    """Make an empty policy; it refuses everyone until a state is recorded or approved."""
-    made = run(lambda state: state.reference_values.create_policy(name, selection, cap_pcr))
-    output.say(f"policy {made.name} made over {made.selection}")
-    output.hint(f"add values with 'tang-attest policy record {made.name} --values FILE'")
+@output.json_option
+def create(name: str, selection: Selection, cap_pcr: int, as_json: bool) -> None:
+    """Create an empty policy.
 
-
-@policy.command()
-@click.argument("name")
-@click.option(
-    "--values",
-    "file",
-    type=click.Path(path_type=Path),
-    required=True,
-    help='Output of \'tpm2 pcrread\', or JSON {"0": "hex", ...}; - is stdin.',
-)
-@click.option("--label", help="Name of the state; the time by default.")
-@click.option("--force", is_flag=True, help="Accept values of a boot that nothing measured.")
-def record(name: str, file: Path, label: str | None, force: bool) -> None:
-    """Add a reference state from a file of values.
-
-    \b
-    tpm2 pcrread sha256:0,2,4,7 | tang-attest policy record webservers --values - --label 6.1.0-28
+    It refuses every machine, and permits machines once a state is recorded, staged or approved.
     """
-    data = read_file(file, 64 * 1024)
-
-    async def add(state: Installation) -> str:
-        entry = await state.store.get_policy(name)
-        values = parse_values(data, entry.selection)
-        return (await state.reference_values.record(name, label, values, force=force)).label
-
-    output.say(f"policy {name} has a new state: {run(add)}")
+    made = run(lambda state: state.reference_values.create_policy(name, selection, cap_pcr))
+    output.done(as_json, f"policy {made.name} made over {made.selection}", _as_json(made))
+    output.hint(f"add values with 'tang-attest policy record {made.name} --file FILE'")
 
 
 def _audience(state: ReferenceState) -> str:
@@ -163,16 +132,5 @@ def _as_json(entry: ReferencePolicy) -> dict[str, object]:
     }
 
 
-for command in (
-    stage,
-    staged,
-    approve,
-    retire,
-    restore,
-    trust_predictions,
-    dry_run,
-    apply,
-    rollout,
-    *COMMANDS,
-):
+for command in (dry_run, apply, rollout, *states.COMMANDS, *conditions.COMMANDS):
     policy.add_command(command)

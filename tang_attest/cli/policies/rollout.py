@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import click
 
 from tang_attest.cli import output
-from tang_attest.cli.policies.change import change_option, describe, read_change, some
+from tang_attest.cli.policies.change import RENAMED, change_option, describe, read_change, some
 from tang_attest.cli.policies.states import hint_retire
+from tang_attest.cli.renamed import Command
 from tang_attest.cli.state import run
 from tang_attest.cli.types import Share
 from tang_attest.ports.policies import RolloutDevice
@@ -26,10 +27,13 @@ _PAUSE_S: Final = 2
 
 @click.group()
 def rollout() -> None:
-    """Let a change reach some machines first; it stops by itself when too many are refused."""
+    """Let a change reach some devices first.
+
+    A rollout stops by itself when more devices are refused than its limit allows.
+    """
 
 
-@rollout.command()
+@rollout.command(cls=Command, renamed=RENAMED)
 @click.argument("policy")
 @change_option
 @click.option("--name", required=True, help="What the rollout is called, such as kernel-6.12.")
@@ -47,6 +51,7 @@ def rollout() -> None:
     help="What the share is drawn by, random by default; that of another rollout draws the same machines.",
 )
 @click.option("--force", is_flag=True, help=_FORCE_HELP)
+@output.json_option
 def start(
     policy: str,
     file: Path,
@@ -56,11 +61,12 @@ def start(
     limit: int,
     salt: str | None,
     force: bool,
+    as_json: bool,
 ) -> None:
-    """Let a change count for a share of a policy's machines, or for those with a label.
+    """Start a rollout to a share or a label.
 
     \b
-    tang-attest policy rollout start webservers --change image-42.yaml --name image-42 --share 5% --limit 3
+    tang-attest policy rollout start webservers --file image-42.yaml --name image-42 --share 5% --limit 3
     """
     if (share is None) == (label is None):
         raise click.UsageError("Say --share or --label.")
@@ -73,6 +79,9 @@ def start(
         return await state.rollouts.status(policy)
 
     status = run(begin)
+    if as_json:
+        output.print_json(_as_json(status))
+        return
     output.say(f"rollout {name} of policy {policy} runs: {describe(status.rollout.change)}")
     output.say(
         f"it reaches {len(status.waiting):,} of {status.devices:,} machines, {_audience(status.rollout)}"
@@ -84,11 +93,14 @@ def start(
 @click.option("--watch", is_flag=True, help="Print a line for each change until the rollout runs no more.")
 @output.json_option
 def status(policy: str | None, watch: bool, as_json: bool) -> None:
-    """Show who is on what: of one policy's newest rollout, or of every rollout that is not over."""
+    """Show which devices a rollout has reached.
+
+    Without POLICY, show every rollout that is not over, else the newest rollout of the policy.
+    """
     if watch:
         if policy is None:
             raise click.UsageError("--watch needs a policy.")
-        run(lambda state: _watch(state, policy))
+        run(lambda state: _watch(state, policy, as_json))
         return
     found = run(lambda state: _load(state, policy))
     if as_json:
@@ -104,53 +116,84 @@ def status(policy: str | None, watch: bool, as_json: bool) -> None:
 @click.argument("policy")
 @click.option("--share", type=Share(), required=True, help="The share of the machines from now on.")
 @click.option("--force", is_flag=True, help=_FORCE_HELP)
-def widen(policy: str, share: int, force: bool) -> None:
-    """Let the change reach a larger share of the machines."""
+@output.json_option
+def widen(policy: str, share: int, force: bool, as_json: bool) -> None:
+    """Let the change reach a larger share of the devices."""
 
     async def more(state: Installation) -> RolloutStatus:
         await state.rollouts.widen(policy, share, force=force)
         return await state.rollouts.status(policy)
 
     wider = run(more)
+    if as_json:
+        output.print_json(_as_json(wider))
+        return
     output.say(f"rollout {wider.rollout.name} of policy {policy} reaches {_audience(wider.rollout)}")
     output.say(f"passed: {len(wider.passed):,}, not booted yet: {len(wider.waiting):,}")
 
 
-@rollout.command()
+_reason_option: Callable[[Any], Any] = click.option(
+    "--reason", help="For the audit record, and for operators who look at the status."
+)
+#: The old name of that option.
+_WHY: Final = {"--why": "--reason"}
+
+
+@rollout.command(cls=Command, renamed=_WHY)
 @click.argument("policy")
-@click.option("--why", help="For the audit record, and for whoever looks at the status.")
-def stop(policy: str, why: str | None) -> None:
-    """Reach no further machine; those that passed keep the change."""
-    _move(policy, lambda state: state.rollouts.stop(policy, why))
+@_reason_option
+@output.json_option
+def stop(policy: str, reason: str | None, as_json: bool) -> None:
+    """Reach no further device.
+
+    Devices that passed keep the change.
+    """
+    _move(policy, as_json, lambda state: state.rollouts.stop(policy, reason))
 
 
 @rollout.command()
 @click.argument("policy")
-def resume(policy: str) -> None:
-    """Let a stopped rollout run again; who was refused is counted anew."""
-    _move(policy, lambda state: state.rollouts.resume(policy))
+@output.json_option
+def resume(policy: str, as_json: bool) -> None:
+    """Let a stopped rollout run again.
+
+    Refused devices are counted anew.
+    """
+    _move(policy, as_json, lambda state: state.rollouts.resume(policy))
 
 
 @rollout.command()
 @click.argument("policy")
 @click.option("--force", is_flag=True, help=_FORCE_HELP)
-def finish(policy: str, force: bool) -> None:
-    """Let the change count for every machine of the policy; the rollout is over then."""
-    _move(policy, lambda state: state.rollouts.finish(policy, force=force))
-    _hint_retirable(run(lambda state: state.rollouts.status(policy)))
+@output.json_option
+def finish(policy: str, force: bool, as_json: bool) -> None:
+    """Let the change count for every device of the policy.
+
+    The rollout is over then.
+    """
+    _move(policy, as_json, lambda state: state.rollouts.finish(policy, force=force))
+    if not as_json:
+        _hint_retirable(run(lambda state: state.rollouts.status(policy)))
 
 
-@rollout.command()
+@rollout.command(cls=Command, renamed=_WHY)
 @click.argument("policy")
-@click.option("--why", help="For the audit record, and for whoever looks at the status.")
+@_reason_option
 @click.option("--force", is_flag=True, help="Even if machines that passed will be refused.")
-def abandon(policy: str, why: str | None, force: bool) -> None:
-    """Take the change back: its states are retired, and the rollout is over."""
-    _move(policy, lambda state: state.rollouts.abandon(policy, why, force=force))
+@output.json_option
+def abandon(policy: str, reason: str | None, force: bool, as_json: bool) -> None:
+    """Take the change back, and retire its states.
+
+    The rollout is over then.
+    """
+    _move(policy, as_json, lambda state: state.rollouts.abandon(policy, reason, force=force))
 
 
-def _move(policy: str, move: Callable[[Installation], Awaitable[Rollout]]) -> None:
+def _move(policy: str, as_json: bool, move: Callable[[Installation], Awaitable[Rollout]]) -> None:
     moved = run(move)
+    if as_json:
+        output.print_json(_as_json(run(lambda state: state.rollouts.status(policy))))
+        return
     output.say(f"rollout {moved.name} of policy {policy} is {moved.status.value}")
 
 
@@ -165,12 +208,15 @@ async def _load(state: Installation, policy: str | None) -> list[RolloutStatus]:
     return found
 
 
-async def _watch(state: Installation, policy: str) -> None:
+async def _watch(state: Installation, policy: str, as_json: bool) -> None:
     shown = None
     while True:
         now = await state.rollouts.status(policy)
         if (line := _line(now)) != shown:
-            click.echo(line)
+            if as_json:
+                output.print_json_line(_as_json(now))
+            else:
+                click.echo(line)
             shown = line
         if now.rollout.status is not RolloutPhase.RUNNING:
             return

@@ -1,14 +1,17 @@
-"""The subcommands of ``tang-attest policy`` that move a reference state along its life."""
+"""Policy subcommands for reference states: add one, and move it along its life."""
 
 from __future__ import annotations
 
 import shlex
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
+from typing import Any, Final
 
 import click
 
 from tang_attest.cli import output
+from tang_attest.cli.renamed import Command, Renamed
 from tang_attest.cli.state import run
 from tang_attest.cli.types import Duration
 from tang_attest.files import read_file
@@ -17,8 +20,16 @@ from tang_attest.protocol.reference_state import Life, ReferenceState
 from tang_attest.protocol.values.pcr_file import parse_values
 from tang_attest.server.compose import Installation
 
+_MAX_VALUES: Final = 64 * 1024
+_POLICY_AND_LABEL: Final = 2
 
-@click.command()
+_label_option: Callable[[Any], Any] = click.option("--label", help="Name of the state; the time by default.")
+_force_option: Callable[[Any], Any] = click.option(
+    "--force", is_flag=True, help="Accept values of a boot that nothing measured."
+)
+
+
+@click.command(cls=Command, renamed={"--values": "--file"})
 @click.argument("name")
 @click.option(
     "--file",
@@ -26,31 +37,85 @@ from tang_attest.server.compose import Installation
     required=True,
     help='Output of \'tpm2 pcrread\', or JSON {"0": "hex", ...}; - is stdin.',
 )
-@click.option("--label", help="Name of the state; the time by default.")
-@click.option("--for", "valid_for", type=Duration(), help="For this long only, such as 30d.")
-@click.option("--force", is_flag=True, help="Accept values of a boot that nothing measured.")
-def stage(name: str, file: Path, label: str | None, valid_for: timedelta | None, force: bool) -> None:
-    """Approve values before any machine shows them, beside those that count now.
+@_label_option
+@_force_option
+@output.json_option
+def record(name: str, file: Path, label: str | None, force: bool, as_json: bool) -> None:
+    """Add a reference state from a file of PCR values.
 
-    The first machine that boots them makes the state active.
+    \b
+    tpm2 pcrread sha256:0,2,4,7,8,9,15 | tang-attest policy record webservers --file - --label 6.1.0-28
+    """
+    data = read_file(file, _MAX_VALUES)
+
+    async def add(state: Installation) -> ReferenceState:
+        values = parse_values(data, (await state.store.get_policy(name)).selection)
+        return await state.reference_values.record(name, label, values, force=force)
+
+    made = run(add)
+    output.done(as_json, f"policy {name} has a new state: {made.label}", _result(name, made))
+
+
+@click.command()
+@click.argument("name")
+@click.option(
+    "--file",
+    type=click.Path(path_type=Path),
+    help='Output of \'tpm2 pcrread\', or JSON {"0": "hex", ...}; - is stdin.',
+)
+@click.option("--announced", metavar="LABEL", help="The state that a machine announced for its next boot.")
+@_label_option
+@click.option("--for", "valid_for", type=Duration(), help="For this long only, such as 30d.")
+@_force_option
+@output.json_option
+def stage(
+    name: str,
+    file: Path | None,
+    announced: str | None,
+    label: str | None,
+    valid_for: timedelta | None,
+    force: bool,
+    as_json: bool,
+) -> None:
+    """Let a state count before any machine boots it.
+
+    States that count now stay valid.  The first machine that boots the staged state makes it active.
+
+    Before you stage what a machine announced, look at its changes with 'tang-attest policy staged': whoever is root
+    on the machine can announce anything.
 
     \b
     tang-attest policy stage webservers --file image-42.pcrs --label image-42
+    tang-attest policy stage pi-b --announced "kernel 6.1.0-29"
     """
-    data = read_file(file, 64 * 1024)
+    if announced is not None:
+        if file is not None or label is not None or valid_for is not None or force:
+            raise click.UsageError("--announced takes no other option: a machine has announced the rest")
+        _stage_announced(name, announced, as_json)
+        return
+    if file is None:
+        raise click.UsageError("missing option '--file', or '--announced'")
+    data = read_file(file, _MAX_VALUES)
 
     async def add(state: Installation) -> ReferenceState:
         values = parse_values(data, (await state.store.get_policy(name)).selection)
         return await state.reference_values.stage(name, label, values, valid_for=valid_for, force=force)
 
-    output.say(f"policy {name} has a staged state: {run(add).label}")
+    made = run(add)
+    output.done(as_json, f"policy {name} has a staged state: {made.label}", _result(name, made))
+
+
+def _stage_announced(name: str, label: str, as_json: bool) -> None:
+    run(lambda state: state.reference_values.approve_state(name, label))
+    output.done(as_json, f"state {label} of policy {name} is approved and staged", _load(name, label))
 
 
 @click.command()
 @click.argument("name", required=False)
+@output.wide_option
 @output.json_option
-def staged(name: str | None, as_json: bool) -> None:
-    """List what machines announced and what nobody has booted yet."""
+def staged(name: str | None, wide: bool, as_json: bool) -> None:
+    """List states that were announced or not booted yet."""
 
     async def load(state: Installation) -> list[tuple[ReferencePolicy, ReferenceState]]:
         policies = [await state.store.get_policy(name)] if name else await state.store.list_policies()
@@ -59,7 +124,7 @@ def staged(name: str | None, as_json: bool) -> None:
 
     rows = run(load)
     if as_json:
-        output.print_json([{"policy": p.name, **state_as_json(s)} for p, s in rows])
+        output.print_json([_result(p.name, s) for p, s in rows])
         return
     output.table(
         ("policy", "state", "life", "origin", "by", "since", "changes"),
@@ -68,22 +133,13 @@ def staged(name: str | None, as_json: bool) -> None:
             for p, s in rows
         ],
         empty="nothing is staged, and nothing waits for approval",
+        extra=("origin", "by"),
+        prose=("changes",),
+        wide=wide,
     )
     for p, s in rows:
         if s.life is Life.PROPOSED:
-            output.hint(f"tang-attest policy approve {p.name} {shlex.quote(s.label)}")
-
-
-@click.command()
-@click.argument("name")
-@click.argument("label")
-def approve(name: str, label: str) -> None:
-    """Let an announced state count, before the machine boots it.
-
-    Look at its changes first, with 'tang-attest policy staged': whoever is root on the machine can announce anything.
-    """
-    run(lambda state: state.reference_values.approve_state(name, label))
-    output.say(f"state {label} of policy {name} is approved and staged")
+            output.hint(f"tang-attest policy stage {p.name} --announced {shlex.quote(s.label)}")
 
 
 @click.command()
@@ -92,34 +148,66 @@ def approve(name: str, label: str) -> None:
 @click.option(
     "--force", is_flag=True, help="Even if a machine booted it last; its next boot will be refused."
 )
-def retire(name: str, label: str, force: bool) -> None:
-    """Let a state count no more, or reject an announced one.
+@output.json_option
+def retire(name: str, label: str, force: bool, as_json: bool) -> None:
+    """Let a state count no more.
 
-    That is what you do with a kernel that turned out to be vulnerable.
+    Or reject an announced one.  A kernel that turned out to be vulnerable, for example, opens nothing then.
     """
     run(lambda state: state.reference_values.retire(name, label, force=force))
-    output.say(f"state {label} of policy {name} is retired")
+    output.done(as_json, f"state {label} of policy {name} is retired", _load(name, label))
 
 
 @click.command()
 @click.argument("name")
 @click.argument("label")
-def restore(name: str, label: str) -> None:
+@output.json_option
+def reinstate(name: str, label: str, as_json: bool) -> None:
     """Let a retired state count again."""
     run(lambda state: state.reference_values.restore(name, label))
-    output.say(f"state {label} of policy {name} counts again")
+    output.done(as_json, f"state {label} of policy {name} counts again", _load(name, label))
 
 
 @click.command("trust-predictions")
 @click.argument("name")
 @click.argument("trusted", type=click.Choice(["on", "off"]))
-def trust_predictions(name: str, trusted: str) -> None:
-    """Let what a machine announces for its next boot count at once, for that machine.
+@output.json_option
+def trust_predictions(name: str, trusted: str, as_json: bool) -> None:
+    """Let an announced state count at once.
 
-    Whoever is root on an approved machine can then choose what it boots next.  Off, the default, the operator is asked.
+    It counts for the machine that announced it.  Whoever is root on an approved machine can then choose what it boots
+    next.  By default, 'off', the operator is asked.
     """
     run(lambda state: state.reference_values.trust_predictions(name, trusted == "on"))
-    output.say(f"policy {name} {'trusts' if trusted == 'on' else 'does not trust'} predictions")
+    how = "trusts" if trusted == "on" else "does not trust"
+    result = {"policy": name, "trust_predictions": trusted == "on"}
+    output.done(as_json, f"policy {name} {how} predictions", result)
+
+
+def _load(policy: str, label: str) -> dict[str, object] | None:
+    """The state *label* of *policy* as it is now, for programs."""
+    states = run(lambda state: state.store.get_policy(policy)).states
+    return next((_result(policy, state) for state in states if state.label == label), None)
+
+
+def _result(policy: str, state: ReferenceState) -> dict[str, object]:
+    return {"policy": policy, **state_as_json(state)}
+
+
+def _as_announced(args: list[str]) -> list[str]:
+    """Return the arguments of ``stage`` for POLICY LABEL."""
+    words = [number for number, word in enumerate(args) if not word.startswith("-")]
+    if len(words) < _POLICY_AND_LABEL:
+        return args
+    return [*args[: words[1]], "--announced", *args[words[1] :]]
+
+
+#: The old names of these commands.
+RENAMED: Final = {
+    "approve": Renamed("stage", _as_announced, "stage POLICY --announced LABEL"),
+    "restore": Renamed("reinstate"),
+}
+COMMANDS: Final = (record, stage, staged, retire, reinstate, trust_predictions)
 
 
 def hint_retire(policy: str, label: str) -> None:

@@ -178,4 +178,4 @@ def _cut(number: int, noted: Seal | None, head: Seal | None) -> Reason:
 
 
 def _when(at: datetime) -> str:
-    return f"{at:%Y-%m-%d %H:%M:%S}"
+    return f"{at:%Y-%m-%d %H:%M:%S} UTC"

@@ -91,7 +91,7 @@ def test_all_is_well(state: Path) -> None:
     stdout, stderr, code = at(state, "audit", "verify")
     assert code == 0
     assert re.fullmatch(
-        r"tang-attest: 7 rows under 4 seals are as they were, the first sealed on [\d-]{10} [\d:]{8};"
+        r"tang-attest: 7 rows under 4 seals are as they were, the first sealed on [\d-]{10} [\d:]{8} UTC;"
         r" 0 newer rows are not sealed yet\n",
         stderr,
     )

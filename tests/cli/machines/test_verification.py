@@ -52,7 +52,7 @@ def vms(tmp_path: Path) -> Iterator[tuple[Swtpm, Swtpm]]:
 
 def register(name: str, tpm: Swtpm, *, record: bool = True) -> None:
     """Register, and take what it runs now as what it shall run."""
-    done = run("device", "register", name, "--ak-public", f"{name}/ak.pub", "--tcti", tpm.tcti)
+    done = run("device", "register", name, "--file", f"{name}/ak.pub", "--tcti", tpm.tcti)
     assert done[2] == 0, done
     if record:
         out, err, code = run("device", "verify", name, "--record")
@@ -68,7 +68,7 @@ def test_verify(vms: tuple[Swtpm, Swtpm]) -> None:
     """Verified, refused with its reasons, not registered, unreachable: each its own words and exit code."""
     register("vm1", vms[0])
     assert run("device", "verify", "vm1") == ("instance vm1 verified\n", "", 0)
-    assert run("device", "verify", "vm9") == ("FAILURE: instance vm9 not registered\n", "", 1)
+    assert run("device", "verify", "vm9") == ("FAILURE: instance vm9 not registered\n", "", 4)
     change(vms[0])
     out, err, code = run("device", "verify", "vm1")
     assert code == 1
@@ -153,7 +153,7 @@ def test_recording_again_adds_a_state(vms: tuple[Swtpm, Swtpm]) -> None:
 def test_failure_suspends_also_when_the_operator_asked(vms: tuple[Swtpm, Swtpm]) -> None:
     """Who looks does not matter, what was seen does."""
     register("vm1", vms[0])
-    assert run("policy", "watch", "vm1", "--on-failure", "suspend")[2] == 0
+    assert run("policy", "require-rounds", "vm1", "on", "--on-failure", "suspend")[2] == 0
     change(vms[0])
     assert run("device", "verify", "vm1")[2] == 1
     assert "SUSPENDED" in run("device", "list")[0]
@@ -170,7 +170,7 @@ def test_failure_suspends_also_when_the_operator_asked(vms: tuple[Swtpm, Swtpm])
 )
 def test_a_tcti_runs_no_commands(vms: tuple[Swtpm, Swtpm], tcti: str) -> None:
     """The cmd TCTI would run whatever it is told."""
-    out, err, code = run("device", "register", "vm1", "--ak-public", "vm1/ak.pub", "--tcti", tcti)
+    out, err, code = run("device", "register", "vm1", "--file", "vm1/ak.pub", "--tcti", tcti)
     assert (out, code) == ("", 1)
     assert "(setting-invalid)" in err
     assert not Path("hacked").exists()
@@ -282,11 +282,11 @@ def test_menu_asks_before_the_keys_of_a_disk_are_destroyed(vms: tuple[Swtpm, Swt
     assert said == ["SUCCESS: Instance vm1 removed"]
     said, _, _ = menu("1", "vm1", "vm1/ak.pub", vms[0].tcti, "5")
     assert said == ["SUCCESS: instance vm1 registered"]
-    again = ("device", "register", "vm2", "--ak-public", "vm1/ak.pub", "--verify-only")
+    again = ("device", "register", "vm2", "--file", "vm1/ak.pub", "--verify-only")
     assert run(*again)[2] == 2
     assert run(*again, "--tcti", vms[0].tcti) == ("", "tang-attest: SUCCESS: instance vm2 registered\n", 0)
     assert run("device", "remove", "vm2", "--yes")[2] == 0
-    out, err, code = run("device", "register", "vm3", "--ak-public", "vm1/ak.pub")
+    out, err, code = run("device", "register", "vm3", "--file", "vm1/ak.pub")
     assert (out, code) == ("", 1)
     assert "device 'vm1' has this TPM key already (device-exists)" in err
 
@@ -370,10 +370,10 @@ def test_menu_asks_for_the_tpm_where_there_is_none(tmp_path: Path) -> None:
 def test_conditions_of_a_policy(vms: tuple[Swtpm, Swtpm]) -> None:
     """Each is set alone and leaves the others; what makes no sense is refused."""
     register("vm1", vms[0], record=False)
-    watch = ("policy", "watch", "vm1")
+    watch = ("policy", "require-rounds", "vm1", "on")
     assert run(*watch, "--every", "5s", "--on-failure", "suspend", "--on-failure", "hook:page")[2] == 0
     assert run("policy", "require-approval", "vm1", "on")[2] == 0
-    assert run("policy", "refuse-stale", "vm1", "--after", "30d")[2] == 0
+    assert run("policy", "refuse-stale", "vm1", "on", "--for", "30d")[2] == 0
     assert run("policy", "require-attested-root", "vm1", "on")[2] == 0
     assert "only if attestation opened their disks" in run("policy", "show", "vm1")[0]
     shown = json.loads(run("policy", "show", "vm1", "--json")[0])["conditions"]
@@ -386,14 +386,14 @@ def test_conditions_of_a_policy(vms: tuple[Swtpm, Swtpm]) -> None:
         assert (out, code) == ("", 1)
         assert "(setting-invalid)" in err
     assert run("policy", "refuse-stale", "vm1")[2] == 2
-    assert run(*watch, "--off")[2] == 0
+    assert run("policy", "require-rounds", "vm1", "off")[2] == 0
     assert run("policy", "require-approval", "vm1", "off")[2] == 0
-    assert run("policy", "refuse-stale", "vm1", "--off")[2] == 0
+    assert run("policy", "refuse-stale", "vm1", "off")[2] == 0
     assert run("policy", "require-attested-root", "vm1", "off")[2] == 0
     shown = json.loads(run("policy", "show", "vm1", "--json")[0])["conditions"]
     assert (shown["watch"], shown["approval"], shown["stale_after_s"]) == (None, False, None)
     assert shown["attested_root"] is False
-    assert "(not-found)" in run("policy", "watch", "vm9")[1]
+    assert "(not-found)" in run("policy", "require-rounds", "vm9", "on")[1]
 
 
 def test_allow(vms: tuple[Swtpm, Swtpm]) -> None:

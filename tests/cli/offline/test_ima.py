@@ -39,7 +39,7 @@ def check(files: Path, *arguments: str) -> Result:
 def test_what_is_allowed(files: Path) -> None:
     """Rules and sums count together."""
     pcr10 = replayed(ENTRIES).hex()
-    result = check(files, "--allow", "ima.yaml", "--sums", "sums", "--sums", "more", "--pcr10", pcr10)
+    result = check(files, "--file", "ima.yaml", "--sums", "sums", "--sums", "more", "--pcr10", pcr10)
     assert (result.exit_code, result.stdout) == (0, "3 entries, 0 not allowed\n")
     result = check(files, "--sums", "more", "--sums", "sums", "--pcr10", pcr10)
     assert (result.exit_code, result.stdout) == (
@@ -62,7 +62,7 @@ def test_json(files: Path) -> None:
 
 def test_a_list_at_its_word(files: Path) -> None:
     """For trying rules on a machine; that proves nothing, and it says so."""
-    result = check(files, "--allow", "ima.yaml", "--sums", "sums")
+    result = check(files, "--file", "ima.yaml", "--sums", "sums")
     assert result.exit_code == 0
     assert "compared with no PCR" in result.stderr
 
@@ -74,7 +74,7 @@ def test_a_list_at_its_word(files: Path) -> None:
         (("--sums", "sums", "--pcr10", "x" * 64), "values-invalid"),
         (("--sums", "sums", "--pcr10", "11" * 32), "ima-mismatch"),
         (("--sums", "list"), "rules-invalid"),
-        (("--allow", "sums"), "rules-invalid"),
+        (("--file", "sums"), "rules-invalid"),
     ],
 )
 def test_what_cannot_be_checked(files: Path, arguments: tuple[str, ...], code: str) -> None:
@@ -88,7 +88,7 @@ def test_usage(files: Path) -> None:
     """Something has to be allowed, and once."""
     (files / "ima.yaml").write_text("sums: {}\n")
     assert check(files).exit_code == 2
-    assert check(files, "--allow", "ima.yaml", "--sums", "sums").exit_code == 2
+    assert check(files, "--file", "ima.yaml", "--sums", "sums").exit_code == 2
 
 
 def test_a_policy_asks(files: Path) -> None:
@@ -96,7 +96,7 @@ def test_a_policy_asks(files: Path) -> None:
     with contextlib.chdir(files), environment():
         for words in ("init", "policy create web --selection sha256:4", "policy require-approval web on"):
             assert run(*words.split())[2] == 0
-        done = run("policy", "ima", "web", "--allow", "ima.yaml", "--sums", "sums")
+        done = run("policy", "require-ima", "web", "on", "--file", "ima.yaml", "--sums", "sums")
         assert done == ("", "tang-attest: policy web asks what IMA measured\n", 0)
         shown = run("policy", "show", "web")[0].splitlines()[0]
         assert "unlocks wait for a person, asks what IMA measured (requirement " in shown
@@ -104,8 +104,8 @@ def test_a_policy_asks(files: Path) -> None:
         assert len(digest) == 64
         event = json.loads(run("audit", "--json")[0])[0]
         assert (event["event"], event["details"]) == ("policy ima", {"policy": "web", "ima": digest})
-        assert run("policy", "ima", "web", "--off")[2] == 0
+        assert run("policy", "require-ima", "web", "off")[2] == 0
         assert run("policy", "show", "web")[0].splitlines()[0].endswith("unlocks wait for a person")
-        assert run("policy", "ima", "other", "--off")[2] == 1
-        for options in ((), ("--off", "--sums", "sums")):
-            assert run("policy", "ima", "web", *options)[2] == 2
+        assert run("policy", "require-ima", "other", "off")[2] == 1
+        for options in ((), ("on",), ("off", "--sums", "sums")):
+            assert run("policy", "require-ima", "web", *options)[2] == 2

@@ -165,7 +165,7 @@ def test_a_change_suspends_and_the_next_boot_asks_for_the_passphrase(
     running: Machine, server: Server, name: str, jwe: bytes
 ) -> None:
     """Noticed by itself; until a person resumes it, the disk stays closed whatever is booted."""
-    server.operator.run("policy", "watch", name, "--every", "1s", "--on-failure", "suspend")
+    server.operator.run("policy", "require-rounds", name, "on", "--every", "1s", "--on-failure", "suspend")
     with agent(running):
         until(lambda: shown(server.operator, name)["outcome"] == "verified")
         running.tpm.run("tpm2", "pcrextend", f"7:sha256={'44' * 32}")
@@ -185,7 +185,18 @@ def test_agent_killed(running: Machine, server: Server, name: str) -> None:
         until(lambda: shown(server.operator, name)["outcome"] == "verified")
         before = shown(server.operator, name)["answered_at"]
         server.operator.run(
-            *("policy", "watch", name, "--every", "2s", "--misses", "5", "--on-failure", "suspend")
+            *(
+                "policy",
+                "require-rounds",
+                name,
+                "on",
+                "--every",
+                "2s",
+                "--misses",
+                "5",
+                "--on-failure",
+                "suspend",
+            )
         )
         until(lambda: shown(server.operator, name)["answered_at"] != before)
         ended(process, 9)
@@ -209,7 +220,7 @@ def test_server_restarted(own_server: Operator, machine: Machine) -> None:
         jwe = machine.encrypt(url=f"http://127.0.0.1:{port}", name="m", token=own_server.token("m"))
         assert machine.decrypt(jwe).returncode == 0
         cap(machine)
-        own_server.run("policy", "watch", "m", "--every", "2s", "--misses", "5")
+        own_server.run("policy", "require-rounds", "m", "on", "--every", "2s", "--misses", "5")
     with agent(machine):
         with own_server.serve("--port", port):
             until(lambda: shown(own_server, "m")["outcome"] == "verified")
@@ -230,7 +241,7 @@ def test_network_cut(own_server: Operator, machine: Machine) -> None:
         cap(machine)
         with agent(machine):
             until(lambda: shown(own_server, "m")["outcome"] == "verified")
-            own_server.run("policy", "watch", "m", "--every", "2s", "--misses", "5")
+            own_server.run("policy", "require-rounds", "m", "on", "--every", "2s", "--misses", "5")
             cable.cut()
             until(lambda: shown(own_server, "m")["outcome"] == "unreachable")
             cable.mend()
@@ -297,7 +308,7 @@ def test_a_passphrase_boot_suspends_where_an_attested_root_is_required(
 ) -> None:
     """By the agent, and over a TCTI with a copy of the file; the list names the volume."""
     server.operator.run("policy", "require-attested-root", name, "on")
-    server.operator.run("policy", "watch", name, "--on-failure", "suspend")
+    server.operator.run("policy", "require-rounds", name, "on", "--on-failure", "suspend")
     [uuid] = booted(machine, jwe, "attested")["tells"]["volumes"]
     assert machine.run("clevis-attest-agent", "--once").returncode == 0
     assert f"attested {uuid}" in server.operator.run("device", "list")

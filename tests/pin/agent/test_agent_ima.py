@@ -50,7 +50,7 @@ def ima(machine: Machine, server: Server, name: str, jwe: bytes, tmp_path: Path)
     assert machine.decrypt(jwe).returncode == 0
     machine.tpm.run("tpm2", "pcrevent", "-Q", "15", stdin=b"tang-attest/v1 cap\n")
     (tmp_path / "sums").write_text(f"{BASH.hex()}  /usr/bin/bash\n")
-    server.operator.run("policy", "ima", name, "--sums", str(tmp_path / "sums"))
+    server.operator.run("policy", "require-ima", name, "on", "--sums", str(tmp_path / "sums"))
     return Ima(machine, tmp_path)
 
 

@@ -83,7 +83,7 @@ def test_an_approved_announcement_opens_the_next_boot(
     assert "/boot/initrd.img-6.1.0-29" in told
     enrolled.running.reboot()
     assert not enrolled.opens()
-    enrolled.server.operator.run("policy", "approve", enrolled.name, "kernel 6.1.0-29")
+    enrolled.server.operator.run("policy", "stage", enrolled.name, "--announced", "kernel 6.1.0-29")
     assert enrolled.opens()
 
 

@@ -349,7 +349,7 @@ def judged(machine: Machine, server: Server, name: str, tmp_path: Path) -> bytes
     rules = tmp_path / "rules"
     allow = f'{{pcr: 4, allow: [{{digest: "sha256:{"0" * 64}"}}]}}'
     rules.write_text(f"rules:\n  judge-by-events: [4]\n  rules:\n    - events: {allow}\n")
-    server.operator.run("policy", "apply", name, "--change", str(rules), "--force")
+    server.operator.run("policy", "apply", name, "--file", str(rules), "--force")
     return jwe
 
 
