@@ -1,1 +1,1 @@
-"""Being a service: sockets, worker processes, and what the service manager wants to know."""
+"""The parts of a service: sockets, worker processes, and messages to the service manager."""

@@ -14,10 +14,10 @@ _log: Final = structlog.get_logger("files")
 
 
 def allow_open_files(count: int) -> int:
-    """Raise this process's soft limit to *count*, as far as the hard limit lets it; the limit that holds then.
+    """Raise this process's soft limit to *count*, as far as the hard limit allows; return the limit that holds then.
 
     systemd starts services with a soft limit of 1,024, for programs that still use select(2).  Where a service's
-    filter of system calls forbids to look and to change (``~@resources``), the limit is what its unit says.
+    filter of system calls forbids reading and changing it (``~@resources``), the limit stays as its unit sets it.
     """
     try:
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -37,16 +37,16 @@ def _limit_of_unit() -> int:
 
 
 class OpenFiles:
-    """Says once that no further file can be opened, and once that one can.
+    """Logs once that no further file can be opened, and once that files can be opened again.
 
-    libuv then ends connections as it takes them, without a word: nobody else would notice.
+    libuv then ends connections as it takes them, and reports nothing.
     """
 
     def __init__(self) -> None:
         self._short = False
 
     async def look(self) -> None:
-        """Try it."""
+        """Try to open a file, and log a change."""
         try:
             os.close(os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC))
             short = False

@@ -58,7 +58,7 @@ def _is_socket(descriptor: int) -> bool:
 
 @contextmanager
 def _joined_pipes() -> Iterator[socket.socket]:
-    """Yield a socket whose other end is standard input and output; what was written is out on return."""
+    """Yield a socket whose other end is standard input and output; everything written is out on return."""
     ours, theirs = socket.socketpair()
     threading.Thread(target=_copy_in, args=(theirs,), daemon=True).start()
     out = threading.Thread(target=_copy_out, args=(theirs,))

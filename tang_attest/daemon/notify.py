@@ -1,4 +1,4 @@
-"""What the service manager hears: the protocol of sd_notify(3)."""
+"""Messages to the service manager: the protocol of sd_notify(3)."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ from contextlib import suppress
 
 
 class Notifier:
-    """Tells systemd how the service is; silent when nobody asked (no NOTIFY_SOCKET).
+    """Reports the state of the service to systemd; silent without NOTIFY_SOCKET.
 
-    Takes the variable out of *environment*: worker processes have nothing to say.
+    Removes the variable from *environment*: worker processes report nothing.
     """
 
     def __init__(self, environment: MutableMapping[str, str] = os.environ) -> None:
         self._address = environment.pop("NOTIFY_SOCKET", "")
 
     def ready(self) -> None:
-        """Requests are answered."""
+        """Report that requests are answered."""
         self._send("READY=1")
 
     def reloading(self) -> None:
-        """New settings are being taken; :meth:`ready` follows."""
+        """Report a reload of the settings; :meth:`ready` follows."""
         self._send(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
 
     def stopping(self) -> None:
-        """What is under way is finished."""
+        """Report that the service ends once the requests under way are answered."""
         self._send("STOPPING=1")
 
     def _send(self, message: str) -> None:
@@ -35,7 +35,7 @@ class Notifier:
             return
         # An @ stands for the zero byte of an abstract address.
         address = "\0" + self._address[1:] if self._address.startswith("@") else self._address
-        # A manager that does not listen is no reason to end, or to answer nobody.
+        # The server goes on when the manager does not listen.
         with (
             suppress(OSError),
             socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as channel,

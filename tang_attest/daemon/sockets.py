@@ -18,17 +18,17 @@ _FIRST_INHERITED: Final = 3
 def bind(
     host: str, port: int, workers: int, settings: str = "Settings host and port"
 ) -> list[list[socket.socket]]:
-    """For each of *workers* a listening socket on every address of *host*, all on one port.
+    """Return, for each of *workers*, a listening socket on every address of *host*, all on one port.
 
     Several sockets on one port share its connections (SO_REUSEPORT); with one worker the port is exclusive.
-    Port 0 is a free one.  Raises ``setting-invalid``, naming *settings*, when an address cannot be had.
+    Port 0 picks a free one.  Raises ``setting-invalid``, naming *settings*, when an address cannot be bound.
     """
     try:
         addresses = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         found = dict.fromkeys((family, address) for family, _, _, _, address in addresses)
         shares: list[list[socket.socket]] = [[] for _ in range(workers)]
         for family, address in found:
-            # Whoever shares a port asks for it, also from a stranger of the same user: the first one does not share.
+            # Any process of the same user could share a port that was bound for sharing, so the first socket does not share.
             first = _listen(family, (address[0], port, *address[2:]), shared=False)
             port = first.getsockname()[1]
             if workers == 1:
@@ -80,7 +80,7 @@ def listens(one: socket.socket) -> bool:
 
 
 def port_of(listener: socket.socket) -> int:
-    """The port; 0 for a socket that has none (AF_UNIX)."""
+    """Return the port; 0 for a socket without one (AF_UNIX)."""
     name = listener.getsockname()
     return int(name[1]) if isinstance(name, tuple) else 0
 
@@ -92,7 +92,7 @@ def _listen(family: int, address: tuple[object, ...], *, shared: bool) -> socket
         if shared:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         if family == socket.AF_INET6:
-            # As asyncio does: :: is IPv6, and 0.0.0.0 is asked for by name.
+            # As asyncio does: :: is IPv6 only, and IPv4 needs 0.0.0.0.
             listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         listener.bind(address)
         listener.listen(BACKLOG)

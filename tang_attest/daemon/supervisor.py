@@ -4,11 +4,11 @@ Rules of this module:
 
 * The supervisor holds the listening sockets and nothing else that matters: no database, no keys, no threads.
   A connection that waits in a socket's queue is therefore not lost when the worker that would take it dies.
-* A worker of the first generation that ends before it answers ends everything, with its exit code: it has told why.
-  Later ones are tried again, a little slower each time.
+* A worker of the first generation that ends before it answers ends the whole service, with its exit code; it has
+  logged the reason.  A later one is started again, after a pause that doubles each time.
 * A reload starts a whole new generation first, and ends the old one only when every new worker answers.
-* Signals meet: one event may have been taken care of by another that came in the same moment, and a signal that comes
-  during a reload waits until that is over.  So an event belongs to a worker, never to the number of a descriptor.
+* Events coincide: one event may handle another of the same moment, and a signal during a reload waits for its end.
+  So an event belongs to a worker, never to the number of a descriptor.
 """
 
 from __future__ import annotations
@@ -36,14 +36,14 @@ _log = structlog.get_logger("supervisor")
 
 @dataclass(frozen=True, slots=True)
 class WorkerSlot:
-    """What a worker is given: its number, the word to say once it answers, and a descriptor that ends with us."""
+    """A worker's number, the call that reports that it answers, and a descriptor that closes with the supervisor."""
 
     index: int
     ready: Callable[[], None]
     life: int
 
 
-#: A worker's life; its exit code.  What it raises is a defect.
+#: Runs a worker, and returns its exit code.  An exception from it is a defect.
 Work = Callable[[WorkerSlot], int]
 
 
@@ -58,11 +58,11 @@ class _Worker:
 
 @dataclass(slots=True)
 class Supervisor:
-    """Runs *count* processes of what *prepare* returns.
+    """Runs the work that *prepare* returns in *count* processes.
 
     *prepare* reads the settings and returns the work; it is called again for a reload, where raising keeps the old
-    generation.  *started* is called once, when every worker of the first generation answers, *stopping* before the
-    workers are told to end: the supervisor's sockets have to be closed by then, or clients would wait in them.
+    generation.  *started* is called once, when every worker of the first generation answers.  *stopping* is called
+    before the workers are ended: it closes the supervisor's sockets, or clients would wait in them.
     """
 
     count: int
@@ -84,7 +84,7 @@ class Supervisor:
     _wakeup: tuple[int, int] = field(init=False)
 
     def run(self) -> int:
-        """Supervise until the end; the exit code.  Raises what the first *prepare* raises."""
+        """Supervise until the end; return the exit code.  Raises the errors of the first *prepare*."""
         self._works[0] = self.prepare()
         self._selector = selectors.DefaultSelector()
         self._life, self._wakeup = os.pipe(), os.pipe()
@@ -92,7 +92,7 @@ class Supervisor:
             os.set_blocking(end, False)
         self._selector.register(self._wakeup[0], selectors.EVENT_READ)
         signal.set_wakeup_fd(self._wakeup[1], warn_on_full_buffer=False)
-        # Not ignored: the wakeup descriptor says which came.
+        # Not ignored: the wakeup descriptor carries the signal's number.
         before = [(number, signal.signal(number, lambda *_: None)) for number in _SIGNALS]
         try:
             for index in range(self.count):
@@ -100,7 +100,7 @@ class Supervisor:
             while self._workers or self._restarts:
                 self._turn()
         except BaseException:
-            self._stop()  # they end by themselves; whoever called is told now
+            self._stop()  # they end by themselves; the caller gets the error now
             raise
         finally:
             signal.set_wakeup_fd(-1)
@@ -115,7 +115,7 @@ class Supervisor:
         timeout = None if due is None else max(0.0, due - time.monotonic())
         for key, _ in self._selector.select(timeout):
             if key.fd == self._wakeup[0]:
-                # A hundred reloads that were asked for in one moment are one.
+                # A hundred requests for a reload in one moment are one reload.
                 for number in dict.fromkeys(os.read(key.fd, 512)):
                     self._signal(number)
             else:
@@ -135,7 +135,7 @@ class Supervisor:
             self._reap()
 
     def _heard(self, worker: _Worker) -> None:
-        """*worker* answers requests now; or it is gone, which SIGCHLD tells better, and may have told already."""
+        """Note that *worker* answers requests now; or that it is gone, which SIGCHLD reports, perhaps earlier."""
         if worker.channel < 0:
             return
         worker.ready = bool(os.read(worker.channel, 1))
@@ -170,8 +170,8 @@ class Supervisor:
     def _start(self, index: int) -> None:
         """Fork worker *index* of this generation.
 
-        Signals wait meanwhile: in a new process they would go to the supervisor's handlers, which write into the
-        wakeup pipe of both, so that a worker's end would end everything.
+        Signals are blocked meanwhile: in a new process they would reach the supervisor's handlers, which write into
+        the wakeup pipe of both processes, so that a worker's end would end the service.
         """
         receive, send = os.pipe()
         blocked = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
@@ -195,7 +195,7 @@ class Supervisor:
             os._exit(code)
 
     def _forget(self, *descriptors: int) -> None:
-        """In a new worker: what is the supervisor's is closed, signals are as they were."""
+        """Close the supervisor's descriptors in a new worker, and restore the signals."""
         signal.set_wakeup_fd(-1)
         for number in _SIGNALS:
             signal.signal(number, signal.SIG_DFL)
@@ -254,19 +254,19 @@ class Supervisor:
             self._start(index)
 
     def _is_reloading(self) -> bool:
-        """True from the start of a generation until all of it answers, or it is given up."""
+        """Return True from the start of a generation until all of it answers, or it is given up."""
         return any(
             worker.generation < self._generation and not worker.stopping for worker in self._workers.values()
         )
 
     def _reload_once_more(self) -> None:
-        """Settings may have changed again while a reload was under way."""
+        """Reload again if a reload was requested during the last one: settings may have changed again."""
         if self._reload_again:
             self._reload_again = False
             self._reload()
 
     def _fall_back(self, generation: int) -> None:
-        """The new generation does not answer: end it; the one before goes on, whole."""
+        """End a new generation that does not answer; the one before goes on."""
         for pid, worker in self._workers.items():
             if worker.generation == generation:
                 self._end(pid, worker)
@@ -294,6 +294,6 @@ class Supervisor:
 
 
 def _say_ready(channel: int) -> None:
-    with suppress(OSError):  # the supervisor is gone, which the worker hears from its life line
+    with suppress(OSError):  # the supervisor is gone, and the worker learns that from its life line
         os.write(channel, b"R")
     os.close(channel)

@@ -1,1 +1,1 @@
-"""Looking at an installation: what is well, what soon is not, and what to do.  Nothing is changed."""
+"""The examination of an installation: findings and actions.  Nothing is changed."""

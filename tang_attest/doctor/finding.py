@@ -1,4 +1,4 @@
-"""What the doctor found."""
+"""The doctor's findings."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from tang_attest.errors import TangAttestError
 
 
 class Severity(StrEnum):
-    """How bad it is: a problem keeps disks from opening, or from staying safe; a warning may become one."""
+    """A problem keeps disks from opening, or from staying safe; a warning may become one."""
 
     OK = "ok"
     WARNING = "warning"
@@ -18,7 +18,7 @@ class Severity(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """About *subject*: one sentence, and one more about what to do unless all is well."""
+    """A finding about *subject*: one sentence, and an action unless all is well."""
 
     level: Severity
     subject: str
@@ -27,20 +27,20 @@ class Finding:
 
 
 def well(subject: str, sentence: str) -> Finding:
-    """Nothing to do."""
+    """Return a finding without an action."""
     return Finding(Severity.OK, subject, sentence)
 
 
 def warning(subject: str, sentence: str, action: str) -> Finding:
-    """Something to do soon."""
+    """Return a finding with an action to take soon."""
     return Finding(Severity.WARNING, subject, sentence, action)
 
 
 def problem(subject: str, sentence: str, action: str) -> Finding:
-    """Something to do now."""
+    """Return a finding with an action to take now."""
     return Finding(Severity.PROBLEM, subject, sentence, action)
 
 
 def failure(subject: str, error: TangAttestError) -> Finding:
-    """What a check raised: a problem, with the error's own action."""
+    """Return the problem of a check that raised *error*, with the error's own action."""
     return problem(subject, error.sentence, error.action)

@@ -20,17 +20,18 @@ from tang_attest.errors import TangAttestError
 from tang_attest.keys.secret import load_secret
 from tang_attest.web.gate.tls import CRL, server_context
 
-#: Bytes that the audit record and a backup need for a while; and what the next flush may need.
+#: Free bytes below which there is a warning (the audit record and a backup need them for a while), and a problem (the
+#: next flush may need them).
 _LOW: Final = 1 << 30
 _FULL: Final = 64 << 20
-#: A certificate that ends sooner was not renewed by whoever renews it.
+#: A certificate that ends sooner was not renewed in time.
 _RENEWED_BEFORE: Final = timedelta(days=14)
 _ANYWHERE: Final = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - where to ask a server that listens there
 _PATIENCE_S: Final = 5
 
 
 def look_at_host(settings: Settings, now: datetime) -> Iterator[Finding]:
-    """Everything that needs no database."""
+    """Return the findings that need no database."""
     yield _secret(settings.state)
     yield from _modes(settings)
     yield _disk(settings.state)
@@ -49,7 +50,7 @@ def _secret(state: Path) -> Finding:
 
 
 def _modes(settings: Settings) -> Iterator[Finding]:
-    """Files that only the server reads: what is in the database is sealed, but says which machines there are."""
+    """Check the modes of files that only the server reads: the database names every device."""
     paths = [settings.state]
     if settings.database is None:
         paths.append(Path(settings.database_url.removeprefix("sqlite:///")))
@@ -57,7 +58,7 @@ def _modes(settings: Settings) -> Iterator[Finding]:
         try:
             mode = path.stat().st_mode
         except OSError:
-            continue  # the database and the secret say it better
+            continue  # the checks of the database and of the secret report it better
         if stat.S_IMODE(mode) & 0o077:
             yield warning(
                 "permissions", f"others than its owner may use {path}", f"run 'chmod go-rwx {path}'"
@@ -89,7 +90,7 @@ def _certificate(settings: Settings, now: datetime) -> Finding:
 
 
 def _client_ca(path: Path, now: datetime) -> Finding:
-    """An expired list of revoked certificates refuses everybody, too."""
+    """Check the client CA and its CRLs: an expired CRL refuses every client, too."""
     try:
         pem = path.read_bytes()
         ends = [(c.not_valid_after_utc, "a CA of the clients") for c in x509.load_pem_x509_certificates(pem)]
@@ -119,7 +120,7 @@ def _port(settings: Settings) -> Finding:
     try:
         status = _ask(settings)
     except ssl.SSLError as error:
-        # We have no certificate of a machine: to be told so is an answer.
+        # We have no machine's certificate; a demand for one is an answer.
         if settings.tls_client_ca is not None and "ALERT" in str(error.reason):
             status = 200
     except (OSError, http.client.HTTPException):
@@ -142,10 +143,10 @@ def _ask(settings: Settings) -> int:
     if settings.tls_certificate is None:
         connection = http.client.HTTPConnection(host, settings.port, timeout=_PATIENCE_S)
     else:
-        # Whether it answers is the question; whom it is answered to is a matter of its clients.
+        # Only an answer is checked here; the server's identity is for its clients to check.
         context = ssl._create_unverified_context()  # noqa: S323, SLF001 - the standard library's own name for it
         if settings.tls_client_ca is not None:
-            context.maximum_version = ssl.TLSVersion.TLSv1_2  # where we are told before we have asked
+            context.maximum_version = ssl.TLSVersion.TLSv1_2  # the refusal comes before our request
         connection = http.client.HTTPSConnection(host, settings.port, timeout=_PATIENCE_S, context=context)
     try:
         connection.request("GET", f"{settings.endpoint}/healthz")

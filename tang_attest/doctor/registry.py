@@ -1,4 +1,4 @@
-"""What is in the database: its health, the keys, the clock, trust anchors, and each device's last evidence."""
+"""Checks of the database: its health, the keys, the clock, trust anchors, and each device's last evidence."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from tang_attest.ports.machines import Device
 from tang_attest.ports.store import Store
 from tang_attest.protocol.policy import ReferencePolicy
 
-#: Nothing was made before; a board without a battery wakes up in 1970.
+#: No installation is older; a board without a battery wakes up in 1970.
 _MADE: Final = datetime(2025, 1, 1, tzinfo=UTC)
 #: A clock that was corrected by less does no harm.
 _SKEW: Final = timedelta(seconds=5)
-#: A server that runs seals each second.
+#: A running server seals each second.
 _SEALED_WITHIN: Final = timedelta(minutes=1)
-#: Rows that are named one by one.
+#: The most rows that are named one by one.
 _NAMED: Final = 20
 _ROOT_ENDS_SOON: Final = timedelta(days=90)
 
@@ -32,17 +32,17 @@ _MEASURE_IT: Final = "switch Secure Boot on there; else see with 'clevis attest 
 
 
 class Opener(Protocol):
-    """Opens what was sealed."""
+    """Decrypts keys of the database."""
 
     def open_signer(self, key: EncryptedKey) -> object:
-        """Raises ``unavailable`` when it cannot."""
+        """Decrypt a signing key.  Raises ``unavailable``."""
 
     def open_exchange(self, key: EncryptedKey) -> object:
-        """Raises ``unavailable`` when it cannot."""
+        """Decrypt an exchange key.  Raises ``unavailable``."""
 
 
 async def look_at_database(url: str) -> tuple[Finding, ...]:
-    """Whether it can be used, and is whole."""
+    """Return the findings about the database at *url*: it can be used, and is whole."""
     try:
         status = await store.look(url)
         if status.schema is None or status.schema < status.needed:
@@ -81,7 +81,7 @@ async def look_at_rows(url: str, key: bytes) -> list[Finding]:
 
 
 async def look_at_records(registry: Store, opener: Opener, now: datetime) -> list[Finding]:
-    """Everything in a database that can be used."""
+    """Return the findings about keys, clock, trust anchors and devices; the database can be used."""
     policies = {policy.name: policy for policy in await registry.list_policies()}
     newest = await registry.list_audit(limit=1)
     return [
@@ -123,7 +123,7 @@ def _clock(newest: datetime | None, now: datetime) -> Finding:
 
 
 async def _sealing(registry: Store, now: datetime) -> Finding:
-    """Whether the audit record is sealed up to its newest rows; not whether the seals hold, which takes long."""
+    """Check that the audit record is sealed up to its newest rows; verifying the seals would take long."""
     try:
         head = await registry.newest_seal()
     except TangAttestError as error:

@@ -1,4 +1,4 @@
-"""The TPM of the server's machine: whether it answers, and whether the keys are its own."""
+"""Checks of the TPM of the server's machine: it answers, and the keys are its own."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _SUBJECT: Final = "server tpm"
 
 
 async def look_at_server_tpm(registry: Store, sealed: EncryptedKeys) -> Finding:
-    """All keys by the Name of the storage key above them, and the newest by having the TPM load it."""
+    """Check all keys by the Name of the storage key above them, and the newest one by loading it into the TPM."""
     try:
         keys = [key for key, _ in await registry.list_keys() if sealed.is_in_tpm(key)]
     except TangAttestError as error:
