@@ -121,7 +121,7 @@ class Attester:
         return public_ek(self.ek.public_key())
 
     def activate(self, credential_blob: bytes, encrypted_secret: bytes, ak_name: bytes) -> bytes:
-        """What TPM2_ActivateCredential would recover (TPM 2.0 part 1, section 24)."""
+        """The secret that TPM2_ActivateCredential would recover (TPM 2.0 part 1, section 24)."""
         oaep = padding.OAEP(padding.MGF1(hashes.SHA256()), hashes.SHA256(), b"IDENTITY\0")
         return recover(self.ek.decrypt(encrypted_secret[2:], oaep), credential_blob, ak_name)
 
@@ -211,7 +211,7 @@ class Attester:
 
 
 def recover(seed: bytes, credential_blob: bytes, ak_name: bytes) -> bytes:
-    """What is in a credential for *ak_name*, once the EK gave its *seed* (TPM 2.0 part 1, section 24)."""
+    """The secret in a credential for *ak_name*, once the EK gave its *seed* (TPM 2.0 part 1, section 24)."""
     blob, _ = TPM2B_ID_OBJECT.unmarshal(credential_blob)
     integrity, encrypted = bytes(blob.credential)[2:34], bytes(blob.credential)[34:]
     mac = hmac.new(_kdfa(seed, b"INTEGRITY", b"", 256), encrypted + ak_name, hashlib.sha256).digest()

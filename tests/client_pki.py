@@ -135,7 +135,7 @@ def server_certificate(directory: Path, *, ed25519_key: bool = False) -> tuple[P
 
 
 def client_context(shown: tuple[Path, Path] | None) -> ssl.SSLContext:
-    """What a machine that shows *shown* connects with; it trusts every server."""
+    """TLS context of a machine that shows *shown*; it trusts every server."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE

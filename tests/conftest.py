@@ -1,4 +1,4 @@
-"""What tests of several directories need."""
+"""Fixtures for tests of several directories."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.nix.nix import evaluator_in_words
 from tests.postgres import Postgres
 from tests.server import Server
 
-# How long an example takes says only how busy the machine is.
+# The time of an example says only how busy the machine is.
 settings.register_profile("without a deadline", deadline=None)
 settings.load_profile("without a deadline")
 
@@ -27,7 +27,7 @@ _TEMPLATE = "template_registry"
 
 
 def pytest_report_header() -> str:
-    """Which Nix library the tests of nix/ use."""
+    """Name the Nix library that the tests of nix/ use."""
     return f"nix: evaluated with {evaluator_in_words()}"
 
 

@@ -79,7 +79,7 @@ class Postgres:
         self.sql(f"DROP DATABASE {name} WITH (FORCE)")
 
     def sql(self, statement: str, database: str = "postgres") -> str:
-        """What psql answers to *statement*, without decoration."""
+        """Return psql's answer to *statement*, without decoration."""
         command = [str(_BINARIES / "psql"), "-XAtq", "-v", "ON_ERROR_STOP=1", "-d", self.url(database)]
         done = subprocess.run(
             [*command, "-c", statement], capture_output=True, text=True, check=False, timeout=_PATIENCE_S

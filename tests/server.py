@@ -72,7 +72,7 @@ class Server:
             metrics_listen="127.0.0.1:0",
         )
         self.directory, self.endpoint, self.tls = directory, endpoint, tls
-        #: What a client shows, with *tls*.
+        #: Certificate of a client, with *tls*.
         self.client_tls: ssl.SSLContext | None = None
         self.limiter, self.clock, self.polls = Limiter(limits), FakeClock(), Polls()
 

@@ -113,7 +113,7 @@ def test_dependencies_point_inward(path: Path) -> None:
 
 @pytest.mark.parametrize("library", ONLY_IN)
 def test_a_library_has_one_home(library: str) -> None:
-    """Whoever looks for all uses of a library finds them in one place."""
+    """All uses of a library are in one place."""
     homes = ONLY_IN[library] if isinstance(ONLY_IN[library], tuple) else (ONLY_IN[library],)
     for path in FILES:
         inside = path.relative_to(PACKAGE)

@@ -110,7 +110,7 @@ def test_spellings_of_an_endpoint(spelled: str, endpoint: str) -> None:
 
 @pytest.mark.parametrize("endpoint", ["/ta ng", "/ä", "/tang\n", "/a?b", "/%2f", "a//b"])
 def test_wrong_endpoints(endpoint: str) -> None:
-    """What could never be matched, or be matched twice, is refused."""
+    """A path that could never be matched, or be matched twice, is refused."""
     assert refusal(endpoint=endpoint).startswith("Setting endpoint: it is a path such as /tang")
 
 

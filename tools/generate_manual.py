@@ -17,7 +17,7 @@ import click
 from tang_attest import __version__
 from tang_attest.cli import group
 
-#: What a script may rely on, for every command.
+#: Exit codes for scripts, of every command.
 EXIT_CODES: Final = {
     0: "done; a check found nothing",
     1: "refused, an error that two lines on standard error explain, or a check found something",

@@ -36,7 +36,7 @@ class Renamed:
     usage: str | None = None
 
 
-class Group(click.Group):
+class RenamingGroup(click.Group):
     """A group whose *renamed* commands, by their old names, work as the new ones do."""
 
     def __init__(self, *args: Any, renamed: Mapping[str, Renamed] = {}, **attributes: Any) -> None:

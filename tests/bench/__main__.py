@@ -91,7 +91,7 @@ def _load(
 
 
 def _fsync_ms(directory: Path) -> float:
-    """What the disk asks for a durable commit, at the least."""
+    """Least time of the disk for a durable commit."""
     times = []
     with (directory / "fsync").open("wb", buffering=0) as file:
         for _ in range(50):

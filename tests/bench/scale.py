@@ -27,7 +27,7 @@ from tests.tang.servers import keygen
 
 @dataclass(frozen=True)
 class Options:
-    """How much is measured: *clients* at a time, *sizes* of the registry, machines of the *storm*, *rounds* of *seconds*."""
+    """Extent of the measurement: *clients* at a time, *sizes* of the registry, machines of the *storm*, *rounds* of *seconds*."""
 
     clients: tuple[int, ...] = (16, 64)
     sizes: tuple[int, ...] = (100, 10_000, 100_000)
@@ -38,7 +38,7 @@ class Options:
 
 @dataclass(frozen=True)
 class _Asked:
-    """What is asked of a server, and the name of its figures."""
+    """Request to a server, and the name of its figures."""
 
     name: str
     port: int

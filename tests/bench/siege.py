@@ -33,7 +33,7 @@ from tests.cli.installation.test_serve import self_signed
 BYTES_PER_S: Final = 100_000
 #: Honest machines that unlock all the time, each after the one before.
 MACHINES: Final = 4
-#: What the server promises: milliseconds, share of the rate, MB.
+#: Promises of the server: milliseconds, share of the rate, MB.
 P99_MS: Final = 1000.0
 RATE_SHARE: Final = 0.5
 MEMORY_MB: Final = 300.0

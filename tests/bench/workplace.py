@@ -1,4 +1,4 @@
-"""Where benches work, and leave their figures."""
+"""Working directory of benches, and of their figures."""
 
 from __future__ import annotations
 

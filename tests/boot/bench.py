@@ -1,4 +1,4 @@
-"""What attestation costs at boot, beside the stock tang pin in the same machine; writes build/boot-bench.json.
+"""Cost of attestation at boot, beside the stock tang pin in the same machine; writes build/boot-bench.json.
 
 python -m tests.boot.bench [RUNS]
 """

@@ -13,7 +13,7 @@ from tests.boot.images import cache
 from tests.boot.images.tree import Variant
 from tests.boot.world import World, shared
 
-#: What a failed test shows, the last bytes of each.
+#: Files that a failed test shows, the last bytes of each.
 _LOGS: Final = ("console.log", "server.log", "qemu.log")
 _SHOWN: Final = 8000
 

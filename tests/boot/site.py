@@ -34,12 +34,12 @@ class Site:
 
     @property
     def https(self) -> bool:
-        """Whether machines have to use HTTPS."""
+        """True if machines have to use HTTPS."""
         return self._certificate.exists()
 
     @property
     def url(self) -> str:
-        """Where machines find it."""
+        """Its address for machines."""
         return f"{'https' if self.https else 'http'}://{SERVER}:{SERVER_PORT}"
 
     @property
@@ -51,7 +51,7 @@ class Site:
         return self.directory / "thumbprint"
 
     def operator(self, *arguments: str) -> str:
-        """What ``tang-attest ARGUMENTS`` prints."""
+        """Return the output of ``tang-attest ARGUMENTS``."""
         result = subprocess.run(
             [str(_COMMAND), "--state", str(self.directory / "state"), *arguments],
             capture_output=True,

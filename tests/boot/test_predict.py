@@ -53,7 +53,7 @@ def test_the_predicted_boot_opens_by_itself(world: World, tmp_path: Path) -> Non
             world.site.approve(NAME)
             console.shell("ip link set eth0 up; ip address add 192.0.2.15/24 dev eth0; sleep 1")
             console.shell("mount -t securityfs none /sys/kernel/security")
-            # Where the update is; the machine itself has its partition mounted there.
+            # Directory of the update; the machine itself has its partition mounted there.
             console.shell("mkdir -p /tmp/root/boot/efi; mount -r /dev/vdb /tmp/root/boot/efi")
             said = console.shell("clevis-attest-predict --root /tmp/root --label next; echo status $?", 300)
             assert "status 0" in said, console.shell("clevis-attest-predict --print --root /tmp/root", 300)

@@ -36,13 +36,13 @@ def another_machine(world: World) -> Machine:
 
 
 def known(site: Site, name: str) -> dict[str, Any]:
-    """What the server's list says of a machine."""
+    """Row of a machine in the server's list."""
     devices: list[dict[str, Any]] = json.loads(site.operator("device", "list", "--json"))
     return next(device for device in devices if device["name"] == name)
 
 
 def outcomes(site: Site, name: str) -> list[str]:
-    """How its verification changed, oldest first."""
+    """Changes of its verification, oldest first."""
     changes = json.loads(site.operator("device", "history", name, "--json"))
     return [change["outcome"] for change in reversed(changes)]
 

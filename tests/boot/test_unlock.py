@@ -50,7 +50,7 @@ def changed_kernel(world: World) -> Path:
 
 
 def what_changed(world: World) -> set[str]:
-    """What the server says of the newest refused boot: it has the machine's event log."""
+    """The server's explanation of the newest refused boot: it has the machine's event log."""
     [newest] = json.loads(world.site.operator("observation", "list", "--limit", "1", "--json"))
     shown = json.loads(world.site.operator("observation", "show", str(newest["id"]), "--json"))
     assert shown["doubts"] == []

@@ -47,7 +47,7 @@ class Machines:
             tpm.stop()
 
     def act(self, line: str) -> str:
-        """What *line* tells is done; how it ended."""
+        """Do what *line* tells and return the result."""
         name, _, deed = line.partition(" ")
         if deed == "starts its TPM":
             tpm = self._tpms.setdefault(name, Swtpm(Path(name).absolute(), banks=("sha256",)))
@@ -140,7 +140,7 @@ def _write_ak(machine: Attester, path: str) -> str:
     return "written"
 
 
-#: What a machine does by itself, without asking the server.
+#: Acts of a machine alone, without the server.
 _DEEDS: dict[str, Callable[..., str]] = {
     r"extends PCR (\d+)": _extend,
     r"boots": _boot,

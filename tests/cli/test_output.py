@@ -1,4 +1,4 @@
-"""How the command line speaks, and how it ends when nobody listens."""
+"""Output of the command line, and its end when nobody reads it."""
 
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ def test_a_reader_that_left(arguments: list[str], state: Path) -> None:
 
 
 def test_a_full_disk(state: Path) -> None:
-    """What could not be written is not passed off as a success."""
+    """A failed write is not reported as a success."""
     with Path("/dev/full").open("wb") as full:
         done = subprocess.run(
             command("--state", state, "audit", "--json"),

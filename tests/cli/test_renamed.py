@@ -129,7 +129,7 @@ def test_words_that_are_values_are_left_alone() -> None:
 
 
 def test_old_names_are_in_no_help(tmp_path: Path) -> None:
-    """Whoever learns the program today learns the new names."""
+    """Help and documents show only the new names."""
     from tests.cli.test_help import PATHS
 
     for path in PATHS:

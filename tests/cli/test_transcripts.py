@@ -48,7 +48,7 @@ def test_an_answer_without_a_command() -> None:
 
 
 def test_a_wrong_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What differs in a word, a line or an exit code does not match."""
+    """A difference in a word, a line or an exit code does not match."""
     monkeypatch.chdir(tmp_path)
     transcript = Transcript.parse("$ echo one\none\n[2]\n")
     player = Player(str)

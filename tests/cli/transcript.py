@@ -41,7 +41,7 @@ from tang_attest.cli import main
 
 DIRECTORY = Path(__file__).parent / "transcripts"
 
-#: What a placeholder may stand for.
+#: Expressions of placeholders.
 KINDS = {
     "key": r"[A-Za-z0-9_-]{43}",
     "time": r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d UTC",
@@ -52,12 +52,12 @@ KINDS = {
     "id": r"[0-9a-f]{16}",
     "any": r".*?",
 }
-#: How a new answer is generalized; the order matters.
+#: Generalizations of a new answer; the order matters.
 _GENERALIZED = ("iso", "time", "minute", "stamp", "hex", "key", "id")
 
 _PLACEHOLDER = re.compile(r"<(?:([a-z]\w*):)?(" + "|".join(KINDS) + r")>")
 
-#: What *line* of a machine's doings ("pi-b unlocks") leads to.
+#: Return the result of *line*, an act of a machine ("pi-b unlocks").
 Act = Callable[[str], str]
 
 

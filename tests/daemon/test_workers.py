@@ -104,7 +104,7 @@ def test_a_reload_takes_new_settings_without_a_failed_request(directory: Path) -
     "settings", ["workers = 2\nnonsense = 1\n", 'workers = 2\ndatabase = "sqlite:////nowhere/x.db"\n']
 )
 def test_a_bad_reload_changes_nothing(directory: Path, settings: str) -> None:
-    """Whether the settings cannot be read, or only the new workers find out: the old ones go on."""
+    """If the settings cannot be read, or only the new workers find out: the old ones go on."""
     file = directory / "settings.toml"
     file.write_text("workers = 2\n")
     with serving(directory, "--config", file, "--log-format", "json") as server:

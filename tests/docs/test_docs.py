@@ -55,7 +55,7 @@ def test_tests_that_are_named_exist(path: Path) -> None:
 
 
 def _named_tests(text: str) -> tuple[list[str], list[tuple[str, str]]]:
-    """What a document calls a test: names, and files under tests/ with a test's name or without."""
+    """Tests that a document names: names, and files under tests/ with a test's name or without."""
     return re.findall(r"`(test_\w+)`", text), re.findall(r"(?<![\w/])(tests/[\w/.-]*\w)(?:::(\w+))?", text)
 
 

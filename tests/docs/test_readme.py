@@ -12,7 +12,7 @@ from tests.swtpm import Swtpm
 
 ROOT = Path(__file__).parents[2]
 
-#: What is different on the machine of a test: (what the README says, what is run), in this order.
+#: Differences on the machine of a test: (text of the README, command to run), in this order.
 CHANGES = (
     (r"make setup\n", ""),
     (r"\.venv/bin/tang-attest serve &", "start_server"),

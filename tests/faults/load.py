@@ -30,7 +30,7 @@ MACHINES = 6
 
 @dataclass(frozen=True)
 class Told:
-    """What a machine was told about one request with evidence: *status* 0 when the connection broke."""
+    """Answer to one request with evidence: *status* 0 when the connection broke."""
 
     device: str
     nonce: str
@@ -61,7 +61,7 @@ class Site:
 
     @property
     def flags(self) -> list[str]:
-        """What ``serve`` is told about the database."""
+        """Options of ``serve`` for the database."""
         return ["--database", self.database] if self.database else []
 
     def tokens(self, count: int) -> list[str]:

@@ -18,7 +18,7 @@ class SteppingClock:
 
     @property
     def environment(self) -> dict[str, str]:
-        """What a process needs, and those that it starts."""
+        """Environment of a process, and of those that it starts."""
         [library] = Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1")
         return {
             "LD_PRELOAD": str(library),

@@ -14,7 +14,7 @@ from tests.faults.load import Site, begin, load, until_opened
 from tests.faults.stepping import SteppingClock
 
 HOUR, YEARS = timedelta(hours=1), timedelta(days=3650)
-#: What machines may be told when the clock steps between a challenge and its answer.
+#: Permitted answers when the clock steps between a challenge and its answer.
 MEANWHILE = {"ok", "nonce-used", "clock-backwards", "nonce-expired", "nonce-invalid"}
 
 

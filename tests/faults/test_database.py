@@ -15,7 +15,7 @@ from tests.cli.serving import serving
 from tests.faults.load import Site, begin, load, until_opened, until_refused, workers
 from tests.postgres import Postgres
 
-#: What machines may be told while the database fails.
+#: Permitted answers while the database fails.
 MEANWHILE = {"ok", "nonce-used", "clock-backwards", "unavailable"}
 
 

@@ -17,7 +17,7 @@ from tests.bench.load.attester import Blinded
 from tests.cli.serving import Serving, head, request, serving
 from tests.faults.load import Site, begin, load, until_opened, workers
 
-#: What evidence meets that is sent twice.
+#: Answers to evidence that is sent twice.
 REPLAYED = {"nonce-used", "clock-backwards"}
 _CLOSE = b"Connection: close\r\n"
 #: Descriptors that are left when the limit falls.
@@ -27,7 +27,7 @@ LEFT = 12
 @pytest.mark.timeout(300)
 @pytest.mark.slow
 def test_strangers_hold_every_descriptor(tmp_path: Path) -> None:
-    """Who is connected is answered, the worker does not spin, one line of log tells it, and it heals by itself."""
+    """Connected clients are answered, the worker does not spin, one line of log tells it, and it heals by itself."""
     site = Site(tmp_path).init()
     with serving(tmp_path, "--log-format", "json") as server:
         begin(site, server)
@@ -147,12 +147,12 @@ def until_said(server: Serving, event: str) -> None:
 
 
 def alive(connection: socket.socket) -> bool:
-    """Whether who is connected is answered."""
+    """Return True if a connected client is answered."""
     connection.sendall(head("GET", "/healthz", 0).replace(_CLOSE, b""))
     return connection.recv(65536).startswith(b"HTTP/1.1 200")
 
 
 def cpu_seconds(pid: int) -> float:
-    """What *pid* has computed."""
+    """Processor time of *pid*."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")

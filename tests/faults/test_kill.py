@@ -53,7 +53,7 @@ def kill(*pids: int) -> None:
 
 
 def integrity(site: Site) -> str:
-    """What SQLite says of its own file."""
+    """SQLite's check of its own file."""
     connection = sqlite3.connect(site.directory / "state" / "tang-attest.db")
     try:
         return str(connection.execute("PRAGMA integrity_check").fetchone()[0])

@@ -1,4 +1,4 @@
-"""What a fuzz target is: parsers of bytes that strangers or operators hand in, and honest examples of each.
+"""Fuzz targets: parsers of bytes from clients or operators, and honest examples of each.
 
 A parser returns, or raises what is allowed; anything else is a finding, as is a property that does not hold.  One
 target may have several parsers: the first byte of an input chooses one, so that structures inside of base64 inside of

@@ -178,7 +178,7 @@ class Scene:
 
     @property
     def root(self) -> Path:
-        """Where the root is mounted."""
+        """Mount point of the root."""
         return self.directory / "root"
 
     def closed(self) -> list[str]:

@@ -64,7 +64,7 @@ def test_a_boot_that_opened_nothing_is_capped_with_the_plain_text(
 
 
 def test_the_text_names_each_open_volume_in_order(shell: str, scene: Scene, tpm: Swtpm) -> None:
-    """What attestation opened and what a passphrase did, by UUID; what is no LUKS volume is not named."""
+    """Volumes opened by attestation or by a passphrase, by UUID; other devices are not named."""
     scene.volume("dm-0", "254:0", "second", uuid=OTHER, attested=False)
     scene.volume("dm-1", "254:1", "root")
     scene.mapper("dm-2", "254:2", "swap", "CRYPT-PLAIN-swap", "vda")
@@ -103,7 +103,7 @@ def test_a_mark_counts_with_integrity_between(shell: str, scene: Scene) -> None:
 
 
 def test_an_empty_mark_counts_for_any_device(shell: str, scene: Scene) -> None:
-    """Who cannot say which device a key was tried on marks the UUID."""
+    """A caller that does not know the device of a key marks the UUID."""
     scene.volume(attested=False)
     scene.mark(UUID)
     assert scene.run(shell, "clevis-attest-cap") == 0

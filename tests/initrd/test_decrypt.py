@@ -187,7 +187,7 @@ def test_what_cannot_be_marked_gets_no_key(machine: Machine) -> None:
 
 
 def test_the_key_is_on_no_command_line_and_in_no_file(machine: Machine) -> None:
-    """What cryptsetup was started with, and everything below the initrd's directories."""
+    """Arguments of cryptsetup, and everything below the initrd's directories."""
     machine.volume("vda", "254:16", jwe_of("root"))
     real = (machine.scene.directory / "bin/cryptsetup").read_text()
     watch = f'printf "%s\\n" "$@" >>{machine.scene.directory}/seen\nenv >>{machine.scene.directory}/seen\n'

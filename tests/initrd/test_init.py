@@ -43,7 +43,7 @@ class Init(Scene):
         self.tpm_says()
 
     def tpm_says(self, *statuses: int) -> None:
-        """How the cap ends, the first time and so on, and 0 after that; with 0 or 1 there is a TPM device."""
+        """Exit codes of the cap, in order, and 0 after that; with 0 or 1 there is a TPM device."""
         lines = [f"#!/bin/sh\necho cap >>{self.log}", f"case $(grep -c '^cap$' {self.log}) in"]
         lines += [f"{number}) exit {status} ;;" for number, status in enumerate(statuses, 1)]
         self.program("clevis-attest-cap", "\n".join([*lines, "esac", "exit 0", ""]), "lib")
@@ -60,14 +60,14 @@ class Init(Scene):
         self.file(f"sys/firmware/efi/efivars/{name}-{vendor}", value)
 
     def start(self, shell: str, *arguments: str) -> list[str]:
-        """What ran, in order: `cap` and `systemd ...`."""
+        """Commands that ran, in order: `cap` and `systemd ...`."""
         self.run(shell, "clevis-attest-init", *arguments)
         lines = self.log.read_text().splitlines()
         return [line for line in lines if line.startswith(("cap", "systemd"))]
 
     @property
     def booted(self) -> bool:
-        """Whether systemd was started."""
+        """True if systemd was started."""
         return "systemd options=" in self.log.read_text()
 
 

@@ -26,7 +26,7 @@ def scene(tmp_path: Path) -> Scene:
 
 
 def left(scene: Scene) -> set[str]:
-    """What the target can assert."""
+    """Assertions of the target."""
     return {path.name for path in scene.run_directory.glob("root-*")}
 
 

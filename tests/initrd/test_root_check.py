@@ -117,7 +117,7 @@ def test_what_lies_on_top_of_the_root_is_what_counts(shell: str, scene: Scene) -
 
 
 def test_foreign_usr_over_the_right_root_is_refused(shell: str, scene: Scene) -> None:
-    """What is in /usr runs as soon as the root does."""
+    """Programs in /usr run as soon as the root does."""
     scene.volume()
     scene.disk("vdb", "254:32")
     scene.mount("254:0")

@@ -12,7 +12,7 @@ import pytest
 
 from tests.boot.images.cache import ROOT
 
-#: What systemd's generators make of rd.luks.name=...=root root=UUID=..., with what matters for the order.
+#: Units that systemd's generators make of rd.luks.name=...=root root=UUID=..., with what matters for the order.
 _GENERATED: Final = {
     "sysroot.mount": (
         "[Unit]\nBefore=initrd-root-fs.target\nAfter=blockdev@dev-mapper-root.target systemd-fsck-root.service\n"

@@ -106,7 +106,7 @@ def change(**members: Any) -> dict[str, Any]:
     ],
 )
 def test_malformed(jwk: dict[str, Any]) -> None:
-    """What is no private key of our curves is refused by one code, without quoting it."""
+    """Anything but a private key of our curves is refused by one code, without quoting it."""
     with pytest.raises(Malformed) as refusal:
         load_private(jwk)
     assert refusal.value.code == "key-malformed"

@@ -96,7 +96,7 @@ def test_another_secret_does_not_open_it() -> None:
 
 
 def test_keys_cannot_be_exchanged() -> None:
-    """Whoever can write to the database cannot give one device the key of another."""
+    """A writer of the database cannot give one device the key of another."""
     mine, yours = KEYS.create("exchange", "P-256", NOW), KEYS.create("exchange", "P-256", NOW)
     swapped = replace(mine, sealed=yours.sealed)
     assert refusal(swapped) == f"Key {mine.kid} is not the key that its record names."
@@ -204,7 +204,7 @@ SESSION = BOX.seal(b"payload")
 
 @given(st.binary(min_size=1, max_size=2000))
 def test_sessions(payload: bytes) -> None:
-    """What was sealed comes back, and is not to be seen meanwhile."""
+    """An encrypted payload comes back, and is not visible meanwhile."""
     text = BOX.seal(payload)
     assert SessionEncryption(SECRET).open(text) == payload
     assert BOX.seal(payload) != text

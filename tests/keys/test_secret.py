@@ -74,7 +74,7 @@ def test_one_that_is_there_is_never_replaced(tmp_path: Path) -> None:
 
 
 def test_a_link_is_not_followed(tmp_path: Path) -> None:
-    """Whoever may write to the directory cannot have the secret written elsewhere."""
+    """A writer of the directory cannot have the secret written elsewhere."""
     (tmp_path / "kek").symlink_to(tmp_path / "elsewhere")
     with pytest.raises(Conflict):
         create_secret(tmp_path)
@@ -97,7 +97,7 @@ def test_a_secret_that_cannot_be_written_leaves_no_file(
 
 
 def test_no_directory(tmp_path: Path) -> None:
-    """Where there is none, there is neither a secret nor a place for one."""
+    """Without one, there is neither a secret nor a place for one."""
     with pytest.raises(NotFound) as refused:
         create_secret(tmp_path / "no")
     assert refused.value.code == "file-unreadable"
@@ -147,7 +147,7 @@ def test_a_directory_in_its_place(tmp_path: Path) -> None:
 
 @pytest.fixture
 def credential(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """What ``LoadCredential=tang-attest.kek:...`` gives to a service."""
+    """A service with ``LoadCredential=tang-attest.kek:...``."""
     directory = tmp_path / "credentials"
     directory.mkdir()
     (directory / CREDENTIAL).write_bytes(base64.urlsafe_b64encode(b"c" * 32))

@@ -110,7 +110,7 @@ def test_x_is_checked_before_it_goes_to_the_tpm(server_tpm: ServerTpm) -> None:
 
 
 def test_the_authorization_value_is_needed(server_tpm: ServerTpm) -> None:
-    """Whoever has the TPM and the wrapped key, but not what is sealed with it, gets nothing."""
+    """The TPM and the wrapped key, without the encrypted authorization value, give nothing."""
     wrapped = server_tpm.create()
     for auth in (b"", b"\x01" * 32):
         assert refusal(TpmExchangeKey(replace(wrapped, auth=auth), server_tpm)) == "server-tpm-foreign"
@@ -248,7 +248,7 @@ def test_an_inner_key_of_another_name(server_tpm: ServerTpm) -> None:
 
 
 def test_a_wrong_product_is_not_released(server_tpm: ServerTpm, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is not on the curve came from a TPM that is broken, or that somebody disturbs."""
+    """A point off the curve comes from a TPM that is broken or tampered with."""
     key = TpmExchangeKey(server_tpm.create(), server_tpm)
     zgen = Tpm.zgen
 
@@ -261,7 +261,7 @@ def test_a_wrong_product_is_not_released(server_tpm: ServerTpm, monkeypatch: pyt
 
 
 def test_the_encoding(server_tpm: ServerTpm) -> None:
-    """What was written is read; anything else is an error, and nothing secret is ever printed."""
+    """The written form is read; anything else is an error, and nothing secret is ever printed."""
     wrapped = server_tpm.create()
     assert WrappedKey.decode(wrapped.encode()) == wrapped
     for wrong in (b"", wrapped.encode()[:-1], wrapped.encode() + b"\0", b"\xff" * 9):
@@ -279,7 +279,7 @@ def test_the_encoding(server_tpm: ServerTpm) -> None:
 
 def test_a_tpm_that_comes_back(swtpm: Swtpm, server_tpm: ServerTpm, monkeypatch: pytest.MonkeyPatch) -> None:
     """While it is away the error says so; back, it answers the next request."""
-    monkeypatch.setattr(queueing, "_WELL_FOR_S", 0)  # what was well a second ago is asked again
+    monkeypatch.setattr(queueing, "_WELL_FOR_S", 0)  # a TPM that was well a second ago is asked again
     key = TpmExchangeKey(server_tpm.create(), server_tpm)
     x = client(key.curve)
     port = swtpm.port
@@ -365,7 +365,7 @@ def test_many_at_once(server_tpm: ServerTpm) -> None:
 
 
 def test_the_queue_is_bounded(server_tpm: ServerTpm) -> None:
-    """Who comes when too many wait hears so at once; who gave up costs the TPM nothing; the rest are answered."""
+    """A call beyond the queue is refused at once; one that was given up costs the TPM nothing; the rest are answered."""
     go = threading.Event()
     asked: list[int] = []
     first = server_tpm.submit(go.wait, 60)
@@ -410,7 +410,7 @@ def test_a_tpm_that_hangs(swtpm: Swtpm, server_tpm: ServerTpm, monkeypatch: pyte
 
 
 def test_without_a_tpm() -> None:
-    """Where the setting names none, everything says so, and nothing is started."""
+    """Without the setting, every call reports it, and nothing is started."""
     tpm = ServerTpm()
     for use in (tpm.check, tpm.create, lambda: tpm.submit(print)):
         with pytest.raises(Unavailable) as refused:
@@ -420,7 +420,7 @@ def test_without_a_tpm() -> None:
 
 
 def test_a_tpm_key_for_another_holder(server_tpm: ServerTpm) -> None:
-    """What the TPM holds answers only the AK that its record was sealed for, too."""
+    """A key in the TPM answers only the AK that its record was encrypted for, too."""
     keys = EncryptedKeys(SECRET, server_tpm)
     key = asyncio.run(keys.create_exchange("P-521", NOW, HOLDER))
     assert keys.open_exchange(key).kid == key.kid

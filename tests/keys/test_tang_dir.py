@@ -35,7 +35,7 @@ def write(directory: Path, **keys: Jwk) -> None:
 
 
 def names(keys: KeySet) -> list[tuple[object, bool]]:
-    """Which keys there are: alg and whether it is hidden."""
+    """Alg of each key, and True if it is hidden."""
     return sorted((str(key.public["alg"]), key.hidden) for key in keys.keys)
 
 

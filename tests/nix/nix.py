@@ -29,7 +29,7 @@ def evaluator_in_words() -> str:
 
 
 class EvaluationError(Exception):
-    """What Nix said."""
+    """Error text of Nix."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class Nix:
         return json.loads(self._run("nix-instantiate", "--eval", "--strict", "--json", "-E", expression))
 
     def evaluate(self, module: str, expression: str) -> Any:
-        """What *expression* says about ``r`` (config, failed, units, initrdUnits) of a NixOS with *module*."""
+        """Return the value of *expression* over ``r`` (config, failed, units, initrdUnits) of a NixOS with *module*."""
         nixpkgs, lib = evaluator()
         return self.value(_expression(module, expression, nixpkgs, lib))
 

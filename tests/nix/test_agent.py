@@ -36,7 +36,7 @@ def agent(definitions: str) -> str:
     ids=["enrollment", "urls", "kid-spki", "client"],
 )
 def test_the_agents_file(nix: Nix, tmp_path: Path, definitions: str, lines: list[str]) -> None:
-    """What is set, line by line, and nothing that the agent does not know: it ends on a line that it cannot read."""
+    """The settings, line by line, and nothing that the agent does not know: it ends on a line that it cannot read."""
     text = nix.evaluate(agent(definitions), ETC)
     assert text.splitlines() == lines
     package = nix.realize(agent(definitions), f"toString r.config.{AGENT}.package")

@@ -35,7 +35,7 @@ class Rebuilt:
         self.predictor("exit 0")
 
     def predictor(self, text: str) -> None:
-        """What clevis-attest-predict does besides."""
+        """Further acts of clevis-attest-predict."""
         program = self.directory / "bin/clevis-attest-predict"
         program.write_text(f'#!/bin/sh\nprintf "%s\\0" "$@" >{self.directory}/asked\n{text}\n')
         program.chmod(0o755)
@@ -58,7 +58,7 @@ class Rebuilt:
         )  # fmt: skip
 
     def asked(self) -> dict[str, str]:
-        """What the predictor was asked."""
+        """Arguments of the predictor."""
         words = (self.directory / "asked").read_text().split("\0")[:-1]
         return dict(zip(words[::2], words[1::2], strict=True))
 
@@ -186,7 +186,7 @@ def test_the_switch_announces_and_goes_on(
 
 
 def test_it_can_be_turned_off(nix: Nix) -> None:
-    """Whoever does not want it has neither the command nor the activation."""
+    """Switched off, there is neither the command nor the activation."""
     module = machine_with(f"{HOST} {ATTEST}.announce.enable = false;")
     assert "tang-attest-announce" not in nix.evaluate(
         module, "builtins.attrNames r.config.system.activationScripts"

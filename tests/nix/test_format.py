@@ -51,7 +51,7 @@ def _step(stack: list[str], token: str) -> None:
 
 
 def complaints(text: str) -> list[str]:
-    """What is wrong with a file's layout, by line."""
+    """Faults of a file's layout, by line."""
     found = []
     if not text.endswith("\n") or text.endswith("\n\n"):
         found.append("the end: one newline")

@@ -199,7 +199,7 @@ def test_a_wrong_option_stops_the_evaluation(nix: Nix, definition: str, complain
 
 
 def test_a_login_in_stage_1_is_warned_of(nix: Nix) -> None:
-    """Whoever has a shell in an approved initrd can run the pin."""
+    """A shell in an approved initrd can run the pin."""
     for definitions, warned in {"boot.initrd.network.ssh.enable = true;": True, "": False}.items():
         warnings = nix.evaluate(machine_with(definitions), "r.config.warnings")
         assert bool([text for text in warnings if "can open every volume" in text]) is warned
@@ -300,7 +300,7 @@ def test_each_kind_of_stage_1_gets_its_own_only(nix: Nix) -> None:
 
 
 def test_bind_json_has_the_configuration(nix: Nix) -> None:
-    """What `clevis luks bind` is given is in one file, without a token."""
+    """The configuration for `clevis luks bind` is in one file, without a token."""
     thumbprint = "t" * 43
     server = f'{{ urls = [ "https://10.0.0.1:7500" ]; spki = "{SPKI}"; thumbprints = [ "{thumbprint}" ]; }}'
     module = machine_with(f'{ATTEST}.server = {server}; networking.hostName = "pi-b";')
@@ -407,7 +407,7 @@ def test_systemds_stage_1_has_the_programs(nix: Nix) -> None:
 
 @pytest.mark.parametrize("missing", ["tpm2", "clevis-decrypt-attest", "jose", "cryptsetup", ""])
 def test_a_stage_1_without_a_program_is_not_built(nix: Nix, tmp_path: Path, missing: str) -> None:
-    """What the scripted stage 1 lacks ends its build, with its name, and not the next boot."""
+    """A program that the scripted stage 1 lacks ends its build, with its name, and not the next boot."""
     check = nix.evaluate(machine_with(""), "r.config.boot.initrd.extraUtilsCommandsTest")
     (tmp_path / "bin").mkdir()
     (tmp_path / "lib").mkdir()

@@ -37,7 +37,7 @@ def machine(name: str, scenario: str, specialisation: str = "") -> str:
 
 
 def value(nix: Nix, expression: str) -> Any:
-    """What an expression about the tests says."""
+    """Return the value of an expression about the tests."""
     return nix.value(f"let {TESTS} in {expression}")
 
 
@@ -106,7 +106,7 @@ def test_the_operators_commands_exist() -> None:
 
 
 def test_the_console_says_these_words() -> None:
-    """What the script waits for is what the scripts of stage 1 and the pin print."""
+    """The script waits for lines that the scripts of stage 1 and the pin print."""
     opened = (ROOT / "initrd/systemd/clevis-attest-opened").read_text()
     assert "'unlocked by attestation'" in opened
     assert '"refused ($p_code): ' in (ROOT / "clevis-pin/clevis-decrypt-attest").read_text()

@@ -1,4 +1,4 @@
-"""What is built: the server with its dependencies, and clevis with the pin in it."""
+"""The packages: the server with its dependencies, and clevis with the pin in it."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_the_servers_dependencies_are_those_of_pyproject(nix: Nix) -> None:
     requirements = [Requirement(line) for line in declared]
     assert {requirement.name for requirement in requirements} == set(names) - {"greenlet"}
     assert {name for requirement in requirements for name in requirement.extras} == {"asyncio"}
-    assert "greenlet" in names  # what SQLAlchemy's extra asyncio stands for
+    assert "greenlet" in names  # the requirement of SQLAlchemy's extra asyncio
     unknown = {requirement.name for requirement in requirements} - IN_NIXPKGS
     assert not unknown, (
         f"look whether nixpkgs has python3Packages by these names, and add them above: {unknown}"

@@ -25,7 +25,7 @@ CONFIG_FILE = re.compile(r"--config (\S+)$")
 SCHEMA: dict[str, dict[str, Any]] = json.loads(generate_nix.settings())["properties"]
 #: state and port_file are the module's own.
 OFFERED = sorted(set(SCHEMA) - {"state", "port_file"})
-#: Where any other value would not do.
+#: Settings that need a certain value.
 CHOSEN: dict[str, Any] = {
     "database": "postgresql+asyncpg://tang:a'\"\\b@db/tang",
     "endpoint": "/tang",
@@ -97,7 +97,7 @@ def test_defaults_are_the_servers(nix: Nix) -> None:
 
 
 def test_every_setting_arrives(nix: Nix) -> None:
-    """What is set is what the server's own parser reads."""
+    """The server's own parser reads the settings."""
     assert load_settings(config_file(nix, nix_settings(OTHER)), {}) == Settings(**OTHER)
 
 

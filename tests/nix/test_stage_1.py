@@ -33,9 +33,9 @@ pytestmark = pytest.mark.slow
 
 BUSYBOX = shutil.which("busybox") or "busybox"
 TYPED = b"typed by a person"
-#: What NixOS copies into the scripted stage 1: busybox, and this (boot.initrd.clevis, luksroot, stage-1).
+#: Programs that NixOS copies into the scripted stage 1: busybox, and this (boot.initrd.clevis, luksroot, stage-1).
 PROGRAMS = ("bash", "cryptsetup", "curl", "jose", "tpm2")
-#: What every stage 1 has of this, and a test has not.
+#: Those that every stage 1 has, and a test has not.
 FAKES = {"dmsetup": "exit 0", "modprobe": "exit 1", "umount": "exit 0"}
 
 
@@ -82,7 +82,7 @@ class Stage1:
         self.write(self.paths["bin"] / "clevis", (self.pin / "bin/.clevis-wrapped").read_bytes())
         for script in (self.pin / "bin").glob("clevis-decrypt*"):
             text = script.read_bytes().replace(str(self.pin.parent).encode(), b"/nowhere")
-            # What boot.initrd.clevis does to the shebangs of the pins that it knows.
+            # Do as boot.initrd.clevis does to the shebangs of the pins that it knows.
             self.write(self.paths["bin"] / script.name, re.sub(rb"^#!/nowhere/[^/]*/bin/", b"#!/bin/", text))
 
     def write(self, path: Path, text: bytes) -> None:
@@ -184,7 +184,7 @@ class Stage1:
         return found
 
     def left_in_ramfs(self) -> set[str]:
-        """What could still hold a key."""
+        """Places that could still hold a key."""
         return {path.name for path in self.paths["ramfs"].iterdir()} - {"device"}
 
 
@@ -196,7 +196,7 @@ class Boot:
     process: subprocess.Popen[bytes]
 
     def output(self) -> str:
-        """What it printed so far."""
+        """Its output so far."""
         return (self.stage_1.directory / "output").read_text()
 
     def type(self, passphrase: bytes) -> None:
@@ -392,7 +392,7 @@ def test_a_key_that_does_not_open_is_not_given(stage_1: Stage1, server: Server, 
 
 
 def test_before_a_shell_it_is_capped(stage_1: Stage1, server: Server, name: str) -> None:
-    """Whoever makes an approved boot fail gets a shell, but the agent is gone, and the pin run by hand is refused."""
+    """A failed approved boot gives a shell, but the agent is gone, and the pin run by hand is refused."""
     bind(stage_1, server, name, "jwe")
     before, after = stage_1.shell["preOpenCommands"], stage_1.shell["preFailCommands"]
     (stage_1.paths["ramfs"] / "passphrase").write_text("typed, and never read")

@@ -39,7 +39,7 @@ def names(expressions: list[str]) -> set[str]:
 
 @pytest.fixture
 async def exported(tmp_path: Path) -> str:
-    """What Prometheus reads of a server on which something happened."""
+    """Metrics of a server after some requests."""
     async with Server(tmp_path / "state") as server:
         attester = Attester()
         kid = await server.enroll(attester)

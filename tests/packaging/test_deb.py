@@ -31,7 +31,7 @@ def packages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """The packages of this working tree, built once in a run; by name."""
     directory = tmp_path_factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
-        directory = directory.parent  # which the workers share
+        directory = directory.parent  # shared by the workers
     built = directory / "deb"
     with (directory / "deb.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -66,7 +66,7 @@ class Machine:
         self.root = root
 
     def run(self, script: str) -> str:
-        """What *script* printed, on either stream; its mounts and processes end with it."""
+        """Return the output of *script*, on either stream; its mounts and processes end with it."""
         mounts = "".join(f"mount --rbind /{name} {self.root}/{name} && " for name in ("dev", "sys"))
         environment = [
             *("HOME=/root", "LANG=C.UTF-8", "USER=root", "DEBIAN_FRONTEND=noninteractive"),
@@ -192,7 +192,7 @@ def test_a_debian_machine_from_install_to_purge(packages: dict[str, Path], machi
     said = machine.run("apt-get --quiet --yes install --no-install-recommends /srv/*.deb")
     assert "    tang-attest init\n    systemctl start tang-attest\n" in said
 
-    # What is installed
+    # Installed files
     assert machine.run("tang-attest --version") == f"tang-attest, version {tang_attest.__version__}\n"
     unit = "/lib/systemd/system/tang-attest.service"
     assert machine.run(f"systemd-analyze verify --man=no {unit}") == ""
@@ -216,7 +216,7 @@ def test_a_debian_machine_from_install_to_purge(packages: dict[str, Path], machi
     assert "operator:root" in machine.run("tang-attest audit")
     assert machine.run("find /var/lib/tang-attest ! -user tang-attest") == ""
 
-    # A state of root's own stays his
+    # A state directory of root's own stays root's
     machine.run("tang-attest --state /root/state init")
     assert machine.run("find /root/state ! -user root; rm -r /root/state") == ""
 

@@ -44,7 +44,7 @@ def tracked_files() -> list[Path]:
 
 
 def locked() -> dict[NormalizedName, Version]:
-    """What requirements.lock pins for a machine like this one."""
+    """Pins of requirements.lock for a machine like this one."""
     lines = re.findall(r"^(\S+==.*) \\$", (ROOT / "requirements.lock").read_text(), re.MULTILINE)
     pins = [pin for pin in map(Requirement, lines) if pin.marker is None or pin.marker.evaluate()]
     return {canonicalize_name(pin.name): Version(str(pin.specifier).removeprefix("==")) for pin in pins}
@@ -68,7 +68,7 @@ def test_version_is_written_once():
 
 
 def test_every_import_is_a_declared_dependency():
-    """What the program imports is the standard library, itself, or a declared runtime dependency."""
+    """The program imports the standard library, itself, or a declared runtime dependency."""
     names = {canonicalize_name(requirement.name) for requirement in RUNTIME}
     declared = {
         package
@@ -109,7 +109,7 @@ def test_every_pin_has_hashes():
 
 
 def test_no_file_names_a_registry():
-    """Where packages come from is the machine's configuration, not this repository's."""
+    """The machine's configuration decides the source of packages, not this repository."""
     named = {
         f"{path.relative_to(ROOT)}: {host}"
         for path in tracked_files()

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 
 NONCE = "n" * 32
 SELECTION = "sha256:0,2,4,7"
-#: What a terminal would obey: colors, a title, a cleared screen (also as a C1 control), a carriage return.
+#: Sequences that a terminal would obey: colors, a title, a cleared screen (also as a C1 control), a carriage return.
 ESCAPES = "\x1b[31m\x1b]0;owned\x07\x1b[2J\u009b2J\rPCR\x7f\x08"
 
 _POINT = "A" * 88
@@ -61,7 +61,7 @@ def _after_evidence(last: bytes) -> Callable[[bool], bytes]:
     return lambda proved: last if proved else challenge()
 
 
-#: What each path answers to a POST; the argument says whether the request holds evidence.
+#: Answer of each path to a POST; the argument is True if the request holds evidence.
 ANSWERS: dict[str, Callable[[bool], bytes]] = {
     "redirect": lambda _: answer(302, b"", "text/html", "Location: http://127.0.0.1:1/"),
     "garbage": lambda _: b"\x00\xff\x1b[2Jnot HTTP\r\n\r\n",

@@ -37,7 +37,7 @@ class Operator:
         return subprocess.run(command, capture_output=True, text=True, check=False, timeout=100)
 
     def run(self, *arguments: str) -> str:
-        """What the command prints."""
+        """Return the output of the command."""
         result = self.try_run(*arguments)
         assert result.returncode == 0, f"{' '.join(arguments)}: {result.stderr}"
         return result.stdout
@@ -70,7 +70,7 @@ class Operator:
 
 @dataclass
 class Machine:
-    """What the pin sees: a TPM, a state directory that stays, a run directory that a reboot clears, a console."""
+    """World of the pin: a TPM, a state directory that stays, a run directory that a reboot clears, a console."""
 
     directory: Path
     tpm: Swtpm
@@ -154,7 +154,7 @@ class Machine:
         return "".join(self.tpm.run("tpm2", "getcap", kind).stdout.decode() for kind in kinds)
 
     def leftovers(self) -> list[str]:
-        """What a command left behind although it should not have."""
+        """Files that a command should not have left behind."""
         files = [str(path) for path in (self.directory / "tmp").rglob("*")]
         files += [str(path) for path in (self.directory / "run").rglob("work.*")]
         now = self.contexts()
@@ -162,7 +162,7 @@ class Machine:
 
     @property
     def console(self) -> str:
-        """What was written to the console."""
+        """Output on the console."""
         path = self.directory / "console"
         return path.read_bytes().decode() if path.exists() else ""
 
@@ -235,7 +235,7 @@ class Disk:
         return self.machine.run("clevis", "luks", "pass", "-d", self.path, "-s", str(slot)).stdout
 
     def opens_with(self, passphrase: bytes) -> bool:
-        """Whether cryptsetup accepts a passphrase."""
+        """Return True if cryptsetup accepts a passphrase."""
         tried = self.machine.run(
             "cryptsetup", "open", "--test-passphrase", "--key-file", "-", self.path, stdin=passphrase
         )

@@ -35,7 +35,7 @@ class Demanding:
     flags: tuple[str, ...]
 
     def config(self, shown: tuple[Path, Path] | None, **more: Any) -> dict[str, Any]:
-        """What to bind with."""
+        """Configuration to bind with."""
         client = {} if shown is None else {"client_cert": str(shown[0]), "client_key": str(shown[1])}
         return {"url": self.url, "spki": self.spki, **client, **more}
 
@@ -230,7 +230,7 @@ def test_a_key_in_the_tpm_is_of_no_use_elsewhere(
     make_machine: Callable[[str], Machine], machine: Machine, demanding: Demanding, tmp_path: Path,
     shown: tuple[Path, Path], name: str, kind: str,
 ) -> None:  # fmt: skip
-    """Who copies the files from the initrd has no certificate to show; nor has the machine once its TPM was cleared."""
+    """A copy of the initrd's files gives no certificate to show; nor has the machine once its TPM was cleared."""
     jwe = machine.encrypt(**demanding.config(shown, name=name, token=demanding.operator.token(name)))
     before = demanding.asked()
     cleared = make_machine("thief")
@@ -251,7 +251,7 @@ def test_a_key_in_the_tpm_is_of_no_use_elsewhere(
 def test_a_tpm_that_cannot_check_the_server(
     machine: Machine, demanding: Demanding, shown: tuple[Path, Path], name: str, kind: str, tmp_path: Path
 ) -> None:
-    """Where the server's key is not Ed25519 and the TPM has no room for its check, it is said what helps."""
+    """If the server's key is not Ed25519 and the TPM has no room for its check, the message names the remedy."""
     crt, key = server_certificate(tmp_path / "ecdsa")
     flags = ("--tls-certificate", str(crt), "--tls-key", str(key), *demanding.flags[4:])
     with demanding.operator.serve(*flags, "--log-format", "json") as port:
@@ -264,7 +264,7 @@ def test_a_tpm_that_cannot_check_the_server(
 
 
 def commands(section: str) -> str:
-    """What a section of docs/how-to/tls.md has typed to make keys, certificates and lists."""
+    """Commands of a section of docs/how-to/tls.md to make keys, certificates and lists."""
     text = (ROOT / "docs/how-to/tls.md").read_text().partition(f"# {section}\n")[2].partition("\n## ")[0]
     typed = re.findall(
         r"^    ((?:openssl|printf|touch|cat) (?:.*\\\n)*.*)$", text.partition("\n### ")[0], re.MULTILINE

@@ -62,7 +62,7 @@ def test_bind_open_regenerate(machine: Machine, attest: dict[str, Any], kind: st
 
 
 def test_regenerate_refuses(machine: Machine, attest: dict[str, Any], tmp_path: Path) -> None:
-    """Where attest-regen cannot help it changes nothing and says what to do."""
+    """If attest-regen cannot help, it changes nothing and names the next step."""
     disk = Disk(machine, "luks2")
     with tang(tmp_path / "tang") as config:
         adv = machine.run("curl", "-sf", f"{config['url']}/adv").stdout

@@ -17,7 +17,7 @@ OTHER = "0f6e5a3c-0000-4000-8000-000000000002"
 
 
 def note(machine: Machine, **files: str) -> Path:
-    """What an initrd leaves in the run directory; ``attested`` are UUIDs."""
+    """Files that an initrd leaves in the run directory; ``attested`` are UUIDs."""
     run = machine.directory / "run"
     for name, text in files.items():
         if name == "attested":
@@ -36,7 +36,7 @@ def seen(machine: Machine) -> dict[str, Any]:
 
 
 def lines(machine: Machine) -> list[str]:
-    """What a person sees."""
+    """Output for a person."""
     return machine.run("clevis-attest-status").stdout.decode().splitlines()
 
 
@@ -63,7 +63,7 @@ def test_a_boot_that_opened_two_volumes(machine: Machine) -> None:
 
 
 def test_notes_that_are_none_are_not_shown(machine: Machine) -> None:
-    """Whoever wrote them."""
+    """Owner of the files."""
     run = note(machine, root_checked='all is well"\x1b[31m\n', attested="not-a-uuid")
     (run / "attested" / UUID.replace("0", "\x1b")).touch()
     found = seen(machine)
@@ -79,7 +79,7 @@ def test_a_volume_opened_by_attestation_without_a_cap_is_a_warning(machine: Mach
 
 
 def test_the_last_refusal_has_a_line_for_each_fact(machine: Machine) -> None:
-    """What, what to do, which PCRs, whom."""
+    """Code, action, PCRs, machine."""
     note(
         machine,
         **{

@@ -110,7 +110,7 @@ def test_a_missing_an_added_and_a_moved_row_are_found(rows: list[Row], data: st.
 
 @given(texts, texts, texts, texts)
 def test_values_do_not_run_into_each_other(a: str, b: str, c: str, d: str) -> None:
-    """What stands between them is not theirs."""
+    """A byte between them belongs to neither."""
     assume((a, b) != (c, d))
     rest = [None] * 8
     seal = make_seal(KEY, None, [(1, a, b, *rest)], AT)

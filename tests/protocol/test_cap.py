@@ -116,7 +116,7 @@ def test_replay_is_the_tpms(written: list[bytes], bank: str) -> None:
 def test_no_change_of_a_text_leads_to_the_same_value(
     written: list[bytes], bank: str, data: st.DataObject
 ) -> None:
-    """Whoever changes, cuts, adds or swaps a byte of it has machines that do not tell, and none that tell something else."""
+    """A changed, cut, added or swapped byte makes a machine *not told*, and never another report."""
     whole = b"".join(written)
     assume(len(whole) <= MAX_TEXTS)
     value = quoted(*written, bank=bank)

@@ -78,7 +78,7 @@ MARKED = Mark(ClockInfo(2**64 - 1, 2**32 - 1, 0, safe=True))
 
 @pytest.mark.parametrize(("mark", "length"), [(None, 76), (Mark(None), 99), (MARKED, 99)])
 def test_a_nonce_brings_its_mark_back(mark: Mark | None, length: int) -> None:
-    """What the newest evidence was when it was made, or that there was none; docs/protocol.md 3.1 has its length."""
+    """The newest evidence at its making, or none; docs/protocol.md 3.1 has its length."""
     text = nonce(mark=mark)
     assert (read_mark(KEY, text), len(text)) == (mark, length)
     assert code(text) == "ok"

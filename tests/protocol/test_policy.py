@@ -79,7 +79,7 @@ def test_only_the_cap_differs_is_called_capped() -> None:
 
 
 def test_the_cap_and_more_is_a_mismatch() -> None:
-    """What changed counts more than when it was asked."""
+    """The change counts more than its time."""
     with pytest.raises(Refused) as refusal:
         make(GOOD).appraise(quote(GOOD | {15: b"\x05" * 32, 0: b"\x06" * 32}), NOW)
     assert refusal.value.code == "pcr-mismatch"
@@ -166,7 +166,7 @@ def test_selections_that_are_none(text: str) -> None:
 
 @given(st.sampled_from(["sha256", "sha384", "sha512"]), st.sets(st.integers(0, 23), min_size=1))
 def test_selections_round_trip(bank: str, pcrs: set[int]) -> None:
-    """What is written can be read."""
+    """The written form can be read."""
     selection = Selection(bank, tuple(sorted(pcrs)))
     assert Selection.parse(str(selection)) == selection
 

@@ -86,7 +86,7 @@ def test_every_truncation(read: Callable[[bytes], object], data: bytes) -> None:
 
 @reader
 def test_size_limit(read: Callable[[bytes], object], data: bytes) -> None:
-    """What is too long is not handed to a parser."""
+    """An oversize input is not handed to a parser."""
     with pytest.raises(Malformed, match="at most 2048"):
         read(data + bytes(2049 - len(data)))
 
@@ -405,7 +405,7 @@ def test_attest_of_a_tpm() -> None:
 
 
 def by_library(data: bytes) -> tuple[object, ...] | None:
-    """What tpm2_pytss reads of a quote, or nothing."""
+    """The quote as tpm2_pytss reads it, or None."""
     try:
         attest, consumed = TPMS_ATTEST.unmarshal(data)
         quote, clock = attest.attested.quote, attest.clockInfo
@@ -504,7 +504,7 @@ def test_unknown_bank_is_told() -> None:
 
 
 def test_make_credential() -> None:
-    """What make_credential wraps, only the EK's holder recovers, and only for that AK."""
+    """A secret of make_credential is recovered only by the EK's holder, and only for that AK."""
     attester = Attester()
     ek, ak = tpm.parse_ek(attester.ek_public), tpm.parse_ak(attester.ak_public)
     blob, secret = tpm.make_credential(ek, ak.name, b"s" * 32)

@@ -1,4 +1,4 @@
-"""What a running machine is compared with, and what else a policy may ask for."""
+"""Reference values of a running machine, and further conditions of a policy."""
 
 from __future__ import annotations
 
@@ -119,14 +119,14 @@ def test_what_is_no_tpm(tcti: str, handle: str) -> None:
 
 
 def test_conditions_travel_as_json() -> None:
-    """What was written is what is read."""
+    """The written form is read back."""
     watch = Watch(interval_s=5, jitter=0, misses=2, on_refused=("suspend", "hook:page"), on_unreachable=())
     for conditions in (Conditions(), Conditions(watch=watch, approval=True, stale_after_s=7)):
         assert Conditions.from_json(conditions.as_json()) == conditions
     assert Conditions.from_json(None) == Conditions()
     assert Conditions.from_json(Conditions(attested_root=True).as_json()).attested_root
     before = {name: value for name, value in Conditions().as_json().items() if name != "attested_root"}
-    assert Conditions.from_json(before) == Conditions()  # what an older version wrote
+    assert Conditions.from_json(before) == Conditions()  # as an older version wrote it
 
 
 @pytest.mark.parametrize(

@@ -35,7 +35,7 @@ _MARK: Final = hashlib.sha256(b"the qualifying data goes here").digest()
 
 @dataclass(frozen=True, slots=True)
 class Software:
-    """What a machine boots: PCR values, and a TPMS_ATTEST over them to be patched."""
+    """A machine's boot: PCR values, and a TPMS_ATTEST over them to be patched."""
 
     name: str
     values: dict[int, bytes]
@@ -119,7 +119,7 @@ class SoftwareMachine:
         return {"quote": b64u(quote), "signature": b64u(signed(self._ak, quote)), "pcrs": b64u(values)}
 
     def _activate(self, credential_blob: bytes, encrypted_secret: bytes, ak_name: bytes) -> bytes:
-        """What TPM2_ActivateCredential recovers with an ECC key (TPM 2.0 part 1, section 24 and C.6.4)."""
+        """The secret that TPM2_ActivateCredential recovers with an ECC key (TPM 2.0 part 1, section 24 and C.6.4)."""
         size = int.from_bytes(encrypted_secret[2:4], "big")
         x = encrypted_secret[4 : 4 + size].rjust(32, b"\0")
         y = encrypted_secret[6 + size :].rjust(32, b"\0")

@@ -26,7 +26,7 @@ class Operator:
     state: Path
 
     def run(self, *arguments: str, document: object = None) -> str:
-        """What a command prints; *document* goes to its stdin.  Raises unless its exit code is 0."""
+        """Return the output of a command; *document* goes to its stdin.  Raises unless its exit code is 0."""
         stdin = b"" if document is None else json.dumps(document).encode()
         stdout, stderr, code = run("--state", str(self.state), *arguments, stdin=stdin)
         if code:

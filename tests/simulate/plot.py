@@ -16,7 +16,7 @@ _PIXELS: Final = 1600
 
 
 def rollout(boots: Sequence[Boot], events: Sequence[tuple[float, str]], path: Path) -> None:
-    """How many machines were last let in with which software, and how many were last refused."""
+    """Number of machines last permitted with each software, and last refused."""
     names = list(dict.fromkeys(boot.software for boot in boots if boot.code == "ok"))
     last: dict[str, str] = {}
     counts = dict.fromkeys([*names, "refused"], 0)
@@ -38,7 +38,7 @@ def rollout(boots: Sequence[Boot], events: Sequence[tuple[float, str]], path: Pa
 
 
 def latency(boots: Sequence[Boot], events: Sequence[tuple[float, str]], path: Path) -> None:
-    """How long each unlock took."""
+    """Duration of each unlock."""
     rows = [[boot.at, 1000 * boot.seconds, float(boot.code != "ok")] for boot in boots]
     curves = [
         f"$data using 1:($3=={code} ? $2 : NaN) with points pt 7 ps 0.4 lc rgb '{color}' title '{title}'"

@@ -1,4 +1,4 @@
-"""What happens to the fleet: a kernel update, first with a bad image, then with the right one, then a reboot storm.
+"""The fleet's story: a kernel update, first with a bad image, then with the right one, then a reboot storm.
 
 A pipeline deploys an image to the machines that a rollout reaches, a few at a time, and looks at the status in between.
 Machines that do not come up fall back to the kernel they had.
@@ -22,7 +22,7 @@ WAVE: Final = 5
 AT_A_TIME: Final = 16
 
 OLD: Final = Software.make("kernel-6.1", kernel="6.1", initrd="6.1")
-#: What the build pipeline says that it built ...
+#: Values of the image that the build pipeline built ...
 PREDICTED: Final = Software.make("kernel-6.12", kernel="6.12", initrd="6.12")
 #: ... and what is in the image.
 BAD: Final = Software.make("kernel-6.12 (bad)", kernel="6.12", initrd="6.12 and something else")

@@ -1,4 +1,4 @@
-"""What every registry does, whatever database is under it."""
+"""Contract of the store over each database."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ async def test_find_key_finds_exchange_keys_only(store: SqlStore) -> None:
 
 
 async def test_find_selection(store: SqlStore) -> None:
-    """What a challenge needs; nothing for an open key, a signing key or none.  Both are answered in one batch."""
+    """Data of a challenge; None for an open key, a signing key or none.  Both are answered in one batch."""
     await store.add_policy(policy(), entry())
     await store.add_device(device(), "policy", key("mine"), entry())
     await store.add_key(key("open"), None, entry())
@@ -138,7 +138,7 @@ async def test_keys_of_a_device_are_newest_first(store: SqlStore) -> None:
 
 
 async def test_server_keys_belong_to_no_device(store: SqlStore) -> None:
-    """What /adv lists: signing keys and open keys, newest first."""
+    """Keys that /adv lists: signing keys and open keys, newest first."""
     await enroll(store)
     await store.add_key(key("open"), None, entry())
     await store.add_key(key("signing", "sign", minutes=1), None, entry())

@@ -1,4 +1,4 @@
-"""What monitoring asks a registry: whether it is there, how old evidence is, how it does."""
+"""Figures of the store for monitoring: health, age of evidence, queues."""
 
 from __future__ import annotations
 

@@ -59,13 +59,13 @@ async def device_id(store: SqlStore) -> int:
 
 
 async def codes(*calls) -> list[str]:
-    """How each ended, in the order given."""
+    """Outcome of each, in the order given."""
     results = await asyncio.gather(*calls, return_exceptions=True)
     return [result.code if isinstance(result, TangAttestError) else "ok" for result in results]
 
 
 async def race(stall: Stall, first, second) -> list[str]:
-    """How the two ended; *second* begins when *first* is stalled, and cannot end before it."""
+    """Outcomes of the two; *second* begins when *first* is stalled, and cannot end before it."""
     one = asyncio.create_task(first)
     await stall.entered()
     two = asyncio.create_task(second)
@@ -186,7 +186,7 @@ CHANGE = pytest.mark.parametrize("what", CHANGES)
 
 
 async def change(store: SqlStore, what: str) -> None:
-    """What an operator does while an unlock is under way."""
+    """Acts of an operator during an unlock."""
     match what:
         case "require-approval":
             await store.set_conditions("policy", Conditions(approval=True), entry())
@@ -230,7 +230,7 @@ async def test_a_change_that_was_committed_stops_an_unlock_that_is_under_way(
 async def test_no_change_comes_between_the_last_look_and_the_permit(
     store: SqlStore, other: SqlStore, device_id: int, stall: Stall, monkeypatch: pytest.MonkeyPatch, what: str
 ) -> None:
-    """Whoever changed something and was told so finds no later permit by what it was before."""
+    """After a confirmed change, no permit rests on the policy before it."""
     monkeypatch.setattr(locks, "take", stall.around(locks.take))
     ended = await race(stall, store.decide(permit(device_id)), change(other, what))
     assert ended == ["ok", "ok"]
@@ -311,7 +311,7 @@ async def test_one_machine_at_two_replicas(
 async def test_a_change_that_looks_first(
     store: SqlStore, other: SqlStore, device_id: int, stall: Stall, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What it saw still holds when it writes, so it succeeds: SQLite fails a reader that becomes a writer late."""
+    """Its reads still hold when it writes, so it succeeds: SQLite fails a reader that becomes a writer late."""
     monkeypatch.setattr(policies, "find_id", stall.around(policies.find_id))
     one = asyncio.create_task(store.add_state("policy", state("one"), entry()))
     await stall.entered()

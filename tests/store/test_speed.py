@@ -1,4 +1,4 @@
-"""How fast the request path is.  ``pytest -m bench -s tests/store`` prints the table."""
+"""Speed of the request path.  ``pytest -m bench -s tests/store`` prints the table."""
 
 from __future__ import annotations
 
@@ -49,13 +49,13 @@ async def _registry(url: str) -> tuple[SqlStore, Callable[[int], Awaitable[None]
     return store, decide
 
 
-#: What each database has to reach: find_key alone and among 16, decide among 32 (durable); calls for each second.
+#: Targets of each database: find_key alone and among 16, decide among 32 (durable); calls for each second.
 FLOORS = {"sqlite": (1000, 4000, 1500), "postgresql": (200, 1500, 500)}
 
 
 @pytest.mark.bench
 async def test_request_path(url: str) -> None:
-    """What the request path asks of the registry is a small part of what an exchange costs."""
+    """The store's part of a request is small beside the exchange."""
     store, decide = await _registry(url)
 
     async def both(number: int) -> None:
@@ -86,7 +86,7 @@ SEALING_LIMIT_MS = 100
 
 @pytest.mark.bench
 async def test_sealing(url: str) -> None:
-    """What a chain over the audit record costs the server, and those who write it."""
+    """Cost of the chain over the audit record, for the server and for writers."""
     store, decide = await _registry(url)
 
     sealer = AuditSealer(store, bytes(32), SystemClock())

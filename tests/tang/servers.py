@@ -30,7 +30,7 @@ ROTATE = "/usr/libexec/tangd-rotate-keys"
 
 @dataclass(frozen=True)
 class Answer:
-    """What a test compares of a response."""
+    """Parts of a response that a test compares."""
 
     status: int
     content_type: str | None
@@ -41,7 +41,7 @@ class Answer:
 
 
 def jose(*arguments: str, stdin: str = "") -> str:
-    """What ``jose`` prints."""
+    """Return the output of ``jose``."""
     command = ["jose", *arguments]
     run = subprocess.run(command, input=stdin, capture_output=True, text=True, check=True, timeout=30)
     return run.stdout.strip()
@@ -65,7 +65,7 @@ def thumbprint(jwk: dict[str, Any], algorithm: str = "S256") -> str:
 
 
 def verifies(jws: bytes, jwk: dict[str, Any]) -> bool:
-    """Whether ``jose jws ver`` finds a good signature of *jwk*."""
+    """Return True if ``jose jws ver`` finds a good signature of *jwk*."""
     command = ["jose", "jws", "ver", "-i", jws.decode(), "-k-"]
     run = subprocess.run(
         command, input=json.dumps(jwk).encode(), capture_output=True, check=False, timeout=30

@@ -44,7 +44,7 @@ def directory(tmp_path: Path) -> Path:
     ],
 )
 def test_secret(directory: Path, binds: Server, opens: Server) -> None:
-    """What was bound to one server opens with the other, over the same directory and at the same address."""
+    """A disk bound to one server opens with the other, over the same directory and at the same address."""
     port = free_port()
     with binds(directory, port):
         jwe = encrypt(port)
@@ -78,7 +78,7 @@ def _kid(jwe: bytes) -> str:
 
 @pytest.mark.parametrize("algorithm", ["S256", "S1"])
 def test_pinned_signing_key(directory: Path, algorithm: str) -> None:
-    """Whoever knows a signing key's thumbprint gets the advertisement signed by it, after its rotation too."""
+    """A client that knows a signing key's thumbprint gets the advertisement signed by it, after its rotation too."""
     signer = next(
         jwk for path in directory.glob("*.jwk") if (jwk := json.loads(path.read_text()))["alg"] == "ES512"
     )

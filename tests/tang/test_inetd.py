@@ -43,7 +43,7 @@ def launcher(directory: Path, keys: Path) -> Path:
 
 
 def talk(program: list[str], *pieces: bytes) -> bytes:
-    """What a program writes to a client that sends *pieces*, closes its half, and reads to the end."""
+    """Return the output of a program for a client that sends *pieces*, closes its half, and reads to the end."""
     ours_end, theirs = socket.socketpair()
     process = subprocess.Popen(
         program,

@@ -34,7 +34,7 @@ async def kid(server: Server, attester: Attester) -> str:
 
 
 def refused(answer: Answer, status: int, code: str, exchanges: list[Point]) -> None:
-    """What every attack has to meet."""
+    """Assertions about every attack."""
     assert (answer.status, answer.code) == (status, code), answer.body
     assert exchanges == []
     assert "x" not in answer.body
@@ -74,7 +74,7 @@ async def test_the_approved_machine_gets_y(server: Server, exchanges: list[Point
 async def test_another_x_with_a_captured_quote(
     server: Server, attester: Attester, kid: str, exchanges: list[Point]
 ) -> None:
-    """The thief has the evidence but wants Y for an X whose e he knows."""
+    """The thief has the evidence but wants Y for an X whose e they know."""
     x, thief = dict(members(new_x())), dict(members(new_x()))
     captured = evidence(attester, kid, x, await server.challenge(kid))
     answer = await server.post(f"/rec/{kid}", thief | {"attest": captured})
@@ -471,7 +471,7 @@ async def _refused_begin(server: Server, attester: Attester, status: int, code: 
     "missing", ["RESTRICTED", "SIGN_ENCRYPT", "FIXEDTPM", "FIXEDPARENT", "SENSITIVEDATAORIGIN"]
 )
 async def test_an_ak_without_an_attribute(server: Server, missing: str) -> None:
-    """Without restricted its owner signs quotes of his own making."""
+    """Without restricted its owner signs forged quotes."""
     attributes = int(AK_ATTRIBUTES) & ~int(getattr(TPMA_OBJECT, missing))
     await _refused_begin(server, Attester(attributes=attributes), 403, "ak-unsuitable")
 
@@ -515,7 +515,7 @@ async def test_the_ak_of_another_tpm(server: Server, attester: Attester) -> None
     other = Attester()
     begun = await server.begin(attester, "new", await server.token(), ek=b64u(other.ek_public))
     assert begun.status == 200
-    # The attacker knows neither secret; he tries one of his own.
+    # The attacker knows neither secret; they try one of their own.
     answer = await server.finish(attester, "new", begun, secret=b"guess" * 6)
     assert (answer.status, answer.code) == (403, "activation-failed")
     with pytest.raises(ValueError, match="another key"):

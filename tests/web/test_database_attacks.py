@@ -35,7 +35,7 @@ class World:
     kid: str
 
     def write(self, *statements: str) -> None:
-        """What the attacker does, past this program."""
+        """Act of the attacker, past this program."""
         with closing(sqlite3.connect(self.server.directory / "tang-attest.db")) as connection, connection:
             for statement in statements:
                 connection.execute(statement)

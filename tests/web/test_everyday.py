@@ -1,4 +1,4 @@
-"""What networks and clients do every day is no defect: one line of log, nothing of ours in it, and nothing to alert.
+"""Everyday accidents of networks and clients are no defects: one line of log, nothing of ours in it, and nothing to alert.
 
 A server as it is deployed (its own process, its own event loop) is sent each of the everyday's accidents.
 """
@@ -30,7 +30,7 @@ POST = f"POST /rec/{KID} HTTP/1.1\r\nHost: t\r\n".encode()
 
 @pytest.fixture(scope="module")
 def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where the server's files are."""
+    """Directory of the server's files."""
     return tmp_path_factory.mktemp("everyday")
 
 
@@ -136,7 +136,7 @@ ACCIDENTS: dict[str, tuple[bytes, ...]] = {
     "HTTP/1.0 and gone": (b"POST /attest/enroll HTTP/1.0\r\nContent-Length: 50\r\n\r\n{",),
     "gone before the answer": (b"GET /adv HTTP/1.1\r\nHost: t\r\n\r\n" * 20,),
 }
-#: What is a request to somewhere else, and answered as one.
+#: Requests to another host, and answered as such.
 ANSWERED = (
     "OPTIONS *",
     "CONNECT",

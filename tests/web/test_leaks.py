@@ -64,7 +64,7 @@ class Operator:
         self.heard = b""
 
     def __call__(self, *arguments: str | Path, fails: bool = False) -> str:
-        """What a command prints on stdout."""
+        """Return a command's output on stdout."""
         ended = subprocess.run(
             command("--state", self._state, *arguments),
             capture_output=True,

@@ -11,7 +11,7 @@ from tang_attest.cli.policies import conditions, states
 from tang_attest.cli.policies.change import apply, dry_run
 from tang_attest.cli.policies.rollout import rollout
 from tang_attest.cli.policies.states import hint_retire, state_as_json
-from tang_attest.cli.renamed import Group
+from tang_attest.cli.renamed import RenamingGroup
 from tang_attest.cli.state import run
 from tang_attest.cli.types import SelectionType
 from tang_attest.protocol.policy import DEFAULT_CAP_PCR, ReferencePolicy
@@ -20,7 +20,7 @@ from tang_attest.protocol.values.pcr import Selection
 from tang_attest.server.compose import Installation
 
 
-@click.group(cls=Group, renamed={**conditions.RENAMED, **states.RENAMED})
+@click.group(cls=RenamingGroup, renamed={**conditions.RENAMED, **states.RENAMED})
 def policy() -> None:
     """Policies: reference states, rules and conditions."""
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
-#: Where tests/boot/bench.py puts what it measured.
+#: Results of tests/boot/bench.py.
 FILE: Final = Path(__file__).parents[3] / "build" / "boot-bench.json"
 
 #: Name, bound, direction, as in :data:`tests.bench.figures.report.TARGETS`.

@@ -9,7 +9,7 @@ from typing import Final
 
 from tests.bench.figures import boot
 
-#: What the project set out to reach with one process: name, bound, and whether the bound is a least or a most.
+#: Targets for one process: name, bound, and whether the bound is a least or a most.
 TARGETS: Final = (
     ("plain_rec_ratio_tangd", 2.0, "at least"),
     ("attested_unlock_ratio_tangd", 1.3, "at least"),
@@ -83,7 +83,7 @@ def table(figures: Mapping[str, float]) -> str:
 
 
 def boot_table(measured: tuple[Mapping[str, float], str] | None) -> str:
-    """What the last measurement of boots says, or how to make one."""
+    """Results of the last measurement of boots, or the command to make one."""
     if measured is None:
         return boot.NONE
     figures, title = measured

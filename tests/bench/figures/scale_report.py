@@ -1,4 +1,4 @@
-"""What ``python -m tests.bench.scale`` prints: three tables, and whether each target is met."""
+"""The report of ``python -m tests.bench.scale``: three tables, and a verdict on each target."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Final
 
 PLACES: Final = ("sqlite_1w", "sqlite_2w", "postgresql_1w", "postgresql_2w")
 DATABASES: Final = ("sqlite", "postgresql")
-#: What each number of workers has to reach, as a multiple of tangd's plain /rec of the same run.
+#: Target of each number of workers, as a multiple of tangd's plain /rec of the same run.
 TARGETS: Final = {
     "1w": {"rec": 2.0, "unlock": 1.3},
     "2w": {"rec": 4.0, "unlock": 2.0},
@@ -18,7 +18,7 @@ STORM_P99_MS: Final = 3000.0
 
 
 def ratios(figures: Mapping[str, float], clients: Sequence[int], sizes: Sequence[int]) -> dict[str, float]:
-    """What is held against the targets."""
+    """The figures that are compared with the targets."""
     found = {
         f"{place}_{kind}_{number}c_ratio_tangd": figures[f"{place}_{kind}_{number}c_per_s"]
         / figures[f"tangd_rec_{number}c_per_s"]

@@ -40,7 +40,7 @@ def request(method: str, target: str, body: bytes = b"") -> bytes:
 class _Slot:
     client: Client
     connection: socket.socket
-    #: What waits for the connection to be made.
+    #: Requests that wait for the connection.
     message: bytes
     received: bytearray = field(default_factory=bytearray)
 

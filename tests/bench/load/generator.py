@@ -33,7 +33,7 @@ _BLINDED: Final = 64
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """What one run saw: answers in *seconds*, their latencies, and the processor time of the generator."""
+    """Results of one run: answers in *seconds*, their latencies, and the processor time of the generator."""
 
     count: int
     seconds: float
@@ -71,7 +71,7 @@ class _Counter:
 
 
 class _Generator:
-    """What runs in the process."""
+    """Main function of the process."""
 
     def __init__(self) -> None:
         self._blinded = [Blinded.make() for _ in range(_BLINDED)]

@@ -1,4 +1,4 @@
-"""What is measured: ``tang-attest serve`` as a process of its own, over a Tang directory and a registry."""
+"""The server under measurement: ``tang-attest serve`` as a process of its own, over a Tang directory and a registry."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Server:
     startup_s: float
 
     def memory_mb(self) -> float:
-        """What of it is in memory now (RSS), of all its processes."""
+        """Resident memory (RSS) of all its processes."""
         return sum(_rss_kb(pid) for pid in _family(self.pid)) / 1024
 
     def worker_mb(self) -> float:

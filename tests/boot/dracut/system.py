@@ -12,7 +12,7 @@ from tests.boot.images.base import base_tree
 from tests.boot.images.disk import ROOT_FILESYSTEM
 from tests.boot.images.tree import ROOT_UUID, SECOND_UUID, Built, Variant
 
-#: What Fedora and openSUSE have in their own packages; Debian's dracut takes the place of initramfs-tools.
+#: Files that Fedora and openSUSE have in their own packages; Debian's dracut takes the place of initramfs-tools.
 PACKAGES: Final = (
     "linux-image-cloud-amd64",  # TPM drivers built in, and few modules
     "dracut",

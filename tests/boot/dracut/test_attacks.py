@@ -54,7 +54,7 @@ def test_dracut_approved_while_it_waits_at_its_prompt_it_opens_by_itself(world: 
 
 
 def _keys_given(world: World) -> int:
-    """How often the server did its part of the exchange."""
+    """Number of exchanges of the server."""
     log = (world.directory / "site/server.log").read_text()
     return sum("code=ok" in line and "target=/rec/" in line for line in log.splitlines())
 

@@ -20,7 +20,7 @@ pytestmark = [pytest.mark.boot, pytest.mark.timeout(2400)]
 #: Firmware, option ROMs, the image as the firmware sees it, Secure Boot, the image as the stub sees it, the cap.
 SELECTION: Final = "sha256:0,2,4,7,11,15"
 
-#: Where the stub expects its sections (systemd-stub(7) of version 252).
+#: Addresses at which the stub expects its sections (systemd-stub(7) of version 252).
 ADDRESSES: Final = {".osrel": 0x20000, ".cmdline": 0x30000, ".linux": 0x2000000, ".initrd": 0x3000000}
 
 

@@ -23,7 +23,7 @@ def cap_texts(console: Console) -> list[str]:
 
 
 def replayed(texts: list[str]) -> str:
-    """What PCR 15 of the bank sha256 holds after these texts."""
+    """Value of PCR 15 of the bank sha256 after these texts."""
     value = bytes(32)
     for text in texts:
         value = hashlib.sha256(value + hashlib.sha256(text.encode()).digest()).digest()

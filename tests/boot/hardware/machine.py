@@ -33,7 +33,7 @@ _FIRMWARE: Final = Path("/usr/share/OVMF")
 #: Seconds to wait for what takes half a minute on an idle machine: a busy one may be many times slower, and what is
 #: waited for either comes or does not.
 PATIENCE: Final = 300.0
-#: What costs time under emulation and proves nothing here.
+#: Parts that cost time under emulation and prove nothing here.
 FASTER: Final = "mitigations=off cryptomgr.notests"
 #: no_timer_check: on a busy host, the kernel's check of the emulated timer fails now and then, and it panics.
 COMMAND_LINE: Final = (
@@ -89,7 +89,7 @@ class Console:
         self._socket.sendall(line.encode() + b"\r")
 
     def shell(self, command: str, timeout: float = PATIENCE) -> str:
-        """What *command* prints in the shell that first-init (or the initrd) runs on the console."""
+        """Return the output of *command* in the shell that first-init (or the initrd) runs on the console."""
         marker = f"done-{time.monotonic_ns()}"
         # The marker is typed in two parts, so that the echo of the command is not taken for its end.
         self.type(f"{command}; echo '{marker[:6]}''{marker[6:]}' $?")
@@ -122,7 +122,7 @@ class Console:
 
 @dataclass(frozen=True)
 class Network:
-    """What the machine is plugged into."""
+    """Network of the machine."""
 
     cards: int = 1
     #: The port on 127.0.0.1 behind SERVER:SERVER_PORT; None and the network answers DHCP but has no server.
@@ -168,7 +168,7 @@ class Machine:
 
     @contextmanager
     def without_tpm_reset(self) -> Iterator[Callable[[], AbstractContextManager[Console]]]:
-        """What is yielded boots, again and again, as a machine with nothing on its TPM's reset line: it keeps its PCRs."""
+        """Yield a machine that boots, again and again, as a machine with nothing on its TPM's reset line: it keeps its PCRs."""
         with (
             self._tpm_for_qemu() as tpm,
             ResetLine(self.directory / "reset-line.sock", tpm) as cut,

@@ -10,7 +10,7 @@ from typing import Final
 
 from tests.boot.images import cache
 
-#: What a small machine with an encrypted root has, and nothing of ours yet.
+#: Packages of a small machine with an encrypted root, without ours.
 PACKAGES: Final = (
     "linux-image-cloud-amd64",  # TPM drivers built in, and few modules
     "initramfs-tools",

@@ -1,4 +1,4 @@
-"""What is slow to build is kept under build/boot-cache, named by a hash of everything it was made from.
+"""Cache of slow builds under build/boot-cache, named by a hash of everything it was made from.
 
     with entry("tree", base_key, *files) as path: ...
 
@@ -57,7 +57,7 @@ def entry(kind: str, name: str, build: Callable[[Path], None], *, keep: int = 3)
 
 
 def once(shared: Path, build: Callable[[Path], None]) -> Path:
-    """What a test run makes once, for all its processes, at *shared*; what a failed attempt left is removed first."""
+    """Make something once for all processes of a test run, at *shared*; remains of a failed attempt are removed first."""
     done = shared.with_name(shared.name + ".done")
     with shared.with_name(shared.name + ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)

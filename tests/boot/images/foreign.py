@@ -14,7 +14,7 @@ from typing import Final, Self, TextIO
 
 from tests.boot.test_attacks import file_system
 
-#: What its init says.
+#: Line that its init prints.
 FOREIGN: Final = "foreign-init: "
 _INIT: Final = f"""#!/bin/sh
 exec >/dev/console

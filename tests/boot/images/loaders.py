@@ -102,7 +102,7 @@ def unified(directory: Path, version: str, kernel: Path, initrd: Path, options: 
     shutil.rmtree(parts)
 
 
-#: Where the stub expects its sections (systemd-stub(7) of version 252).
+#: Addresses at which the stub expects its sections (systemd-stub(7) of version 252).
 _SECTIONS: Final = {"osrel": 0x20000, "cmdline": 0x30000, "linux": 0x2000000, "initrd": 0x3000000}
 
 LOADERS: Final[dict[str, Callable[[Path, str, Path, Path, str], None]]] = {

@@ -89,7 +89,7 @@ _MASKED: Final = (
 
 @dataclass(frozen=True)
 class Variant:
-    """What differs between the trees of the tests."""
+    """Differences between the trees of the tests."""
 
     second: bool = False  #: a second encrypted volume, opened in the initrd too
     attest: bool = True  #: our pin and our part of the initrd; without, it is stock Debian

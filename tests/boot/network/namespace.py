@@ -49,7 +49,7 @@ class Guest:
     said: bytes = b""
 
     def run(self, script: str) -> str:
-        """What *script* printed in the initrd."""
+        """Return the output of *script* in the initrd."""
         command = ["nsenter", "-t", str(self.pid), "-n", "-m", "-p", "chroot", str(self.root)]
         environment = ["/usr/bin/env", "-i", "PATH=/usr/sbin:/usr/bin:/sbin:/bin"]
         return _run([*command, *environment, "/bin/sh", "-c", script])
@@ -71,18 +71,18 @@ class Guest:
 
     @property
     def log(self) -> str:
-        """What the step itself noted."""
+        """Notes of the step itself."""
         return (self.root / "run/clevis-attest/network.log").read_text()
 
     @property
     def console(self) -> str:
-        """What a person saw."""
+        """Console as a person saw it."""
         with suppress(BlockingIOError):
             self.said += os.read(self.terminal, 65536)
         return self.said.decode()
 
     def fetch(self, host: str) -> str:
-        """What the web server at the other end says to the initrd's curl."""
+        """Answer of the web server at the other end to the initrd's curl."""
         return self.run(f"curl -sSf --max-time 20 'http://{host}:{PORT}/hello'")
 
 
@@ -123,7 +123,7 @@ def guest(root: Path, command_line: str, *, dhcp: bool = False, prefix: str = ""
 
 
 def _furnish(root: Path, command_line: str) -> None:
-    """What the kernel and init would have made."""
+    """Mounts that the kernel and init would have made."""
     # veth is no hardware, which the step looks for; the state of the link is the kernel's.
     card = root / "sys/class/net/eth0"
     for path in (card, root / "real", root / "proc", root / "dev", root / "run"):

@@ -31,14 +31,14 @@ def _operator() -> Iterator[None]:
 
 
 def sql(state: Path, *statements: str) -> None:
-    """What somebody does who reaches the file."""
+    """Change of an attacker who reaches the file."""
     with closing(sqlite3.connect(state / "tang-attest.db")) as connection, connection:
         for statement in statements:
             connection.execute(statement)
 
 
 def report(state: Path, database: str | None = None) -> dict[str, Any]:
-    """What a program reads."""
+    """Output for programs."""
     stdout, _, _ = at(state, "audit", "verify", "--json", database=database)
     found: dict[str, Any] = json.loads(stdout)
     return found

@@ -1,4 +1,4 @@
-"""What the server does again and again goes on, whatever happens once."""
+"""Periodic tasks of the server continue after any single failure."""
 
 from __future__ import annotations
 

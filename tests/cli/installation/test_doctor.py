@@ -1,4 +1,4 @@
-"""What ``tang-attest doctor`` finds: each thing that can be wrong, and that it is not found when it is not."""
+"""Findings of ``tang-attest doctor``: each thing that can be wrong, and that it is not found when it is not."""
 
 from __future__ import annotations
 

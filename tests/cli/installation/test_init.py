@@ -80,7 +80,7 @@ def test_a_foreign_database_stays(tmp_path: Path) -> None:
 
 
 def test_the_thumbprint_is_the_signing_keys(tmp_path: Path) -> None:
-    """What init prints is what a machine compares."""
+    """The output of init is the thumbprint that a machine compares."""
 
     async def load() -> Sequence[EncryptedKey]:
         key = load_secret(tmp_path / "state").derive(KEY_LABEL)

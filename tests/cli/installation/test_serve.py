@@ -58,7 +58,7 @@ def test_serves_until_sigterm(directory: Path) -> None:
 
 
 def test_sigint_is_a_clean_end_too(directory: Path) -> None:
-    """Whoever runs it in a terminal and types Ctrl-C gets no traceback."""
+    """Ctrl-C in a terminal gives no traceback."""
     with serving(directory) as server:
         assert server.stop(signal.SIGINT) == 0
         assert "Traceback" not in server.log.read_text()
@@ -473,7 +473,7 @@ def unlock(port: int, machine: Attester, kid: str, secrets: list[str]) -> tuple[
 
 
 def test_the_database_fails_while_serving(directory: Path) -> None:
-    """What the store logs is JSON as well, and the server goes on answering."""
+    """Log lines of the store are JSON as well, and the server goes on answering."""
     with serving(directory, "--log-format", "json") as server:
         assert request(server.port, "GET", "/adv")[0] == 200
         for file in (directory / "state").glob("tang-attest.db*"):

@@ -11,7 +11,7 @@ from tests.cli.transcript import environment, run
 
 
 def test_the_token_is_nowhere_on_the_disk(tmp_path: Path) -> None:
-    """Whoever reads the database, its write-ahead log or a backup cannot enroll with what is found there."""
+    """A reader of the database, its write-ahead log or a backup cannot enroll with its contents."""
     state = tmp_path / "state"
     with environment():
         arguments = ["--state", str(state)]

@@ -94,7 +94,7 @@ def test_without_a_reference_nobody_is_verified(vms: tuple[Swtpm, Swtpm]) -> Non
 
 
 def test_another_tpm_is_refused(vms: tuple[Swtpm, Swtpm]) -> None:
-    """Whoever answers with a machine's neighbor's TPM has not that machine's key."""
+    """An answer by a neighbor's TPM is not signed by the machine's key."""
     register("vm1", vms[0])
     out, _, code = run("device", "verify", "vm1", "--tcti", vms[1].tcti)
     assert code == 1
@@ -121,7 +121,7 @@ def test_watch(vms: tuple[Swtpm, Swtpm]) -> None:
 
 
 def test_other_pcrs_of_the_running_system(vms: tuple[Swtpm, Swtpm]) -> None:
-    """What is judged while it runs need not be what is judged at boot."""
+    """The running policy need not be the policy of the boot."""
     register("vm1", vms[0], record=False)
     assert run("device", "verify", "vm1", "--record", "--selection", "sha256:0")[2] == 2
     chosen = ("--record", "--selection", "sha256:0,2,12", "--tcti", vms[0].tcti)
@@ -151,7 +151,7 @@ def test_recording_again_adds_a_state(vms: tuple[Swtpm, Swtpm]) -> None:
 
 
 def test_failure_suspends_also_when_the_operator_asked(vms: tuple[Swtpm, Swtpm]) -> None:
-    """Who looks does not matter, what was seen does."""
+    """The observer does not matter, the observation does."""
     register("vm1", vms[0])
     assert run("policy", "require-rounds", "vm1", "on", "--on-failure", "suspend")[2] == 0
     change(vms[0])
@@ -177,7 +177,7 @@ def test_a_tcti_runs_no_commands(vms: tuple[Swtpm, Swtpm], tcti: str) -> None:
 
 
 def test_removal_forgets_the_running_policy(vms: tuple[Swtpm, Swtpm]) -> None:
-    """What was recorded for a machine goes with it; its history stays."""
+    """The policy recorded for a machine goes with it; its history stays."""
     register("vm1", vms[0])
     assert "vm1-running" in run("policy", "list")[0]
     assert run("device", "remove", "vm1", "--yes")[2] == 0

@@ -19,7 +19,7 @@ from tests.swtpm import Swtpm
 DIRECTORY = Path(__file__).parents[2] / "vectors" / "quotes"
 EVENT_LOG = Path(__file__).parents[2] / "vectors" / "eventlogs" / "ovmf.bin"
 
-#: Which option names which file.
+#: Option of each file.
 OPTIONS = {"public": "-u", "message": "-m", "signature": "-s", "pcrs": "-f", "eventlog": "-e"}
 
 NONCE = "c0ffee00c0ffee00c0ffee00c0ffee00"

@@ -78,7 +78,7 @@ def test_fresh_quotes(fresh: dict[str, Vector], tmp_path: Path) -> None:
 
 
 def test_tpm2_checkquote_agrees_on_good_quotes(fresh: dict[str, Vector], tmp_path: Path) -> None:
-    """What we verify, tpm2_checkquote verifies: the formats are understood the same way."""
+    """Quotes that we verify, tpm2_checkquote verifies: the formats are understood the same way."""
     # tpm2-tools 5.4 knows no RSAPSS here, and before 5.6 replays event logs otherwise.
     not_comparable = {"rsapss", "eventlog"}
     for name, vector in fresh.items():
@@ -352,7 +352,7 @@ def test_signed_nonsense(changes: dict[str, Any], codes: list[str], tmp_path: Pa
 
 
 def test_unexpected_nonce_is_explained(tmp_path: Path) -> None:
-    """Whoever forgot -q is told so."""
+    """A missing -q is reported."""
     report = expect(tmp_path, GOOD.changed("", "", "qualifying-data-mismatch", options=()))
     sentence = "The quote has qualifying data, and none was given to expect."
     assert report["reasons"][0]["sentence"] == sentence

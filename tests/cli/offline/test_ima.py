@@ -49,7 +49,7 @@ def test_what_is_allowed(files: Path) -> None:
 
 
 def test_json(files: Path) -> None:
-    """What a program reads; an earlier PCR 10 covers less."""
+    """Output for programs; an earlier PCR 10 covers less."""
     result = check(files, "--sums", "sums", "--pcr10", replayed(ENTRIES[:2], padded=True).hex(), "--json")
     assert result.exit_code == 1
     body = json.loads(result.stdout)

@@ -79,7 +79,7 @@ _WRITTEN = frozenset(_written())
 
 
 def seeds() -> Iterator[tuple[Parser, bytes]]:
-    """What is written."""
+    """Bytes that were written."""
     for data in sorted(_WRITTEN):
         yield file, data
         yield rows, data[: data.rindex(b"\n", 0, -1) + 1]

@@ -1,4 +1,4 @@
-"""What a machine that enrolls sends: the body, its EK, its AK, and the EK's certificate as its NV index has it."""
+"""Parsers of an enrollment's request: the body, its EK, its AK, and the EK's certificate as its NV index has it."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ _RULES = parse_rules(
 
 
 def log(data: bytes) -> None:
-    """What is parsed can be shown and replayed; offsets lead through the whole log."""
+    """A parsed log can be shown and replayed; offsets lead through the whole log."""
     read = parse(data, limit=MAX_EVENT_LOG)
     offsets = [event.offset for event in read.events]
     assert offsets == sorted(set(offsets))

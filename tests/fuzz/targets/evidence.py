@@ -28,7 +28,7 @@ def body(data: bytes) -> None:
 
 
 def announcement(data: bytes) -> None:
-    """What a machine announces for its next boot."""
+    """Announcement of a machine's next boot."""
     announced = validate(AnnounceBody, parse_json(data))
     announced.evidence()
     SELECTION.split(announced.announcement().values)

@@ -1,4 +1,4 @@
-"""What an enrolled machine reads to predict its next boot: logs, GRUB's scripts, PE images, boot loader entries."""
+"""Inputs of a prediction on an enrolled machine: logs, GRUB's scripts, PE images, boot loader entries."""
 
 from __future__ import annotations
 

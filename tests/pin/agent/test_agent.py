@@ -25,7 +25,7 @@ PATIENCE_S = 60
 
 
 def cap(machine: Machine) -> None:
-    """What the end of an initrd does."""
+    """Do as the end of an initrd."""
     machine.tpm.run("tpm2", "pcrevent", "-Q", "15", stdin=b"tang-attest/v1 cap\n")
 
 
@@ -58,7 +58,7 @@ def agent(machine: Machine, *options: str) -> Iterator[subprocess.Popen[bytes]]:
 
 
 def shown(operator: Operator, name: str) -> dict[str, Any]:
-    """What the server knows."""
+    """The server's view of the machine."""
     found: dict[str, Any] = json.loads(operator.run("device", "show", name, "--json"))
     return found
 

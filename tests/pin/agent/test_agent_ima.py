@@ -19,7 +19,7 @@ GOOD = measured("/usr/bin/bash", BASH)
 
 
 class Ima:
-    """What a kernel with IMA does to a machine."""
+    """Do as a kernel with IMA."""
 
     def __init__(self, machine: Machine, directory: Path) -> None:
         self.machine, self.list = machine, directory / "binary_runtime_measurements"

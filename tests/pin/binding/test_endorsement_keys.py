@@ -69,7 +69,7 @@ def certify(machine: Machine, *creating: str, unique: bytes | None = None, polic
 
 
 def memory_rsa(data: bytes) -> bytes:
-    """What tpm2 createprimary -u takes for an RSA key: the structure as it lies in memory."""
+    """Input of tpm2 createprimary -u for an RSA key: the structure as it lies in memory."""
     return len(data).to_bytes(2, "little") + data
 
 

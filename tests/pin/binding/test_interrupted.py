@@ -84,7 +84,7 @@ def test_killed_at_any_point(machine: Machine, server: Server, name: str) -> Non
         assert left == [f"{header(again.stdout)['kid']}.json"], number
         assert not list((machine.directory / "run").glob("work.*")), number
         _forget(machine, server, name)
-        # What a dead process leaves in a TPM is the kernel's resource manager's business, which is not here.
+        # The kernel's resource manager, which is not here, removes objects of a dead process.
         machine.tpm.run("tpm2", "flushcontext", "-t", check=False)
         machine.tpm.run("tpm2", "flushcontext", "-l", check=False)
         if killed.returncode != -signal.SIGKILL:

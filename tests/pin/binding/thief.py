@@ -1,7 +1,7 @@
-"""A man in the middle of an enrollment: takes the token for a TPM of his own.
+"""A man in the middle of an enrollment: takes the token for their own TPM.
 
-He gives the victim a credential that the victim's TPM can open, so that it goes on, and answers in the end with the
-server's genuine 201 and advertisement: for his device.
+The attacker gives the victim a credential that the victim's TPM can open, so that it goes on, and answers in the end with the
+server's genuine 201 and advertisement: for the attacker's device.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class Thief:
 
     @contextmanager
     def listening(self) -> Iterator[str]:
-        """His address."""
+        """Their address."""
         thief = self
 
         class Handler(BaseHTTPRequestHandler):

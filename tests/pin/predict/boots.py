@@ -49,7 +49,7 @@ def pe(sections: dict[str, bytes]) -> bytes:
 
 
 def authenticode(image: bytes) -> bytes:
-    """What is hashed of an unsigned image of :func:`pe`."""
+    """Bytes that Authenticode hashes of an unsigned image of :func:`pe`."""
     return image[:_CHECKSUM] + image[_CHECKSUM + 4 : _CERTIFICATES] + image[_CERTIFICATES + 8 :]
 
 
@@ -74,7 +74,7 @@ def stub(options: str, initrd: bytes) -> list[Measurement]:
 
 @dataclass
 class Installed:
-    """What a machine has on its disk, below ``root``."""
+    """Files of a machine's disk, below ``root``."""
 
     root: Path
 
@@ -99,7 +99,7 @@ class Installed:
         raise NotImplementedError
 
     def measured(self) -> list[Measurement]:
-        """What is measured after the firmware's own part."""
+        """Events after the firmware's own part."""
         raise NotImplementedError
 
     def log(self, algorithms: Iterable[int] = (w.SHA256,)) -> bytes:
@@ -238,7 +238,7 @@ class Grub(Installed):
     options: str = "quiet"
     timeout: int = 5
     initrds: dict[str, bytes] = field(default_factory=dict)
-    kernel_in_pcr4: int = 0  #: how often shim and the firmware measure the kernel, too
+    kernel_in_pcr4: int = 0  #: number of times that shim and the firmware measure the kernel, too
     title: str = "Debian GNU/Linux"
 
     def _entry(self, version: str) -> str:

@@ -62,7 +62,7 @@ class Program:
         return result
 
     def _pcrread(self) -> str:
-        """What ``tpm2 pcrread`` prints in the boot of the log; zeros for a log that nobody can read."""
+        """Output of ``tpm2 pcrread`` in the boot of the log; zeros for a log that nobody can read."""
         try:
             values = values_of(self.log)
         except (TangAttestError, KeyError):

@@ -17,7 +17,7 @@ ALL = (0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 11, 12, 13, 14, 15)
 
 
 def values_of(log: bytes, *words: str, bank: str = "sha256") -> dict[int, str]:
-    """What a log leads to, and PCR 11 what systemd-pcrphase makes of it."""
+    """Values that a log leads to; PCR 11 is extended by systemd-pcrphase."""
     found = replay(parse(log), bank)
     values = {pcr: found.get(pcr, bytes(hashlib.new(bank).digest_size)) for pcr in ALL}
     for word in words:
@@ -72,7 +72,7 @@ class Running:
 
 @dataclass
 class Prediction:
-    """What ``--json`` prints."""
+    """Return the output of ``--json``."""
 
     printed: dict[str, Any]
 

@@ -38,7 +38,7 @@ class Enrolled:
         running.cap()
 
     def opens(self) -> bool:
-        """Whether the disk opens."""
+        """Return True if the disk opens."""
         return self.machine.decrypt(self.file.read_bytes()).stdout == SECRET
 
     def announce(self, *options: str | Path) -> tuple[int, str, str]:
@@ -48,7 +48,7 @@ class Enrolled:
         return result.returncode, result.stdout.decode(), result.stderr.decode()
 
     def staged(self) -> list[dict[str, Any]]:
-        """What the operator sees."""
+        """The operator's view."""
         return list(json.loads(self.server.operator.run("policy", "staged", self.name, "--json")))
 
 
@@ -227,7 +227,7 @@ def test_only_root_may(tmp_path: Path) -> None:
 
 
 def test_the_hook_says_one_line(enroll: Callable[[Installed], Enrolled], tmp_path: Path, bad: str) -> None:
-    """What was announced, or why not; an update goes on in any case."""
+    """The announcement, or the reason for none; an update goes on in any case."""
     enrolled = enroll(Grub(tmp_path / "root"))
     machine = enrolled.machine
     said = machine.run(HOOK)

@@ -18,7 +18,7 @@ pytestmark = pytest.mark.slow
 
 
 def outcomes(program: Program, *options: str | Path) -> dict[int, str]:
-    """What is said of PCRs that cannot be predicted: each one printable line."""
+    """Sentences about PCRs that cannot be predicted: each one printable line."""
     result = program.predict(*options)
     if result.returncode == 1:
         assert result.stderr.count("\n") == 1

@@ -43,7 +43,7 @@ PYTHONS = sorted(
 
 @pytest.fixture(scope="session")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What ``make install`` puts below /usr/lib."""
+    """Files that ``make install`` puts below /usr/lib."""
     directory = tmp_path_factory.mktemp("installed")
     subprocess.run(
         ["make", "-s", "-C", PIN, "install", f"DESTDIR={directory}", "PREFIX=/usr"], check=True, timeout=60

@@ -193,7 +193,7 @@ def test_ours_that_is_busy_leads_on(pair: Pair, status: int) -> None:
      "truncated", "empty-reply", "empty-200", "empty-204", "not-http", "problem-of-others-all", "nuls"],
 )  # fmt: skip
 def test_binding_goes_on_to_the_next_server_too(pair: Pair, server: Server, kind: str) -> None:
-    """What is no advertisement is passed over; alone, the address is named."""
+    """Anything but an advertisement is passed over; alone, the address is named."""
     pair.odd.gets = ODD[kind]
     try:
         bound = pair.machine.try_encrypt("-y", url=[f"{pair.odd.url}/x", server.url], name="odd-answers")
@@ -310,7 +310,7 @@ def test_pcrs_are_numbers_or_not_shown(pair: Pair, pcrs: object) -> None:
 
 
 def test_approving_comes_first(pair: Pair) -> None:
-    """Where approving helps, the words name the command and the machine, and say that the rest happens by itself."""
+    """If approval helps, the message names the command and the machine, and say that the rest happens by itself."""
     for code in ("pcr-mismatch", "policy-empty", "state-expired", "state-used-up"):
         pair.say(problem(403, code))
         line = pair.machine.decrypt(pair.jwe).stderr.decode()
@@ -321,7 +321,7 @@ def test_approving_comes_first(pair: Pair) -> None:
 
 
 def test_a_name_in_the_header_is_a_name(pair: Pair) -> None:
-    """Whoever wrote the header writes no sentence."""
+    """The author of the header writes no sentence."""
     members = header(pair.alone)
     members["clevis"]["attest"]["name"] = TRAP
     pair.say(problem(403, "pcr-mismatch"))

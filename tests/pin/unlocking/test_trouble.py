@@ -167,7 +167,7 @@ def test_a_run_directory_of_another_user_is_no_obstacle(bound: tuple[Machine, by
 
 @pytest.mark.parametrize("how", ["full", "no inodes", "read-only"])
 def test_no_place_at_all_is_said(bound: tuple[Machine, bytes], how: str) -> None:
-    """Where nothing can be written the line names the places and the reason, and not the TPM."""
+    """If nothing can be written, the line names the places and the reason, and not the TPM."""
     machine, jwe = bound
     (machine.directory / "jwe").write_bytes(jwe)
     mounts = "; ".join(f"d={d}; {UNUSABLE[how]}" for d in ("$run", "$tmp", "/tmp", "/dev/shm", "/run"))

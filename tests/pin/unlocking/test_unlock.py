@@ -1,4 +1,4 @@
-"""What the pin does at the moment of unlocking, against the real server."""
+"""The pin at the moment of unlocking, against the real server."""
 
 from __future__ import annotations
 

@@ -53,7 +53,7 @@ def test_values_in_every_form(values: object) -> None:
 
 
 def test_apply() -> None:
-    """What is added is staged, what is retired counts no more, what is not named stays as it is."""
+    """Added states are staged, retired ones count no more, others stay."""
     change = parse_change(add() | {"retire": ["old"]}, POLICY)
     changed = change.apply(POLICY)
     assert [(state.label, state.life) for state in changed.states] == [
@@ -72,7 +72,7 @@ def test_apply() -> None:
         (None, "change: this is no mapping"),
         ({}, "change: nothing is added, retired or ruled"),
         ({"add": None, "retire": []}, "change: nothing is added, retired or ruled"),
-        # What moves a cursor, or is no text for a database, is spelled out.
+        # Characters that move a cursor, or are no text for a database, are spelled out.
         ({"a\0\x1b[2J\ud800": []}, r"change: unknown key 'a\x00\x1b[2J\ud800'; known are add, retire, rules"),
         ({"adds": []}, "change: unknown key 'adds'; known are add, retire, rules"),
         ({"add": {}}, "add: this is no list"),

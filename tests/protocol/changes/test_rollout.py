@@ -78,7 +78,7 @@ def test_a_share_is_a_share() -> None:
 
 @given(st.text(max_size=20), st.integers(0, WHOLE), st.integers(0, WHOLE))
 def test_the_audience_only_grows(name: str, first: int, second: int) -> None:
-    """Who is in a share is in every larger one; everybody is in the whole, nobody in none."""
+    """A device in a share is in every larger one; everybody is in the whole, nobody in none."""
     smaller, larger = (make(share=share, label=None) for share in sorted((first, second)))
     subject = RolloutSubject(name)
     assert larger.includes(subject) or not smaller.includes(subject)
@@ -221,7 +221,7 @@ def test_labels() -> None:
 
 @pytest.mark.parametrize("label", ["", "-x", "a b", "a,b", "x" * 64, "é", "a\n"])
 def test_bad_labels(label: str) -> None:
-    """What would look like an option or two labels is none."""
+    """Text that looks like an option or two labels is no label."""
     with pytest.raises(Malformed, match="is no label"):
         check_labels([label])
 

@@ -593,7 +593,7 @@ def _negative_serial() -> tuple[bytes, bytes]:
     [(_set_out_of_order, True), (_false_written_out, True), (_negative_serial, False)],
 )
 def test_loose_encodings(make: Callable[[], tuple[bytes, bytes]], strict_reader_fails: bool) -> None:
-    """What vendors wrongly wrote verifies, over the bytes as they wrote them."""
+    """Certificates that vendors wrongly encoded verify, over the bytes as they wrote them."""
     root, leaf = make()
     if strict_reader_fails:  # the premise: otherwise this reader would not be needed
         with pytest.raises(ValueError, match=r"InvalidSetOrdering|EncodedDefault"):
@@ -861,7 +861,7 @@ def test_infineon_sha1_intermediate_as_an_anchor() -> None:
 
 @dataclass(frozen=True)
 class SoftwareTpm:
-    """What swtpm_setup made, and what the TPM then says: NV contents by index, EK public areas by handle."""
+    """Certificates of swtpm_setup, and the TPM's contents: NV contents by index, EK public areas by handle."""
 
     nv: dict[int, bytes]
     ek_publics: dict[int, bytes]

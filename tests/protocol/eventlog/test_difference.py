@@ -1,4 +1,4 @@
-"""How two logs differ, in sentences: real boots against each other, and one change at a time."""
+"""Differences of two logs, in sentences: real boots against each other, and one change at a time."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def test_a_real_boot_with_secure_boot_against_one_without() -> None:
     ],
 )
 def test_command_lines_are_compared_word_by_word(old: str, new: str, sentence: str) -> None:
-    """Which words came, went or changed their value."""
+    """Words that came, went or changed their value."""
     assert sentences([line(old)], [line(new)]) == [sentence]
 
 
@@ -210,7 +210,7 @@ def test_a_bank_that_is_not_there() -> None:
 
 @pytest.mark.parametrize("many", [900, 3000])
 def test_long_logs_are_compared_in_time(many: int) -> None:
-    """What aligns badly on purpose (the same few commands again and again) takes seconds at most."""
+    """A log that aligns badly on purpose (the same few commands again and again) takes seconds at most."""
     old = log(*(grub(f"{n % 7 % 3}") for n in range(many)))
     new = log(*(grub(f"{n % 5 % 3}") for n in range(many)), grub("new"))
     started = time.monotonic()
@@ -288,7 +288,7 @@ HOSTILE = {
 
 @pytest.mark.parametrize("name", HOSTILE)
 def test_no_log_takes_long_to_compare(name: str) -> None:
-    """Whoever sends a log chooses the operator's wait: seconds at most of this thread, where it was minutes."""
+    """The sender of a log chooses the operator's wait: seconds at most of this thread, where it was minutes."""
     old, new = (log(*measurements) for measurements in HOSTILE[name])
     before = time.thread_time()
     changes = difference(old, new, "sha256")
@@ -302,7 +302,7 @@ def test_no_log_takes_long_to_compare(name: str) -> None:
     new=st.lists(st.sampled_from(["quiet", "ro", "root=a", "root=c", "init=x"]), min_size=1, max_size=8),
 )
 def test_every_word_that_differs_is_told_once(old: list[str], new: list[str]) -> None:
-    """What was gained, and what was lost, also under a changed name; nothing that stayed."""
+    """Gains and losses, also under a changed name; nothing that stayed."""
     if " ".join(old) == " ".join(new):
         return
     (sentence,) = sentences([line(" ".join(old))], [line(" ".join(new))])

@@ -331,7 +331,7 @@ BROKEN: Mapping[str, tuple[bytes, str]] = {
 
 @pytest.mark.parametrize("case", BROKEN)
 def test_refuses(case: str) -> None:
-    """What is wrong, in which event, and where: enough to find it with a hex viewer."""
+    """The fault, its event and offset: enough to find it with a hex viewer."""
     content, sentence = BROKEN[case]
     with pytest.raises(Malformed) as caught:
         parse(content)

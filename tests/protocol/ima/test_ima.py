@@ -165,7 +165,7 @@ def test_violations_are_accepted_where_the_operator_says_so() -> None:
 
 
 def test_sums() -> None:
-    """What sha256sum prints is an allow-list of exact paths; a path may have several digests."""
+    """The output of sha256sum is an allow-list of exact paths; a path may have several digests."""
     sums = parse_sums(f"{BASH.hex()}  /usr/bin/bash\n{EVIL.hex()} */usr/bin/bash\n".encode())
     requirement = parse_requirement({"sums": {path: list(digests) for path, digests in sums.items()}})
     assert why([*GOOD, measured("/usr/bin/bash", EVIL)], requirement) == []

@@ -26,12 +26,12 @@ class Measured:
     violation: bool = False
 
     def extended(self, bank: str) -> bytes:
-        """What Linux 5.8 and later extends *bank* with."""
+        """Digest with which Linux 5.8 and later extends *bank*."""
         size = hashlib.new(bank).digest_size
         return b"\xff" * size if self.violation else hashlib.new(bank, self.data).digest()
 
     def padded(self, bank: str) -> bytes:
-        """What earlier kernels extend it with."""
+        """Digest with which earlier kernels extend it."""
         return self.extended("sha1").ljust(hashlib.new(bank).digest_size, b"\0")
 
 

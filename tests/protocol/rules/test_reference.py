@@ -14,7 +14,7 @@ from tang_attest.protocol.rules import parse_rules
 from tests.protocol.eventlog import writer as w
 
 REFERENCE = (Path(__file__).parents[3] / "docs" / "rules.md").read_text()
-#: What is about event logs; the document's last example is about IMA.
+#: Examples about event logs; the document's last example is about IMA.
 EXAMPLES = re.findall(r"^```yaml\n(judge-by-events.*?)^```", REFERENCE, re.MULTILINE | re.DOTALL)
 #: The boot that each example is about, in the order of the document.
 BOOTS = ("secure-boot", "secure-boot", "uki", "kernel-changed")

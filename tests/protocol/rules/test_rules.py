@@ -234,7 +234,7 @@ def test_a_pcr_that_was_not_quoted() -> None:
 
 
 def test_other_pcrs_need_not_replay() -> None:
-    """What no rule reads is compared by its value, by somebody else."""
+    """A PCR that no rule reads is compared by its value, elsewhere."""
     data, quoted = boot("uki")
     rules([9, 11], *STUB).check(data, "sha256", {**quoted, 0: bytes(32), 10: b"\1" * 32})
 
@@ -272,7 +272,7 @@ def test_one_unknown_event_is_refused(name: str, pcr: int, unknown: Measurement)
 
 
 def test_an_unknown_event_is_named_with_the_rules_of_its_pcr() -> None:
-    """Who reads it knows where to add what."""
+    """The message names the place and the missing key."""
     data, _ = boot("uki")
     more = data + w.event2(9, EV_IPL, [(w.SHA256, b"\1" * 32)], b"new\0")
     refused = refusal(rules([9, 11], *STUB), more)
@@ -290,7 +290,7 @@ def test_an_unknown_event_is_named_with_the_rules_of_its_pcr() -> None:
 
 
 def test_a_pcr_without_events_is_refused() -> None:
-    """Whoever boots past the loader that measures leaves its PCRs empty."""
+    """A boot past the loader that measures leaves its PCRs empty."""
     ruleset = rules([2, 4], {"boot-applications": {"digests": [digest(b"image")]}})
     image = Measurement(4, w.EV_EFI_BOOT_SERVICES_APPLICATION, w.image_load("a"), b"image")
     passes(ruleset, image, SEPARATOR._replace(pcr=2))
@@ -493,7 +493,7 @@ def test_forbidden_words(text: str) -> None:
     ["/a\nro", "/a ro\N{NO-BREAK SPACE}", "/a \N{LATIN SMALL LETTER A WITH GRAVE}", "/a\0ro", "a" * 4097],
 )
 def test_odd_command_lines(text: str) -> None:
-    """What Linux may split in another way than a pattern sees it is not matched, nor is what is too long."""
+    """Text that Linux may split in another way than a pattern sees it is not matched, nor is one that is too long."""
     refusal(lines(matches="(?s).*"), written(line(text)))
 
 
@@ -758,7 +758,7 @@ def test_certificates_are_named_by_sha256() -> None:
 
 
 def test_rules_keep_through_json() -> None:
-    """What is stored is what was written."""
+    """The stored form is the written form."""
     for ruleset in (rules([4, 7, 8, 9], *SIGNED, *GRUB), rules([9, 11], *STUB), EITHER):
         assert parse_rules(ruleset.as_json()) == ruleset
 

@@ -22,7 +22,7 @@ _values = st.recursive(
 
 
 def depth_of(value: Any) -> int:
-    """How deep the containers of *value* are."""
+    """Depth of the containers of *value*."""
     if isinstance(value, dict):
         value = list(value.values())
     return 1 + max(map(depth_of, value), default=0) if isinstance(value, list) else 0

@@ -200,7 +200,7 @@ async def test_bogus_evidence_and_replays(tmp_path: Path) -> None:
 
 
 async def test_replays_are_counted_too(tmp_path: Path) -> None:
-    """Whoever recorded an unlock and sends it again and again: as many rows as of any other refusal."""
+    """A recorded unlock that is sent again and again: as many rows as of any other refusal."""
     async with Server(tmp_path / "state", limits=NO_RATES) as server:
         attester = Attester()
         kid = await server.enroll(attester)

@@ -246,7 +246,7 @@ async def test_a_permit_that_was_appraised_before_the_boot_was_learned(
 
 
 async def test_learning_is_not_for_another_kernel(server: Server, attester: Attester) -> None:
-    """What was stable at enrollment has to be as it was; the use stays armed for the honest boot."""
+    """PCRs that were stable at enrollment have to be unchanged; the use stays armed for the honest boot."""
     kid = await server.enroll(attester, selection=MOVING)
     honest = dict(attester.pcrs["sha256"])
     attester.extend(0, b"evil firmware")
@@ -328,7 +328,7 @@ async def test_only_authentic_evidence_is_kept(server: Server, attester: Atteste
 
 
 async def test_every_decision_is_audited(server: Server, attester: Attester) -> None:
-    """Who, when, kid, verdict, code, differing PCRs, address and request id."""
+    """Actor, time, kid, verdict, code, differing PCRs, address and request id."""
     kid = await server.enroll(attester)
     await server.unlock(attester, kid)
     attester.extend(4, b"x")
@@ -359,7 +359,7 @@ async def test_an_event_log_travels_with_the_evidence(server: Server, attester: 
 
 
 async def test_a_rotated_device_key_still_answers(server: Server, attester: Attester) -> None:
-    """What was bound to it opens until it is bound anew."""
+    """A disk bound to it opens until it is bound anew."""
     old = await server.enroll(attester)
     server.clock.advance(seconds=1)
     new, rotated = await server.keys.rotate_device("pi-b")

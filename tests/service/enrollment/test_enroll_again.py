@@ -97,7 +97,7 @@ async def test_a_session_of_another_machine_gets_nothing(server: Server, atteste
 
 
 async def test_the_answer_is_repeated_for_a_day(server: Server, attester: Attester) -> None:
-    """What is answered again is bounded in time."""
+    """The repeated answer is bounded in time."""
     token = await server.token()
     begun = await server.begin(attester, "pi-b", token)
     await server.finish(attester, "pi-b", begun)

@@ -120,7 +120,7 @@ async def test_a_label_that_is_taken_gets_the_time(server: Server, attester: Att
 
 
 async def test_a_machine_in_an_unapproved_state_announces_nothing(server: Server, attester: Attester) -> None:
-    """What it runs is not what its owner approved, so what it says is not either."""
+    """A machine that runs unapproved software announces nothing."""
     kid = await enroll(server, attester)
     attester.extend(4, b"intruder")
     said = await say(server, attester, kid, next_boot(attester))
@@ -219,7 +219,7 @@ async def test_values_that_no_boot_has(server: Server, attester: Attester, value
 async def test_the_operators_list_cannot_be_filled(
     server: Server, attester: Attester, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What waits is bounded; room is made by approving or retiring."""
+    """The number of waiting announcements is bounded; room is made by approving or retiring."""
     monkeypatch.setattr(announce, "MAX_ANNOUNCED", 2)
     kid = await enroll(server, attester)
     for number in range(2):

@@ -105,7 +105,7 @@ async def test_what_was_refused_before_the_last_permit_is_not_meant(world: World
 
 
 async def test_nothing_was_refused_since_the_last_permit(world: World) -> None:
-    """What an intruder booted yesterday is not approved because nothing else is there."""
+    """An intruder's boot of yesterday is not approved as the only observation."""
     await world.boot("intruder")
     assert await world.boot() == "ok"
     assert await world.approve() == "observation-ambiguous"
@@ -149,7 +149,7 @@ async def test_force_does_not_choose(world: World) -> None:
 
 
 async def test_a_server_whose_clock_was_set_back(server: Server, attester: Attester) -> None:
-    """What came after the last permit is told by the TPM's counter, also where it passes through zero."""
+    """The TPM's counter tells observations after the last permit, also where it passes through zero."""
     attester.reset_count = 2**32 - 3
     world = World(server, attester)
     await world.begin()

@@ -183,7 +183,7 @@ async def test_terms(fleet: Fleet) -> None:
 
 
 async def test_a_dry_run_agrees_with_the_boots(fleet: Fleet) -> None:
-    """What it says of a change is what happens once the change is made, also while a rollout is under way."""
+    """Its forecast of a change is the effect of the change, also while a rollout is under way."""
     await fleet.start()
     await fleet.boot("canary-1", "new")
     await fleet.boot("canary-2", "bad")

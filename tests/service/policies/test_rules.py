@@ -21,7 +21,7 @@ SELECTION = "sha256:0,4,7,9,15"
 
 
 def digests_of(attester: Attester, pcr: int) -> list[dict[str, str]]:
-    """What the attester's log extends into *pcr*, as entries of an ``events`` rule."""
+    """Digests that the attester's log extends into *pcr*, as entries of an ``events`` rule."""
     log = eventlog.parse(attester.event_log)
     extended = (event for event in log.events if event.extends and event.pcr == pcr)
     return [{"digest": f"sha256:{event.digests['sha256'].hex()}"} for event in extended]
@@ -34,7 +34,7 @@ async def machine(server: Server, attester: Attester) -> str:
 
 
 def changes(server: Server) -> PolicyChanges:
-    """What an operator has."""
+    """The operator's tools."""
     return PolicyChanges(server.store, server.clock, Author.operator("tester"))
 
 
@@ -190,7 +190,7 @@ async def test_under_secure_boot_nothing_is_said_to_be_unmeasured(server: Server
 async def test_a_log_is_compared_beside_the_event_loop(
     server: Server, attester: Attester, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whoever sent it chose how long that takes; nobody who unlocks meanwhile waits for it."""
+    """Its sender chooses the time it takes; no unlock waits for it meanwhile."""
     kid = await machine(server, attester)
     assert (await server.unlock(attester, kid)).status == 200
     await rule(server, ruled(attester))

@@ -1,4 +1,4 @@
-"""What a reference state's life means for a machine that wants to unlock."""
+"""Effect of a reference state's life on an unlock."""
 
 from __future__ import annotations
 

@@ -64,12 +64,12 @@ async def prove(server: Server, attester: Attester, kid: str, events: bytes | No
 
 
 async def disks(server: Server) -> dict[str, Any]:
-    """What is known."""
+    """The server's knowledge."""
     return (await server.store.get_device("pi-b")).disks.as_json()
 
 
 async def test_a_machine_tells_how_its_disks_were_opened(server: Server, attester: Attester) -> None:
-    """Which volumes, in which way, and when; in the history and in the audit record too."""
+    """The volumes, how each was opened, and when; in the history and in the audit record too."""
     kid = await enroll(server, attester, ATTESTED)
     challenge = (await poll(server, kid)).body["challenge"]
     assert (challenge["cap_pcr"], challenge["evidence"]) == (15, ["quote"])
@@ -158,7 +158,7 @@ async def test_a_text_that_was_told_before_need_not_come_again(server: Server, a
 async def test_what_unapproved_software_says_of_the_disks_is_not_believed(
     server: Server, attester: Attester
 ) -> None:
-    """Whoever boots an initrd of his own extends whatever text he likes."""
+    """An initrd of an attacker can extend any text."""
     kid = await enroll(server, attester, ATTESTED)
     attester.extend(4, b"another kernel")
     assert (await prove(server, attester, kid, ATTESTED)).body["code"] == "pcr-mismatch"
@@ -178,7 +178,7 @@ async def test_what_anybody_sends_tells_nothing(server: Server, attester: Attest
 
 
 async def test_a_boot_that_has_not_told_yet_is_not_told(server: Server, attester: Attester) -> None:
-    """What an earlier boot told is not said of this one; a machine without an agent never tells."""
+    """The report of an earlier boot is not taken for this one; a machine without an agent never tells."""
     kid = await enroll(server, attester, ATTESTED)
     await prove(server, attester, kid, ATTESTED)
     boot(attester)
@@ -297,7 +297,7 @@ async def test_the_condition_keeps_no_disk_closed_by_itself(server: Server, atte
 
 
 async def test_a_recorded_cap_is_any_cap(server: Server, attester: Attester) -> None:
-    """What is recorded of a machine that tells is that it was capped, not which volumes it opened that day."""
+    """Recording a machine with a report records that it was capped, not the volumes of that day."""
     kid = await enroll(server, attester, ATTESTED)
     challenge = await server.verify.challenge(kid)
     bound, selection = await find_device_key(server.store, kid), challenge.selection

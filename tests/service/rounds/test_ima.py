@@ -44,7 +44,7 @@ class Machine:
         self.measure(boot_aggregate(self.attester.pcrs["sha256"]))
 
     def measure(self, *entries: Measured) -> None:
-        """What a kernel since 5.8 does."""
+        """Do as a kernel since 5.8."""
         self.list += raw(entries)
         for entry in entries:
             value = self.attester.pcrs["sha256"][10] + entry.extended("sha256")
@@ -57,7 +57,7 @@ class Machine:
         return challenge
 
     def evidence(self, challenge: dict[str, Any], **changes: Any) -> dict[str, Any]:
-        """What the agent makes of a challenge."""
+        """The agent's answer to a challenge."""
         binding = verify_digest(challenge["nonce"], self.kid)
         quoted = self.attester.evidence(challenge["nonce"], binding, challenge["selection"])
         offset = challenge.get("ima_offset", 0)
@@ -122,7 +122,7 @@ async def test_what_is_not_allowed_is_a_verdict(machine: Machine) -> None:
 
 
 async def test_other_requirements_judge_everything_anew(machine: Machine) -> None:
-    """What passed before may be refused now, and the other way round."""
+    """An entry that passed before may be refused now, and the other way round."""
     registry = machine.server.registry
     machine.measure(BAD)
     assert await machine.codes(1) == ["ima-not-allowed"]
@@ -137,7 +137,7 @@ async def test_other_requirements_judge_everything_anew(machine: Machine) -> Non
 
 
 async def test_a_long_list_comes_in_parts(machine: Machine) -> None:
-    """What is bad in the first part is no verdict before the last part proved it."""
+    """A bad entry of the first part is no verdict before the last part proved it."""
     machine.measure(BAD, *[GOOD] * 1000)
     assert len(machine.list) > 2 * 48 * 1024
     assert await machine.codes(2) == ["ima-incomplete"] * 2

@@ -43,7 +43,7 @@ async def server(tmp_path: Path) -> AsyncIterator[Server]:
 
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
-    """Where hooks and the secret are."""
+    """Directory of hooks and the secret."""
     (tmp_path / "hooks").mkdir()
     (tmp_path / "secret").write_bytes(SECRET + b"\n")
     return Settings(state=tmp_path, hook_dir=tmp_path / "hooks", webhook_secret=tmp_path / "secret")
@@ -96,7 +96,7 @@ async def listening(*statuses: int) -> tuple[Listener, TestServer]:
 
 
 async def audited(server: Server) -> list[tuple[str, str, Any]]:
-    """How notifications ended."""
+    """Results of notifications."""
     rows = [row for _, row in await server.store.list_audit("pi-b") if row.event == "notify"]
     return [(row.verdict, row.code, row.details.get("problem")) for row in rows]
 

@@ -123,7 +123,7 @@ async def test_no_byte_of_a_log_suspends_a_machine(server: Server, attester: Att
 
 
 async def test_signed_values_are_a_verdict_with_any_log(server: Server, attester: Attester) -> None:
-    """Who swaps the log does not save a machine whose values say that it runs something else."""
+    """A swapped log does not save a machine whose values show other software."""
     kid = await running(server, attester, TYPED)
     attester.extend(4, b"another kernel")
     answer = await prove(server, attester, kid, bytes(64))

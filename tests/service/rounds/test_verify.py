@@ -38,7 +38,7 @@ async def poll(server: Server, kid: str, ticket: str | None = None) -> Answer:
 
 
 def evidence(attester: Attester, kid: str, challenge: dict[str, Any], **changes: Any) -> dict[str, str]:
-    """What an agent answers."""
+    """Answer of an agent."""
     binding = changes.pop("binding", None) or verify_digest(challenge["nonce"], kid)
     return attester.evidence(
         challenge["nonce"], binding, changes.pop("selection", challenge["selection"]), **changes
@@ -119,7 +119,7 @@ async def test_what_anybody_can_send_is_no_verdict(
 
 
 async def test_another_machines_evidence_is_no_verdict(server: Server, attester: Attester) -> None:
-    """Whoever knows a kid cannot have the machine refused."""
+    """Knowledge of a kid is not enough to have the machine refused."""
     kid = await enroll(server, attester)
     await watch(server, on_refused=("suspend",))
     answer = await prove(server, Attester(), kid)
@@ -205,7 +205,7 @@ async def test_a_nonce_is_for_one_purpose(server: Server, attester: Attester, la
 
 
 async def test_an_old_nonce_is_refused(server: Server, attester: Attester) -> None:
-    """What was answered too late proves too little."""
+    """A late answer proves too little."""
     kid = await enroll(server, attester)
     challenge = (await poll(server, kid)).body["challenge"]
     server.clock.advance(seconds=121)
@@ -251,7 +251,7 @@ async def test_nothing_due_is_204(server: Server, attester: Attester) -> None:
 async def test_a_thief_of_a_ticket_makes_a_machine_busy_not_silent(
     server: Server, attester: Attester
 ) -> None:
-    """Whoever pushes the agent's request out gives it a challenge."""
+    """A client that pushes the agent's request out gives it a challenge."""
     kid = await enroll(server, attester)
     ticket = (await prove(server, attester, kid)).body["ticket"]
     held = asyncio.create_task(poll(server, kid, ticket))
@@ -278,7 +278,7 @@ async def test_a_round_is_due_after_the_interval(server: Server, attester: Attes
 
 
 async def test_new_terms_reach_held_requests(server: Server, attester: Attester) -> None:
-    """Whoever was held while nobody watched is asked as soon as somebody does, and is not called silent for it."""
+    """An agent held without a watching policy is asked as soon as there is one, and is not called silent for it."""
     kid = await enroll(server, attester)
     ticket = (await prove(server, attester, kid)).body["ticket"]
     await server.watching.sweep()
@@ -395,7 +395,7 @@ async def test_a_server_that_starts_does_not_call_everybody_silent(
 async def test_a_clock_that_is_set_back_hides_no_silence(
     server: Server, attester: Attester, back: dict[str, float]
 ) -> None:
-    """Who answered "tomorrow" and then fell silent is found within the policy's time; who goes on answering is not."""
+    """A machine that answered "tomorrow" and then fell silent is found within the policy's time; one that goes on answering is not."""
     kid = await enroll(server, attester)
     await watch(server, misses=2)
     await prove(server, attester, kid)
@@ -422,7 +422,7 @@ async def test_a_ticket_from_before_the_clock_was_set_back_is_answered_at_once(
 
 
 async def test_a_wish_wakes_the_agent(server: Server, attester: Attester) -> None:
-    """What an operator asks for is done within a second, whichever server holds the agent."""
+    """An operator's round is held within a second, whichever server holds the agent."""
     kid = await enroll(server, attester)
     ticket = (await prove(server, attester, kid)).body["ticket"]
     held = asyncio.create_task(poll(server, kid, ticket))
@@ -494,7 +494,7 @@ async def sweep(server: Server, seconds: int) -> None:
 
 
 async def test_rules_ask_running_machines_for_their_log(server: Server, attester: Attester) -> None:
-    """What the firmware logged is there while a system runs; a log that is lost on the way is no verdict."""
+    """The firmware's log is there while a system runs; a log that is lost on the way is no verdict."""
     from tests.service.policies.test_rules import machine, rule, ruled
 
     kid = await machine(server, attester)

@@ -1,4 +1,4 @@
-"""What an operator commits while an unlock is under way counts for that unlock.
+"""An operator's change during an unlock counts for that unlock.
 
 The evidence was appraised by what was true before; the change comes before the decision is written.
 """

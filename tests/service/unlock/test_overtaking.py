@@ -121,7 +121,7 @@ async def test_any_order_of_many(server: Server, attester: Attester) -> None:
 
 
 async def test_a_challenge_asked_between_them(server: Server, attester: Attester) -> None:
-    """What was accepted before a nonce was made is older than its quote; what came since need not be."""
+    """Evidence accepted before a nonce was made is older than its quote; later evidence need not be."""
     kid = await enroll(server, attester)
     first, second = await unlock(server, kid), await unlock(server, kid)
     slow, fast = first(attester), second(attester)
@@ -201,7 +201,7 @@ async def test_a_tpm_that_was_set_back_is_refused(
 async def test_a_quote_of_an_earlier_boot_is_refused(
     server: Server, attester: Attester, kind: Any, counter: str
 ) -> None:
-    """Whoever holds a quote back until the machine booted again gets nothing; and the machine is not to blame for it."""
+    """A quote held back until the machine booted again gets nothing; and the machine is not blamed for it."""
     kid = await enroll(server, attester)
     held = (await kind(server, kid))(attester)
     newer = await kind(server, kid)
@@ -237,7 +237,7 @@ async def test_an_overtaken_round_does_not_make_a_refused_machine_good(
 
 
 async def test_an_overtaken_round_that_is_bad_counts(server: Server, attester: Attester) -> None:
-    """What ran once in this boot ran in this boot."""
+    """Software that ran once in this boot ran in this boot."""
     kid = await enroll(server, attester)
     first, second = await verify(server, kid), await verify(server, kid)
     good_values = dict(attester.pcrs["sha256"])
@@ -250,7 +250,7 @@ async def test_an_overtaken_round_that_is_bad_counts(server: Server, attester: A
 
 
 async def test_a_stranger_learns_nothing_from_a_challenge(server: Server, attester: Attester) -> None:
-    """How often a machine booted, and how long it runs, is nobody's business who only knows its kid."""
+    """A client that only knows a kid learns neither the number of boots nor the uptime."""
     attester.clock, attester.reset_count = 0x1122334455667700, 0x55AA55AA
     kid = await enroll(server, attester)
     good(await (await unlock(server, kid))(attester)())

@@ -41,7 +41,7 @@ async def audit(server: Server, event: str) -> list[tuple[str, str]]:
 
 
 async def is_right(server: Server, kid: str, x: Any, answer: Answer) -> bool:
-    """Whether the answer is Y = s·X, as x·S says."""
+    """Return True if the answer is Y = s·X, as x·S says."""
     bound = await server.store.find_key(kid)
     assert bound is not None
     return answer.status == 200 and parse_point(answer.body) == ExchangeKey(x).multiply(
@@ -194,7 +194,7 @@ async def test_open_keys(server: Server, swtpm: Swtpm) -> None:
 
 
 async def test_a_full_queue(server: Server, attester: Attester) -> None:
-    """Who comes when too many wait for the TPM hears so at once, and nothing is written as permitted."""
+    """A request beyond the TPM's queue is refused at once, and nothing is written as permitted."""
     kid, go = await server.enroll(attester), threading.Event()
     tpm = server.sealed.tpm
     tpm._queue.maxsize = 1

@@ -1,4 +1,4 @@
-"""Who can write to the database decides nothing with that: every column of every row that a decision reads is sealed."""
+"""A writer of the database decides nothing: every column of every row that a decision reads is sealed."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ READERS: dict[str, list[Callable[[SqlStore], Awaitable[object]]]] = {
 
 
 async def outcome(call: Awaitable[object]) -> object:
-    """What it gives, or the code of what it raises; nothing is ``None``."""
+    """Its result, or the code of its error; nothing is ``None``."""
     try:
         return await call or None
     except TangAttestError as error:
@@ -142,7 +142,7 @@ async def test_a_changed_column_decides_nothing(
         raw = await newest_row(store, form)
         changed = intruder.another(raw[column], form.table.c[column].type)
         intruder.update(table, form.keys, raw, {column: changed})
-        # What nobody remembers: another process.
+        # A process without memory of earlier versions.
         other = await open_another()
         found = [await outcome(read(reader)) for reader in (store, other) for read in READERS[table]]
         assert all(each in ("registry-tampered", "not-found", None) for each in found), (column, found)

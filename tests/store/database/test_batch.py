@@ -159,7 +159,7 @@ async def test_a_batch_of_cancelled_callers_is_not_run() -> None:
 
 
 async def test_the_queue_is_bounded() -> None:
-    """Who finds no room is told at once, and there is room again later."""
+    """A caller without room is refused at once, and there is room again later."""
     echo = Echo()
     batcher = make(echo, queue_limit=2)
     echo.go.clear()
@@ -175,7 +175,7 @@ async def test_the_queue_is_bounded() -> None:
 
 
 async def test_close_finishes_what_was_taken() -> None:
-    """What waits is done; what comes later is refused; closing twice is no error."""
+    """Waiting items are done; later ones are refused; closing twice is no error."""
     echo = Echo()
     batcher = make(echo)
     echo.go.clear()

@@ -21,7 +21,7 @@ async def test_migrations_make_the_tables(store: SqlStore) -> None:
 
 
 async def test_migrations_count_ids_like_the_tables(store: SqlStore) -> None:
-    """What compare_metadata does not see: AUTOINCREMENT, so that an id is never used again."""
+    """Schema facts that compare_metadata does not see: AUTOINCREMENT, so that an id is never used again."""
 
     def statements(connection: sa.Connection) -> dict[str, str]:
         if connection.dialect.name != "sqlite":

@@ -1,4 +1,4 @@
-"""What SQLite does for the statements of an unlock: it looks rows up, and reads no table from end to end."""
+"""SQLite's plans for the statements of an unlock: it looks rows up, and reads no table from end to end."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What holds for PostgreSQL only: waits that end, races of two servers, who may log in, and a server that flushes."""
+"""Requirements of PostgreSQL alone: waits that end, races of two servers, who may log in, and a server that flushes."""
 
 from __future__ import annotations
 
@@ -172,7 +172,7 @@ async def _deadlocks(store: SqlStore) -> int:
 
 
 async def test_a_deadlock_is_tried_again(store: SqlStore, open_another: Opener) -> None:
-    """Where an order cannot be kept, PostgreSQL ends one of the two; its work is done a moment later."""
+    """If an order cannot be kept, PostgreSQL ends one of the two; its work is done a moment later."""
     other = await open_another()
     first, second = await devices(store, 2)
     meet = asyncio.Barrier(2)
@@ -250,7 +250,7 @@ async def test_reads_are_one_moment(store: SqlStore, open_another: Opener) -> No
 
 
 async def test_a_read_cannot_write(store: SqlStore) -> None:
-    """What only reads is told so to the server."""
+    """A reading transaction is declared as such to the server."""
     await devices(store, 1)
     with pytest.raises(Unavailable):
         await store._database.read(lambda connection: connection.exec_driver_sql("DELETE FROM device"))

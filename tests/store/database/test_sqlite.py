@@ -1,4 +1,4 @@
-"""What holds for SQLite only: durability, the file, and what stays in it."""
+"""Requirements of SQLite alone: durability, the file, and its remains."""
 
 from __future__ import annotations
 
@@ -190,7 +190,7 @@ async def test_a_locked_database_is_unavailable_for_the_whole_batch(
 
 
 async def test_a_full_disk_is_unavailable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What did not fit is not there, and reading goes on."""
+    """A write that did not fit is not there, and reading goes on."""
     store, url = await make(tmp_path)
     await store.close()
     monkeypatch.setattr(engine, "_PRAGMAS", (*engine._PRAGMAS, "max_page_count=60"))

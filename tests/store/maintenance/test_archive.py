@@ -1,4 +1,4 @@
-"""What goes out of one database and into another is the same; what is not whole goes nowhere."""
+"""The contents of one database arrive in another unchanged; an incomplete archive goes nowhere."""
 
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ async def test_everything_arrives(url: str, empty_url: str) -> None:
 
 
 async def test_a_backup_is_one_moment(store: SqlStore, url: str) -> None:
-    """What is written while it is read is not in it: no audit entry without its device, and no device without its key."""
+    """A write during the backup is not in it: no audit entry without its device, and no device without its key."""
     await fill_with_devices(store, 1)
     written = []
 

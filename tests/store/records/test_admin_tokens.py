@@ -85,7 +85,7 @@ async def test_pages(store: SqlStore) -> None:
 
 
 async def test_observations_under_policies(store: SqlStore) -> None:
-    """Whoever may see one policy sees the observations of its devices, and no others."""
+    """A token for one policy sees the observations of its devices, and no others."""
     for name in ("pi-a", "pi-b"):
         await store.add_token(token(name), entry())
         device = await store.enroll(enrollment(name, name))

@@ -248,7 +248,7 @@ async def test_widen(store: SqlStore) -> None:
 
 
 async def test_resume_forgets_refusals(store: SqlStore) -> None:
-    """Who was refused is counted anew, who passed has passed; the reason of the stop is gone."""
+    """Refused devices are counted anew, passed ones have passed; the reason of the stop is gone."""
     running, ids = await begin(store, limit=0)
     await fare(store, ids["d0"], running, PASSED)
     await fare(store, ids["d1"], running, REFUSED)

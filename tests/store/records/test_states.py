@@ -165,13 +165,13 @@ async def test_the_last_evidence_is_kept_in_place_of_the_one_before(store: SqlSt
     assert [listed.permitted for listed in await store.list_evidence("pi-b")] == [False]  # the newer one
     kept = await store.get_evidence("pi-b", permitted=True)
     assert kept is not None
-    assert kept.snapshot.event_log == b"second"  # what is approved is still there to compare with
+    assert kept.snapshot.event_log == b"second"  # approved values are still there to compare with
     await store.remove_device("pi-b", entry("device remove"))
     assert await store.list_evidence("pi-c") == []
 
 
 async def test_a_removed_device_takes_its_own_states_along(store: SqlStore) -> None:
-    """Whoever enrolls under its name next gets none of them."""
+    """The next device of its name gets none of them."""
     await store.add_policy(policy("shared", state("all")), entry())
     await store.add_token(token("t", policy="shared", record=False), entry())
     await store.enroll(enrollment("pi-b", "t", policy="shared"))

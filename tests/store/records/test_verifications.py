@@ -183,7 +183,7 @@ async def test_suspending_once(store: SqlStore, device_id: int) -> None:
 
 
 async def test_a_wish_is_kept_in_the_history(store: SqlStore, device_id: int) -> None:
-    """Whoever asked reads how his round ended, even if it ended like the one before."""
+    """The operator who asked reads the outcome of their round, even if it equals the one before."""
     await store.verify(ended(device_id, 1))
     assert await store.wanted() == []
     await store.want_verification("pi-b", NOW)

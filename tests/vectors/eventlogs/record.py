@@ -41,7 +41,7 @@ done
 /bin/busybox poweroff -f
 """
 
-#: Where the stub expects its sections (systemd-stub(7) of version 252).
+#: Addresses at which the stub expects its sections (systemd-stub(7) of version 252).
 SECTIONS: Final = {".osrel": 0x20000, ".cmdline": 0x30000, ".linux": 0x2000000, ".initrd": 0x3000000}
 
 GRUB: Final = """set timeout=0
@@ -52,7 +52,7 @@ boot
 
 
 class Parts:
-    """What the boots are made of, unpacked in *scratch*."""
+    """Parts of the boots, unpacked in *scratch*."""
 
     def __init__(self, scratch: Path) -> None:
         self.scratch = scratch.absolute()

@@ -65,7 +65,7 @@ async def holder(
     policies: tuple[str, ...] | None = None,
     valid_for: timedelta = timedelta(days=90),
 ) -> Admin:
-    """Whoever holds a new token; without *scopes* it has all."""
+    """Client with a new token; without *scopes* it has all."""
     text, _ = await server.admin_tokens.create(name, scopes or EVERY_SCOPE, policies, valid_for)
     return Admin(server, text)
 

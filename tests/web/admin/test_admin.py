@@ -268,7 +268,7 @@ async def test_observations_and_audit(server: Server, admin: Admin, attester: At
 
 
 async def test_a_staged_image_boots(server: Server, attester: Attester) -> None:
-    """What a pipeline staged opens the disk of the machine that boots it, and the audit record says who it was."""
+    """A state staged by a pipeline opens the disk of the machine that boots it, and the audit record names the token."""
     kid = await server.enroll(attester)
     attester.extend(4, b"another kernel")
     client = await holder(server, Scope.STAGE, policies=("pi-b",))
@@ -349,7 +349,7 @@ async def test_staging_is_bounded(admin: Admin, monkeypatch: pytest.MonkeyPatch)
 
 
 async def test_tpm2_pcrread(admin: Admin) -> None:
-    """What the tool prints is a body, with the label in the query; other PCRs in it are left out."""
+    """The tool's output is a body, with the label in the query; other PCRs in it are left out."""
     text = pcrread(values("a") | {9: bytes(32)})
     answer = await admin.post(
         "/policies/web/states?label=image%2042&expires_in=60",
@@ -493,13 +493,13 @@ async def test_big_bodies(admin: Admin) -> None:
     ],
 )
 async def test_wrong_addresses(admin: Admin, path: str) -> None:
-    """What cannot be a name or a number is refused before anybody looks for it."""
+    """Text that cannot be a name or a number is refused before a look-up."""
     answer = await admin.get(path)
     assert (answer.status, answer.code) == (400, "request-malformed")
 
 
 async def test_no_body_where_none_belongs(admin: Admin) -> None:
-    """Whoever sends {"force": true} is not left to believe that it did something."""
+    """{"force": true} is refused, not ignored."""
     await admin.stage("image", values("a"))
     answer = await admin.post("/policies/web/states/image/retire", {"force": True})
     assert (answer.status, answer.code) == (400, "request-malformed")
@@ -510,7 +510,7 @@ async def test_no_body_where_none_belongs(admin: Admin) -> None:
 
 
 async def test_approving_an_observation(server: Server, attester: Attester) -> None:
-    """What a machine booted counts from then on, as far as it was approved; the audit record has the token."""
+    """An observed boot counts once approved; the audit record has the token."""
     kid = await observe(server, attester)
     client = await holder(server, Scope.READ, Scope.APPROVE)
     seen = (await client.get("/observations?device=pi-b")).body["observations"][0]
@@ -639,7 +639,7 @@ async def test_a_token_for_one_policy(server: Server, admin: Admin, attester: At
 
 
 async def test_making_and_revoking_is_audited(server: Server, admin: Admin) -> None:
-    """Who, and with which scopes; never the token."""
+    """The names and scopes; never the token."""
     await server.admin_tokens.revoke("ci")
     made, revoked = [
         entry for _, entry in reversed(await server.store.list_audit()) if "admin-token" in entry.event

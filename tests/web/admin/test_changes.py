@@ -28,7 +28,7 @@ def hexadecimal(chosen: dict[int, bytes]) -> dict[str, str]:
 
 
 def booted(attester: Attester) -> dict[str, str]:
-    """What *attester* runs now."""
+    """Values that *attester* runs now."""
     return hexadecimal({pcr: attester.pcrs["sha256"][pcr] for pcr in PCRS})
 
 
@@ -44,7 +44,7 @@ async def fleet(server: Server, *names: str) -> dict[str, tuple[Attester, str]]:
 
 
 async def actors(server: Server) -> set[tuple[str, str]]:
-    """What tokens did, and to which policy."""
+    """Acts of tokens, and their policies."""
     rows = [entry for _, entry in await server.store.list_audit(limit=1000)]
     return {(row.event, str(row.details["policy"])) for row in rows if row.actor.startswith("token:")}
 

@@ -62,7 +62,7 @@ def test_schemathesis_finds_nothing(tmp_path: Path) -> None:
                 "--max-examples=10",
                 "--generation-deterministic",
                 "--no-color",
-                # What a schema cannot say: that values fit the policy, that a label is printable.
+                # Limits beyond a schema: values fit the policy, a label is printable.
                 "--exclude-checks=positive_data_acceptance",
             ],
             capture_output=True,

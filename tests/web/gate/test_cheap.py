@@ -246,7 +246,7 @@ async def test_a_flood_of_members_costs_no_latency(tmp_path: Path, attester: Att
                 assert (await server.post(target.format(kid=kid), body)).status >= 400
             return (time.process_time() - begin) / 100
 
-        await cost(b"[]")  # what is made once is made
+        await cost(b"[]")  # one-time initialization is done
         empty = min([await cost(b"[]") for _ in range(3)])
         assert min([await cost(worst) for _ in range(3)]) < empty + 0.001
 

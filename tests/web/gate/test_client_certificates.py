@@ -19,7 +19,7 @@ from tests.cli.serving import PATIENCE_S, program, request, serving
 from tests.client_pki import SERVER, ClientCa, client_context, server_certificate
 from tests.server import Server, evidence, new_x
 
-#: What shows no certificate that counts, by what it shows.
+#: Clients without a valid certificate, by their fault.
 STRANGERS: dict[str, Callable[[ClientCa, Path], tuple[Path, Path] | None]] = {
     "nothing": lambda ca, directory: None,
     "expired": lambda ca, directory: ca.machine("expired", days=-1),
@@ -48,12 +48,12 @@ async def server(tmp_path: Path, ca: ClientCa) -> AsyncIterator[Server]:
 
 
 async def traces(server: Server) -> list[str]:
-    """What anybody's request has left."""
+    """Traces of any request."""
     return [row.event for _, row in await server.store.list_audit(limit=1000)]
 
 
 async def test_a_certificate_replaces_no_quote(server: Server) -> None:
-    """Whoever shows one is asked for evidence as anybody is, and refused with a bad one."""
+    """A client with one is asked for evidence like any other, and refused with bad evidence."""
     attester = Attester()
     kid = await server.enroll(attester)
     assert (await server.unlock(attester, kid)).status == 200

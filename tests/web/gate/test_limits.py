@@ -1,4 +1,4 @@
-"""What a stranger may ask, and what it costs: each limit, what it answers, and that it stops nobody else."""
+"""Limits of clients: each limit, its answer, and that it stops no other client."""
 
 from __future__ import annotations
 
@@ -213,7 +213,7 @@ async def test_an_address_that_asks_too_often(tmp_path: Path, exchanges: list[Po
 
 
 async def test_a_stranger_does_not_lock_a_machine_out(tmp_path: Path) -> None:
-    """Who knows a kid and asks about it all the time is told to wait; the machine itself opens its disk meanwhile."""
+    """A client that asks about a kid all the time is told to wait; the machine itself opens its disk meanwhile."""
     async with started(tmp_path, device_rate=1) as server:
         attester = Attester()
         kid, other = await server.enroll(attester), await server.enroll(Attester(), "pi-c")
@@ -287,7 +287,7 @@ async def test_a_slow_body_is_cut(tmp_path: Path) -> None:
 
 
 async def test_too_many_bodies_on_their_way(tmp_path: Path) -> None:
-    """What one address may send at a time is half of all; more is 503."""
+    """One address may send half of all bytes at a time; more is 503."""
     async with started(tmp_path, bodies=4000, body_s=30) as server:
         _, first = await half_a_body(server, 2500, b"x" * 1900)
         await until(lambda: server.limiter.bodies == 1900)
@@ -417,7 +417,7 @@ def test_whoever_holds_most_gives_way() -> None:
 
 
 async def test_a_flood_of_an_address_is_not_read(tmp_path: Path) -> None:
-    """Who asks too often is told 429 at the door, with a problem; an address beside it is served."""
+    """A client that asks too often gets 429 when it connects, with a problem; an address beside it is served."""
     async with started(tmp_path, address_rate=1) as server, listening(server) as port:
         async with connected(port, STRANGER) as (reader, writer):
             writer.write(HEALTH * 50)
@@ -473,7 +473,7 @@ async def test_what_comes_behind_a_request_is_bounded(tmp_path: Path) -> None:
             await asyncio.sleep(0.5)
             held = tracemalloc.get_traced_memory()[0]
             tracemalloc.stop()
-            assert held < 6_500_000 + 1_000_000  # what this client could not send yet is in this process too
+            assert held < 6_500_000 + 1_000_000  # unsent bytes of this client are in this process too
             server.polls.close()
             assert (await reader.readline()).startswith(b"HTTP/1.1 204 ")
             answers = b""
@@ -511,7 +511,7 @@ async def test_who_never_reads_is_cut(tmp_path: Path) -> None:
 
 
 async def ending(reader: asyncio.StreamReader) -> bytes:
-    """What comes until the end, however that is told."""
+    """Return everything until the end, however that is marked."""
     received = b""
     with contextlib.suppress(ConnectionError):
         while data := await reader.read(65536):
@@ -635,7 +635,7 @@ async def test_a_challenge_costs_nothing_that_stays(tmp_path: Path) -> None:
                     answer += connection.recv(65536)
                 assert answer.startswith(b"HTTP/1.1 401 ")
 
-        ask_for(1000)  # what is made once is made
+        ask_for(1000)  # one-time initialization is done
         # The server's own sealer writes until every audit row has its seal, in more than one step on a busy machine.
         await until(lambda: not unsealed(tmp_path / "state" / "tang-attest.db"))
         before, memory = disk(), resident(process.process.pid)

@@ -1,4 +1,4 @@
-"""What Prometheus reads, and what a load balancer asks."""
+"""Metrics for Prometheus, and health for a load balancer."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def total(samples: Samples, name: str, **labels: str) -> float:
 
 
 async def exposition(server: Server) -> str:
-    """What Prometheus would read."""
+    """Metrics as Prometheus would read them."""
     assert server.site.metrics is not None
     return (await server.site.metrics.text()).decode()
 
@@ -151,7 +151,7 @@ async def test_not_ready(server: Server, what: str) -> None:
 
 
 async def test_an_answer_is_good_for_a_second(server: Server) -> None:
-    """Whoever asks all the time does not keep the database busy."""
+    """A client that asks all the time does not keep the database busy."""
     looked = 0
     check = server.store.check
 
