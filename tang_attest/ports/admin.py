@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
+from typing import Protocol
+
+from tang_attest.ports.audit import AuditEntry
 
 
 class Scope(StrEnum):
@@ -30,3 +34,22 @@ class AdminToken:
     created_by: str
     expires_at: datetime
     revoked_at: datetime | None = None
+
+
+class AdminTokenStore(Protocol):
+    """Tokens of the admin API."""
+
+    async def add_admin_token(self, token: AdminToken, audit: AuditEntry) -> None:
+        """Add an admin token.  Raises ``name-taken``, ``not-found`` (a policy it is limited to)."""
+
+    async def find_admin_token(self, digest: bytes) -> AdminToken | None:
+        """Return the admin token whose text has this SHA-256, revoked and expired ones too."""
+
+    async def list_admin_tokens(self) -> Sequence[AdminToken]:
+        """Return every admin token, newest first."""
+
+    async def revoke_admin_token(self, name: str, audit: AuditEntry) -> None:
+        """Revoke an admin token for good, at the entry's time.
+
+        Raises ``not-found``, also when it was revoked before.
+        """

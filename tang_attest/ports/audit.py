@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import Protocol
+
+from tang_attest.protocol.audit_chain import Row, Seal
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,3 +29,36 @@ class AuditEntry:
     address: str | None = None
     request_id: str | None = None
     details: Mapping[str, object] = field(default_factory=dict)
+
+
+class AuditStore(Protocol):
+    """The audit record and the chain of seals over it (protocol/audit_chain.py)."""
+
+    async def append(self, entry: AuditEntry) -> None:
+        """Append one entry."""
+
+    async def list_audit(
+        self, device: str | None = None, limit: int = 100, before: int | None = None
+    ) -> Sequence[tuple[int, AuditEntry]]:
+        """Return entries with their row numbers, newest first; with *before*, only those with a lower number."""
+
+    async def newest_seal(self) -> Seal | None:
+        """Return the head of the chain.  Raises ``audit-changed`` when it is not what a seal can be."""
+
+    async def list_seals(self, after: int, limit: int) -> Sequence[Seal]:
+        """Return seals with a number above *after*, in order.  Raises ``audit-changed`` for what cannot be a seal."""
+
+    async def add_seal(self, seal: Seal) -> bool:
+        """Add *seal*; return False when there is one of its number."""
+
+    async def final_audit_id(self, after: int | None) -> int | None:
+        """Return an id above *after* up to which every row is visible and none can still be added.
+
+        ``None`` when there is no row above *after*, or when a transaction has been writing for too long: ask again later.
+        """
+
+    async def list_audit_rows(self, after: int | None, up_to: int, limit: int) -> Sequence[Row]:
+        """Return rows as they are sealed, with an id above *after* and not above *up_to*, by id."""
+
+    async def unsealed_audit(self, after: int | None) -> tuple[int, datetime | None]:
+        """Return the number of rows with an id above *after*, and the time of the oldest."""

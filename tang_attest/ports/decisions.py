@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Protocol
 
 from tang_attest.ports.audit import AuditEntry
 from tang_attest.ports.keys import EncryptedKey
@@ -103,3 +104,39 @@ class Decision:
     behind_ms: int = 0
     basis: Basis | None = None
     replay_in_full: bool = True
+
+
+class DecisionStore(Protocol):
+    """The request path of an unlock: one read, one write."""
+
+    async def find_key(self, kid: str) -> BoundKey | None:
+        """Return the exchange key with thumbprint *kid*, fresh from the database; ``None`` when there is none."""
+
+    async def find_selection(self, kid: str) -> Selection | None:
+        """Return the PCR selection of the policy of the device with exchange key *kid*; ``None`` when there is none."""
+
+    async def find_clock(self, kid: str) -> ClockInfo | None:
+        """Return the clock of the newest evidence of the device with exchange key *kid*; ``None`` when there is none."""
+
+    async def decide(self, decision: Decision) -> None:
+        """Write *decision*.
+
+        These errors leave nothing written, except that ``nonce-used`` writes an audit entry of the second use.  For the
+        others the caller writes the audit entry.
+
+        * ``nonce-used``: the nonce was used before.
+        * ``clock-backwards``: newer evidence of the device was written meanwhile, and this one is further behind than
+          it may be.
+        * ``key-unknown``: the device is gone.
+        * ``device-suspended``: it was suspended meanwhile (unless the decision is a refusal anyway).
+        * ``pcr-mismatch``: the one learning use was taken meanwhile.
+        * ``state-retired``, ``state-used-up``: the state that it met does not count any more.
+        * ``state-not-rolled-out``: the state counted only by a rollout that was stopped meanwhile.
+        * ``approval-required``, ``device-stale``: the policy's conditions ask for a person now.
+        * ``policy-changed``: its ``basis`` is another one now.
+
+        The refusal that passes a rollout's limit stops it here, with an audit entry of the actor ``server``.
+        """
+
+    async def prune(self, before: datetime) -> int:
+        """Remove nonces that expired before *before*; return their number."""

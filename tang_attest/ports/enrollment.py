@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import Protocol
 
 from tang_attest.ports.audit import AuditEntry
 from tang_attest.ports.decisions import NewEvidence
 from tang_attest.ports.keys import EncryptedKey
-from tang_attest.ports.machines import NewDevice
+from tang_attest.ports.machines import Device, NewDevice
 from tang_attest.protocol.policy import ReferencePolicy
 from tang_attest.protocol.values.pcr import Selection
 
@@ -66,3 +68,38 @@ class Enrollment:
     new_policy: ReferencePolicy | None = None
     policy: str | None = None
     evidence: NewEvidence | None = None
+
+
+class EnrollmentStore(Protocol):
+    """Enrollment tokens, trust anchors for EK certificates, and the enrollment that uses a token up."""
+
+    async def find_token(self, digest: bytes) -> Token | None:
+        """Return the token whose text has this SHA-256."""
+
+    async def enroll(self, enrollment: Enrollment) -> Device:
+        """Use up the token and add device, key and (perhaps) policy.
+
+        Raises ``token-used``, ``token-revoked``, ``name-taken`` (device or new policy), ``device-exists`` (same AK or
+        same EK Name), ``not-found`` (policy).
+        """
+
+    async def add_token(self, token: Token, audit: AuditEntry) -> None:
+        """Add a token.  Raises ``not-found`` (its policy)."""
+
+    async def list_tokens(self) -> Sequence[Token]:
+        """Return every token, newest first."""
+
+    async def revoke_token(self, digest: bytes, audit: AuditEntry) -> None:
+        """Revoke an unused token for good, at the entry's time.  Raises ``not-found``, ``token-used``."""
+
+    async def add_ek_root(self, root: EkRoot, audit: AuditEntry) -> None:
+        """Add a trust anchor; one that is there already stays as it is."""
+
+    async def find_ek_roots(self, subject: bytes, fingerprint: str) -> Sequence[EkRoot]:
+        """Return the trust anchors with that subject or fingerprint, and those whose subject is not known."""
+
+    async def list_ek_roots(self) -> Sequence[EkRoot]:
+        """Return every trust anchor, by label."""
+
+    async def remove_ek_root(self, fingerprint: str, audit: AuditEntry) -> None:
+        """Remove a trust anchor.  Raises ``not-found``."""

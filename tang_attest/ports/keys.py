@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final, Protocol
 
+from tang_attest.ports.audit import AuditEntry
 from tang_attest.protocol.exchange import Multiplier
 
 #: The holder of a key that serves no device: a signing key, or an open exchange key (plain Tang).
@@ -62,3 +63,25 @@ class KeyStore(Protocol):
 
         Raises ``internal`` when it was sealed under another secret, ``registry-tampered`` when for another holder.
         """
+
+
+class EncryptedKeyStore(Protocol):
+    """Exchange and signing keys at rest."""
+
+    async def add_key(self, key: EncryptedKey, device: str | None, audit: AuditEntry) -> None:
+        """Add a signing key or an exchange key (an open one, or a further one of *device*).
+
+        Raises ``not-found`` (the device), ``name-taken`` (the key).
+        """
+
+    async def list_keys(self) -> Sequence[tuple[EncryptedKey, str | None]]:
+        """Return every key with its device's name, newest first."""
+
+    async def server_keys(self) -> Sequence[EncryptedKey]:
+        """Return the keys that belong to no device: signing keys and open exchange keys, newest first."""
+
+    async def count_signing_keys(self) -> tuple[int, int]:
+        """Return the number of rows, and of those that this server, or one with its secret, wrote."""
+
+    async def rotate_keys(self, kids: Sequence[str], at: datetime, audit: AuditEntry) -> None:
+        """Mark keys as rotated.  Raises ``not-found``; then none is rotated."""

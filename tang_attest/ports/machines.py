@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Protocol
 
-from tang_attest.ports.keys import holder
+from tang_attest.ports.audit import AuditEntry
+from tang_attest.ports.keys import EncryptedKey, holder
 from tang_attest.protocol.cap import Opened, untold
+from tang_attest.protocol.policy import ReferencePolicy
 from tang_attest.protocol.tpm import ClockInfo
 from tang_attest.protocol.verification import RoundOutcome
 
@@ -140,3 +143,58 @@ class Device(NewDevice):
         if self.clock is not None and self.clock.reset_count != self.told.reset_count:
             return untold("it booted since it told, and told nothing of that boot yet")
         return self.told.opened
+
+
+class DeviceStore(Protocol):
+    """Devices: the records of enrolled and registered machines."""
+
+    async def add_device(
+        self, device: NewDevice, policy: str | ReferencePolicy, key: EncryptedKey | None, audit: AuditEntry
+    ) -> Device:
+        """Add a registered device, with its *key* if it has one, under an existing policy or one that is made for it.
+
+        Raises ``name-taken``, ``device-exists``, ``not-found`` (policy).
+        """
+
+    async def list_devices(self) -> Sequence[Device]:
+        """Return every device, by name."""
+
+    async def get_device(self, name: str) -> Device:
+        """Return the device *name*.  Raises ``not-found``."""
+
+    async def remove_device(self, name: str, audit: AuditEntry) -> None:
+        """Remove the device and destroy its exchange keys, in the file and in the write-ahead log too.
+
+        Its observations go too, and the policy that its enrollment recorded unless another device uses it: so
+        it can be enrolled again under its name.  The audit record stays.  Raises ``not-found``.
+        """
+
+    async def suspend_device(self, name: str, suspension: Suspension, audit: AuditEntry) -> None:
+        """Refuse every use of the device's keys.  Raises ``not-found``, ``device-suspended``."""
+
+    async def resume_device(self, name: str, audit: AuditEntry) -> None:
+        """End the suspension.  Raises ``not-found``, ``not-suspended``."""
+
+    async def allow_device(self, name: str, until: datetime, audit: AuditEntry) -> None:
+        """Record an operator's approval that the device may unlock until *until*.  Raises ``not-found``."""
+
+    async def label_devices(
+        self,
+        names: Sequence[str],
+        add: Collection[str],
+        remove: Collection[str],
+        audits: Sequence[AuditEntry],
+    ) -> None:
+        """Add and remove labels, for all of *names* or none.
+
+        Raises ``not-found``, and ``request-malformed`` for too many labels.
+        """
+
+    async def arm_learning(self, device: str, learning: Learning | None, audit: AuditEntry) -> None:
+        """Arm (or with ``None`` end) the one learning use of a device.  Raises ``not-found``."""
+
+    async def set_running_policy(self, device: str, policy: str | None, audit: AuditEntry) -> None:
+        """Set the policy that the device is verified against while it runs.  Raises ``not-found`` (either)."""
+
+    async def seen(self, now: datetime) -> Mapping[str, int]:
+        """Count devices by when they last gave evidence: ``hour``, ``day``, ``week`` ago, ``before``, ``never``."""

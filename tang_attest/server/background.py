@@ -41,7 +41,7 @@ async def background(served: Served) -> AsyncIterator[None]:
     installation, store = served.installation, served.installation.store
     clock, settings = installation.world.clock, installation.settings
     async with AsyncExitStack() as stack:
-        stack.enter_context(chore("sweep", _PRUNE_EVERY_S, Forgetting(store, clock).sweep))
+        stack.enter_context(chore("sweep", _PRUNE_EVERY_S, Forgetting(store.decisions, clock).sweep))
         remembering = asyncio.create_task(_remember(store))
         stack.callback(remembering.cancel)
         await stack.enter_async_context(sealing(installation))

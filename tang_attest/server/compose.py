@@ -10,7 +10,7 @@ import os
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Executor
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Final
 
@@ -40,6 +40,7 @@ from tang_attest.service.rounds.polls import Polls
 from tang_attest.service.rounds.verify import RoundVerifier
 from tang_attest.service.tang.recent_keys import LIFE_S
 from tang_attest.service.tang.server_keys import ServerKeys
+from tang_attest.service.unlock.challenges import Challenges
 from tang_attest.service.unlock.unlock import Unlock
 from tang_attest.store import KEY_LABEL, open_store
 
@@ -141,39 +142,30 @@ class Installation:
         Requests of agents wait in *polls*.  Refusals are counted in *refusals*, or else written one by one.  Exchanges
         run in *executor*, or else on the event loop.
         """
-        store, clock, random = self.store, self.world.clock, self.world.random
-        nonce_key, ttl_s = self._nonce_key(), self.settings.challenge_ttl
-        verify = self.verifier()
+        store, challenges, verify = self.store, self.challenges(), self.verifier()
+        refusals = refusals or Refusals(store.audit, self.world.clock)
         return Attestation(
-            unlock=Unlock(
-                store,
-                self.sealed,
-                clock,
-                random,
-                nonce_key,
-                ttl_s,
-                executor=executor,
-                refusals=refusals,
-            ),
+            unlock=Unlock(store, self.sealed, challenges, refusals, executor),
             enroll=Enroll(
                 store,
                 self.sealed,
                 SessionEncryption(self.secret),
-                clock,
-                random,
-                nonce_key,
-                self.settings.enroll_ttl,
-                refusals=refusals,
+                replace(challenges, ttl_s=self.settings.enroll_ttl),
+                refusals,
             ),
-            announce=Announce(store, clock, random, nonce_key, ttl_s, refusals=refusals),
+            announce=Announce(store, challenges, refusals),
             verify=verify,
-            agents=Agents(store, verify, polls, clock, random, nonce_key, hold_s=self.world.hold_s),
+            agents=Agents(store.decisions, verify, polls, challenges, hold_s=self.world.hold_s),
         )
 
     def verifier(self) -> RoundVerifier:
         """Return the use case that appraises the evidence of running systems."""
-        clock, random = self.world.clock, self.world.random
-        return RoundVerifier(self.store, clock, random, self._nonce_key(), self.settings.challenge_ttl)
+        return RoundVerifier(self.store, self.challenges())
+
+    def challenges(self) -> Challenges:
+        """Return the means to make and check challenges for an enrolled machine."""
+        world, key = self.world, self.secret.derive("nonce")
+        return Challenges(world.clock, world.random, key, self.settings.challenge_ttl)
 
     def rounds(self, cap_events: bytes | None = None) -> OnDemandRounds:
         """Return the use case that holds rounds on demand; *cap_events* are the cap's texts for a TPM asked directly."""
@@ -187,9 +179,6 @@ class Installation:
         """Return the keys that a server shows; open keys count only with the setting ``plain_tang``."""
         open_keys = self.settings.plain_tang
         return ServerKeys(self.store, self.sealed, self.world.clock, "server", open_keys=open_keys)
-
-    def _nonce_key(self) -> bytes:
-        return self.secret.derive("nonce")
 
 
 @asynccontextmanager
@@ -236,16 +225,16 @@ def _compose(store: Store, secret: ServerSecret, settings: Settings, world: Worl
         policy_changes=PolicyChanges(store, clock, author),
         explanations=Explanations(store, clock),
         rollouts=Rollouts(store, clock, random, author),
-        admin_tokens=AdminTokens(store, clock, random, author),
+        admin_tokens=AdminTokens(store.admin_tokens, clock, random, author),
         keys=ServerKeys(store, sealed, clock, author.actor),
     )
 
 
 async def _check_secret(installation: Installation) -> None:
-    there, ours = await installation.store.count_signing_keys()
+    there, ours = await installation.store.keys.count_signing_keys()
     if there and not ours:
         raise wrong_secret()
-    for key in (key for key in await installation.store.server_keys() if key.use == "sign"):
+    for key in (key for key in await installation.store.keys.server_keys() if key.use == "sign"):
         try:
             installation.sealed.open_signer(key)
         except Unavailable:

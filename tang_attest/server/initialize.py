@@ -36,7 +36,7 @@ def _refuse_existing(settings: Settings) -> None:
 async def _fill(settings: Settings, secret: ServerSecret, world: World | None) -> str:
     store = await open_store(settings.database_url, secret.derive(KEY_LABEL), create=True)
     try:
-        if (await store.count_signing_keys())[0]:
+        if (await store.keys.count_signing_keys())[0]:
             raise Conflict("state-exists", "The database has keys already, made under another kek.")
         async with composed(store, secret, settings, world) as installation:
             return await installation.keys.create_signing_key()

@@ -75,7 +75,7 @@ def _side(secret: ServerSecret) -> store.Side:
 async def _is_under(url: str, secret: ServerSecret) -> bool:
     opened = await store.open_store(url, secret.derive(store.KEY_LABEL))
     try:
-        there, ours = await opened.count_signing_keys()
+        there, ours = await opened.keys.count_signing_keys()
     finally:
         await opened.close()
     return not there or ours > 0

@@ -46,7 +46,9 @@ class HeadLog:
 @asynccontextmanager
 async def sealing(installation: Installation) -> AsyncIterator[None]:
     """Seal new rows while the block runs, and the remaining ones at its end."""
-    sealer = AuditSealer(installation.store, installation.secret.derive(KEY_LABEL), installation.world.clock)
+    sealer = AuditSealer(
+        installation.store.audit, installation.secret.derive(KEY_LABEL), installation.world.clock
+    )
     heads = HeadLog()
 
     async def work() -> None:

@@ -63,7 +63,7 @@ def compose_site(
     Requests of agents wait in *polls*.  Exchanges run in *executor*, or else on the event loop.
     """
     settings, store, clock = installation.settings, installation.store, installation.world.clock
-    refusals = Refusals(store, clock)
+    refusals = Refusals(store.audit, clock)
     attestation = installation.attestation(polls, refusals=refusals, executor=executor)
     keys = installation.served_keys()
     advertised = _advertised(installation, keys)
@@ -138,7 +138,7 @@ def _metrics(
     store, clock = installation.store, installation.world.clock
 
     def seen() -> Awaitable[Mapping[str, int]]:
-        return store.seen(clock.now())
+        return store.devices.seen(clock.now())
 
     sources = Sources(
         queues=store.queues,

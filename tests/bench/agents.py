@@ -189,7 +189,7 @@ async def _change(
         changed[agent.name] = time.time()
         await asyncio.sleep(interval_s / len(chosen))
     await asyncio.sleep(1.5 * interval_s)
-    found = {d.name: d.suspension for d in await store.list_devices() if d.suspension is not None}
+    found = {d.name: d.suspension for d in await store.devices.list_devices() if d.suspension is not None}
     if set(found) != set(changed):
         raise RuntimeError(f"{len(found)} of {len(changed)} are suspended")
     return [found[name].at.timestamp() - at for name, at in changed.items()]

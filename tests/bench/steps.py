@@ -39,14 +39,14 @@ async def _measure(state: Installation, machine: Machine) -> dict[str, float]:
     jwk = parse_json(body)
     member = jwk.pop("attest")
     evidence = validate(AttestMember, member).evidence()
-    bound = await state.store.find_key(machine.kid)
+    bound = await state.store.decisions.find_key(machine.kid)
     if bound is None or bound.device is None:
         raise RuntimeError("the machine is not enrolled")
     key, point = state.sealed.open_exchange(bound.key), parse_point(jwk)
     ak = tpm.parse_ak(bound.device.ak_public)
     device = EnrolledDevice(machine.kid, ak)
     binding = unlock_digest(_NONCE, machine.kid, thumbprint(point.members()))
-    selection = (await state.store.get_policy(bound.device.policy)).selection
+    selection = (await state.store.policies.get_policy(bound.device.policy)).selection
     signature = tpm.parse_signature(evidence.signature)
     private, peer = ec.generate_private_key(ec.SECP521R1()), machine.server
     found = await _time_find(state, machine.kid)
@@ -91,7 +91,7 @@ async def _time_find(state: Installation, kid: str) -> float:
     times = []
     for _ in range(_CALLS):
         begin = time.perf_counter()
-        await state.store.find_key(kid)
+        await state.store.decisions.find_key(kid)
         times.append(time.perf_counter() - begin)
     return 1e6 * median(times)
 

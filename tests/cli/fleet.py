@@ -160,7 +160,7 @@ def _twin(machine: Attester, pcr: int) -> Attester:
 
 
 async def _kid(state: Installation, name: str) -> str:
-    return (await state.store.get_device(name)).kids[0]
+    return (await state.store.devices.get_device(name)).kids[0]
 
 
 def _evidence(machine: Attester, nonce: str, binding: bytes, selection: str) -> Evidence:

@@ -105,8 +105,8 @@ class Site:
                     connection.scalars(tables.nonce.select().with_only_columns(tables.nonce.c.digest))
                 )
             )
-            rows = [row for _, row in await store.list_audit(limit=1_000_000)]
-            devices = {device.name for device in await store.list_devices()}
+            rows = [row for _, row in await store.audit.list_audit(limit=1_000_000)]
+            devices = {device.name for device in await store.devices.list_devices()}
         permitted = Counter(
             row.device for row in rows if row.event == "unlock" and row.verdict == "permitted"
         )

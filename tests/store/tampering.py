@@ -29,15 +29,15 @@ IMA = ImaRequirement("11" * 32, {"ignore": ["/a"]})
 
 async def fill(store: SqlStore) -> None:
     """At least one row in every table that is sealed, for :data:`KID` where that can be."""
-    await store.add_policy(policy(), entry())
-    added = await store.add_device(device(), "policy", key(KID), entry())
-    await store.add_device(device("pi-c"), "policy", key("kid-pi-c"), entry())
-    await store.add_key(key(OPEN_KID), None, entry())
-    await store.add_token(token(), entry())
-    await store.add_admin_token(admin_token(), entry())
-    await store.add_ek_root(EkRoot("ff" * 32, "Vendor", b"der", NOW), entry())
-    await store.require_ima("policy", IMA, entry())
-    await store.keep_ima_progress(added.id, {"read": 7})
+    await store.policies.add_policy(policy(), entry())
+    added = await store.devices.add_device(device(), "policy", key(KID), entry())
+    await store.devices.add_device(device("pi-c"), "policy", key("kid-pi-c"), entry())
+    await store.keys.add_key(key(OPEN_KID), None, entry())
+    await store.enrollment.add_token(token(), entry())
+    await store.admin_tokens.add_admin_token(admin_token(), entry())
+    await store.enrollment.add_ek_root(EkRoot("ff" * 32, "Vendor", b"der", NOW), entry())
+    await store.policies.require_ima("policy", IMA, entry())
+    await store.rounds.keep_ima_progress(added.id, {"read": 7})
     new = ReferenceState("new", values("new"), "imported", Life.STAGED, created_at=NOW, created_by="x")
     change = PolicyChange((AddedState("new", values("new")),), (), None)
     started = Rollout(
@@ -51,14 +51,14 @@ async def fill(store: SqlStore) -> None:
         started_at=NOW,
         started_by="operator:test",
     )
-    await store.start_rollout(started, [new], entry())
-    rollout = await store.get_rollout("policy")
+    await store.policies.start_rollout(started, [new], entry())
+    rollout = await store.policies.get_rollout("policy")
     assert rollout is not None
     shown = Snapshot(SELECTION, values("other"), b"log")
     result = RolloutResult(rollout, RolloutOutcome.PASSED, "new")
     seen = NewEvidence(shown, True)
-    await store.decide(decision(added.id, "n", 1, observation=shown, evidence=seen, rollout=result))
-    await store.verify(ended(added.id))
+    await store.decisions.decide(decision(added.id, "n", 1, observation=shown, evidence=seen, rollout=result))
+    await store.rounds.record_round(ended(added.id))
 
 
 def ended(device_id: int, code: str = "pcr-mismatch") -> RoundRecord:

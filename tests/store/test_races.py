@@ -52,9 +52,9 @@ async def other(open_another: Opener) -> SqlStore:
 @pytest_asyncio.fixture
 async def device_id(store: SqlStore) -> int:
     """A device with a learning use."""
-    await store.add_policy(policy(), entry())
-    made = await store.add_device(device(), "policy", key(), entry())
-    await store.arm_learning("pi-b", Learning(NOW + timedelta(hours=1), {}), entry())
+    await store.policies.add_policy(policy(), entry())
+    made = await store.devices.add_device(device(), "policy", key(), entry())
+    await store.devices.arm_learning("pi-b", Learning(NOW + timedelta(hours=1), {}), entry())
     return made.id
 
 
@@ -77,7 +77,7 @@ async def race(stall: Stall, first, second) -> list[str]:
 
 
 async def verdicts(store: SqlStore) -> list[tuple[str, str]]:
-    rows = reversed(await store.list_audit(limit=10_000))
+    rows = reversed(await store.audit.list_audit(limit=10_000))
     return [(row.verdict, row.code) for _, row in rows if row.event == "unlock"]
 
 
@@ -87,16 +87,18 @@ async def test_one_nonce_at_two_replicas(
     """docs/protocol.md 3.4: exactly one of the two commits, and the other is audited."""
     monkeypatch.setattr(locks, "take", stall.around(locks.take))
     ended = await race(
-        stall, store.decide(decision(device_id, "n", 1)), other.decide(decision(device_id, "n", 2))
+        stall,
+        store.decisions.decide(decision(device_id, "n", 1)),
+        other.decisions.decide(decision(device_id, "n", 2)),
     )
     assert ended == ["ok", "nonce-used"]
     assert await verdicts(store) == [("permitted", "ok"), ("refused", "nonce-used")]
-    assert (await other.get_device("pi-b")).clock == clock(1)
+    assert (await other.devices.get_device("pi-b")).clock == clock(1)
 
 
 async def test_one_nonce_in_one_batch(store: SqlStore, device_id: int) -> None:
     """The same in one process, where the two share a transaction."""
-    ended = await codes(*(store.decide(decision(device_id, "n", tick)) for tick in (1, 2)))
+    ended = await codes(*(store.decisions.decide(decision(device_id, "n", tick)) for tick in (1, 2)))
     assert ended == ["ok", "nonce-used"]
     assert await verdicts(store) == [("permitted", "ok"), ("refused", "nonce-used")]
 
@@ -107,11 +109,13 @@ async def test_older_evidence_comes_second(
     """Both were verified against the same stored clock; the older of the two loses, and its nonce stays unused."""
     monkeypatch.setattr(locks, "take", stall.around(locks.take))
     ended = await race(
-        stall, store.decide(decision(device_id, "n2", 2)), other.decide(decision(device_id, "n1", 1))
+        stall,
+        store.decisions.decide(decision(device_id, "n2", 2)),
+        other.decisions.decide(decision(device_id, "n1", 1)),
     )
     assert ended == ["ok", "clock-backwards"]
     assert await verdicts(store) == [("permitted", "ok")]
-    assert await store.prune(NOW + timedelta(days=1)) == 1
+    assert await store.decisions.prune(NOW + timedelta(days=1)) == 1
 
 
 @pytest.mark.parametrize(
@@ -137,12 +141,12 @@ async def test_evidence_that_was_overtaken_comes_second(
     monkeypatch.setattr(locks, "take", stall.around(locks.take))
     ended = await race(
         stall,
-        store.decide(decision(device_id, "n2", 2, clock=newer, behind_ms=1000)),
-        other.decide(decision(device_id, "n1", 1, behind_ms=1000)),
+        store.decisions.decide(decision(device_id, "n2", 2, clock=newer, behind_ms=1000)),
+        other.decisions.decide(decision(device_id, "n1", 1, behind_ms=1000)),
     )
     assert ended == expected
-    assert (await store.get_device("pi-b")).clock == newer
-    assert await codes(other.decide(decision(device_id, "n1", 1, behind_ms=1000))) == [
+    assert (await store.devices.get_device("pi-b")).clock == newer
+    assert await codes(other.decisions.decide(decision(device_id, "n1", 1, behind_ms=1000))) == [
         "nonce-used" if expected[1] == "ok" else "clock-backwards"
     ]
 
@@ -154,20 +158,27 @@ async def test_one_learning_use_at_two_replicas(
     monkeypatch.setattr(locks, "take", stall.around(locks.take))
     ended = await race(
         stall,
-        store.decide(decision(device_id, "n1", 1, learned=state("one", "learned"))),
-        other.decide(decision(device_id, "n2", 2, learned=state("two", "learned"))),
+        store.decisions.decide(decision(device_id, "n1", 1, learned=state("one", "learned"))),
+        other.decisions.decide(decision(device_id, "n2", 2, learned=state("two", "learned"))),
     )
     assert ended == ["ok", "pcr-mismatch"]
-    assert [found.label for found in (await store.get_policy("policy")).states] == ["recorded", "one"]
+    assert [found.label for found in (await store.policies.get_policy("policy")).states] == [
+        "recorded",
+        "one",
+    ]
 
 
 async def test_the_device_is_removed_under_a_decision(
     store: SqlStore, other: SqlStore, device_id: int, stall: Stall, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The key was found before, and must not be used now."""
-    assert await other.find_key("kid-pi-b") is not None
+    assert await other.decisions.find_key("kid-pi-b") is not None
     monkeypatch.setattr(devices, "remove", stall.around(devices.remove))
-    ended = await race(stall, store.remove_device("pi-b", entry()), other.decide(decision(device_id, "n", 1)))
+    ended = await race(
+        stall,
+        store.devices.remove_device("pi-b", entry()),
+        other.decisions.decide(decision(device_id, "n", 1)),
+    )
     assert ended == ["ok", "key-unknown"]
     assert await verdicts(store) == []
 
@@ -189,21 +200,21 @@ async def change(store: SqlStore, what: str) -> None:
     """Acts of an operator during an unlock."""
     match what:
         case "require-approval":
-            await store.set_conditions("policy", Conditions(approval=True), entry())
+            await store.policies.set_conditions("policy", Conditions(approval=True), entry())
         case "refuse-stale":
-            await store.set_conditions("policy", Conditions(stale_after_s=3600), entry())
+            await store.policies.set_conditions("policy", Conditions(stale_after_s=3600), entry())
         case "suspend":
-            await store.suspend_device("pi-b", Suspension(NOW, "operator:test", "lost"), entry())
+            await store.devices.suspend_device("pi-b", Suspension(NOW, "operator:test", "lost"), entry())
         case "remove":
-            await store.remove_device("pi-b", entry())
+            await store.devices.remove_device("pi-b", entry())
         case "retire":
-            await store.move_state("policy", "recorded", {Life.ACTIVE}, Life.RETIRED, entry())
+            await store.policies.move_state("policy", "recorded", {Life.ACTIVE}, Life.RETIRED, entry())
         case "rules":
-            await store.change_policy("policy", PolicyChange(rules=RULES), (), entry())
+            await store.policies.change_policy("policy", PolicyChange(rules=RULES), (), entry())
         case "rollout":
-            await store.start_rollout(rollout(), (), entry())
+            await store.policies.start_rollout(rollout(), (), entry())
         case "label":
-            await store.label_devices(["pi-b"], ["canary"], [], [entry()])
+            await store.devices.label_devices(["pi-b"], ["canary"], [], [entry()])
 
 
 def permit(device_id: int) -> Decision:
@@ -221,7 +232,7 @@ async def test_a_change_that_was_committed_stops_an_unlock_that_is_under_way(
     """The evidence was appraised before; the decision waits for the change, and sees it."""
     code, module, name = CHANGES[what]
     monkeypatch.setattr(module, name, stall.around(getattr(module, name)))
-    ended = await race(stall, change(store, what), other.decide(permit(device_id)))
+    ended = await race(stall, change(store, what), other.decisions.decide(permit(device_id)))
     assert ended == ["ok", code]
     assert await verdicts(store) == []
 
@@ -232,9 +243,9 @@ async def test_no_change_comes_between_the_last_look_and_the_permit(
 ) -> None:
     """After a confirmed change, no permit rests on the policy before it."""
     monkeypatch.setattr(locks, "take", stall.around(locks.take))
-    ended = await race(stall, store.decide(permit(device_id)), change(other, what))
+    ended = await race(stall, store.decisions.decide(permit(device_id)), change(other, what))
     assert ended == ["ok", "ok"]
-    rows = [row for _, row in reversed(await store.list_audit(limit=10_000))][-2:]
+    rows = [row for _, row in reversed(await store.audit.list_audit(limit=10_000))][-2:]
     assert [row.event for row in rows] == ["unlock", "change"]
 
 
@@ -242,48 +253,50 @@ async def test_no_change_comes_between_the_last_look_and_the_permit(
 async def test_a_change_and_an_unlock_in_either_order(store: SqlStore, device_id: int, what: str) -> None:
     """One after the other: the change counts, and a refusal that was appraised before it is written all the same."""
     await change(store, what)
-    assert await codes(store.decide(permit(device_id))) == [CHANGES[what][0]]
+    assert await codes(store.decisions.decide(permit(device_id))) == [CHANGES[what][0]]
     refusal = entry("unlock", verdict="refused", code="pcr-mismatch", device="pi-b")
-    ended = await codes(store.decide(decision(device_id, "n", 1, audit=refusal)))
+    ended = await codes(store.decisions.decide(decision(device_id, "n", 1, audit=refusal)))
     assert ended == ["key-unknown" if what == "remove" else "ok"]
 
 
 async def test_a_person_who_allows_an_unlock_that_is_under_way(store: SqlStore, device_id: int) -> None:
     """A word that came in time counts, and one that ended does not."""
     await change(store, "require-approval")
-    await store.allow_device("pi-b", NOW + timedelta(hours=3), entry())
-    assert await codes(store.decide(permit(device_id))) == ["ok"]
-    await store.allow_device("pi-b", NOW + timedelta(hours=1), entry())
+    await store.devices.allow_device("pi-b", NOW + timedelta(hours=3), entry())
+    assert await codes(store.decisions.decide(permit(device_id))) == ["ok"]
+    await store.devices.allow_device("pi-b", NOW + timedelta(hours=1), entry())
     again = replace(permit(device_id), nonce_digest=b"m" * 32, clock=clock(2))
-    assert await codes(store.decide(again)) == ["approval-required"]
+    assert await codes(store.decisions.decide(again)) == ["approval-required"]
 
 
 async def test_predictions_that_are_trusted_no_more(
     store: SqlStore, other: SqlStore, device_id: int, stall: Stall, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An announcement that was under way does not count at once."""
-    await store.trust_predictions("policy", True, entry())
+    await store.policies.trust_predictions("policy", True, entry())
     announced = replace(state("next", "predicted"), life=Life.STAGED)
     monkeypatch.setattr(policies, "trust_predictions", stall.around(policies.trust_predictions))
     ended = await race(
         stall,
-        store.trust_predictions("policy", False, entry()),
-        other.add_state("policy", announced, entry()),
+        store.policies.trust_predictions("policy", False, entry()),
+        other.policies.add_state("policy", announced, entry()),
     )
     assert ended == ["ok", "policy-changed"]
     waiting = replace(announced, life=Life.PROPOSED)
-    assert await codes(other.add_state("policy", waiting, entry())) == ["ok"]
+    assert await codes(other.policies.add_state("policy", waiting, entry())) == ["ok"]
 
 
 async def test_one_token_at_two_replicas(
     store: SqlStore, other: SqlStore, stall: Stall, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One device is made."""
-    await store.add_token(token(), entry())
+    await store.enrollment.add_token(token(), entry())
     monkeypatch.setattr(tokens, "use", stall.around(tokens.use))
-    ended = await race(stall, store.enroll(enrollment("a")), other.enroll(enrollment("b")))
+    ended = await race(
+        stall, store.enrollment.enroll(enrollment("a")), other.enrollment.enroll(enrollment("b"))
+    )
     assert ended == ["ok", "token-used"]
-    assert [made.name for made in await store.list_devices()] == ["a"]
+    assert [made.name for made in await store.devices.list_devices()] == ["a"]
 
 
 @pytest.mark.parametrize(
@@ -299,11 +312,14 @@ async def test_one_machine_at_two_replicas(
 ) -> None:
     """Two tokens, one name or one TPM: one device is made, and the other token is still good."""
     for text in ("token", "second"):
-        await store.add_token(token(text), entry())
+        await store.enrollment.add_token(token(text), entry())
     monkeypatch.setattr(devices, "add", stall.around(devices.add))
-    assert await race(stall, store.enroll(enrollment("a")), other.enroll(second)) == ["ok", code]
-    assert [made.name for made in await store.list_devices()] == ["a"]
-    assert [found.digest for found in await store.list_tokens() if found.used_at is None] == [
+    assert await race(stall, store.enrollment.enroll(enrollment("a")), other.enrollment.enroll(second)) == [
+        "ok",
+        code,
+    ]
+    assert [made.name for made in await store.devices.list_devices()] == ["a"]
+    assert [found.digest for found in await store.enrollment.list_tokens() if found.used_at is None] == [
         second.token_digest
     ]
 
@@ -313,9 +329,9 @@ async def test_a_change_that_looks_first(
 ) -> None:
     """Its reads still hold when it writes, so it succeeds: SQLite fails a reader that becomes a writer late."""
     monkeypatch.setattr(policies, "find_id", stall.around(policies.find_id))
-    one = asyncio.create_task(store.add_state("policy", state("one"), entry()))
+    one = asyncio.create_task(store.policies.add_state("policy", state("one"), entry()))
     await stall.entered()
-    two = asyncio.create_task(other.add_state("policy", state("two"), entry()))
+    two = asyncio.create_task(other.policies.add_state("policy", state("two"), entry()))
     await asyncio.sleep(0.1)
     stall.go()
     assert await codes(one, two) == ["ok", "ok"]
@@ -323,16 +339,16 @@ async def test_a_change_that_looks_first(
 
 async def test_a_batch_stands_when_one_falls(store: SqlStore, device_id: int) -> None:
     """Every neighbor of a lost race and of an unstorable entry is written."""
-    await store.add_device(device("pi-c"), "policy", key("c"), entry())
-    second = (await store.get_device("pi-c")).id
-    await store.decide(decision(device_id, "used", 5))
+    await store.devices.add_device(device("pi-c"), "policy", key("c"), entry())
+    second = (await store.devices.get_device("pi-c")).id
+    await store.decisions.decide(decision(device_id, "used", 5))
     ended = await codes(
-        store.decide(decision(device_id, "n1", 6)),
-        store.decide(decision(device_id, "n2", 3)),
-        store.decide(decision(second, "used", 1)),
-        store.audit(entry("note")),
-        store.decide(decision(999, "n3", 1)),
-        store.decide(decision(second, "n4", 1)),
+        store.decisions.decide(decision(device_id, "n1", 6)),
+        store.decisions.decide(decision(device_id, "n2", 3)),
+        store.decisions.decide(decision(second, "used", 1)),
+        store.audit.append(entry("note")),
+        store.decisions.decide(decision(999, "n3", 1)),
+        store.decisions.decide(decision(second, "n4", 1)),
     )
     assert ended == ["ok", "clock-backwards", "nonce-used", "ok", "key-unknown", "ok"]
     assert await verdicts(store) == [
@@ -346,15 +362,15 @@ async def test_a_batch_stands_when_one_falls(store: SqlStore, device_id: int) ->
 async def test_what_cannot_be_stored_spoils_nothing_else(store: SqlStore, device_id: int) -> None:
     """A lone surrogate has no UTF-8; it arrives in JSON as \\ud800.  Only its own caller hears of it."""
     results = await asyncio.gather(
-        store.decide(decision(device_id, "n1", 1)),
-        store.audit(entry("note", address="\ud800")),
-        store.audit(entry("note")),
-        store.decide(decision(device_id, "n2", 2)),
+        store.decisions.decide(decision(device_id, "n1", 1)),
+        store.audit.append(entry("note", address="\ud800")),
+        store.audit.append(entry("note")),
+        store.decisions.decide(decision(device_id, "n2", 2)),
         return_exceptions=True,
     )
     assert [isinstance(result, Exception) for result in results] == [False, True, False, False]
     assert await verdicts(store) == [("permitted", "ok"), ("permitted", "ok")]
-    assert (await store.get_device("pi-b")).clock == clock(2)
+    assert (await store.devices.get_device("pi-b")).clock == clock(2)
 
 
 async def test_a_caller_that_hangs_up_cancels_nothing(
@@ -362,7 +378,9 @@ async def test_a_caller_that_hangs_up_cancels_nothing(
 ) -> None:
     """Its batch is committed, its own decision in it."""
     monkeypatch.setattr(locks, "take", stall.around(locks.take))
-    callers = [asyncio.create_task(store.decide(decision(device_id, f"n{tick}", tick))) for tick in (1, 2)]
+    callers = [
+        asyncio.create_task(store.decisions.decide(decision(device_id, f"n{tick}", tick))) for tick in (1, 2)
+    ]
     await stall.entered()
     callers[0].cancel()
     await asyncio.sleep(0)
@@ -377,9 +395,9 @@ async def test_close_finishes_what_is_under_way(
 ) -> None:
     """A server that stops answers what it took."""
     monkeypatch.setattr(locks, "take", stall.around(locks.take))
-    first = asyncio.create_task(store.decide(decision(device_id, "n1", 1)))
+    first = asyncio.create_task(store.decisions.decide(decision(device_id, "n1", 1)))
     await stall.entered()
-    second = asyncio.create_task(store.decide(decision(device_id, "n2", 2)))
+    second = asyncio.create_task(store.decisions.decide(decision(device_id, "n2", 2)))
     await asyncio.sleep(0)
     closing = asyncio.create_task(store.close())
     await asyncio.sleep(0.05)
@@ -394,13 +412,13 @@ async def test_many_replicas_many_callers(open_another: Opener, store: SqlStore,
     stores = [store, await open_another(), await open_another()]
     ticks = iter(range(1, 1000))
     calls = [
-        stores[use % 3].decide(decision(device_id, f"n{number}", 0, clock=clock(0, next(ticks))))
+        stores[use % 3].decisions.decide(decision(device_id, f"n{number}", 0, clock=clock(0, next(ticks))))
         for use in range(6)
         for number in range(20)
     ]
     ended = await codes(*calls)
     assert set(ended) <= {"ok", "nonce-used", "clock-backwards"}
-    rows = [row for _, row in await store.list_audit(limit=10_000) if row.event == "unlock"]
+    rows = [row for _, row in await store.audit.list_audit(limit=10_000) if row.event == "unlock"]
     permitted = [row.request_id for row in rows if row.verdict == "permitted"]
     assert len(permitted) == len(set(permitted)) == ended.count("ok")
     assert len([row for row in rows if row.code == "nonce-used"]) == ended.count("nonce-used")

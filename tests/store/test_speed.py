@@ -35,16 +35,16 @@ async def _rate(concurrency: int, count: int, call: Callable[[int], Awaitable[ob
 async def _registry(url: str) -> tuple[SqlStore, Callable[[int], Awaitable[None]]]:
     """A registry of :data:`DEVICES` devices, and a call that writes the next decision about one of them."""
     store = await open_store(url, ROW_KEY, create=True)
-    await store.add_policy(policy(), entry())
+    await store.policies.add_policy(policy(), entry())
     ids = [
-        (await store.add_device(device(f"d{number}"), "policy", key(f"k{number}"), entry())).id
+        (await store.devices.add_device(device(f"d{number}"), "policy", key(f"k{number}"), entry())).id
         for number in range(DEVICES)
     ]
     ticks = iter(range(1, 1_000_000))
 
     async def decide(_: int) -> None:
         tick = next(ticks)
-        await store.decide(decision(ids[tick % DEVICES], f"n{tick}", tick, clock=clock(tick)))
+        await store.decisions.decide(decision(ids[tick % DEVICES], f"n{tick}", tick, clock=clock(tick)))
 
     return store, decide
 
@@ -59,13 +59,13 @@ async def test_request_path(url: str) -> None:
     store, decide = await _registry(url)
 
     async def both(number: int) -> None:
-        assert await store.find_key(f"k{number % DEVICES}") is not None
+        assert await store.decisions.find_key(f"k{number % DEVICES}") is not None
         await decide(number)
 
     print(url.partition(":")[0])
     table = {}
     for name, call in (
-        ("find_key", lambda number: store.find_key(f"k{number % DEVICES}")),
+        ("find_key", lambda number: store.decisions.find_key(f"k{number % DEVICES}")),
         ("decide", decide),
         ("find_key, then decide", both),
     ):
@@ -89,7 +89,7 @@ async def test_sealing(url: str) -> None:
     """Cost of the chain over the audit record, for the server and for writers."""
     store, decide = await _registry(url)
 
-    sealer = AuditSealer(store, bytes(32), SystemClock())
+    sealer = AuditSealer(store.audit, bytes(32), SystemClock())
 
     async def seal() -> None:
         while True:
@@ -104,7 +104,9 @@ async def test_sealing(url: str) -> None:
             task.cancel()
     await sealer.round(last=True)
     for _ in range(10):
-        await asyncio.gather(*(store.audit(entry("unlock", details={"pcrs": [4, 7]})) for _ in range(1000)))
+        await asyncio.gather(
+            *(store.audit.append(entry("unlock", details={"pcrs": [4, 7]})) for _ in range(1000))
+        )
     begin, cpu = time.perf_counter(), time.process_time()
     while await sealer.round(last=True) is not None:
         pass
@@ -114,7 +116,7 @@ async def test_sealing(url: str) -> None:
         f"sealing 1,000 rows: {spent:.1f} ms of processor time, {(time.perf_counter() - begin) * 100:.1f} ms"
     )
     begin = time.perf_counter()
-    found = await check_audit(store, bytes(32), SystemClock(), lambda _done, _total: None)
+    found = await check_audit(store.audit, bytes(32), SystemClock(), lambda _done, _total: None)
     print(f"checking: {found.rows / (time.perf_counter() - begin):.0f} rows/s")
     without, beside = median(table[False]), median(table[True])
     print(f"decide: {without:.0f}/s, beside a sealer {beside:.0f}/s ({(beside / without - 1):+.1%})")

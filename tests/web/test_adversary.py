@@ -61,7 +61,7 @@ async def test_the_approved_machine_gets_y(server: Server, exchanges: list[Point
     x = new_x()
     answer = await server.unlock(attester, kid, x=dict(members(x)))
     assert (answer.status, answer.headers["Content-Type"]) == (200, "application/jwk+json")
-    bound = await server.store.find_key(kid)
+    bound = await server.store.decisions.find_key(kid)
     assert bound is not None
     s = server.sealed.open_exchange(bound.key)
     assert unb64u(answer.body["x"]) == x.exchange(ec.ECDH(), s.public.public_key())
@@ -98,7 +98,7 @@ async def test_a_nonce_used_twice_with_two_quotes(
     assert (await server.unlock(attester, kid, challenge=challenge)).status == 200
     exchanges.clear()
     refused(await server.unlock(attester, kid, challenge=challenge), 403, "nonce-used", exchanges)
-    entries = await server.store.list_audit("pi-b")
+    entries = await server.store.audit.list_audit("pi-b")
     assert entries[0][1].code == "nonce-used"
 
 
@@ -449,7 +449,7 @@ async def test_x_is_the_generator(server: Server, attester: Attester, kid: str, 
     g = Point(curve, curve.gx, curve.gy)
     x = (g.negated() if negated else g).members() | {"alg": "ECMR"}
     answer = await server.unlock(attester, kid, x=x)
-    bound = await server.store.find_key(kid)
+    bound = await server.store.decisions.find_key(kid)
     assert bound is not None
     s = server.sealed.open_exchange(bound.key).public
     expected = (s.negated() if negated else s).members()
@@ -595,7 +595,7 @@ async def test_a_token_used_twice_at_once(server: Server) -> None:
     begun = [await server.begin(machine, f"m{i}", token) for i, machine in enumerate(machines)]
     answers = await asyncio.gather(*(server.finish(m, f"m{i}", begun[i]) for i, m in enumerate(machines)))
     assert sorted((answer.status, answer.code) for answer in answers) == [(201, "ok"), (403, "token-used")]
-    assert len(await server.store.list_devices()) == 1
+    assert len(await server.store.devices.list_devices()) == 1
 
 
 async def test_a_token_expired(server: Server, attester: Attester) -> None:

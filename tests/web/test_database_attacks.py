@@ -118,22 +118,26 @@ async def test_others_are_served(world: World) -> None:
     """A row that is not ours is no denial of service for the machines beside it."""
     world.write("UPDATE device SET labels = '[\"x\"]' WHERE name = 'pi-b'")
     assert is_refused(await world.ask(world.victim))
-    other = World(world.server, world.eve, world.victim, (await world.server.store.get_device("eve")).kids[0])
+    other = World(
+        world.server, world.eve, world.victim, (await world.server.store.devices.get_device("eve")).kids[0]
+    )
     assert (await other.ask(world.eve)).status == 200
 
 
 async def test_a_decision_that_is_taken_back(world: World) -> None:
     """A suspension that is lifted, a condition that is dropped, a state that counts again: by an UPDATE, nothing is."""
     server = world.server
-    audit = (await server.store.list_audit(limit=1))[0][1]
-    await server.store.set_conditions("pi-b", Conditions(approval=True), audit)
+    audit = (await server.store.audit.list_audit(limit=1))[0][1]
+    await server.store.policies.set_conditions("pi-b", Conditions(approval=True), audit)
     assert (await world.ask(world.victim)).code == "approval-required"
     world.write("UPDATE policy SET conditions = NULL WHERE name = 'pi-b'")
     assert is_refused(await world.ask(world.victim))
     world.write("UPDATE policy SET conditions = '{\"approval\": false}' WHERE name = 'pi-b'")
     assert is_refused(await world.ask(world.victim))
-    eve = World(server, world.eve, world.victim, (await server.store.get_device("eve")).kids[0])
-    await server.store.suspend_device("eve", Suspension(server.clock.now(), "operator:x", "stolen"), audit)
+    eve = World(server, world.eve, world.victim, (await server.store.devices.get_device("eve")).kids[0])
+    await server.store.devices.suspend_device(
+        "eve", Suspension(server.clock.now(), "operator:x", "stolen"), audit
+    )
     assert (await eve.ask(world.eve)).code == "device-suspended"
     world.write("UPDATE device SET suspended_at = NULL, suspended_by = NULL, suspended_reason = NULL")
     assert is_refused(await eve.ask(world.eve))
@@ -172,7 +176,7 @@ async def test_a_root_that_nobody_added(world: World) -> None:
     """A TPM of the attacker's own making is not endorsed by a root of their own."""
     world.write("INSERT INTO ek_root (fingerprint, label, der, added_at) VALUES ('ff', 'Eve', X'00', 1)")
     with pytest.raises(TangAttestError, match="Row 'Eve' of table ek_root is not what this server wrote"):
-        await world.server.store.find_ek_roots(b"subject", "ff")
+        await world.server.store.enrollment.find_ek_roots(b"subject", "ff")
     assert await world.found() == {"ek_root"}
 
 
@@ -190,9 +194,11 @@ async def test_an_observation_that_nobody_showed(world: World) -> None:
 async def test_an_older_row_is_refused_after_a_restart_too(world: World, tmp_path: Path) -> None:
     """The suspended machine's row of before, put back as it was, seal and all: the record knows better."""
     server = world.server
-    audit = (await server.store.list_audit(limit=1))[0][1]
+    audit = (await server.store.audit.list_audit(limit=1))[0][1]
     world.write("CREATE TABLE kept AS SELECT * FROM device")
-    await server.store.suspend_device("pi-b", Suspension(server.clock.now(), "operator:x", "stolen"), audit)
+    await server.store.devices.suspend_device(
+        "pi-b", Suspension(server.clock.now(), "operator:x", "stolen"), audit
+    )
     assert (await world.ask(world.victim)).code == "device-suspended"
     world.write("DELETE FROM device", "INSERT INTO device SELECT * FROM kept", "DROP TABLE kept")
     assert is_refused(await world.ask(world.victim))

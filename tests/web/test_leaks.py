@@ -107,10 +107,10 @@ async def private_keys(state: Path, search: Search) -> int:
         await open_store(Settings(state=state).database_url, secret.derive(KEY_LABEL)),
         EncryptedKeys(secret),
     )
-    keys = [*await store.server_keys()]
-    for device in await store.list_devices():
+    keys = [*await store.keys.server_keys()]
+    for device in await store.devices.list_devices():
         for kid in device.kids:
-            bound = await store.find_key(kid)
+            bound = await store.decisions.find_key(kid)
             assert bound is not None
             keys.append(bound.key)
     for key in keys:

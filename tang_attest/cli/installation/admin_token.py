@@ -73,7 +73,7 @@ def list_tokens(wide: bool, as_json: bool) -> None:
     """
 
     async def load(state: Installation) -> list[AdminToken]:
-        return list(await state.store.list_admin_tokens())
+        return list(await state.store.admin_tokens.list_admin_tokens())
 
     tokens = run(load)
     if as_json:

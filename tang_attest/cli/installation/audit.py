@@ -63,7 +63,7 @@ def list_entries(device: str | None, limit: int, wide: bool, as_json: bool) -> N
 
 def _list(device: str | None, limit: int, wide: bool, as_json: bool) -> None:
     async def load(state: Installation) -> list[tuple[int, AuditEntry]]:
-        return list(await state.store.list_audit(device, limit))
+        return list(await state.store.audit.list_audit(device, limit))
 
     rows = run(load)
     if as_json:
@@ -125,7 +125,7 @@ def verify(expect: tuple[int, bytes] | None, as_json: bool) -> None:
     async def work(state: Installation) -> AuditCheck:
         async with shown("checking") as progress:
             check = await check_audit(
-                state.store, state.secret.derive(KEY_LABEL), state.world.clock, progress, expect
+                state.store.audit, state.secret.derive(KEY_LABEL), state.world.clock, progress, expect
             )
         rows = await store.check_rows(settings().database_url, state.secret.derive(store.KEY_LABEL))
         for found in rows.findings:

@@ -35,7 +35,7 @@ def list_devices(labels: tuple[str, ...], wide: bool, as_json: bool) -> None:
     """List devices, with their last evidence and round."""
 
     async def load(state: Installation) -> list[Device]:
-        return [d for d in await state.store.list_devices() if set(labels) <= set(d.labels)]
+        return [d for d in await state.store.devices.list_devices() if set(labels) <= set(d.labels)]
 
     devices = run(load)
     if as_json:
@@ -85,10 +85,10 @@ def show(name: str, as_json: bool) -> None:
     """Show everything known about one device."""
 
     async def load(state: Installation) -> tuple[Device, str | None]:
-        entry = await state.store.get_device(name)
+        entry = await state.store.devices.get_device(name)
         if not entry.kids:
             return entry, None
-        key = (await find_device_key(state.store, entry.kids[0])).key
+        key = (await find_device_key(state.store.decisions, entry.kids[0])).key
         return entry, "TPM" if state.sealed.is_in_tpm(key) else "database"
 
     entry, place = run(load)
@@ -196,7 +196,7 @@ def remove(name: str, yes: bool, as_json: bool) -> None:
 
     Its disks then open by passphrase only, even if the machine enrolls again: they have to be bound anew.
     """
-    run(lambda state: state.store.get_device(name))
+    run(lambda state: state.store.devices.get_device(name))
     question = f"Destroy the exchange keys of {name}? Its disks will open by passphrase only"
     if not yes and not click.confirm(question, err=True):
         output.say("nothing was removed")

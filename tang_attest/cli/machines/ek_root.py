@@ -68,7 +68,7 @@ def list_roots(wide: bool, as_json: bool) -> None:
     """List the trusted certificates."""
 
     async def load(state: Installation) -> list[EkRoot]:
-        return list(await state.store.list_ek_roots())
+        return list(await state.store.enrollment.list_ek_roots())
 
     roots = run(load)
     if as_json:
@@ -133,7 +133,7 @@ class _Result:
 
 def _check(name: str, data: bytes) -> _Result:
     async def judge(state: Installation) -> EndorsementKey:
-        return await endorse(state.store, data, None, state.world.clock.now())
+        return await endorse(state.store.enrollment, data, None, state.world.clock.now())
 
     try:
         return _Result(name, run(judge))
@@ -189,7 +189,7 @@ def remove(fingerprint: str, as_json: bool) -> None:
     """
 
     async def drop(state: Installation) -> str:
-        known = [root.fingerprint for root in await state.store.list_ek_roots()]
+        known = [root.fingerprint for root in await state.store.enrollment.list_ek_roots()]
         matching = [
             entry for entry in known if len(fingerprint) >= 8 and entry.startswith(fingerprint.lower())
         ]

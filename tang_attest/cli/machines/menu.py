@@ -259,7 +259,7 @@ def _say_end(name: str, verified: int, count: int) -> None:
 def _remove() -> None:
     name = _ask("instance")
     try:
-        device = run(lambda state: state.store.get_device(name))
+        device = run(lambda state: state.store.devices.get_device(name))
         if device.kids and _ask(f"destroy the exchange keys of {name}, for good?", "no") not in ("yes", "y"):
             click.echo("nothing was removed")
             return

@@ -119,7 +119,7 @@ def list_tokens(wide: bool, as_json: bool) -> None:
     """
 
     async def load(state: Installation) -> list[Token]:
-        return list(await state.store.list_tokens())
+        return list(await state.store.enrollment.list_tokens())
 
     tokens = run(load)
     if as_json:

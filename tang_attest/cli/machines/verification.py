@@ -360,7 +360,7 @@ def history(name: str, limit: int, wide: bool, as_json: bool) -> None:
     """
 
     async def load(state: Installation) -> list[PastRound]:
-        return list(await state.store.list_verifications(name, limit))
+        return list(await state.store.rounds.list_rounds(name, limit))
 
     past = run(load)
     if as_json:

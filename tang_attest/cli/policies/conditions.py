@@ -49,7 +49,7 @@ def _change(name: str, as_json: bool, sentence: str, change: Callable[[Condition
     """Change the conditions of policy *name* and report it."""
 
     async def use(state: Installation) -> Conditions:
-        changed = change((await state.store.get_policy(name)).conditions)
+        changed = change((await state.store.policies.get_policy(name)).conditions)
         await state.registry.set_conditions(name, changed)
         return changed
 

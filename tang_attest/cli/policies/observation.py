@@ -43,10 +43,10 @@ def list_observations(device: str | None, limit: int, wide: bool, as_json: bool)
     async def load(state: Installation) -> list[tuple[Observation, tuple[int, ...]]]:
         rows = []
         policies: dict[str, ReferencePolicy] = {}
-        for entry in await state.store.list_observations(device, limit):
+        for entry in await state.store.policies.list_observations(device, limit):
             if entry.device not in policies:
-                policies[entry.device] = await state.store.get_policy(
-                    (await state.store.get_device(entry.device)).policy
+                policies[entry.device] = await state.store.policies.get_policy(
+                    (await state.store.devices.get_device(entry.device)).policy
                 )
             rows.append((entry, _differences(entry, policies[entry.device])))
         return rows
@@ -168,11 +168,13 @@ def approve(
     approval = Approval(only_this_device=only_this_device, once=once, valid_for=valid_for, force=force)
 
     async def work(state: Installation) -> tuple[Observation, ReferenceState, ReferencePolicy, list[str]]:
-        policy = await state.store.get_policy((await state.store.get_device(device)).policy)
+        policy = await state.store.policies.get_policy((await state.store.devices.get_device(device)).policy)
         seen, made = await state.reference_values.approve(
             device, label, observation_id=observation_id, approval=approval
         )
-        machines = [each.name for each in await state.store.list_devices() if each.policy == policy.name]
+        machines = [
+            each.name for each in await state.store.devices.list_devices() if each.policy == policy.name
+        ]
         return seen, made, policy, machines
 
     seen, made, policy, machines = run(work)

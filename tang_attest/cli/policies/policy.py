@@ -31,7 +31,7 @@ def list_policies(as_json: bool) -> None:
     """List the policies and their states."""
 
     async def load(state: Installation) -> list[ReferencePolicy]:
-        return list(await state.store.list_policies())
+        return list(await state.store.policies.list_policies())
 
     policies = run(load)
     if as_json:
@@ -52,8 +52,12 @@ def show(name: str, wide: bool, as_json: bool) -> None:
     """Show a policy's states and PCR values."""
 
     async def load(state: Installation) -> tuple[ReferencePolicy, Counter[str | None], list[str]]:
-        booted = Counter(d.last_state for d in await state.store.list_devices() if d.policy == name)
-        return await state.store.get_policy(name), booted, await state.reference_values.retirable(name)
+        booted = Counter(d.last_state for d in await state.store.devices.list_devices() if d.policy == name)
+        return (
+            await state.store.policies.get_policy(name),
+            booted,
+            await state.reference_values.retirable(name),
+        )
 
     entry, booted, retirable = run(load)
     if as_json:

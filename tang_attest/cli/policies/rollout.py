@@ -201,8 +201,8 @@ async def _load(state: Installation, policy: str | None) -> list[RolloutStatus]:
     if policy is not None:
         return [await state.rollouts.status(policy)]
     found = []
-    for known in await state.store.list_policies():
-        newest = await state.store.get_rollout(known.name)
+    for known in await state.store.policies.list_policies():
+        newest = await state.store.policies.get_rollout(known.name)
         if newest is not None and not newest.over:
             found.append(await state.rollouts.status(known.name))
     return found

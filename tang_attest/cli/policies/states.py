@@ -49,7 +49,7 @@ def record(name: str, file: Path, label: str | None, force: bool, as_json: bool)
     data = read_file(file, _MAX_VALUES)
 
     async def add(state: Installation) -> ReferenceState:
-        values = parse_values(data, (await state.store.get_policy(name)).selection)
+        values = parse_values(data, (await state.store.policies.get_policy(name)).selection)
         return await state.reference_values.record(name, label, values, force=force)
 
     made = run(add)
@@ -98,7 +98,7 @@ def stage(
     data = read_file(file, _MAX_VALUES)
 
     async def add(state: Installation) -> ReferenceState:
-        values = parse_values(data, (await state.store.get_policy(name)).selection)
+        values = parse_values(data, (await state.store.policies.get_policy(name)).selection)
         return await state.reference_values.stage(name, label, values, valid_for=valid_for, force=force)
 
     made = run(add)
@@ -118,7 +118,11 @@ def staged(name: str | None, wide: bool, as_json: bool) -> None:
     """List states that were announced or not booted yet."""
 
     async def load(state: Installation) -> list[tuple[ReferencePolicy, ReferenceState]]:
-        policies = [await state.store.get_policy(name)] if name else await state.store.list_policies()
+        policies = (
+            [await state.store.policies.get_policy(name)]
+            if name
+            else await state.store.policies.list_policies()
+        )
         waiting = (Life.PROPOSED, Life.STAGED)
         return [(p, s) for p in policies for s in p.states if s.life in waiting]
 
@@ -186,7 +190,7 @@ def trust_predictions(name: str, trusted: str, as_json: bool) -> None:
 
 def _load(policy: str, label: str) -> dict[str, object] | None:
     """The state *label* of *policy* as it is now, for programs."""
-    states = run(lambda state: state.store.get_policy(policy)).states
+    states = run(lambda state: state.store.policies.get_policy(policy)).states
     return next((_result(policy, state) for state in states if state.label == label), None)
 
 

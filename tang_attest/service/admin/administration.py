@@ -11,13 +11,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import islice
-from typing import Final, Generic, TypeVar
+from typing import Final, Generic, Protocol, TypeVar
 
 from tang_attest.errors import Conflict, NotFound, Refused
 from tang_attest.ports.audit import AuditEntry
 from tang_attest.ports.machines import Device
 from tang_attest.ports.policies import Observation
-from tang_attest.ports.store import Store
+from tang_attest.ports.store import HasAudit, HasDecisions, HasDevices, HasPolicies
 from tang_attest.ports.world import Clock, Randomness
 from tang_attest.protocol.policy import ReferencePolicy
 from tang_attest.protocol.reference_state import Life, ReferenceState
@@ -44,13 +44,17 @@ class Page(Generic[_Item]):
     more: bool
 
 
+class AdministrationStore(HasAudit, HasDecisions, HasDevices, HasPolicies, Protocol):
+    """The roles of the store that the admin API needs."""
+
+
 class Administration:
     """Reading first, then changes; each change is one transaction with its audit entry.
 
     ``changes`` are those of whole policies.
     """
 
-    def __init__(self, store: Store, clock: Clock, random: Randomness) -> None:
+    def __init__(self, store: AdministrationStore, clock: Clock, random: Randomness) -> None:
         self._store, self._clock = store, clock
         self._explanations = Explanations(store, clock)
         self.changes = AdministeredChanges(store, clock, random)
@@ -59,20 +63,20 @@ class Administration:
 
     async def devices(self, asker: AdminClient, limit: int, after: str | None) -> Page[Device]:
         """The machines whose names come *after* one, by name."""
-        every = await self._store.list_devices()
+        every = await self._store.devices.list_devices()
         granted = (device for device in every if asker.grant.covers(device.policy))
         return _page([device for device in granted if after is None or device.name > after], limit)
 
     async def device(self, asker: AdminClient, name: str) -> Device:
         """One machine.  Raises ``not-found``."""
-        device = await self._store.get_device(name)
+        device = await self._store.devices.get_device(name)
         if not asker.grant.covers(device.policy):
             raise NotFound("not-found", f"There is no device '{name}'.")
         return device
 
     async def policies(self, asker: AdminClient, limit: int, after: str | None) -> Page[ReferencePolicy]:
         """The policies whose names come *after* one, by name."""
-        every = await self._store.list_policies()
+        every = await self._store.policies.list_policies()
         granted = (policy for policy in every if asker.grant.covers(policy.name))
         return _page([policy for policy in granted if after is None or policy.name > after], limit)
 
@@ -82,11 +86,11 @@ class Administration:
         Raises ``policy-not-granted``, ``not-found``.
         """
         asker.grant.require_policy(name)
-        return await self._store.get_policy(name), await self._changes(asker).retirable(name)
+        return await self._store.policies.get_policy(name), await self._changes(asker).retirable(name)
 
     async def staged(self, asker: AdminClient) -> list[tuple[str, ReferenceState]]:
         """The states that wait for approval or for the first machine that boots them, each with its policy's name."""
-        granted = (p for p in await self._store.list_policies() if asker.grant.covers(p.name))
+        granted = (p for p in await self._store.policies.list_policies() if asker.grant.covers(p.name))
         waiting = (Life.PROPOSED, Life.STAGED)
         return [
             (policy.name, state) for policy in granted for state in policy.states if state.life in waiting
@@ -99,7 +103,8 @@ class Administration:
         if device is not None:
             await self.device(asker, device)
         return _page(
-            await self._store.list_observations(device, limit + 1, before, asker.grant.policies), limit
+            await self._store.policies.list_observations(device, limit + 1, before, asker.grant.policies),
+            limit,
         )
 
     async def observation(self, asker: AdminClient, number: int) -> Explanation:
@@ -111,7 +116,7 @@ class Administration:
     ) -> Page[tuple[int, AuditEntry]]:
         """The audit record, newest first.  Raises ``policy-not-granted``: it is about every policy."""
         asker.grant.require_every_policy()
-        return _page(await self._store.list_audit(device, limit + 1, before), limit)
+        return _page(await self._store.audit.list_audit(device, limit + 1, before), limit)
 
     # --- changing -----------------------------------------------------------------------------------------------
 
@@ -130,7 +135,7 @@ class Administration:
         ``announcements-full``.
         """
         asker.grant.require_policy(policy_name)
-        policy = await self._store.get_policy(policy_name)
+        policy = await self._store.policies.get_policy(policy_name)
         values = values_of(policy.selection)
         if known := _known(policy, label, values, self._clock.now()):
             return known, False
@@ -139,7 +144,7 @@ class Administration:
             return await self._changes(asker).stage(policy_name, label, values, valid_for=valid_for), True
         except Conflict:
             # Perhaps the same request came twice at once.
-            policy = await self._store.get_policy(policy_name)
+            policy = await self._store.policies.get_policy(policy_name)
             if known := _known(policy, label, values, self._clock.now()):
                 return known, False
             raise
@@ -178,7 +183,7 @@ class Administration:
         return ReferenceValues(self._store, self._clock, asker.author)
 
     async def _state(self, policy: str, label: str) -> ReferenceState:
-        states = (await self._store.get_policy(policy)).states
+        states = (await self._store.policies.get_policy(policy)).states
         return next(state for state in states if state.label == label)
 
 

@@ -6,18 +6,17 @@ As there, nothing can be forced: a change that would refuse a machine that is no
 from __future__ import annotations
 
 from tang_attest.ports.admin import Scope
-from tang_attest.ports.store import Store
 from tang_attest.ports.world import Clock, Randomness
 from tang_attest.protocol.changes.dry_run import DryRun
 from tang_attest.service.admin.tokens import AdminClient
-from tang_attest.service.policies.changes import PolicyChanges
+from tang_attest.service.policies.changes import ChangeStore, PolicyChanges
 from tang_attest.service.policies.rollouts import Rollouts, RolloutStatus, RolloutTerms
 
 
 class AdministeredChanges:
     """Every method raises ``policy-not-granted`` first, and then what the operator's use case raises."""
 
-    def __init__(self, store: Store, clock: Clock, random: Randomness) -> None:
+    def __init__(self, store: ChangeStore, clock: Clock, random: Randomness) -> None:
         self._store, self._clock, self._random = store, clock, random
 
     async def dry_run(self, asker: AdminClient, policy: str, document: object) -> DryRun:
@@ -41,9 +40,9 @@ class AdministeredChanges:
     async def under_way(self, asker: AdminClient) -> list[RolloutStatus]:
         """The rollouts that are not over, by policy."""
         found = []
-        for policy in await self._store.list_policies():
+        for policy in await self._store.policies.list_policies():
             if asker.grant.covers(policy.name):
-                newest = await self._store.get_rollout(policy.name)
+                newest = await self._store.policies.get_rollout(policy.name)
                 if newest is not None and not newest.over:
                     found.append(await self.status(asker, policy.name))
         return found

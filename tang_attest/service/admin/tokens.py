@@ -11,9 +11,8 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 from tang_attest.errors import Malformed, Refused
-from tang_attest.ports.admin import AdminToken, Scope
+from tang_attest.ports.admin import AdminToken, AdminTokenStore, Scope
 from tang_attest.ports.audit import AuditEntry
-from tang_attest.ports.store import Store
 from tang_attest.ports.world import Clock, Randomness
 from tang_attest.protocol.enrollment import check_name
 from tang_attest.protocol.values.base64url import b64u
@@ -65,7 +64,7 @@ class AdminClient:
 class AdminTokens:
     """Each change is one transaction with its audit entry."""
 
-    def __init__(self, store: Store, clock: Clock, random: Randomness, author: Author) -> None:
+    def __init__(self, store: AdminTokenStore, clock: Clock, random: Randomness, author: Author) -> None:
         self._store, self._clock, self._random, self._author = store, clock, random, author
 
     async def create(

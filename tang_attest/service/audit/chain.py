@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 from typing import Final
 
 from tang_attest.errors import Conflict
-from tang_attest.ports.store import Store
+from tang_attest.ports.audit import AuditStore
 from tang_attest.ports.world import Clock
 from tang_attest.protocol.audit_chain import Seal, make_seal
 
@@ -26,7 +26,7 @@ _TELL_AGAIN: Final = timedelta(minutes=1)
 class AuditSealer:
     """Seals; call :meth:`round` about once a second.  *key* is for this purpose (``KEY_LABEL``)."""
 
-    def __init__(self, store: Store, key: bytes, clock: Clock) -> None:
+    def __init__(self, store: AuditStore, key: bytes, clock: Clock) -> None:
         self._store, self._key, self._clock = store, key, clock
         #: The newest seal that this process saw.  Whoever writes to the database could otherwise take seals away,
         #: change the rows under them, and have us seal them again.

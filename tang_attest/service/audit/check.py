@@ -14,7 +14,7 @@ from datetime import datetime, timedelta
 from typing import Final
 
 from tang_attest.errors import Reason
-from tang_attest.ports.store import Store
+from tang_attest.ports.audit import AuditStore
 from tang_attest.ports.world import Clock
 from tang_attest.protocol.audit_chain import Row, Seal, SealCheck
 
@@ -51,7 +51,7 @@ class AuditCheck:
 
 
 async def check_audit(
-    store: Store,
+    store: AuditStore,
     key: bytes,
     clock: Clock,
     progress: Callable[[int, int], None],
@@ -101,7 +101,7 @@ async def _check_seal(check: AuditCheck, key: bytes, rows: _Rows, seal: Seal) ->
 class _Rows:
     """Rows by id, read ahead up to the id *end*: every row up to there could be seen when its seal was made."""
 
-    def __init__(self, store: Store, after: int | None, end: int) -> None:
+    def __init__(self, store: AuditStore, after: int | None, end: int) -> None:
         self._store, self._end = store, end
         self._given_to = self._read_to = after
         self._page: deque[Row] = deque()

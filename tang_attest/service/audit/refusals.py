@@ -21,9 +21,8 @@ from datetime import datetime, timedelta
 from typing import Final
 
 from tang_attest.errors import Reason, Refused, TangAttestError
-from tang_attest.ports.audit import AuditEntry
+from tang_attest.ports.audit import AuditEntry, AuditStore
 from tang_attest.ports.decisions import Decision
-from tang_attest.ports.store import Store
 from tang_attest.ports.world import Clock
 from tang_attest.protocol.policy import differing_pcrs
 from tang_attest.protocol.quote import MAX_EVENT_LOG
@@ -120,7 +119,7 @@ def with_log_size(refusal: Refused, size: int) -> Refused:
 class Refusals:
     """Writes refusals to *store*; each worker process counts for itself."""
 
-    def __init__(self, store: Store, clock: Clock) -> None:
+    def __init__(self, store: AuditStore, clock: Clock) -> None:
         self._store, self._clock = store, clock
         self._tallies: OrderedDict[str, _Tally] = OrderedDict()
         self._noisy: OrderedDict[str, tuple[int, datetime]] = (
@@ -133,7 +132,7 @@ class Refusals:
         tally = await self._tally(entry)
         if tally.has_room():
             tally.written += 1
-            await self._store.audit(entry)
+            await self._store.append(entry)
         else:
             tally.leave_out(entry)
             self.left_out += 1
@@ -184,7 +183,7 @@ class Refusals:
             return
         if (summary := tally.summary(self._clock.now())) is not None:
             try:
-                await self._store.audit(summary)
+                await self._store.append(summary)
             except TangAttestError:
                 self._tallies.setdefault(key, tally)  # tried again with the next one
                 raise

@@ -6,7 +6,7 @@ import asyncio
 import hashlib
 from datetime import datetime
 
-from tang_attest.ports.store import Store
+from tang_attest.ports.enrollment import EnrollmentStore
 from tang_attest.protocol.endorsement.endorsement import (
     EndorsementKey,
     Root,
@@ -17,7 +17,9 @@ from tang_attest.protocol.endorsement.endorsement import (
 )
 
 
-async def endorse(store: Store, certificate: bytes, spki: bytes | None, now: datetime) -> EndorsementKey:
+async def endorse(
+    store: EnrollmentStore, certificate: bytes, spki: bytes | None, now: datetime
+) -> EndorsementKey:
     """The EK *spki* (DER), verified by *certificate*, the contents of an NV index, and an imported anchor.
 
     Without *spki* the key is the certificate's own, and only the chain is judged. Raises what

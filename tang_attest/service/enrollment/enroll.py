@@ -16,10 +16,9 @@ from tang_attest.ports.decisions import NewEvidence, Snapshot
 from tang_attest.ports.enrollment import Enrollment, Token
 from tang_attest.ports.keys import KeyStore
 from tang_attest.ports.machines import Device, Learning, NewDevice
-from tang_attest.ports.store import Store
-from tang_attest.ports.world import Clock, Randomness
+from tang_attest.ports.store import HasDevices, HasEnrollment, HasPolicies
 from tang_attest.protocol import tpm
-from tang_attest.protocol.challenge import Challenge, Purpose, check_nonce, make_nonce, milliseconds
+from tang_attest.protocol.challenge import Challenge, Purpose
 from tang_attest.protocol.endorsement.endorsement import EndorsementKey, trim_certificate
 from tang_attest.protocol.enrollment import (
     SECRET_SIZE,
@@ -40,6 +39,7 @@ from tang_attest.service.audit.actors import Caller
 from tang_attest.service.audit.refusals import Refusals, describe_refusal
 from tang_attest.service.enrollment.endorsing import endorse
 from tang_attest.service.unlock.appraisal import grade_of
+from tang_attest.service.unlock.challenges import Challenges
 
 #: After a token was used, a machine that lost the answer may ask for it again this long.
 ANSWERED_AGAIN_FOR: Final = timedelta(hours=24)
@@ -92,34 +92,29 @@ class _Session(BaseModel):
     selection: str
 
 
+class EnrollingStore(HasDevices, HasEnrollment, HasPolicies, Protocol):
+    """The roles of the store that an enrollment needs."""
+
+
 class Enroll:
     """Answers ``POST /attest/enroll`` and ``POST /attest/enroll/finish``."""
 
     def __init__(
         self,
-        store: Store,
+        store: EnrollingStore,
         keys: KeyStore,
         sessions: SessionCipher,
-        clock: Clock,
-        random: Randomness,
-        nonce_key: bytes,
-        ttl_s: int,
+        challenges: Challenges,
+        refusals: Refusals,
+        *,
         curve: str = DEFAULT_CURVE,
-        refusals: Refusals | None = None,
     ) -> None:
-        self._store, self._keys, self._sessions, self._clock, self._random = (
-            store,
-            keys,
-            sessions,
-            clock,
-            random,
-        )
-        self._nonce_key, self._ttl_s, self._curve = nonce_key, ttl_s, curve
-        self._refusals = refusals or Refusals(store, clock)
+        self._store, self._keys, self._sessions = store, keys, sessions
+        self._challenges, self._refusals, self._curve = challenges, refusals, curve
 
     async def begin(self, application: Application, caller: Caller) -> Begun:
         """Check the token, the AK and the EK; wrap a secret for the TPM that has both.  Nothing is stored."""
-        now, name = self._clock.now(), check_name(application.name)
+        now, name = self._challenges.now(), check_name(application.name)
         try:
             token = await self._token(application.token, name, now)
             ak, ek = accept_ak(application.ak), tpm.parse_ek(application.ek)
@@ -128,8 +123,8 @@ class Enroll:
         except Refused as refusal:
             await self._audit_refusal(name, refusal, now, caller)
             raise
-        secret = self._random.bytes(SECRET_SIZE)
-        nonce = make_nonce(self._nonce_key, Purpose.ENROLL, name, milliseconds(now), self._random.bytes(16))
+        secret = self._challenges.random.bytes(SECRET_SIZE)
+        nonce = self._challenges.make(Purpose.ENROLL, name)
         session = _Session(
             name=name,
             token=token.digest,
@@ -145,12 +140,12 @@ class Enroll:
         return Begun(
             self._sessions.seal(session.model_dump_json().encode()),
             begin_activation(ek, ak, secret),
-            Challenge(nonce, selection, self._ttl_s),
+            Challenge(nonce, selection, self._challenges.ttl_s),
         )
 
     async def check_token(self, text: object) -> None:
         """Raise ``token-invalid`` unless *text*, which somebody sent as one, is a token of this server."""
-        if not isinstance(text, str) or await self._store.find_token(token_digest(text)) is None:
+        if not isinstance(text, str) or await self._store.enrollment.find_token(token_digest(text)) is None:
             raise Refused("token-invalid", "The token is unknown, or was made for another name.")
 
     def check_session(self, text: object) -> None:
@@ -162,10 +157,10 @@ class Enroll:
 
         A machine that lost the answer sends the same again, and gets the device that it has.  *evidence.nonce* is ignored: the nonce is the session's.
         """
-        now = self._clock.now()
+        now = self._challenges.now()
         session = self._open(session_text)
         try:
-            token = await self._store.find_token(session.token)
+            token = await self._store.enrollment.find_token(session.token)
             if token is None:
                 raise Refused("token-invalid", "The token was withdrawn.")
             if token.used_at is not None:
@@ -174,10 +169,10 @@ class Enroll:
             quote = self._verify(session, proof, evidence, now)
             enrollment = await self._compose(session, token, quote, evidence.event_log, now, caller)
             try:
-                return await self._store.enroll(enrollment)
+                return await self._store.enrollment.enroll(enrollment)
             except Conflict as conflict:
                 # The same request may have been answered meanwhile, by another worker.
-                token = await self._store.find_token(session.token)
+                token = await self._store.enrollment.find_token(session.token)
                 if token is None or token.used_at is None or conflict.code != "token-used":
                     raise
                 return await self._again(session, proof, token, now)
@@ -189,7 +184,7 @@ class Enroll:
 
     async def _token(self, text: str, name: str, now: datetime) -> Token:
         """The token for a machine of that *name*, if it can be used."""
-        token = await self._store.find_token(token_digest(text))
+        token = await self._store.enrollment.find_token(token_digest(text))
         if token is None or (token.name is not None and token.name != name):
             raise Refused("token-invalid", "The token is unknown, or was made for another name.")
         if token.used_at is not None:
@@ -206,7 +201,7 @@ class Enroll:
                 return EndorsementKey(ek.spki)
             raise Refused("ek-untrusted", "The TPM has no EK certificate, and the token asks for one.")
         try:
-            return await endorse(self._store, certificate, ek.spki, now)
+            return await endorse(self._store.enrollment, certificate, ek.spki, now)
         except (Malformed, Refused):
             # The operator's opt-out covers every fault of a certificate, also one that cannot be read.
             if token.allow_unverified_ek:
@@ -216,7 +211,7 @@ class Enroll:
     async def _selection(self, token: Token) -> Selection:
         if token.policy is None:
             return token.selection
-        return (await self._store.get_policy(token.policy)).selection
+        return (await self._store.policies.get_policy(token.policy)).selection
 
     # --- finish ---
 
@@ -230,8 +225,7 @@ class Enroll:
         raise Refused("session-invalid", "The enrollment session is not one of this server's.")
 
     def _verify(self, session: _Session, proof: str, evidence: Evidence, now: datetime) -> VerifiedQuote:
-        now_ms = milliseconds(now)
-        check_nonce(self._nonce_key, Purpose.ENROLL, session.name, now_ms, self._ttl_s, session.nonce)
+        self._challenges.check(Purpose.ENROLL, session.name, session.nonce, now)
         check_activation(session.nonce, session.secret, proof)
         binding = enrollment_digest(session.nonce, session.name, proof)
         device = EnrolledDevice(session.name, accept_ak(session.ak))
@@ -246,7 +240,7 @@ class Enroll:
         if token.used_at is None or now - token.used_at >= ANSWERED_AGAIN_FOR:
             raise used
         try:
-            device = await self._store.get_device(session.name)
+            device = await self._store.devices.get_device(session.name)
         except NotFound:
             raise used from None
         if device.ak_name != accept_ak(session.ak).name:
@@ -290,7 +284,9 @@ class Enroll:
             else None
         )
         cap_pcr = (
-            token.cap_pcr if token.policy is None else (await self._store.get_policy(token.policy)).cap_pcr
+            token.cap_pcr
+            if token.policy is None
+            else (await self._store.policies.get_policy(token.policy)).cap_pcr
         )
         return Enrollment(
             session.token,

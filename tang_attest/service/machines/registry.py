@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Final
+from typing import Final, Protocol
 
 from tang_attest.errors import Malformed, NotFound
 from tang_attest.ports.audit import AuditEntry
@@ -14,7 +14,7 @@ from tang_attest.ports.enrollment import EkRoot, Token
 from tang_attest.ports.keys import KeyStore
 from tang_attest.ports.machines import Device, NewDevice, Reach, Suspension
 from tang_attest.ports.policies import ImaRequirement
-from tang_attest.ports.store import Store
+from tang_attest.ports.store import HasDevices, HasEnrollment, HasPolicies
 from tang_attest.ports.world import Clock, Randomness
 from tang_attest.protocol.conditions import Conditions
 from tang_attest.protocol.endorsement.endorsement import parse_roots, subject_digest
@@ -54,10 +54,16 @@ class TokenTerms:
     labels: tuple[str, ...] = ()
 
 
+class RegistryStore(HasDevices, HasEnrollment, HasPolicies, Protocol):
+    """The roles of the store that the care of machines needs."""
+
+
 class DeviceAdministration:
     """Changes to who is known; each is one transaction with its audit entry."""
 
-    def __init__(self, store: Store, keys: KeyStore, clock: Clock, random: Randomness, operator: str) -> None:
+    def __init__(
+        self, store: RegistryStore, keys: KeyStore, clock: Clock, random: Randomness, operator: str
+    ) -> None:
         self._store, self._keys, self._clock, self._random = store, keys, clock, random
         self._actor = f"operator:{operator}"
 
@@ -71,7 +77,7 @@ class DeviceAdministration:
         if terms.name is not None:
             check_name(terms.name)
         if terms.policy is not None:
-            await self._store.get_policy(terms.policy)
+            await self._store.policies.get_policy(terms.policy)
         now, text = self._clock.now(), b64u(self._random.bytes(32))
         token = Token(
             digest=token_digest(text),
@@ -94,7 +100,7 @@ class DeviceAdministration:
             "allow_unverified_ek": terms.allow_unverified_ek,
             "labels": sorted(terms.labels),
         }
-        await self._store.add_token(token, self._entry("token create", terms.name, details))
+        await self._store.enrollment.add_token(token, self._entry("token create", terms.name, details))
         return text, token
 
     async def revoke_token(self, name: str) -> Token:
@@ -105,7 +111,7 @@ class DeviceAdministration:
         digest, digits = token_digest(name), name.lower() if len(name) >= _LEAST_DIGITS else None
         matching = [
             token
-            for token in await self._store.list_tokens()
+            for token in await self._store.enrollment.list_tokens()
             if token.digest == digest
             or (digits is not None and token.digest.hex().startswith(digits))
             or (token.name == name and token.used_at is None and token.revoked_at is None)
@@ -114,7 +120,9 @@ class DeviceAdministration:
             raise NotFound("not-found", "There is no such token, or more than one.")
         (token,) = matching
         details = {"token": token.digest.hex()}
-        await self._store.revoke_token(token.digest, self._entry("token revoke", token.name, details))
+        await self._store.enrollment.revoke_token(
+            token.digest, self._entry("token revoke", token.name, details)
+        )
         return token
 
     async def register(
@@ -162,47 +170,53 @@ class DeviceAdministration:
         else:
             chosen = check_policy_selection(selection or Selection.parse(DEFAULT_SELECTION))
             under = ReferencePolicy(name, chosen, DEFAULT_CAP_PCR, ())
-        return await self._store.add_device(
+        return await self._store.devices.add_device(
             device, under, key, self._entry("device register", name, kid=key.kid if key else None)
         )
 
     async def sharers(self, device: Device) -> Sequence[str]:
         """The names of the other devices with the AK of *device*."""
-        same = [other.name for other in await self._store.list_devices() if other.ak_spki == device.ak_spki]
+        same = [
+            other.name
+            for other in await self._store.devices.list_devices()
+            if other.ak_spki == device.ak_spki
+        ]
         return [name for name in same if name != device.name]
 
     async def suspend(self, name: str, reason: str) -> None:
         """Let a machine's keys answer nobody until :meth:`resume`.  Raises ``not-found``, ``device-suspended``."""
         suspension = Suspension(self._clock.now(), self._actor, check_reason(reason))
         entry = self._entry("device suspend", name, {"reason": reason})
-        await self._store.suspend_device(name, suspension, entry)
+        await self._store.devices.suspend_device(name, suspension, entry)
 
     async def resume(self, name: str) -> None:
         """Let them answer again.  Raises ``not-found``, ``not-suspended``."""
-        await self._store.resume_device(name, self._entry("device resume", name))
+        await self._store.devices.resume_device(name, self._entry("device resume", name))
 
     async def allow(self, name: str, window: timedelta) -> datetime:
         """A person's word that a machine may unlock, for as long as *window*; until when.  Raises ``not-found``."""
         until = self._clock.now() + window
         entry = self._entry("device allow", name, {"until": until.isoformat()})
-        await self._store.allow_device(name, until, entry)
+        await self._store.devices.allow_device(name, until, entry)
         return until
 
     async def set_running_policy(self, name: str, policy: str | None) -> None:
         """What a machine is verified against while it runs; ``None``: its own policy, capped.  Raises ``not-found``."""
         entry = self._entry("device running-policy", name, {"policy": policy})
-        await self._store.set_running_policy(name, policy, entry)
+        await self._store.devices.set_running_policy(name, policy, entry)
 
     async def set_conditions(self, policy: str, conditions: Conditions) -> None:
         """What a policy asks for beside values.  Raises ``not-found``."""
         details = {"policy": policy, **conditions.as_json()}
-        await self._store.set_conditions(policy, conditions, self._entry("policy conditions", None, details))
+        await self._store.policies.set_conditions(
+            policy, conditions, self._entry("policy conditions", None, details)
+        )
 
     async def require_ima(self, policy: str, requirement: Requirement | None) -> None:
         """What a policy requires of the measurement lists of its machines, or nothing.  Raises ``not-found``."""
         required = None if requirement is None else ImaRequirement(requirement.digest, requirement.as_json())
         details = {"policy": policy, "ima": required and required.digest}
-        await self._store.require_ima(policy, required, self._entry("policy ima", None, details))
+        await self._store.policies.require_ima(policy, required, self._entry("policy ima", None, details))
 
     async def label(self, names: Sequence[str], add: Sequence[str], remove: Sequence[str]) -> None:
         """Add and remove labels, on all of *names* or none.  Raises ``not-found``, ``request-malformed``."""
@@ -210,11 +224,11 @@ class DeviceAdministration:
         details = {"add": list(added), "remove": list(removed)}
         distinct = sorted(set(names))
         entries = [self._entry("device label", name, details) for name in distinct]
-        await self._store.label_devices(distinct, added, removed, entries)
+        await self._store.devices.label_devices(distinct, added, removed, entries)
 
     async def remove(self, name: str) -> None:
         """Forget a machine and destroy its exchange keys: its disks open by passphrase only, for good."""
-        await self._store.remove_device(name, self._entry("device remove", name))
+        await self._store.devices.remove_device(name, self._entry("device remove", name))
 
     async def add_ek_roots(self, data: bytes, label: str | None) -> list[EkRoot]:
         """Trust every certificate in *data* (PEM or DER).  Raises ``ek-malformed``."""
@@ -224,7 +238,7 @@ class DeviceAdministration:
             record = EkRoot(
                 fingerprint, label or root.label, root.der, self._clock.now(), subject_digest(root.der)
             )
-            await self._store.add_ek_root(
+            await self._store.enrollment.add_ek_root(
                 record, self._entry("ek-root add", None, {"fingerprint": fingerprint})
             )
             added.append(record)
@@ -232,7 +246,7 @@ class DeviceAdministration:
 
     async def remove_ek_root(self, fingerprint: str) -> None:
         """Trust a certificate no longer.  Devices that enrolled with it stay."""
-        await self._store.remove_ek_root(
+        await self._store.enrollment.remove_ek_root(
             fingerprint, self._entry("ek-root remove", None, {"fingerprint": fingerprint})
         )
 

@@ -9,14 +9,13 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Final
+from typing import Final, Protocol
 
 from tang_attest.errors import Conflict, Malformed, NotFound, Refused
 from tang_attest.ports.audit import AuditEntry
 from tang_attest.ports.decisions import Decision
-from tang_attest.ports.store import Store
-from tang_attest.ports.world import Clock, Randomness
-from tang_attest.protocol.challenge import Challenge, Purpose, announce_digest
+from tang_attest.ports.store import HasDecisions, HasPolicies
+from tang_attest.protocol.challenge import Challenge, Mark, Purpose, announce_digest
 from tang_attest.protocol.policy import ReferencePolicy
 from tang_attest.protocol.quote import Evidence, VerifiedQuote, verify_quote
 from tang_attest.protocol.reference_state import (
@@ -32,8 +31,8 @@ from tang_attest.protocol.reference_state import (
 from tang_attest.service.audit.actors import Caller
 from tang_attest.service.audit.refusals import Refusals, describe_refusal
 from tang_attest.service.policies.reference_values import describe_state
+from tang_attest.service.unlock.challenges import Challenges, Fresh
 from tang_attest.service.unlock.device_keys import DeviceKey, find_device_key
-from tang_attest.service.unlock.freshness import Fresh, Nonces
 from tang_attest.service.unlock.suspension import check_not_suspended
 
 #: Announced states of one policy that wait or were never booted; a machine cannot fill the operator's list.
@@ -49,27 +48,21 @@ class Announcement:
     notes: tuple[str, ...]
 
 
+class AnnouncementStore(HasDecisions, HasPolicies, Protocol):
+    """The roles of the store that an announcement needs."""
+
+
 class Announce:
     """Answers ``POST /attest/announce/{kid}``."""
 
-    def __init__(
-        self,
-        store: Store,
-        clock: Clock,
-        random: Randomness,
-        nonce_key: bytes,
-        ttl_s: int,
-        refusals: Refusals | None = None,
-    ) -> None:
-        self._store, self._clock = store, clock
-        self._nonces = Nonces(Purpose.ANNOUNCE, clock, random, nonce_key, ttl_s)
-        self._refusals = refusals or Refusals(store, clock)
+    def __init__(self, store: AnnouncementStore, challenges: Challenges, refusals: Refusals) -> None:
+        self._store, self._challenges, self._refusals = store, challenges, refusals
 
     async def challenge(self, kid: str) -> tuple[Challenge, int]:
         """What the machine has to quote, and the policy's cap PCR.  Raises ``key-unknown``.  Nothing is stored."""
-        bound = await find_device_key(self._store, kid)
-        nonce = self._nonces.make(kid, bound.device.clock)
-        return Challenge(nonce, bound.policy.selection, self._nonces.ttl_s), bound.policy.cap_pcr
+        bound = await find_device_key(self._store.decisions, kid)
+        nonce = self._challenges.make(Purpose.ANNOUNCE, kid, Mark(bound.device.clock))
+        return Challenge(nonce, bound.policy.selection, self._challenges.ttl_s), bound.policy.cap_pcr
 
     async def announce(
         self, kid: str, announcement: Announcement, evidence: Evidence, caller: Caller
@@ -79,7 +72,7 @@ class Announce:
         Raises what verification raises, ``pcr-mismatch`` when the machine itself runs nothing approved,
         ``request-malformed`` (label), ``values-invalid``, ``values-all-zero``, ``announcements-full``.
         """
-        bound, now = await find_device_key(self._store, kid), self._clock.now()
+        bound, now = await find_device_key(self._store.decisions, kid), self._challenges.now()
         entry = caller.entry(now, "announce", bound.device.name, kid)
         try:
             fresh, quote = self._verify(bound, announcement, evidence, now)
@@ -101,7 +94,7 @@ class Announce:
         self, bound: DeviceKey, announcement: Announcement, evidence: Evidence, now: datetime
     ) -> tuple[Fresh, VerifiedQuote]:
         kid, nonce = bound.key.kid, evidence.nonce
-        fresh = self._nonces.check(kid, nonce, now)
+        fresh = self._challenges.check(Purpose.ANNOUNCE, kid, nonce, now)
         binding = announce_digest(nonce, kid, announcement.values, check_label(announcement.label))
         device = fresh.enrolled(bound.device)
         return fresh, verify_quote(device, evidence, bound.policy.selection, binding)
@@ -120,7 +113,7 @@ class Announce:
             replay_in_full=self._refusals.has_room(bound.key.kid),
         )
         try:
-            await self._store.decide(decision)
+            await self._store.decisions.decide(decision)
         except (Conflict, NotFound) as lost:
             await self._refusals.note_lost(replace(entry, verdict="refused", code=lost.code), decision)
             raise
@@ -129,7 +122,7 @@ class Announce:
         policy = bound.policy
         if any(known.label == state.label for known in policy.states):
             # Nobody is there to choose another label.
-            suffix = f" {self._clock.now():%Y%m%d%H%M%S}"
+            suffix = f" {self._challenges.now():%Y%m%d%H%M%S}"
             state = replace(state, label=state.label[: MAX_LABEL - len(suffix)] + suffix)
         try:
             await self._keep(policy, state, entry)
@@ -143,7 +136,7 @@ class Announce:
 
     async def _keep(self, policy: ReferencePolicy, state: ReferenceState, entry: AuditEntry) -> None:
         details = describe_state(policy.name, state)
-        await self._store.add_state(policy.name, state, replace(entry, details=details))
+        await self._store.policies.add_state(policy.name, state, replace(entry, details=details))
 
 
 def _judge(

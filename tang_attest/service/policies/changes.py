@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from typing import Protocol
 
 from tang_attest.errors import Conflict
 from tang_attest.ports.machines import Device
 from tang_attest.ports.policies import RolloutDevice
-from tang_attest.ports.store import Store
+from tang_attest.ports.store import HasDevices, HasPolicies
 from tang_attest.ports.world import Clock
 from tang_attest.protocol.changes.change import PolicyChange, parse_change
 from tang_attest.protocol.changes.dry_run import DryRun, Trial, dry_run
@@ -22,20 +23,24 @@ from tang_attest.service.audit.actors import Author
 _NAMED = 3
 
 
+class ChangeStore(HasDevices, HasPolicies, Protocol):
+    """The roles of the store that a change of a policy needs."""
+
+
 class PolicyChanges:
     """Each change is one transaction with its audit entry; what cannot be read changes nothing."""
 
-    def __init__(self, store: Store, clock: Clock, author: Author) -> None:
+    def __init__(self, store: ChangeStore, clock: Clock, author: Author) -> None:
         self._store, self._clock, self._author = store, clock, author
 
     async def parse(self, policy_name: str, document: object) -> PolicyChange:
         """The change that *document* asks for.  Raises ``not-found``, ``change-invalid``."""
-        return parse_change(document, await self._store.get_policy(policy_name))
+        return parse_change(document, await self._store.policies.get_policy(policy_name))
 
     async def dry_run(self, policy_name: str, change: PolicyChange) -> DryRun:
         """What *change* would do to the devices of a policy if each booted as it did last.  Raises ``not-found``."""
-        policy = change.apply(await self._store.get_policy(policy_name))
-        rollout = await self._store.get_rollout(policy_name)
+        policy = change.apply(await self._store.policies.get_policy(policy_name))
+        rollout = await self._store.policies.get_rollout(policy_name)
         return await self.try_on(policy_name, lambda subject: judged_by(policy, rollout, subject))
 
     async def apply(self, policy_name: str, change: PolicyChange, *, force: bool) -> None:
@@ -48,22 +53,22 @@ class PolicyChanges:
             require_few(await self.dry_run(policy_name, change))
         details = {"policy": policy_name, "change": change.dump()}
         entry = self._author.entry(self._clock.now(), "policy change", None, details)
-        await self._store.change_policy(policy_name, change, self.states(change), entry)
+        await self._store.policies.change_policy(policy_name, change, self.states(change), entry)
 
     async def try_on(self, policy_name: str, then: Callable[[RolloutSubject], ReferencePolicy]) -> DryRun:
         """What would happen if each device of a policy came under *then* of it, and booted as it did last."""
         policy, rollout = (
-            await self._store.get_policy(policy_name),
-            await self._store.get_rollout(policy_name),
+            await self._store.policies.get_policy(policy_name),
+            await self._store.policies.get_rollout(policy_name),
         )
-        fared = await self._store.list_rollout_devices(rollout.id) if rollout else ()
+        fared = await self._store.policies.list_rollout_devices(rollout.id) if rollout else ()
         judges = [
             (device.name, judged_by(policy, rollout, subject), then(subject))
             for device, subject in await subjects(self._store, policy_name, fared)
         ]
         # Logs are large, and only rules read them.
         ruled = any(now.rules or after.rules for _, now, after in judges)
-        found = await self._store.list_evidence(policy_name, with_logs=ruled)
+        found = await self._store.policies.list_evidence(policy_name, with_logs=ruled)
         evidence = {last.device: last.snapshot for last in found}
         trials = []
         for name, now, after in judges:
@@ -83,11 +88,11 @@ class PolicyChanges:
 
 
 async def subjects(
-    store: Store, policy_name: str, fared: Iterable[RolloutDevice]
+    store: ChangeStore, policy_name: str, fared: Iterable[RolloutDevice]
 ) -> list[tuple[Device, RolloutSubject]]:
     """The devices of a policy, by name, and how each stands in the rollout under which they *fared*."""
     outcomes = {entry.device: entry.outcome for entry in fared}
-    devices = [device for device in await store.list_devices() if device.policy == policy_name]
+    devices = [device for device in await store.devices.list_devices() if device.policy == policy_name]
     return [(each, RolloutSubject(each.name, each.labels, outcomes.get(each.name))) for each in devices]
 
 

@@ -9,13 +9,12 @@ from dataclasses import dataclass
 from tang_attest.errors import Malformed, NotFound, Reason, Refused
 from tang_attest.ports.decisions import Snapshot
 from tang_attest.ports.policies import Observation
-from tang_attest.ports.store import Store
 from tang_attest.ports.world import Clock
 from tang_attest.protocol import eventlog
 from tang_attest.protocol.eventlog.phases import measured_later, unexplained
 from tang_attest.protocol.policy import ReferencePolicy
 from tang_attest.protocol.reference_state import ReferenceState
-from tang_attest.service.unlock.device_keys import find_judged_device
+from tang_attest.service.unlock.device_keys import JudgingStore, find_judged_device
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,12 +43,14 @@ class Explanation:
 class Explanations:
     """Reads only."""
 
-    def __init__(self, store: Store, clock: Clock) -> None:
+    def __init__(self, store: JudgingStore, clock: Clock) -> None:
         self._store, self._clock = store, clock
 
     async def find(self, observation_id: int, policies: Collection[str] | None = None) -> Observation:
         """The observation, if it is of a device under one of *policies* (``None``: any).  Raises ``observation-missing``."""
-        for observation in await self._store.list_observations(None, 1, observation_id + 1, policies):
+        for observation in await self._store.policies.list_observations(
+            None, 1, observation_id + 1, policies
+        ):
             if observation.id == observation_id:
                 return observation
         raise NotFound("observation-missing", f"There is no observation {observation_id}.")
@@ -68,10 +69,10 @@ class Explanations:
 
     async def _approved_log(self, name: str, nearest: ReferenceState | None) -> bytes:
         """The log of a boot of the device that is *nearest*, or else of its last permitted one; perhaps none."""
-        permitted = await self._store.get_evidence(name, permitted=True)
+        permitted = await self._store.policies.get_evidence(name, permitted=True)
         known = [permitted.snapshot] if permitted else []
         # A boot that was refused and then approved is approved, even if it never happened again.
-        known += [seen.snapshot for seen in await self._store.list_observations(name)]
+        known += [seen.snapshot for seen in await self._store.policies.list_observations(name)]
         for snapshot in known:
             if nearest is not None and snapshot.event_log and not nearest.differences(snapshot.values):
                 return snapshot.event_log

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
+from typing import Protocol
 
 from tang_attest.errors import Conflict, NotFound, Refused
 from tang_attest.ports.audit import AuditEntry
 from tang_attest.ports.machines import Device, Learning
 from tang_attest.ports.policies import Observation
-from tang_attest.ports.store import Store
+from tang_attest.ports.store import HasDevices, HasPolicies
 from tang_attest.ports.world import Clock
 from tang_attest.protocol.enrollment import check_name
 from tang_attest.protocol.policy import ReferencePolicy, check_policy_selection
@@ -38,10 +39,14 @@ class Approval:
     force: bool = False
 
 
+class ReferenceValueStore(HasDevices, HasPolicies, Protocol):
+    """The roles of the store that reference values needs."""
+
+
 class ReferenceValues:
     """Changes to policies; each is one transaction with its audit entry."""
 
-    def __init__(self, store: Store, clock: Clock, author: Author) -> None:
+    def __init__(self, store: ReferenceValueStore, clock: Clock, author: Author) -> None:
         self._store, self._clock, self._author = store, clock, author
 
     async def create_policy(self, name: str, selection: Selection, cap_pcr: int) -> ReferencePolicy:
@@ -51,13 +56,13 @@ class ReferenceValues:
         """
         policy = ReferencePolicy(check_name(name), check_policy_selection(selection), cap_pcr, ())
         details: dict[str, object] = {"policy": name, "selection": str(selection)}
-        await self._store.add_policy(policy, self._entry("policy create", None, details))
+        await self._store.policies.add_policy(policy, self._entry("policy create", None, details))
         return policy
 
     async def trust_predictions(self, policy: str, trusted: bool) -> None:
         """Whether values that machines announce for their next boot count at once.  Raises ``not-found``."""
         details: dict[str, object] = {"policy": policy, "trusted": trusted}
-        await self._store.trust_predictions(
+        await self._store.policies.trust_predictions(
             policy, trusted, self._entry("policy trust-predictions", None, details)
         )
 
@@ -99,9 +104,9 @@ class ReferenceValues:
         would let it unlock at any time), ``values-all-zero``, ``values-known``, ``name-taken``,
         ``selection-mismatch`` when the policy's selection changed since.
         """
-        device = await self._store.get_device(device_name)
-        policy = await self._store.get_policy(device.policy)
-        newest_first = await self._store.list_observations(device_name)
+        device = await self._store.devices.get_device(device_name)
+        policy = await self._store.policies.get_policy(device.policy)
+        newest_first = await self._store.policies.list_observations(device_name)
         if observation_id is None:
             observation = choose(device, newest_first, policy.cap_pcr, capped=approval.force)
         else:
@@ -152,7 +157,7 @@ class ReferenceValues:
 
     async def users_of(self, policy_name: str, label: str) -> list[str]:
         """The machines whose last permitted unlock met the state *label*, by name."""
-        devices = await self._store.list_devices()
+        devices = await self._store.devices.list_devices()
         return [
             device.name for device in devices if (device.policy, device.last_state) == (policy_name, label)
         ]
@@ -162,8 +167,10 @@ class ReferenceValues:
 
         None while a machine has not unlocked yet: nobody knows which state it needs.  Raises ``not-found``.
         """
-        policy = await self._store.get_policy(policy_name)
-        devices = [device for device in await self._store.list_devices() if device.policy == policy_name]
+        policy = await self._store.policies.get_policy(policy_name)
+        devices = [
+            device for device in await self._store.devices.list_devices() if device.policy == policy_name
+        ]
         return retirable_states(policy, devices)
 
     # --- learning -----------------------------------------------------------------------------------------------
@@ -174,8 +181,8 @@ class ReferenceValues:
         Without any state in the policy there is nothing the stable PCRs could be compared with: raises
         ``policy-empty``.  Raises ``selection-invalid`` when the selection has no moving PCR.
         """
-        device = await self._store.get_device(device_name)
-        policy = await self._store.get_policy(device.policy)
+        device = await self._store.devices.get_device(device_name)
+        policy = await self._store.policies.get_policy(device.policy)
         moving = moving_pcrs(policy.selection)
         if not moving:
             raise Refused(
@@ -184,7 +191,7 @@ class ReferenceValues:
         stable = device.learning.stable if device.learning else self._stable(policy, moving)
         learning = Learning(self._clock.now() + window, stable)
         details: dict[str, object] = {"until": learning.until.isoformat()}
-        await self._store.arm_learning(
+        await self._store.devices.arm_learning(
             device_name, learning, self._entry("device learn", device_name, details)
         )
         return learning
@@ -210,7 +217,7 @@ class ReferenceValues:
         valid_for: timedelta | None,
         force: bool,
     ) -> ReferenceState:
-        policy = await self._store.get_policy(policy_name)
+        policy = await self._store.policies.get_policy(policy_name)
         state = self._make(policy, label or self._label("imported"), values, "imported", force)
         expires_at = None if valid_for is None else self._clock.now() + valid_for
         return await self._add(
@@ -241,7 +248,9 @@ class ReferenceValues:
                     "values-known", f"State '{known.label}' of policy '{policy.name}' has these values."
                 )
         details = describe_state(policy.name, state)
-        await self._store.add_state(policy.name, state, self._entry("policy state add", device, details))
+        await self._store.policies.add_state(
+            policy.name, state, self._entry("policy state add", device, details)
+        )
         return state
 
     async def _move(
@@ -254,10 +263,12 @@ class ReferenceValues:
         device: str | None = None,
     ) -> None:
         details: dict[str, object] = {"policy": policy, "label": label}
-        await self._store.move_state(policy, label, expected, to, self._entry(event, device, details))
+        await self._store.policies.move_state(
+            policy, label, expected, to, self._entry(event, device, details)
+        )
 
     async def _state(self, policy: str, label: str) -> ReferenceState:
-        states = (await self._store.get_policy(policy)).states
+        states = (await self._store.policies.get_policy(policy)).states
         return next(state for state in states if state.label == label)
 
     def _label(self, word: str) -> str:

@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 
 from tang_attest.errors import Conflict, Malformed, NotFound
 from tang_attest.ports.policies import RolloutDevice
-from tang_attest.ports.store import Store
 from tang_attest.ports.world import Clock, Randomness
 from tang_attest.protocol.changes.change import PolicyChange
 from tang_attest.protocol.changes.rollout import (
@@ -22,7 +21,7 @@ from tang_attest.protocol.changes.rollout import (
 from tang_attest.protocol.enrollment import check_name
 from tang_attest.protocol.values.labels import check_labels
 from tang_attest.service.audit.actors import Author
-from tang_attest.service.policies.changes import PolicyChanges, require_few, subjects
+from tang_attest.service.policies.changes import ChangeStore, PolicyChanges, require_few, subjects
 from tang_attest.service.policies.reference_values import retirable_states
 
 
@@ -61,7 +60,7 @@ class RolloutStatus:
 class Rollouts:
     """The operator's side; each change is one transaction with its audit entry."""
 
-    def __init__(self, store: Store, clock: Clock, random: Randomness, author: Author) -> None:
+    def __init__(self, store: ChangeStore, clock: Clock, random: Randomness, author: Author) -> None:
         self._store, self._clock, self._random, self._author = store, clock, random, author
         self._changes = PolicyChanges(store, clock, author)
 
@@ -87,7 +86,7 @@ class Rollouts:
             started_at=self._clock.now(),
             started_by=self._author.actor,
         )
-        known = await self._store.get_rollout(policy_name)
+        known = await self._store.policies.get_rollout(policy_name)
         if known is not None and not known.over:
             raise Conflict(
                 "rollout-unfinished", f"Rollout '{known.name}' of policy '{policy_name}' is not over."
@@ -96,7 +95,7 @@ class Rollouts:
             await self._require_few(rollout)
         details = {"policy": policy_name, "rollout": rollout.name, "change": change.dump(), **_terms(rollout)}
         entry = self._author.entry(rollout.started_at, "policy rollout start", None, details)
-        await self._store.start_rollout(rollout, self._changes.states(change), entry)
+        await self._store.policies.start_rollout(rollout, self._changes.states(change), entry)
         return rollout
 
     async def widen(self, policy_name: str, share: int, *, force: bool = False) -> Rollout:
@@ -114,7 +113,7 @@ class Rollouts:
             None,
             {"policy": policy_name, "rollout": rollout.name, **_terms(wider)},
         )
-        await self._store.widen_rollout(rollout, share, entry)
+        await self._store.policies.widen_rollout(rollout, share, entry)
         return wider
 
     async def stop(self, policy_name: str, why: str | None) -> Rollout:
@@ -133,7 +132,7 @@ class Rollouts:
         """
         rollout = await self.under_way(policy_name)
         if not force:
-            policy = finished(await self._store.get_policy(policy_name), rollout)
+            policy = finished(await self._store.policies.get_policy(policy_name), rollout)
             require_few(await self._changes.try_on(policy_name, lambda _: policy))
         return await self._move(policy_name, {RolloutPhase.RUNNING}, RolloutPhase.FINISHED, "finish", None)
 
@@ -145,7 +144,7 @@ class Rollouts:
         """
         rollout = await self.under_way(policy_name)
         if not force:
-            policy = abandoned(await self._store.get_policy(policy_name), rollout)
+            policy = abandoned(await self._store.policies.get_policy(policy_name), rollout)
             require_few(await self._changes.try_on(policy_name, lambda _: policy))
         expected = {RolloutPhase.RUNNING, RolloutPhase.STOPPED}
         return await self._move(policy_name, expected, RolloutPhase.ABANDONED, "abandon", why)
@@ -153,12 +152,12 @@ class Rollouts:
     async def status(self, policy_name: str) -> RolloutStatus:
         """Who is on what in the newest rollout, over or not.  Raises ``not-found``."""
         policy, rollout = (
-            await self._store.get_policy(policy_name),
-            await self._store.get_rollout(policy_name),
+            await self._store.policies.get_policy(policy_name),
+            await self._store.policies.get_rollout(policy_name),
         )
         if rollout is None:
             raise NotFound("not-found", f"Policy '{policy_name}' has no rollout.")
-        fared = await self._store.list_rollout_devices(rollout.id)
+        fared = await self._store.policies.list_rollout_devices(rollout.id)
         found = await subjects(self._store, policy_name, fared)
         devices = [device for device, _ in found]
         states = Counter(device.last_state for device in devices)
@@ -175,7 +174,7 @@ class Rollouts:
 
     async def under_way(self, policy_name: str) -> Rollout:
         """The rollout of a policy that is not over.  Raises ``not-found``."""
-        rollout = await self._store.get_rollout(policy_name)
+        rollout = await self._store.policies.get_rollout(policy_name)
         if rollout is None or rollout.over:
             raise NotFound("not-found", f"Policy '{policy_name}' has no rollout under way.")
         return rollout
@@ -188,11 +187,11 @@ class Rollouts:
             raise Conflict("rollout-changed", f"Rollout '{rollout.name}' is {rollout.status}.")
         details = {"policy": policy_name, "rollout": rollout.name, "why": why}
         entry = self._author.entry(self._clock.now(), f"policy rollout {verb}", None, details)
-        await self._store.move_rollout(rollout, to, why, entry)
+        await self._store.policies.move_rollout(rollout, to, why, entry)
         return replace(rollout, status=to)
 
     async def _require_few(self, rollout: Rollout) -> None:
-        policy = await self._store.get_policy(rollout.policy)
+        policy = await self._store.policies.get_policy(rollout.policy)
         if not rollout.id:
             policy = rollout.stage(policy)
         result = await self._changes.try_on(

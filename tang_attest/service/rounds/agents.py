@@ -15,12 +15,12 @@ import asyncio
 from typing import Final
 
 from tang_attest.errors import Refused
-from tang_attest.ports.store import Store
-from tang_attest.ports.world import Clock, Randomness
-from tang_attest.protocol.challenge import Challenge, Purpose, check_nonce, make_nonce, milliseconds
+from tang_attest.ports.decisions import DecisionStore
+from tang_attest.protocol.challenge import Challenge, Purpose
 from tang_attest.protocol.quote import Evidence
 from tang_attest.service.rounds.polls import Polls, Woken
 from tang_attest.service.rounds.verify import Round, RoundVerifier
+from tang_attest.service.unlock.challenges import Challenges
 from tang_attest.service.unlock.device_keys import DeviceKey, find_device_key
 
 #: Seconds that a request is held at most: many middleboxes forget a connection that is silent for a minute.
@@ -34,16 +34,15 @@ class Agents:
 
     def __init__(
         self,
-        store: Store,
+        store: DecisionStore,
         verify: RoundVerifier,
         polls: Polls,
-        clock: Clock,
-        random: Randomness,
-        nonce_key: bytes,
+        challenges: Challenges,
+        *,
         hold_s: float = HOLD_S,
     ) -> None:
         self._store, self._verify, self._polls = store, verify, polls
-        self._clock, self._random, self._nonce_key, self._hold_s = clock, random, nonce_key, hold_s
+        self._challenges, self._hold_s = challenges, hold_s
 
     async def poll(self, kid: str, ticket: str | None) -> Challenge | None:
         """A challenge, perhaps after a while; ``None``: nothing was due, ask again.  Raises ``key-unknown``."""
@@ -72,15 +71,11 @@ class Agents:
     async def answer(self, kid: str, evidence: Evidence) -> tuple[Round, str]:
         """How the round ended, and a ticket.  Raises as :meth:`RoundVerifier.respond`."""
         ended = await self._verify.respond(kid, evidence)
-        ticket = make_nonce(
-            self._nonce_key, Purpose.POLL, kid, milliseconds(self._clock.now()), self._random.bytes(16)
-        )
-        return ended, ticket
+        return ended, self._challenges.make(Purpose.POLL, kid)
 
     def _is_good(self, kid: str, ticket: str) -> bool:
-        now = milliseconds(self._clock.now())
         try:
-            check_nonce(self._nonce_key, Purpose.POLL, kid, now, TICKET_S, ticket)
+            self._challenges.check(Purpose.POLL, kid, ticket, self._challenges.now(), TICKET_S)
         except Refused:
             return False
         return True
@@ -94,5 +89,5 @@ class Agents:
             return float("inf")
         if standing.answered_at is None:
             return 0.0
-        past = (self._clock.now() - standing.answered_at).total_seconds()
-        return watch.pause_s(self._random.bytes(1)[0] / 255) - past
+        past = (self._challenges.now() - standing.answered_at).total_seconds()
+        return watch.pause_s(self._challenges.random.bytes(1)[0] / 255) - past

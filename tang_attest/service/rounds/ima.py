@@ -15,7 +15,7 @@ from typing import Final
 
 from tang_attest.errors import Malformed, Reason, Refused
 from tang_attest.ports.machines import Device
-from tang_attest.ports.store import Store
+from tang_attest.ports.rounds import RoundStore
 from tang_attest.protocol.ima import ImaProgress, Requirement, advance, parse_requirement, reasons
 from tang_attest.protocol.policy import ReferencePolicy
 from tang_attest.protocol.quote import Evidence, VerifiedQuote
@@ -35,7 +35,7 @@ def with_ima(selection: Selection) -> Selection:
 class ImaLists:
     """Reads the lists of machines whose policy requires something of them."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: RoundStore) -> None:
         self._store = store
         self._ready: dict[str, Requirement] = {}
 

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import json
-from typing import Final
+from typing import Final, Protocol
 
 from tang_attest.errors import Unavailable
 from tang_attest.ports.audit import AuditEntry
 from tang_attest.ports.rounds import Notification
-from tang_attest.ports.store import Store
+from tang_attest.ports.store import HasAudit, HasRounds
 from tang_attest.ports.world import Clock, Courier
 from tang_attest.service.rounds.verify import SERVER
 
@@ -24,15 +24,21 @@ TRIES: Final = 3
 PAUSE_S: Final = 2.0
 
 
+class NotifyingStore(HasAudit, HasRounds, Protocol):
+    """The roles of the store that notifications needs."""
+
+
 class Notify:
     """Tells; call :meth:`deliver` about once a second."""
 
-    def __init__(self, store: Store, courier: Courier, clock: Clock, pause_s: float = PAUSE_S) -> None:
+    def __init__(
+        self, store: NotifyingStore, courier: Courier, clock: Clock, pause_s: float = PAUSE_S
+    ) -> None:
         self._store, self._courier, self._clock, self._pause_s = store, courier, clock, pause_s
 
     async def deliver(self) -> int:
         """Tell what waits, at most :data:`BATCH` at once; how many.  How each ended is in the audit record."""
-        waiting = await self._store.take_notifications(BATCH)
+        waiting = await self._store.rounds.take_notifications(BATCH)
         await asyncio.gather(*(self._tell(notification) for notification in waiting))
         return len(waiting)
 
@@ -48,7 +54,7 @@ class Notify:
             else:
                 problem = None
                 break
-        await self._store.audit(self._entry(notification, problem))
+        await self._store.audit.append(self._entry(notification, problem))
 
     def _entry(self, notification: Notification, problem: Unavailable | None) -> AuditEntry:
         details: dict[str, object] = {

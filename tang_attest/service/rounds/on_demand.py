@@ -14,7 +14,7 @@ from typing import Final, Protocol
 from tang_attest.errors import Reason, Unavailable
 from tang_attest.ports.machines import Device, Reach
 from tang_attest.ports.rounds import PastRound
-from tang_attest.ports.store import Store
+from tang_attest.ports.store import HasDecisions, HasDevices, HasPolicies, HasRounds
 from tang_attest.ports.world import Clock
 from tang_attest.protocol.challenge import verify_digest
 from tang_attest.protocol.policy import ReferencePolicy
@@ -35,10 +35,14 @@ class Quoter(Protocol):
         """Evidence over *selection* with *qualifying* data.  Raises ``tpm-unreachable``, ``program-missing``."""
 
 
+class OnDemandStore(HasDecisions, HasDevices, HasPolicies, HasRounds, Protocol):
+    """The roles of the store that a round on demand needs."""
+
+
 class OnDemandRounds:
     """One round each."""
 
-    def __init__(self, store: Store, verify: RoundVerifier, quoter: Quoter, clock: Clock) -> None:
+    def __init__(self, store: OnDemandStore, verify: RoundVerifier, quoter: Quoter, clock: Clock) -> None:
         self._store, self._verify, self._quoter, self._clock = store, verify, quoter, clock
 
     async def once(self, name: str, reach: Reach | None, patience_s: float) -> Round:
@@ -46,7 +50,7 @@ class OnDemandRounds:
 
         Raises ``not-found``, ``program-missing``, and what says nothing about the machine (``clock-backwards``).
         """
-        device, since = await self._store.get_device(name), self._clock.now()
+        device, since = await self._store.devices.get_device(name), self._clock.now()
         if reach := reach or device.reach:
             return await self._directly(device, reach, since)
         return await self._through_agent(device, since, patience_s)
@@ -59,7 +63,7 @@ class OnDemandRounds:
         Raises ``not-found``, ``name-taken``, ``device-unreachable``, ``tpm-unreachable``, ``selection-invalid``, and
         what verification of the evidence raises.  Through an agent the selection is that of the policy in force.
         """
-        device = await self._store.get_device(name)
+        device = await self._store.devices.get_device(name)
         if reach := reach or device.reach:
             bound = await find_judged_device(self._store, name)
             selection = selection or default_selection(bound.policy)
@@ -69,10 +73,10 @@ class OnDemandRounds:
         ended = await self._through_agent(device, self._clock.now(), patience_s)
         if ended.outcome is RoundOutcome.UNREACHABLE:
             raise Unavailable(ended.reasons[0].code, ended.reasons[0].sentence)
-        past = (await self._store.list_verifications(name, 1))[0]
+        past = (await self._store.rounds.list_rounds(name, 1))[0]
         found, quoted = parse_values(past)
         settled = running_selection(found)
-        cap_pcr = (await self._store.get_policy(device.policy)).cap_pcr
+        cap_pcr = (await self._store.policies.get_policy(device.policy)).cap_pcr
         values = recordable(quoted, settled, cap_pcr, explained=_is_explained(past))
         return await self._verify.record_values(device, settled, values, actor)
 
@@ -95,19 +99,26 @@ class OnDemandRounds:
 
     async def _through_agent(self, device: Device, since: datetime, patience_s: float) -> Round:
         before = device.standing.answered_at
-        await self._store.want_verification(device.name, since)
+        await self._store.rounds.request_round(device.name, since)
         try:
             async with asyncio.timeout(patience_s):
-                while (now := await self._store.get_device(device.name)).standing.answered_at == before:  # noqa: ASYNC110 - another process writes the row
-                    await asyncio.sleep(LOOK_S)
+                now = await self._answered(device.name, before)
         except TimeoutError:
-            await self._store.want_verification(device.name, None)
-            policy = await self._store.get_policy(device.policy)
+            await self._store.rounds.request_round(device.name, None)
+            policy = await self._store.policies.get_policy(device.policy)
             await self._note_unreachable(device, policy, since)
             sentence = f"No evidence of '{device.name}' that counts came within {patience_s:.0f} s."
             return Round(device.name, RoundOutcome.UNREACHABLE, (Reason("device-unreachable", sentence),))
-        kept = await self._store.list_verifications(device.name, 1)
+        kept = await self._store.rounds.list_rounds(device.name, 1)
         return Round(device.name, now.standing.outcome or RoundOutcome.UNREACHABLE, _reasons(kept[0]))
+
+    async def _answered(self, name: str, before: datetime | None) -> Device:
+        """Return the device once its last answer is not that of *before*; another process writes the row."""
+        while True:
+            device = await self._store.devices.get_device(name)
+            if device.standing.answered_at != before:
+                return device
+            await asyncio.sleep(LOOK_S)
 
     async def _note_unreachable(self, device: Device, policy: ReferencePolicy, since: datetime) -> None:
         """Into the history, unless the policy itself counts misses: one of ours is not what it calls unreachable."""

@@ -6,10 +6,10 @@ Each server and each of its workers sweeps for itself.  What two of them see, on
 from __future__ import annotations
 
 from datetime import datetime, timedelta
-from typing import Final
+from typing import Final, Protocol
 
 from tang_attest.errors import TangAttestError
-from tang_attest.ports.store import Store
+from tang_attest.ports.store import HasPolicies, HasRounds
 from tang_attest.ports.world import Clock
 from tang_attest.protocol.conditions import Watch
 from tang_attest.service.rounds.polls import Polls
@@ -21,10 +21,14 @@ BATCH: Final = 200
 MAX_GAP: Final = timedelta(seconds=30)
 
 
+class SweepStore(HasPolicies, HasRounds, Protocol):
+    """The roles of the store that the sweep needs."""
+
+
 class Watching:
     """Sweeps; call :meth:`sweep` about once a second."""
 
-    def __init__(self, store: Store, verify: RoundVerifier, polls: Polls, clock: Clock) -> None:
+    def __init__(self, store: SweepStore, verify: RoundVerifier, polls: Polls, clock: Clock) -> None:
         self._store, self._verify, self._polls, self._clock = store, verify, polls, clock
         #: Policy to its terms, and since when this process has watched under them.  Who was silent before that may have
         #: spoken in vain, or was not asked so often.
@@ -41,7 +45,7 @@ class Watching:
             self._watched = {}
         self._swept_at = now
         try:
-            for kid in await self._store.wanted():
+            for kid in await self._store.rounds.list_requested():
                 self._polls.wake(kid)
             await self._read_terms(now)
             for policy, (watch, since) in self._watched.items():
@@ -52,7 +56,7 @@ class Watching:
             raise
 
     async def _read_terms(self, now: datetime) -> None:
-        terms = {w.policy: w.conditions.watch for w in await self._store.list_watched()}
+        terms = {w.policy: w.conditions.watch for w in await self._store.rounds.list_watched()}
         before = {policy: watch for policy, (watch, _) in self._watched.items()}
         self._watched = {
             policy: self._watched[policy] if before.get(policy) == watch else (watch, now)
@@ -63,9 +67,9 @@ class Watching:
             self._polls.wake_all()  # they are held for as long as the old terms said
 
     async def _find_silent(self, name: str, before: datetime, now: datetime) -> None:
-        silent = await self._store.silent(name, before, now, BATCH)
+        silent = await self._store.rounds.list_silent(name, before, now, BATCH)
         if not silent:
             return
-        policy = await self._store.get_policy(name)
+        policy = await self._store.policies.get_policy(name)
         for device in silent:
             await self._verify.unreachable(device, policy, before)

@@ -15,16 +15,15 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Final
+from typing import Final, Protocol
 
 from tang_attest.errors import Conflict, Malformed, NotFound, Reason, Refused
 from tang_attest.ports.audit import AuditEntry
 from tang_attest.ports.machines import Device, OpenedReport, Suspension
 from tang_attest.ports.rounds import PastRound, RoundEffect, RoundRecord
-from tang_attest.ports.store import Store
-from tang_attest.ports.world import Clock, Randomness
+from tang_attest.ports.store import HasDecisions, HasDevices, HasPolicies, HasRounds
 from tang_attest.protocol.cap import Opened
-from tang_attest.protocol.challenge import Challenge, Purpose, verify_digest
+from tang_attest.protocol.challenge import Challenge, Mark, Purpose, verify_digest
 from tang_attest.protocol.policy import ReferencePolicy, check_policy_selection
 from tang_attest.protocol.quote import Evidence, VerifiedQuote, verify_quote
 from tang_attest.protocol.reference_state import reference_state
@@ -44,8 +43,8 @@ from tang_attest.protocol.verification import (
 )
 from tang_attest.service.audit.refusals import with_log_size
 from tang_attest.service.rounds.ima import ImaLists, with_ima
+from tang_attest.service.unlock.challenges import Challenges, Fresh
 from tang_attest.service.unlock.device_keys import JudgedDevice, find_device_key
-from tang_attest.service.unlock.freshness import Fresh, Nonces
 
 #: The actor of what happens without a person.
 SERVER: Final = "server"
@@ -76,17 +75,20 @@ class _Answer:
         return hashlib.sha256(self.evidence.nonce.encode() + b"\n" + self.evidence.quote).digest()
 
 
+class VerifyingStore(HasDecisions, HasDevices, HasPolicies, HasRounds, Protocol):
+    """The roles of the store that a round needs."""
+
+
 class RoundVerifier:
     """Asks running machines what they run, and judges the answer."""
 
-    def __init__(self, store: Store, clock: Clock, random: Randomness, nonce_key: bytes, ttl_s: int) -> None:
-        self._store, self._clock = store, clock
-        self._nonces = Nonces(Purpose.VERIFY, clock, random, nonce_key, ttl_s)
-        self._ima = ImaLists(store)
+    def __init__(self, store: VerifyingStore, challenges: Challenges) -> None:
+        self._store, self._challenges = store, challenges
+        self._ima = ImaLists(store.rounds)
 
     async def challenge(self, kid: str) -> Challenge:
         """What the machine that uses *kid* has to quote.  Raises ``key-unknown``.  Nothing is stored."""
-        return await self.challenge_for(await find_device_key(self._store, kid))
+        return await self.challenge_for(await find_device_key(self._store.decisions, kid))
 
     async def challenge_for(self, bound: JudgedDevice, selection: Selection | None = None) -> Challenge:
         """The same for a device that was looked up; over *selection* when the values are to be recorded."""
@@ -95,9 +97,9 @@ class RoundVerifier:
             policy = await self._policy(bound)
             selection, rules = _quoted(bound, policy), policy.rules is not None
             offset = await self._ima.offset(bound.device) if bound.policy.conditions.ima else None
-        nonce = self._nonces.make(_subject(bound, selection), bound.device.clock)
+        nonce = self._challenges.make(Purpose.VERIFY, _subject(bound, selection), Mark(bound.device.clock))
         cap_pcr = bound.policy.cap_pcr if bound.policy.cap_pcr in selection.pcrs else None
-        return Challenge(nonce, selection, self._nonces.ttl_s, rules, offset, cap_pcr)
+        return Challenge(nonce, selection, self._challenges.ttl_s, rules, offset, cap_pcr)
 
     async def respond(self, kid: str, evidence: Evidence, *, fetched: bool = False) -> Round:
         """Judge *evidence*.  A refusal that counts is a :class:`Round`; what is no verdict raises.
@@ -106,13 +108,15 @@ class RoundVerifier:
         Raises :class:`Malformed`, :class:`Refused`, ``key-unknown``, and :class:`Conflict`: ``nonce-used`` for evidence
         that counted before, ``clock-backwards`` for that of a boot that is over.
         """
-        return await self.respond_for(await find_device_key(self._store, kid), evidence, fetched=fetched)
+        return await self.respond_for(
+            await find_device_key(self._store.decisions, kid), evidence, fetched=fetched
+        )
 
     async def respond_for(self, bound: JudgedDevice, evidence: Evidence, *, fetched: bool = False) -> Round:
         """The same for a device that was looked up."""
-        now, policy = self._clock.now(), await self._policy(bound)
+        now, policy = self._challenges.now(), await self._policy(bound)
         selection = _quoted(bound, policy)
-        fresh = self._nonces.check(_subject(bound, selection), evidence.nonce, now)
+        fresh = self._challenges.check(Purpose.VERIFY, _subject(bound, selection), evidence.nonce, now)
         answer = _Answer(bound, policy, evidence, fresh)
         try:
             quote = _verify(bound, selection, evidence, fresh)
@@ -146,7 +150,7 @@ class RoundVerifier:
         """Raise :class:`Refused` unless the values are as they should be; any cap is as good as another."""
         # Not appraise(): nothing here may become a permit.
         quoted = {pcr: quote.values[pcr] for pcr in policy.selection.pcrs}
-        judged = (bound.device.name, as_capped(policy, quoted, opened), self._clock.now(), event_log)
+        judged = (bound.device.name, as_capped(policy, quoted, opened), self._challenges.now(), event_log)
         try:
             if policy.rules is None:
                 policy.judge(*judged)
@@ -178,10 +182,10 @@ class RoundVerifier:
         quoted = {pcr: quote.values[pcr] for pcr in policy.selection.pcrs}
         values = as_capped(policy, quoted, opened)
         for permitted in (True, False):
-            kept = await self._store.get_evidence(bound.device.name, permitted=permitted)
+            kept = await self._store.policies.get_evidence(bound.device.name, permitted=permitted)
             if kept is None or not kept.snapshot.event_log:
                 continue
-            judged = (bound.device.name, values, self._clock.now(), kept.snapshot.event_log)
+            judged = (bound.device.name, values, self._challenges.now(), kept.snapshot.event_log)
             with contextlib.suppress(Refused):
                 await asyncio.to_thread(policy.judge, *judged)
                 return True
@@ -191,7 +195,9 @@ class RoundVerifier:
         self, bound: JudgedDevice, selection: Selection, evidence: Evidence, actor: str
     ) -> ReferencePolicy:
         """Make the quoted values the running policy of a device that has none, and that policy."""
-        fresh = self._nonces.check(_subject(bound, selection), evidence.nonce, self._clock.now())
+        fresh = self._challenges.check(
+            Purpose.VERIFY, _subject(bound, selection), evidence.nonce, self._challenges.now()
+        )
         quote = _verify(bound, selection, evidence, fresh)
         opened = _opened(bound, quote, evidence)
         values = recordable(quote.values, selection, bound.policy.cap_pcr, explained=opened.explained)
@@ -204,8 +210,8 @@ class RoundVerifier:
 
         Raises ``selection-invalid``, and ``name-taken`` when that policy is over other PCRs.
         """
-        now = self._clock.now()
-        boot = await self._store.get_policy(device.policy)
+        now = self._challenges.now()
+        boot = await self._store.policies.get_policy(device.policy)
         state = reference_state(
             check_policy_selection(selection),
             f"running {now:%Y-%m-%d %H:%M:%S.%f}",
@@ -220,30 +226,30 @@ class RoundVerifier:
         details = {"policy": name, "values": {str(pcr): value.hex() for pcr, value in sorted(values.items())}}
         entry = AuditEntry(now, "device running-policy", actor, "done", device=device.name, details=details)
         try:
-            recorded = await self._store.get_policy(name)
+            recorded = await self._store.policies.get_policy(name)
         except NotFound:
-            await self._store.record_running(device.name, policy, entry)
+            await self._store.rounds.record_running(device.name, policy, entry)
             return policy
         if recorded.selection != selection:
             sentence = f"Policy '{name}' is over {recorded.selection}; it was recorded before."
             raise Conflict("name-taken", sentence)
         if all(known.values != state.values for known in recorded.states):
-            await self._store.add_state(name, state, entry)
-        await self._store.set_running_policy(device.name, name, entry)
+            await self._store.policies.add_state(name, state, entry)
+        await self._store.devices.set_running_policy(device.name, name, entry)
         return recorded
 
     async def unreachable(self, device: Device, policy: ReferencePolicy, silent_since: datetime) -> Round:
         """Write that nothing authentic came since *silent_since*, unless it did."""
-        now = self._clock.now()
+        now = self._challenges.now()
         reason = Reason("device-unreachable", f"No evidence of '{device.name}' that counts came in time.")
         verification = self._verification(device, policy, RoundOutcome.UNREACHABLE, (reason,), now)
-        change = await self._store.verify(replace(verification, silent_since=silent_since))
+        change = await self._store.rounds.record_round(replace(verification, silent_since=silent_since))
         return Round(device.name, RoundOutcome.UNREACHABLE, (reason,), change)
 
     async def _policy(self, bound: JudgedDevice) -> ReferencePolicy:
         if bound.device.running_policy is None:
             return running_policy(bound.policy)
-        chosen = await self._store.get_policy(bound.device.running_policy)
+        chosen = await self._store.policies.get_policy(bound.device.running_policy)
         return replace(chosen, cap_pcr=bound.policy.cap_pcr)
 
     async def _conclude(
@@ -256,7 +262,7 @@ class RoundVerifier:
         bound, fresh = answer.bound, answer.fresh
         outcome = RoundOutcome.VERIFIED if refusal is None else RoundOutcome.REFUSED
         reasons = () if refusal is None else refusal.reasons
-        now = self._clock.now()
+        now = self._challenges.now()
         verification = replace(
             self._verification(bound.device, bound.policy, outcome, reasons, now),
             answer_digest=answer.digest,
@@ -277,7 +283,7 @@ class RoundVerifier:
         else:
             # Its clock may not become ours, so nothing else says that it is not older than what counted since.
             verification = replace(verification, silent_since=fresh.made_at)
-        change = await self._store.verify(verification)
+        change = await self._store.rounds.record_round(verification)
         if change is None:
             raise Conflict("clock-backwards", "Newer evidence of this device was accepted meanwhile.")
         return Round(bound.device.name, outcome, reasons, change)

@@ -13,7 +13,7 @@ from tang_attest.errors import Malformed, NotFound, Unavailable
 from tang_attest.ports.audit import AuditEntry
 from tang_attest.ports.keys import OPEN, EncryptedKey, KeyStore
 from tang_attest.ports.machines import Device
-from tang_attest.ports.store import Store
+from tang_attest.ports.store import HasDecisions, HasDevices, HasKeys, HasPolicies
 from tang_attest.ports.world import Clock
 from tang_attest.protocol.values.advertisement import AdvertisementSigner, advertise
 from tang_attest.protocol.values.points import DEFAULT_CURVE
@@ -65,6 +65,10 @@ class _BesideDirectory(KeySet):
         return super().advertisement(kid)
 
 
+class ServerKeyStore(HasDecisions, HasDevices, HasKeys, HasPolicies, Protocol):
+    """The roles of the store that the server's keys needs."""
+
+
 class ServerKeys:
     """Keys that belong to no device, and the advertisements they sign.
 
@@ -73,7 +77,13 @@ class ServerKeys:
     """
 
     def __init__(
-        self, store: Store, keys: SigningKeyStore, clock: Clock, actor: str, *, open_keys: bool = False
+        self,
+        store: ServerKeyStore,
+        keys: SigningKeyStore,
+        clock: Clock,
+        actor: str,
+        *,
+        open_keys: bool = False,
     ) -> None:
         self._store, self._keys, self._clock, self._actor = store, keys, clock, actor
         self._open_keys = open_keys
@@ -82,7 +92,7 @@ class ServerKeys:
 
     async def current(self) -> KeySet:
         """The keys as they are now; the same object as before when nothing changed, so nothing is signed again."""
-        stored = await self._store.server_keys()
+        stored = await self._store.keys.server_keys()
         if stored != self._stored:
             used = [key for key in stored if key.use == "sign" or self._open_keys]
             self._stored, self._key_set = stored, KeySet(self._as_tang_key(key) for key in used)
@@ -99,9 +109,9 @@ class ServerKeys:
         It names the AK that the key answers to, so that a machine is never bound to another one's key.
         Raises ``key-unknown``.
         """
-        asked = await find_device_key(self._store, kid)
-        newest = (await self._store.get_device(asked.device.name)).kids[0]
-        bound = asked if newest == kid else await find_device_key(self._store, newest)
+        asked = await find_device_key(self._store.decisions, kid)
+        newest = (await self._store.devices.get_device(asked.device.name)).kids[0]
+        bound = asked if newest == kid else await find_device_key(self._store.decisions, newest)
         signing = [key for key in (await self.current()).keys if key.signer is not None and not key.hidden]
         exchange = {"alg": "ECMR", "key_ops": ["deriveKey"], **bound.key.public}
         return advertise(
@@ -112,7 +122,7 @@ class ServerKeys:
 
     async def enrolled(self, device: Device) -> Mapping[str, Any]:
         """The answer to a finished enrollment (docs/protocol.md, 4.2)."""
-        policy = await self._store.get_policy(device.policy)
+        policy = await self._store.policies.get_policy(device.policy)
         kid = device.kids[0]
         return {
             "name": device.name,
@@ -127,7 +137,7 @@ class ServerKeys:
     async def create_signing_key(self) -> str:
         """Make a signing key; its thumbprint."""
         key = self._keys.create("sign", DEFAULT_CURVE, self._clock.now())
-        await self._store.add_key(key, None, self._entry("keys create", key.kid))
+        await self._store.keys.add_key(key, None, self._entry("keys create", key.kid))
         return key.kid
 
     async def rotate(self) -> tuple[list[str], list[str]]:
@@ -135,13 +145,13 @@ class ServerKeys:
 
         The old ones still answer and verify, so nothing that was bound breaks.  Returns new and old thumbprints.
         """
-        old = [key for key in await self._store.server_keys() if key.rotated_at is None]
+        old = [key for key in await self._store.keys.server_keys() if key.rotated_at is None]
         uses = sorted({key.use for key in old} | {"sign"})
         new = [await self._create(use, old, OPEN) for use in uses]
         for key in new:
-            await self._store.add_key(key, None, self._entry("keys create", key.kid))
+            await self._store.keys.add_key(key, None, self._entry("keys create", key.kid))
         if old:
-            await self._store.rotate_keys(
+            await self._store.keys.rotate_keys(
                 [key.kid for key in old],
                 self._clock.now(),
                 self._entry("keys rotate", None, [key.kid for key in old]),
@@ -153,14 +163,14 @@ class ServerKeys:
 
         Raises ``not-found``, ``key-unknown`` for a device without an exchange key, ``server-tpm-unavailable``.
         """
-        device = await self._store.get_device(name)
+        device = await self._store.devices.get_device(name)
         if not device.kids:
             raise NotFound("key-unknown", f"Device '{name}' has no exchange key.")
         old_keys = [await self._stored_key(kid) for kid in device.kids]
         key = await self._create("exchange", old_keys, device.holder)
-        await self._store.add_key(key, name, self._entry("keys create", key.kid, device=name))
+        await self._store.keys.add_key(key, name, self._entry("keys create", key.kid, device=name))
         old = list(device.kids)
-        await self._store.rotate_keys(
+        await self._store.keys.rotate_keys(
             old, self._clock.now(), self._entry("keys rotate", None, old, device=name)
         )
         return key.kid, old
@@ -170,9 +180,11 @@ class ServerKeys:
         if use not in ("sign", "exchange"):
             raise Malformed("key-malformed", "The key is neither for signing nor for deriveKey.")
         key = self._keys.seal(use, private, self._clock.now())
-        await self._store.add_key(key, None, self._entry("keys import", key.kid))
+        await self._store.keys.add_key(key, None, self._entry("keys import", key.kid))
         if rotated:
-            await self._store.rotate_keys([key.kid], self._clock.now(), self._entry("keys rotate", key.kid))
+            await self._store.keys.rotate_keys(
+                [key.kid], self._clock.now(), self._entry("keys rotate", key.kid)
+            )
         return key.kid
 
     async def _create(self, use: str, old: Sequence[EncryptedKey], holder: str) -> EncryptedKey:
@@ -188,7 +200,7 @@ class ServerKeys:
         return key
 
     async def _stored_key(self, kid: str) -> EncryptedKey:
-        return (await find_device_key(self._store, kid)).key
+        return (await find_device_key(self._store.decisions, kid)).key
 
     def _as_tang_key(self, key: EncryptedKey) -> TangKey:
         hidden = key.rotated_at is not None

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
+from typing import Protocol
 
 from tang_attest.errors import NotFound
-from tang_attest.ports.decisions import Basis
+from tang_attest.ports.decisions import Basis, DecisionStore
 from tang_attest.ports.keys import EncryptedKey
 from tang_attest.ports.machines import Device
-from tang_attest.ports.store import Store
+from tang_attest.ports.store import HasDecisions, HasDevices, HasPolicies
 from tang_attest.protocol.changes.rollout import Rollout, RolloutSubject, judged_by
 from tang_attest.protocol.policy import ReferencePolicy
 from tang_attest.protocol.tpm import ClockInfo
@@ -48,7 +49,11 @@ class DeviceKey(JudgedDevice):
         return self.key.kid
 
 
-async def find_device_key(store: Store, kid: str) -> DeviceKey:
+class JudgingStore(HasDecisions, HasDevices, HasPolicies, Protocol):
+    """The roles of the store that tell which policy judges a device."""
+
+
+async def find_device_key(store: DecisionStore, kid: str) -> DeviceKey:
     """The device's key with thumbprint *kid*.  Raises ``key-unknown``."""
     bound = await store.find_key(kid)
     if bound is None or bound.device is None or bound.policy is None:
@@ -66,12 +71,14 @@ async def find_device_key(store: Store, kid: str) -> DeviceKey:
     )
 
 
-async def find_judged_device(store: Store, name: str) -> JudgedDevice:
+async def find_judged_device(store: JudgingStore, name: str) -> JudgedDevice:
     """The device *name*, which needs no exchange key.  Raises ``not-found``."""
-    device = await store.get_device(name)
+    device = await store.devices.get_device(name)
     if device.kids:
-        return await find_device_key(store, device.kids[0])
-    stored, rollout = await asyncio.gather(store.get_policy(device.policy), store.get_rollout(device.policy))
+        return await find_device_key(store.decisions, device.kids[0])
+    stored, rollout = await asyncio.gather(
+        store.policies.get_policy(device.policy), store.policies.get_rollout(device.policy)
+    )
     subject = RolloutSubject(name, device.labels)  # a device that never unlocks has no outcome in a rollout
     return JudgedDevice(
         device=device,
@@ -82,7 +89,7 @@ async def find_judged_device(store: Store, name: str) -> JudgedDevice:
     )
 
 
-async def find_question(store: Store, kid: str) -> tuple[Selection, ClockInfo | None]:
+async def find_question(store: DecisionStore, kid: str) -> tuple[Selection, ClockInfo | None]:
     """Return the selection that the device's key with thumbprint *kid* asks a quote of, and the clock of its newest evidence.
 
     Raises ``key-unknown``.  A rollout changes which values are good, not which are quoted.

@@ -14,15 +14,14 @@ from collections.abc import Mapping
 from concurrent.futures import Executor
 from dataclasses import replace
 from datetime import datetime
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from tang_attest.errors import Conflict, Malformed, NotFound, Refused, Unavailable
 from tang_attest.ports.audit import AuditEntry
 from tang_attest.ports.decisions import Decision
 from tang_attest.ports.keys import KeyStore
-from tang_attest.ports.store import Store
-from tang_attest.ports.world import Clock, Randomness
-from tang_attest.protocol.challenge import Challenge, Purpose, unlock_digest
+from tang_attest.ports.store import HasAudit, HasDecisions
+from tang_attest.protocol.challenge import Challenge, Mark, Purpose, unlock_digest
 from tang_attest.protocol.exchange import Multiplier, Reply, respond
 from tang_attest.protocol.policy import Permit
 from tang_attest.protocol.quote import Evidence, VerifiedQuote, verify_quote
@@ -31,12 +30,16 @@ from tang_attest.protocol.values.points import Point, parse_point
 from tang_attest.service.audit.actors import Caller
 from tang_attest.service.audit.refusals import Refusals, describe_refusal, with_log_size
 from tang_attest.service.unlock.appraisal import AppraisalResult, appraise
+from tang_attest.service.unlock.challenges import Challenges, Fresh
 from tang_attest.service.unlock.device_keys import DeviceKey, find_device_key, find_question
 from tang_attest.service.unlock.exchanging import run_in_tpm, run_where
-from tang_attest.service.unlock.freshness import Fresh, Nonces
 
 #: Looks at a policy that is changed while evidence is judged by it.
 _TRIES: Final = 5
+
+
+class UnlockStore(HasAudit, HasDecisions, Protocol):
+    """The roles of the store that an unlock needs."""
 
 
 class Unlock:
@@ -44,28 +47,29 @@ class Unlock:
 
     def __init__(
         self,
-        store: Store,
+        store: UnlockStore,
         keys: KeyStore,
-        clock: Clock,
-        random: Randomness,
-        nonce_key: bytes,
-        ttl_s: int,
+        challenges: Challenges,
+        refusals: Refusals,
         executor: Executor | None = None,
-        refusals: Refusals | None = None,
     ) -> None:
-        self._store, self._keys, self._clock, self._executor = store, keys, clock, executor
-        self._nonces = Nonces(Purpose.UNLOCK, clock, random, nonce_key, ttl_s)
-        self._refusals = refusals or Refusals(store, clock)
+        self._store, self._keys, self._challenges = store, keys, challenges
+        self._refusals, self._executor = refusals, executor
 
     async def challenge(self, kid: str) -> Challenge:
         """What the machine that uses *kid* has to quote.  Raises ``key-unknown``.  Nothing is stored."""
-        selection, newest = await find_question(self._store, kid)
+        selection, newest = await find_question(self._store.decisions, kid)
         # The log explains a refusal to the person who has to judge it.
-        return Challenge(self._nonces.make(kid, newest), selection, self._nonces.ttl_s, event_log_wanted=True)
+        return Challenge(
+            self._challenges.make(Purpose.UNLOCK, kid, Mark(newest)),
+            selection,
+            self._challenges.ttl_s,
+            event_log_wanted=True,
+        )
 
     async def check_known(self, kid: str) -> None:
         """Raise ``key-unknown`` unless *kid* is the key of a device."""
-        await find_question(self._store, kid)
+        await find_question(self._store.decisions, kid)
 
     async def respond(self, kid: str, jwk: Mapping[str, Any], evidence: Evidence, caller: Caller) -> Reply:
         """Y for the X in *jwk*, when *evidence* is good; raises whatever step refuses.
@@ -84,8 +88,8 @@ class Unlock:
 
     async def _respond(self, kid: str, jwk: Mapping[str, Any], evidence: Evidence, caller: Caller) -> Reply:
         """The same; raises ``policy-changed`` when the evidence has to be judged again, by what the policy is now."""
-        bound = await find_device_key(self._store, kid)
-        entry = caller.entry(self._clock.now(), "unlock", bound.device.name, kid)
+        bound = await find_device_key(self._store.decisions, kid)
+        entry = caller.entry(self._challenges.now(), "unlock", bound.device.name, kid)
         try:
             x = _read_point(bound, jwk)
             fresh, quote = self._verify(bound, x, evidence, entry.at)
@@ -121,8 +125,8 @@ class Unlock:
             return await run_where(key.place, self._executor, respond, permit, nonce, key, x)
         except Unavailable as error:
             details = {**describe_refusal(error), "released": False}
-            await self._store.audit(
-                replace(entry, at=self._clock.now(), verdict="refused", code=error.code, details=details)
+            await self._store.audit.append(
+                replace(entry, at=self._challenges.now(), verdict="refused", code=error.code, details=details)
             )
             raise
 
@@ -161,7 +165,7 @@ class Unlock:
             replay_in_full=self._refusals.has_room(bound.key.kid),
         )
         try:
-            await self._store.decide(decision)
+            await self._store.decisions.decide(decision)
         except (Conflict, NotFound) as lost:
             if lost.code != "policy-changed":
                 lost_entry = replace(entry, code=lost.code, details=describe_refusal(lost))
@@ -173,7 +177,7 @@ class Unlock:
     ) -> tuple[Fresh, VerifiedQuote]:
         # (3) the nonce is ours, for this purpose and kid, and young
         kid, nonce = bound.key.kid, evidence.nonce
-        fresh = self._nonces.check(kid, nonce, now)
+        fresh = self._challenges.check(Purpose.UNLOCK, kid, nonce, now)
         # (4) to (9)
         binding = unlock_digest(nonce, kid, thumbprint(x.members()))
         return fresh, verify_quote(fresh.enrolled(bound.device), evidence, bound.policy.selection, binding)

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from datetime import timedelta
 from typing import Final
 
-from tang_attest.ports.store import Store
+from tang_attest.ports.decisions import DecisionStore
 from tang_attest.ports.world import Clock
 
 #: After they expired.  A day is more than any wrong time zone.
@@ -24,7 +24,9 @@ LONGEST_LIFE: Final = timedelta(hours=1)
 class Forgetting:
     """Forgets nonces by the time that passed since it was made, as *monotonic* (seconds) has it: steps do not count."""
 
-    def __init__(self, store: Store, clock: Clock, monotonic: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, store: DecisionStore, clock: Clock, monotonic: Callable[[], float] = time.monotonic
+    ) -> None:
         self._store, self._clock, self._monotonic = store, clock, monotonic
         self._began_at, self._began = clock.now(), monotonic()
 

@@ -250,7 +250,7 @@ async def test_a_clock_that_is_wrong(server: Server) -> None:
 
 async def test_a_record_that_nobody_seals(server: Server) -> None:
     """New rows wait for the server's next second; old ones for a server."""
-    sealer = AuditSealer(server.store, bytes(32), server.clock)
+    sealer = AuditSealer(server.store.audit, bytes(32), server.clock)
     assert about(await records(server), "audit record")[0][0] == "ok"
     [(level, sentence)] = about(await records(server, minutes=2), "audit record")
     assert (level, sentence.partition(", the")[0]) == ("warning", "its newest 1 rows are not sealed")
@@ -276,8 +276,8 @@ async def test_ek_roots_end(server: Server) -> None:
     """Good, about to end, ended."""
     certificate, _ = self_signed(server.directory, "root")
     der = x509.load_pem_x509_certificate(certificate.read_bytes()).public_bytes(serialization.Encoding.DER)
-    entry = (await server.store.list_audit(limit=1))[0][1]
-    await server.store.add_ek_root(EkRoot("0" * 64, "vendor", der, NOW), entry)
+    entry = (await server.store.audit.list_audit(limit=1))[0][1]
+    await server.store.enrollment.add_ek_root(EkRoot("0" * 64, "vendor", der, NOW), entry)
     for now, level in (
         (NOW - timedelta(days=365), "ok"),
         (NOW, "warning"),
@@ -318,7 +318,7 @@ async def test_devices_that_need_somebody(server: Server) -> None:
     assert ("warning", "it is suspended: it was seen in a market") in about(
         await records(server), "device pi-b"
     )
-    for state in (await server.store.get_policy("pi-b")).states:
+    for state in (await server.store.policies.get_policy("pi-b")).states:
         if state.life != "retired":
             await server.reference_values.retire("pi-b", state.label, force=True)
     assert about(await records(server), "device pi-b")[0] == ("problem", "policy 'pi-b' permits it nothing")

@@ -86,7 +86,7 @@ def test_the_thumbprint_is_the_signing_keys(tmp_path: Path) -> None:
         key = load_secret(tmp_path / "state").derive(KEY_LABEL)
         store = await open_store(f"sqlite:///{tmp_path}/state/tang-attest.db", key)
         try:
-            return await store.server_keys()
+            return await store.keys.server_keys()
         finally:
             await store.close()
 

@@ -35,7 +35,10 @@ async def made(state: Path) -> str:
     async with Server(state) as server:
         kid = await server.enroll(Attester())
         await server.token()
-        assert await AuditSealer(server.store, server.secret.derive(CHAIN), server.clock).round() is not None
+        assert (
+            await AuditSealer(server.store.audit, server.secret.derive(CHAIN), server.clock).round()
+            is not None
+        )
     return kid
 
 
@@ -44,7 +47,7 @@ async def opens(state: Path, kid: str) -> bool:
     secret = load_secret(state)
     store = await open_store(Settings(state=state).database_url, secret.derive(KEY_LABEL))
     try:
-        bound = await store.find_key(kid)
+        bound = await store.decisions.find_key(kid)
         return bound is not None and EncryptedKeys(secret).open_exchange(bound.key).kid == kid
     finally:
         await store.close()

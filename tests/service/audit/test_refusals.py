@@ -29,7 +29,7 @@ class Record:
         self.entries: list[AuditEntry] = []
         self.away = False
 
-    async def audit(self, entry: AuditEntry) -> None:
+    async def append(self, entry: AuditEntry) -> None:
         if self.away:
             raise Unavailable("unavailable", "The database could not be used.")
         self.entries.append(entry)
@@ -167,7 +167,7 @@ async def test_what_was_counted_outlives_a_failure(
 
 
 async def audited(server: Server) -> list[tuple[str, str, str]]:
-    rows = await server.store.list_audit(limit=1000)
+    rows = await server.store.audit.list_audit(limit=1000)
     return [(entry.event, entry.verdict, entry.code) for _, entry in reversed(rows)]
 
 
@@ -196,7 +196,7 @@ async def test_bogus_evidence_and_replays(tmp_path: Path) -> None:
         assert rows[-2:] == [("unlock", "permitted", "ok")] * 2
         await server.refusals.flush(everything=True)
         assert (await audited(server))[-1] == ("unlock", "refused", "too-many-requests")
-        assert (await server.store.list_audit(limit=1))[0][1].details["left_out"] == 50
+        assert (await server.store.audit.list_audit(limit=1))[0][1].details["left_out"] == 50
 
 
 async def test_replays_are_counted_too(tmp_path: Path) -> None:
@@ -213,7 +213,7 @@ async def test_replays_are_counted_too(tmp_path: Path) -> None:
             assert (answer.status, answer.code) == (403, "nonce-used")
         assert (await audited(server))[before:] == [("unlock", "refused", "nonce-used")] * FULL_OF_KEY
         await server.refusals.flush(everything=True)
-        summary = (await server.store.list_audit(limit=1))[0][1]
+        summary = (await server.store.audit.list_audit(limit=1))[0][1]
         assert summary.details["codes"] == {"nonce-used": 30}
 
 
@@ -227,7 +227,7 @@ async def test_strangers_who_enroll(tmp_path: Path) -> None:
             assert (answer.status, answer.code) == (403, "token-invalid")
         assert len(await audited(server)) - before == FULL_OF_STRANGERS
         await server.refusals.flush(everything=True)
-        _, summary = (await server.store.list_audit(limit=1))[0]
+        _, summary = (await server.store.audit.list_audit(limit=1))[0]
         assert (summary.device, summary.details["codes"]) == (None, {"token-invalid": 20})
 
 

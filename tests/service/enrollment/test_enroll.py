@@ -135,7 +135,7 @@ async def test_a_token_for_an_existing_policy(server: Server, attester: Attester
     assert (await server.unlock(twin, kid)).status == 200
     kid = await server.enroll(odd, "odd", policy="first")
     assert (await server.unlock(odd, kid)).code == "pcr-mismatch"
-    assert [policy.name for policy in await server.store.list_policies()] == ["first"]
+    assert [policy.name for policy in await server.store.policies.list_policies()] == ["first"]
 
 
 async def test_recording_in_the_running_system(server: Server, attester: Attester) -> None:
@@ -162,11 +162,14 @@ async def test_learning_the_next_boot(server: Server, attester: Attester) -> Non
     assert (await server.unlock(attester, kid)).code == "state-learned"
     attester.reset_count += 1
     assert (await server.unlock(attester, kid)).status == 200
-    entry = await server.store.get_device("pi-b")
+    entry = await server.store.devices.get_device("pi-b")
     assert entry.learning is None
-    state = (await server.store.get_policy("pi-b")).states[0]
+    state = (await server.store.policies.get_policy("pi-b")).states[0]
     assert state.origin == "learned"
-    assert [e.code for _, e in await server.store.list_audit("pi-b")][:2] == ["ok", "state-learned"]
+    assert [e.code for _, e in await server.store.audit.list_audit("pi-b")][:2] == [
+        "ok",
+        "state-learned",
+    ]
 
 
 async def learned(server: Server, attester: Attester) -> str:
@@ -185,7 +188,7 @@ async def test_a_learned_boot_stays_refused(server: Server, attester: Attester) 
         answer = await server.unlock(attester, kid)
         assert (answer.status, answer.code) == (403, "state-learned")
         server.clock.advance(hours=2)
-    assert await server.store.list_observations("pi-b") == []
+    assert await server.store.policies.list_observations("pi-b") == []
     attester.reset_count += 1
     assert (await server.unlock(attester, kid)).status == 200
 
@@ -230,19 +233,19 @@ async def test_a_permit_that_was_appraised_before_the_boot_was_learned(
     """A request that reads the device before the first one is written, and the policy afterwards, gets nothing."""
     kid = await server.enroll(attester, selection=MOVING)
     attester.extend(11, b"phase")
-    before = await server.store.find_key(kid)
+    before = await server.store.decisions.find_key(kid)
     assert (await server.unlock(attester, kid)).code == "state-learned"
-    after = await server.store.find_key(kid)
+    after = await server.store.decisions.find_key(kid)
     assert before is not None
     assert after is not None
 
     async def torn(_kid: str) -> BoundKey:
         return replace(after, device=before.device)
 
-    monkeypatch.setattr(server.store, "find_key", torn)
+    monkeypatch.setattr(server.store.decisions, "find_key", torn)
     answer = await server.unlock(attester, kid)
     assert (answer.status, answer.code) == (403, "state-learned")
-    assert (await server.store.list_audit("pi-b"))[0][1].verdict == "refused"
+    assert (await server.store.audit.list_audit("pi-b"))[0][1].verdict == "refused"
 
 
 async def test_learning_is_not_for_another_kernel(server: Server, attester: Attester) -> None:
@@ -314,7 +317,7 @@ async def test_approving_twice(server: Server, attester: Attester) -> None:
     with pytest.raises(Conflict) as error:
         await server.reference_values.approve("pi-b", "twice")
     assert error.value.code == "values-known"
-    assert [state.label for state in (await server.store.get_policy("pi-b")).states][1:] == ["once"]
+    assert [state.label for state in (await server.store.policies.get_policy("pi-b")).states][1:] == ["once"]
 
 
 async def test_only_authentic_evidence_is_kept(server: Server, attester: Attester) -> None:
@@ -323,8 +326,8 @@ async def test_only_authentic_evidence_is_kept(server: Server, attester: Atteste
     stranger = Attester()
     stranger.extend(4, b"x")
     assert (await server.unlock(stranger, kid)).code == "signature-invalid"
-    assert list(await server.store.list_observations()) == []
-    assert (await server.store.list_audit("pi-b"))[0][1].code == "signature-invalid"
+    assert list(await server.store.policies.list_observations()) == []
+    assert (await server.store.audit.list_audit("pi-b"))[0][1].code == "signature-invalid"
 
 
 async def test_every_decision_is_audited(server: Server, attester: Attester) -> None:
@@ -333,7 +336,7 @@ async def test_every_decision_is_audited(server: Server, attester: Attester) -> 
     await server.unlock(attester, kid)
     attester.extend(4, b"x")
     answer = await server.unlock(attester, kid)
-    (_, refused), (_, permitted), (_, enrolled) = (await server.store.list_audit("pi-b"))[:3]
+    (_, refused), (_, permitted), (_, enrolled) = (await server.store.audit.list_audit("pi-b"))[:3]
     assert (enrolled.event, enrolled.verdict, enrolled.kid) == ("enroll", "done", kid)
     assert (permitted.event, permitted.verdict, permitted.code) == ("unlock", "permitted", "ok")
     assert (refused.verdict, refused.code, refused.details["pcrs"]) == ("refused", "pcr-mismatch", [4])
@@ -352,7 +355,7 @@ async def test_an_event_log_travels_with_the_evidence(server: Server, attester: 
     log = (Path(__file__).parents[2] / "vectors" / "eventlogs" / "ovmf.bin").read_bytes()
     body = evidence(attester, kid, x, await server.challenge(kid)) | {"event_log": b64u(log)}
     assert (await server.post(f"/rec/{kid}", x | {"attest": body})).code == "pcr-mismatch"
-    assert (await server.store.list_observations())[0].snapshot.event_log == log
+    assert (await server.store.policies.list_observations())[0].snapshot.event_log == log
 
 
 # --- keys ------------------------------------------------------------------------------------------------------------
@@ -366,7 +369,7 @@ async def test_a_rotated_device_key_still_answers(server: Server, attester: Atte
     assert rotated == [old]
     for kid in (old, new):
         assert (await server.unlock(attester, kid)).status == 200
-    assert (await server.store.get_device("pi-b")).kids[0] == new
+    assert (await server.store.devices.get_device("pi-b")).kids[0] == new
 
 
 async def test_a_rotated_signing_key_is_still_found_by_its_thumbprint(server: Server) -> None:
@@ -434,13 +437,13 @@ async def test_a_device_removed_while_it_is_appraised_is_audited(
 ) -> None:
     """Between the lookup and the decision the operator removes it: nothing is released, and it is written down."""
     kid = await server.enroll(attester)
-    original = server.store.decide
+    original = server.store.decisions.decide
 
     async def removed_meanwhile(decision: Decision) -> None:
         await server.registry.remove("pi-b")
         await original(decision)
 
-    monkeypatch.setattr(server.store, "decide", removed_meanwhile)
+    monkeypatch.setattr(server.store.decisions, "decide", removed_meanwhile)
     answer = await server.unlock(attester, kid)
     assert (answer.status, answer.code) == (404, "key-unknown")
-    assert (await server.store.list_audit("pi-b"))[0][1].code == "key-unknown"
+    assert (await server.store.audit.list_audit("pi-b"))[0][1].code == "key-unknown"

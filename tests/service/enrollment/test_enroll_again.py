@@ -31,9 +31,9 @@ async def test_the_same_finish_twice_gets_the_same_answer(server: Server, attest
     first = await server.finish(attester, "pi-b", begun)
     second = await server.finish(attester, "pi-b", begun)
     assert _same(first, second)
-    assert len(await server.store.list_devices()) == 1
+    assert len(await server.store.devices.list_devices()) == 1
     assert (await server.unlock(attester, first.body["kid"])).status == 200
-    assert [e.code for _, e in await server.store.list_audit("pi-b")] == ["ok", "ok"]
+    assert [e.code for _, e in await server.store.audit.list_audit("pi-b")] == ["ok", "ok"]
 
 
 async def test_a_finish_is_repeated_after_its_nonce_expired(server: Server, attester: Attester) -> None:
@@ -57,16 +57,16 @@ async def test_two_workers_finish_at_once(
 ) -> None:
     """The client's first request is still under way when it sends the second: both get the answer."""
     begun = await server.begin(attester, "pi-b", await server.token())
-    original, both = server.store.enroll, asyncio.Barrier(2)
+    original, both = server.store.enrollment.enroll, asyncio.Barrier(2)
 
     async def together(enrollment: Enrollment) -> object:
         await both.wait()
         return await original(enrollment)
 
-    monkeypatch.setattr(server.store, "enroll", together)
+    monkeypatch.setattr(server.store.enrollment, "enroll", together)
     first, second = await asyncio.gather(*(server.finish(attester, "pi-b", begun) for _ in range(2)))
     assert _same(first, second)
-    assert len(await server.store.list_devices()) == 1
+    assert len(await server.store.devices.list_devices()) == 1
 
 
 async def test_a_repeated_finish_needs_the_proof(server: Server, attester: Attester) -> None:
@@ -125,7 +125,7 @@ async def test_a_token_expires_between_the_requests(server: Server, attester: At
     server.clock.advance(seconds=60)
     answer = await server.finish(attester, "pi-b", begun)
     assert (answer.status, answer.code) == (403, "token-expired")
-    assert await server.store.list_devices() == []
+    assert await server.store.devices.list_devices() == []
 
 
 async def test_a_revoked_token_cannot_begin(server: Server, attester: Attester) -> None:
@@ -134,7 +134,7 @@ async def test_a_revoked_token_cannot_begin(server: Server, attester: Attester) 
     revoked = await server.registry.revoke_token(token)
     answer = await server.begin(attester, "pi-b", token)
     assert (answer.status, answer.code) == (403, "token-revoked")
-    entry = next(e for _, e in await server.store.list_audit() if e.event == "token revoke")
+    entry = next(e for _, e in await server.store.audit.list_audit() if e.event == "token revoke")
     assert (entry.device, entry.details["token"]) == ("pi-b", token_digest(token).hex())
     assert revoked.digest == token_digest(token)
 
@@ -148,7 +148,7 @@ async def test_a_token_that_is_revoked_between_the_requests_cannot_finish(
     await server.registry.revoke_token(token)
     answer = await server.finish(attester, "pi-b", begun)
     assert (answer.status, answer.code) == (403, "token-revoked")
-    assert await server.store.list_devices() == []
+    assert await server.store.devices.list_devices() == []
 
 
 async def test_a_token_that_is_revoked_at_the_last_moment(
@@ -156,16 +156,16 @@ async def test_a_token_that_is_revoked_at_the_last_moment(
 ) -> None:
     """After everything was checked and before the device is written."""
     token = await server.token()
-    begun, original = await server.begin(attester, "pi-b", token), server.store.enroll
+    begun, original = await server.begin(attester, "pi-b", token), server.store.enrollment.enroll
 
     async def late(enrollment: Enrollment) -> object:
         await server.registry.revoke_token(token)
         return await original(enrollment)
 
-    monkeypatch.setattr(server.store, "enroll", late)
+    monkeypatch.setattr(server.store.enrollment, "enroll", late)
     answer = await server.finish(attester, "pi-b", begun)
     assert (answer.status, answer.code) == (403, "token-revoked")
-    assert await server.store.list_devices() == []
+    assert await server.store.devices.list_devices() == []
 
 
 async def test_what_cannot_be_revoked(server: Server, attester: Attester) -> None:
@@ -262,15 +262,15 @@ async def test_roots_are_looked_up_by_name(
     for number in range(300):
         await server.registry.add_ek_roots(pki.ca(f"Vendor {number}", key=key).pem, None)
     await server.registry.add_ek_roots(INTERMEDIATE.pem, None)
-    original, asked = server.store.find_ek_roots, []
+    original, asked = server.store.enrollment.find_ek_roots, []
 
     async def counted(subject: bytes, fingerprint: str) -> object:
         found = await original(subject, fingerprint)
         asked.append(len(found))
         return found
 
-    monkeypatch.setattr(server.store, "find_ek_roots", counted)
-    monkeypatch.setattr(server.store, "list_ek_roots", None)
+    monkeypatch.setattr(server.store.enrollment, "find_ek_roots", counted)
+    monkeypatch.setattr(server.store.enrollment, "list_ek_roots", None)
     token = await server.token(allow_unverified_ek=False)
     begun = await server.begin(attester, "pi-b", token, ek_certificate=b64u(_own_certificate(attester).der))
     assert begun.status == 200, begun.body
@@ -284,5 +284,5 @@ async def test_one_tpm_is_pinned_by_its_own_certificate(server: Server, attester
     token = await server.token(allow_unverified_ek=False)
     begun = await server.begin(attester, "pi-b", token, ek_certificate=b64u(own.der))
     assert begun.status == 200, begun.body
-    [root] = await server.store.list_ek_roots()
+    [root] = await server.store.enrollment.list_ek_roots()
     assert (root.fingerprint, root.der) == (hashlib.sha256(own.der).hexdigest(), own.der)

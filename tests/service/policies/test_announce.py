@@ -50,7 +50,7 @@ async def states(server: Server, policy: str = "pi-b") -> dict[str, Life]:
     """Announced states, label to life."""
     return {
         state.label: state.life
-        for state in (await server.store.get_policy(policy)).states
+        for state in (await server.store.policies.get_policy(policy)).states
         if state.origin == "predicted"
     }
 
@@ -61,7 +61,7 @@ async def test_an_announced_boot_waits_for_the_operator(server: Server, attester
     values = next_boot(attester)
     said = await say(server, attester, kid, values)
     assert (said.status, said.body) == (201, {"label": "next", "state": "proposed", "known": False})
-    [state] = [s for s in (await server.store.get_policy("pi-b")).states if s.origin == "predicted"]
+    [state] = [s for s in (await server.store.policies.get_policy("pi-b")).states if s.origin == "predicted"]
     assert (state.created_by, state.notes) == ("device:pi-b", ("the kernel changed",))
     reboot(attester, values)
     assert (await server.unlock(attester, kid)).code == "state-proposed"
@@ -126,7 +126,7 @@ async def test_a_machine_in_an_unapproved_state_announces_nothing(server: Server
     said = await say(server, attester, kid, next_boot(attester))
     assert (said.status, said.code) == (403, "pcr-mismatch")
     assert await states(server) == {}
-    assert (await server.store.list_audit())[0][1].code == "pcr-mismatch"
+    assert (await server.store.audit.list_audit())[0][1].code == "pcr-mismatch"
 
 
 async def test_a_running_machine_in_a_retired_state_announces_nothing(
@@ -134,7 +134,7 @@ async def test_a_running_machine_in_a_retired_state_announces_nothing(
 ) -> None:
     """It counts what counts now."""
     kid = await enroll(server, attester)
-    [state] = (await server.store.get_policy("pi-b")).states
+    [state] = (await server.store.policies.get_policy("pi-b")).states
     await server.reference_values.retire("pi-b", state.label, force=True)
     assert (await say(server, attester, kid, next_boot(attester))).code == "pcr-mismatch"
 

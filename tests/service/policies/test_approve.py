@@ -52,7 +52,7 @@ class World:
 
     async def count(self) -> int:
         """Reference states."""
-        return len((await self.server.store.get_policy("pi-b")).states)
+        return len((await self.server.store.policies.get_policy("pi-b")).states)
 
 
 @pytest.fixture

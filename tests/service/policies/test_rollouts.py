@@ -157,7 +157,7 @@ async def test_what_would_lock_out_needs_force(fleet: Fleet) -> None:
     change = await fleet.added("new", retire=("old",))
     told = await refused("would-refuse", Conflict, fleet.start(change))
     assert told == "3 of 5 devices would be refused: canary-1, canary-2, canary-3."
-    assert await fleet.server.store.get_rollout(POLICY) is None
+    assert await fleet.server.store.policies.get_rollout(POLICY) is None
     await fleet.start(change, limit=3)
     assert await fleet.boot("canary-1") == "state-retired"
     assert await fleet.boot("other-1") == "ok"
@@ -206,7 +206,7 @@ async def test_who_did_it(fleet: Fleet) -> None:
     await fleet.rollouts.resume(POLICY)
     await fleet.rollouts.widen(POLICY, 100)
     await fleet.rollouts.finish(POLICY)
-    entries = [entry for _, entry in await fleet.server.store.list_audit(limit=100)]
+    entries = [entry for _, entry in await fleet.server.store.audit.list_audit(limit=100)]
     told = [
         (entry.event, entry.actor) for entry in reversed(entries) if entry.event.startswith("policy rollout")
     ]

@@ -79,7 +79,7 @@ async def test_an_event_that_no_rule_accepts(server: Server, attester: Attester)
     attester.boot("kernel-changed")
     refused = await server.unlock(attester, kid)
     assert (refused.status, refused.code) == (403, "pcr-mismatch")  # PCR 4 has the initrd's size
-    reasons: Any = (await server.store.list_audit())[0][1].details["reasons"]
+    reasons: Any = (await server.store.audit.list_audit())[0][1].details["reasons"]
     assert [reason["code"] for reason in reasons][-1] == "rule-failed"
     explanations = Explanations(server.store, server.clock)
     found = await explanations.explain(await explanations.find(1))
@@ -119,7 +119,7 @@ async def test_a_log_over_the_limit_is_told_apart_from_none(
     sent = evidence(attester, kid, x, challenge)
     refused = await server.post(f"/rec/{kid}", x | {"attest": sent | {"event_log_size": size}})
     assert (refused.status, refused.code) == (403, "log-missing")
-    recorded: Any = (await server.store.list_audit())[0][1].details["reasons"]
+    recorded: Any = (await server.store.audit.list_audit())[0][1].details["reasons"]
     said = f"the event log has {size} bytes, and 131072 is the limit"
     for sentence in (refused.body["detail"], recorded[0]["sentence"]):
         assert (said in sentence) is told
@@ -146,7 +146,7 @@ async def test_rules_are_tried_on_the_last_boot(server: Server, attester: Attest
     assert error.value.code == "would-refuse"
     assert "pi-b" in error.value.sentence
     await rule(server, ruled(attester))
-    assert (await server.store.get_policy("pi-b")).judged_pcrs == {9}
+    assert (await server.store.policies.get_policy("pi-b")).judged_pcrs == {9}
 
 
 @pytest.mark.parametrize(
@@ -164,13 +164,13 @@ async def test_rules_that_the_policy_cannot_ask(
     with pytest.raises(Malformed) as error:
         await rule(server, rules)
     assert error.value.code == "rules-invalid"
-    assert (await server.store.get_policy("pi-b")).rules is None
+    assert (await server.store.policies.get_policy("pi-b")).rules is None
 
 
 async def test_the_grade_is_kept_with_the_evidence(server: Server, attester: Attester) -> None:
     """From enrollment on; what is not known is said."""
     await machine(server, attester)
-    grade = (await server.store.get_device("pi-b")).grade
+    grade = (await server.store.devices.get_device("pi-b")).grade
     assert grade is not None
     assert grade["grade"] == "self-measured"
     assert grade["reasons"] == ["the EK's certificate is not verified"]
@@ -181,7 +181,7 @@ async def test_under_secure_boot_nothing_is_said_to_be_unmeasured(server: Server
     """Then systemd ignores the variable."""
     attester.boot("secure-boot")
     await server.enroll(attester, selection=Selection.parse("sha256:0,4,7,9,15"))
-    device = await server.store.get_device("pi-b")
+    device = await server.store.devices.get_device("pi-b")
     assert device.grade is not None
     assert "unmeasured" not in device.grade
     assert device.unmeasured == ()

@@ -22,7 +22,7 @@ def values_of(attester: Attester) -> dict[int, bytes]:
 
 async def lives(server: Server) -> dict[str, Life]:
     """Label to life, without the time in a label."""
-    states = (await server.store.get_policy("pi-b")).states
+    states = (await server.store.policies.get_policy("pi-b")).states
     return {state.label.split()[0]: state.life for state in states}
 
 
@@ -55,7 +55,7 @@ async def test_what_a_machine_booted_last_is_not_retired_by_mistake(
     """Its next boot would fall back to the passphrase."""
     kid = await server.enroll(attester)
     assert (await server.unlock(attester, kid)).status == 200
-    [state] = (await server.store.get_policy("pi-b")).states
+    [state] = (await server.store.policies.get_policy("pi-b")).states
     with pytest.raises(Conflict) as error:
         await server.reference_values.retire("pi-b", state.label)
     assert error.value.code == "state-in-use"
@@ -120,7 +120,7 @@ async def test_every_change_says_who_did_it(server: Server, attester: Attester) 
     await server.reference_values.trust_predictions("pi-b", True)
     changes = [
         (row.event, row.actor)
-        for _, row in reversed(await server.store.list_audit())
+        for _, row in reversed(await server.store.audit.list_audit())
         if row.event.startswith("policy")
     ]
     assert changes == [
@@ -134,18 +134,18 @@ async def test_every_change_says_who_did_it(server: Server, attester: Attester) 
 async def test_the_last_evidence_is_what_the_initrd_quoted(server: Server, attester: Attester) -> None:
     """From enrollment on; a refused boot is evidence too, a running system's quote is not."""
     kid = await server.enroll(attester, selection=Selection.parse("sha256:0,4,7,15"))
-    enrolled = await server.store.get_evidence("pi-b", permitted=True)
+    enrolled = await server.store.policies.get_evidence("pi-b", permitted=True)
     assert enrolled is not None
     assert not any(enrolled.snapshot.values[15])
     assert (await server.unlock(attester, kid)).status == 200
-    unchanged = await server.store.get_evidence("pi-b", permitted=True)
+    unchanged = await server.store.policies.get_evidence("pi-b", permitted=True)
     assert unchanged == enrolled  # the same values again are no news
     attester.extend(4, b"new kernel")
     assert (await server.unlock(attester, kid)).code == "pcr-mismatch"
-    refused = await server.store.get_evidence("pi-b", permitted=False)
+    refused = await server.store.policies.get_evidence("pi-b", permitted=False)
     assert refused is not None
     assert refused.snapshot.values[4] == attester.pcrs["sha256"][4]
     await server.reference_values.approve("pi-b", "new")
     attester.extend(15, b"cap")
     assert (await server.unlock(attester, kid)).code == "capped"
-    assert await server.store.get_evidence("pi-b", permitted=False) == refused
+    assert await server.store.policies.get_evidence("pi-b", permitted=False) == refused

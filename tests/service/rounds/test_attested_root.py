@@ -65,7 +65,7 @@ async def prove(server: Server, attester: Attester, kid: str, events: bytes | No
 
 async def disks(server: Server) -> dict[str, Any]:
     """The server's knowledge."""
-    return (await server.store.get_device("pi-b")).disks.as_json()
+    return (await server.store.devices.get_device("pi-b")).disks.as_json()
 
 
 async def test_a_machine_tells_how_its_disks_were_opened(server: Server, attester: Attester) -> None:
@@ -76,13 +76,13 @@ async def test_a_machine_tells_how_its_disks_were_opened(server: Server, atteste
     assert (await disks(server))["because"] == "its running system told nothing yet"
     answer = await prove(server, attester, kid, ATTESTED)
     assert (answer.status, answer.body["outcome"]) == (200, "verified")
-    device = await server.store.get_device("pi-b")
+    device = await server.store.devices.get_device("pi-b")
     assert (device.disks.word, dict(device.disks.volumes)) == ("attested", {ROOT: "attested"})
     assert device.told is not None
     assert device.told.at == server.clock.now()
-    past = (await server.store.list_verifications("pi-b"))[0]
+    past = (await server.store.rounds.list_rounds("pi-b"))[0]
     assert dict(past.details)["disks"] == await disks(server)
-    audited = (await server.store.list_audit("pi-b"))[0][1]
+    audited = (await server.store.audit.list_audit("pi-b"))[0][1]
     assert (audited.event, audited.actor, audited.verdict) == ("device disks", "device:pi-b", "done")
     assert audited.details["volumes"] == {ROOT: "attested"}
 
@@ -135,7 +135,7 @@ async def test_a_cap_that_nothing_explains_is_refused_as_ever(
     kid = await enroll(server, attester, ATTESTED)
     answer = await prove(server, attester, kid, events)
     assert (answer.body["outcome"], answer.body["code"]) == ("refused", "pcr-mismatch")
-    past = (await server.store.list_verifications("pi-b"))[0]
+    past = (await server.store.rounds.list_rounds("pi-b"))[0]
     reasons: Any = past.details["reasons"]
     assert [reason["code"] for reason in reasons] == ["pcr-mismatch", "pcr-mismatch", "root-not-told"]
     assert why in reasons[-1]["sentence"]
@@ -201,10 +201,10 @@ async def test_each_change_is_in_the_history(server: Server, attester: Attester)
         for _ in range(2):
             assert (await prove(server, attester, kid, texts)).body["outcome"] == "verified"
             server.clock.advance(seconds=60)
-    past = await server.store.list_verifications("pi-b")
+    past = await server.store.rounds.list_rounds("pi-b")
     told: list[Any] = [row.details["disks"] for row in past]
     assert [one["opened"] for one in told] == ["attested", "passphrase", "attested"]
-    audited = [row for _, row in await server.store.list_audit("pi-b") if row.event == "device disks"]
+    audited = [row for _, row in await server.store.audit.list_audit("pi-b") if row.event == "device disks"]
     assert [row.details["opened"] for row in audited] == ["attested", "passphrase", "attested"]
 
 
@@ -247,7 +247,7 @@ async def test_a_root_that_is_not_attested_is_refused(
     await require(server, suspend=True)
     answer = await prove(server, attester, kid, events)
     assert (answer.status, answer.body["outcome"], answer.body["code"]) == (200, "refused", code)
-    device = await server.store.get_device("pi-b")
+    device = await server.store.devices.get_device("pi-b")
     assert (device.standing.outcome, device.standing.code) == (RoundOutcome.REFUSED, code)
     assert device.suspension is not None
     assert sentence in device.suspension.reason
@@ -300,7 +300,7 @@ async def test_a_recorded_cap_is_any_cap(server: Server, attester: Attester) -> 
     """Recording a machine with a report records that it was capped, not the volumes of that day."""
     kid = await enroll(server, attester, ATTESTED)
     challenge = await server.verify.challenge(kid)
-    bound, selection = await find_device_key(server.store, kid), challenge.selection
+    bound, selection = await find_device_key(server.store.decisions, kid), challenge.selection
     quote = attester.attest(verify_digest(challenge.nonce, kid), str(selection))
     sent = Evidence(
         challenge.nonce, quote, attester.sign(quote), attester.values(str(selection)), cap_events=ATTESTED
@@ -322,4 +322,4 @@ async def test_what_is_no_text_at_all(server: Server, attester: Attester, value:
     body = {**evidence(attester, kid, challenge), "cap_events": value}
     answer = await server.post(f"/attest/agent/{kid}/evidence", body)
     assert (answer.status, answer.code) == (400, "request-malformed")
-    assert (await server.store.get_device("pi-b")).standing.outcome is None
+    assert (await server.store.devices.get_device("pi-b")).standing.outcome is None

@@ -111,10 +111,10 @@ async def test_what_is_not_allowed_is_a_verdict(machine: Machine) -> None:
     machine.measure(GOOD)
     assert await machine.codes(2) == ["ima-not-allowed"] * 2
     store = machine.server.store
-    [past] = await store.list_verifications("pi-b")
+    [past] = await store.rounds.list_rounds("pi-b")
     reason: dict[str, object] = past.details["reasons"][0]  # type: ignore[index]  # JSON
     assert (reason["entry"], reason["path"], reason["found"]) == (2, "/usr/bin/bash", f"sha256:{EVIL.hex()}")
-    assert (await store.get_device("pi-b")).suspension is not None
+    assert (await store.devices.get_device("pi-b")).suspension is not None
     machine.reboot()
     assert await machine.codes(2) == ["ima-incomplete", "ok"]
     machine.measure(GOOD)
@@ -141,7 +141,7 @@ async def test_a_long_list_comes_in_parts(machine: Machine) -> None:
     machine.measure(BAD, *[GOOD] * 1000)
     assert len(machine.list) > 2 * 48 * 1024
     assert await machine.codes(2) == ["ima-incomplete"] * 2
-    assert (await machine.server.store.get_device("pi-b")).standing.outcome is None
+    assert (await machine.server.store.devices.get_device("pi-b")).standing.outcome is None
     assert await machine.codes(2) == ["ima-not-allowed"] * 2
     assert (await machine.challenge())["ima_offset"] == len(machine.list)
 
@@ -149,7 +149,7 @@ async def test_a_long_list_comes_in_parts(machine: Machine) -> None:
 async def no_verdict(machine: Machine, answer: Answer, code: str) -> None:
     """The code, and the machine stands as before; the next round is good."""
     assert answer.code == code
-    device = await machine.server.store.get_device("pi-b")
+    device = await machine.server.store.devices.get_device("pi-b")
     assert device.standing.outcome in (None, RoundOutcome.VERIFIED)
     assert device.suspension is None
     codes = await machine.codes(2)
@@ -199,7 +199,7 @@ async def test_values_are_compared_first(machine: Machine) -> None:
     """PCR 10 does not disturb the comparison, and is no part of what can be recorded."""
     machine.attester.extend(4, b"another kernel")
     assert await machine.codes(1) == ["pcr-mismatch"]
-    [past] = await machine.server.store.list_verifications("pi-b")
+    [past] = await machine.server.store.rounds.list_rounds("pi-b")
     assert past.details["selection"] == SELECTION
 
 
@@ -207,22 +207,22 @@ async def test_a_removed_device_leaves_nothing(machine: Machine) -> None:
     """Its progress goes with it, and a round that is under way keeps none."""
     assert await machine.codes(1) == ["ok"]
     store = machine.server.store
-    device = await store.get_device("pi-b")
-    assert await store.ima_progress(device.id) is not None
+    device = await store.devices.get_device("pi-b")
+    assert await store.rounds.ima_progress(device.id) is not None
     await machine.server.registry.remove("pi-b")
-    assert await store.ima_progress(device.id) is None
-    await store.keep_ima_progress(device.id, {"offset": 1})
-    assert await store.ima_progress(device.id) is None
+    assert await store.rounds.ima_progress(device.id) is None
+    await store.rounds.keep_ima_progress(device.id, {"offset": 1})
+    assert await store.rounds.ima_progress(device.id) is None
 
 
 async def test_requirements_that_nobody_has_go(machine: Machine) -> None:
     """Each may be megabytes."""
     store, registry = machine.server.store, machine.server.registry
-    first = (await store.get_policy("pi-b")).conditions.ima or ""
-    assert await store.find_ima_requirement(first) is not None
+    first = (await store.policies.get_policy("pi-b")).conditions.ima or ""
+    assert await store.rounds.find_ima_requirement(first) is not None
     await registry.require_ima("pi-b", parse_requirement({"ignore": ["/x"]}))
-    assert await store.find_ima_requirement(first) is None
-    [watched] = await store.list_watched()
+    assert await store.rounds.find_ima_requirement(first) is None
+    [watched] = await store.rounds.list_watched()
     assert watched.conditions.watch is not None
 
 

@@ -59,9 +59,9 @@ def hook(settings: Settings, name: str, text: str) -> None:
 
 async def refuse(server: Server, *notify: str) -> None:
     """A round that ends badly."""
-    device = await server.store.get_device("pi-b")
+    device = await server.store.devices.get_device("pi-b")
     assert device.clock is not None
-    await server.store.verify(
+    await server.store.rounds.record_round(
         RoundRecord(
             device_id=device.id,
             at=server.clock.now(),
@@ -97,7 +97,7 @@ async def listening(*statuses: int) -> tuple[Listener, TestServer]:
 
 async def audited(server: Server) -> list[tuple[str, str, Any]]:
     """Results of notifications."""
-    rows = [row for _, row in await server.store.list_audit("pi-b") if row.event == "notify"]
+    rows = [row for _, row in await server.store.audit.list_audit("pi-b") if row.event == "notify"]
     return [(row.verdict, row.code, row.details.get("problem")) for row in rows]
 
 
@@ -136,9 +136,9 @@ async def test_a_webhook_is_tried_again(server: Server, settings: Settings) -> N
     await Notify(server.store, SettingsCourier(settings), server.clock, 0).deliver()
     assert len(listener.seen) == 3
     listener.statuses[:] = [302]
-    await server.store.verify(
+    await server.store.rounds.record_round(
         RoundRecord(
-            device_id=(await server.store.get_device("pi-b")).id,
+            device_id=(await server.store.devices.get_device("pi-b")).id,
             at=server.clock.now(),
             outcome=RoundOutcome.UNREACHABLE,
             code="device-unreachable",

@@ -93,7 +93,7 @@ async def test_a_log_that_was_swapped_is_no_verdict(server: Server, attester: At
     kid = await running(server, attester, TYPED)
     answer = await prove(server, attester, kid, change(attester.event_log))
     assert (answer.status, answer.code) == (403, code)
-    device = await server.store.get_device("pi-b")
+    device = await server.store.devices.get_device("pi-b")
     assert (device.suspension, device.standing.outcome) == (None, None)
     assert (await prove(server, attester, kid, attester.event_log)).body["outcome"] == "verified"
 
@@ -117,7 +117,7 @@ async def test_no_byte_of_a_log_suspends_a_machine(server: Server, attester: Att
         "log-replay-mismatch",
         "rule-failed",
     }
-    device = await server.store.get_device("pi-b")
+    device = await server.store.devices.get_device("pi-b")
     assert device.suspension is None
     assert device.standing.outcome in (None, RoundOutcome.VERIFIED)
 
@@ -128,7 +128,7 @@ async def test_signed_values_are_a_verdict_with_any_log(server: Server, attester
     attester.extend(4, b"another kernel")
     answer = await prove(server, attester, kid, bytes(64))
     assert (answer.status, answer.body["outcome"], answer.body["code"]) == (200, "refused", "pcr-mismatch")
-    assert (await server.store.get_device("pi-b")).suspension is not None
+    assert (await server.store.devices.get_device("pi-b")).suspension is not None
 
 
 async def test_a_rule_that_the_boot_breaks_is_a_verdict(server: Server, attester: Attester) -> None:
@@ -138,7 +138,7 @@ async def test_a_rule_that_the_boot_breaks_is_a_verdict(server: Server, attester
     await rule(server, none, force=True)
     answer = await prove(server, attester, kid, attester.event_log)
     assert (answer.status, answer.body["outcome"], answer.body["code"]) == (200, "refused", "rule-failed")
-    assert (await server.store.get_device("pi-b")).suspension is not None
+    assert (await server.store.devices.get_device("pi-b")).suspension is not None
 
 
 async def test_a_swapped_log_takes_no_learning_use(server: Server, attester: Attester) -> None:
@@ -152,6 +152,6 @@ async def test_a_swapped_log_takes_no_learning_use(server: Server, attester: Att
     await server.reference_values.learn("pi-b", timedelta(hours=1))
     honest, attester.event_log = attester.event_log, b""
     assert (await server.unlock(attester, kid)).code == "log-missing"
-    assert (await server.store.get_device("pi-b")).learning is not None
+    assert (await server.store.devices.get_device("pi-b")).learning is not None
     attester.event_log = honest
     assert (await server.unlock(attester, kid)).status == 200

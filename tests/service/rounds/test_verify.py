@@ -53,7 +53,7 @@ async def prove(server: Server, attester: Attester, kid: str, **changes: Any) ->
 
 async def outcomes(server: Server, name: str = "pi-b") -> list[str]:
     """The history, oldest first."""
-    return [past.outcome.value for past in reversed(await server.store.list_verifications(name))]
+    return [past.outcome.value for past in reversed(await server.store.rounds.list_rounds(name))]
 
 
 async def test_a_running_machine_is_verified(server: Server, attester: Attester) -> None:
@@ -64,7 +64,7 @@ async def test_a_running_machine_is_verified(server: Server, attester: Attester)
     assert challenge["evidence"] == ["quote"]
     answer = await server.post(f"/attest/agent/{kid}/evidence", evidence(attester, kid, challenge))
     assert (answer.status, answer.body["outcome"], answer.body["code"]) == (200, "verified", "ok")
-    device = await server.store.get_device("pi-b")
+    device = await server.store.devices.get_device("pi-b")
     assert device.standing.outcome is RoundOutcome.VERIFIED
     assert device.standing.answered_at == device.standing.verified_at == server.clock.now()
     assert await outcomes(server) == ["verified"]
@@ -91,7 +91,7 @@ async def test_rounds_that_end_alike_leave_one_row(server: Server, attester: Att
     attester.pcrs["sha256"] = good
     await prove(server, attester, kid)
     assert await outcomes(server) == ["verified", "refused", "verified"]
-    refused = (await server.store.list_verifications("pi-b"))[1]
+    refused = (await server.store.rounds.list_rounds("pi-b"))[1]
     assert refused.code == "pcr-mismatch"
     assert dict(refused.details)["reasons"][1]["pcr"] == 4  # type: ignore[index]
 
@@ -113,7 +113,7 @@ async def test_what_anybody_can_send_is_no_verdict(
     server.clock.advance(seconds=60)
     answer = await prove(server, attester, kid, **changes)
     assert (answer.status, answer.code) == (status, code)
-    device = await server.store.get_device("pi-b")
+    device = await server.store.devices.get_device("pi-b")
     assert device.standing.outcome is RoundOutcome.VERIFIED
     assert device.suspension is None
 
@@ -124,7 +124,7 @@ async def test_another_machines_evidence_is_no_verdict(server: Server, attester:
     await watch(server, on_refused=("suspend",))
     answer = await prove(server, Attester(), kid)
     assert answer.code == "signature-invalid"
-    assert (await server.store.get_device("pi-b")).standing.outcome is None
+    assert (await server.store.devices.get_device("pi-b")).standing.outcome is None
     assert await outcomes(server) == []
 
 
@@ -138,7 +138,7 @@ async def test_values_changed_on_the_way_are_no_verdict(server: Server, attester
     changed[0] ^= 1
     answer = await server.post(f"/attest/agent/{kid}/evidence", body | {"pcrs": b64u(bytes(changed))})
     assert answer.code == "pcr-digest-mismatch"
-    assert (await server.store.get_device("pi-b")).suspension is None
+    assert (await server.store.devices.get_device("pi-b")).suspension is None
 
 
 async def test_a_quote_of_other_pcrs_is_a_verdict(server: Server, attester: Attester) -> None:
@@ -155,7 +155,7 @@ async def test_evidence_counts_once(server: Server, attester: Attester) -> None:
     body = evidence(attester, kid, challenge)
     assert (await server.post(f"/attest/agent/{kid}/evidence", body)).body["outcome"] == "verified"
     assert (await server.post(f"/attest/agent/{kid}/evidence", body)).code == "nonce-used"
-    assert (await server.store.get_device("pi-b")).standing.outcome is RoundOutcome.VERIFIED
+    assert (await server.store.devices.get_device("pi-b")).standing.outcome is RoundOutcome.VERIFIED
 
 
 async def test_a_challenge_may_be_answered_twice(server: Server, attester: Attester) -> None:
@@ -175,7 +175,7 @@ async def test_two_rounds_at_once_do_no_harm(server: Server, attester: Attester)
     older, newer = evidence(attester, kid, first), evidence(attester, kid, second)
     assert (await server.post(f"/attest/agent/{kid}/evidence", newer)).status == 200
     assert (await server.post(f"/attest/agent/{kid}/evidence", older)).body["outcome"] == "verified"
-    assert (await server.store.get_device("pi-b")).suspension is None
+    assert (await server.store.devices.get_device("pi-b")).suspension is None
 
 
 async def test_a_tpm_that_was_set_back_is_a_verdict(server: Server, attester: Attester) -> None:
@@ -289,7 +289,7 @@ async def test_new_terms_reach_held_requests(server: Server, attester: Attester)
     await sweep(server, 20)
     assert "challenge" in (await held).body
     await sweep(server, 100)
-    assert (await server.store.get_device("pi-b")).standing.outcome is RoundOutcome.VERIFIED
+    assert (await server.store.devices.get_device("pi-b")).standing.outcome is RoundOutcome.VERIFIED
 
 
 # --- enforcement ------------------------------------------------------------------------------------------------------
@@ -303,10 +303,10 @@ async def test_failure_suspends_and_suspension_closes_the_key(server: Server, at
     await prove(server, attester, kid)
     attester.extend(7, b"tampered")
     assert (await prove(server, attester, kid)).body["outcome"] == "refused"
-    device = await server.store.get_device("pi-b")
+    device = await server.store.devices.get_device("pi-b")
     assert device.suspension is not None
     assert device.suspension.by == "server"
-    audited = [(row.event, row.actor, row.code) for _, row in await server.store.list_audit("pi-b")]
+    audited = [(row.event, row.actor, row.code) for _, row in await server.store.audit.list_audit("pi-b")]
     assert ("device suspend", "server", "pcr-mismatch") in audited
 
     attester.reset_count += 1
@@ -314,13 +314,13 @@ async def test_failure_suspends_and_suspension_closes_the_key(server: Server, at
     refused = await server.unlock(attester, kid)
     assert (refused.status, refused.code) == (403, "device-suspended")
     assert "pcrs" not in refused.body
-    assert await server.store.list_observations("pi-b") == []
+    assert await server.store.policies.list_observations("pi-b") == []
     stranger = await server.unlock(Attester(), kid)
     assert stranger.code == "signature-invalid"
 
     await server.registry.resume("pi-b")
     assert (await server.unlock(attester, kid)).status == 200
-    assert (await server.store.list_audit("pi-b"))[1][1].actor == "operator:tester"
+    assert (await server.store.audit.list_audit("pi-b"))[1][1].actor == "operator:tester"
 
 
 async def test_a_suspended_machine_announces_nothing(server: Server, attester: Attester) -> None:
@@ -343,7 +343,7 @@ async def test_who_fails_on_is_suspended_again(server: Server, attester: Atteste
     await prove(server, attester, kid)
     await server.registry.resume("pi-b")
     await prove(server, attester, kid)
-    assert (await server.store.get_device("pi-b")).suspension is not None
+    assert (await server.store.devices.get_device("pi-b")).suspension is not None
     assert await outcomes(server) == ["refused"]
 
 
@@ -355,10 +355,10 @@ async def test_silence_is_unreachable_and_not_refused(server: Server, attester: 
     attester.extend(7, b"tampered")
     await prove(server, attester, kid)
     await sweep(server, 170)
-    assert (await server.store.get_device("pi-b")).standing.outcome is RoundOutcome.REFUSED
+    assert (await server.store.devices.get_device("pi-b")).standing.outcome is RoundOutcome.REFUSED
     await sweep(server, 30)
-    assert (await server.store.get_device("pi-b")).standing.outcome is RoundOutcome.UNREACHABLE
-    assert (await server.store.get_device("pi-b")).suspension is None
+    assert (await server.store.devices.get_device("pi-b")).standing.outcome is RoundOutcome.UNREACHABLE
+    assert (await server.store.devices.get_device("pi-b")).suspension is None
     attester.pcrs["sha256"] = good
     await prove(server, attester, kid)
     assert await outcomes(server) == ["refused", "unreachable", "verified"]
@@ -369,7 +369,7 @@ async def test_who_never_came_is_unreachable(server: Server, attester: Attester)
     await enroll(server, attester)
     await watch(server, misses=2, on_unreachable=("suspend",))
     await sweep(server, 130)
-    device = await server.store.get_device("pi-b")
+    device = await server.store.devices.get_device("pi-b")
     assert device.standing.outcome is RoundOutcome.UNREACHABLE
     assert device.suspension is not None
 
@@ -383,12 +383,12 @@ async def test_a_server_that_starts_does_not_call_everybody_silent(
     await prove(server, attester, kid)
     server.clock.advance(hours=5)
     await sweep(server, 100)
-    assert (await server.store.get_device("pi-b")).standing.outcome is RoundOutcome.VERIFIED
+    assert (await server.store.devices.get_device("pi-b")).standing.outcome is RoundOutcome.VERIFIED
     server.clock.advance(seconds=60)  # no sweep meanwhile
     await sweep(server, 100)
-    assert (await server.store.get_device("pi-b")).standing.outcome is RoundOutcome.VERIFIED
+    assert (await server.store.devices.get_device("pi-b")).standing.outcome is RoundOutcome.VERIFIED
     await sweep(server, 40)
-    assert (await server.store.get_device("pi-b")).standing.outcome is RoundOutcome.UNREACHABLE
+    assert (await server.store.devices.get_device("pi-b")).standing.outcome is RoundOutcome.UNREACHABLE
 
 
 @pytest.mark.parametrize("back", [{"hours": -1}, {"days": -3650}])
@@ -401,13 +401,13 @@ async def test_a_clock_that_is_set_back_hides_no_silence(
     await prove(server, attester, kid)
     server.clock.advance(**back)
     await sweep(server, 100)
-    assert (await server.store.get_device("pi-b")).standing.outcome is RoundOutcome.VERIFIED
+    assert (await server.store.devices.get_device("pi-b")).standing.outcome is RoundOutcome.VERIFIED
     await prove(server, attester, kid)
     await sweep(server, 100)
-    assert (await server.store.get_device("pi-b")).standing.outcome is RoundOutcome.VERIFIED
+    assert (await server.store.devices.get_device("pi-b")).standing.outcome is RoundOutcome.VERIFIED
     server.clock.advance(**back)
     await sweep(server, 130)
-    assert (await server.store.get_device("pi-b")).standing.outcome is RoundOutcome.UNREACHABLE
+    assert (await server.store.devices.get_device("pi-b")).standing.outcome is RoundOutcome.UNREACHABLE
 
 
 async def test_a_ticket_from_before_the_clock_was_set_back_is_answered_at_once(
@@ -427,11 +427,11 @@ async def test_a_wish_wakes_the_agent(server: Server, attester: Attester) -> Non
     ticket = (await prove(server, attester, kid)).body["ticket"]
     held = asyncio.create_task(poll(server, kid, ticket))
     await until(lambda: server.polls.count == 1)
-    await server.store.want_verification("pi-b", server.clock.now())
+    await server.store.rounds.request_round("pi-b", server.clock.now())
     await server.watching.sweep()
     challenge = (await held).body["challenge"]
     await server.post(f"/attest/agent/{kid}/evidence", evidence(attester, kid, challenge))
-    assert (await server.store.get_device("pi-b")).standing.wanted_at is None
+    assert (await server.store.devices.get_device("pi-b")).standing.wanted_at is None
     assert await outcomes(server) == ["verified", "verified"]
 
 
@@ -447,7 +447,7 @@ async def test_an_unlock_waits_for_a_person(server: Server, attester: Attester) 
     assert (await server.unlock(attester, kid)).status == 200
     server.clock.advance(minutes=31)
     assert (await server.unlock(attester, kid)).code == "approval-required"
-    assert await server.store.list_observations("pi-b") == []
+    assert await server.store.policies.list_observations("pi-b") == []
 
 
 async def test_approval_does_not_replace_the_policy(server: Server, attester: Attester) -> None:
@@ -505,7 +505,7 @@ async def test_rules_ask_running_machines_for_their_log(server: Server, attester
     body = evidence(attester, kid, challenge)
     without = {name: value for name, value in body.items() if name != "event_log"}
     assert (await server.post(f"/attest/agent/{kid}/evidence", without)).code == "log-missing"
-    assert (await server.store.get_device("pi-b")).standing.outcome is None
+    assert (await server.store.devices.get_device("pi-b")).standing.outcome is None
     answer = await server.post(
         f"/attest/agent/{kid}/evidence", body | {"event_log": b64u(attester.event_log)}
     )

@@ -43,7 +43,7 @@ async def suspend(server: Server) -> None:
 
 async def retire(server: Server) -> None:
     """Its software has a hole."""
-    label = (await server.store.get_policy("pi-b")).states[0].label
+    label = (await server.store.policies.get_policy("pi-b")).states[0].label
     await server.reference_values.retire("pi-b", label, force=True)
 
 
@@ -80,14 +80,14 @@ DEEDS: dict[Deed, tuple[int, str]] = {
 
 def between(server: Server, monkeypatch: pytest.MonkeyPatch, *deeds: Deed) -> None:
     """Do one of *deeds* before each decision is written."""
-    decide, left = server.store.decide, list(deeds)
+    decide, left = server.store.decisions.decide, list(deeds)
 
     async def meanwhile(decision: Decision) -> None:
         if left:
             await left.pop(0)(server)
         await decide(decision)
 
-    monkeypatch.setattr(server.store, "decide", meanwhile)
+    monkeypatch.setattr(server.store.decisions, "decide", meanwhile)
 
 
 @pytest.mark.parametrize("deed", DEEDS, ids=[deed.__name__ for deed in DEEDS])
@@ -101,8 +101,8 @@ async def test_what_was_committed_meanwhile_counts(
     answer = await server.unlock(attester, kid)
     assert (answer.status, answer.code) == DEEDS[deed], answer
     assert exchanges == []
-    assert "permitted" not in {entry.verdict for _, entry in await server.store.list_audit("pi-b")}
-    newest = (await server.store.list_audit("pi-b"))[0][1]
+    assert "permitted" not in {entry.verdict for _, entry in await server.store.audit.list_audit("pi-b")}
+    newest = (await server.store.audit.list_audit("pi-b"))[0][1]
     assert (newest.event, newest.code) == ("unlock", answer.code)
 
 

@@ -84,10 +84,10 @@ def good(answer: Answer) -> None:
 
 async def in_good_standing(server: Server) -> None:
     """Nobody was told that anything is odd about the machine."""
-    device = await server.store.get_device("pi-b")
+    device = await server.store.devices.get_device("pi-b")
     assert device.suspension is None
     assert device.standing.outcome in (None, RoundOutcome.VERIFIED)
-    told = {entry.code for _, entry in await server.store.list_audit("pi-b")}
+    told = {entry.code for _, entry in await server.store.audit.list_audit("pi-b")}
     assert not told & {"clock-backwards", "reset-count-backwards", "nonce-used"}
 
 
@@ -105,7 +105,7 @@ async def test_two_quotes_of_one_boot_overtake_each_other(
     server.clock.advance(seconds=later_s)
     good(await slow())
     await in_good_standing(server)
-    newest = (await server.store.get_device("pi-b")).clock
+    newest = (await server.store.devices.get_device("pi-b")).clock
     assert newest is not None
     assert newest.clock == attester.clock, "the TPM's clock was moved back"
     good(await (await kind(server, kid))(attester)())
@@ -166,10 +166,10 @@ async def test_the_same_evidence_again_after_the_policy_changed(
     kid = await enroll(server, attester)
     send = (await kind(server, kid))(attester)
     good(await send())
-    recorded = (await server.store.get_policy("pi-b")).states[0].label
+    recorded = (await server.store.policies.get_policy("pi-b")).states[0].label
     await server.reference_values.retire("pi-b", recorded, force=True)
     assert (await send()).code == "nonce-used"
-    assert (await server.store.get_device("pi-b")).suspension is None
+    assert (await server.store.devices.get_device("pi-b")).suspension is None
 
 
 @KIND
@@ -209,7 +209,7 @@ async def test_a_quote_of_an_earlier_boot_is_refused(
     good(await newer(attester)())
     answer = await held()
     assert (answer.status, answer.code) == (403, "clock-backwards")
-    device = await server.store.get_device("pi-b")
+    device = await server.store.devices.get_device("pi-b")
     assert device.suspension is None
     assert device.clock is not None
     assert getattr(device.clock, counter) == getattr(attester, counter)
@@ -226,14 +226,14 @@ async def test_an_overtaken_round_does_not_make_a_refused_machine_good(
     attester.extend(4, b"another kernel")
     assert (await after(attester)()).body["outcome"] == "refused"
     assert (await before()).body["outcome"] == "verified"
-    assert (await server.store.get_device("pi-b")).standing.outcome is RoundOutcome.REFUSED
-    policy = await server.store.get_policy("pi-b")
+    assert (await server.store.devices.get_device("pi-b")).standing.outcome is RoundOutcome.REFUSED
+    policy = await server.store.policies.get_policy("pi-b")
     values = policy.selection.split(attester.values(SELECTION))
-    await server.store.add_state(
+    await server.store.policies.add_state(
         "pi-b", reference_state(policy.selection, "next", values, "imported", cap_pcr=15), entry()
     )
     good(await (await verify(server, kid))(attester)())
-    assert (await server.store.get_device("pi-b")).standing.outcome is RoundOutcome.VERIFIED
+    assert (await server.store.devices.get_device("pi-b")).standing.outcome is RoundOutcome.VERIFIED
 
 
 async def test_an_overtaken_round_that_is_bad_counts(server: Server, attester: Attester) -> None:
@@ -246,7 +246,7 @@ async def test_an_overtaken_round_that_is_bad_counts(server: Server, attester: A
     attester.pcrs["sha256"] = good_values
     good(await second(attester)())
     assert (await bad()).body["outcome"] == "refused"
-    assert (await server.store.get_device("pi-b")).suspension is not None
+    assert (await server.store.devices.get_device("pi-b")).suspension is not None
 
 
 async def test_a_stranger_learns_nothing_from_a_challenge(server: Server, attester: Attester) -> None:
@@ -272,4 +272,4 @@ async def test_evidence_is_overtaken_by_a_nonces_life_at_most(
     attester.clock += 250_000
     good(await newer(attester)())
     assert (await slow()).code == "clock-backwards"
-    assert (await server.store.get_device("pi-b")).suspension is None
+    assert (await server.store.devices.get_device("pi-b")).suspension is None

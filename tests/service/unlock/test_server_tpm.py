@@ -36,13 +36,13 @@ async def server(tmp_path: Path, swtpm: Swtpm, monkeypatch: pytest.MonkeyPatch) 
 
 async def audit(server: Server, event: str) -> list[tuple[str, str]]:
     """Verdict and code of what was decided, oldest first."""
-    entries = [entry for _, entry in await server.store.list_audit(limit=100)]
+    entries = [entry for _, entry in await server.store.audit.list_audit(limit=100)]
     return [(entry.verdict, entry.code) for entry in reversed(entries) if entry.event == event]
 
 
 async def is_right(server: Server, kid: str, x: Any, answer: Answer) -> bool:
     """Return True if the answer is Y = s·X, as x·S says."""
-    bound = await server.store.find_key(kid)
+    bound = await server.store.decisions.find_key(kid)
     assert bound is not None
     return answer.status == 200 and parse_point(answer.body) == ExchangeKey(x).multiply(
         parse_point(bound.key.public)
@@ -58,7 +58,7 @@ async def unlock(server: Server, attester: Attester, kid: str) -> bool:
 async def test_an_unlock(server: Server, attester: Attester) -> None:
     """A machine enrolls and unlocks as ever; its key is in the TPM, and says so."""
     kid = await server.enroll(attester)
-    bound = await server.store.find_key(kid)
+    bound = await server.store.decisions.find_key(kid)
     assert bound is not None
     assert server.sealed.is_in_tpm(bound.key)
     assert await unlock(server, attester, kid)
@@ -105,17 +105,17 @@ async def test_a_tpm_that_stops_after_the_decision(
     server: Server, swtpm: Swtpm, attester: Attester, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The record says that it was permitted, and then that nothing was released."""
-    kid, port, decide = await server.enroll(attester), swtpm.port, server.store.decide
+    kid, port, decide = await server.enroll(attester), swtpm.port, server.store.decisions.decide
 
     async def decide_then_stop(decision: Any) -> None:
         await decide(decision)
         swtpm.stop()
 
-    monkeypatch.setattr(server.store, "decide", decide_then_stop)
+    monkeypatch.setattr(server.store.decisions, "decide", decide_then_stop)
     answer = await server.unlock(attester, kid)
     assert (answer.status, answer.code) == (503, "server-tpm-unavailable")
     assert await audit(server, "unlock") == [("permitted", "ok"), ("refused", "server-tpm-unavailable")]
-    [(_, last), *_] = await server.store.list_audit(limit=1)
+    [(_, last), *_] = await server.store.audit.list_audit(limit=1)
     assert last.details["released"] is False
     assert (last.kid, last.device) == (kid, "pi-b")
     monkeypatch.undo()
@@ -131,7 +131,7 @@ async def test_an_enrollment_while_it_is_away(server: Server, swtpm: Swtpm, atte
     answer = await server.finish(attester, "pi-b", begun)
     assert (answer.status, answer.code) == (503, "server-tpm-unavailable")
     assert await audit(server, "enroll") == [("refused", "server-tpm-unavailable")]
-    assert await server.store.list_devices() == []
+    assert await server.store.devices.list_devices() == []
     swtpm.start(port)
     assert (await server.finish(attester, "pi-b", begun)).status == 201
 
@@ -172,14 +172,14 @@ async def test_keys_from_before(server: Server, swtpm: Swtpm, attester: Attester
     with pytest.raises(Unavailable, match="the new one would not") as refused:
         await server.keys.rotate_device("pi-b")
     assert refused.value.code == "server-tpm-unavailable"
-    assert (await server.store.get_device("pi-b")).kids[0] == new
+    assert (await server.store.devices.get_device("pi-b")).kids[0] == new
 
 
 async def test_open_keys(server: Server, swtpm: Swtpm) -> None:
     """Plain Tang answers with open keys in the TPM too; the old one, in this process, does not need it."""
     old = await server.keys.import_key(new_x(), "exchange", rotated=False)
     await server.keys.rotate()
-    [new] = [key.kid for key in await server.store.server_keys() if server.sealed.is_in_tpm(key)]
+    [new] = [key.kid for key in await server.store.keys.server_keys() if server.sealed.is_in_tpm(key)]
     for kid, status in ((old, 200), (new, 200), (old, 200), (new, 503)):
         if status == 503:
             swtpm.stop()

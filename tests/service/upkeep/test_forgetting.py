@@ -32,7 +32,7 @@ async def test_a_used_nonce_is_not_forgotten_by_a_clock_that_was_ahead(
 ) -> None:
     """The clock is a year ahead while nonces are swept, and set right: another quote over the used nonce opens nothing."""
     passed = Passed()
-    forgetting = Forgetting(server.store, server.clock, passed)
+    forgetting = Forgetting(server.store.decisions, server.clock, passed)
     kid, challenge = await used(server, attester)
     right = server.clock.time
     server.clock.advance(days=365)
@@ -52,7 +52,7 @@ async def test_a_server_that_started_ahead_waits_before_it_forgets(
     right = server.clock.time
     server.clock.advance(days=365)
     passed = Passed()
-    forgetting = Forgetting(server.store, server.clock, passed)
+    forgetting = Forgetting(server.store.decisions, server.clock, passed)
     passed.hours = LONGEST_LIFE / timedelta(hours=1) - 0.01
     assert await forgetting.sweep() == 0
     server.clock.time = right
@@ -62,7 +62,7 @@ async def test_a_server_that_started_ahead_waits_before_it_forgets(
 async def test_a_clock_set_back_by_hours_finds_what_was_used(server: Server, attester: Attester) -> None:
     """Wrong time zones and daylight saving: what was used within a day stays used; what is older is forgotten."""
     passed = Passed()
-    forgetting = Forgetting(server.store, server.clock, passed)
+    forgetting = Forgetting(server.store.decisions, server.clock, passed)
     kid, challenge = await used(server, attester)
     used_at = server.clock.time
     server.clock.advance(hours=14)

@@ -33,12 +33,12 @@ def intruder(url: str, request: pytest.FixtureRequest) -> Intruder:
 
 
 async def bound(store: SqlStore) -> object:
-    return await store.find_key(KID)
+    return await store.decisions.find_key(KID)
 
 
 async def recorded(store: SqlStore) -> object:
     """The state that the machine was enrolled with."""
-    found = await store.find_key(KID)
+    found = await store.decisions.find_key(KID)
     assert found is not None
     assert found.policy is not None
     return [state for state in found.policy.states if state.label.startswith("recorded")]
@@ -46,47 +46,47 @@ async def recorded(store: SqlStore) -> object:
 
 async def fared(store: SqlStore) -> object:
     """Having passed once under a rollout lets a machine pass after it was stopped."""
-    found = await store.find_key(KID)
+    found = await store.decisions.find_key(KID)
     return found and found.outcome
 
 
 async def listed(store: SqlStore) -> object:
     """The machine among all."""
-    return [found for found in await store.list_devices() if found.name == "pi-b"]
+    return [found for found in await store.devices.list_devices() if found.name == "pi-b"]
 
 
 #: table -> what reads its rows to decide something; nothing, or registry-tampered, is the answer to a changed row.
 READERS: dict[str, list[Callable[[SqlStore], Awaitable[object]]]] = {
     "policy": [
         bound,
-        lambda store: store.find_selection(KID),
-        lambda store: store.get_policy("policy"),
-        lambda store: store.list_watched(),
+        lambda store: store.decisions.find_selection(KID),
+        lambda store: store.policies.get_policy("policy"),
+        lambda store: store.rounds.list_watched(),
     ],
     "reference_state": [recorded],
     "device": [bound, listed],
-    "sealed_key": [bound, lambda store: store.list_keys()],
+    "sealed_key": [bound, lambda store: store.keys.list_keys()],
     "token": [
-        lambda store: store.find_token(digest("token")),
-        lambda store: store.find_token(b"x" + digest("token")),
-        lambda store: store.list_tokens(),
+        lambda store: store.enrollment.find_token(digest("token")),
+        lambda store: store.enrollment.find_token(b"x" + digest("token")),
+        lambda store: store.enrollment.list_tokens(),
     ],
     "admin_token": [
-        lambda store: store.find_admin_token(digest("admin")),
-        lambda store: store.find_admin_token(b"x" + digest("admin")),
-        lambda store: store.list_admin_tokens(),
+        lambda store: store.admin_tokens.find_admin_token(digest("admin")),
+        lambda store: store.admin_tokens.find_admin_token(b"x" + digest("admin")),
+        lambda store: store.admin_tokens.list_admin_tokens(),
     ],
-    "observation": [lambda store: store.list_observations()],
+    "observation": [lambda store: store.policies.list_observations()],
     "evidence": [
-        lambda store: store.get_evidence("pi-b", permitted=True),
-        lambda s: s.list_evidence("policy"),
+        lambda store: store.policies.get_evidence("pi-b", permitted=True),
+        lambda s: s.policies.list_evidence("policy"),
     ],
-    "rollout": [lambda store: store.get_rollout("policy")],
+    "rollout": [lambda store: store.policies.get_rollout("policy")],
     "rollout_device": [fared],
-    "ima_requirement": [lambda store: store.find_ima_requirement(IMA.digest)],
-    "ima_progress": [lambda store: store.ima_progress(1)],
-    "ek_root": [lambda store: store.list_ek_roots()],
-    "notification": [lambda store: store.take_notifications(10)],
+    "ima_requirement": [lambda store: store.rounds.find_ima_requirement(IMA.digest)],
+    "ima_progress": [lambda store: store.rounds.ima_progress(1)],
+    "ek_root": [lambda store: store.enrollment.list_ek_roots()],
+    "notification": [lambda store: store.rounds.take_notifications(10)],
 }
 
 
@@ -137,8 +137,8 @@ async def test_a_changed_column_decides_nothing(
             assert await outcome(read(store)) not in (None, "registry-tampered"), "the reader finds the row"
     for column in (*form.sealed, authentic.SEAL):
         if table == "notification":
-            await store.take_notifications(10)
-            await store.verify(ended(1, code=f"not-{column}"))
+            await store.rounds.take_notifications(10)
+            await store.rounds.record_round(ended(1, code=f"not-{column}"))
         raw = await newest_row(store, form)
         changed = intruder.another(raw[column], form.table.c[column].type)
         intruder.update(table, form.keys, raw, {column: changed})
@@ -174,20 +174,20 @@ async def test_an_inserted_row_decides_nothing(store: SqlStore, intruder: Intrud
     raw = await newest_row(store, form)
     fresh = {"name": "x", "label": "x", "ak_spki": b"x", "ek_spki": b"x", "under_way": 77}
     fresh |= {"digest": b"x" if table != "ima_requirement" else "x", "fingerprint": "x", "kid": "x", "id": 77}
-    await store.take_notifications(10)
+    await store.rounds.take_notifications(10)
     intruder.insert(table, raw | {name: value for name, value in fresh.items() if name in raw})
     asked: dict[str, Callable[[], Awaitable[object]]] = {
-        "policy": lambda: store.get_policy("x"),
-        "reference_state": lambda: store.find_key(KID),
-        "device": lambda: store.get_device("x"),
-        "sealed_key": lambda: store.find_key("x"),
-        "token": lambda: store.find_token(b"x"),
-        "admin_token": lambda: store.find_admin_token(b"x"),
-        "observation": store.list_observations,
-        "rollout": lambda: store.get_rollout("policy"),
-        "ima_requirement": lambda: store.find_ima_requirement("x"),
-        "ek_root": store.list_ek_roots,
-        "notification": lambda: store.take_notifications(10),
+        "policy": lambda: store.policies.get_policy("x"),
+        "reference_state": lambda: store.decisions.find_key(KID),
+        "device": lambda: store.devices.get_device("x"),
+        "sealed_key": lambda: store.decisions.find_key("x"),
+        "token": lambda: store.enrollment.find_token(b"x"),
+        "admin_token": lambda: store.admin_tokens.find_admin_token(b"x"),
+        "observation": store.policies.list_observations,
+        "rollout": lambda: store.policies.get_rollout("policy"),
+        "ima_requirement": lambda: store.rounds.find_ima_requirement("x"),
+        "ek_root": store.enrollment.list_ek_roots,
+        "notification": lambda: store.rounds.take_notifications(10),
     }
     expected = None if table == "notification" else "registry-tampered"
     assert await outcome(asked[table]()) == expected
@@ -197,14 +197,19 @@ async def test_others_are_served_meanwhile(store: SqlStore, intruder: Intruder) 
     """One machine's row is not ours: the batch that it shares with others is theirs all the same."""
     await fill(store)
     intruder.do("UPDATE device SET labels = '[\"x\"]' WHERE name = 'pi-b'")
-    found = await asyncio.gather(*(outcome(store.find_key(kid)) for kid in (KID, "kid-pi-c", OPEN_KID) * 9))
+    found = await asyncio.gather(
+        *(outcome(store.decisions.find_key(kid)) for kid in (KID, "kid-pi-c", OPEN_KID) * 9)
+    )
     assert found.count("registry-tampered") == 9
     assert None not in found
     decided = await asyncio.gather(
-        outcome(store.decide(decision(1, "a", 5))), outcome(store.decide(decision(2, "b", 5)))
+        outcome(store.decisions.decide(decision(1, "a", 5))),
+        outcome(store.decisions.decide(decision(2, "b", 5))),
     )
     assert list(decided) == ["registry-tampered", None]
-    rounds = await asyncio.gather(*(outcome(store.verify(ended(number, "capped"))) for number in (1, 2)))
+    rounds = await asyncio.gather(
+        *(outcome(store.rounds.record_round(ended(number, "capped"))) for number in (1, 2))
+    )
     assert rounds[0] == "registry-tampered"
     assert rounds[1] not in (None, "registry-tampered")
 
@@ -216,24 +221,24 @@ async def test_a_change_does_not_bless_what_somebody_else_changed(
     await fill(store)
     intruder.do("UPDATE device SET policy_id = 7 WHERE name = 'pi-b'")
     for call in (
-        store.allow_device("pi-b", NOW, entry()),
-        store.label_devices(["pi-b"], ["x"], [], [entry()]),
-        store.want_verification("pi-b", NOW),
+        store.devices.allow_device("pi-b", NOW, entry()),
+        store.devices.label_devices(["pi-b"], ["x"], [], [entry()]),
+        store.rounds.request_round("pi-b", NOW),
     ):
         assert await outcome(call) == "registry-tampered"
     other = await open_another()
-    assert await outcome(other.find_key(KID)) == "registry-tampered"
+    assert await outcome(other.decisions.find_key(KID)) == "registry-tampered"
 
 
 async def test_a_machine_that_was_tampered_with_can_be_removed(store: SqlStore, intruder: Intruder) -> None:
     """That, and enrolling it again, is the way out without a backup."""
     await fill(store)
     intruder.do("UPDATE device SET ak_scheme = 'ECDSA' WHERE name = 'pi-b'")
-    await store.remove_device("pi-b", entry())
-    assert await outcome(store.find_key(KID)) is None
+    await store.devices.remove_device("pi-b", entry())
+    assert await outcome(store.decisions.find_key(KID)) is None
     intruder.do("UPDATE ek_root SET label = 'x'")
-    await store.remove_ek_root("ff" * 32, entry())
-    assert await outcome(store.list_ek_roots()) is None
+    await store.enrollment.remove_ek_root("ff" * 32, entry())
+    assert await outcome(store.enrollment.list_ek_roots()) is None
 
 
 async def test_a_row_that_is_not_ours_is_logged_and_counted(
@@ -245,7 +250,7 @@ async def test_a_row_that_is_not_ours_is_logged_and_counted(
     assert set(store.tampered()) == set(authentic.SEALED)
     intruder.do("UPDATE reference_state SET life = 'active', pcr_values = '{}' WHERE label = 'recorded'")
     with suppress(TangAttestError):
-        await store.find_key(KID)
+        await store.decisions.find_key(KID)
     assert store.tampered()["reference_state"] == 1
     assert "Row 'recorded' of table reference_state is not what this server wrote." in caplog.text
 
@@ -260,18 +265,18 @@ async def test_an_older_row_of_ours_is_refused_by_who_saw_the_newer(
         for name in ("device", "reference_state", "admin_token")
     }
     other = await open_another()
-    await store.suspend_device("pi-b", Suspension(NOW, "operator:test", "stolen"), entry())
-    await store.move_state("policy", "recorded", [Life.ACTIVE], Life.RETIRED, entry())
-    await store.revoke_admin_token(admin_token().name, entry())
-    assert (await other.get_device("pi-b")).suspension is not None  # the other one has seen it, too
+    await store.devices.suspend_device("pi-b", Suspension(NOW, "operator:test", "stolen"), entry())
+    await store.policies.move_state("policy", "recorded", [Life.ACTIVE], Life.RETIRED, entry())
+    await store.admin_tokens.revoke_admin_token(admin_token().name, entry())
+    assert (await other.devices.get_device("pi-b")).suspension is not None  # the other one has seen it, too
     for name, row in before.items():
         form = authentic.SEALED[name]
         intruder.update(name, form.keys, row, row)
-    assert await outcome(store.find_admin_token(digest("admin"))) == "registry-tampered"
-    assert await outcome(store.get_policy("policy")) == "registry-tampered"
+    assert await outcome(store.admin_tokens.find_admin_token(digest("admin"))) == "registry-tampered"
+    assert await outcome(store.policies.get_policy("policy")) == "registry-tampered"
     for process in (store, other):
-        assert await outcome(process.get_device("pi-b")) == "registry-tampered"
-        assert await outcome(process.find_key(KID)) == "registry-tampered"
+        assert await outcome(process.devices.get_device("pi-b")) == "registry-tampered"
+        assert await outcome(process.decisions.find_key(KID)) == "registry-tampered"
 
 
 @pytest.mark.parametrize("ends", ["committed", "rolled back"])
@@ -292,11 +297,11 @@ async def test_a_change_that_is_not_committed_makes_no_row_older(
 
     writing = asyncio.create_task(store._database.write(work))
     await stall.entered()
-    assert await outcome(store.get_policy("policy")) != "registry-tampered"
+    assert await outcome(store.policies.get_policy("policy")) != "registry-tampered"
     stall.go()
     with suppress(Conflict):
         await writing
-    assert await outcome(store.get_policy("policy")) != "registry-tampered"
+    assert await outcome(store.policies.get_policy("policy")) != "registry-tampered"
     assert store.tampered()["reference_state"] == 0
 
 
@@ -308,18 +313,18 @@ async def test_what_was_removed_stays_removed(
     form = authentic.SEALED["device"]
     row = await newest_row(store, form)
     kept = await newest_row(store, authentic.SEALED["sealed_key"])
-    await store.remove_device("pi-b", entry("device remove"))
+    await store.devices.remove_device("pi-b", entry("device remove"))
     assert (await check_rows(url, ROW_KEY)).findings == ()
     intruder.insert("device", row)
     intruder.insert("sealed_key", kept)
-    assert await outcome(store.find_key(KID)) == "registry-tampered"
+    assert await outcome(store.decisions.find_key(KID)) == "registry-tampered"
     found = (await check_rows(url, ROW_KEY)).findings
     assert sorted((each.table, each.key) for each in found) == [("device", "pi-b"), ("sealed_key", KID)]
     assert all(each.sentence.endswith("was removed, and is there again.") for each in found)
     other = await open_another()
-    assert await outcome(other.find_key(KID)) not in (None, "registry-tampered")
+    assert await outcome(other.decisions.find_key(KID)) not in (None, "registry-tampered")
     assert await other.remember_versions() > 0
-    assert await outcome(other.find_key(KID)) == "registry-tampered"
+    assert await outcome(other.decisions.find_key(KID)) == "registry-tampered"
 
 
 async def test_rows_that_are_gone_are_found(url: str, store: SqlStore, intruder: Intruder) -> None:

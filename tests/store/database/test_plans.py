@@ -51,14 +51,16 @@ async def test_an_unlock_reads_no_whole_table(tmp_path: Path) -> None:
     store = await open_store(f"sqlite:///{file}", ROW_KEY, create=True)
     _, ids = await begin(store, 1)
     with statements() as seen:
-        assert await store.find_selection("kid-d0") == SELECTION
-        bound = await store.find_key("kid-d0")
+        assert await store.decisions.find_selection("kid-d0") == SELECTION
+        bound = await store.decisions.find_key("kid-d0")
         assert bound is not None
         assert bound.rollout is not None
         result = RolloutResult(bound.rollout, RolloutOutcome.REFUSED, "pcr-mismatch")
         snapshot = Snapshot(SELECTION, values("odd"), b"log")
-        await store.decide(decision(ids["d0"], "n1", 1, clock=clock(1), met=state()))
-        await store.decide(decision(ids["d0"], "n2", 2, clock=clock(2), observation=snapshot, rollout=result))
+        await store.decisions.decide(decision(ids["d0"], "n1", 1, clock=clock(1), met=state()))
+        await store.decisions.decide(
+            decision(ids["d0"], "n2", 2, clock=clock(2), observation=snapshot, rollout=result)
+        )
     await store.close()
     assert len(seen) >= 12
     found = {sql: steps for sql, parameters in seen if (steps := scans(file, sql, parameters))}

@@ -44,9 +44,9 @@ async def refused(call) -> TangAttestError:
 
 
 async def devices(store: SqlStore, count: int) -> list[int]:
-    await store.add_policy(policy(), entry())
+    await store.policies.add_policy(policy(), entry())
     return [
-        (await store.add_device(device(f"d{number}"), "policy", key(f"k{number}"), entry())).id
+        (await store.devices.add_device(device(f"d{number}"), "policy", key(f"k{number}"), entry())).id
         for number in range(count)
     ]
 
@@ -69,35 +69,35 @@ async def test_a_frozen_server(
     postgres.freeze()
     try:
         begun = time.monotonic()
-        calls = [store.decide(decision(ids[0], f"n{tick}", tick)) for tick in range(1, 200)]
-        calls += [store.audit(entry("note")) for _ in range(100)]
+        calls = [store.decisions.decide(decision(ids[0], f"n{tick}", tick)) for tick in range(1, 200)]
+        calls += [store.audit.append(entry("note")) for _ in range(100)]
         results = await asyncio.gather(
-            *calls, *(store.find_key("k0") for _ in range(200)), return_exceptions=True
+            *calls, *(store.decisions.find_key("k0") for _ in range(200)), return_exceptions=True
         )
         # Two timeouts, and what the machine's other work adds.
         assert time.monotonic() - begun < 15
         assert all(isinstance(result, Unavailable) for result in results)
         # Nobody has a connection by now; a new one is not made either.
-        assert (await refused(store.find_key("k0"))).code == "unavailable"
+        assert (await refused(store.decisions.find_key("k0"))).code == "unavailable"
     finally:
         postgres.thaw()
-    await store.decide(decision(ids[0], "after", 1000))
-    assert await store.find_key("k0") is not None
-    assert [row.request_id for _, row in await store.list_audit() if row.event == "unlock"] == ["after"]
+    await store.decisions.decide(decision(ids[0], "after", 1000))
+    assert await store.decisions.find_key("k0") is not None
+    assert [row.request_id for _, row in await store.audit.list_audit() if row.event == "unlock"] == ["after"]
 
 
 async def test_a_restarted_server(store: SqlStore, postgres: Postgres) -> None:
     """The pool's connections are dead; callers do not notice."""
     (device_id,) = await devices(store, 1)
-    await asyncio.gather(store.find_key("k0"), store.list_keys(), store.list_devices())
+    await asyncio.gather(store.decisions.find_key("k0"), store.keys.list_keys(), store.devices.list_devices())
     postgres.stop()
-    assert (await refused(store.find_key("k0"))).code == "unavailable"
+    assert (await refused(store.decisions.find_key("k0"))).code == "unavailable"
     postgres.start()
-    assert await store.find_key("k0") is not None
+    assert await store.decisions.find_key("k0") is not None
     postgres.stop()
     postgres.start()
-    await store.decide(decision(device_id, "n", 1))
-    assert await store.find_key("k0") is not None
+    await store.decisions.decide(decision(device_id, "n", 1))
+    assert await store.decisions.find_key("k0") is not None
 
 
 async def test_no_connection_is_left(
@@ -110,7 +110,7 @@ async def test_no_connection_is_left(
     assert (await refused(open_store(url, ROW_KEY))).code == "unavailable"
     await first.close()
     third = await open_store(url, ROW_KEY)
-    assert await third.find_key("none") is None
+    assert await third.decisions.find_key("none") is None
     await second.close()
     await third.close()
 
@@ -129,12 +129,12 @@ async def test_a_transaction_that_takes_too_long(impatient: None, store: SqlStor
     holding = asyncio.create_task(holder._database.write(hold))
     await entered.wait()
     begun = time.monotonic()
-    assert (await refused(store.decide(decision(device_id, "n", 1)))).code == "unavailable"
+    assert (await refused(store.decisions.decide(decision(device_id, "n", 1)))).code == "unavailable"
     assert time.monotonic() - begun < 10
     go.set()
     # It took too long as well.
     assert isinstance((await asyncio.gather(holding, return_exceptions=True))[0], Unavailable | None)
-    await store.decide(decision(device_id, "n", 2))
+    await store.decisions.decide(decision(device_id, "n", 2))
     await holder.close()
 
 
@@ -147,15 +147,19 @@ async def test_batches_in_opposite_order(store: SqlStore, open_another: Opener) 
     ids = await devices(store, 16)
     staged = [replace(state(f"s{number}"), life=Life.STAGED) for number in range(16)]
     for found in staged:
-        await store.add_state("policy", found, entry())
+        await store.policies.add_state("policy", found, entry())
     before = await _deadlocks(store)
     for turn in range(1, 9):
         forth = [
-            store.decide(decision(i, f"a{turn}-{i}", 0, clock=clock(0, 2 * turn), met=staged[i % 16]))
+            store.decisions.decide(
+                decision(i, f"a{turn}-{i}", 0, clock=clock(0, 2 * turn), met=staged[i % 16])
+            )
             for i in ids
         ]
         back = [
-            other.decide(decision(i, f"b{turn}-{i}", 0, clock=clock(0, 2 * turn + 1), met=staged[-i % 16]))
+            other.decisions.decide(
+                decision(i, f"b{turn}-{i}", 0, clock=clock(0, 2 * turn + 1), met=staged[-i % 16])
+            )
             for i in reversed(ids)
         ]
         ended = await asyncio.gather(*forth, *back, return_exceptions=True)
@@ -193,13 +197,13 @@ async def test_a_deadlock_is_tried_again(store: SqlStore, open_another: Opener) 
         store._database.write(cross(first, second)), other._database.write(cross(second, first))
     )
     assert len(tries) == 3
-    assert len({found.last_code for found in await store.list_devices()}) == 1
+    assert len({found.last_code for found in await store.devices.list_devices()}) == 1
 
 
 async def test_a_policy_that_goes_while_a_device_comes(store: SqlStore, open_another: Opener) -> None:
     """The foreign key notices; the second try says what is the matter."""
     other = await open_another()
-    await store.add_policy(policy("p"), entry())
+    await store.policies.add_policy(policy("p"), entry())
     entered = asyncio.Event()
 
     def look_then_wait(connection: sa.Connection) -> None:
@@ -243,7 +247,7 @@ async def test_reads_are_one_moment(store: SqlStore, open_another: Opener) -> No
 
     reading = asyncio.create_task(store._database.read(twice))
     await entered.wait()
-    await other.remove_device("d0", entry())
+    await other.devices.remove_device("d0", entry())
     go.set()
     await reading
     assert counts == [1, 1]
@@ -254,7 +258,7 @@ async def test_a_read_cannot_write(store: SqlStore) -> None:
     await devices(store, 1)
     with pytest.raises(Unavailable):
         await store._database.read(lambda connection: connection.exec_driver_sql("DELETE FROM device"))
-    assert len(await store.list_devices()) == 1
+    assert len(await store.devices.list_devices()) == 1
 
 
 # --- the server and its users -------------------------------------------------------------------------------------------
@@ -278,7 +282,7 @@ async def test_a_password_file(password_url: tuple[str, Path], caplog: pytest.Lo
     """Lets in; a wrong password does not, and no password is in the log."""
     url, passfile = password_url
     store = await open_store(url, ROW_KEY)
-    assert await store.list_devices() == []
+    assert await store.devices.list_devices() == []
     await store.close()
     passfile.write_text("127.0.0.1:*:*:guest:hunter3\n")
     with caplog.at_level(logging.DEBUG):
@@ -339,7 +343,9 @@ async def test_every_connection_flushes(postgres: Postgres, url: str) -> None:
 async def test_the_log_has_no_values(store: SqlStore, caplog: pytest.LogCaptureFixture) -> None:
     """A driver that cannot encode a value repeats it; the log does not."""
     with caplog.at_level(logging.DEBUG):
-        assert (await refused(store.audit(entry("note", address="secret \ud800")))).code == "unavailable"
-        assert (await refused(store.audit(entry("note", address="secret \x00")))).code == "unavailable"
+        assert (
+            await refused(store.audit.append(entry("note", address="secret \ud800")))
+        ).code == "unavailable"
+        assert (await refused(store.audit.append(entry("note", address="secret \x00")))).code == "unavailable"
     assert "secret" not in caplog.text
     assert "the database failed: DataError" in caplog.text

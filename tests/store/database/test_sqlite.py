@@ -30,7 +30,7 @@ from tests.store.samples import clock, decision
 async def caller(store, number):
     for tick in range(1, 10**6):
         name = f"{number}-{tick}"
-        await store.decide(decision(number, name, tick))
+        await store.decisions.decide(decision(number, name, tick))
         print(name, flush=True)
 
 async def main(url):
@@ -44,9 +44,9 @@ asyncio.run(main(sys.argv[1]))
 async def make(tmp_path: Path, devices: int = 1) -> tuple[SqlStore, str]:
     url = f"sqlite:///{tmp_path}/registry.db"
     store = await open_store(url, ROW_KEY, create=True)
-    await store.add_policy(policy(), entry())
+    await store.policies.add_policy(policy(), entry())
     for number in range(1, devices + 1):
-        await store.add_device(device(f"d{number}"), "policy", key(f"k{number}"), entry())
+        await store.devices.add_device(device(f"d{number}"), "policy", key(f"k{number}"), entry())
     return store, url
 
 
@@ -70,7 +70,7 @@ async def test_what_was_acknowledged_survives_kill_9(tmp_path: Path, number: int
     acknowledged = await asyncio.to_thread(_kill_while_writing, url, number)
     assert acknowledged
     store = await open_store(url, ROW_KEY)
-    assert acknowledged <= {row.request_id for _, row in await store.list_audit(limit=1_000_000)}
+    assert acknowledged <= {row.request_id for _, row in await store.audit.list_audit(limit=1_000_000)}
     await store.close()
 
 
@@ -115,10 +115,10 @@ async def test_a_removed_key_is_nowhere(tmp_path: Path, keep_reader: bool) -> No
     store, url = await make(tmp_path, devices=3)
     other = await open_store(url, ROW_KEY) if keep_reader else None
     if other is not None:
-        assert await other.find_key("k2") is not None
+        assert await other.decisions.find_key("k2") is not None
     sealed = key("k2").sealed.encode()
     assert sealed in everything(tmp_path)
-    await store.remove_device("d2", entry("device remove"))
+    await store.devices.remove_device("d2", entry("device remove"))
     assert sealed not in everything(tmp_path)
     assert sealed[:64] not in everything(tmp_path)
     assert key("k1").sealed.encode() in everything(tmp_path)
@@ -133,7 +133,7 @@ async def test_no_copy_is_left_when_pages_were_split_and_merged(tmp_path: Path) 
     order = sorted(range(1, 61), key=lambda number: number * 37 % 61)
     for number in order:
         name = f"k{number}"
-        await store.remove_device(f"d{number}", entry())
+        await store.devices.remove_device(f"d{number}", entry())
         content = everything(tmp_path)
         sealed = key(name).sealed.encode()
         for part in range(0, len(sealed) - 64, 64):
@@ -149,8 +149,8 @@ async def test_a_reader_that_blocks_the_erasure_is_told(tmp_path: Path) -> None:
     reader.execute("SELECT count(*) FROM device").fetchone()
     await _shorten_wait(store)
     with pytest.raises(Unavailable, match="is made, but another process"):
-        await store.remove_device("d1", entry())
-    assert await store.list_devices() == []
+        await store.devices.remove_device("d1", entry())
+    assert await store.devices.list_devices() == []
     reader.close()
     await store.close()
 
@@ -174,7 +174,7 @@ async def test_a_locked_database_is_unavailable_for_the_whole_batch(
     await _shorten_wait(store)
     lock = sqlite3.connect(tmp_path / "registry.db", isolation_level=None)
     lock.execute("BEGIN IMMEDIATE")
-    calls = [store.decide(decision(1, f"n{tick}", tick)) for tick in range(1, 5)]
+    calls = [store.decisions.decide(decision(1, f"n{tick}", tick)) for tick in range(1, 5)]
     with caplog.at_level(logging.ERROR):
         results = await asyncio.gather(*calls, return_exceptions=True)
     assert all(isinstance(result, Unavailable) and result.code == "unavailable" for result in results)
@@ -182,10 +182,10 @@ async def test_a_locked_database_is_unavailable_for_the_whole_batch(
     assert [record.message for record in caplog.records] == [
         "the database failed: OperationalError: database is locked"
     ]
-    assert await store.find_key("k1") is not None, "a reader does not wait for a writer"
+    assert await store.decisions.find_key("k1") is not None, "a reader does not wait for a writer"
     lock.rollback()
     lock.close()
-    await store.decide(decision(1, "n1", 1))
+    await store.decisions.decide(decision(1, "n1", 1))
     await store.close()
 
 
@@ -196,10 +196,10 @@ async def test_a_full_disk_is_unavailable(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(engine, "_PRAGMAS", (*engine._PRAGMAS, "max_page_count=60"))
     store = await open_store(url, ROW_KEY)
     notes = [entry("note", details={"text": "x" * 2000}) for _ in range(100)]
-    results = [await _outcome(store.audit(note)) for note in notes]
+    results = [await _outcome(store.audit.append(note)) for note in notes]
     assert results[0] == "written"
     assert results[-1] == "The database could not be used."
-    rows = [row for _, row in await store.list_audit(limit=1000) if row.event == "note"]
+    rows = [row for _, row in await store.audit.list_audit(limit=1000) if row.event == "note"]
     assert len(rows) == results.count("written")
     await store.close()
 
@@ -280,5 +280,5 @@ async def test_creating_twice_keeps_what_is_there(tmp_path: Path) -> None:
     store, url = await make(tmp_path)
     await store.close()
     store = await open_store(url, ROW_KEY, create=True)
-    assert len(await store.list_devices()) == 1
+    assert len(await store.devices.list_devices()) == 1
     await store.close()

@@ -44,16 +44,18 @@ def silent(_done: int, _total: int) -> None:
 async def fill(url: str) -> None:
     """At least one row in every table, and a device that had a higher id than any that is left."""
     store = await open_store(url, ROW_KEY, create=True)
-    await store.add_token(token(), entry("token create", details={"ä": ["\U0001f511", None, 1.5, True]}))
-    await store.enroll(enrollment())
-    await store.add_policy(policy("shared"), entry())
-    second = await store.add_device(device("pi-c"), "shared", key("second", minutes=3), entry())
-    await store.add_device(device("gone"), "shared", key("gone"), entry())
-    await store.remove_device("gone", entry())
-    await store.add_key(key("open", "sign"), None, entry())
-    await store.add_ek_root(EkRoot("ff" * 32, "Vendor", bytes(range(256)), NOW), entry())
+    await store.enrollment.add_token(
+        token(), entry("token create", details={"ä": ["\U0001f511", None, 1.5, True]})
+    )
+    await store.enrollment.enroll(enrollment())
+    await store.policies.add_policy(policy("shared"), entry())
+    second = await store.devices.add_device(device("pi-c"), "shared", key("second", minutes=3), entry())
+    await store.devices.add_device(device("gone"), "shared", key("gone"), entry())
+    await store.devices.remove_device("gone", entry())
+    await store.keys.add_key(key("open", "sign"), None, entry())
+    await store.enrollment.add_ek_root(EkRoot("ff" * 32, "Vendor", bytes(range(256)), NOW), entry())
     shown = Snapshot(SELECTION, values("other"), bytes(1000))
-    await store.decide(
+    await store.decisions.decide(
         decision(
             second.id,
             "n",
@@ -115,9 +117,9 @@ async def test_everything_arrives(url: str, empty_url: str) -> None:
     assert content(await archived(target)) == content(data)
     assert json.loads(data.splitlines()[-2])["last_ids"]["device"] == 3
     store = await open_store(target, ROW_KEY)
-    assert (await store.add_device(device("new"), "shared", key("new"), entry())).id == 4
-    await store.add_policy(policy("new"), entry())
-    assert (await store.get_device("pi-c")).clock == clock(2**64 - 1, 2**32 - 1)
+    assert (await store.devices.add_device(device("new"), "shared", key("new"), entry())).id == 4
+    await store.policies.add_policy(policy("new"), entry())
+    assert (await store.devices.get_device("pi-c")).clock == clock(2**64 - 1, 2**32 - 1)
     await store.close()
 
 
@@ -138,9 +140,9 @@ async def test_a_backup_is_one_moment(store: SqlStore, url: str) -> None:
 
 
 async def fill_with_devices(store: SqlStore, count: int) -> None:
-    await store.add_policy(policy(), entry())
+    await store.policies.add_policy(policy(), entry())
     for number in range(count):
-        await store.add_device(device(f"d{number}"), "policy", key(f"k{number}"), entry())
+        await store.devices.add_device(device(f"d{number}"), "policy", key(f"k{number}"), entry())
 
 
 def add_in_another_process(url: str) -> int:
@@ -155,8 +157,8 @@ def add_in_another_process(url: str) -> int:
         "from tests.store.samples import device, entry, key\n"
         "async def main():\n"
         "    store = await open_store(sys.argv[1], ROW_KEY)\n"
-        "    await store.add_device(device('late'), 'policy', key('late'), entry())\n"
-        "    print(len(await store.list_devices()))\n"
+        "    await store.devices.add_device(device('late'), 'policy', key('late'), entry())\n"
+        "    print(len(await store.devices.list_devices()))\n"
         "    await store.close()\n"
         "asyncio.run(main())\n"
     )
@@ -184,7 +186,7 @@ async def test_an_older_schema_is_upgraded(empty_url: str, tmp_path: Path) -> No
     await restored(empty_url, await archived(old))
     assert (await look(empty_url)).schema == schema.REVISION
     store = await open_store(empty_url, ROW_KEY)
-    assert [found.name for found in await store.list_policies()] == ["p"]
+    assert [found.name for found in await store.policies.list_policies()] == ["p"]
     await store.close()
 
 
@@ -193,7 +195,7 @@ async def test_a_target_that_is_not_empty(url: str, tmp_path: Path) -> None:
     source = f"sqlite:///{tmp_path}/source.db"
     await fill(source)
     store = await open_store(url, ROW_KEY, create=True)
-    await store.add_policy(policy("mine"), entry())
+    await store.policies.add_policy(policy("mine"), entry())
     await store.close()
     before = await archived(url)
     with pytest.raises(TangAttestError) as refused:
@@ -319,8 +321,8 @@ async def test_long_tables_come_in_pages(empty_url: str, url: str) -> None:
     target = empty_url if empty_url != url else f"{empty_url}-2"
     store = await open_store(url, ROW_KEY, create=True)
     for number in range(archive._PAGE + 3):
-        await store.add_token(token(f"t{number}"), entry())
-        await store.add_key(key(f"K{number}" if number % 2 else f"k{number}"), None, entry())
+        await store.enrollment.add_token(token(f"t{number}"), entry())
+        await store.keys.add_key(key(f"K{number}" if number % 2 else f"k{number}"), None, entry())
     await store.close()
     data = await archived(url)
     rows = await restored(target, data)

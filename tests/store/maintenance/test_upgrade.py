@@ -60,9 +60,9 @@ async def test_a_database_of_the_first_schema_is_upgraded(empty_url: str) -> Non
     assert error.value.code == "state-missing" or error.value.code.startswith("schema")
     await upgrade(empty_url, ROW_KEY)
     store = await open_store(empty_url, ROW_KEY)
-    [state] = (await store.get_policy("pi-b")).states
+    [state] = (await store.policies.get_policy("pi-b")).states
     assert (state.life, state.limits, state.notes) == (Life.ACTIVE, StateLimits(), ())
-    device = await store.get_device("pi-b")
+    device = await store.devices.get_device("pi-b")
     assert (device.labels, device.grade, device.last_state) == ((), None, None)
     await store.close()
 
@@ -83,9 +83,9 @@ async def test_rows_of_before_the_chain_are_sealed(empty_url: str) -> None:
     await upgrade(empty_url, ROW_KEY)
     store = await open_store(empty_url, ROW_KEY)
     clock = FakeClock()
-    assert (await store.unsealed_audit(None))[0] == 2 * sealing.ROWS + 1
-    assert (await AuditSealer(store, bytes(32), clock).round()).seq == 3  # type: ignore[union-attr]
-    check = await check_audit(store, bytes(32), clock, lambda _done, _total: None)
+    assert (await store.audit.unsealed_audit(None))[0] == 2 * sealing.ROWS + 1
+    assert (await AuditSealer(store.audit, bytes(32), clock).round()).seq == 3  # type: ignore[union-attr]
+    check = await check_audit(store.audit, bytes(32), clock, lambda _done, _total: None)
     assert (check.rows, check.seals, check.bad, check.unsealed) == (2 * sealing.ROWS + 1, 3, 0, 0)
     await store.close()
 
@@ -104,9 +104,9 @@ async def test_roots_of_before_are_found_by_subject(empty_url: str) -> None:
     await database.close()
     await upgrade(empty_url, ROW_KEY)
     store = await open_store(empty_url, ROW_KEY)
-    found = await store.find_ek_roots(subject_digest(root.der), "")
+    found = await store.enrollment.find_ek_roots(subject_digest(root.der), "")
     assert [each.fingerprint for each in found] == ["a", "b"]
-    assert [each.fingerprint for each in await store.find_ek_roots(b"another", "")] == ["b"]
+    assert [each.fingerprint for each in await store.enrollment.find_ek_roots(b"another", "")] == ["b"]
     await store.close()
 
 
@@ -156,7 +156,7 @@ async def test_rows_of_before_there_were_seals(empty_url: str) -> None:
     assert (done.before, done.after, done.sealed) == ("0007", schema.REVISION, 4)
     assert [(row.table, row.key) for row in done.foreign] == [("sealed_key", foreign)]
     store = await open_store(empty_url, ROWS)
-    bound = await store.find_key(kid)
+    bound = await store.decisions.find_key(kid)
     assert bound is not None
     assert bound.key.holder != OPEN
     assert EncryptedKeys(SECRET).open_exchange(bound.key).kid == kid
@@ -164,7 +164,7 @@ async def test_rows_of_before_there_were_seals(empty_url: str) -> None:
         EncryptedKeys(SECRET).open_exchange(replace(bound.key, holder=OPEN))
     assert refused.value.code == "registry-tampered"
     with pytest.raises(Unavailable, match="is not what this server wrote"):
-        await store.find_key(foreign)
+        await store.decisions.find_key(foreign)
     await store.close()
     again = await upgrade(empty_url, ROWS, EncryptedKeys(SECRET).rebind)
     assert (again.before, again.sealed, again.foreign) == (schema.REVISION, 0, ())
@@ -194,7 +194,7 @@ async def test_a_later_upgrade_seals_nobody_elses_rows(
     assert {row.table for row in done.foreign} == {"policy", "reference_state", "device", "sealed_key"}
     store = await open_store(empty_url, ROWS)
     with pytest.raises(Unavailable, match="is not what this server wrote"):
-        await store.find_key(kid)
+        await store.decisions.find_key(kid)
     await store.close()
 
 
@@ -211,8 +211,8 @@ async def test_a_backup_of_before_there_were_seals(empty_url: str, tmp_path: Pat
         _, done = await restore(target, Reader(file), bytes(32), lambda _d, _t: None, ROWS, rebind)
         assert done.sealed == sealed
         store = await open_store(target, ROWS)
-        assert await store.find_key(kid) is not None
+        assert await store.decisions.find_key(kid) is not None
         with pytest.raises(Unavailable):
-            await store.find_key(foreign)
+            await store.decisions.find_key(foreign)
         await store.close()
         assert len((await check_rows(target, ROWS)).findings) == 1

@@ -35,7 +35,7 @@ def clock() -> FakeClock:
 
 @pytest.fixture
 def sealer(store: SqlStore, clock: FakeClock) -> AuditSealer:
-    return AuditSealer(store, KEY, clock)
+    return AuditSealer(store.audit, KEY, clock)
 
 
 @pytest_asyncio.fixture
@@ -50,11 +50,13 @@ async def sealed(store: SqlStore, sealer: AuditSealer, clock: FakeClock) -> Asyn
 
 async def write(store: SqlStore, count: int, number: int = 0) -> None:
     for row in range(count):
-        await store.audit(entry(f"event {number} {row}", at=NOW, details={"ä": [1.5, None]}, device="pi-b"))
+        await store.audit.append(
+            entry(f"event {number} {row}", at=NOW, details={"ä": [1.5, None]}, device="pi-b")
+        )
 
 
 async def check(store: SqlStore, clock: FakeClock, expected: tuple[int, bytes] | None = None) -> AuditCheck:
-    return await check_audit(store, KEY, clock, lambda _done, _total: None, expected)
+    return await check_audit(store.audit, KEY, clock, lambda _done, _total: None, expected)
 
 
 async def sql(store: SqlStore, *statements: str) -> None:
@@ -81,7 +83,7 @@ async def test_rows_are_sealed_once(sealed: SqlStore, sealer: AuditSealer, clock
     found = await check(sealed, clock)
     assert (found.rows, found.seals, found.bad, found.unsealed) == (12, 4, 0, 0)
     assert found.first is not None
-    assert found.head == await sealed.newest_seal()
+    assert found.head == await sealed.audit.newest_seal()
     assert (found.first.first_id, found.first.last_id, found.first.rows) == (1, 3, 3)
     assert found.first.sealed_at == NOW
 
@@ -94,7 +96,7 @@ async def test_a_backlog_is_sealed_bit_by_bit(
     monkeypatch.setattr(sealing, "SEALS", 2)
     monkeypatch.setattr(audit_check, "_PAGE", 2)
     await write(store, 14)
-    sealer = AuditSealer(store, KEY, clock)
+    sealer = AuditSealer(store.audit, KEY, clock)
     made = []
     for _ in range(4):
         made.append(seal.seq if (seal := await sealer.round()) else None)
@@ -159,7 +161,7 @@ async def test_many_changes_are_counted(
     monkeypatch.setattr(sealing, "ROWS", 1)
     monkeypatch.setattr(sealing, "SEALS", 30)
     await write(store, 30)
-    await AuditSealer(store, KEY, clock).round()
+    await AuditSealer(store.audit, KEY, clock).round()
     await sql(store, "UPDATE audit SET code = 'x'")
     found = await check(store, clock)
     assert (found.bad, len(found.reasons)) == (30, audit_check.NAMED)
@@ -183,10 +185,10 @@ async def test_rows_that_nobody_seals(sealed: SqlStore, clock: FakeClock) -> Non
 
 async def test_a_chain_that_was_cut(sealed: SqlStore, clock: FakeClock) -> None:
     """Whole seals and their rows, from the end: a head that was noted finds it, and nothing else does."""
-    head = await sealed.newest_seal()
+    head = await sealed.audit.newest_seal()
     assert head is not None
     assert (await check(sealed, clock, (head.seq, head.hash))).bad == 0
-    [earlier] = await sealed.list_seals(1, 1)
+    [earlier] = await sealed.audit.list_seals(1, 1)
     assert (await check(sealed, clock, (earlier.seq, earlier.hash))).bad == 0
     await sql(sealed, "DELETE FROM audit_seal WHERE seq >= 3", "DELETE FROM audit WHERE id >= 7")
     assert (await check(sealed, clock)).bad == 0
@@ -196,10 +198,10 @@ async def test_a_chain_that_was_cut(sealed: SqlStore, clock: FakeClock) -> None:
 
 async def test_a_chain_that_was_made_anew(sealed: SqlStore, clock: FakeClock) -> None:
     """By somebody who has the secret."""
-    head = await sealed.newest_seal()
+    head = await sealed.audit.newest_seal()
     assert head is not None
     await sql(sealed, "DELETE FROM audit_seal", "UPDATE audit SET actor = 'operator:eve'")
-    anew = AuditSealer(sealed, KEY, clock)
+    anew = AuditSealer(sealed.audit, KEY, clock)
     await anew.round()
     assert (await check(sealed, clock)).bad == 0
     assert codes(await check(sealed, clock, (head.seq, head.hash))) == ["audit-cut"]
@@ -208,12 +210,12 @@ async def test_a_chain_that_was_made_anew(sealed: SqlStore, clock: FakeClock) ->
 
 async def test_another_key(sealed: SqlStore, clock: FakeClock) -> None:
     """Every seal is foreign then; nobody makes one without the key."""
-    found = await check_audit(sealed, bytes(32), clock, lambda _done, _total: None)
+    found = await check_audit(sealed.audit, bytes(32), clock, lambda _done, _total: None)
     assert found.bad == 4
-    newest = await sealed.newest_seal()
+    newest = await sealed.audit.newest_seal()
     await write(sealed, 1)
-    rows = await sealed.list_audit_rows(12, 13, 10)
-    assert await sealed.add_seal(make_seal(bytes(32), newest, rows, NOW))
+    rows = await sealed.audit.list_audit_rows(12, 13, 10)
+    assert await sealed.audit.add_seal(make_seal(bytes(32), newest, rows, NOW))
     assert [dict(reason.data)["seal"] for reason in (await check(sealed, clock)).reasons] == [5]
 
 
@@ -233,7 +235,7 @@ async def test_a_sealer_does_not_seal_changed_rows_again(
 ) -> None:
     """It knows the head that it made; it says so once a minute."""
     await sql(sealed, statement, "UPDATE audit SET actor = 'operator:eve' WHERE id = 12")
-    before = await sealed.newest_seal()
+    before = await sealed.audit.newest_seal()
     told = []
     for _ in range(62):
         try:
@@ -242,7 +244,7 @@ async def test_a_sealer_does_not_seal_changed_rows_again(
             told.append(lost.code)
         clock.advance(seconds=1)
     assert told == ["audit-cut"] * 2
-    assert await sealed.newest_seal() == before
+    assert await sealed.audit.newest_seal() == before
 
 
 async def test_a_head_that_another_sealer_replaced(
@@ -250,7 +252,7 @@ async def test_a_head_that_another_sealer_replaced(
 ) -> None:
     """A longer chain is no excuse."""
     await sql(sealed, "DELETE FROM audit_seal WHERE seq = 4")
-    foreign = AuditSealer(sealed, KEY, clock)
+    foreign = AuditSealer(sealed.audit, KEY, clock)
     await foreign.round()
     await write(sealed, 1)
     clock.advance(seconds=1)
@@ -262,7 +264,7 @@ async def test_a_head_that_another_sealer_replaced(
 async def test_two_sealers(store: SqlStore, open_another: Opener, clock: FakeClock) -> None:
     """At the same moment: one of them seals, the other goes on from there; whoever comes a moment later leaves it."""
     stores = [store, await open_another()]
-    sealers = [AuditSealer(each, KEY, clock) for each in stores]
+    sealers = [AuditSealer(each.audit, KEY, clock) for each in stores]
     for number in range(8):
         await write(store, 2, number)
         made = await asyncio.gather(*(sealer.round() for sealer in sealers))
@@ -284,9 +286,9 @@ async def test_a_seal_lost_to_another(
     """Both read the same rows; the number is given once."""
     await write(sealed, 3)
     monkeypatch.setattr(audit_chain, "rows", stall.around(audit_chain.rows))
-    slow = asyncio.create_task(AuditSealer(sealed, KEY, clock).round())
+    slow = asyncio.create_task(AuditSealer(sealed.audit, KEY, clock).round())
     await stall.entered()
-    other = AuditSealer(await open_another(), KEY, clock)
+    other = AuditSealer((await open_another()).audit, KEY, clock)
     assert (await other.round()).seq == 5  # type: ignore[union-attr]
     stall.go()
     assert await slow is None
@@ -299,7 +301,7 @@ async def test_the_last_round_continues_after_an_interrupted_one(
     """A server that stops seals every row, even if the seal of a round it canceled is committed meanwhile."""
     monkeypatch.setattr(sealing, "ROWS", 3)
     await write(store, 8)
-    sealer = AuditSealer(store, KEY, clock)
+    sealer = AuditSealer(store.audit, KEY, clock)
     add_seal = audit_chain.add_seal
     with monkeypatch.context() as patch:
         patch.setattr(audit_chain, "add_seal", stall.around(add_seal))
@@ -327,16 +329,16 @@ async def test_rows_that_are_committed_out_of_order(
     """A writer that drew a low id and commits late: the sealer waits for it, and nobody waits for the sealer."""
     append = audit_log.append
     monkeypatch.setattr(audit_log, "append", stall.around(append))
-    slow = asyncio.create_task(store.audit(entry("slow", at=NOW)))
+    slow = asyncio.create_task(store.audit.append(entry("slow", at=NOW)))
     await stall.entered()
     other = await open_another()
-    fast = asyncio.create_task(other.audit(entry("fast", at=NOW)))
-    sealer = AuditSealer(await open_another(), KEY, clock)
+    fast = asyncio.create_task(other.audit.append(entry("fast", at=NOW)))
+    sealer = AuditSealer((await open_another()).audit, KEY, clock)
     if url.startswith("postgresql"):
         await asyncio.wait_for(fast, 10)  # PostgreSQL's writers do not wait for each other
-        assert [row.event for _, row in await other.list_audit()] == ["fast"]
+        assert [row.event for _, row in await other.audit.list_audit()] == ["fast"]
     assert await sealer.round() is None
-    assert (await other.unsealed_audit(None))[0] <= 1
+    assert (await other.audit.unsealed_audit(None))[0] <= 1
     stall.go()
     await asyncio.gather(slow, fast)
     seal = await sealer.round()
@@ -351,7 +353,7 @@ async def test_writers_and_sealers_and_a_check_at_once(
     """Four processes that write and seal as fast as they can: nothing is sealed too early, at no moment."""
     monkeypatch.setattr(sealing, "FRESH", timedelta(0))
     stores = [store, *[await open_another() for _ in range(3)]]
-    sealers = [AuditSealer(each, KEY, clock) for each in stores]
+    sealers = [AuditSealer(each.audit, KEY, clock) for each in stores]
     done = asyncio.Event()
 
     async def note(each: SqlStore, number: int) -> None:
@@ -382,7 +384,7 @@ async def test_writers_and_sealers_and_a_check_at_once(
     while await sealers[0].round() is not None:
         pass
     found = await check(store, clock)
-    total = len(await store.list_audit(limit=100_000))
+    total = len(await store.audit.list_audit(limit=100_000))
     assert (found.bad, found.rows, found.unsealed) == (0, total, 0)
     assert made > 3
 
@@ -398,14 +400,14 @@ async def test_a_round_that_is_interrupted(
     """A seal is there or it is not; the next process goes on."""
     await write(sealed, 3)
     monkeypatch.setattr(audit_chain, "rows", stall.around(audit_chain.rows))
-    task = asyncio.create_task(AuditSealer(sealed, KEY, clock).round())
+    task = asyncio.create_task(AuditSealer(sealed.audit, KEY, clock).round())
     await stall.entered()
     task.cancel()
     stall.go()
     with pytest.raises(asyncio.CancelledError):
         await task
     assert (await check(sealed, clock)).unsealed == 3
-    assert (await AuditSealer(sealed, KEY, clock).round()).seq == 5  # type: ignore[union-attr]
+    assert (await AuditSealer(sealed.audit, KEY, clock).round()).seq == 5  # type: ignore[union-attr]
     assert (await check(sealed, clock)).bad == 0
 
 

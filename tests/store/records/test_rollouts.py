@@ -44,17 +44,17 @@ def rollout(**fields: Any) -> Rollout:
 
 async def begin(store: SqlStore, count: int = 4, **fields: Any) -> tuple[Rollout, dict[str, int]]:
     """A running rollout, and the ids of *count* devices ``d0``, ``d1``, ..."""
-    await store.add_policy(policy(), entry())
+    await store.policies.add_policy(policy(), entry())
     ids = {
-        name: (await store.add_device(device(name), "policy", key(f"kid-{name}"), entry())).id
+        name: (await store.devices.add_device(device(name), "policy", key(f"kid-{name}"), entry())).id
         for name in (f"d{number}" for number in range(count))
     }
-    await store.start_rollout(rollout(**fields), [NEW], entry("policy rollout start"))
+    await store.policies.start_rollout(rollout(**fields), [NEW], entry("policy rollout start"))
     return await newest(store), ids
 
 
 async def newest(store: SqlStore) -> Rollout:
-    found = await store.get_rollout("policy")
+    found = await store.policies.get_rollout("policy")
     assert found is not None
     return found
 
@@ -67,7 +67,9 @@ async def fare(
     about = "new" if outcome is PASSED else "pcr-mismatch"
     verdict = {"met": NEW} if outcome is PASSED else {"audit": entry("unlock", verdict="refused", code=about)}
     result = RolloutResult(running, outcome, about)
-    await store.decide(decision(device_id, f"n{number}", number, rollout=result, **(verdict | fields)))
+    await store.decisions.decide(
+        decision(device_id, f"n{number}", number, rollout=result, **(verdict | fields))
+    )
 
 
 _numbers = iter(range(1, 1_000_000))
@@ -80,11 +82,11 @@ async def refused(code: str, kind: type[TangAttestError], call) -> None:
 
 
 async def fared(store: SqlStore, running: Rollout) -> dict[str, RolloutOutcome]:
-    return {entry.device: entry.outcome for entry in await store.list_rollout_devices(running.id)}
+    return {entry.device: entry.outcome for entry in await store.policies.list_rollout_devices(running.id)}
 
 
 async def audited(store: SqlStore, event: str) -> list[Any]:
-    return [row for _, row in await store.list_audit(limit=1000) if row.event == event]
+    return [row for _, row in await store.audit.list_audit(limit=1000) if row.event == event]
 
 
 # --- start ----------------------------------------------------------------------------------------------------------
@@ -94,36 +96,36 @@ async def test_start(store: SqlStore) -> None:
     """A rollout comes back as it was started; its states are limited to it."""
     running, _ = await begin(store, 0)
     assert running == rollout(id=running.id)
-    states = (await store.get_policy("policy")).states
+    states = (await store.policies.get_policy("policy")).states
     assert states[-1] == replace(NEW, limits=replace(NEW.limits, rollout="r"))
-    assert await store.list_rollout_devices(running.id) == []
+    assert await store.policies.list_rollout_devices(running.id) == []
     assert len(await audited(store, "policy rollout start")) == 1
 
 
 async def test_one_at_a_time(store: SqlStore) -> None:
     """A second is refused until the first is over; a name is used once; nothing is left of what was refused."""
-    await refused("not-found", NotFound, store.start_rollout(rollout(), [NEW], entry()))
+    await refused("not-found", NotFound, store.policies.start_rollout(rollout(), [NEW], entry()))
     running, _ = await begin(store, 0)
     other = rollout(name="other")
-    await refused("rollout-unfinished", Conflict, store.start_rollout(other, [], entry()))
-    await store.move_rollout(running, RolloutPhase.STOPPED, "why", entry())
-    await refused("rollout-unfinished", Conflict, store.start_rollout(other, [], entry()))
-    await store.move_rollout(await newest(store), RolloutPhase.ABANDONED, None, entry())
-    await refused("name-taken", Conflict, store.start_rollout(rollout(), [], entry()))
-    await refused("name-taken", Conflict, store.start_rollout(other, [NEW], entry()))
-    await store.start_rollout(other, [], entry())
+    await refused("rollout-unfinished", Conflict, store.policies.start_rollout(other, [], entry()))
+    await store.policies.move_rollout(running, RolloutPhase.STOPPED, "why", entry())
+    await refused("rollout-unfinished", Conflict, store.policies.start_rollout(other, [], entry()))
+    await store.policies.move_rollout(await newest(store), RolloutPhase.ABANDONED, None, entry())
+    await refused("name-taken", Conflict, store.policies.start_rollout(rollout(), [], entry()))
+    await refused("name-taken", Conflict, store.policies.start_rollout(other, [NEW], entry()))
+    await store.policies.start_rollout(other, [], entry())
     assert (await newest(store)).name == "other"
-    assert await store.get_rollout("policy") == await newest(store)
-    await refused("not-found", NotFound, store.get_rollout("none"))
+    assert await store.policies.get_rollout("policy") == await newest(store)
+    await refused("not-found", NotFound, store.policies.get_rollout("none"))
 
 
 async def test_two_start_at_once(store: SqlStore, open_another: Opener) -> None:
     """One of them does."""
-    await store.add_policy(policy(), entry())
+    await store.policies.add_policy(policy(), entry())
     other = await open_another()
     ends = await asyncio.gather(
-        store.start_rollout(rollout(), [], entry()),
-        other.start_rollout(rollout(name="other"), [], entry()),
+        store.policies.start_rollout(rollout(), [], entry()),
+        other.policies.start_rollout(rollout(name="other"), [], entry()),
         return_exceptions=True,
     )
     (lost,) = [end for end in ends if end is not None]
@@ -137,19 +139,21 @@ async def test_two_start_at_once(store: SqlStore, open_another: Opener) -> None:
 async def test_find_key_gives_the_rollout(store: SqlStore) -> None:
     """As long as it is not over, with how each device fared; other policies have none."""
     running, ids = await begin(store)
-    await store.add_policy(policy("fleet"), entry())
-    await store.add_device(device("other"), "fleet", key("kid-other"), entry())
+    await store.policies.add_policy(policy("fleet"), entry())
+    await store.devices.add_device(device("other"), "fleet", key("kid-other"), entry())
     await fare(store, ids["d0"], running, PASSED)
     await fare(store, ids["d1"], running, REFUSED)
-    found = await asyncio.gather(*(store.find_key(f"kid-{name}") for name in ("d0", "d1", "d2", "other")))
+    found = await asyncio.gather(
+        *(store.decisions.find_key(f"kid-{name}") for name in ("d0", "d1", "d2", "other"))
+    )
     assert [bound and (bound.rollout, bound.outcome) for bound in found] == [
         (running, PASSED),
         (running, REFUSED),
         (running, None),
         (None, None),
     ]
-    await store.move_rollout(running, RolloutPhase.FINISHED, None, entry())
-    bound = await store.find_key("kid-d0")
+    await store.policies.move_rollout(running, RolloutPhase.FINISHED, None, entry())
+    bound = await store.decisions.find_key("kid-d0")
     assert bound is not None
     assert (bound.rollout, bound.outcome) == (None, None)
 
@@ -190,21 +194,21 @@ async def test_a_pass_under_way_when_it_stopped(store: SqlStore) -> None:
     await fare(store, ids["d0"], running, REFUSED)
     await refused("state-not-rolled-out", Conflict, fare(store, ids["d1"], running, PASSED))
     assert await fared(store, running) == {"d0": REFUSED}
-    assert (await store.get_device("d1")).last_state is None
+    assert (await store.devices.get_device("d1")).last_state is None
 
 
 async def test_a_pass_under_way_when_it_finished(store: SqlStore) -> None:
     """It counts for everybody now."""
     running, ids = await begin(store)
-    await store.move_rollout(running, RolloutPhase.FINISHED, None, entry())
+    await store.policies.move_rollout(running, RolloutPhase.FINISHED, None, entry())
     await fare(store, ids["d1"], running, PASSED)
-    assert (await store.get_device("d1")).last_state == "new"
+    assert (await store.devices.get_device("d1")).last_state == "new"
 
 
 async def test_a_pass_under_way_when_it_was_abandoned(store: SqlStore) -> None:
     """Its state is retired."""
     running, ids = await begin(store)
-    await store.move_rollout(running, RolloutPhase.ABANDONED, None, entry())
+    await store.policies.move_rollout(running, RolloutPhase.ABANDONED, None, entry())
     await refused("state-retired", Conflict, fare(store, ids["d1"], running, PASSED))
 
 
@@ -239,12 +243,12 @@ async def test_many_refusals_at_once(store: SqlStore) -> None:
 async def test_widen(store: SqlStore) -> None:
     """Only upwards, and only while it runs."""
     running, _ = await begin(store, 0, share=100)
-    await store.widen_rollout(running, 200, entry())
+    await store.policies.widen_rollout(running, 200, entry())
     assert (await newest(store)).share == 200
-    await refused("rollout-changed", Conflict, store.widen_rollout(running, 200, entry()))
-    await store.move_rollout(await newest(store), RolloutPhase.STOPPED, None, entry())
-    await refused("rollout-changed", Conflict, store.widen_rollout(running, 300, entry()))
-    await refused("not-found", NotFound, store.widen_rollout(replace(running, id=99), 300, entry()))
+    await refused("rollout-changed", Conflict, store.policies.widen_rollout(running, 200, entry()))
+    await store.policies.move_rollout(await newest(store), RolloutPhase.STOPPED, None, entry())
+    await refused("rollout-changed", Conflict, store.policies.widen_rollout(running, 300, entry()))
+    await refused("not-found", NotFound, store.policies.widen_rollout(replace(running, id=99), 300, entry()))
 
 
 async def test_resume_forgets_refusals(store: SqlStore) -> None:
@@ -252,7 +256,7 @@ async def test_resume_forgets_refusals(store: SqlStore) -> None:
     running, ids = await begin(store, limit=0)
     await fare(store, ids["d0"], running, PASSED)
     await fare(store, ids["d1"], running, REFUSED)
-    await store.move_rollout(await newest(store), RolloutPhase.RUNNING, None, entry())
+    await store.policies.move_rollout(await newest(store), RolloutPhase.RUNNING, None, entry())
     resumed = await newest(store)
     assert resumed == running
     assert await fared(store, resumed) == {"d0": PASSED}
@@ -264,54 +268,57 @@ async def test_finish(store: SqlStore) -> None:
     """The states lose their limit, what is retired is, and the rollout is over."""
     running, _ = await begin(store)
     ended = entry(actor="operator:bob")
-    await store.move_rollout(running, RolloutPhase.FINISHED, "done", ended)
+    await store.policies.move_rollout(running, RolloutPhase.FINISHED, "done", ended)
     found = await newest(store)
     assert (found.status, found.ended_by, found.why) == (RolloutPhase.FINISHED, "operator:bob", "done")
-    states = {state.label: state for state in (await store.get_policy("policy")).states}
+    states = {state.label: state for state in (await store.policies.get_policy("policy")).states}
     assert states["recorded"].life is Life.RETIRED
     assert states["new"] == NEW
     await refused(
-        "rollout-changed", Conflict, store.move_rollout(running, RolloutPhase.STOPPED, None, entry())
+        "rollout-changed", Conflict, store.policies.move_rollout(running, RolloutPhase.STOPPED, None, entry())
     )
 
 
 async def test_abandon(store: SqlStore) -> None:
     """Its states are retired, and nothing else is."""
     running, _ = await begin(store)
-    await store.move_rollout(running, RolloutPhase.ABANDONED, None, entry())
-    states = {state.label: state for state in (await store.get_policy("policy")).states}
+    await store.policies.move_rollout(running, RolloutPhase.ABANDONED, None, entry())
+    states = {state.label: state for state in (await store.policies.get_policy("policy")).states}
     assert states["recorded"].life is Life.ACTIVE
     assert states["new"] == replace(NEW, life=Life.RETIRED)
 
 
 async def test_change_policy(store: SqlStore) -> None:
     """All of it or nothing."""
-    await store.add_policy(policy(), entry())
+    await store.policies.add_policy(policy(), entry())
     change = PolicyChange((AddedState("new", values("new")),), ("recorded",))
-    await refused("not-found", NotFound, store.change_policy("none", change, [NEW], entry()))
+    await refused("not-found", NotFound, store.policies.change_policy("none", change, [NEW], entry()))
     bad = replace(change, retire=("recorded", "missing"))
-    await refused("not-found", NotFound, store.change_policy("policy", bad, [NEW], entry()))
-    assert await store.get_policy("policy") == policy()
-    await store.change_policy("policy", change, [NEW], entry("policy change"))
-    assert [state.life for state in (await store.get_policy("policy")).states] == [Life.RETIRED, Life.STAGED]
+    await refused("not-found", NotFound, store.policies.change_policy("policy", bad, [NEW], entry()))
+    assert await store.policies.get_policy("policy") == policy()
+    await store.policies.change_policy("policy", change, [NEW], entry("policy change"))
+    assert [state.life for state in (await store.policies.get_policy("policy")).states] == [
+        Life.RETIRED,
+        Life.STAGED,
+    ]
     assert len(await audited(store, "policy change")) == 1
-    await refused("name-taken", Conflict, store.change_policy("policy", change, [NEW], entry()))
+    await refused("name-taken", Conflict, store.policies.change_policy("policy", change, [NEW], entry()))
 
 
 async def test_a_removed_device_is_forgotten(store: SqlStore) -> None:
     """And a policy that goes with its device takes its rollouts along."""
     running, ids = await begin(store)
     await fare(store, ids["d0"], running, PASSED)
-    await store.remove_device("d0", entry())
+    await store.devices.remove_device("d0", entry())
     assert await fared(store, running) == {}
-    await store.add_token(token(), entry())
-    made = await store.enroll(enrollment("pi-b"))
-    await store.start_rollout(rollout(policy="pi-b"), [NEW], entry())
-    own = await store.get_rollout("pi-b")
+    await store.enrollment.add_token(token(), entry())
+    made = await store.enrollment.enroll(enrollment("pi-b"))
+    await store.policies.start_rollout(rollout(policy="pi-b"), [NEW], entry())
+    own = await store.policies.get_rollout("pi-b")
     assert own is not None
     await fare(store, made.id, own, REFUSED)
-    await store.remove_device("pi-b", entry())
-    assert [found.name for found in await store.list_policies()] == ["policy"]
+    await store.devices.remove_device("pi-b", entry())
+    assert [found.name for found in await store.policies.list_policies()] == ["policy"]
 
 
 # --- labels ---------------------------------------------------------------------------------------------------------
@@ -319,22 +326,22 @@ async def test_a_removed_device_is_forgotten(store: SqlStore) -> None:
 
 async def test_labels(store: SqlStore) -> None:
     """Added and removed on all of them or on none, with an audit entry each."""
-    await store.add_policy(policy(), entry())
+    await store.policies.add_policy(policy(), entry())
     for name in ("a", "b"):
-        await store.add_device(device(name), "policy", key(name), entry())
-    await store.label_devices(["a", "b"], ["x", "y"], [], [entry(device=name) for name in ("a", "b")])
-    await store.label_devices(["a"], ["z"], ["x", "not there"], [entry(device="a")])
-    await refused("not-found", NotFound, store.label_devices(["a", "c"], ["no"], [], [entry()]))
-    assert [found.labels for found in await store.list_devices()] == [("y", "z"), ("x", "y")]
+        await store.devices.add_device(device(name), "policy", key(name), entry())
+    await store.devices.label_devices(["a", "b"], ["x", "y"], [], [entry(device=name) for name in ("a", "b")])
+    await store.devices.label_devices(["a"], ["z"], ["x", "not there"], [entry(device="a")])
+    await refused("not-found", NotFound, store.devices.label_devices(["a", "c"], ["no"], [], [entry()]))
+    assert [found.labels for found in await store.devices.list_devices()] == [("y", "z"), ("x", "y")]
     many = [f"l{number}" for number in range(31)]
-    await refused("request-malformed", TangAttestError, store.label_devices(["a"], many, [], []))
-    assert len(await store.list_audit("a")) == 2
+    await refused("request-malformed", TangAttestError, store.devices.label_devices(["a"], many, [], []))
+    assert len(await store.audit.list_audit("a")) == 2
 
 
 async def test_labels_of_a_token(store: SqlStore) -> None:
     """A token keeps them, and a device that is added has its own."""
-    await store.add_token(token(labels=("canary", "site=a")), entry())
-    assert (await store.list_tokens())[0].labels == ("canary", "site=a")
-    await store.add_policy(policy(), entry())
-    made = await store.add_device(replace(device(), labels=("canary",)), "policy", key(), entry())
+    await store.enrollment.add_token(token(labels=("canary", "site=a")), entry())
+    assert (await store.enrollment.list_tokens())[0].labels == ("canary", "site=a")
+    await store.policies.add_policy(policy(), entry())
+    made = await store.devices.add_device(replace(device(), labels=("canary",)), "policy", key(), entry())
     assert made.labels == ("canary",)

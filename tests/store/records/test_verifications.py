@@ -25,8 +25,8 @@ BAD = Suspension(NOW, "server", "refused")
 @pytest_asyncio.fixture
 async def device_id(store: SqlStore) -> int:
     """A device."""
-    await store.add_policy(policy(), entry())
-    return (await store.add_device(device(), "policy", key(), entry())).id
+    await store.policies.add_policy(policy(), entry())
+    return (await store.devices.add_device(device(), "policy", key(), entry())).id
 
 
 @pytest_asyncio.fixture
@@ -59,19 +59,19 @@ async def code(call: Any) -> Any:
 
 async def test_only_changes_make_rows(store: SqlStore, device_id: int) -> None:
     """And the times on the device's row move with each round."""
-    assert await store.verify(ended(device_id, 1)) == RoundEffect(outcome=True, suspended=False)
-    assert await store.verify(ended(device_id, 2)) == RoundEffect(outcome=False, suspended=False)
-    assert await store.verify(ended(device_id, 3, RoundOutcome.REFUSED)) == RoundEffect(
+    assert await store.rounds.record_round(ended(device_id, 1)) == RoundEffect(outcome=True, suspended=False)
+    assert await store.rounds.record_round(ended(device_id, 2)) == RoundEffect(outcome=False, suspended=False)
+    assert await store.rounds.record_round(ended(device_id, 3, RoundOutcome.REFUSED)) == RoundEffect(
         outcome=True, suspended=False
     )
-    assert await store.verify(ended(device_id, 4, RoundOutcome.REFUSED, code="policy-empty")) == RoundEffect(
-        outcome=True, suspended=False
-    )
-    standing = (await store.get_device("pi-b")).standing
+    assert await store.rounds.record_round(
+        ended(device_id, 4, RoundOutcome.REFUSED, code="policy-empty")
+    ) == RoundEffect(outcome=True, suspended=False)
+    standing = (await store.devices.get_device("pi-b")).standing
     assert (standing.outcome, standing.code) == (RoundOutcome.REFUSED, "policy-empty")
     assert standing.answered_at == NOW + timedelta(seconds=4)
     assert standing.verified_at == NOW + timedelta(seconds=2)
-    past = await store.list_verifications("pi-b")
+    past = await store.rounds.list_rounds("pi-b")
     assert [(p.outcome, p.code) for p in past] == [
         (RoundOutcome.REFUSED, "policy-empty"),
         (RoundOutcome.REFUSED, "pcr-mismatch"),
@@ -82,11 +82,11 @@ async def test_only_changes_make_rows(store: SqlStore, device_id: int) -> None:
 async def test_rounds_of_one_batch_follow_each_other(store: SqlStore, device_id: int) -> None:
     """Each sees what the one before it wrote, and an older clock loses."""
     results = await asyncio.gather(
-        *(code(store.verify(ended(device_id, tick))) for tick in (1, 3, 2)),
-        code(store.verify(ended(device_id + 7, 1))),
+        *(code(store.rounds.record_round(ended(device_id, tick))) for tick in (1, 3, 2)),
+        code(store.rounds.record_round(ended(device_id + 7, 1))),
     )
     assert results == [RoundEffect(True, False), RoundEffect(False, False), "clock-backwards", "key-unknown"]
-    assert (await store.get_device("pi-b")).clock == clock(3)
+    assert (await store.devices.get_device("pi-b")).clock == clock(3)
 
 
 async def test_a_round_is_remembered_until_its_nonce_ends(store: SqlStore, device_id: int) -> None:
@@ -101,22 +101,24 @@ async def test_a_round_is_remembered_until_its_nonce_ends(store: SqlStore, devic
         }
         return ended(device_id, ticks, **(shown | fields))
 
-    together = await asyncio.gather(*(code(store.verify(answer(tick))) for tick in (5, 3, 5, 3)))
+    together = await asyncio.gather(*(code(store.rounds.record_round(answer(tick))) for tick in (5, 3, 5, 3)))
     assert together == [RoundEffect(True, False), RoundEffect(False, False), "nonce-used", "nonce-used"]
-    assert await code(store.verify(answer(3))) == "nonce-used"
-    assert await code(store.verify(answer(1, clock=clock(9, 0)))) == "clock-backwards"
-    assert (await store.get_device("pi-b")).clock == clock(5)
-    assert await store.prune(until + timedelta(seconds=1)) == 2
+    assert await code(store.rounds.record_round(answer(3))) == "nonce-used"
+    assert await code(store.rounds.record_round(answer(1, clock=clock(9, 0)))) == "clock-backwards"
+    assert (await store.devices.get_device("pi-b")).clock == clock(5)
+    assert await store.decisions.prune(until + timedelta(seconds=1)) == 2
 
 
 async def test_unreachable_is_written_only_if_nothing_came(store: SqlStore, device_id: int) -> None:
     """Evidence and a sweep at once: the evidence wins, whichever is first."""
     silent = ended(device_id, 9, RoundOutcome.UNREACHABLE, clock=None, code="device-unreachable")
-    await store.verify(ended(device_id, 5))
-    assert await store.verify(replace(silent, silent_since=NOW + timedelta(seconds=4))) is None
-    assert (await store.get_device("pi-b")).standing.outcome is RoundOutcome.VERIFIED
-    assert await store.verify(replace(silent, silent_since=NOW + timedelta(seconds=6))) is not None
-    standing = (await store.get_device("pi-b")).standing
+    await store.rounds.record_round(ended(device_id, 5))
+    assert await store.rounds.record_round(replace(silent, silent_since=NOW + timedelta(seconds=4))) is None
+    assert (await store.devices.get_device("pi-b")).standing.outcome is RoundOutcome.VERIFIED
+    assert (
+        await store.rounds.record_round(replace(silent, silent_since=NOW + timedelta(seconds=6))) is not None
+    )
+    standing = (await store.devices.get_device("pi-b")).standing
     assert standing.outcome is RoundOutcome.UNREACHABLE
     assert standing.answered_at == NOW + timedelta(seconds=5)
 
@@ -133,14 +135,14 @@ async def test_two_replicas_find_one_machine_silent(
         suspend=BAD,
         notify=("hook:page",),
     )
-    one = asyncio.create_task(store.verify(silent))
+    one = asyncio.create_task(store.rounds.record_round(silent))
     await stall.entered()
-    two = asyncio.create_task(other.verify(silent))
+    two = asyncio.create_task(other.rounds.record_round(silent))
     await asyncio.sleep(0.1)
     stall.go()
     assert [await one, await two] == [RoundEffect(True, True), RoundEffect(False, False)]
-    assert len(await store.list_verifications("pi-b")) == 1
-    assert len(await store.take_notifications(10)) == 1
+    assert len(await store.rounds.list_rounds("pi-b")) == 1
+    assert len(await store.rounds.take_notifications(10)) == 1
 
 
 async def test_suspension_meets_an_unlock_under_way(
@@ -148,62 +150,69 @@ async def test_suspension_meets_an_unlock_under_way(
 ) -> None:
     """Y is not given once the suspension is written, although the unlock was appraised before it."""
     monkeypatch.setattr(verifications, "_write_one", stall.around(verifications._write_one))
-    one = asyncio.create_task(store.verify(ended(device_id, 1, RoundOutcome.REFUSED, suspend=BAD)))
+    one = asyncio.create_task(
+        store.rounds.record_round(ended(device_id, 1, RoundOutcome.REFUSED, suspend=BAD))
+    )
     await stall.entered()
-    two = asyncio.create_task(code(other.decide(decision(device_id, "n", 2, met=state()))))
+    two = asyncio.create_task(code(other.decisions.decide(decision(device_id, "n", 2, met=state()))))
     await asyncio.sleep(0.1)
     assert not two.done()
     stall.go()
     await one
     assert await two == "device-suspended"
-    assert (await store.get_device("pi-b")).clock == clock(1)
+    assert (await store.devices.get_device("pi-b")).clock == clock(1)
 
 
 async def test_a_suspended_device_gets_nothing_but_refusals(store: SqlStore, device_id: int) -> None:
     """A permit, an announcement and a learned state all lose; a refusal is written."""
-    await store.suspend_device("pi-b", BAD, entry("device suspend"))
-    assert await code(store.suspend_device("pi-b", BAD, entry("x"))) == "device-suspended"
-    assert await code(store.decide(decision(device_id, "a", 1, met=state()))) == "device-suspended"
+    await store.devices.suspend_device("pi-b", BAD, entry("device suspend"))
+    assert await code(store.devices.suspend_device("pi-b", BAD, entry("x"))) == "device-suspended"
+    assert await code(store.decisions.decide(decision(device_id, "a", 1, met=state()))) == "device-suspended"
     done = entry("announce", verdict="done")
-    assert await code(store.decide(decision(device_id, "b", 2, audit=done))) == "device-suspended"
+    assert await code(store.decisions.decide(decision(device_id, "b", 2, audit=done))) == "device-suspended"
     refused = entry("unlock", verdict="refused", code="device-suspended")
-    assert await code(store.decide(decision(device_id, "c", 3, audit=refused))) is None
-    await store.resume_device("pi-b", entry("device resume"))
-    assert await code(store.resume_device("pi-b", entry("x"))) == "not-suspended"
-    assert await code(store.resume_device("nobody", entry("x"))) == "not-found"
-    assert await code(store.decide(decision(device_id, "d", 4, met=state()))) is None
+    assert await code(store.decisions.decide(decision(device_id, "c", 3, audit=refused))) is None
+    await store.devices.resume_device("pi-b", entry("device resume"))
+    assert await code(store.devices.resume_device("pi-b", entry("x"))) == "not-suspended"
+    assert await code(store.devices.resume_device("nobody", entry("x"))) == "not-found"
+    assert await code(store.decisions.decide(decision(device_id, "d", 4, met=state()))) is None
 
 
 async def test_suspending_once(store: SqlStore, device_id: int) -> None:
     """A machine that fails on is suspended once, and audited once."""
     for tick in (1, 2):
-        await store.verify(ended(device_id, tick, RoundOutcome.REFUSED, suspend=BAD))
-    suspended = [row for _, row in await store.list_audit("pi-b") if row.event == "device suspend"]
+        await store.rounds.record_round(ended(device_id, tick, RoundOutcome.REFUSED, suspend=BAD))
+    suspended = [row for _, row in await store.audit.list_audit("pi-b") if row.event == "device suspend"]
     assert [(row.actor, row.code) for row in suspended] == [("server", "pcr-mismatch")]
 
 
 async def test_a_wish_is_kept_in_the_history(store: SqlStore, device_id: int) -> None:
     """The operator who asked reads the outcome of their round, even if it equals the one before."""
-    await store.verify(ended(device_id, 1))
-    assert await store.wanted() == []
-    await store.want_verification("pi-b", NOW)
-    assert await store.wanted() == ["kid-pi-b"]
-    await store.verify(ended(device_id, 2))
-    assert await store.wanted() == []
-    assert len(await store.list_verifications("pi-b")) == 2
+    await store.rounds.record_round(ended(device_id, 1))
+    assert await store.rounds.list_requested() == []
+    await store.rounds.request_round("pi-b", NOW)
+    assert await store.rounds.list_requested() == ["kid-pi-b"]
+    await store.rounds.record_round(ended(device_id, 2))
+    assert await store.rounds.list_requested() == []
+    assert len(await store.rounds.list_rounds("pi-b")) == 2
 
 
 async def test_notifications_are_told_by_one(store: SqlStore, other: SqlStore, device_id: int) -> None:
     """Two servers look at once; each notification goes to one of them."""
     for tick in range(1, 21):
         outcome = RoundOutcome.REFUSED if tick % 2 else RoundOutcome.VERIFIED
-        await store.verify(ended(device_id, tick, outcome, notify=("hook:a", "webhook:https://b")))
+        await store.rounds.record_round(
+            ended(device_id, tick, outcome, notify=("hook:a", "webhook:https://b"))
+        )
     taken = await asyncio.gather(
-        *(each.take_notifications(7) for each in (store, other, store, other, store, other, store, other))
+        *(
+            each.rounds.take_notifications(7)
+            for each in (store, other, store, other, store, other, store, other)
+        )
     )
     ids = [notification.id for some in taken for notification in some]
     assert len(ids) == len(set(ids))
-    rest = await store.take_notifications(100)
+    rest = await store.rounds.take_notifications(100)
     assert len(ids) + len(rest) == 40
     assert all(set(n.body) >= {"device", "outcome", "code", "suspended"} for n in rest)
 
@@ -211,28 +220,28 @@ async def test_notifications_are_told_by_one(store: SqlStore, other: SqlStore, d
 async def test_conditions(store: SqlStore, device_id: int) -> None:
     """They come with the policy, wherever it is read."""
     conditions = Conditions(watch=Watch(on_refused=("suspend",)), approval=True, stale_after_s=5)
-    await store.set_conditions("policy", conditions, entry())
-    assert (await store.get_policy("policy")).conditions == conditions
-    bound = await store.find_key("kid-pi-b")
+    await store.policies.set_conditions("policy", conditions, entry())
+    assert (await store.policies.get_policy("policy")).conditions == conditions
+    bound = await store.decisions.find_key("kid-pi-b")
     assert bound is not None
     assert bound.policy is not None
     assert bound.policy.conditions == conditions
-    assert [(w.policy, w.conditions) for w in await store.list_watched()] == [("policy", conditions)]
-    await store.set_conditions("policy", Conditions(), entry())
-    assert await store.list_watched() == []
-    assert await code(store.set_conditions("nobody", conditions, entry())) == "not-found"
+    assert [(w.policy, w.conditions) for w in await store.rounds.list_watched()] == [("policy", conditions)]
+    await store.policies.set_conditions("policy", Conditions(), entry())
+    assert await store.rounds.list_watched() == []
+    assert await code(store.policies.set_conditions("nobody", conditions, entry())) == "not-found"
 
 
 async def test_a_recorded_running_policy_goes_with_its_device(store: SqlStore, device_id: int) -> None:
     """Unless another device came to use it."""
-    await store.record_running("pi-b", policy("pi-b-running"), entry())
-    assert (await store.get_device("pi-b")).running_policy == "pi-b-running"
-    assert await code(store.record_running("pi-b", policy("pi-b-running"), entry())) == "name-taken"
-    await store.add_device(device("pi-c"), "policy", key("kid-pi-c"), entry())
-    await store.set_running_policy("pi-c", "pi-b-running", entry())
-    assert await code(store.set_running_policy("pi-c", "nothing", entry())) == "not-found"
-    await store.verify(ended(device_id, 1))
-    await store.remove_device("pi-b", entry())
-    assert (await store.get_policy("pi-b-running")).name == "pi-b-running"
-    assert len(await store.list_verifications("pi-b")) == 1
-    await store.set_running_policy("pi-c", None, entry())
+    await store.rounds.record_running("pi-b", policy("pi-b-running"), entry())
+    assert (await store.devices.get_device("pi-b")).running_policy == "pi-b-running"
+    assert await code(store.rounds.record_running("pi-b", policy("pi-b-running"), entry())) == "name-taken"
+    await store.devices.add_device(device("pi-c"), "policy", key("kid-pi-c"), entry())
+    await store.devices.set_running_policy("pi-c", "pi-b-running", entry())
+    assert await code(store.devices.set_running_policy("pi-c", "nothing", entry())) == "not-found"
+    await store.rounds.record_round(ended(device_id, 1))
+    await store.devices.remove_device("pi-b", entry())
+    assert (await store.policies.get_policy("pi-b-running")).name == "pi-b-running"
+    assert len(await store.rounds.list_rounds("pi-b")) == 1
+    await store.devices.set_running_policy("pi-c", None, entry())

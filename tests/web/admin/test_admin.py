@@ -276,7 +276,9 @@ async def test_a_staged_image_boots(server: Server, attester: Attester) -> None:
     staged = await client.stage("image-42", coming, "pi-b")
     assert (staged.status, staged.body["life"], staged.body["origin"]) == (201, "staged", "imported")
     assert (await server.unlock(attester, kid)).status == 200
-    ((_, entry),) = [row for row in await server.store.list_audit() if row[1].event == "policy state add"]
+    ((_, entry),) = [
+        row for row in await server.store.audit.list_audit() if row[1].event == "policy state add"
+    ]
     assert (entry.actor, entry.address, entry.verdict) == ("token:ci", "127.0.0.1", "done")
     assert entry.request_id is not None
     assert entry.details["label"] == "image-42"
@@ -285,7 +287,7 @@ async def test_a_staged_image_boots(server: Server, attester: Attester) -> None:
 async def test_pipelines_retry(server: Server, admin: Admin) -> None:
     """The same again, or under another label: 200 with the state that is there, and nothing changes."""
     made = await admin.stage("image", values("a"))
-    before = await server.store.list_audit()
+    before = await server.store.audit.list_audit()
     for label in ("image", "image again"):
         again = await admin.stage(label, values("a"))
         assert (again.status, again.body) == (200, made.body)
@@ -293,14 +295,14 @@ async def test_pipelines_retry(server: Server, admin: Admin) -> None:
         "/policies/web/states?label=image", data=pcrread(values("a")), headers={"Content-Type": "text/plain"}
     )
     assert (text.status, text.body) == (200, made.body)
-    assert await server.store.list_audit() == before
+    assert await server.store.audit.list_audit() == before
 
 
 async def test_twice_at_once(server: Server, admin: Admin) -> None:
     """One is new, the others are told so."""
     answers = await asyncio.gather(*(admin.stage("image", values("a")) for _ in range(8)))
     assert sorted(answer.status for answer in answers) == [200] * 7 + [201]
-    assert len((await server.store.get_policy("web")).states) == 1
+    assert len((await server.store.policies.get_policy("web")).states) == 1
 
 
 async def test_another_image_under_the_same_label(admin: Admin) -> None:
@@ -434,8 +436,8 @@ async def test_wrong_json(admin: Admin, body: Any, code: str, detail: str) -> No
 
 async def unchanged(admin: Admin) -> None:
     """The policy has no state, and nobody changed anything."""
-    assert (await admin.server.store.get_policy("web")).states == ()
-    assert not any(entry.actor == "token:ci" for _, entry in await admin.server.store.list_audit())
+    assert (await admin.server.store.policies.get_policy("web")).states == ()
+    assert not any(entry.actor == "token:ci" for _, entry in await admin.server.store.audit.list_audit())
 
 
 async def test_a_label_is_given_once(admin: Admin) -> None:
@@ -503,7 +505,7 @@ async def test_no_body_where_none_belongs(admin: Admin) -> None:
     await admin.stage("image", values("a"))
     answer = await admin.post("/policies/web/states/image/retire", {"force": True})
     assert (answer.status, answer.code) == (400, "request-malformed")
-    assert (await admin.server.store.get_policy("web")).states[0].life is Life.STAGED
+    assert (await admin.server.store.policies.get_policy("web")).states[0].life is Life.STAGED
 
 
 # --- approving ------------------------------------------------------------------------------------------------------
@@ -528,7 +530,7 @@ async def test_approving_an_observation(server: Server, attester: Attester) -> N
     assert state["expires_at"] == "2026-01-01T12:10:00Z"
     assert (await server.unlock(attester, kid)).status == 200
     assert (await server.unlock(attester, kid)).status == 403
-    (entry,) = [row for _, row in await server.store.list_audit() if row.event == "policy state add"]
+    (entry,) = [row for _, row in await server.store.audit.list_audit() if row.event == "policy state add"]
     assert (entry.actor, entry.device, entry.address) == ("token:ci", "pi-b", "127.0.0.1")
 
 
@@ -550,7 +552,7 @@ async def test_approvals_that_are_refused(server: Server, admin: Admin, attester
         answer = await admin.post(f"/devices/{device}/approve", body)
         assert (answer.status, answer.code) == (status, code)
     assert (await server.unlock(attester, kid)).status == 403
-    assert not any(entry.actor == "token:ci" for _, entry in await server.store.list_audit())
+    assert not any(entry.actor == "token:ci" for _, entry in await server.store.audit.list_audit())
 
 
 async def test_a_states_life(server: Server, admin: Admin) -> None:
@@ -559,7 +561,7 @@ async def test_a_states_life(server: Server, admin: Admin) -> None:
     announced = ReferenceState(
         label, values("a"), "predicted", Life.PROPOSED, StateLimits(), None, "device:pi-b"
     )
-    await server.store.add_state("web", announced, _entry(server))
+    await server.store.policies.add_state("web", announced, _entry(server))
     (waiting,) = (await admin.get("/staged")).body["states"]
     assert (waiting["policy"], waiting["label"], waiting["life"]) == ("web", label, "proposed")
     for deed, life in (("approve", "staged"), ("retire", "retired"), ("restore", "active")):
@@ -568,7 +570,7 @@ async def test_a_states_life(server: Server, admin: Admin) -> None:
         again = await admin.move(label, deed)
         assert (again.status, again.code) == (409, "state-changed")
     assert (await admin.get("/staged")).body["states"] == []
-    events = [entry.event for _, entry in await server.store.list_audit() if entry.actor == "token:ci"]
+    events = [entry.event for _, entry in await server.store.audit.list_audit() if entry.actor == "token:ci"]
     assert events == ["policy state restore", "policy state retire", "policy state approve"]
     for deed in ("approve", "retire", "restore"):
         assert (await admin.move("none", deed)).status == 404
@@ -579,7 +581,7 @@ async def test_a_state_in_use_is_not_retired(server: Server, admin: Admin, attes
     """That would lock machines out; a person at the server can force it, a token cannot."""
     kid = await server.enroll(attester)
     assert (await server.unlock(attester, kid)).status == 200
-    (state,) = (await server.store.get_policy("pi-b")).states
+    (state,) = (await server.store.policies.get_policy("pi-b")).states
     answer = await admin.move(state.label, "retire", "pi-b")
     assert (answer.status, answer.code) == (409, "state-in-use")
 
@@ -642,7 +644,7 @@ async def test_making_and_revoking_is_audited(server: Server, admin: Admin) -> N
     """The names and scopes; never the token."""
     await server.admin_tokens.revoke("ci")
     made, revoked = [
-        entry for _, entry in reversed(await server.store.list_audit()) if "admin-token" in entry.event
+        entry for _, entry in reversed(await server.store.audit.list_audit()) if "admin-token" in entry.event
     ]
     assert (made.event, made.actor, made.details["scopes"]) == (
         "admin-token create",
@@ -669,7 +671,7 @@ async def test_tokens_that_are_not_made(
     with pytest.raises(TangAttestError) as refused:
         await server.admin_tokens.create(name, scopes, policies, timedelta(days=1))
     assert refused.value.code == code
-    assert await server.store.list_admin_tokens() == []
+    assert await server.store.admin_tokens.list_admin_tokens() == []
 
 
 async def test_a_defect_tells_nothing(admin: Admin, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -683,6 +685,6 @@ async def test_a_defect_tells_nothing(admin: Admin, monkeypatch: pytest.MonkeyPa
 async def test_no_database(server: Server, admin: Admin, monkeypatch: pytest.MonkeyPatch) -> None:
     """503: whether the token is valid cannot be said, so nothing is."""
     away = mock.AsyncMock(side_effect=Unavailable("unavailable", "The database is away."))
-    monkeypatch.setattr(server.store, "find_admin_token", away)
+    monkeypatch.setattr(server.store.admin_tokens, "find_admin_token", away)
     answer = await admin.get("/devices")
     assert (answer.status, answer.code) == (503, "unavailable")

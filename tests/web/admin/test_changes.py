@@ -45,28 +45,28 @@ async def fleet(server: Server, *names: str) -> dict[str, tuple[Attester, str]]:
 
 async def actors(server: Server) -> set[tuple[str, str]]:
     """Acts of tokens, and their policies."""
-    rows = [entry for _, entry in await server.store.list_audit(limit=1000)]
+    rows = [entry for _, entry in await server.store.audit.list_audit(limit=1000)]
     return {(row.event, str(row.details["policy"])) for row in rows if row.actor.startswith("token:")}
 
 
 async def test_a_dry_run_changes_nothing(server: Server) -> None:
     """It says who would be refused; the scope ``stage`` is enough."""
     await fleet(server, "pi-a", "pi-b")
-    (state,) = (await server.store.get_policy("pi-a")).states
+    (state,) = (await server.store.policies.get_policy("pi-a")).states
     client = await holder(server, Scope.STAGE, policies=("pi-a",))
     change = {"add": [{"label": "new", "values": hexadecimal(values("a"))}], "retire": [state.label]}
     result = await client.post("/policies/pi-a/dry-run", change)
     assert (result.status, result.body["devices"], result.body["would_refuse"]) == (200, 2, 2)
     (group,) = result.body["refused"]
     assert (group["code"], group["devices"]) == ("state-retired", ["pi-a", "pi-b"])
-    assert (await server.store.get_policy("pi-a")).states == (state,)
+    assert (await server.store.policies.get_policy("pi-a")).states == (state,)
     assert await actors(server) == set()
 
 
 async def test_a_change_for_everybody(server: Server, admin: Admin) -> None:
     """One that would refuse a machine needs a person; one that does not is made, and audited."""
     await fleet(server, "pi-a")
-    (state,) = (await server.store.get_policy("pi-a")).states
+    (state,) = (await server.store.policies.get_policy("pi-a")).states
     refused = await admin.post("/policies/pi-a/apply", {"retire": [state.label]})
     assert (refused.status, refused.code) == (409, "would-refuse")
     assert await actors(server) == set()
@@ -201,7 +201,7 @@ async def test_wrong_changes(
     await make_policy(server)
     answer = await admin.post(f"/policies/web/{path}", body)
     assert (answer.status, answer.code) == (status, code), answer
-    assert (await server.store.get_policy("web")).states == ()
+    assert (await server.store.policies.get_policy("web")).states == ()
     assert await actors(server) == set()
 
 
@@ -249,7 +249,7 @@ async def logged(server: Server) -> str:
     attester.boot("secure-boot")
     kid = await server.enroll(attester, "pi-a", selection=Selection.parse("sha256:4,8"))
     await server.unlock(attester, kid)
-    (recorded,) = (await server.store.get_policy("pi-a")).states
+    (recorded,) = (await server.store.policies.get_policy("pi-a")).states
     assert recorded.values[8] == attester.pcrs["sha256"][8]
     every = await holder(server, name="reader")
     shown = await every.post("/policies/pi-a/dry-run", {"rules": NOT_THIS})

@@ -49,7 +49,7 @@ async def server(tmp_path: Path, ca: ClientCa) -> AsyncIterator[Server]:
 
 async def traces(server: Server) -> list[str]:
     """Traces of any request."""
-    return [row.event for _, row in await server.store.list_audit(limit=1000)]
+    return [row.event for _, row in await server.store.audit.list_audit(limit=1000)]
 
 
 async def test_a_certificate_replaces_no_quote(server: Server) -> None:

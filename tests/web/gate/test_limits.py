@@ -199,7 +199,7 @@ async def test_an_address_that_asks_too_often(tmp_path: Path, exchanges: list[Po
         attester = Attester()
         kid = await server.enroll(attester)
         exchanges.clear()
-        before = len(await server.store.list_audit(limit=1000))
+        before = len(await server.store.audit.list_audit(limit=1000))
         statuses = [(await ask(server, f"/rec/{'A' * 43}"))[0] for _ in range(ADDRESS_BURST_S + 3)]
         assert statuses == [404] * ADDRESS_BURST_S + [429] * 3
         _, problem, headers = await ask(server, "/attest/enroll", {})
@@ -207,7 +207,7 @@ async def test_an_address_that_asks_too_often(tmp_path: Path, exchanges: list[Po
         assert problem["action"].startswith("Ask again after the seconds")
         assert int(headers["Retry-After"]) >= 1
         assert server.limiter.refused == {"address": 4}
-        assert len(await server.store.list_audit(limit=1000)) == before
+        assert len(await server.store.audit.list_audit(limit=1000)) == before
         assert exchanges == []
         assert (await server.unlock(attester, kid)).status == 200
 
@@ -240,14 +240,14 @@ async def test_too_much_work(tmp_path: Path, exchanges: list[Point]) -> None:
         assert (await server.unlock(attester, kid)).status == 200
 
 
-@pytest.mark.parametrize("queue", ["_finds", "_writes"])
+@pytest.mark.parametrize("queue", ["finds", "_writes"])
 async def test_a_full_queue(tmp_path: Path, exchanges: list[Point], queue: str) -> None:
     """Evidence that is good is answered 503 when there is no room to write it down, and nothing is released."""
     async with started(tmp_path) as server:
         attester = Attester()
         kid = await server.enroll(attester)
         challenge = await server.challenge(kid)
-        getattr(server.store, queue)._queue_limit = 0
+        getattr(server.store.decisions, queue)._queue_limit = 0
         answer = await server.unlock(attester, kid, challenge=challenge)
         assert (answer.status, answer.code) == (503, "unavailable")
         assert exchanges == []

@@ -1,4 +1,4 @@
-"""Nonces for devices that are enrolled, and the evidence that a quote over one of them has to be newer than.
+"""Challenges: nonces, and the evidence that a quote over one of them has to be newer than.
 
 Rules of this module:
 
@@ -26,7 +26,7 @@ from tang_attest.protocol.challenge import (
     read_mark,
 )
 from tang_attest.protocol.enrollment import EnrolledDevice
-from tang_attest.protocol.tpm import AttestationKey, ClockInfo
+from tang_attest.protocol.tpm import AttestationKey
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,21 +53,33 @@ class Fresh:
         return EnrolledDevice(device.name, key, device.clock if self.mark is None else self.mark.clock)
 
 
-class Nonces:
-    """Makes and checks nonces for one *purpose*; *subject* is what one is good for, such as a ``kid``."""
+@dataclass(frozen=True, slots=True)
+class Challenges:
+    """The means to make and check nonces: time, randomness, the key of their HMAC, and their life in seconds.
 
-    def __init__(self, purpose: Purpose, clock: Clock, random: Randomness, key: bytes, ttl_s: int) -> None:
-        self._purpose, self._clock, self._random, self._key = purpose, clock, random, key
-        self.ttl_s = ttl_s
+    A *subject* is the text that a nonce is good for, such as a ``kid``.
+    """
 
-    def make(self, subject: str, newest: ClockInfo | None) -> str:
-        """A nonce; *newest* is the clock of the device's newest evidence, read from the store after it was asked."""
-        now_ms = milliseconds(self._clock.now())
-        return make_nonce(self._key, self._purpose, subject, now_ms, self._random.bytes(16), Mark(newest))
+    clock: Clock
+    random: Randomness
+    key: bytes
+    ttl_s: int
 
-    def check(self, subject: str, nonce: str, now: datetime) -> Fresh:
-        """What *nonce* says.  Raises ``nonce-invalid``, ``nonce-expired``.  Not checked: whether it was used before."""
-        expires_at = instant(
-            check_nonce(self._key, self._purpose, subject, milliseconds(now), self.ttl_s, nonce)
-        )
-        return Fresh(expires_at - timedelta(seconds=self.ttl_s), expires_at, read_mark(self._key, nonce))
+    def now(self) -> datetime:
+        """Return the time, aware, UTC."""
+        return self.clock.now()
+
+    def make(self, purpose: Purpose, subject: str, mark: Mark | None = None) -> str:
+        """Return a nonce; *mark* has the clock of the device's newest evidence, read from the store after it was asked."""
+        return make_nonce(self.key, purpose, subject, milliseconds(self.now()), self.random.bytes(16), mark)
+
+    def check(
+        self, purpose: Purpose, subject: str, nonce: str, now: datetime, ttl_s: int | None = None
+    ) -> Fresh:
+        """Return the contents of *nonce*, which lives for *ttl_s* seconds (by default, those of the challenges).
+
+        Raises ``nonce-invalid``, ``nonce-expired``.  Not checked: use of the nonce before.
+        """
+        life_s = self.ttl_s if ttl_s is None else ttl_s
+        expires_at = instant(check_nonce(self.key, purpose, subject, milliseconds(now), life_s, nonce))
+        return Fresh(expires_at - timedelta(seconds=life_s), expires_at, read_mark(self.key, nonce))

@@ -1,0 +1,45 @@
+"""Enrollment tokens, trust anchors, and enrollments."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from tang_attest.ports.audit import AuditEntry
+from tang_attest.ports.enrollment import EkRoot, Enrollment, EnrollmentStore, Token
+from tang_attest.ports.machines import Device
+from tang_attest.store.records import (
+    roots,
+    tokens,
+)
+from tang_attest.store.roles.role import Role
+
+
+class SqlEnrollment(Role, EnrollmentStore):
+    """:class:`~tang_attest.ports.enrollment.EnrollmentStore` over SQLAlchemy Core."""
+
+    async def find_token(self, digest: bytes) -> Token | None:
+        return await self._database.read(lambda connection: tokens.find(connection, digest))
+
+    async def enroll(self, enrollment: Enrollment) -> Device:
+        return await self._database.write(lambda connection: tokens.enroll(connection, enrollment))
+
+    async def add_token(self, token: Token, audit: AuditEntry) -> None:
+        await self._change(lambda connection: tokens.add(connection, token), audit)
+
+    async def list_tokens(self) -> Sequence[Token]:
+        return await self._database.read(tokens.load)
+
+    async def revoke_token(self, digest: bytes, audit: AuditEntry) -> None:
+        await self._change(lambda connection: tokens.revoke(connection, digest, audit.at), audit)
+
+    async def add_ek_root(self, root: EkRoot, audit: AuditEntry) -> None:
+        await self._change(lambda connection: roots.add(connection, root), audit)
+
+    async def find_ek_roots(self, subject: bytes, fingerprint: str) -> Sequence[EkRoot]:
+        return await self._database.read(lambda connection: roots.find(connection, subject, fingerprint))
+
+    async def list_ek_roots(self) -> Sequence[EkRoot]:
+        return await self._database.read(roots.load)
+
+    async def remove_ek_root(self, fingerprint: str, audit: AuditEntry) -> None:
+        await self._change(lambda connection: roots.remove(connection, fingerprint), audit)
