@@ -81,7 +81,7 @@ def test_verify(vms: tuple[Swtpm, Swtpm]) -> None:
     assert out.startswith("FAILURE: instance vm1 unreachable: the TPM at swtpm:host=127.0.0.1,port=")
     assert "(tpm-unreachable)" in out
     history = run("device", "history", "vm1")[0]
-    assert [line.split()[2] for line in history.splitlines()[1:]] == ["unreachable", "refused", "verified"]
+    assert [line.split()[3] for line in history.splitlines()[1:]] == ["unreachable", "refused", "verified"]
     assert run("device", "verify")[2] == 2
 
 

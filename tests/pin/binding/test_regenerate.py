@@ -94,6 +94,29 @@ def test_killed_at_any_change(machine: Machine, attest: dict[str, Any], kind: st
     assert machine.leftovers() == []
 
 
+@pytest.mark.parametrize(
+    ("answer", "code", "said"),
+    [
+        (b"", 1, "nobody answered, so nothing was changed; use -q where nobody can be asked"),
+        (b"what?\n", 1, "nobody answered, so nothing was changed"),
+        (b"n\n", 0, "nothing was changed"),
+        (b"maybe\ny\n", 0, "the binding was regenerated"),
+    ],
+)
+def test_the_question_has_to_be_answered(
+    machine: Machine, attest: dict[str, Any], answer: bytes, code: int, said: str
+) -> None:
+    """Without -q; no answer is a failure that changes nothing, not a success that does nothing."""
+    disk = Disk(machine, "luks2")
+    disk.bind("attest", attest)
+    before = disk.passphrase(1)
+    done = machine.run(PIN / "clevis-luks-attest-regen", "-d", disk.path, "-s", "1", stdin=answer)
+    assert done.returncode == code, done.stderr
+    assert said in done.stderr.decode()
+    assert done.stderr.count(b"Do you want to proceed?") == max(1, answer.count(b"\n") + (code == 1))
+    assert (disk.passphrase(1) == before) == (said != "the binding was regenerated")
+
+
 def test_what_does_not_open_replaces_nothing(
     machine: Machine, attest: dict[str, Any], server: Server, name: str
 ) -> None:
