@@ -161,7 +161,7 @@ class Reason:
 
     @property
     def action(self) -> str:
-        """What the person who reads this should do, one sentence."""
+        """Action for the person who reads this, one sentence."""
         return ACTIONS[self.code]
 
     def as_json(self) -> dict[str, object]:
@@ -210,7 +210,7 @@ class Refused(TangAttestError):
 
 
 class NotFound(TangAttestError):
-    """What was named does not exist."""
+    """The named thing does not exist."""
 
 
 class Conflict(TangAttestError):

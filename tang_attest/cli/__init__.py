@@ -107,7 +107,7 @@ def group(
 def main() -> None:
     """Run the command; every error a person can act on ends here as two lines on stderr and exit code 1."""
     try:
-        # What ctx.exit() was given inside of a command; None when the command just returned.
+        # Exit code given to ctx.exit() inside of a command; None when the command just returned.
         exit_code = group(prog_name="tang-attest", standalone_mode=False)
         # Now, while it can still be caught: at its end Python could only complain about a reader that left.
         sys.stdout.flush()
@@ -124,7 +124,7 @@ def main() -> None:
         click.echo("tang-attest: interrupted", err=True)
         sys.exit(130)
     except BrokenPipeError:
-        # What is left in the buffer goes nowhere, instead of failing again at the end.
+        # Drop the rest of the buffer, instead of failing again at the end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except OSError as error:

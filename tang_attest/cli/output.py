@@ -1,4 +1,4 @@
-"""How the command line speaks.
+"""Output of the command line.
 
 Rules: a message has the program's name in front, is lower case and has no full stop; what to do about an error
 is on a line of its own that starts with ``hint:``.  Data goes to stdout, everything else to stderr.  A listing is
@@ -42,7 +42,7 @@ def say(message: str) -> None:
 
 
 def hint(message: str) -> None:
-    """What to do next, on stderr."""
+    """Print the next step on stderr."""
     click.echo(f"hint: {printable(message)}", err=True)
 
 

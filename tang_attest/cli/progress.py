@@ -1,4 +1,4 @@
-"""What a command says while it works for longer than two seconds."""
+"""Progress of a command that works for longer than two seconds."""
 
 from __future__ import annotations
 

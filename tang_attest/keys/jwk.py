@@ -27,7 +27,7 @@ _OIDS: Final = {
     "P-521": bytes.fromhex("06052b81040023"),
 }
 
-#: What ``jose jwk gen`` makes of an algorithm: the curve and the operations.
+#: Key that ``jose jwk gen`` makes for an algorithm: the curve and the operations.
 _GENERATED: Final[Mapping[str, tuple[str, tuple[str, ...]]]] = {
     "ES256": ("P-256", ("sign", "verify")),
     "ES384": ("P-384", ("sign", "verify")),

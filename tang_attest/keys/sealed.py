@@ -85,7 +85,7 @@ class EncryptedKeys:
             await run_in_tpm(opened.place, opened.load if load else opened.check)
 
     def is_in_tpm(self, key: EncryptedKey) -> bool:
-        """What the header says, which is authentic only once the key is opened."""
+        """Read the header, which is authentic only once the key is opened."""
         try:
             header = json.loads(unb64u(key.sealed.split(".", maxsplit=1)[0]))
         except (ValueError, RecursionError):

@@ -173,7 +173,7 @@ class TpmExchangeKey:
 
     @property
     def place(self) -> ServerTpm:
-        """Where it is multiplied."""
+        """Executor in which it multiplies."""
         return self._tpm
 
     def check(self) -> None:

@@ -95,7 +95,7 @@ class TangDirectory:
         return tuple(sorted(entries))
 
     def _read_files(self, entries: tuple[_Entry, ...]) -> dict[str, Any]:
-        """What is JSON, by file name; the rest is passed over, as tangd does."""
+        """Return the JSON files by name; others are passed over, as tangd does."""
         files = {}
         for name, *_ in entries:
             try:
@@ -156,7 +156,7 @@ def _as_key_set(files: Mapping[str, Any]) -> KeySet:
 
 
 def _is_young(entries: tuple[_Entry, ...], started: int) -> bool:
-    """Whether a file may have changed after it was read without looking different."""
+    """Return True if a file may have changed after it was read without a visible difference."""
     # A time in the future comes from a clock that was set back; it must not make us read at each request.
     return any(0 <= started - ctime < _YOUNG_NS for *_, ctime in entries)
 

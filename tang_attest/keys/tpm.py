@@ -48,7 +48,7 @@ _OWN: Final = (
     | TPMA_OBJECT.NODA
     | TPMA_OBJECT.DECRYPT
 )
-#: Where the TCG TPM v2.0 Provisioning Guidance, section 7.5.1, puts the storage root key.
+#: Handle of the storage root key (TCG TPM v2.0 Provisioning Guidance, section 7.5.1).
 _STORAGE_HANDLE: Final = 0x81000001
 _STORAGE_TEMPLATE: Final = TPM2B_PUBLIC.parse(
     "ecc256:aes128cfb", nameAlg=TPM2_ALG.SHA256, objectAttributes=_OWN | TPMA_OBJECT.RESTRICTED
@@ -94,7 +94,7 @@ class WrappedKey:
 
     @classmethod
     def decode(cls, data: bytes) -> WrappedKey:
-        """What :meth:`encode` wrote.  Raises :class:`ValueError`.  Not checked: what the structures hold."""
+        """Rebuild a key from the output of :meth:`encode`.  Raises :class:`ValueError`.  Not checked: the structures' contents."""
         parts = []
         for _ in range(4):
             end = 2 + int.from_bytes(data[:2], "big")
@@ -154,7 +154,7 @@ class Tpm:
         self._esapi.close()
 
     def probe(self) -> None:
-        """Whether the storage key still is where it was: not after the TPM was reset, cleared or replaced."""
+        """Return True if the storage key still is at its handle: not after the TPM was reset, cleared or replaced."""
         with _failures():
             _, name, _ = self._esapi.read_public(self._storage)
         if bytes(name.name) != self.parent:

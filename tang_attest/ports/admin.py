@@ -12,7 +12,7 @@ from tang_attest.ports.audit import AuditEntry
 
 
 class Scope(StrEnum):
-    """What an admin token may be good for."""
+    """Scope of an admin token."""
 
     READ = "read"  # see devices, policies, observations, the audit record
     STAGE = "stage"  # add values that no machine has shown yet

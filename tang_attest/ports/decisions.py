@@ -21,7 +21,7 @@ from tang_attest.protocol.values.pcr import PcrValues, Selection
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """What a machine quoted: the values of *selection*, and the event log it sent (or nothing)."""
+    """Quoted values of *selection*, and the machine's event log (or nothing)."""
 
     selection: Selection
     values: PcrValues
@@ -30,7 +30,7 @@ class Snapshot:
 
 @dataclass(frozen=True, slots=True)
 class NewEvidence:
-    """What an initrd quoted, whether the policy permitted it, and the grade of its measurements."""
+    """Evidence of an initrd, the policy's verdict on it, and the grade of its measurements."""
 
     snapshot: Snapshot
     permitted: bool
@@ -61,7 +61,7 @@ class BoundKey:
 
 @dataclass(frozen=True, slots=True)
 class RolloutResult:
-    """How one device fared under a rollout: ``about`` is the state that permitted, or the code of the refusal."""
+    """Outcome of one device under a rollout: ``about`` is the state that permitted, or the code of the refusal."""
 
     rollout: Rollout
     outcome: RolloutOutcome

@@ -56,7 +56,7 @@ class KeyStore(Protocol):
         """Raise ``server-tpm-unavailable`` when the server uses a TPM and that does not answer."""
 
     def is_in_tpm(self, key: EncryptedKey) -> bool:
-        """Whether only a TPM can use *key*; told without opening it."""
+        """Return True if only a TPM can use *key*, without opening it."""
 
     def open_exchange(self, key: EncryptedKey) -> Multiplier:
         """The exchange key, ready for use.

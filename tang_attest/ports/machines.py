@@ -25,7 +25,7 @@ class Learning:
 
 @dataclass(frozen=True, slots=True)
 class Suspension:
-    """Why a device's exchange keys answer nobody; ``by`` is an audit actor."""
+    """Reason that a device's exchange keys answer nobody; ``by`` is an audit actor."""
 
     at: datetime
     by: str
@@ -34,7 +34,7 @@ class Suspension:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VerificationStatus:
-    """How the verification of a running machine stands.
+    """Status of the verification of a running machine.
 
     ``since`` is when ``outcome`` and ``code`` became what they are, ``answered_at`` when the running system last gave
     authentic evidence, ``verified_at`` when evidence was last good (a permitted unlock is), ``wanted_at`` when an

@@ -30,7 +30,7 @@ class Observation:
 
 @dataclass(frozen=True, slots=True)
 class LastEvidence:
-    """What a device last quoted in its initrd."""
+    """Last evidence of a device's initrd."""
 
     device: str
     at: datetime
@@ -50,7 +50,7 @@ class RolloutDevice:
 
 @dataclass(frozen=True, slots=True)
 class ImaRequirement:
-    """What :meth:`tang_attest.protocol.ima.Requirement.as_json` made, and its digest."""
+    """Output of :meth:`tang_attest.protocol.ima.Requirement.as_json`, and its digest."""
 
     digest: str
     document: Mapping[str, object]

@@ -18,7 +18,7 @@ from tang_attest.protocol.verification import RoundOutcome
 
 @dataclass(frozen=True, slots=True)
 class PastRound:
-    """How a round of verification ended; of rounds that end alike only the first is kept, and those asked for."""
+    """Outcome of a past round; of rounds with equal outcomes only the first is kept, and those asked for."""
 
     device: str
     at: datetime
@@ -73,7 +73,7 @@ class Notification:
 
 @dataclass(frozen=True, slots=True)
 class RoundEffect:
-    """What a :class:`RoundRecord` changed: the outcome or its code, and whether the device was suspended now."""
+    """Effect of a :class:`RoundRecord`: the outcome or its code, and whether the device was suspended now."""
 
     outcome: bool
     suspended: bool

@@ -44,7 +44,7 @@ def run_worker(settings: Settings, world: World, listeners: Listeners, place: Wo
     """Answer on *listeners* until a signal, or until the supervisor is gone."""
     import uvloop
 
-    # What is there now stays: no collection has to look at it again, and workers go on sharing its memory.
+    # Objects made so far stay: no collection has to look at them again, and workers go on sharing their memory.
     gc.freeze()
     uvloop.run(_serve(settings, world, listeners, place))
 

@@ -1,4 +1,4 @@
-"""What an appraisal writes: nonce, clock, audit, and perhaps an observation, a learned state, or new evidence.
+"""Write the results of an appraisal: nonce, clock, audit, and perhaps an observation, a learned state, or new evidence.
 
 Rules of this module:
 
@@ -114,7 +114,7 @@ class _Batch:
         return {"device_id": device_id, **new, f"new_{authentic.SEAL}": seal}
 
     def _obstacle(self, decision: Decision) -> TangAttestError | None:
-        """What changed since the evidence was appraised, and is against it."""
+        """Return the change since the appraisal that refuses the evidence."""
         row = self._devices.get(decision.device_id)
         if row is None:
             return NotFound("key-unknown", "The device was removed while its evidence was appraised.")
@@ -187,7 +187,7 @@ def is_step_back(stored: ClockInfo | None, new: ClockInfo, *, behind_ms: int) ->
 
 
 def moves_forward(stored: ClockInfo | None, new: ClockInfo) -> bool:
-    """Whether *new* is later than *stored*, the clock of the newest evidence.
+    """Return True if *new* is later than *stored*, the clock of the newest evidence.
 
     Clock and counters of one TPM only move forward (TPM 2.0 part 1, section 36).
     """

@@ -29,7 +29,7 @@ _policy = tables.policy
 _rollout = tables.rollout
 _state = tables.reference_state
 
-#: What a decision may change of its device's row.
+#: Columns of its device's row that a decision may change.
 MOVED: Final = (
     "clock",
     "reset_count",

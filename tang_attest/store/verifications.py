@@ -1,4 +1,4 @@
-"""How rounds of verification end: the newest end on the device's row, and each change in a table that is only appended to.
+"""Outcomes of rounds: the newest on the device's row, and each change in an append-only table.
 
 Rules of this module:
 

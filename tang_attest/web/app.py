@@ -42,7 +42,7 @@ _KeyHandler = Callable[[web.Request, Caller, str], Awaitable[web.StreamResponse]
 
 @dataclass(frozen=True, slots=True)
 class Site:
-    """What is served.
+    """Parts of the site.
 
     ``attest`` are the attested routes, or ``None`` for a mere tangd; ``admin`` the admin API, if it is on here;
     ``advertised`` the keys that ``/adv`` shows;

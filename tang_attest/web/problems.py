@@ -15,9 +15,9 @@ from tang_attest.protocol.challenge import Challenge
 from tang_attest.protocol.policy import differing_pcrs
 from tang_attest.protocol.quote import MAX_EVENT_LOG
 
-#: Where a response carries its problem's code, for the log line.
+#: Key of a response under which its problem's code is, for the log line.
 CODE: Final = web.ResponseKey("code", str)
-#: Where a request carries what it asked for, in a word, for the metrics.
+#: Key of a request under which its route's name is, for the metrics.
 ROUTE: Final = web.RequestKey("route", str)
 
 _STATUS_BY_CODE: Final[Mapping[str, int]] = {

@@ -22,7 +22,7 @@ _PATIENCE_S: Final = 5
 _LINGER_S: Final = 2
 #: Seconds between two looks for connections whose time is over.
 _SWEEP_S: Final = 1
-#: What is read of a connection before anybody asks for it.
+#: Bytes read of a connection ahead of a request for them.
 _READ_AHEAD: Final = 16 * 1024
 
 

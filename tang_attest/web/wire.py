@@ -1,4 +1,4 @@
-"""What comes in over the wire: strict models, one for each body of docs/protocol.md."""
+"""Wire models of requests: strict, one for each body of docs/protocol.md."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ B64u = Annotated[bytes, BeforeValidator(_decode_b64u)]
 
 
 class Body(BaseModel):
-    """What comes in: nothing unknown, nothing converted."""
+    """Base of models that are received: nothing unknown, nothing converted."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 

@@ -112,10 +112,11 @@ def test_commands_are_found() -> None:
 
 
 def test_folders_and_files_that_are_named_exist() -> None:
-    """Architecture, contributing and decisions name places of the tree, from its root or from below tang_attest/."""
+    """Architecture, contributing and decisions name places of the tree, from its root or from below a package."""
     decisions = (ROOT / "docs" / "decisions").rglob("*.md")
     pages = [ROOT / "CONTRIBUTING.md", ROOT / "docs" / "architecture.md", *decisions]
-    tree = [f"/{path.relative_to(ROOT)}/" for path in (ROOT / "tang_attest").rglob("*")]
+    roots = (ROOT / "tang_attest", ROOT / "clevis-pin")
+    tree = [f"/{path.relative_to(ROOT)}/" for root in roots for path in root.rglob("*")]
     found = 0
     for page in pages:
         for place in re.findall(r"`([a-z_-]+/(?:[a-z_.-]+/?)*)`", page.read_text()):

@@ -264,7 +264,7 @@ def _as_json(entry: Device) -> dict[str, object]:
 
 
 def _running(entry: Device) -> str | None:
-    """How the running system stands; a suspension is what matters most."""
+    """Status of the running system; a suspension comes first."""
     if entry.suspension is not None:
         return "SUSPENDED"
     return None if entry.standing.outcome is None else entry.standing.outcome.value

@@ -20,7 +20,7 @@ from tang_attest.protocol.endorsement.endorsement import MAX_CERTIFICATE, MAX_RO
 from tang_attest.server.compose import Installation
 from tang_attest.service.enrollment.endorsing import endorse
 
-#: Where TPMs keep EK certificates (EK Credential Profile 2.5, section "NV indices"), in the order in which the pin
+#: NV indices of EK certificates (EK Credential Profile 2.5, section "NV indices"), in the order in which the pin
 #: looks: RSA 2048 and P-256 of the low range; RSA 2048, P-256, P-384, P-521, RSA 3072 and 4096 of the high range.
 EK_CERTIFICATES: Final = (
     "0x01c00002",

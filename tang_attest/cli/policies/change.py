@@ -84,7 +84,7 @@ def read_change(file: Path) -> object:
 
 
 def describe(change: PolicyChange) -> str:
-    """What *change* does, in some words."""
+    """Describe *change* in some words."""
     words = [f"{state.label} staged" for state in change.add]
     words += [f"{label} retired" for label in change.retire]
     if change.rules is not None:

@@ -1,4 +1,4 @@
-"""What the holder of an admin token sees and changes: the operator's use cases, within what was granted.
+"""Use cases of an admin token's holder: the operator's, within the grant.
 
 Scopes are checked where an operation begins (web/admin/operation.py), policies here.  A device or an observation under a
 policy that the token is not for does not exist for its holder.  Nothing here can be forced: what the command line
@@ -99,7 +99,7 @@ class Administration:
     async def observations(
         self, asker: AdminClient, limit: int, before: int | None, device: str | None
     ) -> Page[Observation]:
-        """What was refused, newest first.  Raises ``not-found`` (the device)."""
+        """Return the observations, newest first.  Raises ``not-found`` (the device)."""
         if device is not None:
             await self.device(asker, device)
         return _page(

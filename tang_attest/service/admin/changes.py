@@ -48,7 +48,7 @@ class AdministeredChanges:
         return found
 
     async def status(self, asker: AdminClient, policy: str) -> RolloutStatus:
-        """Who is on what in the newest rollout of a policy."""
+        """Return the devices by outcome in the newest rollout of a policy."""
         return await self._rollouts(asker, policy).status(policy)
 
     async def start(

@@ -22,7 +22,7 @@ from tang_attest.service.enrollment.enroll import token_digest
 
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """What the holder of a token may do.  ``policies`` limits it to those; ``None`` is every policy."""
+    """Rights of a token's holder.  ``policies`` limits them to those; ``None`` is every policy."""
 
     name: str
     scopes: frozenset[Scope]
@@ -50,7 +50,7 @@ class Grant:
 
 @dataclass(frozen=True, slots=True)
 class AdminClient:
-    """Who asks: what the token grants, and where the request comes from."""
+    """Client of the admin API: its token's grant, and the origin of its request."""
 
     grant: Grant
     caller: Caller
@@ -103,7 +103,7 @@ class AdminTokens:
         await self._store.revoke_admin_token(name, self._entry("admin-token revoke", {"name": name}))
 
     async def authenticate(self, text: str) -> Grant:
-        """What the token *text* grants now.
+        """Return the present grant of the token *text*.
 
         Raises ``admin-token-invalid``, in the same words for one that is unknown, expired or revoked.
         """
@@ -118,7 +118,7 @@ class AdminTokens:
 
 
 def invalid_token(cause: str, name: str | None = None) -> Refused:
-    """The refusal of whoever shows no token that counts; *cause* and *name* are for the log, not for him."""
+    """Refusal of a client without a valid token; *cause* and *name* are for the log, not for the client."""
     sentence = "The request carries no bearer token that is valid here."
     return Refused("admin-token-invalid", sentence, cause=cause, token=name)
 

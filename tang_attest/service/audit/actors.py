@@ -1,4 +1,4 @@
-"""Who asks, and who changes something, for the audit record."""
+"""Actors of the audit record: callers, and authors of changes."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Caller:
 
 @dataclass(frozen=True, slots=True)
 class Author:
-    """Who changes something: ``actor`` is a person (``operator:NAME``) or a token's holder (``token:NAME``).
+    """Author of a change: ``actor`` is a person (``operator:NAME``) or a token's holder (``token:NAME``).
 
     ``caller`` is ``None`` for somebody who types at the server itself.
     """

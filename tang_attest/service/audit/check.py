@@ -1,4 +1,4 @@
-"""Whether the audit record is what was sealed, from its first row to its last.
+"""Check of the audit record against its seals, from its first row to its last.
 
 It is read some rows at a time, in many short transactions: what is sealed does not change any more.
 Each seal is checked with the one before it as it stands, so one change spoils one seal, and the others still say
@@ -28,7 +28,7 @@ GRACE: Final = timedelta(minutes=1)
 
 @dataclass(slots=True)
 class AuditCheck:
-    """What was found: ``rows`` under ``seals`` seals, of which ``bad`` findings tell; ``unsealed`` came later.
+    """Result of a check: ``rows`` under ``seals`` seals, ``bad`` findings about them; ``unsealed`` rows came later.
 
     ``reasons`` are the first findings, ``first`` and ``head`` the ends of the chain, ``oldest`` the time of the
     oldest row that is not sealed.

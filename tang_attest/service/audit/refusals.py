@@ -1,16 +1,16 @@
-"""Refusals of what nobody has proved yet, in the audit record: the first ones in full, the rest as a number.
+"""Refusals of unauthenticated clients in the audit record: the first ones in full, the rest as a number.
 
-Whoever knows a ``kid`` (it is in the header of every disk that is bound to it) may send what he likes as evidence, and
-may replay what he saw on the network.  Each refusal would be a row.
+A client that knows a ``kid`` (it is in the header of every disk that is bound to it) may send anything as evidence, and
+may replay evidence from the network.  Each refusal would be a row.
 
 Rules of this module:
 
-* Nobody hides an attempt behind others: of each key, the first refusals are written one by one, and of the rest an
-  entry says how many there were, when, from where, and why.
-* Nobody fills a record that cannot be shortened: while it goes on, each window is twice as long as the one before, up to
+* No attempt is hidden behind others: of each key, the first refusals are written one by one, and an entry has the
+  number, times, addresses and reasons of the rest.
+* The record, which cannot be shortened, is not filled: while refusals go on, each window is twice as long as the one before, up to
   an hour, and has one entry in full.  A key has a hundred entries a day at most, whatever is sent about it.
 * Refusals that are counted and not written yet are lost when the process is killed: at most one window's numbers.
-* Decisions are never left out: what a policy said to authentic evidence is written by ``Store.decide``.
+* Decisions are never left out: the store writes a policy's verdict on authentic evidence.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ class _Tally:
 
 
 def describe_refusal(error: TangAttestError) -> dict[str, object]:
-    """Why something was refused, as the audit record keeps it; with ``pcrs`` when the policy named some."""
+    """Reasons of a refusal, as the audit record keeps them; with ``pcrs`` if the policy named some."""
     details: dict[str, object] = {"reasons": [reason.as_json() for reason in error.reasons]}
     if isinstance(error, Refused) and (pcrs := differing_pcrs(error)):
         details["pcrs"] = list(pcrs)

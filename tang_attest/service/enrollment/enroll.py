@@ -52,12 +52,12 @@ class SessionCipher(Protocol):
         """*payload* as opaque text."""
 
     def open(self, text: str) -> bytes | None:
-        """What was sealed, or ``None`` when it was not sealed here."""
+        """Return the payload, or ``None`` if it was not encrypted here."""
 
 
 @dataclass(frozen=True, slots=True)
 class Application:
-    """What a machine says of itself: names are text, the rest TPM2B_PUBLIC and (perhaps padded) DER."""
+    """A machine's application: names are text, the rest TPM2B_PUBLIC and (perhaps padded) DER."""
 
     name: str
     token: str
@@ -76,7 +76,7 @@ class Begun:
 
 
 class _Session(BaseModel):
-    """What the device carries, encrypted, from the first request to the second."""
+    """Session that the device carries, encrypted, from the first request to the second."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", ser_json_bytes="base64", val_json_bytes="base64")
 
@@ -322,7 +322,7 @@ def _check_usable(token: Token, now: datetime) -> None:
 def record(
     quote: VerifiedQuote, token: Token, now: datetime
 ) -> tuple[Sequence[ReferenceState], Learning | None]:
-    """What a first quote, made in the running system, says about the initrd of the same boot.
+    """Derive from a first quote, made in the running system, the values of the initrd of the same boot.
 
     The cap PCR is taken as zero.  Where the selection holds PCRs that move after the initrd, nothing is recorded
     yet: one learning use is armed, in which every other PCR has to be as it is now.
@@ -343,7 +343,7 @@ def record(
 def first_evidence(
     quote: VerifiedQuote, event_log: bytes, cap_pcr: int, *, ek_verified: bool
 ) -> NewEvidence | None:
-    """What the initrd of the same boot would have quoted; unknown when a selected PCR moves after it."""
+    """Return the values that the initrd of the same boot would have quoted; None if a selected PCR moves after it."""
     if moving_pcrs(quote.selection):
         return None
     snapshot = Snapshot(quote.selection, uncapped(quote.values, cap_pcr), event_log)
@@ -351,7 +351,7 @@ def first_evidence(
 
 
 def token_digest(text: str) -> bytes:
-    """What the store knows of a token: tokens carry 256 random bits, so a plain SHA-256 is enough."""
+    """Digest of a token for the store: tokens carry 256 random bits, so a plain SHA-256 is enough."""
     return hashlib.sha256(text.encode()).digest()
 
 

@@ -40,7 +40,7 @@ _LEAST_DIGITS: Final = 8
 
 @dataclass(frozen=True, slots=True)
 class TokenTerms:
-    """What a token allows; see :class:`tang_attest.ports.enrollment.Token`."""
+    """Terms of a token; see :class:`tang_attest.ports.enrollment.Token`."""
 
     name: str | None
     policy: str | None
@@ -201,19 +201,19 @@ class DeviceAdministration:
         return until
 
     async def set_running_policy(self, name: str, policy: str | None) -> None:
-        """What a machine is verified against while it runs; ``None``: its own policy, capped.  Raises ``not-found``."""
+        """Set the policy that a machine is verified against while it runs; ``None``: its own policy, capped.  Raises ``not-found``."""
         entry = self._entry("device running-policy", name, {"policy": policy})
         await self._store.devices.set_running_policy(name, policy, entry)
 
     async def set_conditions(self, policy: str, conditions: Conditions) -> None:
-        """What a policy asks for beside values.  Raises ``not-found``."""
+        """Set a policy's conditions.  Raises ``not-found``."""
         details = {"policy": policy, **conditions.as_json()}
         await self._store.policies.set_conditions(
             policy, conditions, self._entry("policy conditions", None, details)
         )
 
     async def require_ima(self, policy: str, requirement: Requirement | None) -> None:
-        """What a policy requires of the measurement lists of its machines, or nothing.  Raises ``not-found``."""
+        """Set a policy's requirement on the measurement lists of its machines, or remove it.  Raises ``not-found``."""
         required = None if requirement is None else ImaRequirement(requirement.digest, requirement.as_json())
         details = {"policy": policy, "ima": required and required.digest}
         await self._store.policies.require_ima(policy, required, self._entry("policy ima", None, details))

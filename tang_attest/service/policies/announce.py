@@ -1,6 +1,6 @@
-"""Announce: a machine says what its next boot will look like, and proves what it runs while it says so.
+"""Announce: a machine sends the values of its next boot, with a quote of the running system.
 
-Whoever is root on a running, approved machine can announce software of his own.  Announced values therefore wait for
+An attacker with root on a running, approved machine can announce their own software.  Announced values therefore wait for
 the operator, unless the policy trusts predictions; then they count for the machine that announced them, and no other.
 """
 
@@ -41,7 +41,7 @@ MAX_ANNOUNCED: Final = 64
 
 @dataclass(frozen=True, slots=True)
 class Announcement:
-    """What a machine says: ``values`` as in :attr:`Evidence.pcrs`, ``notes`` sentences for the operator's eyes."""
+    """A machine's announcement: ``values`` as in :attr:`Evidence.pcrs`, ``notes`` sentences for the operator's eyes."""
 
     label: str
     values: bytes
@@ -59,7 +59,7 @@ class Announce:
         self._store, self._challenges, self._refusals = store, challenges, refusals
 
     async def challenge(self, kid: str) -> tuple[Challenge, int]:
-        """What the machine has to quote, and the policy's cap PCR.  Raises ``key-unknown``.  Nothing is stored."""
+        """Return a challenge, and the policy's cap PCR.  Raises ``key-unknown``.  Nothing is stored."""
         bound = await find_device_key(self._store.decisions, kid)
         nonce = self._challenges.make(Purpose.ANNOUNCE, kid, Mark(bound.device.clock))
         return Challenge(nonce, bound.policy.selection, self._challenges.ttl_s), bound.policy.cap_pcr
@@ -168,7 +168,7 @@ def _announced(bound: DeviceKey, announcement: Announcement, now: datetime) -> R
         raise Malformed("values-invalid", f"PCR {policy.cap_pcr}, the cap, is zero while a machine boots.")
     state = reference_state(policy.selection, announcement.label, values, "predicted", cap_pcr=policy.cap_pcr)
     life = Life.STAGED if policy.trust_predictions else Life.PROPOSED
-    # What nobody looks at counts only for the machine that said so.
+    # Values that no operator approves count only for the machine that announced them.
     limits = StateLimits(device=name) if policy.trust_predictions else StateLimits()
     return replace(
         state, life=life, limits=limits, created_at=now, created_by=f"device:{name}", notes=announcement.notes

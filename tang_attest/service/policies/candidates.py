@@ -47,7 +47,7 @@ def choose(device: Device, newest_first: Sequence[Observation], cap_pcr: int, *,
 
 
 def _is_recent(device: Device, seen: Observation) -> bool:
-    """Whether *seen* is of a boot after the last permitted one, by the TPM's counter; within one boot, by the time."""
+    """Return True if *seen* is of a boot after the last permitted one, by the TPM's counter; within one boot, by the time."""
     if device.opened_reset_count is None:
         return True
     resets = advance(device.opened_reset_count, seen.reset_count)

@@ -38,7 +38,7 @@ class PolicyChanges:
         return parse_change(document, await self._store.policies.get_policy(policy_name))
 
     async def dry_run(self, policy_name: str, change: PolicyChange) -> DryRun:
-        """What *change* would do to the devices of a policy if each booted as it did last.  Raises ``not-found``."""
+        """Return the effect of *change* on the devices of a policy if each booted as it did last.  Raises ``not-found``."""
         policy = change.apply(await self._store.policies.get_policy(policy_name))
         rollout = await self._store.policies.get_rollout(policy_name)
         return await self.try_on(policy_name, lambda subject: judged_by(policy, rollout, subject))
@@ -56,7 +56,7 @@ class PolicyChanges:
         await self._store.policies.change_policy(policy_name, change, self.states(change), entry)
 
     async def try_on(self, policy_name: str, then: Callable[[RolloutSubject], ReferencePolicy]) -> DryRun:
-        """What would happen if each device of a policy came under *then* of it, and booted as it did last."""
+        """Return the effect if each device of a policy came under *then*, and booted as it did last."""
         policy, rollout = (
             await self._store.policies.get_policy(policy_name),
             await self._store.policies.get_rollout(policy_name),

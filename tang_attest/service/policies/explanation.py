@@ -1,4 +1,4 @@
-"""Why an observation was refused, for the person who has to decide: value by value, and event by event."""
+"""Explanation of a refused observation, for the operator who has to decide: value by value, and event by event."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tang_attest.service.unlock.device_keys import JudgingStore, find_judged_dev
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """What is odd about an observation.
+    """Findings about an observation.
 
     ``reasons`` is what the policy says of it *now*, empty when it would permit it.  ``nearest`` is the approved state
     that differs least.  ``changes`` tells how its log differs from that of an approved boot, in the PCRs that were
@@ -56,7 +56,7 @@ class Explanations:
         raise NotFound("observation-missing", f"There is no observation {observation_id}.")
 
     async def explain(self, observation: Observation) -> Explanation:
-        """What is odd about *observation*, judged by the policy as it is now."""
+        """Return the findings about *observation*, appraised by the present policy."""
         name, snapshot = observation.device, observation.snapshot
         policy = (await find_judged_device(self._store, name)).policy
         counting = policy.counting(name, self._clock.now())
@@ -93,7 +93,7 @@ class Explanations:
 def compare_logs(
     seen: Snapshot, approved_log: bytes
 ) -> tuple[tuple[eventlog.EventDifference, ...], tuple[str, ...]]:
-    """How the log of *seen* differs from *approved_log*, and what is to be doubted about that."""
+    """Return the differences of the log of *seen* from *approved_log*, and doubts about them."""
     if not seen.event_log:
         return (), ("the machine sent no event log, so only the values are known",)
     if not approved_log:

@@ -31,7 +31,7 @@ from tang_attest.service.policies.candidates import choose
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Approval:
-    """How far an approval goes: only this machine, one boot, until some time; by default neither."""
+    """Limits of an approval: only this machine, one boot, until some time; by default neither."""
 
     only_this_device: bool = False
     once: bool = False
@@ -60,7 +60,7 @@ class ReferenceValues:
         return policy
 
     async def trust_predictions(self, policy: str, trusted: bool) -> None:
-        """Whether values that machines announce for their next boot count at once.  Raises ``not-found``."""
+        """Set whether values that machines announce for their next boot count at once.  Raises ``not-found``."""
         details: dict[str, object] = {"policy": policy, "trusted": trusted}
         await self._store.policies.trust_predictions(
             policy, trusted, self._entry("policy trust-predictions", None, details)

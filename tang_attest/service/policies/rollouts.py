@@ -27,7 +27,7 @@ from tang_attest.service.policies.reference_values import retirable_states
 
 @dataclass(frozen=True, slots=True)
 class RolloutTerms:
-    """Whom a rollout reaches first, a ``share`` of 10,000 or a ``label``, and how many of them may be refused.
+    """First audience of a rollout, a ``share`` of 10,000 or a ``label``, and how many of them may be refused.
 
     The share is drawn by ``salt``, at random by default; the same salt draws the same devices.
     """
@@ -41,7 +41,7 @@ class RolloutTerms:
 
 @dataclass(frozen=True, slots=True)
 class RolloutStatus:
-    """Who is on what.
+    """Devices of a rollout by outcome.
 
     ``devices`` counts those of the policy; ``waiting`` are in the audience and said nothing about the change yet;
     ``states`` counts what machines booted last (``None``: never permitted), the most frequent first; ``retirable``
@@ -150,7 +150,7 @@ class Rollouts:
         return await self._move(policy_name, expected, RolloutPhase.ABANDONED, "abandon", why)
 
     async def status(self, policy_name: str) -> RolloutStatus:
-        """Who is on what in the newest rollout, over or not.  Raises ``not-found``."""
+        """Return the devices by outcome in the newest rollout, over or not.  Raises ``not-found``."""
         policy, rollout = (
             await self._store.policies.get_policy(policy_name),
             await self._store.policies.get_rollout(policy_name),

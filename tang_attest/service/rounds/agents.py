@@ -69,7 +69,7 @@ class Agents:
         return await self._verify.challenge(kid)
 
     async def answer(self, kid: str, evidence: Evidence) -> tuple[Round, str]:
-        """How the round ended, and a ticket.  Raises as :meth:`RoundVerifier.respond`."""
+        """Return the round's outcome, and a ticket.  Raises as :meth:`RoundVerifier.respond`."""
         ended = await self._verify.respond(kid, evidence)
         return ended, self._challenges.make(Purpose.POLL, kid)
 

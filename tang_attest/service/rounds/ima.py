@@ -40,14 +40,14 @@ class ImaLists:
         self._ready: dict[str, Requirement] = {}
 
     async def offset(self, device: Device) -> int:
-        """Where the part begins that *device* has to send next, in bytes."""
+        """Return the offset of the part that *device* has to send next, in bytes."""
         before = await self._store.ima_progress(device.id)
         return 0 if before is None else ImaProgress.from_json(before).offset
 
     async def judge(
         self, policy: ReferencePolicy, device: Device, quote: VerifiedQuote, evidence: Evidence
     ) -> tuple[Reason, ...]:
-        """Why *device* is refused for what it measured; empty is good.
+        """Return the reasons to refuse *device* for its measurements; empty is good.
 
         *policy* requires something, and *quote* is over :func:`with_ima`.  Raises ``ima-missing``, ``ima-incomplete``
         (there is more of the list), ``ima-mismatch`` and ``ima-malformed``: none of them says something about the machine.

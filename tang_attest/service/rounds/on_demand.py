@@ -46,7 +46,7 @@ class OnDemandRounds:
         self._store, self._verify, self._quoter, self._clock = store, verify, quoter, clock
 
     async def once(self, name: str, reach: Reach | None, patience_s: float) -> Round:
-        """How a round of *name* ends; *reach* overrides what the device was registered with.
+        """Hold a round with *name* and return it; *reach* overrides that of the registration.
 
         Raises ``not-found``, ``program-missing``, and what says nothing about the machine (``clock-backwards``).
         """

@@ -11,7 +11,7 @@ PER_KEY: Final = 2
 
 
 class Woken(Enum):
-    """Why a request is held no longer."""
+    """Reason that a request is held no longer."""
 
     TIME = auto()  # its time is over, or the server stops
     LOOK = auto()  # something changed: look again whether a round is due
@@ -21,8 +21,8 @@ class Woken(Enum):
 class Polls:
     """Held requests by ``kid``.
 
-    Only who showed a ticket gets here, so a stranger holds nothing.  A thief of a ticket can push the machine's own
-    request out, which is then answered with a challenge: he makes a machine busier, never silent.
+    Only requests with a ticket get here, so an unauthenticated client holds nothing.  The thief of a ticket can push the
+    machine's own request out, which is then answered with a challenge: the machine is busier, never silent.
     """
 
     def __init__(self) -> None:

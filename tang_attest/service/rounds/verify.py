@@ -52,7 +52,7 @@ SERVER: Final = "server"
 
 @dataclass(frozen=True, slots=True)
 class Round:
-    """How one round of *device* ended; *reasons* are empty when it was verified."""
+    """Outcome of one round of *device*; *reasons* are empty when it was verified."""
 
     device: str
     outcome: RoundOutcome
@@ -87,7 +87,7 @@ class RoundVerifier:
         self._ima = ImaLists(store.rounds)
 
     async def challenge(self, kid: str) -> Challenge:
-        """What the machine that uses *kid* has to quote.  Raises ``key-unknown``.  Nothing is stored."""
+        """Return a challenge for the machine that uses *kid*.  Raises ``key-unknown``.  Nothing is stored."""
         return await self.challenge_for(await find_device_key(self._store.decisions, kid))
 
     async def challenge_for(self, bound: JudgedDevice, selection: Selection | None = None) -> Challenge:
@@ -313,12 +313,12 @@ class RoundVerifier:
 
 
 def _subject(bound: JudgedDevice, selection: Selection) -> str:
-    """What a nonce is good for.  With the selection, so that who answers while it is changed is not refused for it."""
+    """Subject of a nonce.  With the selection, so that an answer during its change is not refused for it."""
     return f"{bound.identity} {selection}"
 
 
 def _quoted(bound: JudgedDevice, policy: ReferencePolicy) -> Selection:
-    """What a running machine has to quote."""
+    """Return the selection that a running machine has to quote."""
     selection, conditions = policy.selection, bound.policy.conditions
     if conditions.attested_root:
         selection = with_cap(selection, bound.policy.cap_pcr)
@@ -342,7 +342,7 @@ def _verify(bound: JudgedDevice, selection: Selection, evidence: Evidence, fresh
 
 
 def _is_verdict(refusal: Refused, fresh: Fresh) -> bool:
-    """Whether *refusal* says something about the machine.
+    """Return True if *refusal* says something about the machine.
 
     A clock or a counter that went back does when the nonce was made after the evidence that it is compared with: then no
     two rounds overtook each other, and the TPM's state was set back (a virtual machine's snapshot).
@@ -353,7 +353,7 @@ def _is_verdict(refusal: Refused, fresh: Fresh) -> bool:
 
 
 def _actions(device: Device, policy: ReferencePolicy, outcome: RoundOutcome) -> tuple[str, ...]:
-    """What *policy* wants to follow; who is told of a failure is also told that it ended."""
+    """Return the actions of *policy*; a receiver of a failure is also notified of its end."""
     watch = policy.conditions.watch
     if watch is None:
         return ()
@@ -376,5 +376,5 @@ def parse_values(past: PastRound) -> tuple[Selection, PcrValues]:
 
 
 def default_selection(policy: ReferencePolicy) -> Selection:
-    """What is recorded of a running machine when nobody says otherwise."""
+    """Default selection to record of a running machine."""
     return running_selection(policy.selection)

@@ -136,7 +136,7 @@ class KeySet:
         return self._by_thumbprint.get(kid)
 
     def place(self, kid: str) -> Executor | None:
-        """Where :meth:`recover` has to run for *kid*, unless anywhere (:attr:`Multiplier.place`)."""
+        """Executor in which :meth:`recover` has to run for *kid*, None for any (:attr:`Multiplier.place`)."""
         key = self.find(kid)
         return key.exchange.place if key is not None and key.exchange is not None else None
 
@@ -207,7 +207,7 @@ def _is_private(operation: object) -> bool:
 
 
 def permits(jwk: Mapping[str, Any], operation: str, *, explicit: bool = False) -> bool:
-    """Whether libjose would let *jwk* do *operation*.
+    """Return True if libjose would let *jwk* do *operation*.
 
     A key that says nothing may do everything, unless the permission has to be *explicit*.
     """
@@ -251,7 +251,7 @@ def _read_point(request: Mapping[str, Any], curve: Curve) -> Point:
 
 
 def _belongs(d: int, point: Point) -> bool:
-    """Whether d·G is *point*.  A client's private key, which it sent in the clear, is no secret of ours."""
+    """Return True if d·G is *point*.  A client's private key, which it sent in the clear, is no secret of ours."""
     try:
         return ec.derive_private_key(d, point.curve.implementation).public_key() == point.public_key()
     except ValueError:

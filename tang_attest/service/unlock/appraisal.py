@@ -26,7 +26,7 @@ _NOT_THE_VALUES: Final = frozenset({"device-suspended", "approval-required", "de
 
 @dataclass(frozen=True, slots=True)
 class AppraisalResult:
-    """What appraisal came to, and what the store has to keep of it.
+    """Result of an appraisal, and the records of it for the store.
 
     ``observation`` is what a person may approve, ``learned`` the state that an armed learning use made, ``news`` what
     was quoted when the store has something else, ``rollout`` what this says about the rollout of the policy.
@@ -111,7 +111,7 @@ def _explain(refusal: Refused, device: Device, quote: VerifiedQuote) -> Refused:
 
 
 def _news(device: Device, quoted: Snapshot, outcome: Permit | Refused) -> NewEvidence | None:
-    """What was quoted, unless the store has it.  Not of a running system, whose PCRs are not those of a boot."""
+    """New evidence to store, or None if it is unchanged or was quoted after the boot."""
     if isinstance(outcome, Refused) and outcome.code == "capped":
         return None
     new = NewEvidence(quoted, isinstance(outcome, Permit))
@@ -145,7 +145,7 @@ def _contradictions(log: eventlog.EventLog, quoted: Snapshot) -> tuple[eventlog.
 
 
 def _rollout_result(bound: DeviceKey, outcome: Permit | Refused) -> RolloutResult | None:
-    """What the outcome says about the rollout of the device's policy."""
+    """Return the outcome's effect on the rollout of the device's policy."""
     if bound.rollout is None:
         return None
     about, met = (

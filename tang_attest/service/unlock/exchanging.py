@@ -1,4 +1,4 @@
-"""Where an exchange is computed: with a key in the server's TPM in the TPM's own thread, else where the server says."""
+"""Threads of exchanges: a key in the server's TPM uses the TPM's own thread, others the server's executor."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What keeps a machine from its key whatever it boots: a suspension, and a policy that asks for a person.
+"""Refusals independent of the boot: a suspension, and a policy that requires approval by an operator.
 
 A suspended machine hears so only after its TPM has signed: the code would tell a stranger that somebody suspects the
 machine, and a thief of its disk that it was noticed.

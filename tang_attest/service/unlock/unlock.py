@@ -57,7 +57,7 @@ class Unlock:
         self._refusals, self._executor = refusals, executor
 
     async def challenge(self, kid: str) -> Challenge:
-        """What the machine that uses *kid* has to quote.  Raises ``key-unknown``.  Nothing is stored."""
+        """Return a challenge for the machine that uses *kid*.  Raises ``key-unknown``.  Nothing is stored."""
         selection, newest = await find_question(self._store.decisions, kid)
         # The log explains a refusal to the person who has to judge it.
         return Challenge(

@@ -1,4 +1,4 @@
-"""Whether the server could open a disk now: the database answers and has the right schema, and the keys open."""
+"""Readiness of the server to open a disk: the database answers and has the right schema, and the keys open."""
 
 from __future__ import annotations
 

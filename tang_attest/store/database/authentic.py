@@ -323,7 +323,7 @@ def _verify(connection: sa.Connection, shape: Form, values: Sequence[Any]) -> Ro
 
 
 def is_ours(connection: sa.Connection, table: sa.Table, values: Sequence[Any]) -> bool:
-    """Whether :func:`check` would take the row for ours, however old; nothing is logged."""
+    """Return True if :func:`check` would take the row for ours, however old; nothing is logged."""
     shape = form(table)
     raw = dict(zip(shape.names, values, strict=True))
     return genuine(_transaction(connection).authenticity, shape, raw) is not None

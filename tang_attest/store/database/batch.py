@@ -55,7 +55,7 @@ class Batcher(Generic[Item, Result]):
         self._batches = self._items = self._failures = 0
 
     def figures(self) -> QueueFigures:
-        """What was done."""
+        """Return the figures of this queue since the start."""
         return QueueFigures(self._batches, self._items, self._failures, len(self._waiting))
 
     async def submit(self, item: Item) -> Result:
@@ -80,7 +80,7 @@ class Batcher(Generic[Item, Result]):
     async def _work(self) -> None:
         try:
             while self._waiting:
-                # Whoever is ready to run now may join: the callers that the last batch answered, for one.
+                # Callers that are ready to run now may join, such as those that the last batch answered.
                 await asyncio.sleep(0)
                 await self._run_batch(self._take())
         finally:

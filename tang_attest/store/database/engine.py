@@ -31,7 +31,7 @@ Work = Callable[[sa.Connection], T]
 
 #: A reader never waits for the writer (WAL), so two are enough: the request path and the operator.
 READERS: Final = 2
-#: How long a writer waits for another process that writes.
+#: Time that a writer waits for another process that writes.
 BUSY_MS: Final = 5000
 _CHECKPOINT_TRIES: Final = 3
 

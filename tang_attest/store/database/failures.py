@@ -1,4 +1,4 @@
-"""Whose fault a failure is: the database's, which is away, or the statement's, which it refused."""
+"""Classes of failures: the database is away, or it refused the statement."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def blames_values(error: StatementError) -> bool:
 
 
 def _driver_error(error: BaseException) -> BaseException:
-    """What the driver raised, under what SQLAlchemy made of it."""
+    """Return the driver's exception under that of SQLAlchemy."""
     original = getattr(error, "orig", None)
     return error if original is None else original.__cause__ or original
 

@@ -137,7 +137,7 @@ class _Attempt:
         self._expired = False
 
     async def run(self, work: Work[T]) -> T:
-        """What *work* returns, once it is committed."""
+        """Return the result of *work*, once it is committed."""
         async with asyncio.timeout(2 * CONNECT_S):
             connection = await self._engine.connect()
         try:

@@ -121,7 +121,7 @@ device: Final = sa.Table(
     sa.Column("suspended_by", sa.Text),
     sa.Column("suspended_reason", sa.Text),
     sa.Column("allowed_until", Instant),
-    # How the verification of the running system stands (ports.Standing).
+    # Status of the verification of the running system (ports.machines.VerificationStatus).
     sa.Column("outcome", sa.Text),
     sa.Column("outcome_code", sa.Text),
     sa.Column("outcome_since", Instant),
@@ -213,7 +213,7 @@ observation: Final = sa.Table(
 evidence: Final = sa.Table(
     "evidence",
     metadata,
-    # What each device last quoted in its initrd: policies are tried on it before they count.
+    # Last evidence of each device's initrd: policies are tried on it before they count.
     sa.Column("device_id", BIG, sa.ForeignKey("device.id"), primary_key=True, autoincrement=False),
     # The last that was permitted, and the last that was refused: the one explains the other.
     sa.Column("permitted", sa.Boolean, primary_key=True, autoincrement=False),
@@ -251,7 +251,7 @@ rollout: Final = sa.Table(
 rollout_device: Final = sa.Table(
     "rollout_device",
     metadata,
-    # Who passed with the change or was refused; the primary key counts a device once.
+    # Devices that passed with the change or were refused; the primary key counts a device once.
     sa.Column("rollout_id", BIG, sa.ForeignKey("rollout.id"), primary_key=True, autoincrement=False),
     sa.Column(
         "device_id", BIG, sa.ForeignKey("device.id"), primary_key=True, autoincrement=False, index=True
@@ -279,7 +279,7 @@ verification: Final = sa.Table(
 notification: Final = sa.Table(
     "notification",
     metadata,
-    # Whom a change has to be told to; who tells it deletes the row first.
+    # Receivers of a notification; its sender deletes the row first.
     sa.Column("id", BIG, primary_key=True),
     sa.Column("action", sa.Text, nullable=False),
     sa.Column("body", JsonText, nullable=False),
@@ -299,7 +299,7 @@ ima_requirement: Final = sa.Table(
 ima_progress: Final = sa.Table(
     "ima_progress",
     metadata,
-    # How far the list of this boot was read, and what was found there (protocol/ima/progress.py).
+    # Progress through the list of this boot, and its findings (protocol/ima/progress.py).
     sa.Column("device_id", BIG, sa.ForeignKey("device.id"), primary_key=True, autoincrement=False),
     sa.Column("progress", JsonText, nullable=False),
     _seal(),

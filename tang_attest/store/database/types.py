@@ -1,4 +1,4 @@
-"""How values look in a column.  The same on SQLite and PostgreSQL, and in the order of what they mean."""
+"""Column types.  Values are equal on SQLite and PostgreSQL, and sort by meaning."""
 
 from __future__ import annotations
 
@@ -128,5 +128,5 @@ def dump_pcrs(values: Mapping[int, bytes]) -> dict[str, str]:
 
 
 def load_pcrs(values: Mapping[str, str]) -> dict[int, bytes]:
-    """What :func:`dump_pcrs` made, back."""
+    """Rebuild values from the output of :func:`dump_pcrs`."""
     return {int(pcr): bytes.fromhex(value) for pcr, value in values.items()}

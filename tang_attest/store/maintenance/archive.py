@@ -58,7 +58,7 @@ def load(connection: sa.Connection, reader: Reader, key: bytes, progress: Progre
     found = ours(connection)
     content, foot = _load_rows(connection, reader, found, progress)
     reader.check_end(key)
-    # What arrived is read again: the same rows, byte for byte.
+    # Read the copy again: the same rows, byte for byte.
     check = Writer(None)
     rows = _dump_rows(connection, found, check, lambda _done, _total: None)
     if rows != foot["rows"] or check.digest.digest() != content:

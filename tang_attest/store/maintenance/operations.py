@@ -1,4 +1,4 @@
-"""What an operator does to a whole database: look, upgrade, back up, restore."""
+"""Operations on a whole database: look, upgrade, back up, restore."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tang_attest.store.maintenance.row_check import RowCheck
 
 @dataclass(frozen=True, slots=True)
 class DatabaseStatus:
-    """What a database is: ``schema`` and ``needed`` are revisions, ``rows`` by table.
+    """Status of a database: ``schema`` and ``needed`` are revisions, ``rows`` by table.
 
     ``schema`` is ``None`` without tables; ``flushes`` is false where acknowledged decisions may be lost.
     """
@@ -79,7 +79,7 @@ async def check_rows(url: str, key: bytes) -> RowCheck:
 
 
 async def find_damage(url: str) -> tuple[str, ...]:
-    """What a quick look at a SQLite file finds damaged; nothing of a PostgreSQL server, which checks its own pages."""
+    """Return the damage that a quick check of a SQLite file finds; nothing for PostgreSQL, which checks its own pages."""
 
     def work(connection: sa.Connection) -> tuple[str, ...]:
         if connection.dialect.name != "sqlite":

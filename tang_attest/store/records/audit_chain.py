@@ -60,7 +60,7 @@ def rows(connection: sa.Connection, after: int | None, up_to: int, limit: int) -
 
 
 def unsealed(connection: sa.Connection, after: int | None) -> tuple[int, datetime | None]:
-    """How many rows have an id above *after*, and the time of the oldest."""
+    """Return the number of rows with an id above *after*, and the time of the oldest."""
     query = sa.select(sa.func.count(), sa.type_coerce(sa.func.min(_audit.c.at), sa.BigInteger()))
     if after is not None:
         query = query.where(_audit.c.id > after)

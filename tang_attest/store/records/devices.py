@@ -30,7 +30,7 @@ from tang_attest.store.records import policies
 
 _device = tables.device
 
-#: How old the newest evidence of a device may be to be counted under a word; the rest is ``before`` or ``never``.
+#: Greatest age of a device's newest evidence for each word; the rest is ``before`` or ``never``.
 _AGES: Final = {"hour": timedelta(hours=1), "day": timedelta(days=1), "week": timedelta(days=7)}
 _key = tables.sealed_key
 _state = tables.reference_state
@@ -272,7 +272,7 @@ def dump_learning(learning: Learning | None) -> dict[str, object] | None:
 
 
 def load_learning(fields: dict[str, Any] | None) -> Learning | None:
-    """What :func:`dump_learning` made, back."""
+    """Rebuild a learning use from the output of :func:`dump_learning`."""
     if fields is None:
         return None
     return Learning(datetime.fromisoformat(fields["until"]), load_pcrs(fields["stable"]))
@@ -291,7 +291,7 @@ def dump_told(told: OpenedReport) -> dict[str, object]:
 
 
 def load_told(fields: dict[str, Any] | None) -> OpenedReport | None:
-    """What :func:`dump_told` made, back."""
+    """Rebuild a report from the output of :func:`dump_told`."""
     if fields is None:
         return None
     try:

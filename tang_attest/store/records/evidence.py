@@ -1,4 +1,4 @@
-"""What each device last quoted in its initrd: once permitted, once refused."""
+"""Last evidence of each device's initrd: once permitted, once refused."""
 
 from __future__ import annotations
 

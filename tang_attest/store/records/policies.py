@@ -211,7 +211,7 @@ def meet(connection: sa.Connection, policy_id: int, state: ReferenceState) -> No
 
 
 def trust_predictions(connection: sa.Connection, name: str, trusted: bool) -> None:
-    """Whether announced values count at once.  Raises ``not-found``."""
+    """Set whether announced values count at once.  Raises ``not-found``."""
     if authentic.update(connection, _policy, _policy.c.name == name, {"trust_predictions": trusted}) != 1:
         raise NotFound("not-found", f"There is no policy '{name}'.")
 

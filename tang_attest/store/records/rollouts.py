@@ -181,7 +181,7 @@ def newest(connection: sa.Connection, policy: str) -> Rollout | None:
 
 
 def fared(connection: sa.Connection, rollout_id: int) -> list[RolloutDevice]:
-    """Who passed or was refused, by name."""
+    """Return the devices that passed or were refused, by name."""
     query = sa.select(_device.c.name, _fared.c.outcome, _fared.c.about, _fared.c.at)
     query = query.join_from(_fared, _device).where(_fared.c.rollout_id == rollout_id)
     return [

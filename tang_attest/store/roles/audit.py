@@ -19,7 +19,7 @@ from tang_attest.store.records import (
 from tang_attest.store.roles.role import Role
 from tang_attest.store.roles.writes import WriteQueue
 
-#: How often, and with what pause, transactions that write the audit record are waited for; a commit takes milliseconds.
+#: Number of waits for transactions that write the audit record, and the pause between them; a commit takes milliseconds.
 _WRITERS_ASKED: Final = 10
 _WRITERS_PAUSE_S: Final = 0.02
 

@@ -1,4 +1,4 @@
-"""Who asks the admin API: the bearer token of a request (RFC 6750, section 2.1), and nothing else of it."""
+"""Authentication of the admin API: the bearer token of a request (RFC 6750, section 2.1), and nothing else of it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _log = structlog.get_logger("admin")
 
 
 async def authenticate(tokens: AdminTokens, request: web.Request, caller: Caller) -> Grant:
-    """What the request's token grants.
+    """Return the grant of the request's token.
 
     Raises ``transport-insecure``, and ``admin-token-invalid`` whatever else is wrong; the log has the cause and, where
     there is one, the token's name.  Guessing is not slowed down here: a token has 256 random bits.

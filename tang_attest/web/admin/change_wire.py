@@ -81,7 +81,7 @@ class Widen(Body):
 
 
 class ReasonBody(Body):
-    """Why, for the audit record and for whoever looks at the status."""
+    """Reason, for the audit record and the status."""
 
     why: Why | None = None
 
@@ -108,7 +108,7 @@ class GroupView(View):
 
 
 class DryRunView(View):
-    """What a change would do to the devices of a policy if each booted as it did last."""
+    """Effect of a change on the devices of a policy if each booted as it did last."""
 
     devices: int
     would_refuse: int = Field(description="Devices that are not refused now.")
@@ -144,7 +144,7 @@ class FaredView(View):
 
 
 class BootedView(View):
-    """How many devices booted a state last."""
+    """Number of devices that booted a state last."""
 
     label: str | None = Field(description="null: they were never permitted.")
     devices: int

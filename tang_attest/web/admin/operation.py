@@ -72,7 +72,7 @@ class Operation:
 
     @property
     def media_types(self) -> tuple[str, ...]:
-        """What a body may be."""
+        """Media types of a body."""
         return ((JSON,) if self.body else ()) + ((TEXT,) if self.text else ())
 
 

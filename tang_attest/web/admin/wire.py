@@ -1,4 +1,4 @@
-"""What the admin API takes and gives: the models that its OpenAPI document is made from (web/admin/openapi.py).
+"""Wire models of the admin API: the models that its OpenAPI document is made from (web/admin/openapi.py).
 
 What comes in is strict, what goes out is built by a model's ``of``.
 """
@@ -112,7 +112,7 @@ class Newest(Body):
 
 
 class StageQuery(Body):
-    """What a text body does not say; with a JSON body it is in there."""
+    """Parameters beside a text body; a JSON body has them itself."""
 
     label: Label | None = Field(None, description="With a text body: the new state's name.")
     expires_in: Annotated[Seconds | None, Decimal] = Field(
@@ -179,7 +179,7 @@ def _span(seconds: int | None) -> timedelta | None:
 
 
 class View(BaseModel):
-    """What goes out."""
+    """Base of models that are sent."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -224,7 +224,7 @@ class StagedView(StateView):
 
 
 class StagedList(View):
-    """What waits for approval, or for the first machine that boots it."""
+    """States that wait for approval, or for the first machine that boots them."""
 
     states: list[StagedView]
 
@@ -473,7 +473,7 @@ class AuditPage(View):
 
 
 class Problem(View):
-    """Why not (RFC 9457); docs/errors.md explains every code.  Made by web/problems.py."""
+    """Problem (RFC 9457); docs/errors.md explains every code.  Made by web/problems.py."""
 
     type: str
     title: str

@@ -16,7 +16,7 @@ from tang_attest.web.problems import Unread
 
 #: An unlock request with the largest event log has about 180 KiB (docs/protocol.md, 3.3, step 1).
 MAX_BODY: Final = 256 * 1024
-#: Where no evidence belongs: a point, a ticket, an application with its EK certificate.
+#: Bodies without evidence: a point, a ticket, an application with its EK certificate.
 SMALL_BODY: Final = 4 * 1024
 MAX_APPLICATION: Final = 32 * 1024
 

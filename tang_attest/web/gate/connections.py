@@ -242,7 +242,7 @@ class LimitedSite(web.BaseSite):
 
     @property
     def name(self) -> str:
-        """Where it listens."""
+        """Address on which it listens."""
         return str(self._listener.getsockname())
 
     async def start(self) -> None:
@@ -301,7 +301,7 @@ async def answer_single(
 
 
 class _Gate(asyncio.Protocol):
-    """Where a connection in the clear begins: it is counted, and handed on, or told that there is no room."""
+    """Start of a connection in the clear: it is counted, and handed on, or told that there is no room."""
 
     __slots__ = ("_limiter", "_make")
 

@@ -1,4 +1,4 @@
-"""How much one address may ask, how much is asked about one device, and how much is done at once.
+"""Limits of requests of one address, of requests about one device, and of work at once.
 
 Rules of this module:
 
@@ -42,7 +42,7 @@ _TOO_OFTEN: Final = "This address asks too often."
 #: A bucket holds what its rate gives in so many seconds.
 ADDRESS_BURST_S: Final = 10
 DEVICE_BURST_S: Final = 30
-#: What a provider gives to one customer (RFC 6177): its addresses are one address here.
+#: Prefix that a provider gives to one customer (RFC 6177): its addresses are one address here.
 _IPV6_PREFIX: Final = 64
 
 
@@ -103,7 +103,7 @@ class TokenBuckets:
         return 0
 
     def wait(self, *key: str) -> float:
-        """What :meth:`take` would return, with nothing taken."""
+        """Return the result of :meth:`take`, with nothing taken."""
         if not self._cost:
             return 0
         now = self._clock()
@@ -195,7 +195,7 @@ class Limiter:
             self.refused["unread"] += ended
 
     def _limited(self, address: str | None) -> str | None:
-        """What is counted for *address*; ``None`` where nothing is: a Unix socket, an exempt network."""
+        """Return the key to count *address* under, or ``None`` for a Unix socket or an exempt network."""
         return _network(address, self.limits.exempt) if address else None  # a Unix socket's peer is ''
 
     def _check(self, limit: str, wait: float, sentence: str) -> None:

@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives import serialization
 from tang_attest.errors import Malformed
 
 _WHAT: Final = {"tls_certificate": "certificate", "tls_key": "key", "tls_client_ca": "certificate"}
-#: How a list of revoked certificates begins.
+#: First line of a list of revoked certificates.
 CRL: Final = b"-----BEGIN X509 CRL-----"
 #: Reads (of 256 KiB at most) from a client that was refused, before it is cut off.
 _PATIENCE: Final = 4

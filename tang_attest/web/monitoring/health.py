@@ -21,7 +21,7 @@ _READY: Final = "/readyz"
 
 
 def make_app(metrics: Metrics, health: Health | None) -> web.Application:
-    """What Prometheus reads, on an address of its own: /metrics, and /healthz and /readyz."""
+    """Metrics on an address of their own: /metrics, and /healthz and /readyz."""
     app = web.Application()
     app.on_response_prepare.append(hide_server)
 
@@ -42,7 +42,7 @@ class Health:
     readiness: Readiness
 
     def find(self, target: str) -> Callable[[web.Request], Awaitable[web.Response]] | None:
-        """Who answers *target*, if it is one of the two."""
+        """Return the handler of *target*, if it is one of the two."""
         return {_ALIVE: self.alive, _READY: self.ready}.get(target)
 
     async def alive(self, _request: web.Request) -> web.Response:

@@ -1,4 +1,4 @@
-"""What is measured, in the words of Prometheus.
+"""Metrics for Prometheus.
 
 Rules of this module:
 
@@ -43,7 +43,7 @@ disable_created_metrics()  # type: ignore[no-untyped-call]  # a series more for 
 
 @dataclass(frozen=True, slots=True)
 class Sources:
-    """Where the numbers are that are read only when somebody asks.
+    """Sources of numbers that are read on request.
 
     ``queues`` are the store's, by name; ``seen`` the number of devices by when they were last seen, ``ready`` raises
     what keeps the server from opening a disk; ``held`` requests of agents; ``left_out`` refusals that the audit record
