@@ -2,7 +2,6 @@
 # no change here.  Lower bounds count: with older packages the build says which (pythonRuntimeDepsCheck).
 {
   lib,
-  installShellFiles,
   python3Packages,
 }:
 let
@@ -41,22 +40,25 @@ python3Packages.buildPythonApplication {
     path = ../.;
     filter =
       path: _:
-      builtins.any (kept: lib.hasPrefix (toString kept) path) [
+      (
+        path == toString ../tools
+        || builtins.any (kept: lib.hasPrefix (toString kept) path) [
         ../LICENSE
-        ../man
         ../pyproject.toml
         ../tang_attest
-      ]
+        ../tools/generate_manual.py
+        ../tools/generate_share.py
+      ])
       && builtins.match ".*/__pycache__" path == null;
   };
 
   build-system = [ python3Packages.setuptools ];
   dependencies = lib.concatMap (text: packagesOf (requirement text)) project.dependencies;
 
-  nativeBuildInputs = [ installShellFiles ];
   # The hardened unit is the one that Debian has; module-server.nix replaces its paths.
+  # Manual pages and completions are made by the program; nixpkgs has another place for those of zsh than Debian.
   postInstall = ''
-    installManPage man/tang-attest.8
+    python -B -m tools.generate_share $out/share site-functions
     install -D -m 644 ${../packaging/systemd/tang-attest.service} $out/lib/systemd/system/tang-attest.service
   '';
 

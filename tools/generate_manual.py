@@ -104,6 +104,57 @@ def manual() -> str:
     return "".join(parts) + _TAIL.replace("{exit_status}", exit_status())
 
 
+def pages() -> dict[str, str]:
+    """A page for each command and each group of commands, by its file name; `man tang-attest device verify` finds it."""
+    context = click.Context(group, info_name="tang-attest")
+    return {_file_name(child): _page(command, child) for command, child in _all(group, context)}
+
+
+def _all(parent: click.Group, context: click.Context) -> Iterator[tuple[click.Command, click.Context]]:
+    """Every command and group below *parent*, depth first."""
+    for name in parent.list_commands(context):
+        command = parent.get_command(context, name)
+        if command is None:
+            raise LookupError(name)
+        child = click.Context(command, info_name=name, parent=context)
+        yield command, child
+        if isinstance(command, click.Group):
+            yield from _all(command, child)
+
+
+def _file_name(context: click.Context) -> str:
+    return context.command_path.replace(" ", "-") + ".8"
+
+
+def _page(command: click.Command, context: click.Context) -> str:
+    name = context.command_path.replace(" ", "-")
+    summary, _, rest = (command.help or "").replace("\f", "").strip().partition("\n\n")
+    parts = [
+        f'.\\" made by tools/generate_manual.py\n.TH {_escape(name.upper())} 8 "" "tang-attest {__version__}" "System Manager\'s Manual"\n',
+        f".SH NAME\n{_escape(name)} \\- {_escape(_summary(summary))}\n",
+        f".SH SYNOPSIS\n.B {_escape(context.command_path)}\n{_line(' '.join(command.collect_usage_pieces(context)))}\n",
+        f".SH DESCRIPTION\n{_paragraph(summary)}",
+        *(_paragraph(paragraph) for paragraph in rest.split("\n\n") if rest),
+    ]
+    if options := "".join(_options(command, context)):
+        parts.append(f".SH OPTIONS\n{options}")
+    if isinstance(command, click.Group):
+        parts.append(".SH COMMANDS\n")
+        for child, below in _all(command, context):
+            parts.append(
+                f".TP\n.BR {_escape(_file_name(below)[:-2])} (8)\n{_line(child.get_short_help_str(200))}\n"
+            )
+    parts.append(exit_status())
+    parts.append(".SH SEE ALSO\n.BR tang\\-attest (8)\n")
+    return "".join(parts)
+
+
+def _summary(text: str) -> str:
+    """The first sentence of a help, as a line of NAME has it."""
+    sentence = " ".join(text.split()).rstrip(".")
+    return sentence[:1].lower() + sentence[1:] if sentence[1:2].islower() else sentence
+
+
 def exit_status() -> str:
     """The section about exit codes."""
     rows = "".join(f".TP\n.B {code}\n{_line(meaning)}.\n" for code, meaning in EXIT_CODES.items())

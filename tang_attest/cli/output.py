@@ -140,7 +140,7 @@ def table(
     terminal = sys.stdout.isatty()
     shown = [n for n, column in enumerate(columns) if wide or not terminal or column not in extra]
     cells = [[_cell(row[n]) for n in shown] for row in rows]
-    view = Table(box=None, pad_edge=False, show_edge=False, header_style="" if no_color() else None)
+    view = Table(box=None, pad_edge=False, show_edge=False, header_style="" if no_color() else "table.header")
     width = -_GAP
     for position, column in enumerate(columns[n] for n in shown):
         whole = max(cell_len(column), *(cell_len(row[position]) for row in cells))

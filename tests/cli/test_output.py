@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
+import logging
 import os
+import pty
 import signal
 import subprocess
 import sys
@@ -15,7 +18,9 @@ from pathlib import Path
 
 import click
 import pytest
+import structlog
 
+from tang_attest import log
 from tang_attest.cli import main, output
 from tang_attest.errors import Malformed, Reason, Refused
 from tests.cli.serving import PATIENCE_S, clean_environment, command
@@ -80,6 +85,64 @@ def test_a_table_on_a_pipe_is_whole(berlin: None, capsys: pytest.CaptureFixture[
         [long, "-"],
         ["yes", "2026-01-02", "01:00:00", "CET"],
     ]
+
+
+TTY = (
+    "from tang_attest.cli import output; import sys;"
+    "output.table(('kid', 'note', 'more'), [('k' * 90, 'a long sentence ' * 9, 'extra')], '', "
+    "extra=('more',), prose=('note',), wide='--wide' in sys.argv)"
+)
+
+
+def on_a_terminal(*arguments: str, **variables: str) -> str:
+    """The text of a terminal of 80 columns on which a table of three columns was drawn."""
+    terminal, side = pty.openpty()
+    environ = {**clean_environment(), "COLUMNS": "80", "TERM": "xterm", **variables}
+    command = [sys.executable, "-c", TTY, *arguments]
+    with subprocess.Popen(command, stdin=side, stdout=side, stderr=side, env=environ) as process:
+        os.close(side)
+        said = b""
+        with contextlib.suppress(OSError):  # the other side is closed
+            while chunk := os.read(terminal, 4096):
+                said += chunk
+        assert process.wait(PATIENCE_S) == 0
+    os.close(terminal)
+    return said.decode().replace("\r", "")
+
+
+def test_a_terminal_shows_whole_values_and_few_columns() -> None:
+    """A thumbprint is in one piece, so that it can be copied; a sentence is folded; --wide shows the rest."""
+    narrow, wide = on_a_terminal(NO_COLOR="1"), on_a_terminal("--wide", NO_COLOR="1")
+    for text in (narrow, wide):
+        assert "k" * 90 in text
+        assert "…" not in text
+        assert len(text.splitlines()) > 3
+    assert "extra" not in narrow
+    assert "extra" in wide
+
+
+def test_no_color() -> None:
+    """NO_COLOR, when it is not empty, keeps every style off a table."""
+    assert "\x1b[" not in on_a_terminal(NO_COLOR="1")
+    assert "\x1b[1m" in on_a_terminal(NO_COLOR="")
+
+
+@pytest.mark.parametrize(("value", "colored"), [("1", False), ("", True)])
+def test_no_color_in_the_log(value: str, colored: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The log, too."""
+    terminal, side = pty.openpty()
+    monkeypatch.setenv("NO_COLOR", value)
+    with os.fdopen(side, "w") as stderr:
+        monkeypatch.setattr(sys, "stderr", stderr)
+        try:
+            log.configure("console", "info")
+            structlog.get_logger().warning("something happened")
+            stderr.flush()
+            assert (b"\x1b[" in os.read(terminal, 4096)) == colored
+        finally:
+            structlog.reset_defaults()
+            logging.getLogger().handlers = [h for h in logging.getLogger().handlers if h.name != log.HANDLER]
+    os.close(terminal)
 
 
 def test_json_values(berlin: None, capsys: pytest.CaptureFixture[str]) -> None:

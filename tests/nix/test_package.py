@@ -72,19 +72,26 @@ def test_the_servers_source_is_what_it_needs(nix: Nix) -> None:
     source = Path(nix.realize("{ }", f"toString ({SERVER}).arguments.src"))
     assert sorted(path.name for path in source.iterdir()) == [
         "LICENSE",
-        "man",
         "pyproject.toml",
         "tang_attest",
+        "tools",
     ]
     assert not list(source.rglob("__pycache__"))
     assert (source / "tang_attest/store/migrations").is_dir()
 
 
-def test_the_server_brings_its_unit_and_page(nix: Nix) -> None:
+def test_the_server_brings_its_unit_pages_and_completions(nix: Nix) -> None:
     """module-server.nix builds on the packaged unit."""
     package = Path(nix.realize("{ }", f"toString ({SERVER})"))
     assert (package / "lib/systemd/system/tang-attest.service").exists()
     assert (package / "share/man/man8/tang-attest.8").exists()
+    assert (package / "share/man/man8/tang-attest-device-verify.8").exists()
+    for completion in (
+        "bash-completion/completions/tang-attest",
+        "zsh/site-functions/_tang-attest",
+        "fish/vendor_completions.d/tang-attest.fish",
+    ):
+        assert "_TANG_ATTEST_COMPLETE" in (package / "share" / completion).read_text()
 
 
 def test_the_pin_is_in_clevis(pin: Path) -> None:

@@ -202,6 +202,13 @@ def test_a_debian_machine_from_install_to_purge(packages: dict[str, Path], machi
     assert machine.run("clevis encrypt attest --summary").startswith("Encrypts using")
     assert machine.run("find /usr/lib/tang-attest -name '*.pyc' | wc -l") != "0\n"
     machine.run("[ -s /usr/share/man/man8/tang-attest.8.gz ]")
+    machine.run("[ -s /usr/share/man/man8/tang-attest-device-verify.8.gz ]")
+    machine.run("[ -s /usr/share/zsh/vendor-completions/_tang-attest ]")
+    machine.run("[ -s /usr/share/fish/vendor_completions.d/tang-attest.fish ]")
+    assert "observation\n" in machine.run(
+        ". /usr/share/bash-completion/completions/tang-attest; COMP_WORDS=(tang-attest ob); COMP_CWORD=1;"
+        " _tang_attest_completion tang-attest; printf '%s\\n' ${COMPREPLY[@]}"
+    )
 
     # Root makes the state, and it is the service's
     assert re.search(r"^[\w-]{43}$", machine.run("tang-attest init"), re.MULTILINE)

@@ -293,7 +293,7 @@ def _live(name: str) -> Iterator[Show]:
 
         def show(number: int, one: Round) -> None:
             counts[one.outcome] += 1
-            table = Table(box=None, pad_edge=False, header_style="" if output.no_color() else None)
+            table = Table(box=None, pad_edge=False, header_style="" if output.no_color() else "table.header")
             for column in ("INSTANCE", "ROUND", *(outcome.upper() for outcome in RoundOutcome), "AT", "LAST"):
                 table.add_column(column)
             last = "verified" if one.outcome is RoundOutcome.VERIFIED else f"{one.outcome}: {_sentence(one)}"

@@ -153,6 +153,8 @@ let
               mkdir -p $out/bin
               printf '#!/bin/sh\nexec ${toString ../../..}/.venv/bin/python -m tang_attest "$@"\n' >$out/bin/tang-attest
               chmod 755 $out/bin/tang-attest
+              # As nixpkgs' own, with the dependencies on its path.
+              python() { ${toString ../../..}/.venv/bin/python "$@"; }
             '';
           }
         );
