@@ -44,7 +44,9 @@ def connection(environment: Mapping[str, str]) -> Iterator[socket.socket]:
 
 
 def stderr_is_the_connection() -> bool:
-    """Return True where inetd made standard error the connection too, so that a line of log would reach the client."""
+    """Return True where inetd made standard error the connection too, so that a line of log would reach the
+    client.
+    """
     try:
         out, errors = os.fstat(_STDOUT), os.fstat(_STDERR)
     except OSError:

@@ -28,7 +28,8 @@ def bind(
         found = dict.fromkeys((family, address) for family, _, _, _, address in addresses)
         shares: list[list[socket.socket]] = [[] for _ in range(workers)]
         for family, address in found:
-            # Any process of the same user could share a port that was bound for sharing, so the first socket does not share.
+            # Any process of the same user could share a port that was bound for sharing, so the first socket
+            # does not share.
             first = _listen(family, (address[0], port, *address[2:]), shared=False)
             port = first.getsockname()[1]
             if workers == 1:
@@ -46,7 +47,8 @@ def bind(
 def inherited(environment: Mapping[str, str]) -> list[socket.socket]:
     """Return the listening sockets that systemd passes to this process (sd_listen_fds(3)); empty without any.
 
-    Raises ``setting-invalid`` for a connection, which a socket unit with Accept=yes passes, and for a number that is none.
+    Raises ``setting-invalid`` for a connection, which a socket unit with Accept=yes passes, and for a number
+    that is none.
     """
     sockets = passed(environment)
     if any(not listens(passed_one) for passed_one in sockets):

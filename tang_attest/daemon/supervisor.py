@@ -4,11 +4,11 @@ Rules of this module:
 
 * The supervisor holds the listening sockets and nothing else that matters: no database, no keys, no threads.
   A connection that waits in a socket's queue is therefore not lost when the worker that would take it dies.
-* A worker of the first generation that ends before it answers ends the whole service, with its exit code; it has
-  logged the reason.  A later one is started again, after a pause that doubles each time.
+* A worker of the first generation that ends before it answers ends the whole service, with its exit code; it
+  has logged the reason.  A later one is started again, after a pause that doubles each time.
 * A reload starts a whole new generation first, and ends the old one only when every new worker answers.
-* Events coincide: one event may handle another of the same moment, and a signal during a reload waits for its end.
-  So an event belongs to a worker, never to the number of a descriptor.
+* Events coincide: one event may handle another of the same moment, and a signal during a reload waits for its
+  end.  So an event belongs to a worker, never to the number of a descriptor.
 """
 
 from __future__ import annotations
@@ -36,7 +36,9 @@ _log = structlog.get_logger("supervisor")
 
 @dataclass(frozen=True, slots=True)
 class WorkerSlot:
-    """A worker's number, the call that reports that it answers, and a descriptor that closes with the supervisor."""
+    """A worker's number, the call that reports that it answers, and a descriptor that closes with the
+    supervisor.
+    """
 
     index: int
     ready: Callable[[], None]
@@ -60,9 +62,10 @@ class _Worker:
 class Supervisor:
     """Runs the work that *prepare* returns in *count* processes.
 
-    *prepare* reads the settings and returns the work; it is called again for a reload, where raising keeps the old
-    generation.  *started* is called once, when every worker of the first generation answers.  *stopping* is called
-    before the workers are ended: it closes the supervisor's sockets, or clients would wait in them.
+    *prepare* reads the settings and returns the work; it is called again for a reload, where raising keeps
+    the old generation.  *started* is called once, when every worker of the first generation answers.
+    *stopping* is called before the workers are ended: it closes the supervisor's sockets, or clients would
+    wait in them.
     """
 
     count: int
@@ -135,7 +138,9 @@ class Supervisor:
             self._reap()
 
     def _heard(self, worker: _Worker) -> None:
-        """Note that *worker* answers requests now; or that it is gone, which SIGCHLD reports, perhaps earlier."""
+        """Note that *worker* answers requests now; or that it is gone, which SIGCHLD reports, perhaps
+        earlier.
+        """
         if worker.channel < 0:
             return
         worker.ready = bool(os.read(worker.channel, 1))
@@ -170,8 +175,8 @@ class Supervisor:
     def _start(self, index: int) -> None:
         """Fork worker *index* of this generation.
 
-        Signals are blocked meanwhile: in a new process they would reach the supervisor's handlers, which write into
-        the wakeup pipe of both processes, so that a worker's end would end the service.
+        Signals are blocked meanwhile: in a new process they would reach the supervisor's handlers, which
+        write into the wakeup pipe of both processes, so that a worker's end would end the service.
         """
         receive, send = os.pipe()
         blocked = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)

@@ -20,8 +20,8 @@ from tang_attest.errors import TangAttestError
 from tang_attest.keys.secret import load_secret
 from tang_attest.web.gate.tls import CRL, server_context
 
-#: Free bytes below which there is a warning (the audit record and a backup need them for a while), and a problem (the
-#: next flush may need them).
+#: Free bytes below which there is a warning (the audit record and a backup need them for a while), and a
+#: problem (the next flush may need them).
 _LOW: Final = 1 << 30
 _FULL: Final = 64 << 20
 #: A certificate that ends sooner was not renewed in time.

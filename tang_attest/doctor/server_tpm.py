@@ -15,7 +15,9 @@ _SUBJECT: Final = "server tpm"
 
 
 async def look_at_server_tpm(registry: Store, sealed: EncryptedKeys) -> Finding:
-    """Check all keys by the Name of the storage key above them, and the newest one by loading it into the TPM."""
+    """Check all keys by the Name of the storage key above them, and the newest one by loading it into the
+    TPM.
+    """
     try:
         keys = [key for key, _ in await registry.keys.list_keys() if sealed.is_in_tpm(key)]
     except TangAttestError as error:

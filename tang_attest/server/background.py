@@ -36,7 +36,8 @@ _limits_log = structlog.get_logger("limits")
 async def background(served: Served) -> AsyncIterator[None]:
     """Do the periodic work of *served* while the block runs.
 
-    At the end of the block the counted refusals are written first, and every remaining row is sealed afterwards.
+    At the end of the block the counted refusals are written first, and every remaining row is sealed
+    afterwards.
     """
     installation, store = served.installation, served.installation.store
     clock, settings = installation.world.clock, installation.settings

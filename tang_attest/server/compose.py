@@ -89,9 +89,9 @@ def password_in_file(settings: Settings) -> bytes | None:
 class World:
     """Everything that a composition takes from outside; the real things by default.
 
-    ``operator`` is the name in the audit record.  ``owner_auth`` returns the password of the TPM's owner hierarchy;
-    it is called only when the TPM wants one.  A request of an agent is held for ``hold_s`` seconds at most, and the
-    keys of plain Tang are read again after ``keys_last_s``.
+    ``operator`` is the name in the audit record.  ``owner_auth`` returns the password of the TPM's owner
+    hierarchy; it is called only when the TPM wants one.  A request of an agent is held for ``hold_s`` seconds
+    at most, and the keys of plain Tang are read again after ``keys_last_s``.
     """
 
     clock: Clock = field(default_factory=SystemClock)
@@ -139,8 +139,8 @@ class Installation:
     ) -> Attestation:
         """Return the use cases that answer machines.
 
-        Requests of agents wait in *polls*.  Refusals are counted in *refusals*, or else written one by one.  Exchanges
-        run in *executor*, or else on the event loop.
+        Requests of agents wait in *polls*.  Refusals are counted in *refusals*, or else written one by one.
+        Exchanges run in *executor*, or else on the event loop.
         """
         store, challenges, verify = self.store, self.challenges(), self.verifier()
         refusals = refusals or Refusals(store.audit, self.world.clock)
@@ -168,7 +168,9 @@ class Installation:
         return Challenges(world.clock, world.random, key, self.settings.challenge_ttl)
 
     def rounds(self, cap_events: bytes | None = None) -> OnDemandRounds:
-        """Return the use case that holds rounds on demand; *cap_events* are the cap's texts for a TPM asked directly."""
+        """Return the use case that holds rounds on demand; *cap_events* are the cap's texts for a TPM asked
+        directly.
+        """
         return OnDemandRounds(self.store, self.verifier(), Tpm2Tools(cap_events=cap_events), self.world.clock)
 
     def administration(self) -> Administration:
@@ -185,8 +187,8 @@ class Installation:
 async def opened(settings: Settings, world: World | None = None) -> AsyncIterator[Installation]:
     """Open the installation that *settings* name, and close it after the block.
 
-    Raises ``state-missing`` before anything is made, and ``setting-invalid`` when the key-encryption key is not the
-    database's: a key made under it could never be opened again.
+    Raises ``state-missing`` before anything is made, and ``setting-invalid`` when the key-encryption key is
+    not the database's: a key made under it could never be opened again.
     """
     secret = load_secret(settings.state)
     store = await open_store(settings.database_url, secret.derive(KEY_LABEL))
@@ -202,7 +204,9 @@ async def opened(settings: Settings, world: World | None = None) -> AsyncIterato
 async def composed(
     store: Store, secret: ServerSecret, settings: Settings, world: World | None = None
 ) -> AsyncIterator[Installation]:
-    """Compose the use cases over an open *store*; the connection to the TPM, if any, is closed after the block."""
+    """Compose the use cases over an open *store*; the connection to the TPM, if any, is closed after the
+    block.
+    """
     installation = _compose(store, secret, settings, world or World())
     try:
         yield installation

@@ -1,7 +1,8 @@
-"""The exchange of the key-encryption key in file and database; it can be continued after an interruption anywhere.
+"""The exchange of the key-encryption key in file and database; it can be continued after an interruption
+anywhere.
 
-The new secret is on the disk before the database is moved to it, and replaces the old one afterwards.  An interruption
-in between leaves both files; the database shows which of the two it is under.
+The new secret is on the disk before the database is moved to it, and replaces the old one afterwards.  An
+interruption in between leaves both files; the database shows which of the two it is under.
 """
 
 from __future__ import annotations
@@ -23,7 +24,9 @@ from tang_attest.store.maintenance.rekeying import Rekeyed
 
 @dataclass(frozen=True, slots=True)
 class Rotated:
-    """The number of rows moved, the number that were not ours, the chain's heads as text, and the old secret's path."""
+    """The number of rows moved, the number that were not ours, the chain's heads as text, and the old
+    secret's path.
+    """
 
     rows: int
     foreign: int
@@ -35,8 +38,9 @@ class Rotated:
 async def rotate_secret(settings: Settings, world: World) -> Rotated:
     """Exchange the secret of the installation that *settings* name.
 
-    Raises ``state-missing``, ``setting-invalid`` (a credential of the service manager, which has to be exchanged where
-    it comes from, or a secret that is not the database's), ``audit-changed``, and what the store raises.
+    Raises ``state-missing``, ``setting-invalid`` (a credential of the service manager, which has to be
+    exchanged where it comes from, or a secret that is not the database's), ``audit-changed``, and what the
+    store raises.
     """
     old, new = _secrets(settings)
     moved = await _move(settings.database_url, old, new, world)

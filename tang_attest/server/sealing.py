@@ -1,4 +1,6 @@
-"""Sealing of the audit record beside answering; the head of the chain goes to the log, and so off the machine."""
+"""Sealing of the audit record beside answering; the head of the chain goes to the log, and so off the
+machine.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,8 @@ from tang_attest.server.compose import Installation
 from tang_attest.service.audit.chain import AuditSealer
 
 _EVERY_S: Final = 1.0
-#: Seconds between two heads in this process's log.  Nobody on this machine can change a log that is kept elsewhere.
+#: Seconds between two heads in this process's log.  Nobody on this machine can change a log that is kept
+#: elsewhere.
 _LOG_EVERY_S: Final = 60.0
 
 _log = structlog.get_logger("audit")

@@ -36,8 +36,8 @@ _log = structlog.get_logger("serve")
 def serve(load: Callable[[], Settings], world: World, report: Callable[[TangAttestError], None]) -> int:
     """Answer machines until a signal; return the exit code.
 
-    *load* returns the settings now, and again at each reload; a failing reload keeps the old ones.  *report* tells
-    the operator the error that ends a worker.
+    *load* returns the settings now, and again at each reload; a failing reload keeps the old ones.  *report*
+    tells the operator the error that ends a worker.
     """
     settings = load()
     log.configure(settings.log_format, settings.log_level)

@@ -92,8 +92,9 @@ async def _site(settings: Settings, world: World, polls: Polls) -> AsyncIterator
 def _exchanging(settings: Settings, stack: AsyncExitStack) -> Executor | None:
     """Return the executor of exchanges.
 
-    OpenSSL lets go of the interpreter while it multiplies, so threads of a single worker use the other processors.
-    Several workers use them anyway; there a thread costs a fifth of the unlocks (measured), for half a millisecond.
+    OpenSSL lets go of the interpreter while it multiplies, so threads of a single worker use the other
+    processors.  Several workers use them anyway; there a thread costs a fifth of the unlocks (measured), for
+    half a millisecond.
     """
     if settings.workers > 1:
         return None

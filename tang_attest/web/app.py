@@ -1,4 +1,4 @@
-"""The application: which target goes where, limits, request ids, and the single place that turns errors into answers."""
+"""The application: routing, limits, request ids, and the single place that turns errors into answers."""
 
 from __future__ import annotations
 
@@ -29,9 +29,10 @@ from tang_attest.web.problems import CODE, ROUTE, MethodNotAllowed, hide_server,
 from tang_attest.web.tang_routes import handle_adv, handle_rec
 
 if TYPE_CHECKING:
-    from tang_attest.web.monitoring.metrics import Metrics  # slow to load, and not everybody measures
+    from tang_attest.web.monitoring.metrics import Metrics  # slow to load, and metrics are off by default
 
-#: aiohttp's own limit on the request line; longer targets than Tang's 4,095 still get a proper 414 up to here.
+#: aiohttp's own limit on the request line; longer targets than Tang's 4,095 still get a proper 414 up to
+#: here.
 MAX_LINE: Final = 16 * 1024
 
 _log = structlog.get_logger("web")
@@ -42,13 +43,12 @@ _KeyHandler = Callable[[web.Request, Caller, str], Awaitable[web.StreamResponse]
 
 @dataclass(frozen=True, slots=True)
 class Site:
-    """Parts of the site.
+    """The routes of a server, and the keys and limits behind them.
 
-    ``attest`` are the attested routes, or ``None`` for a mere tangd; ``admin`` the admin API, if it is on here;
-    ``advertised`` the keys that ``/adv`` shows;
-    ``plain`` the keys that answer without evidence, or ``None`` (the default) when none does.  ``endpoint`` is a
-    path before every route; exchanges run in ``executor``, or on the loop.  ``health`` answers /healthz and /readyz;
-    ``metrics`` hears of each request.
+    ``attest`` are the attested routes, or ``None`` for a mere tangd.  ``admin`` is the admin API, if it is
+    on.  ``advertised`` are the keys that ``/adv`` shows; ``plain`` are those that answer without evidence, or
+    ``None`` when none does.  ``endpoint`` is a path before every route.  Exchanges run in ``executor``, or on
+    the loop.  ``health`` answers /healthz and /readyz; ``metrics`` counts each request.
     """
 
     attest: AttestRoutes | None
@@ -67,7 +67,7 @@ _AGENT: Final = "/attest/agent/"
 
 
 def make_app(site: Site) -> web.Application:
-    """The aiohttp application for *site*."""
+    """Return the aiohttp application for *site*."""
     app = web.Application(client_max_size=MAX_BODY)
     app[LIMITER] = site.limiter
     app.on_response_prepare.append(hide_server)
@@ -80,8 +80,8 @@ def make_app(site: Site) -> web.Application:
         """Answer and log a target that is no path (``OPTIONS *``, ``CONNECT``) like the rest."""
         return await (answer if request.match_info.http_exception is not None else handler)(request)
 
-    # Tang's routes are matched on the raw target, which aiohttp's router has already decoded: one route takes all.
-    # A dot would leave out line ends, for aiohttp to answer.
+    # Tang's routes are matched on the raw target, which aiohttp's router has already decoded: one route takes
+    # all.  A dot would leave out line ends, for aiohttp to answer.
     app.middlewares.append(elsewhere)
     app.router.add_route("*", r"/{target:[\s\S]*}", answer, expect_handler=expect_later)
     return app
@@ -96,7 +96,7 @@ async def _answer(site: Site, request: web.Request) -> web.StreamResponse:
         seconds = time.monotonic() - started
         site.metrics.answered(request.get(ROUTE, "none"), response.status, code, seconds)
     level = _log.warning if response.status >= 500 else _log.info
-    # A thousand machines that are well are no news; and a stranger who asks too often does not fill the disk.
+    # Rounds of machines that are well, and requests over the limits, would fill the log.
     if response.status == 429 or (code == "ok" and response.status < 300 and _AGENT in request.raw_path):
         level = _log.debug
     shown = shown_name(request.transport)

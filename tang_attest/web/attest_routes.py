@@ -37,9 +37,10 @@ _Understood = TypeVar("_Understood")
 
 @dataclass(frozen=True, slots=True)
 class AttestRoutes:
-    """The handlers; each takes the request's caller, and what the route captured.
+    """The handlers; each takes the request's caller, and the ``kid`` that the route captured.
 
-    A stranger who knows no key, token or session hears so before anything of a large body is read or decoded.
+    A client without a known key, token or session is refused before anything of a large body is read or
+    decoded.
     """
 
     unlock: Unlock
@@ -96,7 +97,7 @@ class AttestRoutes:
         return _json(201, enrolled)
 
     async def announce(self, request: web.Request, caller: Caller, kid: str) -> web.Response:
-        """``POST /attest/announce/{kid}``: a challenge, or what became of the values (docs/protocol.md, 9)."""
+        """``POST /attest/announce/{kid}``: a challenge, or the resulting state (docs/protocol.md, 9)."""
         body = await self._about(request, kid, _announced)
         if body is None:
             challenge, cap_pcr = await self.announcements.challenge(kid)
@@ -120,7 +121,7 @@ class AttestRoutes:
         return _json(200, {"challenge": challenge_json(challenge)})
 
     async def prove(self, request: web.Request, caller: Caller, kid: str) -> web.Response:
-        """``POST /attest/agent/{kid}/evidence``: how the round ended (docs/protocol.md, 10.2)."""
+        """``POST /attest/agent/{kid}/evidence``: the outcome of the round (docs/protocol.md, 10.2)."""
         evidence = await self._about(
             request, kid, lambda data: validate(ProveBody, parse_json(data)).evidence()
         )
@@ -136,10 +137,11 @@ class AttestRoutes:
     async def _about(
         self, request: web.Request, kid: str, understand: Callable[[bytes], _Understood]
     ) -> _Understood:
-        """The body of a request about *kid*, as *understand* reads it.
+        """Return the body of a request about *kid*, as *understand* reads it.
 
-        Raises ``key-unknown`` before a large body is read, and rather than what else is wrong with a small one: the
-        use case looks the key up once more, and a look for each honest request would cost more than a small body.
+        Raises ``key-unknown`` before a large body is read, and in place of any other error of a small one.  A
+        small body is read first, because the use case looks the key up anyway, and a second lookup costs more
+        than the body.
         """
         if not is_small(request):
             await self.unlock.check_known(kid)
@@ -171,7 +173,7 @@ async def _renewed(
 
 
 def _point_and_evidence(body: bytes) -> tuple[dict[str, Any], Evidence | None]:
-    """X as it came, and the evidence, if there is a member ``attest``."""
+    """Return X as received, and the evidence, if there is a member ``attest``."""
     jwk = parse_json(body)
     member = jwk.pop("attest", None)
     if member is None:

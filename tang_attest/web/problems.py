@@ -1,4 +1,4 @@
-"""The one table from errors to statuses, and how a problem looks on the wire (RFC 9457)."""
+"""The one table from errors to statuses, and the wire format of a problem (RFC 9457)."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from tang_attest.protocol.challenge import Challenge
 from tang_attest.protocol.policy import differing_pcrs
 from tang_attest.protocol.quote import MAX_EVENT_LOG
 
-#: Key of a response under which its problem's code is, for the log line.
+#: The response's key for its problem's code, for the log line.
 CODE: Final = web.ResponseKey("code", str)
-#: Key of a request under which its route's name is, for the metrics.
+#: The request's key for its route's name, for the metrics.
 ROUTE: Final = web.RequestKey("route", str)
 
 _STATUS_BY_CODE: Final[Mapping[str, int]] = {
@@ -53,7 +53,7 @@ _STATUS_BY_CLASS: Final[tuple[tuple[type[TangAttestError], int, str], ...]] = (
 
 
 class MethodNotAllowed(Malformed):
-    """The address exists; ``allowed`` are its methods."""
+    """The address exists, but not with this method; ``allowed`` are its methods."""
 
     def __init__(self, method: str, allowed: Sequence[str]) -> None:
         self.allowed = tuple(allowed)
@@ -65,13 +65,13 @@ class Unread(Malformed):
 
 
 def status_of(error: TangAttestError) -> int:
-    """The HTTP status that answers *error*; never 3xx, which stock clients take for success."""
+    """Return the HTTP status that answers *error*; never 3xx, which stock clients take for success."""
     by_class = next((status for kind, status, _ in _STATUS_BY_CLASS if isinstance(error, kind)), 500)
     return _STATUS_BY_CODE.get(error.code, by_class)
 
 
 def problem(error: TangAttestError, request_id: str, challenge: Challenge | None = None) -> web.Response:
-    """*error* as a response; a refused device hears which PCRs differ, never their values."""
+    """Return *error* as a response; it names the PCRs that differ, never their values."""
     status = status_of(error)
     body = _members(error, status, request_id)
     if isinstance(error, Refused) and (pcrs := differing_pcrs(error)):
@@ -100,9 +100,9 @@ def problem(error: TangAttestError, request_id: str, challenge: Challenge | None
 
 
 def raw_problem(error: TangAttestError, status: int | None = None) -> bytes:
-    """*error* as bytes, the last of a connection: for requests that no handler sees.
+    """Return *error* as bytes, the last of a connection: for requests that no handler sees.
 
-    Without *status* it is that of the error.
+    *status* is by default the error's own.
     """
     status = status or status_of(error)
     body = json.dumps(_members(error, status, secrets.token_hex(8)), separators=(",", ":")).encode()
@@ -137,12 +137,12 @@ def _retry_after(error: TangAttestError) -> object:
 
 
 async def hide_server(_request: web.Request, response: web.StreamResponse) -> None:
-    """Say nothing of the versions that answer: a stranger needs none."""
+    """Remove the server's versions from the answer."""
     response.headers.pop("Server", None)
 
 
 def challenge_json(challenge: Challenge) -> dict[str, object]:
-    """A challenge as docs/protocol.md, 3.1 and 10.1 have it."""
+    """Return a challenge in the format of docs/protocol.md, 3.1 and 10.1."""
     words = {"quote": True, "event-log": challenge.event_log_wanted, "ima": challenge.ima_offset is not None}
     body: dict[str, object] = {
         "nonce": challenge.nonce,
@@ -151,7 +151,7 @@ def challenge_json(challenge: Challenge) -> dict[str, object]:
         "evidence": [word for word, wanted in words.items() if wanted],
     }
     if challenge.event_log_wanted:
-        # Says as well that this server takes the size of a log that is larger.
+        # It also tells the client that this server takes the size of a larger log.
         body["event_log_limit"] = MAX_EVENT_LOG
     more = {"ima_offset": challenge.ima_offset, "cap_pcr": challenge.cap_pcr}
     return body | {name: value for name, value in more.items() if value is not None}

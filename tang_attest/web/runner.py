@@ -16,13 +16,13 @@ from tang_attest.web.app import MAX_LINE
 from tang_attest.web.gate.connections import LimitedSite, answer_single, connection_of
 from tang_attest.web.gate.limits import Limiter, RequestLimits
 
-#: Seconds that a request under way has to end once the server was told to.
+#: Seconds that a request under way has to end once the server stops.
 _PATIENCE_S: Final = 5
-#: Seconds in which the rest of a body that nobody wants is read, so that its sender sees the answer.
+#: Seconds in which the unwanted rest of a body is read, so that its sender sees the answer.
 _LINGER_S: Final = 2
 #: Seconds between two looks for connections whose time is over.
 _SWEEP_S: Final = 1
-#: Bytes read of a connection ahead of a request for them.
+#: Bytes of a connection that are read ahead.
 _READ_AHEAD: Final = 16 * 1024
 
 
@@ -47,7 +47,7 @@ async def run(
     stop: asyncio.Event,
     limiter: Limiter,
 ) -> None:
-    """Answer on *sockets*, which listen, until *stop*; *listening* hears when requests are answered."""
+    """Answer on *sockets*, which listen, until *stop*; call *listening* once requests are answered."""
     async with _running(app, limiter) as (runner, options, under_way):
         sites = [LimitedSite(runner, listener, tls, limiter, options) for listener in sockets]
         for site in sites:
@@ -69,7 +69,7 @@ async def answer_one(app: web.Application, connection: socket.socket, limiter: L
 async def _running(
     app: web.Application, limiter: Limiter
 ) -> AsyncIterator[tuple[web.AppRunner, dict[str, Any], _UnderWay]]:
-    """Yield a runner of *app*, its options, and what counts the requests under way."""
+    """Yield a runner of *app*, its options, and the counter of requests under way."""
     under_way = _UnderWay()
     app.middlewares.insert(0, under_way.count)  # around the one that answers by itself
     options = handling(limiter.limits)
@@ -97,16 +97,17 @@ async def beside(app: web.Application, sockets: Sequence[socket.socket]) -> Asyn
 
 
 async def _sweep(limiter: Limiter) -> None:
-    """End the connections whose clients let them wait: nothing else looks while an answer cannot be written."""
+    """End the connections whose clients let them wait: nothing else checks while an answer cannot be written."""
     while True:
         await asyncio.sleep(_SWEEP_S)
         limiter.end_overdue()
 
 
 class _UnderWay:
-    """The requests that are being read or answered.
+    """Counts the requests that are being read or answered.
 
-    aiohttp lets handlers end, but throws away what arrives meanwhile: a request whose body is on its way would fail.
+    aiohttp lets handlers end, but drops bytes that arrive meanwhile: a request whose body is on its way would
+    fail.
     """
 
     def __init__(self) -> None:
@@ -116,7 +117,7 @@ class _UnderWay:
 
     @property
     def count(self) -> Middleware:
-        """A middleware that counts."""
+        """Count a request while it is handled (aiohttp middleware)."""
 
         @web.middleware
         async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -135,6 +136,6 @@ class _UnderWay:
         return middleware
 
     async def wait(self, seconds: float) -> None:
-        """Until there is none, or *seconds* have passed."""
+        """Wait until no request is under way, or *seconds* have passed."""
         with suppress(TimeoutError):
             await asyncio.wait_for(self._none.wait(), seconds)

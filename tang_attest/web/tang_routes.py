@@ -1,6 +1,6 @@
-"""Tang's routes: which targets they are, and plain Tang's answers to them.
+"""Tang's routes: their targets, and plain Tang's answers.
 
-Targets are matched raw, before any library has decoded or normalized them, because tangd does it that way.
+Targets are matched raw, before any library has decoded or normalized them, as tangd matches them.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Route:
 
 
 def match(method: str, raw_target: str, endpoint: str = "") -> Route | int:
-    """The route of a request, or the status that tangd gives: 404, 405 or 414.
+    """Return the route of a request, or the status that tangd gives: 404, 405 or 414.
 
     *endpoint* is a path before every route, such as ``/tang``; slashes around it do not count.
     """
@@ -46,7 +46,8 @@ def match(method: str, raw_target: str, endpoint: str = "") -> Route | int:
 
 @lru_cache
 def _pattern(endpoint: str) -> re.Pattern[str]:
-    # tangd has three expressions, ^/+adv/+(KID)$, ^/+adv/*$ and ^/+rec/+(KID)$; no target matches two of them.
+    # tangd has three expressions, ^/+adv/+(KID)$, ^/+adv/*$ and ^/+rec/+(KID)$; no target matches two of
+    # them.
     prefix = f"/{re.escape(endpoint)}" if endpoint else ""
     kid = "[0-9A-Za-z_-]+"
     return re.compile(f"{prefix}/+(?:adv(?:/+(?P<adv>{kid})|/*)|rec/+(?P<rec>{kid}))")

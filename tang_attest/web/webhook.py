@@ -1,4 +1,4 @@
-"""Telling another server, with a signature that it can check: the one HTTP request that this program makes itself."""
+"""Webhooks: signed notifications to another server, the only HTTP request that this program makes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import aiohttp
 from tang_attest.errors import Unavailable
 
 LIMIT_S: Final = 10.0
-#: Bytes of a secret; fewer could be guessed.
+#: The least bytes of a secret; a shorter one could be guessed.
 _LEAST_SECRET: Final = 16
 _MOST_SECRET: Final = 4096
 
@@ -21,8 +21,8 @@ _MOST_SECRET: Final = 4096
 async def post_signed(secret_file: Path | None, url: str, body: bytes, limit_s: float = LIMIT_S) -> None:
     """POST *body* to *url*; any 2xx is success, and a redirection is none.  Raises ``webhook-failed``.
 
-    ``Tang-Attest-Signature`` is ``sha256=`` and the HMAC-SHA-256, in hex, over the header ``Tang-Attest-Timestamp``
-    (seconds since 1970), a newline and the body.
+    ``Tang-Attest-Signature`` is ``sha256=`` and the HMAC-SHA-256, in hex, over the header
+    ``Tang-Attest-Timestamp`` (seconds since 1970), a newline and the body.
     """
     timestamp = str(int(time.time()))
     mac = hmac.new(read_secret(secret_file), f"{timestamp}\n".encode() + body, hashlib.sha256)
@@ -45,7 +45,7 @@ async def post_signed(secret_file: Path | None, url: str, body: bytes, limit_s: 
 
 
 def read_secret(file: Path | None) -> bytes:
-    """The secret in *file*, without white space around it.  Raises ``webhook-failed``."""
+    """Return the secret in *file*, without white space around it.  Raises ``webhook-failed``."""
     if file is None:
         raise Unavailable("webhook-failed", "There is no webhook secret; an unsigned webhook is not sent.")
     try:

@@ -1,4 +1,4 @@
-"""Wire models of requests: strict, one for each body of docs/protocol.md."""
+"""Request bodies: strict models, one for each body of docs/protocol.md."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tang_attest.service.policies.announce import Announcement
 
 #: Limits of a request.  An honest one nests 2 deep and has fewer than 100 members and elements.
 BOUNDS: Final = Bounds(depth=32, parts=256)
-#: The same for whoever has shown a token: changes of whole policies.
+#: The same for a client with an admin token, which may change whole policies.
 ADMIN_BOUNDS: Final = Bounds(depth=32, parts=8192)
 _MAX_CERTIFICATE: Final = 8 * 1024
 _MAX_SESSION: Final = 16 * 1024
@@ -30,10 +30,10 @@ _MAX_NUMBER: Final = 32
 
 
 def parse_json(body: bytes, bounds: Bounds = BOUNDS) -> dict[str, Any]:
-    """The JSON object in *body*, which is UTF-8 without a byte order mark (RFC 8259, 8.1).
+    """Return the JSON object in *body*, which is UTF-8 without a byte order mark (RFC 8259, 8.1).
 
     Raises :class:`Malformed` ``request-malformed`` for anything but one object, for a repeated member, NaN,
-    Infinity, a number of more than 32 characters, and, before anything is parsed, for what is beyond *bounds*.
+    Infinity, a number of more than 32 characters, and, before anything is parsed, for a body beyond *bounds*.
     """
     try:
         check_bounds(body, bounds)
@@ -93,7 +93,7 @@ B64u = Annotated[bytes, BeforeValidator(_decode_b64u)]
 
 
 class Body(BaseModel):
-    """Base of models that are received: nothing unknown, nothing converted."""
+    """A request body: unknown members are refused, and nothing is converted."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
@@ -109,7 +109,7 @@ class AttestMember(Body):
     event_log_size: int = Field(0, ge=0, le=2**40)
 
     def evidence(self) -> Evidence:
-        """As the core takes it."""
+        """Return it as a value of the core."""
         return Evidence(
             self.nonce,
             self.quote,
@@ -130,7 +130,7 @@ class EnrollBody(Body):
     ek_certificate: B64u | None = Field(None, max_length=_MAX_CERTIFICATE)
 
     def application(self) -> Application:
-        """As the use case takes it."""
+        """Return it as a value of the use case."""
         return Application(self.name, self.token, self.ak, self.ek, self.ek_certificate)
 
 
@@ -142,7 +142,7 @@ class ProveBody(AttestMember):
     cap_events: B64u | None = Field(None, max_length=MAX_TEXTS)
 
     def evidence(self) -> Evidence:
-        """As the core takes it."""
+        """Return it as a value of the core."""
         return replace(
             AttestMember.evidence(self),
             ima=self.ima,
@@ -162,7 +162,7 @@ class FinishBody(Body):
     event_log: B64u = Field(b"", max_length=MAX_EVENT_LOG)
 
     def evidence(self) -> Evidence:
-        """As the core takes it; the nonce is in the session."""
+        """Return it as a value of the core; the nonce is in the session."""
         return Evidence("", self.quote, self.signature, self.pcrs, self.event_log)
 
 
@@ -176,7 +176,7 @@ class AnnounceBody(AttestMember):
     )
 
     def announcement(self) -> Announcement:
-        """As the use case takes it."""
+        """Return it as a value of the use case."""
         return Announcement(self.label, self.values, tuple(self.changes))
 
 
@@ -190,9 +190,9 @@ _Model = TypeVar("_Model", bound=Body)
 
 
 def validate(model: type[_Model], value: object, code: str = "request-malformed") -> _Model:
-    """*value* as *model*.  Raises :class:`Malformed` *code*, naming the first member that is wrong.
+    """Return *value* as *model*.  Raises :class:`Malformed` *code*, naming the first member that is wrong.
 
-    Unknown members are looked for first: pydantic would describe every one of them.
+    Unknown members are refused first: pydantic would describe every one of them.
     """
     if isinstance(value, dict):
         for member in value:
@@ -208,5 +208,5 @@ def validate(model: type[_Model], value: object, code: str = "request-malformed"
 
 
 def _shown(member: str) -> str:
-    """A name that a stranger chose, for a console."""
+    """Return a member's name, which the client chose, in a form that is safe for a console."""
     return member[:80] if member[:80].isprintable() else ascii(member)[1:81]

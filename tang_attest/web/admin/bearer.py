@@ -1,4 +1,6 @@
-"""Authentication of the admin API: the bearer token of a request (RFC 6750, section 2.1), and nothing else of it."""
+"""Authentication of the admin API: the bearer token of a request (RFC 6750, section 2.1), and nothing else of
+it.
+"""
 
 from __future__ import annotations
 
@@ -20,10 +22,10 @@ _log = structlog.get_logger("admin")
 
 
 async def authenticate(tokens: AdminTokens, request: web.Request, caller: Caller) -> Grant:
-    """Return the grant of the request's token.
+    """Return the grants of the request's token.
 
-    Raises ``transport-insecure``, and ``admin-token-invalid`` whatever else is wrong; the log has the cause and, where
-    there is one, the token's name.  Guessing is not slowed down here: a token has 256 random bits.
+    Raises ``transport-insecure``, and ``admin-token-invalid`` whatever else is wrong; the log has the cause
+    and, where there is one, the token's name.  Guessing is not slowed down here: a token has 256 random bits.
     """
     try:
         _check_transport(request)
@@ -35,7 +37,7 @@ async def authenticate(tokens: AdminTokens, request: web.Request, caller: Caller
 
 
 def _check_transport(request: web.Request) -> None:
-    """A token that once went through a network in the clear belongs to everybody there: nobody gets used to that.
+    """Refuse a token that went through a network in the clear, where everybody can read it.
 
     A proxy in front has to be on the server's own host.
     """
@@ -45,7 +47,7 @@ def _check_transport(request: web.Request) -> None:
 
 
 def _is_local(remote: str | None) -> bool:
-    """True for this host itself, also when it comes by way of a socket for both families; ``None`` is a Unix socket."""
+    """Return True for this host itself, also over a socket for both families; ``None`` is a Unix socket."""
     if remote is None:
         return True
     address = ip_address(remote)

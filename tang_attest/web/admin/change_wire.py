@@ -41,7 +41,7 @@ class AddedStateBody(Body):
 
 
 class ChangeBody(Body):
-    """A change of a policy: states that are staged, labels of those that count no more, rules over event logs."""
+    """A change of a policy: states to stage, labels of states to retire, rules over event logs."""
 
     add: list[AddedStateBody] = Field(default_factory=list, max_length=64, fail_fast=True)
     retire: list[Label] = Field(default_factory=list, max_length=256, fail_fast=True)
@@ -50,12 +50,12 @@ class ChangeBody(Body):
     )
 
     def document(self) -> object:
-        """As the command line reads it from a file."""
+        """Return the document that the command line reads from a file."""
         return self.model_dump()
 
 
 class Start(Body):
-    """A change, and whom it reaches first: a share of the devices, or those with a label."""
+    """A change, and its first audience: a share of the devices, or those with a label."""
 
     name: Name
     change: ChangeBody
@@ -69,25 +69,25 @@ class Start(Body):
     )
 
     def terms(self) -> RolloutTerms:
-        """As the use case takes them."""
+        """Return the terms of the use case."""
         share = None if self.share is None else units(self.share)
         return RolloutTerms(self.name, share, self.label, self.limit, self.salt)
 
 
 class Widen(Body):
-    """The share from now on."""
+    """The new share."""
 
     share: Share
 
 
 class ReasonBody(Body):
-    """Reason, for the audit record and the status."""
+    """The reason, for the audit record and the status."""
 
     why: Why | None = None
 
 
 def units(share: float) -> int:
-    """*share* in the units of :data:`WHOLE`."""
+    """Return *share* in the units of :data:`WHOLE`."""
     return round(share * WHOLE)
 
 
@@ -103,12 +103,12 @@ class GroupView(View):
 
     @classmethod
     def of(cls, group: Group) -> GroupView:
-        """*group*, as it is shown."""
+        """Return the view of *group*."""
         return cls(code=group.reason.code, sentence=group.reason.sentence, devices=list(group.devices))
 
 
 class DryRunView(View):
-    """Effect of a change on the devices of a policy if each booted as it did last."""
+    """The effect of a change on the devices of a policy if each booted as it did last."""
 
     devices: int
     would_refuse: int = Field(description="Devices that are not refused now.")
@@ -119,7 +119,7 @@ class DryRunView(View):
 
     @classmethod
     def of(cls, result: DryRun) -> DryRunView:
-        """*result*, as it is shown."""
+        """Return the view of *result*."""
         return cls(
             devices=result.devices,
             would_refuse=len(result.refused_devices),
@@ -131,7 +131,7 @@ class DryRunView(View):
 
 
 class FaredView(View):
-    """A device that a rollout's change permitted or refused; ``about`` says how."""
+    """A device that a rollout's change permitted or refused; ``about`` has the details."""
 
     device: str
     about: str
@@ -139,19 +139,19 @@ class FaredView(View):
 
     @classmethod
     def of(cls, entry: RolloutDevice) -> FaredView:
-        """*entry*, as it is shown."""
+        """Return the view of *entry*."""
         return cls(device=entry.device, about=entry.about, at=entry.at)
 
 
 class BootedView(View):
-    """Number of devices that booted a state last."""
+    """The number of devices that booted a state last."""
 
     label: str | None = Field(description="null: they were never permitted.")
     devices: int
 
 
 class RolloutView(View):
-    """A rollout, and who is on what."""
+    """A rollout, and the states that its devices booted."""
 
     policy: str
     name: str
@@ -175,7 +175,7 @@ class RolloutView(View):
 
     @classmethod
     def of(cls, status: RolloutStatus) -> RolloutView:
-        """*status*, as it is shown."""
+        """Return the view of *status*."""
         return cls(
             **status.rollout.as_json(),
             devices=status.devices,
@@ -194,5 +194,5 @@ class RolloutList(View):
 
     @classmethod
     def of(cls, found: Iterable[RolloutStatus]) -> RolloutList:
-        """*found*, as it is shown."""
+        """Return the view of *found*."""
         return cls(rollouts=[RolloutView.of(status) for status in found])

@@ -1,4 +1,4 @@
-"""The OpenAPI 3.1 document of the admin API, made from the table that the server routes by."""
+"""The OpenAPI 3.1 document of the admin API, generated from the server's routing table."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _REFUSALS: Final = {
 
 
 def document(operations: Sequence[Operation], url: str) -> dict[str, Any]:
-    """The document of *operations*, served below the path *url*."""
+    """Return the document of *operations*, served below the path *url*."""
     paths: dict[str, dict[str, Any]] = {}
     for operation in operations:
         paths.setdefault(operation.path, {})[operation.method.lower()] = _operation(operation)
@@ -77,7 +77,7 @@ def _operation(operation: Operation) -> dict[str, Any]:
 
 
 def _statuses(operation: Operation) -> list[int]:
-    """The refusals that *operation* has."""
+    """Return the refusals of *operation*."""
     impossible = set()
     if operation.method == "GET":
         impossible.add(409)
@@ -96,7 +96,7 @@ def _parameters(model: type[Body], place: str) -> list[dict[str, Any]]:
 
 
 def _parameter(member: dict[str, Any]) -> dict[str, Any]:
-    """An optional parameter is left out; JSON's null has no form in an address."""
+    """Return a parameter; an optional one is left out, because JSON's null has no form in an address."""
     kept = {key: value for key, value in member.items() if key not in ("title", "anyOf")}
     if "anyOf" not in member:
         return kept

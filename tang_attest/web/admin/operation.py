@@ -1,6 +1,6 @@
-"""One operation of the admin API, as a value: the server routes by it and the OpenAPI document is made from it.
+"""One operation of the admin API, as a value: the server routes by it, and the OpenAPI document shows it.
 
-:func:`perform` is what every operation has in common: address, scope, parameters, body, in this order.
+:func:`perform` checks for every operation: address, scope, parameters, body, in this order.
 """
 
 from __future__ import annotations
@@ -51,7 +51,9 @@ class Answer:
 
 @dataclass(frozen=True, kw_only=True)
 class Operation:
-    """``path`` is below ``/admin/v1``; ``text`` lets a text body stand in for ``body``; ``answers`` has every success."""
+    """``path`` is below ``/admin/v1``; ``text`` lets a text body stand in for ``body``; ``answers`` has every
+    success.
+    """
 
     name: str
     method: str
@@ -67,17 +69,19 @@ class Operation:
 
     @cached_property
     def pattern(self) -> re.Pattern[str]:
-        """Matches the raw address below ``/admin/v1``: a percent-encoded slash is part of a parameter."""
+        """Return the pattern of the raw address below ``/admin/v1``: a percent-encoded slash is part of a
+        parameter.
+        """
         return re.compile(_PARAMETER.sub(r"(?P<\1>[^/]+)", self.path))
 
     @property
     def media_types(self) -> tuple[str, ...]:
-        """Media types of a body."""
+        """Return the media types that a body may have."""
         return ((JSON,) if self.body else ()) + ((TEXT,) if self.text else ())
 
 
 def find(operations: Sequence[Operation], method: str, path: str) -> tuple[Operation, dict[str, str]]:
-    """The operation of a request to *path* below ``/admin/v1``, and its raw parameters.
+    """Return the operation of a request to *path* below ``/admin/v1``, and its raw parameters.
 
     Raises ``not-found``, ``method-not-allowed``.  HEAD is GET, whose body the server leaves out.
     """
@@ -102,7 +106,7 @@ async def perform(
     query: str,
     request: web.Request,
 ) -> Answer:
-    """Answer *request*, which was found to be for *operation*.
+    """Answer *request*, which is for *operation*.
 
     Raises ``scope-missing``, ``request-malformed``, ``media-type-unsupported``, and what the use case raises.
     """
@@ -146,7 +150,9 @@ async def _body(operation: Operation, request: web.Request) -> Body | bytes | No
 
 
 def _text(value: dict[str, Any]) -> dict[str, Any]:
-    r"""*value*, unless it has half of a surrogate pair (``"\ud800"``), which no database and no answer can hold."""
+    r"""Return *value*; refuse half of a surrogate pair (``"\ud800"``), which no database and no answer can
+    hold.
+    """
     try:
         json.dumps(value, ensure_ascii=False).encode()
     except UnicodeEncodeError:

@@ -1,6 +1,7 @@
-"""The admin API: its table of operations, and how a request gets to one.
+"""The admin API: its table of operations, and their dispatch.
 
-Whoever shows no valid token learns nothing, not even which addresses exist; only the OpenAPI document is public.
+A client without a valid token learns nothing, not even which addresses exist; only the OpenAPI document is
+public.
 """
 
 from __future__ import annotations
@@ -239,13 +240,15 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
 
 
 def document(endpoint: str = "") -> dict[str, object]:
-    """The OpenAPI document of a server whose routes begin with *endpoint*."""
+    """Return the OpenAPI document of a server whose routes begin with *endpoint*."""
     return openapi.document(OPERATIONS, f"{endpoint}{PREFIX}")
 
 
 @cache
 def _document_text(endpoint: str) -> str:
-    """Anybody may ask for it, and making it takes as long as a hundred refusals."""
+    """Return the document as JSON, made once: any client may fetch it, and making it costs a hundred
+    refusals.
+    """
     return json.dumps(document(endpoint))
 
 
@@ -258,7 +261,7 @@ class AdminRoutes:
     endpoint: str = ""
 
     async def answer(self, request: web.Request, target: str, caller: Caller) -> web.Response:
-        """The answer to a request; *target* is the raw one below :data:`PREFIX`.
+        """Return the answer to a request; *target* is the raw one below :data:`PREFIX`.
 
         Raises every error that an operation documents.
         """

@@ -1,6 +1,6 @@
-"""Wire models of the admin API: the models that its OpenAPI document is made from (web/admin/openapi.py).
+"""The models of the admin API; its OpenAPI document is generated from them (web/admin/openapi.py).
 
-What comes in is strict, what goes out is built by a model's ``of``.
+Models of requests are strict; models of answers are built by their ``of``.
 """
 
 from __future__ import annotations
@@ -32,7 +32,9 @@ _MAX_ID: Final = 2**63 - 2
 
 
 def _decimal(value: object) -> object:
-    """Query parameters are text; pydantic would take signs, spaces and underscores."""
+    """Return the number of a query parameter, which is text; pydantic would take signs, spaces and
+    underscores.
+    """
     if isinstance(value, str):
         if not (value.isascii() and value.isdecimal() and len(value) < 20):
             raise ValueError("not a number in decimal digits")
@@ -95,14 +97,14 @@ class ObservationPath(Body):
 
 
 class ByName(Body):
-    """A page of what has names."""
+    """A page of named entries."""
 
     limit: Limit = 50
     after: Name | None = Field(None, description="Only names after this one: `next` of the page before.")
 
 
 class Newest(Body):
-    """A page of what has numbers."""
+    """A page of numbered entries."""
 
     limit: Limit = 50
     before: Annotated[Number | None, Decimal] = Field(
@@ -112,7 +114,7 @@ class Newest(Body):
 
 
 class StageQuery(Body):
-    """Parameters beside a text body; a JSON body has them itself."""
+    """The parameters beside a text body; a JSON body holds them itself."""
 
     label: Label | None = Field(None, description="With a text body: the new state's name.")
     expires_in: Annotated[Seconds | None, Decimal] = Field(
@@ -124,7 +126,7 @@ class StageQuery(Body):
 
 
 class Stage(Body):
-    """Values that no machine has shown yet: one for each PCR of the policy's selection, and no others."""
+    """Values that no machine has quoted yet: one for each PCR of the policy's selection, and no others."""
 
     label: Label
     values: dict[Pcr, Digest] = Field(description="PCR number to the hex of its value.", max_length=24)
@@ -132,7 +134,7 @@ class Stage(Body):
 
 
 class Approve(Body):
-    """An observation to accept, and how far."""
+    """An observation to accept, and the limits of the approval."""
 
     observation: Number
     label: Label | None = Field(None, description="The new state's name; the time by default.")
@@ -141,16 +143,16 @@ class Approve(Body):
     only_this_device: bool = Field(False, description="Not for other devices under the policy.")
 
     def approval(self) -> Approval:
-        """As the use case takes it."""
+        """Return the approval of the use case."""
         return Approval(
             only_this_device=self.only_this_device, once=self.once, valid_for=_span(self.for_seconds)
         )
 
 
 def staging(query: StageQuery, body: Stage | bytes) -> tuple[str, ValuesOf, timedelta | None]:
-    """The label, the values and the time of a request to stage.
+    """Return the label, the values and the time of a request to stage.
 
-    Raises ``request-malformed`` when a text body comes without a label, or when the query says what a JSON body says.
+    Raises ``request-malformed`` for a text body without a label, and for a query that repeats a JSON body.
     """
     if isinstance(body, bytes):
         complete = validate(_TextStage, query.model_dump())
@@ -179,7 +181,7 @@ def _span(seconds: int | None) -> timedelta | None:
 
 
 class View(BaseModel):
-    """Base of models that are sent."""
+    """An answer of the admin API."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -201,7 +203,7 @@ class StateView(View):
 
     @classmethod
     def of(cls, state: ReferenceState) -> StateView:
-        """*state*, as it is shown."""
+        """Return the view of *state*."""
         return cls(
             label=state.label,
             life=state.life.value,
@@ -224,13 +226,13 @@ class StagedView(StateView):
 
 
 class StagedList(View):
-    """States that wait for approval, or for the first machine that boots them."""
+    """The states that wait for approval, or for the first machine that boots them."""
 
     states: list[StagedView]
 
     @classmethod
     def of_states(cls, states: Iterable[tuple[str, ReferenceState]]) -> StagedList:
-        """*states*, each with its policy's name."""
+        """Return the view of *states*, each with its policy's name."""
         return cls(
             states=[StagedView(policy=name, **StateView.of(state).model_dump()) for name, state in states]
         )
@@ -247,7 +249,7 @@ class PolicySummary(View):
 
     @classmethod
     def of(cls, policy: ReferencePolicy) -> PolicySummary:
-        """*policy*, as it is listed."""
+        """Return the view of *policy* in a list."""
         return cls(
             name=policy.name,
             selection=str(policy.selection),
@@ -270,7 +272,7 @@ class PolicyView(View):
 
     @classmethod
     def of(cls, policy: ReferencePolicy, retirable: list[str]) -> PolicyView:
-        """*policy*, as it is shown."""
+        """Return the view of *policy*."""
         about = PolicySummary.of(policy).model_dump(exclude={"states"})
         return cls(
             **about,
@@ -288,7 +290,7 @@ class PolicyPage(View):
 
     @classmethod
     def of(cls, page: Page[ReferencePolicy]) -> PolicyPage:
-        """*page*, as it is shown."""
+        """Return the view of *page*."""
         views = [PolicySummary.of(policy) for policy in page.items]
         return cls(policies=views, next=views[-1].name if page.more else None)
 
@@ -330,7 +332,7 @@ class DeviceView(View):
 
     @classmethod
     def of(cls, device: Device) -> DeviceView:
-        """*device*, as it is shown."""
+        """Return the view of *device*."""
         return cls(
             name=device.name,
             policy=device.policy,
@@ -356,7 +358,7 @@ class DevicePage(View):
 
     @classmethod
     def of(cls, page: Page[Device]) -> DevicePage:
-        """*page*, as it is shown."""
+        """Return the view of *page*."""
         views = [DeviceView.of(device) for device in page.items]
         return cls(devices=views, next=views[-1].name if page.more else None)
 
@@ -375,7 +377,7 @@ class ObservationView(View):
 
     @classmethod
     def of(cls, seen: Observation) -> ObservationView:
-        """*seen*, as it is shown."""
+        """Return the view of *seen*."""
         return cls(
             id=seen.id,
             device=seen.device,
@@ -389,7 +391,7 @@ class ObservationView(View):
 
 
 class ExplanationView(View):
-    """An observation, and what is odd about it: by value, and event by event if the machine sent its log."""
+    """An observation, and its differences: by value, and event by event if the machine sent its log."""
 
     observation: ObservationView
     policy: str
@@ -401,7 +403,7 @@ class ExplanationView(View):
 
     @classmethod
     def of(cls, found: Explanation) -> ExplanationView:
-        """*found*, as it is shown."""
+        """Return the view of *found*."""
         return cls(
             observation=ObservationView.of(found.observation),
             policy=found.policy,
@@ -421,7 +423,7 @@ class ObservationPage(View):
 
     @classmethod
     def of(cls, page: Page[Observation]) -> ObservationPage:
-        """*page*, as it is shown."""
+        """Return the view of *page*."""
         views = [ObservationView.of(seen) for seen in page.items]
         return cls(observations=views, next=views[-1].id if page.more else None)
 
@@ -443,7 +445,7 @@ class AuditView(View):
 
     @classmethod
     def of(cls, number: int, entry: AuditEntry) -> AuditView:
-        """*entry*, as it is shown."""
+        """Return the view of *entry*."""
         return cls(
             no=number,
             at=entry.at,
@@ -467,13 +469,13 @@ class AuditPage(View):
 
     @classmethod
     def of(cls, page: Page[tuple[int, AuditEntry]]) -> AuditPage:
-        """*page*, as it is shown."""
+        """Return the view of *page*."""
         views = [AuditView.of(number, entry) for number, entry in page.items]
         return cls(entries=views, next=views[-1].no if page.more else None)
 
 
 class Problem(View):
-    """Problem (RFC 9457); docs/errors.md explains every code.  Made by web/problems.py."""
+    """A refusal or an error (RFC 9457); docs/errors.md explains every code.  Made by web/problems.py."""
 
     type: str
     title: str

@@ -1,4 +1,4 @@
-"""Reading a request's body: whole, in time, as it is, and never too many at once."""
+"""Reading of request bodies: whole, in time, undecoded, and never too many at once."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tang_attest.web.problems import Unread
 
 #: An unlock request with the largest event log has about 180 KiB (docs/protocol.md, 3.3, step 1).
 MAX_BODY: Final = 256 * 1024
-#: Bodies without evidence: a point, a ticket, an application with its EK certificate.
+#: The limit of bodies without evidence: a point, a ticket, an application with its EK certificate.
 SMALL_BODY: Final = 4 * 1024
 MAX_APPLICATION: Final = 32 * 1024
 
@@ -27,20 +27,20 @@ LIMITER: Final = web.AppKey("limiter", Limiter)
 
 
 def check_encoding(request: web.Request) -> None:
-    """Raise ``encoding-unsupported`` for a body that would have to be unpacked: a few bytes may be any number of them."""
+    """Raise ``encoding-unsupported`` for a compressed body: a few bytes may unpack to any number of them."""
     encodings = ",".join(request.headers.getall("Content-Encoding", ()))
     if encodings and request.body_exists and not _IDENTITY.fullmatch(encodings):
         raise Unread("encoding-unsupported", "The body has a Content-Encoding.")
 
 
 def is_small(request: web.Request) -> bool:
-    """True when the head promises a body of :data:`SMALL_BODY` at most."""
+    """Return True when the head declares a body of :data:`SMALL_BODY` at most."""
     size = request.content_length
     return size is not None and size <= SMALL_BODY
 
 
 async def read_body(request: web.Request, limit: int = MAX_BODY) -> bytes:
-    """The body of *request*, of at most *limit* bytes.
+    """Return the body of *request*, of at most *limit* bytes.
 
     Raises ``request-too-large``, ``request-slow``, ``unavailable`` when too many bodies are on their way, and
     ``request-malformed`` when the client hangs up or its chunks cannot be read.
@@ -49,7 +49,7 @@ async def read_body(request: web.Request, limit: int = MAX_BODY) -> bytes:
     if size is not None and size > limit:
         raise _too_large(limit)
     content, limiter = request.content, request.app[LIMITER]
-    if content.is_eof():  # it came with the head
+    if content.is_eof():  # it arrived with the head
         return await _read(request, limit, None)
     connection = connection_of(request)
     with limiter.body(request.remote) as incoming:
@@ -83,11 +83,11 @@ async def _read(request: web.Request, limit: int, incoming: Incoming | None) -> 
 
 
 async def expect_later(_request: web.Request) -> None:
-    """Promise nothing to a client that asks first (``Expect: 100-continue``): :func:`read_body` does, if it reads."""
+    """Leave ``Expect: 100-continue`` unanswered: :func:`read_body` answers it, if the body is read."""
 
 
 async def _invite(request: web.Request) -> None:
-    """Tell a client that waits for it to send its body (RFC 9110, 10.1.1)."""
+    """Answer ``100 Continue`` to a client that waits for it (RFC 9110, 10.1.1)."""
     if request.version == HttpVersion11 and request.headers.get("Expect", "").lower() == "100-continue":
         await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         request.writer.output_size = 0  # the answer has not begun

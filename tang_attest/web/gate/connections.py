@@ -1,10 +1,11 @@
-"""Taking connections: counted before they cost anything, and ended when their client lets them wait.
+"""Acceptance of connections: counted before they cost anything, and ended when their client lets them wait.
 
 Rules of this module:
 
 * A connection is counted when it is taken, before a TLS handshake and before anything is read.
-* One request of a connection is read and answered at a time.  What comes behind it stays as bytes, and is bounded.
-* A client that has said all it will say, and closed its side, still gets its answer, as with tangd.
+* One request of a connection is read and answered at a time.  Bytes behind it are kept unread, and are
+  bounded.
+* A client that has sent its request and closed its side still gets its answer, as with tangd.
 """
 
 from __future__ import annotations
@@ -27,13 +28,14 @@ from tang_attest.web.gate.holdings import Held
 from tang_attest.web.gate.limits import Limiter
 from tang_attest.web.problems import raw_problem, status_of
 
-#: Bytes of a request's head: the longest target that still gets tangd's 414, and as much for fields as curl sends twenty
-#: times over.
+#: Bytes of a request's head: the longest target that still gets tangd's 414, and as much for fields as curl
+#: sends twenty times over.
 MAX_HEAD: Final = 20 * 1024
 _END_OF_HEAD: Final = b"\r\n\r\n"
-#: Bytes behind a request that is being answered; an honest client sends the next request when it has the answer.
+#: Bytes behind a request that is being answered; an honest client sends the next request when it has the
+#: answer.
 _MAX_KEPT: Final = 256 * 1024
-#: Seconds that TLS's own good-bye may take.
+#: Seconds that TLS's close_notify may take.
 _GOODBYE_S: Final = 2.0
 #: Connections that are taken in a row before others have their turn.
 _IN_A_ROW: Final = 64
@@ -62,14 +64,14 @@ class Connection(web.RequestHandler):
         self._payload: StreamReader | None = None
         self._kept, self._ended = b"", False
 
-    # --- what the runner says ---------------------------------------------------------------------------------------
+    # --- calls of the runner ----------------------------------------------------------------------------------------
 
     def begun(self) -> None:
-        """A request is being handled."""
+        """Note that a request is being handled."""
         self._held.work()
 
     def reading(self) -> None:
-        """Its body is being read."""
+        """Note that the body of the request is being read."""
         self._held.wait(self._limiter.limits.body_s + 1)
 
     # --- answers ------------------------------------------------------------------------------------------------------
@@ -77,7 +79,9 @@ class Connection(web.RequestHandler):
     async def finish_response(
         self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
     ) -> tuple[web.StreamResponse, bool]:
-        """Write an answer within the time for it; every answer passes here, also one that aiohttp makes by itself."""
+        """Write an answer within the time for it; every answer passes here, also one that aiohttp makes by
+        itself.
+        """
         if isinstance(resp, web.HTTPException):  # an ``Expect`` beside a target that is no path
             error = Malformed("request-malformed", "Nothing here meets this expectation.")
             self._say(error, resp.status, type(resp).__name__)
@@ -91,7 +95,7 @@ class Connection(web.RequestHandler):
             if self._kept or self._ended:
                 self._loop.call_soon(self._go_on)
 
-    # --- what the transport says ------------------------------------------------------------------------------------
+    # --- calls of the transport -------------------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin, in the clear or after the handshake."""
@@ -100,13 +104,13 @@ class Connection(web.RequestHandler):
         super().connection_made(transport)
 
     def connection_lost(self, exc: BaseException | None) -> None:
-        """Give back what was held."""
+        """Give up the connection's place."""
         self._limiter.disconnect(self._held)
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Read a head or a body, or keep what comes behind a request until that is answered."""
-        if not data:  # aiohttp goes on with what it has
+        """Read a head or a body; keep bytes behind a request until that is answered."""
+        if not data:  # aiohttp goes on with the bytes it has
             super().data_received(data)
             return
         while data and not self._force_close:
@@ -126,10 +130,12 @@ class Connection(web.RequestHandler):
             self._payload.set_exception(ConnectionResetError("the client hung up"))
         return self._request_count > self._answered
 
-    # --- heads, bodies, and what comes behind -------------------------------------------------------------------------
+    # --- heads, bodies, and bytes behind them -------------------------------------------------------------------------
 
     def _next_size(self, data: bytes) -> int:
-        """Return the number of bytes of *data* to read on: to the end of a head, as far as that is the first one in there."""
+        """Return the number of bytes of *data* to read on: to the end of a head, as far as that is the first
+        one in there.
+        """
         if not self._expects_head():
             return MAX_HEAD
         end = data.find(_END_OF_HEAD, 0, MAX_HEAD)
@@ -139,7 +145,7 @@ class Connection(web.RequestHandler):
         return self._request_count == self._answered and (self._payload is None or self._payload.is_eof())
 
     def _is_whole(self) -> bool:
-        """A whole request is here that was not answered yet."""
+        """Return True when a whole request is here that was not answered yet."""
         return self._request_count > self._answered and self._payload is not None and self._payload.is_eof()
 
     def _feed(self, piece: bytes) -> None:
@@ -168,7 +174,7 @@ class Connection(web.RequestHandler):
             self.transport.pause_reading()
 
     def _go_on(self) -> None:
-        """The answer is written: take what came behind the request."""
+        """Take the bytes behind the request, whose answer is written."""
         if self.transport is None or self._request_count > self._answered:
             return
         kept, self._kept = self._kept, b""
@@ -182,7 +188,7 @@ class Connection(web.RequestHandler):
             self.force_close()
 
     def _wait_for_head(self) -> None:
-        # aiohttp ends an idle connection in peace; a second later there is no peace.
+        # aiohttp closes an idle connection first; a second later it is cut.
         self._held.wait(self._limiter.limits.idle_s + 1)
 
     # --- errors -------------------------------------------------------------------------------------------------------
@@ -194,10 +200,12 @@ class Connection(web.RequestHandler):
         exc: BaseException | None = None,
         message: str | None = None,
     ) -> web.StreamResponse:
-        """Answer what aiohttp cannot read, or what a defect left without an answer, and end the connection."""
-        del request, message  # bytes of a stranger
+        """Answer a request that aiohttp cannot read, or that a defect left unanswered, and end the
+        connection.
+        """
+        del request, message  # bytes of any client
         if isinstance(exc, ConnectionError):
-            raise exc  # of ours, below: the end is said already
+            raise exc  # of ours, below: the answer is sent already
         if status >= 500:
             _log.error("defect", exc_info=exc)
             self._write(Unavailable("internal", "The server failed to handle the request."), status)
@@ -207,7 +215,7 @@ class Connection(web.RequestHandler):
         raise ConnectionError
 
     def _say(self, error: TangAttestError, status: int, cause: str) -> None:
-        """Answer and log a request that nobody else sees; strangers who do it too often are not logged."""
+        """Answer and log a request that no handler sees; an address over its limit is not logged."""
         level = _log.info
         try:
             self._limiter.admit(self._held.address)
@@ -221,7 +229,7 @@ class Connection(web.RequestHandler):
             self.transport.write(raw_problem(error, status))
 
 
-#: Makes the handler of a connection that was counted.
+#: Returns the handler of a connection that was counted.
 _Make = Callable[[Held], Connection]
 
 
@@ -242,11 +250,11 @@ class LimitedSite(web.BaseSite):
 
     @property
     def name(self) -> str:
-        """Address on which it listens."""
+        """Return the address of the listener."""
         return str(self._listener.getsockname())
 
     async def start(self) -> None:
-        """Listen."""
+        """Begin to listen."""
         await super().start()
         server, loop = self._runner.server, asyncio.get_running_loop()
         if server is None:
@@ -264,21 +272,21 @@ class LimitedSite(web.BaseSite):
         )
 
     async def stop(self) -> None:
-        """Listen no more."""
+        """Stop listening."""
         if self._accepting is not None:
             self._accepting.stop()
         await super().stop()
 
 
 class _Single(Connection):
-    """The only connection of a process; ``lost`` tells of its end."""
+    """The only connection of a process; ``lost`` is set at its end."""
 
     __slots__ = ("lost",)
 
     lost: asyncio.Event
 
     def connection_lost(self, exc: BaseException | None) -> None:
-        """Tell of the end."""
+        """Note the end of the connection."""
         super().connection_lost(exc)
         self.lost.set()
 
@@ -301,7 +309,7 @@ async def answer_single(
 
 
 class _Gate(asyncio.Protocol):
-    """Start of a connection in the clear: it is counted, and handed on, or told that there is no room."""
+    """Takes a connection in the clear: counts it, and hands it on, or answers that there is no room."""
 
     __slots__ = ("_limiter", "_make")
 
@@ -325,7 +333,8 @@ class _Gate(asyncio.Protocol):
 class _Accepting:
     """Takes connections for TLS.
 
-    The event loop's own servers tell of a connection once its handshake is done, and nothing of those that never are.
+    The event loop's own servers report a connection after its handshake, and never one whose handshake does
+    not end.
     """
 
     def __init__(self, listener: socket.socket, tls: ssl.SSLContext, limiter: Limiter, make: _Make) -> None:
@@ -334,12 +343,12 @@ class _Accepting:
         self._again: asyncio.TimerHandle | None = None
 
     def start(self) -> None:
-        """Take connections."""
+        """Begin to take connections."""
         self._listener.setblocking(False)
         asyncio.get_running_loop().add_reader(self._listener.fileno(), self._accept)
 
     def stop(self) -> None:
-        """Take no more, and end the handshakes that are under way."""
+        """Stop taking connections, and end the handshakes that are under way."""
         if self._again is not None:
             self._again.cancel()
         asyncio.get_running_loop().remove_reader(self._listener.fileno())
@@ -360,7 +369,7 @@ class _Accepting:
             self._begin(connection, peer[0] if isinstance(peer, tuple) else None)
 
     def _rest(self) -> None:
-        """There is no descriptor: give one up, and look again in a moment."""
+        """Make room when no descriptor is left, and try again in a moment."""
         self._limiter.make_room()
         loop = asyncio.get_running_loop()
         loop.remove_reader(self._listener.fileno())
@@ -396,7 +405,7 @@ class _Accepting:
 
 
 def _hang_up(connection: socket.socket) -> None:
-    """End a handshake: whoever waits for its bytes hears the end."""
+    """End a handshake; the task that waits for its bytes sees the end."""
     try:
         connection.shutdown(socket.SHUT_RDWR)
     except OSError:
@@ -404,6 +413,6 @@ def _hang_up(connection: socket.socket) -> None:
 
 
 def connection_of(request: web.BaseRequest) -> Connection | None:
-    """The connection of *request*; ``None`` on a listener that is not limited."""
+    """Return the connection of *request*; ``None`` on a listener that is not limited."""
     protocol = request.protocol
     return protocol if isinstance(protocol, Connection) else None

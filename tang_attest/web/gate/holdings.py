@@ -1,11 +1,11 @@
-"""The holders of connections, the connections that wait for their client and until when, and which one goes when there is no room.
+"""The holders of connections, their deadlines, and the choice of a connection to end when there is no room.
 
 Rules of this module:
 
-* A connection that waits for its client may be ended at any time, and is at the latest when its time is over; one that
-  waits for this server may not.
-* When there is no room, whoever holds most loses the connection that has waited longest.  A stranger who fills the
-  server therefore pushes out connections of their own.
+* A connection that waits for its client may be ended at any time, and is at the latest when its time is over;
+  one that waits for this server may not.
+* When there is no room, the network that holds most loses the connection that has waited longest.  An
+  attacker who fills the server therefore pushes out connections of their own.
 """
 
 from __future__ import annotations
@@ -30,16 +30,16 @@ class Held:
         self.until = _NEVER
 
     def wait(self, seconds: float) -> None:
-        """From now on it waits for the client, for so many *seconds* at most."""
+        """Note that the connection waits for the client from now on, for *seconds* at most."""
         self._holdings.wait(self, seconds)
 
     def work(self) -> None:
-        """From now on the client waits for this server."""
+        """Note that the client waits for this server from now on."""
         self._holdings.work(self)
 
 
 class Holdings:
-    """The connections of a worker.  An exempt network is ``None``, and gives way when nobody else can."""
+    """The connections of a worker.  An exempt network is ``None``, and gives way when no other can."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -55,14 +55,14 @@ class Holdings:
         return self._count_of.get(network, 0)
 
     def add(self, network: str | None, address: str | None, cut: Callable[[], None] | None) -> Held:
-        """A connection was made from *address*, which counts as *network*."""
+        """Add a connection from *address*, which counts as *network*."""
         held = Held(self, network, address, cut)
         self._all.add(held)
         self._count_of[network] += 1
         return held
 
     def remove(self, held: Held) -> None:
-        """It is gone, or about to be; any number of times."""
+        """Remove a connection that is gone, or about to be; calling it again does nothing."""
         if held not in self._all:
             return
         self.work(held)
@@ -88,7 +88,9 @@ class Holdings:
                 del self._waiting[held.network]
 
     def make_room(self) -> bool:
-        """End the connection that has waited longest, of whoever holds most; false when none waits."""
+        """End the connection that has waited longest, of the network that holds most; return False when none
+        waits.
+        """
         known = [network for network in self._waiting if network is not None]
         if not known and None not in self._waiting:
             return False
@@ -97,7 +99,7 @@ class Holdings:
         return True
 
     def end_overdue(self) -> int:
-        """End what has waited for too long; how many that were."""
+        """End the connections that have waited for too long; return their number."""
         now = self._clock()
         overdue = [held for waiting in self._waiting.values() for held in waiting if held.until < now]
         for held in overdue:

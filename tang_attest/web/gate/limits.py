@@ -1,10 +1,10 @@
-"""Limits of requests of one address, of requests about one device, and of work at once.
+"""Limits: on the requests of one address, on requests about one device, and on the work at a time.
 
 Rules of this module:
 
-* A stranger costs a fixed amount of memory: a number for each of the addresses that asked last.
-* Whoever knows a device's ``kid`` must not be able to lock its machine out, so that limit is one for the key *and*
-  the address.
+* Clients cost a fixed amount of memory: a number for each of the addresses that asked last.
+* A client that knows a device's ``kid`` must not be able to lock its machine out.  So that limit is one for
+  the key *and* the address.
 * Each worker process counts for itself.
 """
 
@@ -39,31 +39,33 @@ NAMES: Final = (
 #: Keys that a set of buckets remembers: about 10 MB when it is full.
 BUCKETS: Final = 65_536
 _TOO_OFTEN: Final = "This address asks too often."
-#: A bucket holds what its rate gives in so many seconds.
+#: Seconds of its rate that a bucket holds.
 ADDRESS_BURST_S: Final = 10
 DEVICE_BURST_S: Final = 30
-#: Prefix that a provider gives to one customer (RFC 6177): its addresses are one address here.
+#: The IPv6 prefix of one customer (RFC 6177): its addresses are one address here.
 _IPV6_PREFIX: Final = 64
 
 
 @dataclass(frozen=True, slots=True)
 class RequestLimits:
-    """Of each worker.  Rates are in requests per second, 0 is no limit; ``exempt`` networks have no limit of their own.
+    """The limits of each worker.
 
-    The defaults let 1,000 machines behind one address boot at the same moment: each makes a connection and two
-    requests at once, and a quarter of them may try again every few seconds.
+    Rates are in requests per second, 0 is no limit; ``exempt`` networks have no limit of their own.
+
+    The defaults let 1,000 machines behind one address boot at the same moment: each makes a connection and
+    two requests at once, and a quarter of them may try again every few seconds.
     """
 
     address_rate: float = 400
     device_rate: float = 2
     connections: int = 4096
     address_connections: int = 2048
-    #: Requests that are worked on: a few times what one batch of the database takes.
+    #: Requests that are worked on at a time: a few batches of the database.
     requests: int = 1024
-    #: Bytes that have come of request bodies that are being read, in all; one address may have half of them.
+    #: Received bytes of request bodies that are being read, in all; one address may have half of them.
     bodies: int = 128 * 1024 * 1024
-    #: Seconds in which a body has to be here, a request's head (and the next request), a TLS handshake, and in which
-    #: the client has to have read the answer.
+    #: Seconds in which a body has to be here, a request's head (and the next request), a TLS handshake, and
+    #: in which the client has to have read the answer.
     body_s: float = 10
     idle_s: float = 20
     handshake_s: float = 10
@@ -74,8 +76,9 @@ class RequestLimits:
 class TokenBuckets:
     """A token bucket for each key, of the *size* keys that were used last.
 
-    It is kept as one number, the time at which the bucket is full again (GCRA, ITU-T I.371), under a hash of the key
-    that nobody outside of the process can foresee: however long the words of strangers are, what is kept is not.
+    It is kept as one number, the time at which the bucket is full again (GCRA, ITU-T I.371), under a hash of
+    the key that nobody outside of the process can foresee.  So a long key takes no more memory than a short
+    one.
     """
 
     def __init__(
@@ -88,7 +91,7 @@ class TokenBuckets:
         return len(self._full_at)
 
     def take(self, *key: str) -> float:
-        """Take a token of *key*: 0, or the seconds until there is one."""
+        """Take a token of *key*; return 0, or the seconds until there is one."""
         if not self._cost:
             return 0
         now, known = self._clock(), hash(key)
@@ -103,7 +106,7 @@ class TokenBuckets:
         return 0
 
     def wait(self, *key: str) -> float:
-        """Return the result of :meth:`take`, with nothing taken."""
+        """Return the result that :meth:`take` would have, and take nothing."""
         if not self._cost:
             return 0
         now = self._clock()
@@ -111,7 +114,9 @@ class TokenBuckets:
 
 
 class Limiter:
-    """Counts, and says no.  ``refused`` has how often, by the limit's name."""
+    """Counts requests, connections and bodies, and refuses those over a limit; ``refused`` counts by the
+    limit's name.
+    """
 
     def __init__(
         self, limits: RequestLimits | None = None, clock: Callable[[], float] = time.monotonic
@@ -127,19 +132,19 @@ class Limiter:
         self.bodies_of: Counter[str] = Counter()
 
     def admit(self, address: str | None) -> None:
-        """A request from *address*.  Raises ``too-many-requests``."""
+        """Count a request from *address*.  Raises ``too-many-requests``."""
         if (network := self._limited(address)) is not None:
             self._check("address", self._addresses.take(network), _TOO_OFTEN)
 
     def admit_about(self, kid: str, address: str | None) -> None:
-        """A request about the device's key *kid*.  Raises ``too-many-requests``."""
+        """Count a request about the device's key *kid*.  Raises ``too-many-requests``."""
         if (network := self._limited(address)) is not None:
             wait = self._devices.take(kid, network)
             self._check("device", wait, "This address asks too often about this device.")
 
     @contextmanager
     def work(self) -> Iterator[None]:
-        """A request is worked on.  Raises ``unavailable`` when too many are."""
+        """Count a request while the block works on it.  Raises ``unavailable`` when too many are worked on."""
         if self.working >= self.limits.requests:
             self.refused["requests"] += 1
             raise Unavailable("unavailable", "The server works on too many requests.", retry_after=1)
@@ -151,7 +156,7 @@ class Limiter:
 
     @contextmanager
     def body(self, address: str | None) -> Iterator[Incoming]:
-        """A body is on its way; what has come of it is counted, not what its head declares."""
+        """Count a body while the block reads it: its received bytes, not those that its head declares."""
         incoming = Incoming(self, self._limited(address))
         try:
             yield incoming
@@ -160,14 +165,15 @@ class Limiter:
 
     @property
     def connections(self) -> int:
-        """Open ones."""
+        """Return the number of open connections."""
         return len(self._held)
 
     def connect(self, address: str | None, cut: Callable[[], None] | None = None) -> Held:
-        """A connection was made; *cut* ends it.  When there are too many, one that waits for its client goes.
+        """Count a new connection; *cut* ends it.  When there are too many, one that waits for its client is
+        ended.
 
         Raises ``too-many-requests`` for an address that asks too often, so that a flood is not even read, and
-        ``unavailable`` for one that holds too many, or when every connection is worked for; then it does not count.
+        ``unavailable`` for one that holds too many, or when none waits; the connection is then not counted.
         """
         network = self._limited(address)
         if network is not None:
@@ -182,11 +188,11 @@ class Limiter:
         return self._held.add(network, address, cut)
 
     def disconnect(self, held: Held) -> None:
-        """A connection is gone."""
+        """Count a connection no more."""
         self._held.remove(held)
 
     def make_room(self) -> None:
-        """End a connection that waits for its client: a descriptor is needed."""
+        """End a connection that waits for its client, because a descriptor is needed."""
         self._held.make_room()
 
     def end_overdue(self) -> None:
@@ -195,7 +201,7 @@ class Limiter:
             self.refused["unread"] += ended
 
     def _limited(self, address: str | None) -> str | None:
-        """Return the key to count *address* under, or ``None`` for a Unix socket or an exempt network."""
+        """Return the network that *address* counts as; ``None`` for a Unix socket and an exempt network."""
         return _network(address, self.limits.exempt) if address else None  # a Unix socket's peer is ''
 
     def _check(self, limit: str, wait: float, sentence: str) -> None:
@@ -213,7 +219,7 @@ class Incoming:
         self._limiter, self._network, self._size = limiter, network, 0
 
     def add(self, size: int) -> None:
-        """So many more bytes are here.  Raises ``unavailable`` when all bodies together have too many."""
+        """Count *count* more bytes.  Raises ``unavailable`` when all bodies together have too many."""
         limiter, network = self._limiter, self._network
         mine = limiter.bodies_of[network] if network is not None else 0
         most = limiter.limits.bodies
@@ -225,13 +231,13 @@ class Incoming:
         _add(limiter.bodies_of, network, size)
 
     def forget(self) -> None:
-        """The body was taken, or given up."""
+        """Count the body no more."""
         self._limiter.bodies -= self._size
         _add(self._limiter.bodies_of, self._network, -self._size)
 
 
 def _add(counter: Counter[str], network: str | None, number: int) -> None:
-    """Nothing is kept of who has nothing."""
+    """Change an address's count; an address without bytes is forgotten."""
     if network is not None:
         counter[network] += number
         if not counter[network]:

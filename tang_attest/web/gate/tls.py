@@ -15,17 +15,17 @@ from cryptography.hazmat.primitives import serialization
 from tang_attest.errors import Malformed
 
 _WHAT: Final = {"tls_certificate": "certificate", "tls_key": "key", "tls_client_ca": "certificate"}
-#: First line of a list of revoked certificates.
+#: The first line of a CRL in PEM.
 CRL: Final = b"-----BEGIN X509 CRL-----"
 #: Reads (of 256 KiB at most) from a client that was refused, before it is cut off.
 _PATIENCE: Final = 4
 
 
 def server_context(certificate: Path, key: Path, client_ca: Path | None = None) -> ssl.SSLContext:
-    """A context that shows *certificate* (a PEM chain) and has its *key* (PEM, without a passphrase).
+    """Return a context that shows *certificate* (a PEM chain) and has its *key* (PEM, without a passphrase).
 
-    With *client_ca* (see :func:`_demand_certificates`) who shows no certificate of it gets no connection.
-    Raises ``setting-invalid`` naming the setting whose file is wrong.
+    With *client_ca* (see :func:`_demand_certificates`) a client without a certificate of it gets no
+    connection.  Raises ``setting-invalid`` naming the setting whose file is wrong.
     """
     _check_pem("tls_certificate", certificate, x509.load_pem_x509_certificates)
     _check_pem("tls_key", key, lambda pem: serialization.load_pem_private_key(pem, None))
@@ -34,7 +34,7 @@ def server_context(certificate: Path, key: Path, client_ca: Path | None = None) 
     try:
         context.load_cert_chain(certificate, key)
     except ssl.SSLError as error:
-        # Each of the two is good for itself.
+        # Each of the two files can be read.
         what = "it is not the key of tls_certificate" if error.reason == "KEY_VALUES_MISMATCH" else str(error)
         raise Malformed("setting-invalid", f"Setting tls_key: {what}.") from None
     if client_ca is not None:
@@ -43,7 +43,7 @@ def server_context(certificate: Path, key: Path, client_ca: Path | None = None) 
 
 
 def shown_name(transport: asyncio.BaseTransport | None) -> str | None:
-    """The common name in the certificate that the client has shown and that was verified; for the log only."""
+    """Return the common name in the client's verified certificate; for the log only."""
     shown = transport.get_extra_info("peercert") if transport is not None else None
     for part in (shown or {}).get("subject", ()):
         for name, value in part:
@@ -53,10 +53,11 @@ def shown_name(transport: asyncio.BaseTransport | None) -> str | None:
 
 
 def _demand_certificates(context: ssl.SSLContext, authorities: Path) -> None:
-    """Have every client show a chain to a CA in *authorities* (PEM), whose leaf is good for TLS clients (RFC 5280).
+    """Demand of every client a chain to a CA in *authorities* (PEM), whose leaf is good for TLS clients (RFC
+    5280).
 
-    Where the file has CRLs too, each CA that issues to clients needs a current one in it, or OpenSSL refuses its
-    certificates.  Not checked: names.  Whose certificate it is decides nothing.
+    If the file has CRLs too, each CA that issues to clients needs a current one in it, or OpenSSL refuses its
+    certificates.  Not checked: names.  The certificate's subject decides nothing.
     """
     _check_pem("tls_client_ca", authorities, x509.load_pem_x509_certificates)
     try:
@@ -73,10 +74,10 @@ def _demand_certificates(context: ssl.SSLContext, authorities: Path) -> None:
 class _Explaining(ssl.SSLObject):
     """A handshake that tells the client why it failed.
 
-    The event loop closes the connection of a failed handshake at once, and the alert that OpenSSL has made for the
-    client stays in memory.  So the failure is said to be a wait, for which the loop sends what there is to send.
-    A client that has written its request already reads the alert after that, and closes.  The loop ends the
-    connection then, at its own time limit, or when more comes than a request.
+    The event loop closes the connection of a failed handshake at once, and OpenSSL's alert for the client
+    stays in memory.  So the failure is reported as a wait, for which the loop sends the pending bytes.  A
+    client that has written its request already reads the alert after that, and closes.  The loop ends the
+    connection then, at its own time limit, or when more than a request arrives.
     """
 
     _failed: ssl.SSLError | None = None
@@ -100,7 +101,7 @@ class _Explaining(ssl.SSLObject):
 def _check_pem(setting: str, path: Path, load: Callable[[bytes], object], what: str = "") -> None:
     """Raise ``setting-invalid`` naming *setting* unless *load* reads the file.
 
-    OpenSSL alone would not say which of the two files is wrong, and would ask a terminal for a passphrase.
+    OpenSSL alone would not tell the two files apart, and would ask a terminal for a passphrase.
     """
     try:
         load(path.read_bytes())

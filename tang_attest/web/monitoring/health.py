@@ -1,4 +1,4 @@
-"""/healthz and /readyz: whether the process answers, and whether it could open a disk."""
+"""/healthz (the process answers) and /readyz (it could open a disk)."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _READY: Final = "/readyz"
 
 
 def make_app(metrics: Metrics, health: Health | None) -> web.Application:
-    """Metrics on an address of their own: /metrics, and /healthz and /readyz."""
+    """Return the application for Prometheus, on an address of its own: /metrics, /healthz and /readyz."""
     app = web.Application()
     app.on_response_prepare.append(hide_server)
 
@@ -37,7 +37,7 @@ def make_app(metrics: Metrics, health: Health | None) -> web.Application:
 
 @dataclass(frozen=True, slots=True)
 class Health:
-    """Anybody may ask: the answers say a code and nothing else."""
+    """The health routes; they are open to everybody, so an answer holds a code and nothing else."""
 
     readiness: Readiness
 
@@ -46,11 +46,11 @@ class Health:
         return {_ALIVE: self.alive, _READY: self.ready}.get(target)
 
     async def alive(self, _request: web.Request) -> web.Response:
-        """200: this process answers."""
+        """Answer 200: this process answers."""
         return _answer(200, "ok")
 
     async def ready(self, _request: web.Request) -> web.Response:
-        """200, or 503 with the code of what is missing: the database, its schema, the keys."""
+        """Answer 200, or 503 with the code of the missing part: the database, its schema, the keys."""
         try:
             await self.readiness.check()
         except TangAttestError as error:

@@ -1,9 +1,9 @@
-"""Metrics for Prometheus.
+"""The metrics of a worker, in the format of Prometheus.
 
 Rules of this module:
 
-* A name says nothing about a device: no ``kid``, no address, no name becomes a label.
-* Labels are words of this program, so a stranger cannot make new series.
+* Metrics identify no device: no ``kid``, no address, no name becomes a label.
+* Labels are words of this program, so no client can make new series.
 * One worker process, one registry: each worker is scraped on its own port, and nothing is shared.
 """
 
@@ -33,21 +33,22 @@ from tang_attest.web.gate.limits import NAMES, Limiter
 
 #: Seconds: from a challenge (a millisecond) to a client that gave up.
 _BUCKETS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 60.0)
-#: Routes on which evidence or a token is judged; what was not judged is no verdict.
+#: Routes on which evidence or a token is appraised; other answers count as no verdict.
 _JUDGED: Final = frozenset({"unlock", "enroll", "announce", "agent-evidence"})
 _VERDICT_STATUSES: Final = frozenset({200, 201, 403})
 
 
-disable_created_metrics()  # type: ignore[no-untyped-call]  # a series more for each, which nobody asks for
+disable_created_metrics()  # type: ignore[no-untyped-call]  # a further series for each, which is not used
 
 
 @dataclass(frozen=True, slots=True)
 class Sources:
-    """Sources of numbers that are read on request.
+    """The sources of numbers that are read only for a scrape.
 
-    ``queues`` are the store's, by name; ``seen`` the number of devices by when they were last seen, ``ready`` raises
-    what keeps the server from opening a disk; ``held`` requests of agents; ``left_out`` refusals that the audit record
-    has only as a number, ``tampered`` how often a row of the database was not the server's own, by table.
+    ``queues`` are the store's, by name.  ``seen`` is the number of devices by the time since they were last
+    seen.  ``ready`` raises the error that keeps the server from opening a disk.  ``held`` counts held
+    requests of agents, ``left_out`` the refusals that the audit record has only as a number, and ``tampered``
+    the reads of rows that were not the server's own, by table.
     """
 
     queues: Callable[[], Mapping[str, QueueFigures]]
@@ -102,7 +103,7 @@ class Metrics:
         )
 
     def answered(self, route: str, status: int, code: str, seconds: float) -> None:
-        """A request was answered.  A request without evidence on the unlock route has a route of its own."""
+        """Count an answered request.  A request without evidence on the unlock route has a route of its own."""
         if code == "evidence-required":
             route = "challenge"
         self._requests.labels(route, status, code).inc()
@@ -111,7 +112,7 @@ class Metrics:
             self._verdicts.labels("verify" if route == "agent-evidence" else route, code).inc()
 
     async def text(self) -> bytes:
-        """Everything, as Prometheus reads it."""
+        """Return every metric in Prometheus's text format."""
         if self._sources is not None:
             await self._look(self._sources)
         return generate_latest(self._registry)
@@ -129,7 +130,7 @@ class Metrics:
 
 
 class _Pulled(Collector):
-    """Numbers that others count."""
+    """Metrics that other parts count, read at each scrape."""
 
     def __init__(self, limiter: Limiter, sources: Sources | None) -> None:
         self._limiter, self._sources = limiter, sources
@@ -158,7 +159,7 @@ class _Pulled(Collector):
         )
         yield CounterMetricFamily(
             "tang_attest_refusals_left_out",
-            "Refusals of strangers that the audit record has only as a number.",
+            "Refusals of unauthenticated clients that the audit record has only as a number.",
             value=sources.left_out(),
         )
         tampered = CounterMetricFamily(
