@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import re
 import secrets
 import time
-from collections.abc import Awaitable, Callable
 from concurrent.futures import Executor
-from dataclasses import dataclass, field
+from contextlib import nullcontext
+from dataclasses import KW_ONLY, dataclass, field
 from typing import TYPE_CHECKING, Final
 
 import structlog
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
-from tang_attest.errors import NotFound, TangAttestError, Unavailable
+from tang_attest.errors import TangAttestError, Unavailable
 from tang_attest.service.audit.actors import Caller
 from tang_attest.service.tang.plain import BODY_LIMIT, KeySetProvider, current_keys
-from tang_attest.web import tang_routes
+from tang_attest.web import attest_routes, tang_routes
 from tang_attest.web.admin.routes import PREFIX as ADMIN_PREFIX
 from tang_attest.web.admin.routes import AdminRoutes
 from tang_attest.web.attest_routes import AttestRoutes
@@ -37,9 +36,6 @@ MAX_LINE: Final = 16 * 1024
 
 _log = structlog.get_logger("web")
 
-_Handler = Callable[[web.Request, Caller], Awaitable[web.StreamResponse]]
-_KeyHandler = Callable[[web.Request, Caller, str], Awaitable[web.StreamResponse]]
-
 
 @dataclass(frozen=True, slots=True)
 class Site:
@@ -56,13 +52,13 @@ class Site:
     plain: KeySetProvider | None
     executor: Executor | None
     endpoint: str = ""
+    _: KW_ONLY
     admin: AdminRoutes | None = None
     limiter: Limiter = field(default_factory=Limiter)
     health: Health | None = None
     metrics: Metrics | None = None
 
 
-_ABOUT_KEY: Final = re.compile(r"/attest/(adv|announce|agent)/([0-9A-Za-z_-]+)(/evidence)?")
 _AGENT: Final = "/attest/agent/"
 
 
@@ -161,37 +157,12 @@ async def _tang(site: Site, request: web.Request, target: str, caller: Caller) -
 async def _attest(
     site: Site, routes: AttestRoutes, request: web.Request, target: str, caller: Caller
 ) -> web.StreamResponse:
-    posts: dict[str, _Handler] = {"/attest/enroll": routes.begin, "/attest/enroll/finish": routes.finish}
-    if handler := posts.get(target):
-        request[ROUTE] = "enroll"
-        _check_method(request, "POST")
-        with site.limiter.work():
-            return await handler(request, caller)
-    if about := _ABOUT_KEY.fullmatch(target):
-        about_keys: dict[str, tuple[str, _KeyHandler]] = {
-            "adv": ("GET", routes.advertise),
-            "announce": ("POST", routes.announce),
-            "agent": ("POST", routes.poll),
-            "agent/evidence": ("POST", routes.prove),
-        }
-        method, about_key = about_keys.get(about[1] + (about[3] or ""), ("", None))
-        if about_key is not None:
-            request[ROUTE] = about[1] + ("-evidence" if about[3] else "")
-            _check_method(request, method)
-            return await _about_key(site.limiter, about_key, request, caller, about[2])
-    raise NotFound("not-found", "There is nothing at this address.")
-
-
-def _check_method(request: web.Request, method: str) -> None:
-    if request.method != method:
-        raise MethodNotAllowed(request.method, [method])
-
-
-async def _about_key(
-    limiter: Limiter, handler: _KeyHandler, request: web.Request, caller: Caller, kid: str
-) -> web.StreamResponse:
-    limiter.admit_about(kid, caller.address)
-    if request[ROUTE] == "agent":  # held for most of a minute, by machines that showed a ticket: no work
-        return await handler(request, caller, kid)
-    with limiter.work():
-        return await handler(request, caller, kid)
+    route, captured = attest_routes.find(target)
+    request[ROUTE] = route.name
+    if request.method != route.method:
+        raise MethodNotAllowed(request.method, [route.method])
+    if kid := captured.get("kid"):
+        site.limiter.admit_about(kid, caller.address)
+    # A held request comes from a machine that showed a ticket, waits for most of a minute, and does no work.
+    with nullcontext() if route.held else site.limiter.work():
+        return await route.handler(routes, request, caller, **captured)

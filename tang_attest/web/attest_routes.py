@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 from aiohttp import web
 
-from tang_attest.errors import Malformed, Refused
+from tang_attest.errors import Malformed, NotFound, Refused
 from tang_attest.protocol.challenge import Challenge
 from tang_attest.protocol.quote import Evidence
 from tang_attest.protocol.values.base64url import b64u
@@ -158,6 +159,39 @@ class AttestRoutes:
         return web.Response(
             body=await self.keys.device_advertisement(kid), content_type="application/jose+json"
         )
+
+
+@dataclass(frozen=True, slots=True)
+class AttestRoute:
+    """A target below ``/attest/``: its name in metrics, its method, the pattern of its path, and its handler.
+
+    The groups of the pattern are the handler's keyword arguments.  A request of a *held* route waits without work.
+    """
+
+    name: str
+    method: str
+    path: re.Pattern[str]
+    handler: Callable[..., Awaitable[web.StreamResponse]]
+    held: bool = False
+
+
+_KID: Final = "(?P<kid>[0-9A-Za-z_-]+)"
+TABLE: Final = (
+    AttestRoute("enroll", "POST", re.compile("/attest/enroll"), AttestRoutes.begin),
+    AttestRoute("enroll", "POST", re.compile("/attest/enroll/finish"), AttestRoutes.finish),
+    AttestRoute("adv", "GET", re.compile(f"/attest/adv/{_KID}"), AttestRoutes.advertise),
+    AttestRoute("announce", "POST", re.compile(f"/attest/announce/{_KID}"), AttestRoutes.announce),
+    AttestRoute("agent", "POST", re.compile(f"/attest/agent/{_KID}"), AttestRoutes.poll, held=True),
+    AttestRoute("agent-evidence", "POST", re.compile(f"/attest/agent/{_KID}/evidence"), AttestRoutes.prove),
+)
+
+
+def find(target: str) -> tuple[AttestRoute, dict[str, str]]:
+    """Return the route of *target*, and the parts of the path that its handler takes.  Raises ``not-found``."""
+    for route in TABLE:
+        if found := route.path.fullmatch(target):
+            return route, found.groupdict()
+    raise NotFound("not-found", "There is nothing at this address.")
 
 
 async def _renewed(
