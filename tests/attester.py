@@ -10,7 +10,7 @@ import hashlib
 import hmac
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +76,7 @@ class Attester:
     pcrs: dict[str, dict[int, bytes]] = field(default_factory=dict)
     clock: int = 1000
     reset_count: int = 1
+    _: KW_ONLY
     restart_count: int = 0
     event_log: bytes = b""
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import re
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -189,3 +191,152 @@ def test_every_code_is_documented() -> None:
     for code, action in errors.ACTIONS.items():
         assert f"`{code}`" in text, code
         assert action in text, code
+
+
+#: Folders of ``service/``; each may import only those before it.
+SERVICE_ORDER = ("audit", "unlock", "tang", "enrollment", "policies", "rounds", "machines", "admin", "upkeep")
+MAX_FILES = 15
+MAX_METHODS = 20
+MAX_POSITIONAL = 5
+#: Folders that people work in.
+TREES = ("tang_attest", "tests", "clevis-pin", "initrd", "tools", "docs", "nix", "packaging")
+
+
+def _arrows() -> set[tuple[str, str]]:
+    """Return the imports between folders of ``service/``, as importing and imported folder."""
+    found = set()
+    for path in (PACKAGE / "service").rglob("*.py"):
+        here = path.relative_to(PACKAGE / "service").parts[0]
+        for name in _imports(path):
+            parts = name.split(".")
+            if parts[:2] == ["tang_attest", "service"] and len(parts) > 2 and parts[2] != here:
+                found.add((here, parts[2]))
+    return found
+
+
+def test_use_cases_import_downward() -> None:
+    """A folder of use cases imports only folders that stand before it, so there is no circle."""
+    folders = {path.name for path in (PACKAGE / "service").iterdir() if (path / "__init__.py").exists()}
+    assert folders == set(SERVICE_ORDER)
+    upward = {
+        (one, other) for one, other in _arrows() if SERVICE_ORDER.index(other) >= SERVICE_ORDER.index(one)
+    }
+    assert upward == set()
+
+
+def test_a_folder_can_be_overlooked() -> None:
+    """A folder has at most 15 files side by side."""
+    counts = Counter(
+        str(path.parent.relative_to(ROOT))
+        for tree in TREES
+        for path in (ROOT / tree).rglob("*")
+        if path.is_file() and "__pycache__" not in path.parts
+    )
+    assert {folder: count for folder, count in counts.items() if count > MAX_FILES} == {}
+
+
+def _classes() -> dict[str, ast.ClassDef]:
+    """Return every class, by file and name."""
+    return {
+        f"{path.relative_to(ROOT)}:{node.name}": node
+        for tree in TREES
+        for path in (ROOT / tree).rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.ClassDef)
+    }
+
+
+def _functions(node: ast.ClassDef) -> list[ast.FunctionDef | ast.AsyncFunctionDef]:
+    return [item for item in node.body if isinstance(item, ast.FunctionDef | ast.AsyncFunctionDef)]
+
+
+def test_a_class_can_be_overlooked() -> None:
+    """A class has at most 20 public methods."""
+    counts = {
+        name: sum(not function.name.startswith("_") for function in _functions(node))
+        for name, node in _classes().items()
+    }
+    assert {name: count for name, count in counts.items() if count > MAX_METHODS} == {}
+
+
+def _positional_fields(node: ast.ClassDef) -> int:
+    """Count the fields that a dataclass's constructor takes by position; 0 for any other class."""
+    decorators = [ast.unparse(decorator) for decorator in node.decorator_list]
+    if not any("dataclass" in text for text in decorators) or any(
+        "kw_only=True" in text for text in decorators
+    ):
+        return 0
+    count = 0
+    for item in node.body:
+        if not isinstance(item, ast.AnnAssign):
+            continue
+        kind, value = ast.unparse(item.annotation), ast.unparse(item.value) if item.value else ""
+        if kind == "KW_ONLY":
+            break
+        count += not ("ClassVar" in kind or "init=False" in value or "kw_only=True" in value)
+    return count
+
+
+def _positional_arguments(node: ast.ClassDef) -> int:
+    """Count the arguments that ``__init__`` takes by position, without ``self``."""
+    for function in _functions(node):
+        if function.name == "__init__":
+            return len(function.args.posonlyargs) + len(function.args.args) - 1
+    return 0
+
+
+def _positional(node: ast.ClassDef, by_name: dict[str, ast.ClassDef]) -> int:
+    """Count what the constructor takes by position, with the fields of base classes of ours."""
+    bases = [by_name[name] for base in node.bases if (name := ast.unparse(base)) in by_name]
+    inherited = sum(_positional_fields(base) for base in bases) if _positional_fields(node) else 0
+    return max(_positional_arguments(node), _positional_fields(node) + inherited)
+
+
+def test_a_constructor_can_be_read() -> None:
+    """A constructor takes at most 5 values by position; further ones are named where it is called."""
+    classes = _classes()
+    by_name = {name.rpartition(":")[2]: node for name, node in classes.items()}
+    counts = {name: _positional(node, by_name) for name, node in classes.items()}
+    assert {name: count for name, count in counts.items() if count > MAX_POSITIONAL} == {}
+
+
+@pytest.mark.parametrize(
+    ("source", "count"),
+    [
+        ("@dataclass\nclass A:\n    a: int\n    b: int = 1", 2),
+        ("@dataclass(frozen=True)\nclass A:\n    a: int\n    _: KW_ONLY\n    b: int", 1),
+        ("@dataclass(kw_only=True)\nclass A:\n    a: int", 0),
+        ("@dataclass\nclass A:\n    a: ClassVar[int]\n    b: int = field(init=False)", 0),
+        ("class A:\n    def __init__(self, a, b, *, c): ...", 2),
+    ],
+)
+def test_positions_are_counted(source: str, count: int) -> None:
+    """The test above counts what it should."""
+    node = ast.parse(source).body[0]
+    assert isinstance(node, ast.ClassDef)
+    assert _positional(node, {}) == count
+
+
+def test_roles_are_implemented() -> None:
+    """Each role of the store is a Protocol in ports/, and a module of store/roles/ implements it."""
+    roles = {
+        node.name
+        for path in (PACKAGE / "ports").glob("*.py")
+        for node in ast.parse(path.read_text()).body
+        if isinstance(node, ast.ClassDef) and re.fullmatch(r"\w+Store", node.name) and node.name != "KeyStore"
+    }
+    implemented = {
+        ast.unparse(base)
+        for path in (PACKAGE / "store" / "roles").glob("*.py")
+        for node in ast.parse(path.read_text()).body
+        if isinstance(node, ast.ClassDef)
+        for base in node.bases
+    }
+    assert len(roles) == 8
+    assert roles <= implemented
+
+
+def test_no_use_case_takes_the_whole_store() -> None:
+    """A use case declares the roles of the store that it needs."""
+    for path in (PACKAGE / "service").rglob("*.py"):
+        assert "tang_attest.ports.store.Store" not in _imports(path), path

@@ -7,7 +7,7 @@ Image MachineFiles".  Only the fields that decide what is hashed are read.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import BinaryIO, Final
 
 from predict.files import CHUNK
@@ -91,6 +91,7 @@ class Image:
     checksum: int
     certificate_entry: int
     headers: int
+    _: KW_ONLY
     certificates: int
 
     def section(self, name: str) -> Section | None:
@@ -143,7 +144,7 @@ def parse(window: Window) -> Image:
     hashed = size + sum(section.raw for section in sections)
     if certificates >= window.size or hashed > 2 * window.size:
         raise NotAnImage
-    return Image(window, sections, at + _CHECKSUM, entry, size, certificates)
+    return Image(window, sections, at + _CHECKSUM, entry, size, certificates=certificates)
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
 from typing import Final
 
@@ -37,6 +37,7 @@ class Target:
     uki: Path | None = None
     #: The names of the initrds in the boot loader's entry.
     initrd_names: list[str] = field(default_factory=list)
+    _: KW_ONLY
     entry: Path | None = None
     #: GRUB's: the new kernel's file and command line.
     grub_line: str = ""

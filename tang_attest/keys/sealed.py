@@ -127,7 +127,9 @@ class EncryptedKeys:
         self, use: str, key: Multiplier, plain: bytes, now: datetime, holder: str, **marks: str
     ) -> EncryptedKey:
         text = self._encrypt(plain, key.kid, use, holder, marks)
-        return EncryptedKey(key.kid, use, key.curve.name, key.public.members(), text, now, holder=holder)
+        return EncryptedKey(
+            key.kid, use, key.curve.name, key.public.members(), text, created_at=now, holder=holder
+        )
 
     def _encrypt(self, plain: bytes, kid: str, use: str, holder: str, marks: Mapping[str, str]) -> str:
         header = {"alg": "dir", "enc": "A256GCM", "kid": kid, "use": use, _HOLDER: holder, **marks}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from datetime import datetime
 from typing import Protocol
 
@@ -24,6 +24,7 @@ class AuditEntry:
     actor: str
     verdict: str
     code: str = "ok"
+    _: KW_ONLY
     device: str | None = None
     kid: str | None = None
     address: str | None = None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from datetime import datetime
 from typing import Protocol
 
@@ -96,6 +96,7 @@ class Decision:
     nonce_expires_at: datetime
     clock: ClockInfo
     audit: AuditEntry
+    _: KW_ONLY
     met: ReferenceState | None = None
     observation: Snapshot | None = None
     learned: ReferenceState | None = None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from datetime import datetime
 from typing import Protocol
 
@@ -28,6 +28,7 @@ class Token:
     created_by: str
     expires_at: datetime
     name: str | None
+    _: KW_ONLY
     policy: str | None
     record: bool
     selection: Selection
@@ -66,6 +67,7 @@ class Enrollment:
     key: EncryptedKey
     audit: AuditEntry
     new_policy: ReferencePolicy | None = None
+    _: KW_ONLY
     policy: str | None = None
     evidence: NewEvidence | None = None
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from datetime import datetime
 from typing import Final, Protocol
 
@@ -35,6 +35,7 @@ class EncryptedKey:
     curve: str
     public: Mapping[str, str]
     sealed: str
+    _: KW_ONLY
     created_at: datetime
     rotated_at: datetime | None = None
     holder: str = OPEN

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from datetime import datetime
 from typing import Protocol
 
@@ -25,6 +25,7 @@ class Observation:
     at: datetime
     snapshot: Snapshot
     code: str
+    _: KW_ONLY
     reset_count: int
 
 

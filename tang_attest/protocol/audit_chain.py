@@ -18,7 +18,7 @@ from __future__ import annotations
 import hmac
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
@@ -53,6 +53,7 @@ class Seal:
     last_id: int
     rows: int
     hash: bytes
+    _: KW_ONLY
     sealed_at: datetime
 
     @property
@@ -101,10 +102,10 @@ def make_seal(key: bytes, previous: Seal | None, rows: Sequence[Row], at: dateti
     """The seal that follows *previous*, over *rows* (at least one, by id, all above the last of *previous*)."""
     seq = previous.seq + 1 if previous else 1
     first_id, last_id = rows[0][0], rows[-1][0]
-    check = SealCheck(key, previous, Seal(seq, first_id, last_id, len(rows), b"", at))
+    check = SealCheck(key, previous, Seal(seq, first_id, last_id, len(rows), b"", sealed_at=at))
     for row in rows:
         check.add(row)
-    return Seal(seq, first_id, last_id, len(rows), check.digest(), at)
+    return Seal(seq, first_id, last_id, len(rows), check.digest(), sealed_at=at)
 
 
 def _line(values: Sequence[object]) -> bytes:

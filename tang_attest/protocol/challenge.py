@@ -14,7 +14,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import struct
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Final
@@ -64,6 +64,7 @@ class Challenge:
     expires_in: int
     event_log_wanted: bool = False
     ima_offset: int | None = None
+    _: KW_ONLY
     cap_pcr: int | None = None
 
 

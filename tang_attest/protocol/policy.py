@@ -6,7 +6,7 @@ and :func:`tang_attest.protocol.exchange.respond` takes nothing else.  An empty 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from datetime import datetime
 from typing import Final
 
@@ -51,6 +51,7 @@ class ReferencePolicy:
     cap_pcr: int
     states: tuple[ReferenceState, ...]
     trust_predictions: bool = False
+    _: KW_ONLY
     conditions: Conditions = field(default_factory=Conditions)
     rules: RuleSet | None = None
 

@@ -6,19 +6,15 @@ signature holds; PCR numbers are taken from signed bytes only.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Final
+from dataclasses import KW_ONLY, dataclass
 
 from tang_attest.errors import Malformed, Refused
 from tang_attest.protocol import tpm
 from tang_attest.protocol.cap import MAX_TEXTS
 from tang_attest.protocol.enrollment import EnrolledDevice
-from tang_attest.protocol.ima import MAX_PART
 from tang_attest.protocol.tpm import Attest, ClockInfo
-from tang_attest.protocol.values.pcr import PCR_COUNT, PcrValues, Selection
-
-MAX_PCRS: Final = PCR_COUNT * 64
-MAX_EVENT_LOG: Final = 128 * 1024
+from tang_attest.protocol.values.pcr import PcrValues, Selection
+from tang_attest.protocol.values.sizes import MAX_EVENT_LOG, MAX_IMA_PART, MAX_PCRS
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +32,7 @@ class Evidence:
     signature: bytes
     pcrs: bytes
     event_log: bytes = b""
+    _: KW_ONLY
     ima: bytes | None = None
     ima_offset: int = 0
     event_log_size: int = 0
@@ -48,7 +45,7 @@ class Evidence:
             ("signature", self.signature, tpm.MAX_STRUCTURE),
             ("pcrs", self.pcrs, MAX_PCRS),
             ("event log", self.event_log, MAX_EVENT_LOG),
-            ("part of IMA's list", self.ima or b"", MAX_PART),
+            ("part of IMA's list", self.ima or b"", MAX_IMA_PART),
             ("text of the cap", self.cap_events or b"", MAX_TEXTS),
         )
         for what, value, limit in limits:
@@ -73,6 +70,7 @@ class VerifiedQuote:
     values: PcrValues
     clock: ClockInfo
     firmware_version: int
+    _: KW_ONLY
     binding: bytes
 
 
@@ -101,7 +99,9 @@ def verify_quote(
     # (9) the TPM's counters and clock did not go back
     if device.clock is not None:
         check_clock(device.clock, attest.clock_info)
-    return VerifiedQuote(device, selection, values, attest.clock_info, attest.firmware_version, binding)
+    return VerifiedQuote(
+        device, selection, values, attest.clock_info, attest.firmware_version, binding=binding
+    )
 
 
 def check_is_quote(attest: Attest) -> None:

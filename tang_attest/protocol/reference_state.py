@@ -9,7 +9,7 @@ Staged and active states count; several may at once, so that an update and the s
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from datetime import datetime
 from enum import StrEnum
 from typing import Final
@@ -66,6 +66,7 @@ class ReferenceState:
     origin: str
     life: Life = Life.ACTIVE
     limits: StateLimits = StateLimits()
+    _: KW_ONLY
     created_at: datetime | None = None
     created_by: str | None = None
     notes: tuple[str, ...] = ()

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import hmac
 import os
-from dataclasses import dataclass, replace
+from dataclasses import KW_ONLY, dataclass, replace
 from functools import lru_cache
 from typing import Any, Final
 
@@ -79,6 +79,7 @@ class AttestationKey:
     spki: bytes
     scheme: str
     hash_name: str
+    _: KW_ONLY
     no_da: bool
 
 
@@ -117,6 +118,7 @@ class Attest:
     extra_data: bytes
     clock_info: ClockInfo
     firmware_version: int
+    _: KW_ONLY
     banks: tuple[tuple[str, tuple[int, ...]], ...]
     pcr_digest: bytes
 

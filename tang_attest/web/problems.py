@@ -13,7 +13,7 @@ from aiohttp import web
 from tang_attest.errors import Conflict, Malformed, NotFound, Refused, TangAttestError, Unavailable
 from tang_attest.protocol.challenge import Challenge
 from tang_attest.protocol.policy import differing_pcrs
-from tang_attest.protocol.quote import MAX_EVENT_LOG
+from tang_attest.protocol.values.sizes import MAX_EVENT_LOG
 
 #: The response's key for its problem's code, for the log line.
 CODE: Final = web.ResponseKey("code", str)

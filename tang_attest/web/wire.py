@@ -10,12 +10,12 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from tang_attest.errors import Malformed
 from tang_attest.protocol.cap import MAX_TEXTS
-from tang_attest.protocol.ima import MAX_PART
-from tang_attest.protocol.quote import MAX_EVENT_LOG, MAX_PCRS, Evidence
+from tang_attest.protocol.quote import Evidence
 from tang_attest.protocol.reference_state import MAX_LABEL
 from tang_attest.protocol.tpm import MAX_STRUCTURE
 from tang_attest.protocol.values.base64url import unb64u
 from tang_attest.protocol.values.json_bounds import Bounds, TooMuch, check_bounds
+from tang_attest.protocol.values.sizes import MAX_EVENT_LOG, MAX_IMA_PART, MAX_PCRS
 from tang_attest.service.enrollment.enroll import Application
 from tang_attest.service.policies.announce import Announcement
 
@@ -137,7 +137,7 @@ class EnrollBody(Body):
 class ProveBody(AttestMember):
     """``POST /attest/agent/{kid}/evidence`` (docs/protocol.md, 10.2)."""
 
-    ima: B64u | None = Field(None, max_length=MAX_PART)
+    ima: B64u | None = Field(None, max_length=MAX_IMA_PART)
     ima_offset: int = Field(0, ge=0, le=2**40)
     cap_events: B64u | None = Field(None, max_length=MAX_TEXTS)
 

@@ -11,7 +11,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
@@ -48,6 +48,7 @@ class Site:
     told: list[Told] = field(default_factory=list)
     enrolled: list[str] = field(default_factory=list)
     machines: list[Machine] = field(default_factory=list)
+    _: KW_ONLY
     numbers: Iterator[int] = field(default_factory=itertools.count)
 
     def init(self) -> Self:

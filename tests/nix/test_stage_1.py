@@ -17,7 +17,7 @@ import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +48,7 @@ class Stage1:
     disk: Disk
     shell: dict[str, str]
     scripts: Path
+    _: KW_ONLY
     pin: Path
     paths: dict[str, Path] = field(default_factory=dict)
 
@@ -260,7 +261,8 @@ def stage_1(
     built: tuple[dict[str, str], Path, Path], machine: Machine, disk: Disk, tmp_path: Path
 ) -> Iterator[Stage1]:
     """Stage 1 of a machine whose volume is not bound yet."""
-    stage = Stage1(tmp_path / "stage-1", machine, disk, *built)
+    shell, scripts, pin = built
+    stage = Stage1(tmp_path / "stage-1", machine, disk, shell, scripts, pin=pin)
     yield stage
     for pid in stage.agents():
         os.kill(pid, signal.SIGKILL)

@@ -27,7 +27,7 @@ GOOD = {0: b"\x01" * 32, 7: b"\x02" * 32, 15: bytes(32)}
 def quote(values: dict[int, bytes], selection: Selection = SELECTION) -> VerifiedQuote:
     """A verified quote with *values*."""
     device = EnrolledDevice("d", AttestationKey(b"", b"", b"", "ecdsa", "sha256", no_da=True))
-    return VerifiedQuote(device, selection, values, ClockInfo(1, 1, 0, safe=True), 1, b"binding")
+    return VerifiedQuote(device, selection, values, ClockInfo(1, 1, 0, safe=True), 1, binding=b"binding")
 
 
 def make(*states: dict[int, bytes]) -> ReferencePolicy:

@@ -7,7 +7,7 @@ Machines that do not come up fall back to the kernel they had.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from typing import Any, Final
 
 from tests.simulate.fleet import Fleet, Phase
@@ -38,6 +38,7 @@ class Story:
     say: Callable[[str], None]
     memory: Callable[[], float]
     salt: str
+    _: KW_ONLY
     phases: list[Phase] = field(default_factory=list)
     events: list[tuple[float, str]] = field(default_factory=list)
     memories: dict[str, float] = field(default_factory=dict)

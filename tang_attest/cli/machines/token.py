@@ -95,11 +95,11 @@ def create(
         record,
         selection,
         cap_pcr,
-        allow_unverified_ek,
-        force,
-        valid_for,
-        learn_for,
-        labels,
+        allow_unverified_ek=allow_unverified_ek,
+        force=force,
+        valid_for=valid_for,
+        learn_for=learn_for,
+        labels=labels,
     )
     text, made = run(lambda state: state.registry.create_token(terms))
     if as_json:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import KW_ONLY, dataclass, replace
 from datetime import datetime
 
 from tang_attest.errors import Reason, Refused
@@ -21,6 +21,7 @@ class Trial:
     values: PcrValues
     event_log: bytes
     now: ReferencePolicy
+    _: KW_ONLY
     then: ReferencePolicy
 
 

@@ -18,7 +18,7 @@ Nothing that a quote says is looked at before (2) holds.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import Final, TypeVar
 
 from tang_attest.errors import Malformed, Reason, Refused
@@ -55,6 +55,7 @@ class Question:
     signature: bytes
     qualification: bytes = b""
     selection: Selection | None = None
+    _: KW_ONLY
     pcr_file: bytes | None = None
     pcr_format: PcrFormat | None = None
     event_log: bytes | None = None

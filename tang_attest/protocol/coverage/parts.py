@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import Final
 
 from tang_attest.errors import Malformed
@@ -30,6 +30,7 @@ class PartCoverage:
     selected_in: tuple[int, ...]
     covered: bool
     reason: str | None
+    _: KW_ONLY
     selection: Selection | None
 
     @property

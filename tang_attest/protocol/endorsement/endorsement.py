@@ -18,7 +18,7 @@ from __future__ import annotations
 import base64
 import hashlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from datetime import datetime
 from functools import lru_cache
 from typing import Final
@@ -63,6 +63,7 @@ class EndorsementKey:
     certificate: bytes | None = None
     issuer: str | None = None
     subject_hint: str | None = None
+    _: KW_ONLY
     root: str | None = None
     root_fingerprint: str | None = None
 

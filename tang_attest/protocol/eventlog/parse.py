@@ -141,7 +141,7 @@ def _read_event_sha1(reader: _EventReader) -> Event:
     digest = reader.take(_SHA1.size, "the sha1 digest")
     data = _read_data(reader)
     digests = MappingProxyType({_SHA1.name: digest})
-    return Event(reader.index, reader.offset, pcr, event_type, digests, data)
+    return Event(reader.index, reader.offset, pcr, event_type, digests, data=data)
 
 
 def _read_event_agile(reader: _EventReader, algorithms: dict[int, Algorithm]) -> Event:
@@ -160,7 +160,7 @@ def _read_event_agile(reader: _EventReader, algorithms: dict[int, Algorithm]) ->
             raise reader.error(f"two {algorithm.name} digests")
         digests[algorithm.name] = reader.take(algorithm.size, f"the {algorithm.name} digest")
     data = _read_data(reader)
-    return Event(reader.index, reader.offset, pcr, event_type, MappingProxyType(digests), data)
+    return Event(reader.index, reader.offset, pcr, event_type, MappingProxyType(digests), data=data)
 
 
 def _read_pcr_and_type(reader: _EventReader) -> tuple[int, int]:

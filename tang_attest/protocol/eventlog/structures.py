@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from enum import IntEnum
 from typing import Final, Literal, NamedTuple
 
@@ -91,6 +91,7 @@ class Event:
     pcr: int
     type: int
     digests: Mapping[str, bytes]
+    _: KW_ONLY
     data: bytes
 
     @property

@@ -11,13 +11,12 @@ Rules of this package:
 * The list is judged once, part by part, and what was found stays with the :class:`ImaProgress` until the next boot.
 """
 
-from tang_attest.protocol.ima.entries import MAX_LIST, MAX_PART, Entry, read_entries
+from tang_attest.protocol.ima.entries import MAX_LIST, Entry, read_entries
 from tang_attest.protocol.ima.progress import ImaProgress, Mode, advance, reasons, replay_all
 from tang_attest.protocol.ima.requirement import ImaFinding, Requirement, parse_requirement, parse_sums
 
 __all__ = [
     "MAX_LIST",
-    "MAX_PART",
     "Entry",
     "ImaFinding",
     "ImaProgress",

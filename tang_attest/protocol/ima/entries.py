@@ -12,16 +12,14 @@ open for writing while it was measured) has a digest of zeros.
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import Final
 
 from tang_attest.errors import Malformed
+from tang_attest.protocol.values.sizes import MAX_IMA_PART
 
 PCR: Final = 10
 """Where Linux measures to (CONFIG_IMA_MEASURE_PCR_IDX), unless a rule of IMA's policy names another."""
-
-MAX_PART: Final = 48 * 1024
-"""Bytes that travel at once: with the largest event log they are a request that is still taken."""
 
 MAX_LIST: Final = 64 << 20
 """Bytes of a whole list, for a command line."""
@@ -52,11 +50,12 @@ class Entry:
     end: int
     hash_name: str
     digest: bytes
+    _: KW_ONLY
     name: bytes
     extra: bytes = b""
 
 
-def read_entries(part: bytes, *, cut: bool = False, limit: int = MAX_PART) -> tuple[Entry, ...]:
+def read_entries(part: bytes, *, cut: bool = False, limit: int = MAX_IMA_PART) -> tuple[Entry, ...]:
     """The entries of *part*; if it is *cut*, the last one may be incomplete and is left out.
 
     Raises :class:`Malformed` ``ima-malformed``, with ``offset``: more than *limit* bytes, an entry that is cut short
@@ -122,7 +121,7 @@ def _read_entry(reader: _EntryReader) -> Entry:
     # Not proven by another bank's PCR, but a list that contradicts itself was not written by Linux.
     if not violation and hashlib.sha1(data, usedforsecurity=False).digest() != sha1:
         raise reader.error("the template digest is not that of its data")
-    return Entry(data, violation, reader.at, hash_name, digest, name, extra)
+    return Entry(data, violation, reader.at, hash_name, digest, name=name, extra=extra)
 
 
 def _read_old(reader: _EntryReader) -> tuple[str, bytes, bytes, bytes]:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import KW_ONLY, dataclass, field, replace
 from enum import StrEnum
 from typing import Any, Final
 
 from tang_attest.errors import Reason, Refused
-from tang_attest.protocol.ima.entries import MAX_PART, PCR, Entry, read_entries
+from tang_attest.protocol.ima.entries import PCR, Entry, read_entries
 from tang_attest.protocol.ima.requirement import ImaFinding, Requirement, show
 from tang_attest.protocol.values.pcr import BANK_SIZES, PcrValues
+from tang_attest.protocol.values.sizes import MAX_IMA_PART
 
 MAX_FINDINGS: Final = 8
 """Entries that are named; the others are counted."""
@@ -42,6 +43,7 @@ class ImaProgress:
     bank: str
     offset: int = 0
     count: int = 0
+    _: KW_ONLY
     values: Mapping[Mode, bytes] = field(default_factory=dict)
     bad: tuple[ImaFinding, ...] = ()
     bad_count: int = 0
@@ -78,7 +80,7 @@ class ImaProgress:
 
 
 def advance(
-    before: ImaProgress, part: bytes, quoted: PcrValues, requirement: Requirement, limit: int = MAX_PART
+    before: ImaProgress, part: bytes, quoted: PcrValues, requirement: Requirement, limit: int = MAX_IMA_PART
 ) -> tuple[ImaProgress, bool]:
     """Read *part*, which begins at ``before.offset``; where that leads, and whether it is PCR 10 as *quoted*.
 

@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import KW_ONLY, dataclass, field, replace
 from typing import Any, Final
 
 from tang_attest.errors import Malformed
@@ -62,6 +62,7 @@ class Requirement:
     certificates: str = ""
     signers: tuple[ImaSigner, ...] = ()
     ignore: tuple[str, ...] = ()
+    _: KW_ONLY
     accept_violations: bool = False
     accept_padded_sha1: bool = False
     digest: str = ""
@@ -132,8 +133,8 @@ def parse_requirement(document: object) -> Requirement:
         pem,
         read_signers(pem) if pem else (),
         _prefixes(body["ignore"], top.at("ignore")) if "ignore" in body else (),
-        _flag(body, "accept-violations", top),
-        _flag(body, "accept-padded-sha1", top),
+        accept_violations=_flag(body, "accept-violations", top),
+        accept_padded_sha1=_flag(body, "accept-padded-sha1", top),
     )
     text = json.dumps(requirement.as_json(), sort_keys=True)
     if len(text) > MAX_STORED:

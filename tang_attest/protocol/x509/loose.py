@@ -19,7 +19,7 @@ Rules of this module:
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from datetime import datetime
 from typing import Any, Final
 
@@ -89,6 +89,7 @@ class Certificate:
     spki: bytes
     signature_oid: str
     signature: bytes
+    _: KW_ONLY
     issuer: str
     issuer_key: str
     subject: str

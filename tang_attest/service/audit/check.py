@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from datetime import datetime, timedelta
 from typing import Final
 
@@ -39,6 +39,7 @@ class AuditCheck:
     bad: int = 0
     first: Seal | None = None
     head: Seal | None = None
+    _: KW_ONLY
     unsealed: int = 0
     oldest: datetime | None = None
     reasons: tuple[Reason, ...] = ()

@@ -16,7 +16,7 @@ Rules of this module:
 from __future__ import annotations
 
 from collections import Counter, OrderedDict
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from datetime import datetime, timedelta
 from typing import Final
 
@@ -25,7 +25,7 @@ from tang_attest.ports.audit import AuditEntry, AuditStore
 from tang_attest.ports.decisions import Decision
 from tang_attest.ports.world import Clock
 from tang_attest.protocol.policy import differing_pcrs
-from tang_attest.protocol.quote import MAX_EVENT_LOG
+from tang_attest.protocol.values.sizes import MAX_EVENT_LOG
 
 WINDOW: Final = timedelta(minutes=1)
 #: Doublings of a window: the longest has an hour and four minutes.
@@ -49,6 +49,7 @@ class _Tally:
     written: int = 0
     last_at: datetime | None = None
     codes: Counter[str] = field(default_factory=Counter)
+    _: KW_ONLY
     addresses: Counter[str] = field(default_factory=Counter)
 
     def has_room(self) -> bool:

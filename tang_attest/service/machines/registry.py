@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from datetime import datetime, timedelta
 from typing import Final, Protocol
 
@@ -47,6 +47,7 @@ class TokenTerms:
     record: bool
     selection: Selection
     cap_pcr: int
+    _: KW_ONLY
     allow_unverified_ek: bool
     force: bool
     valid_for: timedelta

@@ -76,7 +76,7 @@ class PolicyChanges:
             selection, values, log = (
                 (last.selection, last.values, last.event_log) if last else (None, {}, b"")
             )
-            trials.append(Trial(name, selection, values, log, now, after))
+            trials.append(Trial(name, selection, values, log, now, then=after))
         # Parsing a log for each device takes seconds in a fleet.
         return await asyncio.to_thread(dry_run, trials, self._clock.now())
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 
 from tang_attest.errors import Malformed, NotFound, Reason, Refused
 from tang_attest.ports.decisions import Snapshot
@@ -31,6 +31,7 @@ class Explanation:
     reasons: tuple[Reason, ...]
     nearest: ReferenceState | None
     changes: tuple[eventlog.EventDifference, ...]
+    _: KW_ONLY
     doubts: tuple[str, ...]
 
     @property
@@ -65,7 +66,7 @@ class Explanations:
         # The sender of the log chose how long it takes to read, so nobody else waits for that.
         changes, doubts = await asyncio.to_thread(compare_logs, snapshot, approved_log)
         reasons = await asyncio.to_thread(self._reasons, policy, observation)
-        return Explanation(observation, policy.name, reasons, nearest, changes, doubts)
+        return Explanation(observation, policy.name, reasons, nearest, changes, doubts=doubts)
 
     async def _approved_log(self, name: str, nearest: ReferenceState | None) -> bytes:
         """The log of a boot of the device that is *nearest*, or else of its last permitted one; perhaps none."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import KW_ONLY, dataclass, replace
 
 from tang_attest.errors import Conflict, Malformed, NotFound
 from tang_attest.ports.policies import RolloutDevice
@@ -53,6 +53,7 @@ class RolloutStatus:
     passed: tuple[RolloutDevice, ...]
     refused: tuple[RolloutDevice, ...]
     waiting: tuple[str, ...]
+    _: KW_ONLY
     states: tuple[tuple[str | None, int], ...]
     retirable: tuple[str, ...]
 

@@ -99,7 +99,7 @@ class RoundVerifier:
             offset = await self._ima.offset(bound.device) if bound.policy.conditions.ima else None
         nonce = self._challenges.make(Purpose.VERIFY, _subject(bound, selection), Mark(bound.device.clock))
         cap_pcr = bound.policy.cap_pcr if bound.policy.cap_pcr in selection.pcrs else None
-        return Challenge(nonce, selection, self._challenges.ttl_s, rules, offset, cap_pcr)
+        return Challenge(nonce, selection, self._challenges.ttl_s, rules, offset, cap_pcr=cap_pcr)
 
     async def respond(self, kid: str, evidence: Evidence, *, fetched: bool = False) -> Round:
         """Judge *evidence*.  A refusal that counts is a :class:`Round`; what is no verdict raises.

@@ -16,7 +16,7 @@ import math
 import re
 from collections.abc import Awaitable, Iterable, Mapping, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import Any, Final, Protocol
 
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -71,6 +71,7 @@ class TangKey:
     signs: bool = False
     verifies: bool = False
     derives: bool = False
+    _: KW_ONLY
     answers: bool = False
     signer: AdvertisementSigner | None = None
     exchange: Multiplier | None = None

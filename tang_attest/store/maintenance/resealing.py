@@ -175,9 +175,9 @@ def _sealed_key(row: sa.RowMapping) -> EncryptedKey:
         row["curve"],
         row["public"],
         row["sealed"],
-        row["created_at"],
-        row["rotated_at"],
-        OPEN if row["device_id"] is None else holder(row["ak_name"], row["ak_spki"]),
+        created_at=row["created_at"],
+        rotated_at=row["rotated_at"],
+        holder=OPEN if row["device_id"] is None else holder(row["ak_name"], row["ak_spki"]),
     )
 
 

@@ -114,7 +114,7 @@ def _load(row: sa.RowMapping) -> Seal:
     numbers = all(isinstance(number, int) for number in (seq, first_id, last_id, rows))
     if at is None or not numbers or not isinstance(digest, bytes):
         raise Refused("audit-changed", f"Seal {seq} of the audit record is not what a seal can be.")
-    return Seal(seq, first_id, last_id, rows, digest, at)
+    return Seal(seq, first_id, last_id, rows, digest, sealed_at=at)
 
 
 def _time(value: object) -> datetime | None:

@@ -15,7 +15,7 @@ import time
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import Final
@@ -62,6 +62,7 @@ class RequestLimits:
     address_connections: int = 2048
     #: Requests that are worked on at a time: a few batches of the database.
     requests: int = 1024
+    _: KW_ONLY
     #: Received bytes of request bodies that are being read, in all; one address may have half of them.
     bodies: int = 128 * 1024 * 1024
     #: Seconds in which a body has to be here, a request's head (and the next request), a TLS handshake, and

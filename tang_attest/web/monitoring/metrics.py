@@ -10,7 +10,7 @@ Rules of this module:
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import Final
 
 from prometheus_client import (
@@ -56,6 +56,7 @@ class Sources:
     ready: Callable[[], Awaitable[None]]
     held: Callable[[], int]
     left_out: Callable[[], int]
+    _: KW_ONLY
     tampered: Callable[[], Mapping[str, int]]
 
 

@@ -17,7 +17,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
 from typing import Final
 
@@ -139,6 +139,7 @@ class Machine:
     initrd: Path
     disks: list[Path]
     network: Network = field(default_factory=Network)
+    _: KW_ONLY
     command_line: str = COMMAND_LINE
     has_tpm: bool = True
     #: A unified kernel image on an EFI system partition, instead of kernel, initrd and command line; or a directory that

@@ -204,7 +204,7 @@ def test_at_most_one_head_a_minute_is_logged() -> None:
     log = HeadLog()
 
     def seal(seq: int) -> Seal:
-        return Seal(seq, seq, seq, 1, bytes([seq]) * 32, NOW)
+        return Seal(seq, seq, seq, 1, bytes([seq]) * 32, sealed_at=NOW)
 
     with capture_logs() as logged:
         for second in range(1, 131):

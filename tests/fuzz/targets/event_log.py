@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from tang_attest.protocol.coverage import coverage, propose
 from tang_attest.protocol.eventlog import as_json, describe, difference, parse, replay
 from tang_attest.protocol.eventlog.structures import EventLog
-from tang_attest.protocol.quote import MAX_EVENT_LOG
 from tang_attest.protocol.rules import parse_rules
 from tang_attest.protocol.values.pcr import BANK_SIZES, Selection
+from tang_attest.protocol.values.sizes import MAX_EVENT_LOG
 from tests.fuzz.target import Parser, Target
 from tests.fuzz.vectors import event_logs
 

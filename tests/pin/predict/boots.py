@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
 from typing import Final
 
@@ -238,6 +238,7 @@ class Grub(Installed):
     options: str = "quiet"
     timeout: int = 5
     initrds: dict[str, bytes] = field(default_factory=dict)
+    _: KW_ONLY
     kernel_in_pcr4: int = 0  #: number of times that shim and the firmware measure the kernel, too
     title: str = "Debian GNU/Linux"
 

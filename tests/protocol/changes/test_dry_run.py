@@ -34,7 +34,7 @@ CHANGE = PolicyChange((AddedState("new", values(1, 2)),), ("old",))
 
 def trial(device: str, zero: int, four: int, then: ReferencePolicy | None = None) -> Trial:
     """*device* with these values, before and after the change."""
-    return Trial(device, SELECTION, values(zero, four), b"", BEFORE, then or CHANGE.apply(BEFORE))
+    return Trial(device, SELECTION, values(zero, four), b"", BEFORE, then=then or CHANGE.apply(BEFORE))
 
 
 def test_every_kind() -> None:
@@ -44,8 +44,10 @@ def test_every_kind() -> None:
         trial("keeps-old-a", 1, 1),
         trial("early", 1, 2),
         trial("broken", 9, 9),
-        Trial("silent", None, {}, b"", BEFORE, CHANGE.apply(BEFORE)),
-        Trial("reselected", Selection("sha256", (0,)), {0: bytes(32)}, b"", BEFORE, CHANGE.apply(BEFORE)),
+        Trial("silent", None, {}, b"", BEFORE, then=CHANGE.apply(BEFORE)),
+        Trial(
+            "reselected", Selection("sha256", (0,)), {0: bytes(32)}, b"", BEFORE, then=CHANGE.apply(BEFORE)
+        ),
     ]
     result = dry_run(trials, NOW)
     assert result.devices == 6
@@ -63,9 +65,9 @@ def test_groups_say_which_pcrs_differ() -> None:
     """Devices with the same differing PCRs are one group whatever the values are; the largest comes first."""
     other = policy(ReferenceState("new", values(1, 2), "imported"))
     before = policy(*(ReferenceState(f"s{n}", values(1, n), "recorded") for n in range(3, 9)), OLD)
-    same = [Trial(f"d{n}", SELECTION, values(1, n), b"", before, other) for n in range(3, 9)]
+    same = [Trial(f"d{n}", SELECTION, values(1, n), b"", before, then=other) for n in range(3, 9)]
     odd = policy(ReferenceState("odd", values(7, 7), "recorded"))
-    result = dry_run([Trial("odd", SELECTION, values(7, 7), b"", odd, other), *same], NOW)
+    result = dry_run([Trial("odd", SELECTION, values(7, 7), b"", odd, then=other), *same], NOW)
     assert [(group.reason.sentence, len(group.devices)) for group in result.refused] == [
         ("PCR 4 is not as approved.", 6),
         ("PCR 0 and PCR 4 are not as approved.", 1),
@@ -79,9 +81,9 @@ def test_limits_are_judged() -> None:
     judged = policy(mine, old)
     result = dry_run(
         [
-            Trial("a", SELECTION, values(3, 3), b"", judged, judged),
-            Trial("b", SELECTION, values(3, 3), b"", judged, judged),
-            Trial("c", SELECTION, values(1, 1), b"", judged, judged),
+            Trial("a", SELECTION, values(3, 3), b"", judged, then=judged),
+            Trial("b", SELECTION, values(3, 3), b"", judged, then=judged),
+            Trial("c", SELECTION, values(1, 1), b"", judged, then=judged),
         ],
         NOW,
     )

@@ -478,7 +478,7 @@ def test_a_shortened_log_does_not_explain_the_quote() -> None:
 
 def event(event_type: int, data: bytes, measured: bytes | None = None) -> Event:
     digest = hashlib.sha256(data if measured is None else measured).digest()
-    return Event(1, 69, 4, event_type, {"sha256": digest}, data)
+    return Event(1, 69, 4, event_type, {"sha256": digest}, data=data)
 
 
 LOAD_OPTION = struct.pack("<IH", 1, 4) + "Linux\0".encode("utf-16-le") + b"\x7f\xff\4\0"
@@ -620,7 +620,7 @@ def test_as_json_says_when_the_log_cannot_tell() -> None:
     by_type = {(shown["type"], shown["pcr"]): shown["data_matches_digest"] for shown in report}
     assert by_type["EV_EFI_BOOT_SERVICES_APPLICATION", 4] is None
     assert (by_type["EV_IPL", 8], by_type["EV_IPL", 9]) == (True, None)
-    forged = Event(0, 0, 0, w.EV_SEPARATOR, {"sha256": bytes(32)}, bytes(4))
+    forged = Event(0, 0, 0, w.EV_SEPARATOR, {"sha256": bytes(32)}, data=bytes(4))
     shown = as_json(EventLog("crypto-agile", (), (forged,)))["events"]
     assert shown[0]["data_matches_digest"] is False  # type: ignore[index]  # as_json's values are objects
 

@@ -53,7 +53,14 @@ def refusals(record: Record, clock: FakeClock) -> Refusals:
 
 def refused(clock: FakeClock, kid: str | None = "kid", **fields: Any) -> AuditEntry:
     entry = AuditEntry(
-        clock.now(), "unlock", "device:pi-b", "refused", "nonce-invalid", "pi-b", kid, "192.0.2.1"
+        clock.now(),
+        "unlock",
+        "device:pi-b",
+        "refused",
+        "nonce-invalid",
+        device="pi-b",
+        kid=kid,
+        address="192.0.2.1",
     )
     return replace(entry, **fields)
 

@@ -559,7 +559,13 @@ async def test_a_states_life(server: Server, admin: Admin) -> None:
     """Announced, approved, retired, restored; every step is in the audit record, and none is done twice."""
     label = "6.1.0-29 / ü%2F"
     announced = ReferenceState(
-        label, values("a"), "predicted", Life.PROPOSED, StateLimits(), None, "device:pi-b"
+        label,
+        values("a"),
+        "predicted",
+        Life.PROPOSED,
+        StateLimits(),
+        created_at=None,
+        created_by="device:pi-b",
     )
     await server.store.policies.add_state("web", announced, _entry(server))
     (waiting,) = (await admin.get("/staged")).body["states"]
