@@ -18,6 +18,9 @@ CHUNK: Final = 1 << 20
 MAX_TEXT: Final = 1 << 20
 """Bytes of a configuration file; a grub.cfg with fifty kernels has 100 KB."""
 
+MAX_FILE: Final = 1 << 32
+"""Bytes of a file that is hashed: more than any kernel or initrd, and less than /proc/kcore pretends to have."""
+
 MAX_VARIABLE: Final = 1 << 16
 """Bytes of an EFI variable."""
 
@@ -201,6 +204,8 @@ def _chunks(path: Path) -> Iterator[bytes]:
     if not is_file(path):
         raise Unpredictable(f"cannot read {of_path(path)}")
     try:
+        if path.stat().st_size > MAX_FILE:
+            raise Unpredictable(f"{of_path(path)} is over {MAX_FILE} bytes")
         with path.open("rb") as file:
             yield from read_chunks(file)
     except OSError as error:

@@ -29,6 +29,8 @@ class Kind(Enum):
     SECTION = "the name and the content of a section of a unified kernel image"
     STUB_OPTIONS = "the command line that Linux' EFI stub receives (UTF-16)"
     STUB_INITRD = "the initrd that Linux' EFI stub receives"
+    UBOOT_FILE = "the kernel or the initrd that U-Boot starts"
+    UBOOT_OPTIONS = "the command line that U-Boot hands over"
 
 
 class Loader(Enum):
@@ -39,6 +41,7 @@ class Loader(Enum):
     NIXOS = "a NixOS generation (systemd-boot)"
     UNIFIED = "a unified kernel image"
     FIRMWARE = "the firmware, or `qemu -kernel`"
+    UBOOT = "U-Boot without EFI"
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +96,9 @@ TABLE: Final = (
     ),
     TableRow(Loader.FIRMWARE, 9, Kind.STUB_OPTIONS, "--cmdline, or the command line of this boot"),
     TableRow(Loader.FIRMWARE, 9, Kind.STUB_INITRD, "--initrd, or the file that the command line names"),
+    TableRow(Loader.UBOOT, 1, Kind.UBOOT_OPTIONS, "--cmdline"),
+    TableRow(Loader.UBOOT, 8, Kind.UBOOT_FILE, "--kernel"),
+    TableRow(Loader.UBOOT, 9, Kind.UBOOT_FILE, "--initrd"),
 )
 
 TAGS: Final = {
@@ -105,6 +111,7 @@ TAGS: Final = {
 OPTIONS_PCRS: Final = (8, 12)
 """systemd 251 and newer measure command lines into PCR 12, older ones into PCR 8."""
 
+_UBOOT_FILES: Final = {8: (b"linux",), 9: (b"initrd",)}
 _COMMAND: Final = re.compile(r"(grub_cmd|kernel_cmdline|module_cmdline): ")
 
 
@@ -112,7 +119,7 @@ _COMMAND: Final = re.compile(r"(grub_cmd|kernel_cmdline|module_cmdline): ")
 class Measurements:
     """The events of a log by kind, in the order of the log; *unknown* are (PCR, sentence) of those that are not understood.
 
-    *loader* is GRUB, UNIFIED or SYSTEMD_BOOT, which stands for NIXOS and FIRMWARE too; None if the log shows none of them.
+    *loader* is GRUB, UNIFIED, UBOOT or SYSTEMD_BOOT, which stands for NIXOS and FIRMWARE too; None if the log shows none of them.
     """
 
     loader: Loader | None
@@ -140,7 +147,10 @@ def classify(log: EventLog, hash_of: Callable[[bytes], bytes], bank: str) -> Mea
             continue
         if kind is not None:
             by_kind[kind].append(event)
-    return Measurements(_loader(by_kind), by_kind, tuple(unknown))
+    loader = _loader(by_kind)
+    if loader is Loader.UBOOT:
+        by_kind[Kind.UBOOT_OPTIONS] = [event for event in log.events if _is_uboot_options(event)]
+    return Measurements(loader, by_kind, tuple(unknown))
 
 
 class _UnknownKind(Exception):
@@ -155,6 +165,10 @@ def _kind(event: Event, hash_of: Callable[[bytes], bytes], bank: str) -> Kind | 
         if tag not in TAGS:
             raise _UnknownKind(f"has a tag that this program does not know ({tag.hex()})")
         return TAGS[tag]
+    if event.type == EventType.EV_COMPACT_HASH and event.data.removesuffix(b"\0") in _UBOOT_FILES.get(
+        event.pcr, ()
+    ):
+        return Kind.UBOOT_FILE
     if event.type != EventType.EV_IPL:
         return None
     if event.pcr in OPTIONS_PCRS:
@@ -172,6 +186,11 @@ def _command_or_options(event: Event, hash_of: Callable[[bytes], bytes], bank: s
     raise _UnknownKind("is of a kind that this program does not know (a credential or an add-on?)")
 
 
+def _is_uboot_options(event: Event) -> bool:
+    """Other firmware has its own settings in such events, so they are a command line only if U-Boot starts Linux."""
+    return event.type == EventType.EV_PLATFORM_CONFIG_FLAGS and event.pcr == 1
+
+
 def _loader(by_kind: Mapping[Kind, Sequence[Event]]) -> Loader | None:
     if by_kind.get(Kind.COMMAND):
         return Loader.GRUB
@@ -179,7 +198,7 @@ def _loader(by_kind: Mapping[Kind, Sequence[Event]]) -> Loader | None:
         return Loader.UNIFIED
     if any(by_kind.get(kind) for kind in (Kind.STUB_INITRD, Kind.STUB_OPTIONS, Kind.OPTIONS)):
         return Loader.SYSTEMD_BOOT
-    return None
+    return Loader.UBOOT if by_kind.get(Kind.UBOOT_FILE) else None
 
 
 def image_path(event: Event) -> str:

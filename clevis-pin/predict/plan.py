@@ -13,13 +13,12 @@ from predict.files import MachineFiles, is_file
 from predict.measured import Kind, Loader, Measurements
 from predict.sentences import Unpredictable
 from predict.text import of_path, plain
+from tang_attest.protocol.eventlog.constants import OS_SEPARATOR, OS_SEPARATOR_PCRS, PHASES
 from tang_attest.protocol.eventlog.replay import initial_value, replay
 from tang_attest.protocol.eventlog.structures import Event, EventLog
 
-PHASES: Final = (("enter-initrd", "leave-initrd", "sysinit", "ready"), ("sysinit", "ready"))
-"""Words that systemd-pcrphase extends PCR 11 with, with and without systemd in the initrd."""
-
-_INITRD_PHASE: Final = "enter-initrd"
+_INITRD_PHASE: Final = PHASES[0]
+_AFTER_INITRD: Final = PHASES[2:]
 _PHASE_PCR: Final = 11
 _EXTENDERS: Final = {
     10: "IMA extends it",
@@ -198,7 +197,7 @@ class Plan:
         """Predict each PCR of *selection*.
 
         *cap* is the PCR that the next boot's initrd finds untouched; *running* are the values in the TPM now.  The log of the
-        next boot is right only if the log of this boot leads to them, but for the phases of systemd.
+        next boot is right only if the log of this boot leads to them, but for the words that systemd extends.
         """
         now, then = replay(self.log, self.bank), replay(self.next_log(), self.bank)
         outcomes = []
@@ -208,35 +207,36 @@ class Plan:
                 outcomes.append(PredictedPcr(pcr, initial))
                 continue
             settled = now.get(pcr, initial)
-            phase = self._phase(pcr, settled, running.get(pcr))
+            word = self._word_of_systemd(pcr, settled, running.get(pcr))
             if pcr in self.unpredictable:
                 outcomes.append(PredictedPcr(pcr, None, unpredictable=self.unpredictable[pcr]))
                 continue
             changed = self.changed.get(pcr, "")
             value = then.get(pcr, initial) if changed else settled
-            outcomes.append(PredictedPcr(pcr, self._extended(value, phase) if phase else value, changed))
+            outcomes.append(PredictedPcr(pcr, self._extended(value, word) if word else value, changed))
         return outcomes
 
-    def _phase(self, pcr: int, settled: bytes, running: bytes | None) -> str:
-        """Return the word of systemd that extended *pcr* before a disk was opened; give up if *running* is unexplained."""
+    def _word_of_systemd(self, pcr: int, settled: bytes, running: bytes | None) -> str:
+        """Return the word that systemd extended *pcr* with before a disk was opened; give up if *running* is unexplained."""
         if running is None:
             self.give_up(pcr, f"the TPM has no PCR bank {self.bank}")
         elif settled != running:
-            found = self._phases_until(settled, running) if pcr == _PHASE_PCR else None
-            if found is not None:
-                return found
-            by = _EXTENDERS.get(pcr, "something extended it")
-            self.give_up(pcr, f"its value is not what the event log leads to: {by} after the boot")
+            if pcr in OS_SEPARATOR_PCRS and running == self._extended(settled, OS_SEPARATOR):
+                return OS_SEPARATOR
+            if pcr == _PHASE_PCR and self._leads_to(running, settled, PHASES):
+                return _INITRD_PHASE
+            if pcr != _PHASE_PCR or not self._leads_to(running, settled, _AFTER_INITRD):
+                by = _EXTENDERS.get(pcr, "something extended it")
+                self.give_up(pcr, f"its value is not what the event log leads to: {by} after the boot")
         return ""
 
-    def _phases_until(self, settled: bytes, running: bytes) -> str | None:
-        for words in PHASES:
-            value = settled
-            for word in words:
-                value = self._extended(value, word)
-                if value == running:
-                    return _INITRD_PHASE if words[0] == _INITRD_PHASE else ""
-        return None
+    def _leads_to(self, running: bytes, value: bytes, words: Sequence[str]) -> bool:
+        """Tell that *words*, or the first of them, make *running* of *value*."""
+        for word in words:
+            value = self._extended(value, word)
+            if value == running:
+                return True
+        return False
 
     def _extended(self, value: bytes, word: str) -> bytes:
         return self.files.hash([value, self.files.hash_text(word)])

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from predict import grub, stub, uki
+from predict import grub, stub, uboot, uki
 from predict.files import MachineFiles, read_bounded
 from predict.measured import Kind, Loader
 from predict.plan import Plan, PredictedPcr, Target, name_of
@@ -118,5 +118,6 @@ _PREDICTORS: Final[Mapping[Loader | None, Callable[[Plan], None]]] = {
     Loader.GRUB: grub.predict,
     Loader.UNIFIED: uki.predict,
     Loader.SYSTEMD_BOOT: _no_image,
+    Loader.UBOOT: uboot.predict,
     None: _unknown,
 }

@@ -22,7 +22,7 @@ from tang_attest.protocol.eventlog import replay
 from tests.fuzz.target import Parser
 from tests.fuzz.target import Target as FuzzTarget
 from tests.fuzz.vectors import event_logs
-from tests.pin.predict.boots import Grub, SystemdBoot, Unified
+from tests.pin.predict.boots import Grub, SystemdBoot, UBoot, Unified
 
 _SMALL = 16 * 1024
 _DIRECTORY = tempfile.TemporaryDirectory()
@@ -75,7 +75,7 @@ def seeds() -> Iterator[tuple[Parser, bytes]]:
     """Recorded logs, and those of machines with GRUB, systemd-boot and a unified kernel image, with their files."""
     for data in event_logs():
         yield log, data[:_SMALL]
-    for kind in (Grub, SystemdBoot, Unified):
+    for kind in (Grub, SystemdBoot, UBoot, Unified):
         machine = kind(_ROOT / kind.__name__)
         machine.install()
         yield log, machine.log()

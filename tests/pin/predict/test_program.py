@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import hashlib
 import json
 import os
 import re
@@ -16,13 +17,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from predict import prediction
-from predict.measured import TABLE
+from predict.measured import TABLE, Loader, classify
 from predict.sentences import NoPrediction
 
 from tang_attest.errors import Malformed
 from tang_attest.protocol.eventlog import parse, replay
 from tests.pin.machine import PIN, Machine
-from tests.pin.predict.boots import Grub
+from tests.pin.predict.boots import Grub, UBoot
 from tests.pin.predict.program import SELECTION, Program
 from tests.pin.predict.running import Running, values_of
 from tests.protocol.eventlog import writer as w
@@ -95,7 +96,7 @@ def test_the_prediction_imports_the_parser_and_nothing_else_of_the_server() -> N
     """Neither a library nor a part of the server that an enrolled machine has not."""
     ours = {
         "tang_attest.errors",
-        *(f"tang_attest.protocol.eventlog.{name}" for name in ("parse", "replay", "structures")),
+        *(f"tang_attest.protocol.eventlog.{name}" for name in ("constants", "parse", "replay", "structures")),
     }
     for path in (PIN / "predict").glob("*.py"):
         for name in imports(path):
@@ -234,6 +235,86 @@ def test_a_log_is_refused_when_the_server_refuses_it(
         assert read is None
     else:
         assert read == expected
+
+
+# --- other words and other firmware --------------------------------------------------------------------------------
+
+
+def predicted(program: Program, *options: str | Path) -> tuple[dict[int, str], dict[int, str]]:
+    """The values, and the sentences of PCRs that have none."""
+    pcrs = json.loads(program.predict(*options).stdout)["pcrs"]
+    return (
+        {p["pcr"]: p["value"] for p in pcrs if p["state"] != "unpredictable"},
+        {p["pcr"]: p["because"] for p in pcrs if p["state"] == "unpredictable"},
+    )
+
+
+@pytest.mark.parametrize("pcrs", [(0, 4, 7, 9), (8,), (10,)])
+def test_the_separator_of_newer_systemd_is_known(program: Program, pcrs: tuple[int, ...]) -> None:
+    """systemd 261 extends it early in the initrd, so the next boot has it too; PCR 8 is none of its PCRs."""
+    word = hashlib.sha256(b"os-separator").digest()
+
+    def separated(values: dict[int, str]) -> dict[int, str]:
+        """With the word in *pcrs*."""
+        more = {
+            pcr: hashlib.sha256(bytes.fromhex(values.get(pcr, "00" * 32)) + word).hexdigest() for pcr in pcrs
+        }
+        return values | more
+
+    program.values = separated(values_of(program.log))
+    grub = program.installed
+    assert isinstance(grub, Grub)
+    grub.initrds["6.1.0-28"] = b"rebuilt"
+    grub.install()
+    values, without = predicted(program)
+    if pcrs == (8,):
+        assert "something extended it after the boot" in without.pop(8)
+        return
+    assert values == {pcr: v for pcr, v in separated(values_of(grub.log())).items() if pcr in values}
+    assert without == {}
+
+
+@pytest.mark.parametrize("sized", [True, False])
+def test_u_boot_needs_the_files_that_come_next(tmp_path: Path, sized: bool) -> None:
+    """Its scripts are not read; where ``booti`` measured the word linux, no file is needed."""
+    boot = UBoot(tmp_path / "root", sized=sized)
+    program = Program(boot, tmp_path)
+    program.boot()
+    _, without = predicted(program)
+    assert set(without) == ({1, 8, 9} if sized else {1, 9})
+    assert "give --initrd" in without[9]
+    boot.kernel, boot.initrd, boot.options = b"linux 29", b"initrd 29", "root=/dev/mapper/root loud"
+    boot.install()
+    given = (
+        "--kernel",
+        boot.root / "boot/Image",
+        "--initrd",
+        boot.root / "boot/initrd.img",
+        "--cmdline",
+        boot.options,
+    )
+    values, without = predicted(program, *given)
+    assert without == {}
+    assert values == values_of(boot.log())
+
+
+def test_u_boot_of_a_real_machine(tmp_path: Path) -> None:
+    """A recorded log: PCR 8 has no kernel, and the command line is that of the log."""
+    log = (ROOT / "tests/vectors/eventlogs-arm64/uboot-booti.bin").read_bytes()
+    program = Program(UBoot(tmp_path / "root"), tmp_path, log)
+    program.installed.install()
+    options = "console=ttyAMA0 quiet loglevel=3 mitigations=off cryptomgr.notests panic=-1"
+    values, without = predicted(program, "--cmdline", options)
+    assert set(without) == {9}
+    assert values == {pcr: value for pcr, value in values_of(log).items() if pcr != 9}
+
+
+def test_another_image_of_u_boot_changes_nothing_else(tmp_path: Path) -> None:
+    """A U-Boot with EFI starts systemd-boot or an image, which are understood."""
+    for name, loader in (("uboot-efi-systemd-boot", Loader.SYSTEMD_BOOT), ("uboot-efi-uki", Loader.UNIFIED)):
+        log = parse((ROOT / f"tests/vectors/eventlogs-arm64/{name}.bin").read_bytes())
+        found = classify(log, lambda data: hashlib.sha256(data).digest(), "sha256")
+        assert (found.loader, found.unknown) == (loader, ())
 
 
 # --- the table ----------------------------------------------------------------------------------------------------
