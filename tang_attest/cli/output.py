@@ -1,8 +1,8 @@
 """Output of the command line.
 
-Rules: a message has the program's name in front, is lower case and has no full stop; what to do about an error
-is on a line of its own that starts with ``hint:``.  Data goes to stdout, everything else to stderr.  A listing is
-a table for eyes, and JSON with ``--json``.
+Rules: a message has the program's name in front, is lower case and has no full stop; what to do about an
+error is on a line of its own that starts with ``hint:``.  Data goes to stdout, everything else to stderr.  A
+listing is a table for eyes, and JSON with ``--json``.
 """
 
 from __future__ import annotations
@@ -131,8 +131,9 @@ def table(
 ) -> None:
     """A table on stdout, or the sentence *empty* when there are no rows.
 
-    A terminal shows the *extra* columns only when the table is *wide*, and folds the *prose* columns to its width.
-    A cell of another column is never folded or cut: it may have to be copied.  On a pipe nothing is left out or folded.
+    A terminal shows the *extra* columns only when the table is *wide*, and folds the *prose* columns to its
+    width. A cell of another column is never folded or cut: it may have to be copied.  On a pipe nothing is
+    left out or folded.
     """
     if not rows:
         say(empty)

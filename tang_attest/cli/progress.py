@@ -13,13 +13,13 @@ EVERY_S = 2.0
 
 
 class ProgressLine:
-    """Rows that are done; called by whoever does them, in any thread."""
+    """Rows that are done; any thread may report them."""
 
     def __init__(self) -> None:
         self._done, self._total = 0, 0
 
     def __call__(self, done: int, total: int) -> None:
-        """*done* of *total* rows; 0 when nobody knows the total."""
+        """Report *done* of *total* rows; a *total* of 0 is unknown."""
         self._done, self._total = done, total
 
     def __str__(self) -> str:

@@ -56,7 +56,7 @@ def test_every_reason_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().err.splitlines() == [
         "tang-attest: PCR 4 is wrong (pcr-mismatch)",
         "tang-attest:   it is late",
-        "hint: if you changed the machine's software, run 'tang-attest approve DEVICE'; if not, look why it differs",
+        "hint: if you changed the machine's software, run 'tang-attest approve DEVICE' on the server; if not, find out why it differs",
     ]
 
 

@@ -39,7 +39,7 @@ def create(
 ) -> None:
     """Create an admin token and print it, this once.
 
-    NAME stands in the audit record for whatever is done with it, and is never used again.
+    NAME is the actor in the audit record, and is never used again.
 
     \b
     read      see machines, policies, observations, the audit record

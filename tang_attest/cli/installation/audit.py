@@ -110,12 +110,12 @@ def _as_json(number: int, entry: AuditEntry) -> dict[str, object]:
 def verify(expect: tuple[int, bytes] | None, as_json: bool) -> None:
     """Verify that no row was changed since it was sealed.
 
-    Nor added, taken away or moved.  That holds for the rows that decide something, too: machines, policies, states, tokens, keys. Each has a seal of its
-    own, and the record says how new each has to be.
+    A row that was added, removed or moved is found, too.  The same holds for the rows that decide: devices,
+    policies, states, tokens, keys.  Each has a seal of its own, and the record says how new each has to be.
 
-    A running server seals new rows each second.  When all is well, the head of the chain is printed, SEQ:HASH: keep
-    it elsewhere, and give it to --expect later.  Only that finds a record that was cut at its end, or made anew by
-    whoever has the key-encryption key.  The exit code is 1 when anything is wrong.
+    A running server seals new rows each second.  When all is well, the head of the chain is printed,
+    SEQ:HASH: keep it elsewhere, and give it to --expect later.  Only that finds a record that was cut at its
+    end, or made anew with the key-encryption key.  The exit code is 1 when anything is wrong.
 
     \b
     tang-attest audit verify

@@ -38,14 +38,15 @@ _STDIO = Path("-")
 @click.command()
 @click.argument("file", type=_path)
 @click.option(
-    "--with-secret", is_flag=True, help="Put the key-encryption key into it: whoever has FILE has every key."
+    "--with-secret", is_flag=True, help="Put the key-encryption key into it: then FILE opens every key."
 )
 @output.json_option
 def backup(file: Path, with_secret: bool, as_json: bool) -> None:
     """Write everything in the database to FILE.
 
-    Servers may run meanwhile.  - is standard output.  FILE must not exist; it gets mode 0600.  It does not hold the key-encryption key unless you say so: copy
-    STATE/kek once, and keep it apart, because one without the other opens nothing.
+    Servers may run meanwhile.  - is standard output.  FILE must not exist; it gets mode 0600.  It does not
+    hold the key-encryption key unless you say so: copy STATE/kek once, and keep it apart, because one without
+    the other opens nothing.
 
     \b
     tang-attest backup /backup/tang-attest-$(date +%F)
@@ -68,7 +69,7 @@ def backup(file: Path, with_secret: bool, as_json: bool) -> None:
     sentence = f"{sum(rows.values())} rows written, {rows.get('device', 0)} of them machines"
     output.done(as_json, sentence, {"file": str(file), "with_secret": with_secret, **_counts(rows)})
     if with_secret:
-        output.hint("whoever has this file has every key in it; keep it encrypted")
+        output.hint("this file opens every key in it; keep it encrypted")
     else:
         output.hint(f"it does not hold {current.state / FILE_NAME}; keep a copy of that apart from it")
 
@@ -107,8 +108,9 @@ def _new_file(path: Path) -> Iterator[BinaryIO]:
 def restore(file: Path, as_json: bool) -> None:
     """Fill an empty database from a backup.
 
-    'tang-attest backup' wrote FILE; - is standard input.  FILE is checked to its end before anything of it counts.  The key-encryption key has to be in the state
-    directory already, unless the backup was made --with-secret.
+    'tang-attest backup' wrote FILE; - is standard input.  FILE is checked to its end before anything of it
+    counts.  The key-encryption key has to be in the state directory already, unless the backup was made
+    --with-secret.
     """
     current = settings()
     with _open(file) as source:

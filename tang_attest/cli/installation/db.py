@@ -60,8 +60,9 @@ def status(as_json: bool) -> None:
 def upgrade(as_json: bool) -> None:
     """Bring the database to the schema of this program.
 
-    All of it happens, or nothing.  Replicas may do it at the same time.  Make a backup first: there is no way back.
-    The key-encryption key has to be in the state directory: rows that decide something are sealed under it.
+    All of it happens, or nothing.  Replicas may do it at the same time.  Make a backup first: there is no way
+    back. The key-encryption key has to be in the state directory: rows that decide something are sealed under
+    it.
     """
 
     async def work() -> store.Upgraded:
@@ -93,8 +94,9 @@ def upgrade(as_json: bool) -> None:
 def copy(target: str, as_json: bool) -> None:
     """Copy everything to another database.
 
-    It may be SQLite or PostgreSQL, as the one that is copied.  The target must be empty; it is filled in one transaction, and read again to compare.  Stop the servers first:
-    what they write later is not in the copy.  The key-encryption key stays where it is.
+    It may be SQLite or PostgreSQL, as the one that is copied.  The target must be empty; it is filled in one
+    transaction, and read again to compare.  Stop the servers first: what they write later is not in the copy.
+    The key-encryption key stays where it is.
     """
 
     async def work() -> tuple[dict[str, int], store.Upgraded]:

@@ -28,9 +28,9 @@ from tang_attest.server.checkup import examine
 def doctor(ctx: click.Context, config: Path | None, as_json: bool) -> None:
     """Examine this installation, and say what to do.
 
-    It looks at keys, permissions, disk, certificate, port, database, clock, trust anchors, the server's TPM, and each device's last
-    evidence.
-    Nothing is changed.  The exit code is 1 when something is a problem; warnings leave it 0.
+    It looks at keys, permissions, disk, certificate, port, database, clock, trust anchors, the server's TPM,
+    and each device's last evidence. Nothing is changed.  The exit code is 1 when something is a problem;
+    warnings leave it 0.
 
     \b
     tang-attest doctor --config /etc/tang-attest.toml

@@ -17,9 +17,10 @@ from tang_attest.server.initialize import initialize
 def init(as_json: bool) -> None:
     """Make the database, the kek and a signing key.
 
-    The kek is the key-encryption key.  A directory that it makes gets mode 0700.  With --database, tables are made in that database; each further
-    server of it then gets a copy of the key-encryption key instead of an 'init' of its own.  Print the signing
-    key's thumbprint: machines that bind a disk compare it ("thp" in the pin's configuration).
+    The kek is the key-encryption key.  A directory that it makes gets mode 0700.  With --database, tables are
+    made in that database; each further server of it then gets a copy of the key-encryption key instead of an
+    'init' of its own.  Print the signing key's thumbprint: machines that bind a disk compare it ("thp" in the
+    pin's configuration).
     """
     current = settings()
     thumbprint = make_state(current)

@@ -32,7 +32,8 @@ def keys() -> None:
 def list_keys(wide: bool, as_json: bool) -> None:
     """List the keys, rotated ones too.
 
-    A rotated key still answers, but is advertised no longer.  A key that lives in the TPM can be used with that TPM only; the others with the database and the kek.
+    A rotated key still answers, but is advertised no longer.  A key that lives in the TPM can be used with
+    that TPM only; the others with the database and the kek.
     """
 
     async def load(state: Installation) -> list[tuple[EncryptedKey, str | None, str]]:
@@ -84,8 +85,9 @@ def list_keys(wide: bool, as_json: bool) -> None:
 def rotate(device: str | None, as_json: bool) -> None:
     """Make new keys in place of the advertised ones.
 
-    The old keys still answer for volumes that are bound to them.  Without --device: the signing keys and the open exchange keys. Machines that are bound later have to be told the
-    new thumbprint. With --device: rebind its disks with 'clevis luks attest-regen', so that the new key is used.
+    The old keys still answer for volumes that are bound to them.  Without --device: the signing keys and the
+    open exchange keys. Machines that are bound later have to be told the new thumbprint. With --device:
+    rebind its disks with 'clevis luks attest-regen', so that the new key is used.
     """
     if device is not None:
         kid, old = run(lambda state: state.keys.rotate_device(device))
@@ -104,9 +106,10 @@ def rotate(device: str | None, as_json: bool) -> None:
 def rotate_kek(as_json: bool) -> None:
     """Replace the key-encryption key (kek).
 
-    Everything in the database is put under the new one.  Stop all servers first, and copy STATE/kek to the others before they start again.  No disk has to be bound anew.  All of
-    the database is moved, or nothing; after an interruption, run it again.  The old key stays beside the new one:
-    backups that were made until now need it, and noted heads of the audit record are those of before.
+    Everything in the database is put under the new one.  Stop all servers first, and copy STATE/kek to the
+    others before they start again.  No disk has to be bound anew.  All of the database is moved, or nothing;
+    after an interruption, run it again.  The old key stays beside the new one: backups that were made until
+    now need it, and noted heads of the audit record are those of before.
     """
 
     async def work() -> Rotated:
@@ -136,8 +139,8 @@ def import_keys(directory: Path, as_json: bool) -> None:
 
     Hidden ones, too.
 
-    They answer without evidence, and only while the server runs with --plain-tang: disks that are bound with the
-    tang pin open as before, until they are bound anew with the attest pin.
+    They answer without evidence, and only while the server runs with --plain-tang: disks that are bound with
+    the tang pin open as before, until they are bound anew with the attest pin.
     """
     try:
         paths = sorted(path for path in directory.iterdir() if path.suffix == ".jwk")

@@ -69,8 +69,9 @@ _path = click.Path(path_type=Path)
 def serve(ctx: click.Context, /, config: Path | None, **flags: Any) -> None:
     """Answer machines.
 
-    Without --plain-tang no exchange key answers anybody without evidence.  With --plain-tang --tang-dir DIR this is
-    a drop-in tangd over DIR; a state made by 'tang-attest init' is then optional, and served beside it.
+    Without --plain-tang no exchange key answers anybody without evidence.  With --plain-tang --tang-dir DIR
+    this is a drop-in tangd over DIR; a state made by 'tang-attest init' is then optional, and served beside
+    it.
 
     \b
     tang-attest serve --port 7500

@@ -24,9 +24,10 @@ from tang_attest.web.gate.limits import Limiter
 def tangd(directory: Path, endpoint: str) -> None:
     """Answer one connection, as Tang's own tangd does.
 
-    It is on standard input and output: for inetd, socat, and systemd sockets with Accept=yes, such as tangd@.service.  The keys are those of DIR, and nobody is
-    asked for evidence.  Each connection starts a process, which takes half a second: where many machines boot at once,
-    use 'tang-attest serve --plain-tang --tang-dir DIR'.
+    It is on standard input and output: for inetd, socat, and systemd sockets with Accept=yes, such as
+    tangd@.service. The keys are those of DIR, and answer without evidence.  Each connection starts a process,
+    which takes half a second: where many machines boot at once, use 'tang-attest serve --plain-tang
+    --tang-dir DIR'.
 
     \b
     socat TCP-LISTEN:80,fork,reuseaddr EXEC:'tang-attest tangd /var/lib/tang'

@@ -7,7 +7,7 @@ from tang_attest.store import Upgraded
 
 
 def say_sealed(upgraded: Upgraded) -> None:
-    """Say what got its first seal: from then on it counts as ours, whoever wrote it before."""
+    """Report the rows with a first seal: from then on they count as this server's own."""
     if upgraded.sealed:
         output.say(f"{upgraded.sealed} rows are sealed as they are; until now nothing showed who wrote them")
     for row in upgraded.foreign:

@@ -219,7 +219,8 @@ def remove(name: str, yes: bool, as_json: bool) -> None:
 def learn(name: str, window: timedelta, as_json: bool) -> None:
     """Record PCR 10 and 11 of the next boot.
 
-    Every other PCR has to be as expected.  That boot itself is refused, so that a person with the passphrase is there to see it.
+    Every other PCR has to be as expected.  That boot itself is refused, so that a person with the passphrase
+    is there to see it.
     """
     learning = run(lambda state: state.reference_values.learn(name, window))
     sentence = f"the next boot of {name} is learned, until {output.minute(learning.until)}"

@@ -93,9 +93,9 @@ def list_roots(wide: bool, as_json: bool) -> None:
 def check(ctx: click.Context, certificate: Path | None, tpm: bool, tcti: str, as_json: bool) -> None:
     """Try an EK certificate, before a token is used up.
 
-    It is compared with the trusted certificates.  CERTIFICATE is what 'tpm2 nvread 0x01c00002' or 'tpm2 getekcertificate' wrote on the machine.  Exit with 0 when
-    it is verified, 1 when an enrollment with it would be refused, 2 when nothing could be checked.  Only an
-    enrollment shows that the TPM holds the key.
+    It is compared with the trusted certificates.  CERTIFICATE is what 'tpm2 nvread 0x01c00002' or 'tpm2
+    getekcertificate' wrote on the machine.  Exit with 0 when it is verified, 1 when an enrollment with it
+    would be refused, 2 when nothing could be checked.  Only an enrollment shows that the TPM holds the key.
 
     \b
     tang-attest ek-root check ek.der

@@ -53,11 +53,12 @@ class _WrongAnswer(Exception):
 def menu(initialize: bool, tcti: str | None) -> None:
     """Register, verify and remove machines by answering questions.
 
-    Over a pipe, each line of stdin answers one question.  A machine whose TPM this machine reaches is registered for
-    verification only: it has no exchange key, and what it runs at that time is what it shall run.
+    Over a pipe, each line of stdin answers one question.  A machine whose TPM this machine reaches is
+    registered for verification only: it has no exchange key, and what it runs at that time is what it shall
+    run.
 
-    With --init, the attestation key is made in the TPM, its public area is written to id_tpm.pub in the current
-    directory, and the server's state is made if there is none.
+    With --init, the attestation key is made in the TPM, its public area is written to id_tpm.pub in the
+    current directory, and the server's state is made if there is none.
 
     \b
     tang-attest menu --init

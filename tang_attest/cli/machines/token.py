@@ -153,8 +153,8 @@ def list_tokens(wide: bool, as_json: bool) -> None:
 def revoke(named: str, as_json: bool) -> None:
     """Revoke an unused token for good.
 
-    An enrollment under way with it is refused, too.  ID is that of the listing, which may be shortened to 8 digits, or the name of the machine that it is for, or the
-    token itself; - reads it from stdin.
+    An enrollment under way with it is refused, too.  ID is that of the listing, which may be shortened to 8
+    digits, or the name of the machine that it is for, or the token itself; - reads it from stdin.
 
     \b
     tang-attest token list

@@ -108,8 +108,8 @@ def verify(
 ) -> None:
     """Hold one round with a running machine.
 
-    The exit code is 0 when the machine was verified, 1 when it was refused, 3 when no evidence came, and 4 when there is
-    no such device.
+    The exit code is 0 when the machine was verified, 1 when it was refused, 3 when no evidence came, and 4
+    when there is no such device.
 
     \b
     tang-attest device verify pi-b
@@ -192,8 +192,8 @@ def watch(
 ) -> None:
     """Hold rounds with a running machine.
 
-    The exit code is that of the worst round: 1 when one was refused, else 3 when no evidence came in one; 4 when there
-    is no such device.  With --json, each round is one line, and the last line counts them.
+    The exit code is that of the worst round: 1 when one was refused, else 3 when no evidence came in one; 4
+    when there is no such device.  With --json, each round is one line, and the last line counts them.
 
     \b
     tang-attest device watch vm1 --rounds 3 --delay 1
@@ -309,7 +309,7 @@ def _live(name: str) -> Iterator[Show]:
 @click.option("--reason", required=True, help="For the audit record, and for operators who resume it.")
 @output.json_option
 def suspend(name: str, reason: str, as_json: bool) -> None:
-    """Let a device's exchange keys answer nobody until 'resume'.
+    """Answer no unlock with a device's keys until 'resume'.
 
     Its volumes still open by passphrase.
     """
@@ -323,7 +323,7 @@ def suspend(name: str, reason: str, as_json: bool) -> None:
 @click.argument("name")
 @output.json_option
 def resume(name: str, as_json: bool) -> None:
-    """Let a suspended device's exchange keys answer again.
+    """Answer unlocks with a suspended device's keys again.
 
     The audit record names you.
     """
@@ -340,8 +340,8 @@ def resume(name: str, as_json: bool) -> None:
 def allow(name: str, window: timedelta, as_json: bool) -> None:
     """Let a device unlock that waits for an operator.
 
-    It waits where its policy requires approval, or refuses it as stale.  The machine still has to prove that it booted
-    what is approved.
+    It waits where its policy requires approval, or refuses it as stale.  The machine still has to prove that
+    it booted what is approved.
     """
     until = run(lambda state: state.registry.allow(name, window))
     sentence = f"instance {name} may unlock until {output.minute(until)}"

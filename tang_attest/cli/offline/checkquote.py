@@ -41,7 +41,7 @@ class Unreadable(click.ClickException):
 def qualification_bytes(ctx: click.Context, param: click.Parameter, text: str) -> bytes:
     """Qualifying data as tpm2-tools take it: hex digits, or the path of a file that holds the bytes.
 
-    Fails where *text* could be both, because a file that somebody planted must not replace a nonce.
+    Fails where *text* could be both, because a planted file must not replace a nonce.
     """
     data = _from_hex(text)
     if text and Path(text).is_file():
@@ -133,9 +133,9 @@ def checkquote(
                       tpm2 readpublic -c ak.ctx -o ak.pub
     Here:             tang-attest checkquote -u ak.pub -m q.msg -s q.sig -f q.pcrs -q 0badc0de -l sha256:0,2,4,7
 
-    The key has to be an attestation key (a PEM cannot show that it is), the signature is checked under the key's own
-    scheme and hash, the PCR numbers are those that were signed, and there is one bank, not SHA-1. Without -l any
-    selection will do, and without -f no PCR values are checked.
+    The key has to be an attestation key (a PEM cannot show that it is), the signature is checked under the
+    key's own scheme and hash, the PCR numbers are those that were signed, and there is one bank, not SHA-1.
+    Without -l any selection will do, and without -f no PCR values are checked.
 
     Exit code: 0 everything holds, 1 refused, 2 nothing was checked (an option, an unreadable file or key).
     """

@@ -30,8 +30,9 @@ if TYPE_CHECKING:
 def coverage(file: Path, selection: Selection, as_json: bool) -> None:
     """Show which parts of a boot a selection covers.
 
-    The boot is that of the log FILE.  A part is covered if a selected PCR changes with it. Only digests, and data that hashes to them, count. The digest
-    of a separator or of an empty range covers nothing. Also prints the selection that fits the boot chain.
+    The boot is that of the log FILE.  A part is covered if a selected PCR changes with it. Only digests, and
+    data that hashes to them, count. The digest of a separator or of an empty range covers nothing. Also
+    prints the selection that fits the boot chain.
 
     \b
     tang-attest eventlog coverage /sys/kernel/security/tpm0/binary_bios_measurements

@@ -37,8 +37,9 @@ class _ShowByDefault(click.Group):
 def eventlog() -> None:
     """TCG event logs: replay one, compare two, try rules.
 
-    A log is a copy of /sys/kernel/security/tpm0/binary_bios_measurements; - is stdin. It proves nothing by itself,
-    anyone can write one. 'tang-attest checkquote --eventlog FILE' compares one with PCR values that a TPM signed.
+    A log is a copy of /sys/kernel/security/tpm0/binary_bios_measurements; - is stdin. It proves nothing by
+    itself, anyone can write one. 'tang-attest checkquote --eventlog FILE' compares one with PCR values that a
+    TPM signed.
 
     \b
     tang-attest eventlog show /sys/kernel/security/tpm0/binary_bios_measurements --events
@@ -83,8 +84,8 @@ def show(file: Path, events: bool, as_json: bool) -> None:
 def diff(old: Path, new: Path, bank: str, as_json: bool) -> None:
     """Compare the logs OLD and NEW, event by event.
 
-    What a log says beyond its digests, such as the name of a file, is marked with 'claims'. Exits with 1 when the
-    logs differ.
+    What a log says beyond its digests, such as the name of a file, is marked with 'claims'. Exits with 1 when
+    the logs differ.
     """
     from tang_attest.protocol import eventlog as logs
 
@@ -116,7 +117,8 @@ def diff(old: Path, new: Path, bank: str, as_json: bool) -> None:
 def check(rules: Path, log: Path, values: Path | None, bank: str, as_json: bool) -> None:
     """Try the rules of the file RULES on LOG, as a policy would.
 
-    The rules are YAML, see docs/rules.md.  Exits with 1 when a rule fails.  Without --file the log is taken at its word.
+    The rules are YAML, see docs/rules.md.  Exits with 1 when a rule fails.  Without --file the log is taken
+    at its word.
 
     \b
     tpm2 pcrread sha256 | tang-attest eventlog check rules.yaml LOG --file -

@@ -39,8 +39,8 @@ def check(
 ) -> None:
     """Try a requirement on LIST, as 'policy require-ima' would.
 
-    The files of --file and --sums say what is allowed.  Exits with 1 when an entry is not allowed or the list does not lead to PCR 10. Without --pcr10 the list is taken
-    at its word.
+    The files of --file and --sums say what is allowed.  Exits with 1 when an entry is not allowed or the list
+    does not lead to PCR 10. Without --pcr10 the list is taken at its word.
 
     \b
     sha256sum /usr/bin/* > sums

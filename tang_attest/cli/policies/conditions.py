@@ -104,8 +104,8 @@ def require_rounds(
 ) -> None:
     """Verify machines at an interval, by their agents.
 
-    A machine that is refused or unreachable has the given consequences.  A hook is a program in the directory of
-    'serve --hook-dir'; a webhook is signed with 'serve --webhook-secret'.
+    A machine that is refused or unreachable has the given consequences.  A hook is a program in the directory
+    of 'serve --hook-dir'; a webhook is signed with 'serve --webhook-secret'.
 
     \b
     tang-attest policy require-rounds webservers on --every 60s --misses 3 --on-failure suspend
@@ -145,8 +145,9 @@ def require_approval(name: str, required: bool, as_json: bool) -> None:
 def require_attested_root(name: str, required: bool, as_json: bool) -> None:
     """Require that attestation opened the volumes.
 
-    Each volume of the boot counts.  A boot that a passphrase opened, a root that is not the attested one, and a machine that does not report are then
-    refused in their rounds, with the consequences of 'policy require-rounds'.  The condition alone keeps no volume closed.
+    Each volume of the boot counts.  A boot that a passphrase opened, a root that is not the attested one, and
+    a machine that does not report are then refused in their rounds, with the consequences of 'policy
+    require-rounds'.  The condition alone keeps no volume closed.
     """
     need = "have to prove" if required else "need not prove"
     sentence = f"running machines of policy {name} {need} that attestation opened their disks"

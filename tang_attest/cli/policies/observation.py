@@ -81,7 +81,8 @@ def list_observations(device: str | None, limit: int, wide: bool, as_json: bool)
 def show(number: int, as_json: bool) -> None:
     """Explain the differences, by PCR and by event.
 
-    There are events if the machine sent its log.  The log is compared with that of an approved boot of the machine.  Look at it before you approve.
+    There are events if the machine sent its log.  The log is compared with that of an approved boot of the
+    machine.  Look at it before you approve.
     """
 
     async def explain(state: Installation) -> Explanation:
@@ -159,8 +160,8 @@ def approve(
 ) -> None:
     """Turn the refused boot of DEVICE into a reference state.
 
-    The disk opens by itself from the next boot on.  States approved before stay valid.  Prints which PCRs are new, and
-    for which machines they count.
+    The disk opens by itself from the next boot on.  States approved before stay valid.  Prints which PCRs are
+    new, and for which machines they count.
 
     \b
     tang-attest approve pi-b --once --for 30m     one boot, within half an hour

@@ -81,8 +81,8 @@ def stage(
 
     States that count now stay valid.  The first machine that boots the staged state makes it active.
 
-    Before you stage what a machine announced, look at its changes with 'tang-attest policy staged': whoever is root
-    on the machine can announce anything.
+    Before you stage what a machine announced, look at its changes with 'tang-attest policy staged': root on
+    the machine can announce anything.
 
     \b
     tang-attest policy stage webservers --file image-42.pcrs --label image-42
@@ -179,8 +179,8 @@ def reinstate(name: str, label: str, as_json: bool) -> None:
 def trust_predictions(name: str, trusted: str, as_json: bool) -> None:
     """Let an announced state count at once.
 
-    It counts for the machine that announced it.  Whoever is root on an approved machine can then choose what it boots
-    next.  By default, 'off', the operator is asked.
+    It counts for the machine that announced it.  Root on an approved machine can then choose the software of
+    its next boot.  By default, 'off', the operator is asked.
     """
     run(lambda state: state.reference_values.trust_predictions(name, trusted == "on"))
     how = "trusts" if trusted == "on" else "does not trust"
