@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import gc
+import importlib
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import ClassVar, cast
 
 import click
@@ -52,8 +55,19 @@ class LazyGroup(click.Group):
         if target is None:
             return None
         module_name, attribute = target.split(":")
-        module = __import__(module_name, fromlist=[attribute])
+        with _without_collection():
+            module = importlib.import_module(module_name)
         return cast(click.Command, getattr(module, attribute))
+
+
+@contextmanager
+def _without_collection() -> Iterator[None]:
+    """Collect no garbage: an import makes hardly any, and looking for it takes a quarter of the time of a start."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
 
 
 @click.group(

@@ -49,6 +49,8 @@ def serve(load: Callable[[], Settings], world: World, report: Callable[[TangAtte
         _warn_of_fixed(settings, current)
         _make_room(current)
         _check_before_work(current)
+        if current.admin_api:
+            import tang_attest.web.admin.routes  # noqa: F401 - slow to load: once, for all workers
         tls = _tls(current)
 
         def work(place: WorkerSlot) -> int:

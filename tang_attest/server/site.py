@@ -18,13 +18,13 @@ from tang_attest.service.tang.plain import KeySetProvider
 from tang_attest.service.tang.recent_keys import RecentKeys
 from tang_attest.service.tang.server_keys import DirectoryFirst, ServerKeys
 from tang_attest.service.upkeep.readiness import Readiness
-from tang_attest.web.admin.routes import AdminRoutes
 from tang_attest.web.app import Site
 from tang_attest.web.attest_routes import AttestRoutes
 from tang_attest.web.gate.limits import Limiter, RequestLimits
 from tang_attest.web.monitoring.health import Health
 
 if TYPE_CHECKING:
+    from tang_attest.web.admin.routes import AdminRoutes
     from tang_attest.web.monitoring.metrics import Metrics, Sources
 
 
@@ -123,6 +123,8 @@ def _attest_routes(attestation: Attestation, keys: ServerKeys) -> AttestRoutes:
 
 
 def _admin_routes(installation: Installation) -> AdminRoutes:
+    from tang_attest.web.admin.routes import AdminRoutes  # slow to load
+
     return AdminRoutes(
         installation.admin_tokens, installation.administration(), installation.settings.endpoint
     )

@@ -16,10 +16,8 @@ from aiohttp.typedefs import Handler
 from tang_attest.errors import TangAttestError, Unavailable
 from tang_attest.service.audit.actors import Caller
 from tang_attest.service.tang.plain import BODY_LIMIT, KeySetProvider, current_keys
-from tang_attest.web import attest_routes, tang_routes
-from tang_attest.web.admin.routes import PREFIX as ADMIN_PREFIX
-from tang_attest.web.admin.routes import AdminRoutes
-from tang_attest.web.attest_routes import AttestRoutes
+from tang_attest.web import tang_routes
+from tang_attest.web.admin import PREFIX as ADMIN_PREFIX
 from tang_attest.web.gate.bodies import LIMITER, MAX_BODY, check_encoding, expect_later, read_body
 from tang_attest.web.gate.limits import Limiter
 from tang_attest.web.gate.tls import shown_name
@@ -27,8 +25,10 @@ from tang_attest.web.monitoring.health import Health
 from tang_attest.web.problems import CODE, ROUTE, MethodNotAllowed, hide_server, problem
 from tang_attest.web.tang_routes import handle_adv, handle_rec
 
-if TYPE_CHECKING:
-    from tang_attest.web.monitoring.metrics import Metrics  # slow to load, and metrics are off by default
+if TYPE_CHECKING:  # slow to load, and a server without them does not
+    from tang_attest.web.admin.routes import AdminRoutes
+    from tang_attest.web.attest_routes import AttestRoutes
+    from tang_attest.web.monitoring.metrics import Metrics
 
 #: aiohttp's own limit on the request line; longer targets than Tang's 4,095 still get a proper 414 up to
 #: here.
@@ -157,6 +157,8 @@ async def _tang(site: Site, request: web.Request, target: str, caller: Caller) -
 async def _attest(
     site: Site, routes: AttestRoutes, request: web.Request, target: str, caller: Caller
 ) -> web.StreamResponse:
+    from tang_attest.web import attest_routes  # loaded by now: *routes* come from there
+
     route, captured = attest_routes.find(target)
     request[ROUTE] = route.name
     if request.method != route.method:

@@ -18,12 +18,9 @@ from tang_attest.ports.admin import Scope
 from tang_attest.service.admin.administration import Administration
 from tang_attest.service.admin.tokens import AdminClient, AdminTokens
 from tang_attest.service.audit.actors import Caller
-from tang_attest.web.admin import change_routes, openapi, wire
+from tang_attest.web.admin import PREFIX, change_routes, openapi, wire
 from tang_attest.web.admin.bearer import authenticate
 from tang_attest.web.admin.operation import Answer, Call, Operation, find, perform
-
-#: Below the endpoint.
-PREFIX: Final = "/admin/v1"
 
 _DOCUMENT: Final = "/openapi.json"
 
