@@ -42,7 +42,8 @@ endef
 
 .PHONY: check
 check: lint ## lint and run the quick tests, in under two minutes
-	$(BIN)/pytest --numprocesses auto -m 'not boot and not bench and not slow'
+	PYTEST_DEBUG_TEMPROOT=$$($(BIN)/python -m tests.scratch) \
+		$(BIN)/pytest --numprocesses auto --durations 15 -m 'not boot and not bench and not slow'
 
 .PHONY: lint
 lint: setup ## check style, types and shell scripts; changes nothing

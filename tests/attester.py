@@ -39,6 +39,7 @@ from tpm2_pytss.types import (
 )
 
 from tang_attest.protocol.values.base64url import b64u
+from tests import rsa_keys
 
 BANKS = {
     "sha1": TPM2_ALG.SHA1,
@@ -85,7 +86,7 @@ class Attester:
         self.scheme, _, self.hash_name = scheme.partition("-")
         self.private: ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
         if size.startswith("rsa"):
-            self.private = rsa.generate_private_key(65537, int(size[3:]))
+            self.private = rsa_keys.draw(int(size[3:]))
         else:
             self.private = ec.generate_private_key({"ecc256": ec.SECP256R1(), "ecc384": ec.SECP384R1()}[size])
         self._ek: rsa.RSAPrivateKey | None = None
@@ -113,7 +114,7 @@ class Attester:
     def ek(self) -> rsa.RSAPrivateKey:
         """The endorsement key, made when first needed."""
         if self._ek is None:
-            self._ek = rsa.generate_private_key(65537, 2048)
+            self._ek = rsa_keys.draw(2048)
         return self._ek
 
     @property

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -11,7 +12,8 @@ from hypothesis import settings
 
 from tang_attest.protocol.exchange import ExchangeKey
 from tang_attest.protocol.values.points import Point
-from tang_attest.store import upgrade
+from tang_attest.store import store, upgrade
+from tests import registry, rsa_keys
 from tests.attester import Attester
 from tests.fakes import ROW_KEY
 from tests.nix.nix import evaluator_in_words
@@ -24,6 +26,25 @@ settings.load_profile("without a deadline")
 
 #: A database with our tables and nothing in them; others are copied from it.
 _TEMPLATE = "template_registry"
+
+
+#: A server that compiles itself at each start takes half as long again; the tests start a few hundred.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def copied_registries() -> Iterator[None]:
+    """New SQLite registries are copies of one."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(store, "upgrade", registry.create)
+        yield
+
+
+@pytest.fixture(autouse=True)
+def lent_rsa_keys() -> Iterator[None]:
+    """RSA keys that a test draws are lent to it."""
+    with rsa_keys.lent():
+        yield
 
 
 def pytest_report_header() -> str:

@@ -12,7 +12,8 @@ import pytest
 import pytest_asyncio
 from sqlalchemy.util.concurrency import await_
 
-from tang_attest.store import SqlStore, open_store, upgrade
+from tang_attest.store import SqlStore, open_store
+from tests import registry
 from tests.fakes import ROW_KEY
 
 P = ParamSpec("P")
@@ -46,7 +47,8 @@ Opener = Callable[[], Awaitable[SqlStore]]
 @pytest_asyncio.fixture
 async def open_another(url: str) -> AsyncIterator[Opener]:
     """Opens the same database once more, as another process does."""
-    await upgrade(url, ROW_KEY)
+    if url.startswith("sqlite"):
+        await registry.copy_empty(Path(url.removeprefix("sqlite:///")))
     stores = []
 
     async def opener() -> SqlStore:
