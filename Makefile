@@ -36,7 +36,7 @@ boots := $(BIN)/pytest --verbose --numprocesses auto --dist worksteal --duration
 
 define run-boots
 @[ "$$(id -u)" -eq 0 ] || { echo 'The boots make root file systems, so they need root. make check does not.' >&2; exit 1; }
-@echo 'Booting and installing whole systems. Without build/boot-cache the first result takes some minutes.'
+@echo 'Booting and installing whole systems. Without images in the cache the first result takes some minutes.'
 $(boots) || { echo 'These failed. Once more, to tell a defect from a machine that hung:' >&2; $(boots) --last-failed; }
 endef
 

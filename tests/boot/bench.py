@@ -32,7 +32,7 @@ _STAMPS: Final = ROOT_IS_OPEN + r"[^\n]*, initrd ([0-9.]+) root ([0-9.]+)\n"
 def main() -> None:
     runs = int(sys.argv[1]) if len(sys.argv) > 1 else 3
     with tempfile.TemporaryDirectory() as directory:
-        print("bench-boot: making two machines; without build/boot-cache that takes minutes", flush=True)
+        print("bench-boot: making two machines; without cached images that takes minutes", flush=True)
         attest = World.new(Path(directory) / "attest", Variant())
         attest.enroll()
         tang = _tang(Path(directory))

@@ -14,7 +14,7 @@ import pytest
 
 from tests.boot.hardware.machine import COMMAND_LINE
 from tests.boot.images import disk
-from tests.boot.images.loaders import LOADERS
+from tests.boot.images.loaders import LOADERS, System, pc
 from tests.boot.images.tree import Variant, build
 from tests.boot.world import NAME, PROMPT, REFUSED, ROOT_IS_OPEN, UNLOCKED, World, open_by_passphrase
 
@@ -38,8 +38,11 @@ def test_the_predicted_boot_opens_by_itself(world: World, tmp_path: Path) -> Non
     """Enrolled, approved, updated, predicted in the running system, approved before the reboot."""
     now, then = tmp_path / "now", tmp_path / "then"
     changed = build(Variant(touched="predicted")).initrd
-    LOADERS[LOADER](now, "6.1.0-28", world.built.kernel, world.built.initrd, COMMAND_LINE)
-    LOADERS[LOADER](then, "6.1.0-29", world.built.kernel, changed, f"{COMMAND_LINE} changed=yes")
+    kernel, initrd, line = world.built.kernel, world.built.initrd, COMMAND_LINE
+    old = System(version="6.1.0-28", kernel=kernel, initrd=initrd, options=line)
+    new = System(version="6.1.0-29", kernel=kernel, initrd=changed, options=f"{line} changed=yes")
+    LOADERS[LOADER](now, old, pc())
+    LOADERS[LOADER](then, new, pc())
     update = world.directory / "update.img"
     disk.filesystem(update, 131072, then)
     disks = [world.root_disk, update]

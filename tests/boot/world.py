@@ -6,7 +6,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final, Self
 
@@ -35,10 +35,12 @@ class World:
     built: Built
     site: Site
     machine: Machine
+    #: The differences between the machine and a plain PC, as arguments of :class:`Machine`.
+    hardware: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
-    def new(cls, directory: Path, variant: Variant) -> Self:
-        """A machine that nobody has enrolled."""
+    def new(cls, directory: Path, variant: Variant, **hardware: Any) -> Self:
+        """A machine that nobody has enrolled; *hardware* are arguments of :class:`Machine`."""
         built = build(variant)
         directory.mkdir(parents=True)
         disk.copy(disk.root_image(built.root, built.name, ROOT_UUID), directory / "root.img")
@@ -48,18 +50,18 @@ class World:
             disk.luks_image(directory / "second.img", payload, SECOND_UUID)
         # One of the two variants has a server with HTTPS.
         Site(directory / "site", https=variant.second)
-        return cls._at(directory, built)
+        return cls._at(directory, built, **hardware)
 
     @classmethod
-    def at(cls, directory: Path, variant: Variant) -> Self:
+    def at(cls, directory: Path, variant: Variant, **hardware: Any) -> Self:
         """A world that is there already."""
-        return cls._at(directory, build(variant))
+        return cls._at(directory, build(variant), **hardware)
 
     @classmethod
-    def _at(cls, directory: Path, built: Built) -> Self:
+    def _at(cls, directory: Path, built: Built, **hardware: Any) -> Self:
         disks = [path for path in (directory / "root.img", directory / "second.img") if path.exists()]
-        machine = Machine(directory / "machine", built.kernel, built.initrd, disks)
-        return cls(directory, built, Site(directory / "site"), machine)
+        machine = Machine(directory / "machine", built.kernel, built.initrd, disks, **hardware)
+        return cls(directory, built, Site(directory / "site"), machine, hardware)
 
     def copy(self, directory: Path) -> Self:
         """The same world once more."""
@@ -68,7 +70,7 @@ class World:
             shutil.copytree(self.directory / name, directory / name, ignore=_no_sockets)
         for image in self.directory.glob("*.img"):
             disk.copy(image, directory / image.name)
-        return self._at(directory, self.built)
+        return self._at(directory, self.built, **self.hardware)
 
     @property
     def root_disk(self) -> Path:
@@ -85,16 +87,20 @@ class World:
         with replace(self.machine, **({"network": self.network} | changes)).boot() as console:
             yield console
 
-    def enroll(self) -> None:
-        """Bind every disk, let the first boot be refused, and approve it: as an operator meets a new machine."""
+    def enroll(self, selection: str = SELECTION, first_refusal: str = "pcr-mismatch") -> None:
+        """Bind every disk, let the first boot be refused, and approve it: as an operator meets a new machine.
+
+        With a PCR in *selection* that moves while a system runs, nothing is recorded at enrollment: *first_refusal* is
+        then ``policy-empty``.
+        """
         with self.site:
-            self.site.enroll(self.machine, NAME, self.root_disk, selection=SELECTION)
+            self.site.enroll(self.machine, NAME, self.root_disk, selection=selection)
             for image in self.machine.disks[1:]:
                 with self.machine.tpm as tpm:
                     self.site.bind(self.machine, tpm, NAME, image, sss=True)
             with self.boot() as console:
                 console.wait_for(PROMPT)
-                assert console.wait_for(REFUSED)[1] == "pcr-mismatch"
+                assert console.wait_for(REFUSED)[1] == first_refusal
             self.site.approve(NAME)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +12,7 @@ import pytest
 from tests.boot.dracut import system
 from tests.boot.dracut.world import PROMPT, approve, at, open_by_passphrase
 from tests.boot.hardware.cap import cap_texts
+from tests.boot.images.loaders import unify
 from tests.boot.world import NAME, REFUSED, ROOT_IS_OPEN, UNLOCKED, World
 
 pytestmark = [pytest.mark.boot, pytest.mark.timeout(2400)]
@@ -20,26 +20,19 @@ pytestmark = [pytest.mark.boot, pytest.mark.timeout(2400)]
 #: Firmware, option ROMs, the image as the firmware sees it, Secure Boot, the image as the stub sees it, the cap.
 SELECTION: Final = "sha256:0,2,4,7,11,15"
 
-#: Addresses at which the stub expects its sections (systemd-stub(7) of version 252).
-ADDRESSES: Final = {".osrel": 0x20000, ".cmdline": 0x30000, ".linux": 0x2000000, ".initrd": 0x3000000}
-
 
 def unified_image(path: Path, command_line: str) -> Path:
     """Make one at *path*, as ukify does."""
     built = system.build()
     line = path.with_suffix(".cmdline")
     line.write_text(command_line)
-    contents = {
-        ".osrel": built.root / "usr/lib/os-release",
-        ".cmdline": line,
-        ".linux": built.kernel,
-        ".initrd": built.initrd,
+    sections = {
+        "osrel": built.root / "usr/lib/os-release",
+        "cmdline": line,
+        "linux": built.kernel,
+        "initrd": built.initrd,
     }
-    command = ["objcopy"]
-    for name, address in ADDRESSES.items():
-        command += [f"--add-section={name}={contents[name]}", f"--change-section-vma={name}={address:#x}"]
-    stub = built.root / "usr/lib/systemd/boot/efi/linuxx64.efi.stub"
-    subprocess.run([*command, str(stub), str(path)], check=True)
+    unify(path, built.root / "usr/lib/systemd/boot/efi/linuxx64.efi.stub", sections)
     return path
 
 

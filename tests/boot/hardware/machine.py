@@ -1,4 +1,4 @@
-"""A computer: QEMU under emulation, OVMF that measures, a software TPM, a serial console.
+"""A computer: QEMU under emulation, firmware that measures, a software TPM, a serial console.
 
     machine = Machine(directory, kernel=..., initrd=..., disks=[...], command_line=...)
     with machine.boot() as console:
@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Final
 
 from tests.boot.hardware.interposer import Interposer
+from tests.boot.hardware.platform import PC, Platform
 from tests.boot.hardware.reset_line import ResetLine
 from tests.swtpm import Swtpm
 
@@ -29,7 +30,6 @@ from tests.swtpm import Swtpm
 SERVER: Final = "192.0.2.100"
 SERVER_PORT: Final = 7500
 
-_FIRMWARE: Final = Path("/usr/share/OVMF")
 #: Seconds to wait for what takes half a minute on an idle machine: a busy one may be many times slower, and what is
 #: waited for either comes or does not.
 PATIENCE: Final = 300.0
@@ -141,6 +141,7 @@ class Machine:
     network: Network = field(default_factory=Network)
     _: KW_ONLY
     command_line: str = COMMAND_LINE
+    platform: Platform = PC
     has_tpm: bool = True
     #: A unified kernel image on an EFI system partition, instead of kernel, initrd and command line; or a directory that
     #: holds all of such a partition.
@@ -153,7 +154,10 @@ class Machine:
         variables = self.directory / "variables"
         if not variables.exists():
             self.directory.mkdir(parents=True, exist_ok=True)
-            shutil.copy(_FIRMWARE / "OVMF_VARS_4M.fd", variables)
+            if self.platform.variables is None:
+                variables.touch()
+            else:
+                shutil.copy(self.platform.variables, variables)
             Swtpm(self.directory / "tpm", create_ek_cert=True, banks=("sha256",))
 
     @property
@@ -229,24 +233,11 @@ class Machine:
             _end(process)
 
     def _command(self, console: Path, tpm: Path) -> list[str]:
-        command = ["qemu-system-x86_64", "-nodefaults", "-display", "none", "-vga", "none"]
-        command += [
-            "-machine",
-            "q35",
-            "-accel",
-            "tcg,thread=multi",
-            "-cpu",
-            "max,la57=off",
-            "-smp",
-            "2",
-            "-m",
-            "640",
-        ]
-        command += ["-drive", f"if=pflash,unit=0,format=raw,readonly=on,file={_FIRMWARE / 'OVMF_CODE_4M.fd'}"]
-        command += ["-drive", f"if=pflash,unit=1,format=raw,file={self.directory / 'variables'}"]
+        command = [self.platform.emulator, "-nodefaults", "-display", "none", *self.platform.board]
+        command += self.platform.flash(self.directory / "variables")
         if self.has_tpm:
             command += ["-chardev", f"socket,id=tpm,path={tpm}", "-tpmdev", "emulator,id=tpm0,chardev=tpm"]
-            command += ["-device", "tpm-crb,tpmdev=tpm0"]
+            command += ["-device", f"{self.platform.tpm},tpmdev=tpm0"]
         if self.image is None:
             command += [
                 "-kernel",
@@ -264,9 +255,9 @@ class Machine:
         if self.image is not None:
             command += [
                 "-drive",
-                f"if=none,id=esp,format=raw,readonly=on,file=fat:{self._system_partition()}",
+                f"if=none,id=esp,format=raw,snapshot=on,file=fat:{self._system_partition()}",
             ]
-            command += ["-device", "virtio-blk-pci,drive=esp,bootindex=0"]
+            command += [part for device in self.platform.boot_disk for part in ("-device", device)]
         for number in range(self.network.cards):
             command += [
                 "-netdev",
@@ -284,7 +275,7 @@ class Machine:
         if self.image.is_dir():
             shutil.copytree(self.image, directory)
             return directory
-        target = directory / "EFI" / "BOOT" / "BOOTX64.EFI"
+        target = directory / "EFI" / "BOOT" / self.platform.boot_file
         target.parent.mkdir(parents=True)
         shutil.copy(self.image, target)
         return directory

@@ -1,22 +1,31 @@
-"""Cache of slow builds under build/boot-cache, named by a hash of everything it was made from.
+"""Cache of slow builds, outside the checkout, named by a hash of everything it was made from.
 
-    with entry("tree", base_key, *files) as path: ...
+    path = entry("tree", key(base_key, *files), build)
 
-An entry appears whole or not at all, and two processes never build the same one.  Nothing depends on an entry being
-there: without the directory, all is built again.
+The directory is $TANG_ATTEST_BOOT_CACHE, or tang-attest/boot in the user's cache.  All checkouts of a user share it.
+An entry appears whole or not at all, and two processes never build the same one.  No process removes an entry that
+another one uses.  Nothing depends on an entry being there: without the directory, all is built again.
 """
 
 from __future__ import annotations
 
 import fcntl
 import hashlib
+import os
 import shutil
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
 ROOT: Final = Path(__file__).resolve().parents[3]
-CACHE: Final = ROOT / "build" / "boot-cache"
+CACHE: Final = Path(
+    os.environ.get("TANG_ATTEST_BOOT_CACHE")
+    or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tang-attest" / "boot"
+)
+
+#: The file descriptors of the locks on entries that this process uses; they end with it.
+_in_use: Final[dict[Path, int]] = {}
 
 
 def key(*inputs: str | Path) -> str:
@@ -52,7 +61,8 @@ def entry(kind: str, name: str, build: Callable[[Path], None], *, keep: int = 3)
             _remove(partial)
             build(partial)
             partial.rename(path)
-            _prune(kind, keep)
+        _use(path)
+        _prune(kind, keep)
     return path
 
 
@@ -68,12 +78,29 @@ def once(shared: Path, build: Callable[[Path], None]) -> Path:
     return shared
 
 
+def _lock_of(path: Path) -> Path:
+    return path.with_name(f".{path.name}.used")
+
+
+def _use(path: Path) -> None:
+    """Keep *path* until this process ends, and note the time of its use."""
+    if path not in _in_use:
+        _in_use[path] = os.open(_lock_of(path), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        fcntl.flock(_in_use[path], fcntl.LOCK_SH)
+    os.utime(_lock_of(path))
+
+
 def _prune(kind: str, keep: int) -> None:
-    """Old entries go, so that the cache does not grow with every change."""
+    """Remove the entries used longest ago, unless a process uses them: the cache does not grow with every change."""
     entries = [path for path in CACHE.glob(f"{kind}-*") if path.name.count("-") == kind.count("-") + 1]
-    entries.sort(key=lambda path: path.stat().st_ctime, reverse=True)
+    entries.sort(
+        key=lambda path: _lock_of(path).stat().st_mtime if _lock_of(path).exists() else 0, reverse=True
+    )
     for path in entries[keep:]:
-        _remove(path)
+        with suppress(BlockingIOError), _lock_of(path).open("a") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _remove(path)
+            _lock_of(path).unlink()
 
 
 def _remove(path: Path) -> None:

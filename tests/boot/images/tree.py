@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from tests.boot.images import cache
-from tests.boot.images.base import base_tree
+from tests.boot.images import cache, emulated
+from tests.boot.images.base import arm64_tree, base_tree
 
 ROOT_UUID: Final = "0f6e5a3c-0000-4000-8000-000000000001"
 SECOND_UUID: Final = "0f6e5a3c-0000-4000-8000-000000000002"
@@ -27,9 +27,12 @@ _MODULES: Final = (
     "xts",
     "ecb",
     "crypto_null",  # for what attacks the header
-    "aesni_intel",
     "af_packet",
 )
+_MODULES_OF: Final = {
+    "amd64": ("aesni_intel",),
+    "arm64": ("aes_ce_blk", "tpm_tis"),  # the TPM's driver is a module there
+}
 
 _FILES: Final = {
     "etc/crypttab": f"root UUID={ROOT_UUID} none luks,initramfs\n",
@@ -38,7 +41,6 @@ _FILES: Final = {
     "etc/initramfs-tools/initramfs.conf": (
         "MODULES=list\nBUSYBOX=auto\nCOMPRESS=zstd\nCOMPRESSLEVEL=3\nDEVICE=\nNFSROOT=auto\nRUNSIZE=10%\nFSTYPE=ext4\n"
     ),
-    "etc/initramfs-tools/modules": "".join(f"{name}\n" for name in _MODULES),
     "etc/initramfs-tools/conf.d/resume": "RESUME=none\n",
     # For the benchmark: when the initrd's work begins.
     "etc/initramfs-tools/scripts/init-top/stamp": """#!/bin/sh
@@ -94,6 +96,7 @@ class Variant:
     second: bool = False  #: a second encrypted volume, opened in the initrd too
     attest: bool = True  #: our pin and our part of the initrd; without, it is stock Debian
     touched: str = ""  #: a file in the initrd with this content: an initrd that differs
+    architecture: str = "amd64"
 
 
 @dataclass(frozen=True)
@@ -130,7 +133,7 @@ def shared_by_initrds() -> list[Path]:
 
 def build(variant: Variant) -> Built:
     """The tree of *variant*."""
-    base, base_name = base_tree()
+    base, base_name = arm64_tree() if variant.architecture == "arm64" else base_tree()
     inputs: list[str | Path] = [base_name, repr(variant), Path(__file__)]
     if variant.attest:
         inputs += _ours()
@@ -155,6 +158,8 @@ def prepare(root: Path, base: Path, variant: Variant) -> None:
     subprocess.run(["cp", "-a", "--reflink=auto", str(base), str(root)], check=True)
     for name, text in _FILES.items():
         _write(root / name, text)
+    modules = (*_MODULES, *_MODULES_OF[variant.architecture])
+    _write(root / "etc/initramfs-tools/modules", "".join(f"{name}\n" for name in modules))
     if variant.second:
         with (root / "etc/crypttab").open("a") as file:
             file.write(f"second UUID={SECOND_UUID} none luks,initramfs\n")
@@ -227,9 +232,10 @@ def without_tpm_drivers(root: Path) -> Iterator[None]:
 
 
 def chroot(root: Path, script: str) -> str:
-    """Run *script* in *root*; its mounts end with its namespace."""
+    """Run *script* in *root*, a tree of this architecture or of arm64; its mounts end with its namespace."""
     mounts = "".join(f"mount --rbind /{name} {root}/{name} && " for name in ("dev", "proc", "sys"))
     command = [
+        *(emulated.PREFIX if emulated.is_arm64(root) else ()),
         *("unshare", "--mount", "--fork", "--kill-child", "sh", "-c"),
         f'{mounts} exec chroot {root} env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin sh -ec "$0"',
         script,

@@ -1,0 +1,78 @@
+"""The kinds of machine that QEMU can be: processor, board, firmware, TPM and serial console."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+
+@dataclass(frozen=True, kw_only=True)
+class Platform:
+    """One kind of machine, as QEMU's options."""
+
+    architecture: str  #: Debian's name
+    emulator: str
+    board: tuple[str, ...]  #: processor and memory
+    firmware: Path  #: the code in the flash
+    variables: Path | None  #: an empty store of EFI variables; None for firmware that keeps none
+    tpm: str  #: QEMU's device
+    console: str  #: Linux' name of the serial port
+    boot_file: str  #: the program that the firmware starts from an EFI system partition
+    #: The disk with that partition, as QEMU's devices over the drive "esp".
+    boot_disk: tuple[str, ...] = ("virtio-blk-pci,drive=esp,bootindex=0",)
+
+    def flash(self, variables: Path) -> list[str]:
+        """Return QEMU's options for the firmware, with *variables* as the machine's own store."""
+        if self.variables is None:
+            return ["-bios", str(self.firmware)]
+        return [
+            *("-drive", f"if=pflash,unit=0,format=raw,readonly=on,file={self.firmware}"),
+            *("-drive", f"if=pflash,unit=1,format=raw,file={variables}"),
+        ]
+
+
+#: OVMF has a TPM with a command response buffer; a PC's firmware mostly has, too.
+PC: Final = Platform(
+    architecture="amd64",
+    emulator="qemu-system-x86_64",
+    board=(
+        *("-machine", "q35", "-vga", "none"),
+        *("-accel", "tcg,thread=multi", "-cpu", "max,la57=off", "-smp", "2", "-m", "640"),
+    ),
+    firmware=Path("/usr/share/OVMF/OVMF_CODE_4M.fd"),
+    variables=Path("/usr/share/OVMF/OVMF_VARS_4M.fd"),
+    tpm="tpm-crb",
+    console="ttyS0",
+    boot_file="BOOTX64.EFI",
+)
+
+_VIRT: Final = (
+    *("-machine", "virt,gic-version=3"),
+    *("-accel", "tcg,thread=multi", "-cpu", "cortex-a57", "-smp", "2", "-m", "768"),
+)
+
+EDK2_ARM64: Final = Platform(
+    architecture="arm64",
+    emulator="qemu-system-aarch64",
+    board=_VIRT,
+    firmware=Path("/usr/share/AAVMF/AAVMF_CODE.fd"),
+    variables=Path("/usr/share/AAVMF/AAVMF_VARS.fd"),
+    tpm="tpm-tis-device",
+    console="ttyAMA0",
+    boot_file="BOOTAA64.EFI",
+)
+
+#: Debian's own build; its EFI variables do not survive a power cycle here.  Of virtio disks, Debian 12's looks at one
+#: only, which is Linux' first.
+UBOOT_ARM64: Final = Platform(
+    architecture="arm64",
+    emulator="qemu-system-aarch64",
+    board=_VIRT,
+    firmware=Path("/usr/lib/u-boot/qemu_arm64/u-boot.bin"),
+    variables=None,
+    tpm="tpm-tis-device",
+    console="ttyAMA0",
+    boot_file="BOOTAA64.EFI",
+    boot_disk=("ahci,id=ahci", "ide-hd,drive=esp,bus=ahci.0"),
+)
