@@ -1,16 +1,20 @@
-"""The examination of an installation by ``tang-attest doctor``; nothing is changed."""
+"""The examination of an installation, for ``doctor`` and ``audit verify``; nothing is changed."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 from tang_attest.config import Settings
 from tang_attest.doctor.finding import Finding, Severity, failure
 from tang_attest.doctor.host import look_at_host
 from tang_attest.doctor.registry import look_at_database, look_at_records, look_at_rows
 from tang_attest.doctor.server_tpm import look_at_server_tpm
-from tang_attest.errors import TangAttestError
+from tang_attest.errors import Reason, TangAttestError
 from tang_attest.keys.secret import ServerSecret, load_secret
+from tang_attest.protocol.audit_chain import KEY_LABEL as AUDIT_LABEL
 from tang_attest.server.compose import Installation, World, composed
-from tang_attest.store import KEY_LABEL, open_store
+from tang_attest.service.audit.check import AuditCheck, check_audit
+from tang_attest.store import KEY_LABEL, check_rows, open_store
 
 
 async def examine(settings: Settings, world: World) -> list[Finding]:
@@ -47,3 +51,19 @@ async def _look_at_records(installation: Installation) -> list[Finding]:
         return list(await look_at_records(installation.store, installation.sealed, now))
     except TangAttestError as error:
         return [failure("records", error)]
+
+
+async def check_record(
+    installation: Installation, progress: Callable[[int, int], None], expected: tuple[int, bytes] | None
+) -> AuditCheck:
+    """Check the audit record against its seals and *expected* (see :func:`check_audit`), and every row's own
+    seal.
+    """
+    store, secret = installation.store, installation.secret
+    check = await check_audit(
+        store.audit, secret.derive(AUDIT_LABEL), installation.world.clock, progress, expected
+    )
+    rows = await check_rows(installation.settings.database_url, secret.derive(KEY_LABEL))
+    for found in rows.findings:
+        check.add(Reason("registry-tampered", found.sentence, (("table", found.table), ("row", found.key))))
+    return check

@@ -44,7 +44,8 @@ def run_worker(settings: Settings, world: World, listeners: Listeners, place: Wo
     """Answer on *listeners* until a signal, or until the supervisor is gone."""
     import uvloop
 
-    # Objects made so far stay: no collection has to look at them again, and workers go on sharing their memory.
+    # Objects made so far stay: no collection has to look at them again, and workers go on sharing their
+    # memory.
     gc.freeze()
     uvloop.run(_serve(settings, world, listeners, place))
 
@@ -72,7 +73,7 @@ async def _release(stop: asyncio.Event, polls: Polls) -> None:
 
 @asynccontextmanager
 async def _site(settings: Settings, world: World, polls: Polls) -> AsyncIterator[Site]:
-    """Compose the site of *settings*, with the installation open and its periodic work running for as long."""
+    """Compose the site of *settings*, with the installation open and its periodic work running."""
     limiter = make_limiter(settings)
     async with AsyncExitStack() as stack:
         executor = _exchanging(settings, stack)

@@ -8,16 +8,15 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from tang_attest import store
 from tang_attest.cli import output
 from tang_attest.cli.progress import shown
-from tang_attest.cli.state import run, settings
+from tang_attest.cli.state import run
 from tang_attest.cli.types import Head
-from tang_attest.errors import Reason, Refused
+from tang_attest.errors import Refused
 from tang_attest.ports.audit import AuditEntry
-from tang_attest.protocol.audit_chain import KEY_LABEL
+from tang_attest.server.checkup import check_record
 from tang_attest.server.compose import Installation
-from tang_attest.service.audit.check import AuditCheck, check_audit
+from tang_attest.service.audit.check import AuditCheck
 
 
 def _list_options(command: Any) -> Any:
@@ -124,15 +123,7 @@ def verify(expect: tuple[int, bytes] | None, as_json: bool) -> None:
 
     async def work(state: Installation) -> AuditCheck:
         async with shown("checking") as progress:
-            check = await check_audit(
-                state.store.audit, state.secret.derive(KEY_LABEL), state.world.clock, progress, expect
-            )
-        rows = await store.check_rows(settings().database_url, state.secret.derive(store.KEY_LABEL))
-        for found in rows.findings:
-            check.add(
-                Reason("registry-tampered", found.sentence, (("table", found.table), ("row", found.key)))
-            )
-        return check
+            return await check_record(state, progress, expect)
 
     check = run(work)
     if as_json:

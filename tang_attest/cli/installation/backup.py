@@ -7,31 +7,22 @@ import os
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import BinaryIO
 
 import click
 
-from tang_attest import __version__, store
+from tang_attest import store
 from tang_attest.cli import output
 from tang_attest.cli.installation.upgraded import say_sealed
 from tang_attest.cli.progress import shown
 from tang_attest.cli.state import settings
 from tang_attest.errors import Conflict, NotFound
-from tang_attest.keys.sealed import EncryptedKeys
-from tang_attest.keys.secret import (
-    FILE_NAME,
-    ServerSecret,
-    keep_secret,
-    load_secret,
-    make_directory,
-    parse_secret,
-)
+from tang_attest.keys.secret import FILE_NAME
+from tang_attest.server import databases
+from tang_attest.server.compose import SystemClock
 
 _path = click.Path(path_type=Path)
-#: Of the key that authenticates backups.
-_LABEL = "backup"
 _STDIO = Path("-")
 
 
@@ -55,17 +46,8 @@ def backup(file: Path, with_secret: bool, as_json: bool) -> None:
     if as_json and file == _STDIO:
         raise click.UsageError("--json needs a FILE: standard output has the backup")
     current = settings()
-    secret = load_secret(current.state)
-    head: dict[str, object] = {"made_at": datetime.now(UTC).isoformat(), "program": __version__}
-    if with_secret:
-        head["secret"] = secret.text()
-
-    async def work(target: BinaryIO) -> dict[str, int]:
-        async with shown("reading") as progress:
-            return await store.back_up(current.database_url, target, secret.derive(_LABEL), head, progress)
-
     with _new_file(file) as target:
-        rows = asyncio.run(work(target))
+        rows = asyncio.run(databases.back_up(current, target, SystemClock(), shown, with_secret=with_secret))
     sentence = f"{sum(rows.values())} rows written, {rows.get('device', 0)} of them machines"
     output.done(as_json, sentence, {"file": str(file), "with_secret": with_secret, **_counts(rows)})
     if with_secret:
@@ -115,28 +97,14 @@ def restore(file: Path, as_json: bool) -> None:
     current = settings()
     with _open(file) as source:
         reader = store.Reader(source)
-        with _secret(current.state, reader) as secret:
-            rows, upgraded = asyncio.run(_restore(current.database_url, reader, secret))
-    say_sealed(upgraded)
+        filled = asyncio.run(databases.restore(current, reader, shown))
+    rows = filled.rows
+    say_sealed(filled.upgraded)
     sentence = f"{sum(rows.values())} rows restored, {rows.get('device', 0)} of them machines"
     output.done(as_json, sentence, {"made_at": reader.head.get("made_at"), **_counts(rows)})
     output.hint(
         f"all is as it was at {reader.head.get('made_at')}; what was removed or used up since then is back"
     )
-
-
-async def _restore(
-    url: str, reader: store.Reader, secret: ServerSecret
-) -> tuple[dict[str, int], store.Upgraded]:
-    async with shown("writing") as progress:
-        return await store.restore(
-            url,
-            reader,
-            secret.derive(_LABEL),
-            progress,
-            secret.derive(store.KEY_LABEL),
-            EncryptedKeys(secret).rebind,
-        )
 
 
 @contextmanager
@@ -150,29 +118,3 @@ def _open(path: Path) -> Iterator[BinaryIO]:
         raise NotFound("file-unreadable", f"File {path} cannot be read: {error.strerror}.") from None
     with file:
         yield file
-
-
-@contextmanager
-def _secret(directory: Path, reader: store.Reader) -> Iterator[ServerSecret]:
-    """The secret of the state; that of the backup is kept there, unless the block raises."""
-    text = reader.head.get("secret")
-    missing = not os.path.lexists(directory / FILE_NAME)
-    if not isinstance(text, str):
-        if missing and "CREDENTIALS_DIRECTORY" not in os.environ:
-            raise NotFound("secret-missing", f"There is no key-encryption key at {directory / FILE_NAME}.")
-        make_directory(directory)
-        yield load_secret(directory)
-        return
-    secret = parse_secret(text, "The backup's secret")
-    make_directory(directory)
-    if not missing:
-        if load_secret(directory).text() != text:
-            raise Conflict("state-exists", f"There is another key-encryption key in {directory}.")
-        yield secret
-        return
-    keep_secret(directory, secret)
-    try:
-        yield secret
-    except BaseException:
-        (directory / FILE_NAME).unlink(missing_ok=True)
-        raise

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import tempfile
-from typing import BinaryIO, cast
 
 import click
 
@@ -14,9 +11,7 @@ from tang_attest.cli import output
 from tang_attest.cli.installation.upgraded import say_sealed, upgrade_as_json
 from tang_attest.cli.progress import shown
 from tang_attest.cli.state import settings
-from tang_attest.errors import Unavailable
-from tang_attest.keys.sealed import EncryptedKeys
-from tang_attest.keys.secret import ServerSecret, load_secret
+from tang_attest.server import databases
 
 
 @click.group()
@@ -64,21 +59,7 @@ def upgrade(as_json: bool) -> None:
     back. The key-encryption key has to be in the state directory: rows that decide something are sealed under
     it.
     """
-
-    async def work() -> store.Upgraded:
-        current = settings()
-        status = await store.look(current.database_url)
-        if status.schema is None:
-            raise Unavailable("state-missing", "The database has no tables yet.")
-        if status.schema == status.needed:
-            return store.Upgraded(status.schema, status.needed)
-        secret = load_secret(current.state)
-        async with shown("upgrading"):
-            return await store.upgrade(
-                current.database_url, secret.derive(store.KEY_LABEL), EncryptedKeys(secret).rebind
-            )
-
-    done = asyncio.run(work())
+    done = asyncio.run(databases.upgrade(settings(), shown))
     if as_json:
         output.print_json(upgrade_as_json(done))
     elif done.before == done.after:
@@ -98,30 +79,8 @@ def copy(target: str, as_json: bool) -> None:
     transaction, and read again to compare.  Stop the servers first: what they write later is not in the copy.
     The key-encryption key stays where it is.
     """
-
-    async def work() -> tuple[dict[str, int], store.Upgraded]:
-        current = settings()
-        # It authenticates what this process writes for itself.
-        key = os.urandom(32)
-        status = await store.look(current.database_url)
-        # Rows bring their seals along; only those of an older schema get some.
-        secret = ServerSecret(key) if status.schema == status.needed else load_secret(current.state)
-        with tempfile.TemporaryFile() as opened:
-            file = cast(BinaryIO, opened)
-            async with shown("reading") as progress:
-                await store.back_up(current.database_url, file, key, {}, progress)
-            file.seek(0)
-            async with shown("writing") as progress:
-                return await store.restore(
-                    target,
-                    store.Reader(file),
-                    key,
-                    progress,
-                    secret.derive(store.KEY_LABEL),
-                    EncryptedKeys(secret).rebind,
-                )
-
-    rows, upgraded = asyncio.run(work())
+    filled = asyncio.run(databases.copy(settings(), target, shown))
+    rows, upgraded = filled.rows, filled.upgraded
     say_sealed(upgraded)
     count, devices = sum(rows.values()), rows.get("device", 0)
     sentence = f"copied {count} rows, {devices} of them machines"
