@@ -24,7 +24,7 @@ from tang_attest.protocol.values.pcr import Selection
 from tang_attest.server.compose import World, opened
 from tang_attest.server.initialize import initialize
 from tang_attest.server.site import compose_site
-from tang_attest.service.machines.registry import TokenTerms
+from tang_attest.service.enrollment.tokens import TokenTerms
 from tang_attest.service.rounds.polls import Polls
 from tang_attest.store import SqlStore
 from tang_attest.web.app import make_app
@@ -92,7 +92,9 @@ class Server:
         self.installation, self.site = installation, served.site
         assert isinstance(installation.store, SqlStore)
         self.store, self.secret, self.sealed = installation.store, installation.secret, installation.sealed
-        self.registry, self.reference_values = installation.registry, installation.reference_values
+        self.tokens, self.devices = installation.tokens, installation.devices
+        self.ek_roots, self.conditions = installation.ek_roots, installation.conditions
+        self.reference_values = installation.reference_values
         self.admin_tokens, self.keys = installation.admin_tokens, served.keys
         self.verify, self.watching = served.attestation.verify, served.watching
         self.refusals = served.refusals
@@ -132,7 +134,7 @@ class Server:
             "valid_for": timedelta(hours=1),
             "learn_for": timedelta(hours=1),
         }
-        text, _ = await self.registry.create_token(TokenTerms(**(defaults | terms)))
+        text, _ = await self.tokens.create(TokenTerms(**(defaults | terms)))
         return text
 
     async def begin(self, attester: Attester, name: str, token: str, **changes: Any) -> Answer:

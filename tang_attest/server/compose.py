@@ -27,10 +27,13 @@ from tang_attest.service.admin.administration import Administration
 from tang_attest.service.admin.tokens import AdminTokens
 from tang_attest.service.audit.actors import Author
 from tang_attest.service.audit.refusals import Refusals
+from tang_attest.service.enrollment.ek_roots import EkRoots
 from tang_attest.service.enrollment.enroll import Enroll
-from tang_attest.service.machines.registry import DeviceAdministration
+from tang_attest.service.enrollment.tokens import EnrollmentTokens
+from tang_attest.service.machines.devices import DeviceAdministration
 from tang_attest.service.policies.announce import Announce
 from tang_attest.service.policies.changes import PolicyChanges
+from tang_attest.service.policies.conditions import PolicyConditions
 from tang_attest.service.policies.explanation import Explanations
 from tang_attest.service.policies.reference_values import ReferenceValues
 from tang_attest.service.policies.rollouts import Rollouts
@@ -122,7 +125,10 @@ class Installation:
     store: Store
     secret: ServerSecret
     sealed: EncryptedKeys
-    registry: DeviceAdministration
+    tokens: EnrollmentTokens
+    ek_roots: EkRoots
+    devices: DeviceAdministration
+    conditions: PolicyConditions
     reference_values: ReferenceValues
     policy_changes: PolicyChanges
     explanations: Explanations
@@ -224,7 +230,10 @@ def _compose(store: Store, secret: ServerSecret, settings: Settings, world: Worl
         store=store,
         secret=secret,
         sealed=sealed,
-        registry=DeviceAdministration(store, sealed, clock, random, world.operator),
+        tokens=EnrollmentTokens(store, clock, random, author),
+        ek_roots=EkRoots(store.enrollment, clock, author),
+        devices=DeviceAdministration(store.devices, sealed, clock, author),
+        conditions=PolicyConditions(store.policies, clock, author),
         reference_values=ReferenceValues(store, clock, author),
         policy_changes=PolicyChanges(store, clock, author),
         explanations=Explanations(store, clock),

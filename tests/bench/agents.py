@@ -122,9 +122,9 @@ async def bench(work: Path, count: int, interval_s: int, seconds: float) -> dict
         await it.reference_values.create_policy("fleet", Selection.parse(SELECTION), 15)
         await it.reference_values.record("fleet", "good", values, force=False)
         watch = Watch(interval_s=interval_s, jitter=10, misses=3, on_refused=("suspend",))
-        await it.registry.set_conditions("fleet", Conditions(watch=watch))
+        await it.conditions.set("fleet", Conditions(watch=watch))
         for agent in agents:
-            agent.kid = (await it.registry.register(agent.name, agent.ak, "fleet")).kids[0]
+            agent.kid = (await it.devices.register(agent.name, agent.ak, "fleet")).kids[0]
         with servers.serve(state, None, log) as server:
             idle_mb = server.memory_mb()
             templates = {agent.name: [Template(good)] for agent in agents}

@@ -13,7 +13,7 @@ from tang_attest.config import Settings
 from tang_attest.protocol.policy import DEFAULT_CAP_PCR, DEFAULT_SELECTION
 from tang_attest.protocol.values.pcr import Selection
 from tang_attest.server.compose import opened
-from tang_attest.service.machines.registry import TokenTerms
+from tang_attest.service.enrollment.tokens import TokenTerms
 from tests.cli.transcript import run
 
 POLICY: Final = "fleet"
@@ -47,7 +47,7 @@ class Operator:
 
         async def create() -> list[str]:
             async with opened(Settings(state=self.state)) as it:
-                return [(await it.registry.create_token(_terms()))[0] for _ in range(count)]
+                return [(await it.tokens.create(_terms()))[0] for _ in range(count)]
 
         return asyncio.run(create())
 

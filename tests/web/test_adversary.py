@@ -665,7 +665,7 @@ async def test_an_empty_policy(server: Server, attester: Attester, exchanges: li
 async def test_a_removed_device(server: Server, attester: Attester, kid: str, exchanges: list[Point]) -> None:
     """Refused for good: the key is gone, even for a challenge that was given before."""
     challenge = await server.challenge(kid)
-    await server.registry.remove("pi-b")
+    await server.devices.remove("pi-b")
     refused(await server.unlock(attester, kid, challenge=challenge), 404, "key-unknown", exchanges)
     refused(await server.post(f"/rec/{kid}", dict(members(new_x()))), 404, "key-unknown", exchanges)
     again = await server.enroll(attester)

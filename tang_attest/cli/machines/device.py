@@ -144,7 +144,7 @@ def register(
         raise click.UsageError("--verify-only needs --tcti")
     key, reach = read_ak(file, pem=pem), reach_of(tcti, ak_handle)
     entry = run(
-        lambda state: state.registry.register(name, key, policy, reach=reach, verified_only=verify_only)
+        lambda state: state.devices.register(name, key, policy, reach=reach, verified_only=verify_only)
     )
     output.done(as_json, f"SUCCESS: instance {name} registered", _as_json(entry))
     for kid in () if as_json else entry.kids:
@@ -181,7 +181,7 @@ def label(names: tuple[str, ...], add: tuple[str, ...], remove: tuple[str, ...],
     """
     if not add and not remove:
         raise click.UsageError("Say --add or --remove.")
-    run(lambda state: state.registry.label(names, add, remove))
+    run(lambda state: state.devices.label(names, add, remove))
     changes = [f"+{each}" for each in add] + [f"-{each}" for each in remove]
     result = {"devices": list(names), "added": list(add), "removed": list(remove)}
     output.done(as_json, f"labels of {', '.join(names)}: {' '.join(changes)}", result)
@@ -201,7 +201,7 @@ def remove(name: str, yes: bool, as_json: bool) -> None:
     if not yes and not click.confirm(question, err=True):
         output.say("nothing was removed")
         click.get_current_context().exit(1)
-    run(lambda state: state.registry.remove(name))
+    run(lambda state: state.devices.remove(name))
     output.done(as_json, f"SUCCESS: instance {name} removed", {"device": name, "removed": True})
 
 

@@ -49,7 +49,7 @@ def add(file: Path, label: str | None, as_json: bool) -> None:
     FILE is a PEM bundle or DER, with TPM vendors' roots and intermediates.
     """
     data = read_file(file, MAX_ROOTS_FILE)
-    added = run(lambda state: state.registry.add_ek_roots(data, label))
+    added = run(lambda state: state.ek_roots.add(data, label))
     if as_json:
         output.print_json([_root_as_json(root) for root in added])
         return
@@ -194,7 +194,7 @@ def remove(fingerprint: str, as_json: bool) -> None:
             entry for entry in known if len(fingerprint) >= 8 and entry.startswith(fingerprint.lower())
         ]
         chosen = matching[0] if len(matching) == 1 else fingerprint
-        await state.registry.remove_ek_root(chosen)
+        await state.ek_roots.remove(chosen)
         return chosen
 
     removed = run(drop)

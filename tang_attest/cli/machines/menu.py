@@ -138,16 +138,16 @@ class _MenuSession:
         actor = f"operator:{operator_name()}"
 
         async def register(state: Installation) -> tuple[Device, Sequence[str]]:
-            device = await state.registry.register(
+            device = await state.devices.register(
                 name, key, None, reach=reach, verified_only=reach is not None
             )
             if reach is not None:
                 try:
                     await rounds_of(state).record(name, None, None, PATIENCE_S, actor)
                 except TangAttestError:
-                    await state.registry.remove(name)
+                    await state.devices.remove(name)
                     raise
-            return device, await state.registry.sharers(device)
+            return device, await state.devices.sharers(device)
 
         device, sharers = run(register)
         click.echo(f"SUCCESS: instance {name} registered")
@@ -264,7 +264,7 @@ def _remove() -> None:
         if device.kids and _ask(f"destroy the exchange keys of {name}, for good?", "no") not in ("yes", "y"):
             click.echo("nothing was removed")
             return
-        run(lambda state: state.registry.remove(name))
+        run(lambda state: state.devices.remove(name))
         click.echo(f"SUCCESS: Instance {name} removed")
     except NotFound:
         click.echo(f"FAILURE: instance {output.printable(name)} not registered")

@@ -15,7 +15,7 @@ from tang_attest.ports.enrollment import Token
 from tang_attest.protocol.policy import DEFAULT_CAP_PCR, DEFAULT_SELECTION
 from tang_attest.protocol.values.pcr import Selection
 from tang_attest.server.compose import Installation
-from tang_attest.service.machines.registry import TokenTerms
+from tang_attest.service.enrollment.tokens import TokenTerms
 
 
 class _Create(Command):
@@ -101,7 +101,7 @@ def create(
         learn_for=learn_for,
         labels=labels,
     )
-    text, made = run(lambda state: state.registry.create_token(terms))
+    text, made = run(lambda state: state.tokens.create(terms))
     if as_json:
         output.print_json({"token": text, **_as_json(made)})
     else:
@@ -162,7 +162,7 @@ def revoke(named: str, as_json: bool) -> None:
     """
     if named == "-":
         named = sys.stdin.readline().strip()
-    revoked = run(lambda state: state.registry.revoke_token(named))
+    revoked = run(lambda state: state.tokens.revoke(named))
     identity = revoked.digest.hex()
     output.done(as_json, f"token {identity[:16]} is revoked", {"id": identity, "name": revoked.name})
 

@@ -313,7 +313,7 @@ def suspend(name: str, reason: str, as_json: bool) -> None:
 
     Its volumes still open by passphrase.
     """
-    run(lambda state: state.registry.suspend(name, reason))
+    run(lambda state: state.devices.suspend(name, reason))
     result = {"device": name, "suspended": True, "reason": reason}
     output.done(as_json, f"instance {name} is suspended", result)
     output.hint(f"take it back with 'tang-attest device resume {name}'")
@@ -327,7 +327,7 @@ def resume(name: str, as_json: bool) -> None:
 
     The audit record names you.
     """
-    run(lambda state: state.registry.resume(name))
+    run(lambda state: state.devices.resume(name))
     output.done(as_json, f"instance {name} is resumed", {"device": name, "suspended": False})
 
 
@@ -343,7 +343,7 @@ def allow(name: str, window: timedelta, as_json: bool) -> None:
     It waits where its policy requires approval, or refuses it as stale.  The machine still has to prove that
     it booted what is approved.
     """
-    until = run(lambda state: state.registry.allow(name, window))
+    until = run(lambda state: state.devices.allow(name, window))
     sentence = f"instance {name} may unlock until {output.minute(until)}"
     output.done(as_json, sentence, {"device": name, "allowed_until": until})
 
@@ -404,7 +404,7 @@ def set_running_policy(name: str, policy: str | None, own: bool, as_json: bool) 
     """
     if own == (policy is not None):
         raise click.UsageError("name a policy, or say --own")
-    run(lambda state: state.registry.set_running_policy(name, policy))
+    run(lambda state: state.devices.set_running_policy(name, policy))
     sentence = f"{name} is verified against {'its own policy, capped' if own else f'policy {policy}'}"
     output.done(as_json, sentence, {"device": name, "running_policy": policy})
 

@@ -50,7 +50,7 @@ def _change(name: str, as_json: bool, sentence: str, change: Callable[[Condition
 
     async def use(state: Installation) -> Conditions:
         changed = change((await state.store.policies.get_policy(name)).conditions)
-        await state.registry.set_conditions(name, changed)
+        await state.conditions.set(name, changed)
         return changed
 
     changed = run(use)
@@ -210,7 +210,7 @@ def require_ima(name: str, required: bool, file: Path | None, sums: tuple[Path, 
     requirement = read_requirement(file, sums) if required else None
 
     async def use(state: Installation) -> None:
-        await state.registry.require_ima(name, requirement)
+        await state.conditions.require_ima(name, requirement)
 
     run(use)
     result = {"policy": name, "ima": None if requirement is None else requirement.digest}

@@ -17,7 +17,7 @@ from typing import Final
 from tang_attest.config import Settings
 from tang_attest.protocol.values.pcr import Selection
 from tang_attest.server.compose import opened
-from tang_attest.service.machines.registry import TokenTerms
+from tang_attest.service.enrollment.tokens import TokenTerms
 from tests.bench.load.client import ask
 from tests.tang.servers import TANGD, free_port
 
@@ -149,7 +149,7 @@ def create_tokens(state: Path, selections: Sequence[str], database: str | None =
 
     async def create() -> list[str]:
         async with opened(Settings(state=state, database=database)) as it:
-            return [(await it.registry.create_token(_terms(selection)))[0] for selection in selections]
+            return [(await it.tokens.create(_terms(selection)))[0] for selection in selections]
 
     return asyncio.run(create())
 

@@ -314,7 +314,7 @@ async def test_devices_that_need_somebody(server: Server) -> None:
     findings = about(await records(server), "device pi-b")
     assert [level for level, _ in findings] == ["warning"] * 2
     assert "was approved for fewer boots than this" in findings[0][1]
-    await server.registry.suspend("pi-b", "it was seen in a market")
+    await server.devices.suspend("pi-b", "it was seen in a market")
     assert ("warning", "it is suspended: it was seen in a market") in about(
         await records(server), "device pi-b"
     )

@@ -440,7 +440,7 @@ async def test_a_device_removed_while_it_is_appraised_is_audited(
     original = server.store.decisions.decide
 
     async def removed_meanwhile(decision: Decision) -> None:
-        await server.registry.remove("pi-b")
+        await server.devices.remove("pi-b")
         await original(decision)
 
     monkeypatch.setattr(server.store.decisions, "decide", removed_meanwhile)

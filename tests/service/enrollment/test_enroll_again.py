@@ -111,7 +111,7 @@ async def test_a_removed_device_is_not_answered_again(server: Server, attester: 
     token = await server.token()
     begun = await server.begin(attester, "pi-b", token)
     await server.finish(attester, "pi-b", begun)
-    await server.registry.remove("pi-b")
+    await server.devices.remove("pi-b")
     assert (await server.finish(attester, "pi-b", begun)).code == "token-used"
     assert (await server.begin(attester, "pi-b", token)).code == "token-used"
 
@@ -131,7 +131,7 @@ async def test_a_token_expires_between_the_requests(server: Server, attester: At
 async def test_a_revoked_token_cannot_begin(server: Server, attester: Attester) -> None:
     """And the record says who revoked which token."""
     token = await server.token(name="pi-b")
-    revoked = await server.registry.revoke_token(token)
+    revoked = await server.tokens.revoke(token)
     answer = await server.begin(attester, "pi-b", token)
     assert (answer.status, answer.code) == (403, "token-revoked")
     entry = next(e for _, e in await server.store.audit.list_audit() if e.event == "token revoke")
@@ -145,7 +145,7 @@ async def test_a_token_that_is_revoked_between_the_requests_cannot_finish(
     """An enrollment under way is stopped."""
     token = await server.token()
     begun = await server.begin(attester, "pi-b", token)
-    await server.registry.revoke_token(token)
+    await server.tokens.revoke(token)
     answer = await server.finish(attester, "pi-b", begun)
     assert (answer.status, answer.code) == (403, "token-revoked")
     assert await server.store.devices.list_devices() == []
@@ -159,7 +159,7 @@ async def test_a_token_that_is_revoked_at_the_last_moment(
     begun, original = await server.begin(attester, "pi-b", token), server.store.enrollment.enroll
 
     async def late(enrollment: Enrollment) -> object:
-        await server.registry.revoke_token(token)
+        await server.tokens.revoke(token)
         return await original(enrollment)
 
     monkeypatch.setattr(server.store.enrollment, "enroll", late)
@@ -173,20 +173,20 @@ async def test_what_cannot_be_revoked(server: Server, attester: Attester) -> Non
     used = await server.token()
     await server.finish(attester, "pi-b", await server.begin(attester, "pi-b", used))
     with pytest.raises(Conflict) as conflict:
-        await server.registry.revoke_token(used)
+        await server.tokens.revoke(used)
     assert conflict.value.code == "token-used"
     unused = await server.token(name="pi-x")
     for name in ("", token_digest(unused).hex()[:7], "0" * 16, unused[:-1]):
         with pytest.raises(NotFound):
-            await server.registry.revoke_token(name)
-    await server.registry.revoke_token(token_digest(unused).hex()[:8].upper())
+            await server.tokens.revoke(name)
+    await server.tokens.revoke(token_digest(unused).hex()[:8].upper())
     with pytest.raises(NotFound):
-        await server.registry.revoke_token(unused)
+        await server.tokens.revoke(unused)
     twins = [await server.token(name="pi-x") for _ in range(2)]
     with pytest.raises(NotFound):
-        await server.registry.revoke_token("pi-x")
-    await server.registry.revoke_token(twins[0])
-    assert (await server.registry.revoke_token("pi-x")).digest == token_digest(twins[1])
+        await server.tokens.revoke("pi-x")
+    await server.tokens.revoke(twins[0])
+    assert (await server.tokens.revoke("pi-x")).digest == token_digest(twins[1])
 
 
 # --- certificates ---------------------------------------------------------------------------------------------------
@@ -217,7 +217,7 @@ async def test_the_opt_out_covers_every_certificate(
     server: Server, attester: Attester, certificate: bytes
 ) -> None:
     """--allow-unverified-ek is the operator's word that the certificate does not matter, whatever is wrong with it."""
-    await server.registry.add_ek_roots(ROOT.pem, None)
+    await server.ek_roots.add(ROOT.pem, None)
     begun = await server.begin(attester, "pi-b", await server.token(), ek_certificate=b64u(certificate))
     assert begun.status == 200, begun.body
     done = await server.finish(attester, "pi-b", begun)
@@ -229,7 +229,7 @@ async def test_without_the_opt_out_each_is_refused(
     server: Server, attester: Attester, certificate: bytes
 ) -> None:
     """With a code of its own that begins with ek-, and nothing is made."""
-    await server.registry.add_ek_roots(ROOT.pem, None)
+    await server.ek_roots.add(ROOT.pem, None)
     token = await server.token(allow_unverified_ek=False)
     answer = await server.begin(attester, "pi-b", token, ek_certificate=b64u(certificate))
     assert answer.status in (400, 403)
@@ -243,13 +243,13 @@ def _own_certificate(attester: Attester, issuer: pki.Issued = INTERMEDIATE) -> p
 
 async def test_a_missing_intermediate_is_named(server: Server, attester: Attester) -> None:
     """The root is imported; what is missing is the CA in between, by name."""
-    await server.registry.add_ek_roots(ROOT.pem, None)
+    await server.ek_roots.add(ROOT.pem, None)
     token = await server.token(allow_unverified_ek=False)
     der = _own_certificate(attester).der
     answer = await server.begin(attester, "pi-b", token, ek_certificate=b64u(der))
     assert answer.code == "ek-untrusted"
     assert answer.body["detail"].startswith("No intermediate for issuer 'CN=EK CA 1, O=TPM Works'")
-    await server.registry.add_ek_roots(INTERMEDIATE.pem, None)
+    await server.ek_roots.add(INTERMEDIATE.pem, None)
     begun = await server.begin(attester, "pi-b", token, ek_certificate=b64u(der + b"\xff" * 100))
     assert (await server.finish(attester, "pi-b", begun)).body["ek_verified"] is True
 
@@ -260,8 +260,8 @@ async def test_roots_are_looked_up_by_name(
     """Thousands of imported roots are neither loaded nor read; only the namesakes of the issuer are."""
     key = pki.ec_key()
     for number in range(300):
-        await server.registry.add_ek_roots(pki.ca(f"Vendor {number}", key=key).pem, None)
-    await server.registry.add_ek_roots(INTERMEDIATE.pem, None)
+        await server.ek_roots.add(pki.ca(f"Vendor {number}", key=key).pem, None)
+    await server.ek_roots.add(INTERMEDIATE.pem, None)
     original, asked = server.store.enrollment.find_ek_roots, []
 
     async def counted(subject: bytes, fingerprint: str) -> object:
@@ -280,7 +280,7 @@ async def test_roots_are_looked_up_by_name(
 async def test_one_tpm_is_pinned_by_its_own_certificate(server: Server, attester: Attester) -> None:
     """As `tpm2 nvread` wrote it."""
     own = _own_certificate(attester)
-    await server.registry.add_ek_roots(own.der + b"\xff" * 200, "this one")
+    await server.ek_roots.add(own.der + b"\xff" * 200, "this one")
     token = await server.token(allow_unverified_ek=False)
     begun = await server.begin(attester, "pi-b", token, ek_certificate=b64u(own.der))
     assert begun.status == 200, begun.body

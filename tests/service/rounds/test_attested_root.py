@@ -52,7 +52,7 @@ def boot(attester: Attester, *texts: bytes) -> None:
 async def require(server: Server, *, suspend: bool = False) -> None:
     """The condition, and perhaps what follows."""
     watch = Watch(on_refused=("log", "suspend") if suspend else ("log",))
-    await server.registry.set_conditions("pi-b", Conditions(watch=watch, attested_root=True))
+    await server.conditions.set("pi-b", Conditions(watch=watch, attested_root=True))
 
 
 async def prove(server: Server, attester: Attester, kid: str, events: bytes | None, **changes: Any) -> Answer:

@@ -83,8 +83,8 @@ async def machine(server: Server, attester: Attester) -> Machine:
     """A running machine whose policy requires something of its list."""
     kid = await server.enroll(attester, selection=Selection.parse(SELECTION), learn_for=timedelta(0))
     attester.extend(15, CAP_EVENT)
-    await server.registry.set_conditions("pi-b", Conditions(watch=Watch(on_refused=("suspend",))))
-    await server.registry.require_ima("pi-b", parse_requirement(ALLOWED))
+    await server.conditions.set("pi-b", Conditions(watch=Watch(on_refused=("suspend",))))
+    await server.conditions.require_ima("pi-b", parse_requirement(ALLOWED))
     return Machine(server, attester, kid)
 
 
@@ -123,14 +123,14 @@ async def test_what_is_not_allowed_is_a_verdict(machine: Machine) -> None:
 
 async def test_other_requirements_judge_everything_anew(machine: Machine) -> None:
     """An entry that passed before may be refused now, and the other way round."""
-    registry = machine.server.registry
+    conditions = machine.server.conditions
     machine.measure(BAD)
     assert await machine.codes(1) == ["ima-not-allowed"]
-    await registry.require_ima("pi-b", parse_requirement({**ALLOWED, "ignore": ["/usr/bin/bash"]}))
+    await conditions.require_ima("pi-b", parse_requirement({**ALLOWED, "ignore": ["/usr/bin/bash"]}))
     assert await machine.codes(2) == ["ima-incomplete", "ok"]
-    await registry.require_ima("pi-b", parse_requirement(ALLOWED))
+    await conditions.require_ima("pi-b", parse_requirement(ALLOWED))
     assert await machine.codes(2) == ["ima-incomplete", "ima-not-allowed"]
-    await registry.require_ima("pi-b", None)
+    await conditions.require_ima("pi-b", None)
     challenge = await machine.challenge()
     assert (challenge["selection"], challenge["evidence"]) == (SELECTION, ["quote"])
     assert await machine.codes(1) == ["ok"]
@@ -209,7 +209,7 @@ async def test_a_removed_device_leaves_nothing(machine: Machine) -> None:
     store = machine.server.store
     device = await store.devices.get_device("pi-b")
     assert await store.rounds.ima_progress(device.id) is not None
-    await machine.server.registry.remove("pi-b")
+    await machine.server.devices.remove("pi-b")
     assert await store.rounds.ima_progress(device.id) is None
     await store.rounds.keep_ima_progress(device.id, {"offset": 1})
     assert await store.rounds.ima_progress(device.id) is None
@@ -217,10 +217,10 @@ async def test_a_removed_device_leaves_nothing(machine: Machine) -> None:
 
 async def test_requirements_that_nobody_has_go(machine: Machine) -> None:
     """Each may be megabytes."""
-    store, registry = machine.server.store, machine.server.registry
+    store, conditions = machine.server.store, machine.server.conditions
     first = (await store.policies.get_policy("pi-b")).conditions.ima or ""
     assert await store.rounds.find_ima_requirement(first) is not None
-    await registry.require_ima("pi-b", parse_requirement({"ignore": ["/x"]}))
+    await conditions.require_ima("pi-b", parse_requirement({"ignore": ["/x"]}))
     assert await store.rounds.find_ima_requirement(first) is None
     [watched] = await store.rounds.list_watched()
     assert watched.conditions.watch is not None

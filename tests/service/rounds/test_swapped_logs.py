@@ -38,7 +38,7 @@ async def running(
     await rule(server, rules)
     assert (await server.unlock(attester, kid)).status == 200
     attester.extend(15, CAP_EVENT)
-    await server.registry.set_conditions("pi-b", Conditions(watch=Watch(on_refused=("suspend",))))
+    await server.conditions.set("pi-b", Conditions(watch=Watch(on_refused=("suspend",))))
     return kid
 
 

@@ -29,7 +29,7 @@ async def enroll(server: Server, attester: Attester, name: str = "pi-b") -> str:
 async def watch(server: Server, policy: str = "pi-b", **terms: Any) -> None:
     """Have a policy's machines watched."""
     conditions = Conditions(watch=Watch(**({"interval_s": 60, "jitter": 0} | terms)))
-    await server.registry.set_conditions(policy, conditions)
+    await server.conditions.set(policy, conditions)
 
 
 async def poll(server: Server, kid: str, ticket: str | None = None) -> Answer:
@@ -318,7 +318,7 @@ async def test_failure_suspends_and_suspension_closes_the_key(server: Server, at
     stranger = await server.unlock(Attester(), kid)
     assert stranger.code == "signature-invalid"
 
-    await server.registry.resume("pi-b")
+    await server.devices.resume("pi-b")
     assert (await server.unlock(attester, kid)).status == 200
     assert (await server.store.audit.list_audit("pi-b"))[1][1].actor == "operator:tester"
 
@@ -328,7 +328,7 @@ async def test_a_suspended_machine_announces_nothing(server: Server, attester: A
     from tests.server import announcement
 
     kid = await enroll(server, attester)
-    await server.registry.suspend("pi-b", "stolen")
+    await server.devices.suspend("pi-b", "stolen")
     challenge = (await server.post(f"/attest/announce/{kid}", {})).body
     values = attester.values(SELECTION)
     body = announcement(attester, kid, challenge, values, "next")
@@ -341,7 +341,7 @@ async def test_who_fails_on_is_suspended_again(server: Server, attester: Atteste
     await watch(server, on_refused=("suspend",))
     attester.extend(7, b"tampered")
     await prove(server, attester, kid)
-    await server.registry.resume("pi-b")
+    await server.devices.resume("pi-b")
     await prove(server, attester, kid)
     assert (await server.store.devices.get_device("pi-b")).suspension is not None
     assert await outcomes(server) == ["refused"]
@@ -441,9 +441,9 @@ async def test_a_wish_wakes_the_agent(server: Server, attester: Attester) -> Non
 async def test_an_unlock_waits_for_a_person(server: Server, attester: Attester) -> None:
     """The machine tries again; once it is allowed, and as long as it is."""
     kid = await server.enroll(attester)
-    await server.registry.set_conditions("pi-b", Conditions(approval=True))
+    await server.conditions.set("pi-b", Conditions(approval=True))
     assert (await server.unlock(attester, kid)).code == "approval-required"
-    await server.registry.allow("pi-b", timedelta(minutes=30))
+    await server.devices.allow("pi-b", timedelta(minutes=30))
     assert (await server.unlock(attester, kid)).status == 200
     server.clock.advance(minutes=31)
     assert (await server.unlock(attester, kid)).code == "approval-required"
@@ -453,8 +453,8 @@ async def test_an_unlock_waits_for_a_person(server: Server, attester: Attester) 
 async def test_approval_does_not_replace_the_policy(server: Server, attester: Attester) -> None:
     """A person's word is one condition more, never one less."""
     kid = await server.enroll(attester)
-    await server.registry.set_conditions("pi-b", Conditions(approval=True))
-    await server.registry.allow("pi-b", timedelta(minutes=30))
+    await server.conditions.set("pi-b", Conditions(approval=True))
+    await server.devices.allow("pi-b", timedelta(minutes=30))
     attester.extend(4, b"x")
     assert (await server.unlock(attester, kid)).code == "pcr-mismatch"
 
@@ -462,12 +462,12 @@ async def test_approval_does_not_replace_the_policy(server: Server, attester: At
 async def test_a_machine_that_was_away_for_long_is_stale(server: Server, attester: Attester) -> None:
     """A disk and its machine from somebody's drawer; trying again does not help."""
     kid = await server.enroll(attester)
-    await server.registry.set_conditions("pi-b", Conditions(stale_after_s=30 * 86400))
+    await server.conditions.set("pi-b", Conditions(stale_after_s=30 * 86400))
     assert (await server.unlock(attester, kid)).status == 200
     server.clock.advance(days=31)
     for _ in range(2):
         assert (await server.unlock(attester, kid)).code == "device-stale"
-    await server.registry.allow("pi-b", timedelta(minutes=30))
+    await server.devices.allow("pi-b", timedelta(minutes=30))
     assert (await server.unlock(attester, kid)).status == 200
     server.clock.advance(days=29)
     assert (await server.unlock(attester, kid)).status == 200

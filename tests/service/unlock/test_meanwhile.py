@@ -28,17 +28,17 @@ Deed = Callable[[Server], Awaitable[object]]
 
 async def require_approval(server: Server) -> None:
     """A person has to allow each unlock."""
-    await server.registry.set_conditions("pi-b", Conditions(approval=True))
+    await server.conditions.set("pi-b", Conditions(approval=True))
 
 
 async def refuse_stale(server: Server) -> None:
     """The machine was not seen for two hours."""
-    await server.registry.set_conditions("pi-b", Conditions(stale_after_s=3600))
+    await server.conditions.set("pi-b", Conditions(stale_after_s=3600))
 
 
 async def suspend(server: Server) -> None:
     """It was stolen."""
-    await server.registry.suspend("pi-b", "stolen")
+    await server.devices.suspend("pi-b", "stolen")
 
 
 async def retire(server: Server) -> None:
@@ -49,7 +49,7 @@ async def retire(server: Server) -> None:
 
 async def remove(server: Server) -> None:
     """For good."""
-    await server.registry.remove("pi-b")
+    await server.devices.remove("pi-b")
 
 
 async def judge_by_rules(server: Server) -> None:
@@ -123,7 +123,7 @@ async def test_a_change_that_does_not_matter_refuses_nobody(
     kid = await server.enroll(attester, learn_for=timedelta(0))
 
     async def label(number: int) -> None:
-        await server.registry.label(["pi-b"], [f"l{number}"], [])
+        await server.devices.label(["pi-b"], [f"l{number}"], [])
 
     between(server, monkeypatch, lambda _: label(1), lambda _: label(2))
     assert (await server.unlock(attester, kid)).status == 200
@@ -137,7 +137,7 @@ async def test_a_policy_that_is_changed_without_end(
     labels = iter(range(100))
 
     async def label(_: Server) -> None:
-        await server.registry.label(["pi-b"], [f"l{next(labels)}"], [f"l{next(labels) - 2}"])
+        await server.devices.label(["pi-b"], [f"l{next(labels)}"], [f"l{next(labels) - 2}"])
 
     between(server, monkeypatch, *[label] * 10)
     answer = await server.unlock(attester, kid)

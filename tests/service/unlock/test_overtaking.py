@@ -32,7 +32,7 @@ Send = Callable[[], Awaitable[Answer]]
 async def enroll(server: Server, attester: Attester) -> str:
     """A machine that a policy approves, and suspends when it runs something else."""
     kid = await server.enroll(attester, selection=Selection.parse(SELECTION), learn_for=timedelta(0))
-    await server.registry.set_conditions("pi-b", Conditions(watch=Watch(on_refused=("suspend",))))
+    await server.conditions.set("pi-b", Conditions(watch=Watch(on_refused=("suspend",))))
     return kid
 
 
@@ -220,7 +220,7 @@ async def test_an_overtaken_round_does_not_make_a_refused_machine_good(
 ) -> None:
     """Evidence from before an intrusion, held back until after it was seen, says nothing about now."""
     kid = await enroll(server, attester)
-    await server.registry.set_conditions("pi-b", Conditions())
+    await server.conditions.set("pi-b", Conditions())
     before = (await verify(server, kid))(attester)
     after = await verify(server, kid)
     attester.extend(4, b"another kernel")
