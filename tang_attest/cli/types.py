@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from datetime import timedelta
-from typing import Any
+from typing import Any, Final
 
 import click
 
@@ -30,6 +30,28 @@ class Duration(click.ParamType[timedelta]):
         if not timedelta(0) < span <= timedelta(days=3650):
             self.fail(f"{value!r} is not between 1s and 3650d", param, ctx)
         return span
+
+
+DURATION: Final = Duration()
+
+
+class Seconds(click.ParamType[float]):
+    """A number of seconds between *least* and *most*, or a duration as :class:`Duration` takes it."""
+
+    name = "seconds"
+
+    def __init__(self, least: float, most: float) -> None:
+        self._least, self._most = least, most
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """*value* in seconds."""
+        try:
+            seconds = float(value)
+        except ValueError:
+            seconds = DURATION.convert(value, param, ctx).total_seconds()
+        if not self._least <= seconds <= self._most:
+            self.fail(f"{value!r} is not between {self._least:g} and {self._most:g} seconds", param, ctx)
+        return seconds
 
 
 class Share(click.ParamType[int]):

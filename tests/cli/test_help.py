@@ -10,7 +10,7 @@ import pytest
 
 from tang_attest import __version__
 from tang_attest.cli import group
-from tang_attest.cli.types import Duration
+from tang_attest.cli.types import Duration, Seconds
 from tang_attest.config import Settings
 from tests.cli.transcript import run
 
@@ -123,3 +123,24 @@ def test_no_command() -> None:
         stdout, stderr, code = run(*path)
         assert code == 2
         assert (stdout + stderr).startswith("Usage: tang-attest")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("0.5", None),
+        ("2s", None),
+        ("3m", "not between"),
+        ("-1", "not between"),
+        ("soon", "is not a number with"),
+        ("nan", "not between"),
+        ("inf", "not between"),
+    ],
+)
+def test_seconds_are_durations_too(text: str, said: str | None) -> None:
+    """A bare number is a number of seconds."""
+    if said is None:
+        assert Seconds(0, 60).convert(text, None, None) == float(text.rstrip("s"))
+    else:
+        with pytest.raises(click.BadParameter, match=said):
+            Seconds(0, 60).convert(text, None, None)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -162,3 +164,24 @@ def test_the_help_of_an_old_name_is_that_of_the_new_one() -> None:
         out, err, code = run("policy", old, "--help")
         assert (code, out.splitlines()[0]) == (0, run("policy", new, "--help")[0].splitlines()[0])
         assert "note: " in err
+
+
+#: Old usages as documents and scripts would have them.
+_OLD_USAGE = re.compile(
+    r"policy (?:watch|approve|restore|ima)\b|--(?:valid-for|learn-for|ak-public)\b"
+    r"|(?:record|check|apply|dry-run|start) .*--(?:values|change)\b|refuse-stale .*--(?:after|off)\b|--why\b"
+)
+
+
+def test_documents_and_scripts_use_the_new_names() -> None:
+    """What is shown to be copied works without a note."""
+    root = Path(__file__).parent.parent.parent
+    listed = subprocess.run(["git", "ls-files"], cwd=root, capture_output=True, text=True, check=True).stdout
+    for name in listed.splitlines():
+        if name.startswith(("docs/decisions/", "tests/")) or not name.endswith(
+            (".md", ".1", ".8", ".nix", ".json")
+        ):
+            continue
+        if name != "CHANGELOG.md":
+            found = _OLD_USAGE.findall((root / name).read_text())
+            assert found == [], name

@@ -21,7 +21,7 @@ from rich.table import Table
 
 from tang_attest.cli import output
 from tang_attest.cli.state import run
-from tang_attest.cli.types import Duration, SelectionType
+from tang_attest.cli.types import Duration, Seconds, SelectionType
 from tang_attest.errors import NotFound
 from tang_attest.files import read_file
 from tang_attest.ports.machines import Reach
@@ -70,10 +70,10 @@ def _reach_options(command: Command) -> Command:
         click.option(
             "--timeout",
             "patience_s",
-            type=click.IntRange(1, 600),
+            type=Seconds(1, 600),
             default=PATIENCE_S,
             show_default=True,
-            help="Seconds to wait for the agent.",
+            help="The longest wait for the agent, such as 15 or 2m.",
         ),
         click.option(
             "--cap-events",
@@ -102,7 +102,7 @@ def verify(
     selection: Selection | None,
     tcti: str | None,
     ak_handle: str,
-    patience_s: int,
+    patience_s: float,
     cap_events: Path | None,
     as_json: bool,
 ) -> None:
@@ -173,10 +173,10 @@ def _sentence(ended: Round) -> str:
 @click.option("--rounds", "count", type=click.IntRange(1, 1_000_000), help="How many; without, until Ctrl-C.")
 @click.option(
     "--delay",
-    type=click.FloatRange(0, 86_400),
+    type=Seconds(0, 86_400),
     default=10,
     show_default=True,
-    help="Seconds between two rounds.",
+    help="The time between two rounds, such as 10 or 5m.",
 )
 @_reach_options
 @output.json_option
@@ -186,7 +186,7 @@ def watch(
     delay: float,
     tcti: str | None,
     ak_handle: str,
-    patience_s: int,
+    patience_s: float,
     cap_events: Path | None,
     as_json: bool,
 ) -> None:
