@@ -91,7 +91,11 @@ class Server:
         served = compose_site(installation, polls=self.polls, limiter=self.limiter, executor=executor)
         self.installation, self.site = installation, served.site
         assert isinstance(installation.store, SqlStore)
-        self.store, self.secret, self.sealed = installation.store, installation.secret, installation.sealed
+        self.store, self.secret, self.private_keys = (
+            installation.store,
+            installation.secret,
+            installation.private_keys,
+        )
         self.tokens, self.devices = installation.tokens, installation.devices
         self.ek_roots, self.conditions = installation.ek_roots, installation.conditions
         self.reference_values = installation.reference_values

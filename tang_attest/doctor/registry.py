@@ -80,16 +80,16 @@ async def look_at_rows(url: str, key: bytes) -> list[Finding]:
     return named
 
 
-async def look_at_records(registry: Store, opener: Opener, now: datetime) -> list[Finding]:
+async def look_at_records(store: Store, opener: Opener, now: datetime) -> list[Finding]:
     """Return the findings about keys, clock, trust anchors and devices; the database can be used."""
-    policies = {policy.name: policy for policy in await registry.policies.list_policies()}
-    newest = await registry.audit.list_audit(limit=1)
+    policies = {policy.name: policy for policy in await store.policies.list_policies()}
+    newest = await store.audit.list_audit(limit=1)
     return [
-        _keys(await registry.keys.server_keys(), await registry.keys.count_signing_keys(), opener),
+        _keys(await store.keys.server_keys(), await store.keys.count_signing_keys(), opener),
         _clock(newest[0][1].at if newest else None, now),
-        await _sealing(registry, now),
-        *_roots(await registry.enrollment.list_ek_roots(), now),
-        *_devices(await registry.devices.list_devices(), policies, now),
+        await _sealing(store, now),
+        *_roots(await store.enrollment.list_ek_roots(), now),
+        *_devices(await store.devices.list_devices(), policies, now),
     ]
 
 
@@ -122,13 +122,13 @@ def _clock(newest: datetime | None, now: datetime) -> Finding:
     return well("clock", "it is not behind the audit record")
 
 
-async def _sealing(registry: Store, now: datetime) -> Finding:
+async def _sealing(store: Store, now: datetime) -> Finding:
     """Check that the audit record is sealed up to its newest rows; verifying the seals would take long."""
     try:
-        head = await registry.audit.newest_seal()
+        head = await store.audit.newest_seal()
     except TangAttestError as error:
         return failure("audit record", error)
-    count, oldest = await registry.audit.unsealed_audit(head.last_id if head else None)
+    count, oldest = await store.audit.unsealed_audit(head.last_id if head else None)
     if oldest is not None and now - oldest > _SEALED_WITHIN:
         sentence = f"its newest {count} rows are not sealed, the oldest since {oldest:%Y-%m-%d %H:%M:%S} UTC"
         return warning("audit record", sentence, ACTIONS["audit-unsealed"])

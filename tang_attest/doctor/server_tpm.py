@@ -7,7 +7,7 @@ from typing import Final
 
 from tang_attest.doctor.finding import Finding, failure, problem, well
 from tang_attest.errors import ACTIONS, TangAttestError, Unavailable
-from tang_attest.keys.sealed import EncryptedKeys
+from tang_attest.keys.encrypted import EncryptedKeys
 from tang_attest.ports.keys import EncryptedKey
 from tang_attest.ports.store import Store
 

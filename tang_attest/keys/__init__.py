@@ -1,1 +1,1 @@
-"""Private keys as they are kept: files of a Tang key directory, and sealed in the database."""
+"""Private keys as they are kept: files of a Tang key directory, and encrypted in the database."""

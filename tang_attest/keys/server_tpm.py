@@ -206,7 +206,7 @@ class TpmExchangeKey:
         tpm.load(self._wrapped)
 
     def _require_own(self, parent: bytes) -> None:
-        # The parent's Name was sealed with the key, and the session is salted to whoever has that Name: so this also
+        # The parent's Name was encrypted with the key, and the session is salted to whoever has that Name: so this also
         # tells our TPM from somebody between us and it.
         if parent != self._wrapped.parent:
             raise Unavailable(

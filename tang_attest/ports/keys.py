@@ -16,25 +16,25 @@ OPEN: Final = "open"
 
 
 def holder(ak_name: bytes, ak_spki: bytes) -> str:
-    """The machine that an exchange key answers, as the sealed key itself names it: its AK's Name, and its AK's key."""
+    """The machine that an exchange key answers, as the encrypted key itself names it: its AK's Name, and its AK's key."""
     return f"{ak_name.hex()}:{hashlib.sha256(ak_spki).hexdigest()}"
 
 
 @dataclass(frozen=True, slots=True)
 class EncryptedKey:
-    """An exchange or signing key at rest: ``sealed`` is a compact JWE around its PKCS #8 DER, or around what the
+    """An exchange or signing key at rest: ``jwe`` is a compact JWE around its PKCS #8 DER, or around what the
     server's TPM has wrapped for itself.
 
     ``use`` is ``exchange`` or ``sign``; ``public`` the public JWK (crv, kty, x, y).  A rotated key is still
     used for what was bound to it, and advertised no longer.  ``holder`` is whom it serves, by the device's row as it
-    is now (:func:`holder`): the key opens only if it was sealed for the same.
+    is now (:func:`holder`): the key opens only if it was encrypted for the same.
     """
 
     kid: str
     use: str
     curve: str
     public: Mapping[str, str]
-    sealed: str
+    jwe: str
     _: KW_ONLY
     created_at: datetime
     rotated_at: datetime | None = None
@@ -42,7 +42,7 @@ class EncryptedKey:
 
 
 class KeyStore(Protocol):
-    """Private keys: made, sealed and opened."""
+    """Private keys: made, encrypted and opened."""
 
     def create(self, use: str, curve: str, now: datetime) -> EncryptedKey:
         """A new key of *curve* (``P-256``, ``P-384``, ``P-521``), made in this process."""
@@ -62,7 +62,7 @@ class KeyStore(Protocol):
     def open_exchange(self, key: EncryptedKey) -> Multiplier:
         """The exchange key, ready for use.
 
-        Raises ``internal`` when it was sealed under another secret, ``registry-tampered`` when for another holder.
+        Raises ``internal`` when it was encrypted under another secret, ``registry-tampered`` when for another holder.
         """
 
 

@@ -39,7 +39,7 @@ async def _look_inside(settings: Settings, secret: ServerSecret, world: World) -
             return [
                 *await look_at_rows(settings.database_url, secret.derive(KEY_LABEL)),
                 *await _look_at_records(installation),
-                await look_at_server_tpm(store, installation.sealed),
+                await look_at_server_tpm(store, installation.private_keys),
             ]
     finally:
         await store.close()
@@ -48,7 +48,7 @@ async def _look_inside(settings: Settings, secret: ServerSecret, world: World) -
 async def _look_at_records(installation: Installation) -> list[Finding]:
     now = installation.world.clock.now()
     try:
-        return list(await look_at_records(installation.store, installation.sealed, now))
+        return list(await look_at_records(installation.store, installation.private_keys, now))
     except TangAttestError as error:
         return [failure("records", error)]
 

@@ -17,7 +17,7 @@ from typing import Final
 from tang_attest.config import Settings
 from tang_attest.errors import Malformed, Unavailable
 from tang_attest.files import read_file
-from tang_attest.keys.sealed import EncryptedKeys, SessionEncryption
+from tang_attest.keys.encrypted import EncryptedKeys, SessionEncryption
 from tang_attest.keys.secret import ServerSecret, load_secret
 from tang_attest.keys.server_tpm import ServerTpm
 from tang_attest.ports.store import Store
@@ -124,7 +124,7 @@ class Installation:
     world: World
     store: Store
     secret: ServerSecret
-    sealed: EncryptedKeys
+    private_keys: EncryptedKeys
     tokens: EnrollmentTokens
     ek_roots: EkRoots
     devices: DeviceAdministration
@@ -151,10 +151,10 @@ class Installation:
         store, challenges, verify = self.store, self.challenges(), self.verifier()
         refusals = refusals or Refusals(store.audit, self.world.clock)
         return Attestation(
-            unlock=Unlock(store, self.sealed, challenges, refusals, executor),
+            unlock=Unlock(store, self.private_keys, challenges, refusals, executor),
             enroll=Enroll(
                 store,
-                self.sealed,
+                self.private_keys,
                 SessionEncryption(self.secret),
                 replace(challenges, ttl_s=self.settings.enroll_ttl),
                 refusals,
@@ -186,7 +186,7 @@ class Installation:
     def served_keys(self) -> ServerKeys:
         """Return the keys that a server shows; open keys count only with the setting ``plain_tang``."""
         open_keys = self.settings.plain_tang
-        return ServerKeys(self.store, self.sealed, self.world.clock, "server", open_keys=open_keys)
+        return ServerKeys(self.store, self.private_keys, self.world.clock, "server", open_keys=open_keys)
 
 
 @asynccontextmanager
@@ -217,29 +217,29 @@ async def composed(
     try:
         yield installation
     finally:
-        installation.sealed.tpm.shutdown()
+        installation.private_keys.tpm.shutdown()
 
 
 def _compose(store: Store, secret: ServerSecret, settings: Settings, world: World) -> Installation:
     clock, random, author = world.clock, world.random, Author.operator(world.operator)
     tpm = ServerTpm(settings.server_tpm, lambda: world.owner_auth(settings))
-    sealed = EncryptedKeys(secret, tpm)
+    private_keys = EncryptedKeys(secret, tpm)
     return Installation(
         settings=settings,
         world=world,
         store=store,
         secret=secret,
-        sealed=sealed,
+        private_keys=private_keys,
         tokens=EnrollmentTokens(store, clock, random, author),
         ek_roots=EkRoots(store.enrollment, clock, author),
-        devices=DeviceAdministration(store.devices, sealed, clock, author),
+        devices=DeviceAdministration(store.devices, private_keys, clock, author),
         conditions=PolicyConditions(store.policies, clock, author),
         reference_values=ReferenceValues(store, clock, author),
         policy_changes=PolicyChanges(store, clock, author),
         explanations=Explanations(store, clock),
         rollouts=Rollouts(store, clock, random, author),
         admin_tokens=AdminTokens(store.admin_tokens, clock, random, author),
-        keys=ServerKeys(store, sealed, clock, author.actor),
+        keys=ServerKeys(store, private_keys, clock, author.actor),
     )
 
 
@@ -249,7 +249,7 @@ async def _check_secret(installation: Installation) -> None:
         raise wrong_secret()
     for key in (key for key in await installation.store.keys.server_keys() if key.use == "sign"):
         try:
-            installation.sealed.open_signer(key)
+            installation.private_keys.open_signer(key)
         except Unavailable:
             raise wrong_secret() from None
         return

@@ -13,7 +13,7 @@ from typing import BinaryIO, Final, cast
 from tang_attest import __version__, store
 from tang_attest.config import Settings
 from tang_attest.errors import Conflict, NotFound, Unavailable
-from tang_attest.keys.sealed import EncryptedKeys
+from tang_attest.keys.encrypted import EncryptedKeys
 from tang_attest.keys.secret import (
     FILE_NAME,
     ServerSecret,

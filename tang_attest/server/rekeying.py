@@ -14,7 +14,7 @@ from pathlib import Path
 from tang_attest import store
 from tang_attest.config import Settings
 from tang_attest.errors import NotFound
-from tang_attest.keys.sealed import EncryptedKeys
+from tang_attest.keys.encrypted import EncryptedKeys
 from tang_attest.keys.secret import FILE_NAME, ServerSecret, load_new_secret, load_secret, replace_secret
 from tang_attest.ports.audit import AuditEntry
 from tang_attest.protocol.audit_chain import KEY_LABEL, Seal

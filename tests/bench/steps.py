@@ -42,7 +42,7 @@ async def _measure(state: Installation, machine: Machine) -> dict[str, float]:
     bound = await state.store.decisions.find_key(machine.kid)
     if bound is None or bound.device is None:
         raise RuntimeError("the machine is not enrolled")
-    key, point = state.sealed.open_exchange(bound.key), parse_point(jwk)
+    key, point = state.private_keys.open_exchange(bound.key), parse_point(jwk)
     ak = tpm.parse_ak(bound.device.ak_public)
     device = EnrolledDevice(machine.kid, ak)
     binding = unlock_digest(_NONCE, machine.kid, thumbprint(point.members()))

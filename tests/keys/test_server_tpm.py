@@ -22,7 +22,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from tang_attest.errors import Malformed, Unavailable
 from tang_attest.keys import server_tpm as queueing
 from tang_attest.keys import tpm as module
-from tang_attest.keys.sealed import EncryptedKeys
+from tang_attest.keys.encrypted import EncryptedKeys
 from tang_attest.keys.secret import ServerSecret
 from tang_attest.keys.server_tpm import ServerTpm, TpmExchangeKey
 from tang_attest.keys.tpm import Tpm, WrappedKey
@@ -220,13 +220,13 @@ def test_keys_of_both_kinds(server_tpm: ServerTpm) -> None:
     new, other = (asyncio.run(keys.create_exchange("P-521", NOW, HOLDER)) for _ in range(2))
     strangers = EncryptedKeys(ServerSecret(b"o" * 32))
     assert [strangers.is_in_tpm(key) for key in (before, new)] == [False, True]
-    assert not any(strangers.is_in_tpm(replace(new, sealed=text)) for text in ("", "....", "MQ.", "?."))
+    assert not any(strangers.is_in_tpm(replace(new, jwe=text)) for text in ("", "....", "MQ.", "?."))
     for key in (before, new):
         opened = keys.open_exchange(key)
         x = client(opened.curve)
         assert opened.multiply(x.public) == x.multiply(opened.public)
         assert keys.open_exchange(key) is opened
-    for wrong in (replace(new, sealed=other.sealed), replace(new, kid=other.kid), replace(new, use="sign")):
+    for wrong in (replace(new, jwe=other.jwe), replace(new, kid=other.kid), replace(new, use="sign")):
         with pytest.raises(Unavailable) as refused:
             (keys.open_signer if wrong.use == "sign" else keys.open_exchange)(wrong)
         assert refused.value.code == "internal"
@@ -236,10 +236,10 @@ def test_an_inner_key_of_another_name(server_tpm: ServerTpm) -> None:
     """Even with the secret, a header cannot name another key than the one that the TPM wrapped."""
     keys = EncryptedKeys(SECRET, server_tpm)
     new, other = (server_tpm.create() for _ in range(2))
-    lie = keys._seal(
+    lie = keys._encrypted(
         "exchange", TpmExchangeKey(new, server_tpm), other.encode(), NOW, OPEN, cty="tpm2-wrapped-key"
     )
-    no_key = keys._seal(
+    no_key = keys._encrypted(
         "exchange", TpmExchangeKey(new, server_tpm), b"other", NOW, OPEN, cty="tpm2-wrapped-key"
     )
     for wrong in (lie, no_key):

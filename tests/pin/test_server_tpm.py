@@ -134,5 +134,7 @@ async def test_a_tpm_without_p521(
         assert (await asyncio.to_thread(machine.decrypt, jwe)).stdout == SECRET
         open_jwe = await asyncio.to_thread(tang.encrypt, port)
         assert (await asyncio.to_thread(tang.decrypt, open_jwe)).stdout == tang.SECRET
-        curves = {key.curve for key, _ in await server.store.keys.list_keys() if server.sealed.is_in_tpm(key)}
+        curves = {
+            key.curve for key, _ in await server.store.keys.list_keys() if server.private_keys.is_in_tpm(key)
+        }
         assert curves == {curve}

@@ -59,7 +59,7 @@ def key(kid: str = "kid-pi-b", use: str = "exchange", *, minutes: int = 0) -> En
         use=use,
         curve="P-521",
         public={"crv": "P-521", "kty": "EC", "x": "x", "y": "y"},
-        sealed=".".join(digest(f"{kid} {part}").hex() * 2 for part in range(5)),
+        jwe=".".join(digest(f"{kid} {part}").hex() * 2 for part in range(5)),
         created_at=NOW + timedelta(minutes=minutes),
     )
 

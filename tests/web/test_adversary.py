@@ -63,7 +63,7 @@ async def test_the_approved_machine_gets_y(server: Server, exchanges: list[Point
     assert (answer.status, answer.headers["Content-Type"]) == (200, "application/jwk+json")
     bound = await server.store.decisions.find_key(kid)
     assert bound is not None
-    s = server.sealed.open_exchange(bound.key)
+    s = server.private_keys.open_exchange(bound.key)
     assert unb64u(answer.body["x"]) == x.exchange(ec.ECDH(), s.public.public_key())
     assert len(exchanges) == 1
 
@@ -451,7 +451,7 @@ async def test_x_is_the_generator(server: Server, attester: Attester, kid: str, 
     answer = await server.unlock(attester, kid, x=x)
     bound = await server.store.decisions.find_key(kid)
     assert bound is not None
-    s = server.sealed.open_exchange(bound.key).public
+    s = server.private_keys.open_exchange(bound.key).public
     expected = (s.negated() if negated else s).members()
     assert (answer.status, answer.body["x"], answer.body["y"]) == (200, expected["x"], expected["y"])
 

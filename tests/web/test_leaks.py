@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from tang_attest.config import Settings
-from tang_attest.keys.sealed import EncryptedKeys
+from tang_attest.keys.encrypted import EncryptedKeys
 from tang_attest.keys.secret import load_secret
 from tang_attest.protocol.values.base64url import unb64u
 from tang_attest.store import KEY_LABEL, open_store
@@ -114,7 +114,7 @@ async def private_keys(state: Path, search: Search) -> int:
             assert bound is not None
             keys.append(bound.key)
     for key in keys:
-        private = sealed._unseal(key, key.use)
+        private = sealed._private_key(key, key.use)
         size = (private.curve.key_size + 7) // 8
         search.add(f"{key.use} key", private.private_numbers().private_value.to_bytes(size, "big"))
         search.add(

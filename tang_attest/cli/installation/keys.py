@@ -39,7 +39,8 @@ def list_keys(wide: bool, as_json: bool) -> None:
     async def load(state: Installation) -> list[tuple[EncryptedKey, str | None, str]]:
         places = {True: "TPM", False: "database"}
         return [
-            (k, device, places[state.sealed.is_in_tpm(k)]) for k, device in await state.store.keys.list_keys()
+            (k, device, places[state.private_keys.is_in_tpm(k)])
+            for k, device in await state.store.keys.list_keys()
         ]
 
     rows = run(load)

@@ -89,7 +89,7 @@ def show(name: str, as_json: bool) -> None:
         if not entry.kids:
             return entry, None
         key = (await find_device_key(state.store.decisions, entry.kids[0])).key
-        return entry, "TPM" if state.sealed.is_in_tpm(key) else "database"
+        return entry, "TPM" if state.private_keys.is_in_tpm(key) else "database"
 
     entry, place = run(load)
     view = {**_as_json(entry), "key_lives_in": place}

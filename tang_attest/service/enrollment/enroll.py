@@ -46,12 +46,12 @@ ANSWERED_AGAIN_FOR: Final = timedelta(hours=24)
 
 
 class SessionCipher(Protocol):
-    """Seals a session for its device to carry."""
+    """Encrypts a session for its device to carry."""
 
-    def seal(self, payload: bytes) -> str:
+    def encrypt(self, payload: bytes) -> str:
         """*payload* as opaque text."""
 
-    def open(self, text: str) -> bytes | None:
+    def decrypt(self, text: str) -> bytes | None:
         """Return the payload, or ``None`` if it was not encrypted here."""
 
 
@@ -138,7 +138,7 @@ class Enroll:
             selection=str(selection),
         )
         return Begun(
-            self._sessions.seal(session.model_dump_json().encode()),
+            self._sessions.encrypt(session.model_dump_json().encode()),
             begin_activation(ek, ak, secret),
             Challenge(nonce, selection, self._challenges.ttl_s),
         )
@@ -149,7 +149,7 @@ class Enroll:
             raise Refused("token-invalid", "The token is unknown, or was made for another name.")
 
     def check_session(self, text: object) -> None:
-        """Raise ``session-invalid`` unless *text*, which somebody sent as one, was sealed by this server."""
+        """Raise ``session-invalid`` unless *text*, which somebody sent as one, was encrypted by this server."""
         self._open(text if isinstance(text, str) else "")
 
     async def finish(self, session_text: str, proof: str, evidence: Evidence, caller: Caller) -> Device:
@@ -216,12 +216,12 @@ class Enroll:
     # --- finish ---
 
     def _open(self, text: str) -> _Session:
-        payload = self._sessions.open(text)
+        payload = self._sessions.decrypt(text)
         try:
             if payload is not None:
                 return _Session.model_validate_json(payload)
         except ValidationError:
-            pass  # sealed by another version of this program
+            pass  # encrypted by another version of this program
         raise Refused("session-invalid", "The enrollment session is not one of this server's.")
 
     def _verify(self, session: _Session, proof: str, evidence: Evidence, now: datetime) -> VerifiedQuote:

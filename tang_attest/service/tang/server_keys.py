@@ -27,8 +27,8 @@ class SigningKeyStore(KeyStore, Protocol):
     def open_signer(self, key: EncryptedKey) -> AdvertisementSigner:
         """The signing key, ready for use."""
 
-    def seal(self, use: str, private: ec.EllipticCurvePrivateKey, now: datetime) -> EncryptedKey:
-        """An existing key, sealed."""
+    def encrypt(self, use: str, private: ec.EllipticCurvePrivateKey, now: datetime) -> EncryptedKey:
+        """Return an existing key, encrypted."""
 
 
 class DirectoryFirst:
@@ -176,10 +176,10 @@ class ServerKeys:
         return key.kid, old
 
     async def import_key(self, private: ec.EllipticCurvePrivateKey, use: str, *, rotated: bool) -> str:
-        """Add a key of a Tang server, sealed; it becomes a signing key or an open exchange key."""
+        """Add a key of a Tang server, encrypted; it becomes a signing key or an open exchange key."""
         if use not in ("sign", "exchange"):
             raise Malformed("key-malformed", "The key is neither for signing nor for deriveKey.")
-        key = self._keys.seal(use, private, self._clock.now())
+        key = self._keys.encrypt(use, private, self._clock.now())
         await self._store.keys.add_key(key, None, self._entry("keys import", key.kid))
         if rotated:
             await self._store.keys.rotate_keys(

@@ -21,7 +21,7 @@ from tang_attest.store.records import audit_chain, audit_log
 
 _PAGE = 1000
 
-#: The text of a sealed key, under the new secret.  Raises ``internal`` when it does not open under the old one.
+#: The JWE of a key, under the new secret.  Raises ``internal`` when it does not open under the old one.
 Rewrap = Callable[[str], str]
 
 

@@ -19,7 +19,7 @@ from tang_attest.config import Settings
 from tang_attest.doctor.finding import Finding, Severity
 from tang_attest.doctor.host import look_at_host
 from tang_attest.doctor.registry import look_at_database, look_at_records
-from tang_attest.keys.sealed import EncryptedKeys
+from tang_attest.keys.encrypted import EncryptedKeys
 from tang_attest.keys.secret import create_secret
 from tang_attest.ports.enrollment import EkRoot
 from tang_attest.service.audit.chain import AuditSealer
@@ -187,7 +187,7 @@ async def server(tmp_path: Path) -> AsyncIterator[Server]:
 
 
 async def records(server: Server, **later: float) -> list[Finding]:
-    return await look_at_records(server.store, server.sealed, server.clock.now() + timedelta(**later))
+    return await look_at_records(server.store, server.private_keys, server.clock.now() + timedelta(**later))
 
 
 async def test_all_is_well(server: Server) -> None:
@@ -283,7 +283,7 @@ async def test_ek_roots_end(server: Server) -> None:
         (NOW, "warning"),
         (NOW + timedelta(days=2), "warning"),
     ):
-        findings = await look_at_records(server.store, server.sealed, now)
+        findings = await look_at_records(server.store, server.private_keys, now)
         assert about(findings, "ek-root vendor")[0][0] == level
     assert about(findings, "ek-root vendor")[0][1].startswith("it has expired on ")
 

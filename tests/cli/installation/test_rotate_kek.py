@@ -12,7 +12,7 @@ import pytest
 
 from tang_attest.config import Settings
 from tang_attest.errors import NotFound
-from tang_attest.keys.sealed import EncryptedKeys
+from tang_attest.keys.encrypted import EncryptedKeys
 from tang_attest.keys.secret import load_secret
 from tang_attest.protocol.audit_chain import KEY_LABEL as CHAIN
 from tang_attest.server import rekeying

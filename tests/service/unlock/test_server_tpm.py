@@ -60,7 +60,7 @@ async def test_an_unlock(server: Server, attester: Attester) -> None:
     kid = await server.enroll(attester)
     bound = await server.store.decisions.find_key(kid)
     assert bound is not None
-    assert server.sealed.is_in_tpm(bound.key)
+    assert server.private_keys.is_in_tpm(bound.key)
     assert await unlock(server, attester, kid)
     assert await audit(server, "unlock") == [("permitted", "ok")]
 
@@ -154,9 +154,9 @@ async def test_another_tpm(server: Server, swtpm: Swtpm, attester: Attester, tmp
 
 async def test_keys_from_before(server: Server, swtpm: Swtpm, attester: Attester) -> None:
     """A key that was made before goes on in this process, whether the TPM is there or not, until it is rotated."""
-    tpm, server.sealed.tpm = server.sealed.tpm, ServerTpm()
+    tpm, server.private_keys.tpm = server.private_keys.tpm, ServerTpm()
     kid = await server.enroll(attester)
-    server.sealed.tpm = tpm
+    server.private_keys.tpm = tpm
     assert await unlock(server, attester, kid)
     server.clock.advance(seconds=1)
     new, old = await server.keys.rotate_device("pi-b")
@@ -168,7 +168,7 @@ async def test_keys_from_before(server: Server, swtpm: Swtpm, attester: Attester
         await server.keys.rotate_device("pi-b")
     assert refused.value.code == "server-tpm-unavailable"
     # A command that was not told about the TPM does not make a key beside it either.
-    server.sealed.tpm = ServerTpm()
+    server.private_keys.tpm = ServerTpm()
     with pytest.raises(Unavailable, match="the new one would not") as refused:
         await server.keys.rotate_device("pi-b")
     assert refused.value.code == "server-tpm-unavailable"
@@ -179,7 +179,7 @@ async def test_open_keys(server: Server, swtpm: Swtpm) -> None:
     """Plain Tang answers with open keys in the TPM too; the old one, in this process, does not need it."""
     old = await server.keys.import_key(new_x(), "exchange", rotated=False)
     await server.keys.rotate()
-    [new] = [key.kid for key in await server.store.keys.server_keys() if server.sealed.is_in_tpm(key)]
+    [new] = [key.kid for key in await server.store.keys.server_keys() if server.private_keys.is_in_tpm(key)]
     for kid, status in ((old, 200), (new, 200), (old, 200), (new, 503)):
         if status == 503:
             swtpm.stop()
@@ -196,7 +196,7 @@ async def test_open_keys(server: Server, swtpm: Swtpm) -> None:
 async def test_a_full_queue(server: Server, attester: Attester) -> None:
     """A request beyond the TPM's queue is refused at once, and nothing is written as permitted."""
     kid, go = await server.enroll(attester), threading.Event()
-    tpm = server.sealed.tpm
+    tpm = server.private_keys.tpm
     tpm._queue.maxsize = 1
     first = tpm.submit(go.wait, 60)
     await server.challenge(kid)  # and so the first has begun

@@ -116,12 +116,12 @@ async def test_a_removed_key_is_nowhere(tmp_path: Path, keep_reader: bool) -> No
     other = await open_store(url, ROW_KEY) if keep_reader else None
     if other is not None:
         assert await other.decisions.find_key("k2") is not None
-    sealed = key("k2").sealed.encode()
+    sealed = key("k2").jwe.encode()
     assert sealed in everything(tmp_path)
     await store.devices.remove_device("d2", entry("device remove"))
     assert sealed not in everything(tmp_path)
     assert sealed[:64] not in everything(tmp_path)
-    assert key("k1").sealed.encode() in everything(tmp_path)
+    assert key("k1").jwe.encode() in everything(tmp_path)
     await store.close()
     if other is not None:
         await other.close()
@@ -135,7 +135,7 @@ async def test_no_copy_is_left_when_pages_were_split_and_merged(tmp_path: Path) 
         name = f"k{number}"
         await store.devices.remove_device(f"d{number}", entry())
         content = everything(tmp_path)
-        sealed = key(name).sealed.encode()
+        sealed = key(name).jwe.encode()
         for part in range(0, len(sealed) - 64, 64):
             assert sealed[part : part + 64] not in content, f"{name}, bytes {part}"
     await store.close()

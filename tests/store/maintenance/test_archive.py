@@ -97,7 +97,7 @@ async def archived(url: str, **head: object) -> bytes:
 
 
 async def restored(url: str, data: bytes, key: bytes = KEY) -> dict[str, int]:
-    rows, _ = await restore(url, Reader(io.BytesIO(data)), key, silent, ROW_KEY, lambda key: key.sealed)
+    rows, _ = await restore(url, Reader(io.BytesIO(data)), key, silent, ROW_KEY, lambda key: key.jwe)
     return rows
 
 

@@ -17,7 +17,7 @@ from jwcrypto.jwe import JWE
 from jwcrypto.jwk import JWK
 
 from tang_attest.errors import Unavailable
-from tang_attest.keys.sealed import EncryptedKeys
+from tang_attest.keys.encrypted import EncryptedKeys
 from tang_attest.keys.secret import ServerSecret
 from tang_attest.ports.keys import OPEN
 from tang_attest.protocol.endorsement.endorsement import subject_digest
@@ -140,7 +140,7 @@ async def _before_seals(url: str) -> tuple[str, str]:
             " VALUES (:kid, 'exchange', 'P-256', :public, :sealed, 1, 1)"
         )
         for key, secret in zip(keys, (SECRET, ServerSecret(b"o" * 32)), strict=True):
-            private = EncryptedKeys(SECRET)._unseal(key, "exchange")
+            private = EncryptedKeys(SECRET)._private_key(key, "exchange")
             text = _without_holder(key.kid, private, secret)
             connection.execute(insert, {"kid": key.kid, "public": json.dumps(key.public), "sealed": text})
 

@@ -16,8 +16,8 @@ from jwcrypto.jwe import JWE
 from jwcrypto.jwk import JWK
 
 from tang_attest.errors import Malformed, Unavailable
-from tang_attest.keys import sealed as module
-from tang_attest.keys.sealed import EncryptedKeys, SessionEncryption
+from tang_attest.keys import encrypted as module
+from tang_attest.keys.encrypted import EncryptedKeys, SessionEncryption
 from tang_attest.keys.secret import ServerSecret
 from tang_attest.ports.keys import OPEN, EncryptedKey, holder
 from tang_attest.protocol.values.advertisement import thumbprint
@@ -71,13 +71,13 @@ def test_signing_key() -> None:
 def test_nothing_private_is_in_the_record() -> None:
     """Everything in it but the JWE is public, and the JWE's header says only whose key it is."""
     private = ec.generate_private_key(ec.SECP256R1())
-    key = KEYS.seal("exchange", private, NOW)
+    key = KEYS.encrypt("exchange", private, NOW)
     scalar = private.private_numbers().private_value.to_bytes(32, "big")
     text = repr(key)
     assert set(key.public) == {"kty", "crv", "x", "y"}
     for form in (b64u(scalar), scalar.hex(), str(int.from_bytes(scalar, "big"))):
         assert form not in text
-    header, encrypted_key, *_ = key.sealed.split(".")
+    header, encrypted_key, *_ = key.jwe.split(".")
     assert json.loads(unb64u(header)) == {
         "alg": "dir",
         "enc": "A256GCM",
@@ -86,19 +86,19 @@ def test_nothing_private_is_in_the_record() -> None:
         "holder": "open",
     }
     assert encrypted_key == ""
-    assert KEYS.seal("exchange", private, NOW).sealed != key.sealed
+    assert KEYS.encrypt("exchange", private, NOW).jwe != key.jwe
 
 
 def test_another_secret_does_not_open_it() -> None:
     """The database without the secret is worth nothing."""
     key = EncryptedKeys(OTHER).create("exchange", "P-256", NOW)
-    assert refusal(key) == f"Key {key.kid} was sealed under another secret."
+    assert refusal(key) == f"Key {key.kid} was encrypted under another secret."
 
 
 def test_keys_cannot_be_exchanged() -> None:
     """A writer of the database cannot give one device the key of another."""
     mine, yours = KEYS.create("exchange", "P-256", NOW), KEYS.create("exchange", "P-256", NOW)
-    swapped = replace(mine, sealed=yours.sealed)
+    swapped = replace(mine, jwe=yours.jwe)
     assert refusal(swapped) == f"Key {mine.kid} is not the key that its record names."
     assert "is not the key" in refusal(replace(mine, kid=yours.kid))
 
@@ -116,7 +116,7 @@ def test_the_cache_does_not_forgive() -> None:
     mine, yours = keys.create("exchange", "P-521", NOW), keys.create("exchange", "P-521", NOW)
     keys.open_exchange(mine)
     keys.open_exchange(yours)
-    for wrong in (replace(mine, sealed=yours.sealed), replace(mine, kid=yours.kid)):
+    for wrong in (replace(mine, jwe=yours.jwe), replace(mine, kid=yours.kid)):
         with pytest.raises(Unavailable):
             keys.open_exchange(wrong)
     with pytest.raises(Unavailable):
@@ -126,12 +126,12 @@ def test_the_cache_does_not_forgive() -> None:
 def test_an_inner_key_of_another_name() -> None:
     """Even with the secret, a header cannot name another key than the one inside."""
     one, two = ec.generate_private_key(ec.SECP256R1()), KEYS.create("exchange", "P-256", NOW)
-    assert "is not the key" in refusal(replace(two, sealed=_sealed(one, two.kid)))
+    assert "is not the key" in refusal(replace(two, jwe=_jwe(one, two.kid)))
     rsa_key = rsa.generate_private_key(65537, 2048)
-    assert "is not the key" in refusal(replace(two, sealed=_sealed(rsa_key, two.kid)))
+    assert "is not the key" in refusal(replace(two, jwe=_jwe(rsa_key, two.kid)))
 
 
-def _sealed(private: ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey, kid: str, **header: str) -> str:
+def _jwe(private: ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey, kid: str, **header: str) -> str:
     plain = private.private_bytes(
         serialization.Encoding.DER, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )
@@ -145,19 +145,19 @@ def _sealed(private: ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey, kid: str, *
 def test_any_change_is_noticed(data: st.DataObject) -> None:
     """One character anywhere in the JWE, unless it spells the same bytes (stray bits at the end of a part)."""
     key = KEY
-    at = data.draw(st.integers(0, len(key.sealed) - 1))
+    at = data.draw(st.integers(0, len(key.jwe) - 1))
     character = data.draw(
         st.sampled_from("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_.{\x00")
     )
-    changed = key.sealed[:at] + character + key.sealed[at + 1 :]
+    changed = key.jwe[:at] + character + key.jwe[at + 1 :]
     try:
         same = [base64url_decode(part) for part in changed.split(".")] == [
-            base64url_decode(part) for part in key.sealed.split(".")
+            base64url_decode(part) for part in key.jwe.split(".")
         ]
     except ValueError:
         same = False
     if not same:
-        assert key.kid in refusal(replace(key, sealed=changed))
+        assert key.kid in refusal(replace(key, jwe=changed))
 
 
 KEY = KEYS.create("exchange", "P-256", NOW)
@@ -174,7 +174,7 @@ KEY = KEYS.create("exchange", "P-256", NOW)
 @example("MQ....")
 def test_any_text(text: str) -> None:
     """Whatever the database holds, the error is ours and names the key."""
-    assert KEY.kid in refusal(replace(KEY, sealed=text))
+    assert KEY.kid in refusal(replace(KEY, jwe=text))
 
 
 def test_the_cache_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -190,25 +190,25 @@ def test_the_cache_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_curve_of_nobody() -> None:
-    """Only curves that the protocol knows are sealed."""
+    """Only curves that the protocol knows are encrypted."""
     with pytest.raises(Malformed) as refused:
-        KEYS.seal("exchange", ec.generate_private_key(ec.SECP256K1()), NOW)
+        KEYS.encrypt("exchange", ec.generate_private_key(ec.SECP256K1()), NOW)
     assert refused.value.code in ("key-malformed", "curve-mismatch")
 
 
 # --- sessions ----------------------------------------------------------------------------------------------------
 
 BOX = SessionEncryption(SECRET)
-SESSION = BOX.seal(b"payload")
+SESSION = BOX.encrypt(b"payload")
 
 
 @given(st.binary(min_size=1, max_size=2000))
 def test_sessions(payload: bytes) -> None:
     """An encrypted payload comes back, and is not visible meanwhile."""
-    text = BOX.seal(payload)
-    assert SessionEncryption(SECRET).open(text) == payload
-    assert BOX.seal(payload) != text
-    assert SessionEncryption(OTHER).open(text) is None
+    text = BOX.encrypt(payload)
+    assert SessionEncryption(SECRET).decrypt(text) == payload
+    assert BOX.encrypt(payload) != text
+    assert SessionEncryption(OTHER).decrypt(text) is None
 
 
 @given(st.text(max_size=300))
@@ -226,22 +226,22 @@ def test_sessions(payload: bytes) -> None:
 @example("eyJhbGciOiJkaXIifQ....")
 def test_sessions_of_nobody(text: str) -> None:
     """A stranger's text is no session, and no failure of ours either."""
-    assert BOX.open(text) is None
+    assert BOX.decrypt(text) is None
 
 
 @given(st.integers(0, len(SESSION) - 1), st.sampled_from("AZaz09-_"))
 def test_changed_sessions(at: int, character: str) -> None:
     """One character anywhere; the last one of a part may hold bits that mean nothing."""
     changed = SESSION[:at] + character + SESSION[at + 1 :]
-    assert BOX.open(changed) in (None, b"payload")
+    assert BOX.decrypt(changed) in (None, b"payload")
     if changed[at + 1 : at + 2] not in ("", ".") and changed != SESSION:
-        assert BOX.open(changed) is None
+        assert BOX.decrypt(changed) is None
 
 
 def test_a_sealed_key_is_no_session() -> None:
     """Each purpose has its own key, so nothing of one opens as the other."""
-    assert BOX.open(KEY.sealed) is None
-    assert KEY.kid in refusal(replace(KEY, sealed=SESSION))
+    assert BOX.decrypt(KEY.jwe) is None
+    assert KEY.kid in refusal(replace(KEY, jwe=SESSION))
 
 
 def test_sessions_are_sealed_with_one_algorithm() -> None:
@@ -250,7 +250,7 @@ def test_sessions_are_sealed_with_one_algorithm() -> None:
     for header in ({"alg": "A256KW", "enc": "A256GCM"}, {"alg": "A256GCMKW", "enc": "A256GCM"}, {"alg": "dir", "enc": "A128CBC-HS256"}):  # fmt: skip
         jwe = JWE(b"payload", protected=json.dumps(header))
         jwe.add_recipient(key)
-        assert BOX.open(jwe.serialize(True)) is None
+        assert BOX.decrypt(jwe.serialize(True)) is None
 
 
 def test_a_key_for_another_holder() -> None:

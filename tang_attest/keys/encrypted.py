@@ -45,19 +45,19 @@ _Opened = TypeVar("_Opened", Multiplier, EcSigner)
 
 
 class EncryptedKeys:
-    """Makes, seals and opens private keys (:class:`tang_attest.ports.keys.KeyStore`); exchange keys in *tpm*, if given."""
+    """Makes, encrypts and opens private keys (:class:`tang_attest.ports.keys.KeyStore`); exchange keys in *tpm*, if given."""
 
     def __init__(self, secret: ServerSecret, tpm: ServerTpm | None = None) -> None:
-        self._sealing_key = _oct(secret.derive("seal"))
+        self._key = _oct(secret.derive("seal"))
         self.tpm = tpm or ServerTpm()
-        # Keyed by kid, sealed text and holder, which come fresh from the database each time: a key that was destroyed
+        # Keyed by kid, JWE and holder, which come fresh from the database each time: a key that was destroyed
         # there is never found here, nor one under the name of another or for another.
         self._exchange: OrderedDict[tuple[str, str, str], Multiplier] = OrderedDict()
         self._signers: OrderedDict[tuple[str, str, str], EcSigner] = OrderedDict()
 
     def create(self, use: str, curve: str, now: datetime, holder: str = OPEN) -> EncryptedKey:
         """A new key for *use* (``exchange`` or ``sign``) on *curve*."""
-        return self.seal(use, ec.generate_private_key(CURVES[curve].implementation), now, holder)
+        return self.encrypt(use, ec.generate_private_key(CURVES[curve].implementation), now, holder)
 
     async def create_exchange(self, curve: str, now: datetime, holder: str) -> EncryptedKey:
         """A new exchange key for *holder*: in the TPM, on its strongest curve, or else on *curve*.
@@ -68,7 +68,7 @@ class EncryptedKeys:
             return self.create("exchange", curve, now, holder)
         wrapped = await run_in_tpm(self.tpm, self.tpm.create)
         key = TpmExchangeKey(wrapped, self.tpm)
-        return self._seal("exchange", key, wrapped.encode(), now, holder, cty=_IN_TPM)
+        return self._encrypted("exchange", key, wrapped.encode(), now, holder, cty=_IN_TPM)
 
     async def check_tpm(self) -> None:
         """Raise ``server-tpm-unavailable`` when there is a TPM and it does not answer."""
@@ -87,23 +87,23 @@ class EncryptedKeys:
     def is_in_tpm(self, key: EncryptedKey) -> bool:
         """Read the header, which is authentic only once the key is opened."""
         try:
-            header = json.loads(unb64u(key.sealed.split(".", maxsplit=1)[0]))
+            header = json.loads(unb64u(key.jwe.split(".", maxsplit=1)[0]))
         except (ValueError, RecursionError):
             return False
         return isinstance(header, dict) and header.get("cty") == _IN_TPM
 
-    def seal(
+    def encrypt(
         self, use: str, private: ec.EllipticCurvePrivateKey, now: datetime, holder: str = OPEN
     ) -> EncryptedKey:
-        """An existing key, sealed.  Raises ``key-malformed`` for another curve."""
+        """Return an existing key, encrypted.  Raises ``key-malformed`` for another curve."""
         public = ExchangeKey(private)  # also of signing keys: the point and its thumbprint are computed alike
         plain = private.private_bytes(
             serialization.Encoding.DER, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
         )
-        return self._seal(use, public, plain, now, holder)
+        return self._encrypted(use, public, plain, now, holder)
 
     def rebind(self, key: EncryptedKey) -> str:
-        """The sealed text of a key from before keys named their holder, with its holder in it.
+        """Return the JWE of a key from before keys named their holder, with its holder in it.
 
         Only for the upgrade from there (store/maintenance/resealing.py).  Raises ``internal`` when the key does not open.
         """
@@ -112,18 +112,18 @@ class EncryptedKeys:
         return self._encrypt(plain, key.kid, key.use, key.holder, marks)
 
     def rewrap(self, text: str, new: EncryptedKeys) -> str:
-        """The sealed *text* as *new* has it, with the header it has.  Raises ``internal`` when it does not open."""
+        """Return the JWE *text* encrypted by *new*, with the same header.  Raises ``internal`` when it does not open."""
         jwe = JWE(algs=["dir", "A256GCM"])
         try:
-            jwe.deserialize(text, self._sealing_key)
+            jwe.deserialize(text, self._key)
         except (JWException, ValueError, TypeError, KeyError):
-            raise Unavailable("internal", "A key was sealed under another secret.") from None
+            raise Unavailable("internal", "A key was encrypted under another secret.") from None
         made = JWE(jwe.payload, protected=json.dumps(jwe.jose_header))
-        made.add_recipient(new._sealing_key)
-        sealed: str = made.serialize(True)
-        return sealed
+        made.add_recipient(new._key)
+        encrypted: str = made.serialize(True)
+        return encrypted
 
-    def _seal(
+    def _encrypted(
         self, use: str, key: Multiplier, plain: bytes, now: datetime, holder: str, **marks: str
     ) -> EncryptedKey:
         text = self._encrypt(plain, key.kid, use, holder, marks)
@@ -134,7 +134,7 @@ class EncryptedKeys:
     def _encrypt(self, plain: bytes, kid: str, use: str, holder: str, marks: Mapping[str, str]) -> str:
         header = {"alg": "dir", "enc": "A256GCM", "kid": kid, "use": use, _HOLDER: holder, **marks}
         jwe = JWE(plain, protected=json.dumps(header))
-        jwe.add_recipient(self._sealing_key)
+        jwe.add_recipient(self._key)
         text: str = jwe.serialize(True)
         return text
 
@@ -156,7 +156,7 @@ class EncryptedKeys:
         key: EncryptedKey,
         open_one: Callable[[EncryptedKey], _Opened],
     ) -> _Opened:
-        name = (key.kid, key.sealed, key.holder)
+        name = (key.kid, key.jwe, key.holder)
         opened = cache.get(name)
         if opened is None:
             opened = cache[name] = open_one(key)
@@ -168,7 +168,7 @@ class EncryptedKeys:
 
     def _open_exchange(self, key: EncryptedKey) -> Multiplier:
         if not self.is_in_tpm(key):
-            return ExchangeKey(self._unseal(key, "exchange"))
+            return ExchangeKey(self._private_key(key, "exchange"))
         try:
             opened = TpmExchangeKey(WrappedKey.decode(self._open(key, "exchange")), self.tpm)
         except ValueError:
@@ -178,9 +178,9 @@ class EncryptedKeys:
         return opened
 
     def _open_signer(self, key: EncryptedKey) -> EcSigner:
-        return EcSigner(self._unseal(key, "sign"))
+        return EcSigner(self._private_key(key, "sign"))
 
-    def _unseal(self, key: EncryptedKey, use: str) -> ec.EllipticCurvePrivateKey:
+    def _private_key(self, key: EncryptedKey, use: str) -> ec.EllipticCurvePrivateKey:
         private = serialization.load_der_private_key(self._open(key, use), None)
         if not isinstance(private, ec.EllipticCurvePrivateKey) or ExchangeKey(private).kid != key.kid:
             raise _not_the_key(key)
@@ -197,9 +197,9 @@ class EncryptedKeys:
     def _decrypt(self, key: EncryptedKey, use: str) -> tuple[bytes, Mapping[str, object]]:
         jwe = JWE(algs=["dir", "A256GCM"])
         try:
-            jwe.deserialize(key.sealed, self._sealing_key)
+            jwe.deserialize(key.jwe, self._key)
         except JWException:
-            raise Unavailable("internal", f"Key {key.kid} was sealed under another secret.") from None
+            raise Unavailable("internal", f"Key {key.kid} was encrypted under another secret.") from None
         if (jwe.jose_header.get("kid"), jwe.jose_header.get("use")) != (key.kid, use):
             raise _not_the_key(key)
         plain: bytes = jwe.payload
@@ -211,20 +211,20 @@ def _not_the_key(key: EncryptedKey) -> Unavailable:
 
 
 class SessionEncryption:
-    """Seals what the Verifier knows between the two requests of an enrollment, for the device to carry."""
+    """Encrypts the state of an enrollment between its two requests, for the device to carry."""
 
     def __init__(self, secret: ServerSecret) -> None:
         self._key = _oct(secret.derive("session"))
 
-    def seal(self, payload: bytes) -> str:
-        """A compact JWE around *payload*."""
+    def encrypt(self, payload: bytes) -> str:
+        """Return a compact JWE around *payload*."""
         jwe = JWE(payload, protected=json.dumps({"alg": "dir", "enc": "A256GCM"}))
         jwe.add_recipient(self._key)
-        sealed: str = jwe.serialize(True)
-        return sealed
+        text: str = jwe.serialize(True)
+        return text
 
-    def open(self, text: str) -> bytes | None:
-        """The payload, or ``None`` when *text* was not sealed here."""
+    def decrypt(self, text: str) -> bytes | None:
+        """Return the payload, or ``None`` if *text* was not encrypted here."""
         jwe = JWE(algs=["dir", "A256GCM"])
         try:
             jwe.deserialize(text, self._key)
