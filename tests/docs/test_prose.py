@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 TREES = ("tang_attest", "tests", "tools", "clevis-pin", "nix")
 SHELL = ("clevis-pin", "initrd", "tools", "nix", "packaging")
 #: Words that put the subject of a sentence after it.
