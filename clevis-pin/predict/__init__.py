@@ -3,7 +3,7 @@
 Runs on the enrolled machine, never in an initrd, with the standard library of Python 3.11 or newer and nothing else.
 ``clevis-attest-predict`` (bash) calls it; options, bindings, the TPM and the network stay there.
 
-    the event log of this boot --measured--> events by kind --grub, stub, uki--> the log of the next boot --replay--> values
+    the event log of this boot --measured--> events by kind --loaders--> the log of the next boot --replay--> values
 
 Rules of this package:
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from predict import grub, stub, uboot, uki
 from predict.files import MachineFiles, read_bounded
+from predict.loaders import grub, stub, uboot, uki
 from predict.measured import Kind, Loader
 from predict.plan import Plan, PredictedPcr, Target, name_of
 from predict.sentences import NoPrediction, Unpredictable, WrongCommandLine

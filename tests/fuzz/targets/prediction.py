@@ -7,9 +7,9 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from predict.entries import settings
 from predict.files import MachineFiles
-from predict.grub_script import UNKNOWN, matches, parse
+from predict.loaders.entries import settings
+from predict.loaders.grub_script import UNKNOWN, matches, parse
 from predict.pe import NotAnImage, Window
 from predict.pe import parse as parse_image
 from predict.plan import Target

@@ -6,8 +6,8 @@ import subprocess
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from predict.entries import settings as entry_settings
-from predict.entries import version_key
+from predict.loaders.entries import settings as entry_settings
+from predict.loaders.entries import version_key
 
 NAMES = st.lists(
     st.text("019.-~+abZ_", min_size=1, max_size=9).filter(lambda name: not name.startswith(".")),

@@ -8,7 +8,7 @@ import time
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from predict.grub_script import MAX_STATEMENTS, UNKNOWN, Statement, matches, parse, words
+from predict.loaders.grub_script import MAX_STATEMENTS, UNKNOWN, Statement, matches, parse, words
 from predict.sentences import Unpredictable
 
 from tests.pin.predict.boots import Grub

@@ -98,7 +98,7 @@ def test_the_prediction_imports_the_parser_and_nothing_else_of_the_server() -> N
         "tang_attest.errors",
         *(f"tang_attest.protocol.eventlog.{name}" for name in ("constants", "parse", "replay", "structures")),
     }
-    for path in (PIN / "predict").glob("*.py"):
+    for path in (PIN / "predict").rglob("*.py"):
         for name in imports(path):
             top = name.partition(".")[0]
             assert name in ours or top == "predict" or top in sys.stdlib_module_names, f"{path.name}: {name}"

@@ -10,12 +10,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from predict import entries, measured, pe
+from predict import measured, pe
 from predict.files import MAX_COMMAND_LINE, visible
+from predict.loaders import entries
+from predict.loaders.stub import NOT_ASCII, SEVERAL_INITRDS
 from predict.measured import Kind
 from predict.plan import Plan
 from predict.sentences import Unpredictable, WrongCommandLine
-from predict.stub import NOT_ASCII, SEVERAL_INITRDS
 from predict.text import of_bytes, to_utf16
 from tang_attest.protocol.eventlog.structures import Event
 

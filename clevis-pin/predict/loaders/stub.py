@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from typing import Final
 
-from predict import entries, measured
+from predict import measured
+from predict.loaders import entries
 from predict.measured import Kind
 from predict.plan import Plan
 from predict.sentences import Unpredictable

@@ -12,13 +12,14 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
-from predict import grub_script, measured
+from predict import measured
 from predict.files import is_file
-from predict.grub_script import UNKNOWN, Statement
+from predict.loaders import grub_script
+from predict.loaders.grub_script import UNKNOWN, Statement
+from predict.loaders.stub import exchange_options, same_options
 from predict.measured import Kind, command_text
 from predict.plan import Plan
 from predict.sentences import Unpredictable
-from predict.stub import exchange_options, same_options
 from predict.text import event_text, lines, words
 from tang_attest.protocol.eventlog.structures import Event
 
