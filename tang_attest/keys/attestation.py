@@ -12,6 +12,7 @@ Command names are those of the Trusted Platform Module Library, part 3: Commands
 from __future__ import annotations
 
 import itertools
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -43,8 +44,13 @@ _TEMPLATE: Final = TPM2B_PUBLIC.parse(
 _DEVICES: Final = (Path("/dev/tpmrm0"), Path("/dev/tpm0"))
 
 
-def local_tcti() -> str | None:
-    """The TCTI of this machine's own TPM; ``None`` without one."""
+def default_tcti() -> str | None:
+    """The TCTI that tpm2-tools use too: that of ``TPM2TOOLS_TCTI``, or this machine's TPM; ``None`` without one.
+
+    Not checked: the form of the variable (:func:`tang_attest.protocol.verification.check_reach`).
+    """
+    if named := os.environ.get("TPM2TOOLS_TCTI"):
+        return named
     found = next((device for device in _DEVICES if device.exists()), None)
     return None if found is None else f"device:{found}"
 

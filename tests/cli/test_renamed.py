@@ -174,7 +174,7 @@ _OLD_USAGE = re.compile(
 
 
 def test_documents_and_scripts_use_the_new_names() -> None:
-    """What is shown to be copied works without a note."""
+    """A command that a reader copies works without a note."""
     root = Path(__file__).parent.parent.parent
     listed = subprocess.run(["git", "ls-files"], cwd=root, capture_output=True, text=True, check=True).stdout
     for name in listed.splitlines():

@@ -25,7 +25,7 @@ from tang_attest.cli.machines.verification import (
 from tang_attest.cli.state import run, settings
 from tang_attest.config import DATABASE_NAME
 from tang_attest.errors import Conflict, NotFound, TangAttestError, Unavailable
-from tang_attest.keys.attestation import find_ak, local_tcti, make_ak
+from tang_attest.keys.attestation import default_tcti, find_ak, make_ak
 from tang_attest.ports.machines import Device, Reach
 from tang_attest.protocol.enrollment import check_name
 from tang_attest.protocol.tpm import AttestationKey
@@ -49,7 +49,9 @@ class _WrongAnswer(Exception):
 
 @click.command()
 @click.option("--init", "initialize", is_flag=True, help=f"First make a key in the TPM, and {PUBLIC_KEY}.")
-@click.option("--tcti", help="The TPM of the machines to register; this machine's by default.")
+@click.option(
+    "--tcti", help="The TPM of the machines to register; by default $TPM2TOOLS_TCTI or this machine's."
+)
 def menu(initialize: bool, tcti: str | None) -> None:
     """Register, verify and remove machines by answering questions.
 
@@ -80,7 +82,7 @@ class _MenuSession:
     """One run of the menu; it knows the TPM that was named last."""
 
     def __init__(self, tcti: str | None) -> None:
-        self._named, self._tcti = tcti is not None, tcti or local_tcti()
+        self._named, self._tcti = tcti is not None, tcti or default_tcti()
         self._choices: Sequence[tuple[str, Callable[[], None]]] = (
             ("Register instance", self._register),
             ("Verify instance once", _verify),
@@ -172,6 +174,7 @@ class _MenuSession:
         return Reach(tcti, handle)
 
     def _derive(self, tcti: str, key: AttestationKey) -> Reach | None:
+        check_reach(tcti, DEFAULT_AK)
         try:
             handle = find_ak(tcti, key.public)
         except Unavailable:

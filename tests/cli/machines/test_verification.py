@@ -357,6 +357,20 @@ def test_menu_is_typed(tmp_path: Path) -> None:
     assert "" not in lines
 
 
+def test_menu_takes_the_tpm_of_tpm2_tools(tmp_path: Path) -> None:
+    """The default TCTI is theirs; what runs commands is refused there, too."""
+    with contextlib.chdir(tmp_path), Swtpm(tmp_path / "tpm", banks=("sha256",)) as tpm:
+        with environment(TPM2TOOLS_TCTI=tpm.tcti):
+            out, err, code = run("menu", "--init", stdin=b"1\nvm1\n\n2\nvm1\n5\n")
+            assert (err, code, "instance vm1 verified\n" in out) == ("", 0, True)
+        with environment(TPM2TOOLS_TCTI="cmd:touch hacked"):
+            assert "(setting-invalid)" in run("menu", "--init")[1]
+            said, _, code = menu("1", "vm2", "", "5")
+            assert re.fullmatch("FAILURE: instance vm2 not registered: .*setting-invalid[)]", said[0])
+            assert code == 0
+        assert not Path("hacked").exists()
+
+
 def test_menu_asks_for_the_tpm_where_there_is_none(tmp_path: Path) -> None:
     """Only then, and once."""
     with contextlib.chdir(tmp_path), environment(), Swtpm(tmp_path / "tpm", banks=("sha256",)) as tpm:
