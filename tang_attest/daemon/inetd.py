@@ -1,4 +1,6 @@
-"""The one connection that a service manager hands to a process: inetd, or a systemd socket with Accept=yes."""
+"""The one connection that a service manager hands to a process: inetd, or a systemd socket with
+Accept=yes.
+"""
 
 from __future__ import annotations
 

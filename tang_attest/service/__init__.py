@@ -1,1 +1,1 @@
-"""The use cases: each reads as its steps, and asks the ports for what it needs of the world."""
+"""The use cases: each reads as its steps, and declares the roles of the store that it needs."""

@@ -165,7 +165,8 @@ class AttestRoutes:
 class AttestRoute:
     """A target below ``/attest/``: its name in metrics, its method, the pattern of its path, and its handler.
 
-    The groups of the pattern are the handler's keyword arguments.  A request of a *held* route waits without work.
+    The groups of the pattern are the handler's keyword arguments.  A request of a *held* route waits without
+    work.
     """
 
     name: str
@@ -187,7 +188,9 @@ TABLE: Final = (
 
 
 def find(target: str) -> tuple[AttestRoute, dict[str, str]]:
-    """Return the route of *target*, and the parts of the path that its handler takes.  Raises ``not-found``."""
+    """Return the route of *target*, and the parts of the path that its handler takes.  Raises
+    ``not-found``.
+    """
     for route in TABLE:
         if found := route.path.fullmatch(target):
             return route, found.groupdict()

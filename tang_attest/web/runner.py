@@ -97,7 +97,9 @@ async def beside(app: web.Application, sockets: Sequence[socket.socket]) -> Asyn
 
 
 async def _sweep(limiter: Limiter) -> None:
-    """End the connections whose clients let them wait: nothing else checks while an answer cannot be written."""
+    """End the connections whose clients let them wait: nothing else checks while an answer cannot be
+    written.
+    """
     while True:
         await asyncio.sleep(_SWEEP_S)
         limiter.end_overdue()

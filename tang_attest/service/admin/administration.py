@@ -1,8 +1,8 @@
 """Use cases of an admin token's holder: the operator's, within the grant.
 
-Scopes are checked where an operation begins (web/admin/operation.py), policies here.  A device or an observation under a
-policy that the token is not for does not exist for its holder.  Nothing here can be forced: what the command line
-does only with ``--force`` is left to a person.
+Scopes are checked where an operation begins (web/admin/operation.py), policies here.  A device or an
+observation under a policy that the token is not for does not exist for its holder.  Nothing here can be
+forced: acts that need ``--force`` on the command line are left to an operator.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ from tang_attest.service.admin.tokens import AdminClient
 from tang_attest.service.policies.explanation import Explanation, Explanations
 from tang_attest.service.policies.reference_values import Approval, ReferenceValues
 
-#: States of one policy that tokens staged and no machine has booted.  Each makes every appraisal a little slower.
+#: The most states of one policy that tokens staged and no machine has booted.  Each makes every appraisal a
+#: little slower.
 MAX_STAGED: Final = 256
 
 #: Reads values over a policy's selection.  Raises ``values-invalid``.
@@ -38,7 +39,7 @@ _Item = TypeVar("_Item")
 
 @dataclass(frozen=True, slots=True)
 class Page(Generic[_Item]):
-    """Some items in their order, and whether there are others after them."""
+    """Some items in their order; ``more`` is true when there are others after them."""
 
     items: tuple[_Item, ...]
     more: bool
@@ -49,7 +50,7 @@ class AdministrationStore(HasAudit, HasDecisions, HasDevices, HasPolicies, Proto
 
 
 class Administration:
-    """Reading first, then changes; each change is one transaction with its audit entry.
+    """The operator's use cases within a grant; each change is one transaction with its audit entry.
 
     ``changes`` are those of whole policies.
     """
@@ -62,26 +63,26 @@ class Administration:
     # --- reading ------------------------------------------------------------------------------------------------
 
     async def devices(self, asker: AdminClient, limit: int, after: str | None) -> Page[Device]:
-        """The machines whose names come *after* one, by name."""
+        """Return the machines whose names come *after* one, by name."""
         every = await self._store.devices.list_devices()
         granted = (device for device in every if asker.grant.covers(device.policy))
         return _page([device for device in granted if after is None or device.name > after], limit)
 
     async def device(self, asker: AdminClient, name: str) -> Device:
-        """One machine.  Raises ``not-found``."""
+        """Return one machine.  Raises ``not-found``."""
         device = await self._store.devices.get_device(name)
         if not asker.grant.covers(device.policy):
             raise NotFound("not-found", f"There is no device '{name}'.")
         return device
 
     async def policies(self, asker: AdminClient, limit: int, after: str | None) -> Page[ReferencePolicy]:
-        """The policies whose names come *after* one, by name."""
+        """Return the policies whose names come *after* one, by name."""
         every = await self._store.policies.list_policies()
         granted = (policy for policy in every if asker.grant.covers(policy.name))
         return _page([policy for policy in granted if after is None or policy.name > after], limit)
 
     async def policy(self, asker: AdminClient, name: str) -> tuple[ReferencePolicy, list[str]]:
-        """One policy, and the labels of its states that nobody needs any more.
+        """Return one policy, and the labels of its states that no machine needs any more.
 
         Raises ``policy-not-granted``, ``not-found``.
         """
@@ -89,7 +90,9 @@ class Administration:
         return await self._store.policies.get_policy(name), await self._changes(asker).retirable(name)
 
     async def staged(self, asker: AdminClient) -> list[tuple[str, ReferenceState]]:
-        """The states that wait for approval or for the first machine that boots them, each with its policy's name."""
+        """Return the states that wait for approval or for the first machine that boots them, each with its
+        policy's name.
+        """
         granted = (p for p in await self._store.policies.list_policies() if asker.grant.covers(p.name))
         waiting = (Life.PROPOSED, Life.STAGED)
         return [
@@ -108,13 +111,13 @@ class Administration:
         )
 
     async def observation(self, asker: AdminClient, number: int) -> Explanation:
-        """One refused quote, explained.  Raises ``observation-missing``."""
+        """Return one refused quote, explained.  Raises ``observation-missing``."""
         return await self._explanations.explain(await self._explanations.find(number, asker.grant.policies))
 
     async def audit(
         self, asker: AdminClient, limit: int, before: int | None, device: str | None
     ) -> Page[tuple[int, AuditEntry]]:
-        """The audit record, newest first.  Raises ``policy-not-granted``: it is about every policy."""
+        """Return the audit record, newest first.  Raises ``policy-not-granted``: it is about every policy."""
         asker.grant.require_every_policy()
         return _page(await self._store.audit.list_audit(device, limit + 1, before), limit)
 
@@ -128,11 +131,11 @@ class Administration:
         values_of: ValuesOf,
         valid_for: timedelta | None,
     ) -> tuple[ReferenceState, bool]:
-        """A state that has the values and counts, and whether it is new: staging the same again changes nothing.
+        """Return a state with the values, and True if it is new: staging the same again changes nothing.
 
-        Raises ``policy-not-granted``, ``not-found``, ``values-invalid``, ``values-all-zero``, ``name-taken`` (the
-        label, with other values), ``state-retired`` (these values are: that takes the scope ``approve`` back),
-        ``announcements-full``.
+        Raises ``policy-not-granted``, ``not-found``, ``values-invalid``, ``values-all-zero``, ``name-taken``
+        (the label, with other values), ``state-retired`` (these values are: that takes the scope ``approve``
+        back), ``announcements-full``.
         """
         asker.grant.require_policy(policy_name)
         policy = await self._store.policies.get_policy(policy_name)
@@ -143,7 +146,7 @@ class Administration:
         try:
             return await self._changes(asker).stage(policy_name, label, values, valid_for=valid_for), True
         except Conflict:
-            # Perhaps the same request came twice at once.
+            # Two equal requests may have come at once.
             policy = await self._store.policies.get_policy(policy_name)
             if known := _known(policy, label, values, self._clock.now()):
                 return known, False
@@ -164,7 +167,9 @@ class Administration:
         return await self._state(policy, label)
 
     async def restore(self, asker: AdminClient, policy: str, label: str) -> ReferenceState:
-        """Let a retired state count again.  Raises ``policy-not-granted``, ``not-found``, ``state-changed``."""
+        """Let a retired state count again.  Raises ``policy-not-granted``, ``not-found``,
+        ``state-changed``.
+        """
         asker.grant.require_policy(policy)
         await self._changes(asker).restore(policy, label)
         return await self._state(policy, label)
@@ -192,9 +197,9 @@ def _page(items: Sequence[_Item], limit: int) -> Page[_Item]:
 
 
 def _known(policy: ReferencePolicy, label: str, values: PcrValues, now: datetime) -> ReferenceState | None:
-    """The state that makes staging superfluous: it has the values and counts now, for every device.
+    """Return the state that makes staging superfluous: it has the values and counts now, for every device.
 
-    One that expires does so only for whoever gave it this label, and therefore knows.
+    A state that expires counts only under this label: the client that gave it the label knows of the expiry.
     """
     for state in policy.states:
         limits = state.limits

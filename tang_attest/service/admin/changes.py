@@ -1,6 +1,8 @@
-"""Changes of whole policies, dry runs and rollouts, for the holder of an admin token (see service/admin/administration.py).
+"""Changes of whole policies, dry runs and rollouts, for the holder of an admin token (see
+service/admin/administration.py).
 
-As there, nothing can be forced: a change that would refuse a machine that is not refused now needs a person.
+As there, nothing can be forced: a change that would refuse a machine that is not refused now needs an
+operator.
 """
 
 from __future__ import annotations
@@ -22,8 +24,8 @@ class AdministeredChanges:
     async def dry_run(self, asker: AdminClient, policy: str, document: object) -> DryRun:
         """Return the effect of a change on the devices of a policy if each booted as it did last.
 
-        Reasons in full are for whoever may read.  Rules of one's own ask about anything that a log holds, word by word, so
-        they need that too: raises ``scope-missing``.
+        Reasons in full need the scope to read.  Rules in the change can ask for any word of a log, so they
+        need that scope too: raises ``scope-missing``.
         """
         changes = self._changes(asker, policy)
         change = await changes.parse(policy, document)
@@ -38,7 +40,7 @@ class AdministeredChanges:
         await changes.apply(policy, await changes.parse(policy, document), force=False)
 
     async def under_way(self, asker: AdminClient) -> list[RolloutStatus]:
-        """The rollouts that are not over, by policy."""
+        """Return the rollouts that are not over, by policy."""
         found = []
         for policy in await self._store.policies.list_policies():
             if asker.grant.covers(policy.name):

@@ -1,7 +1,7 @@
-"""Tokens of the admin API: making, revoking, and what one that is shown grants.
+"""Tokens of the admin API: creation, revocation, and the grant of a presented token.
 
-A token never grants more than its scopes, over the policies it is limited to.  Its text has 256 random bits, so
-that neither guessing nor looking it up by its SHA-256 needs a limit of its own.
+A token never grants more than its scopes, over the policies it is limited to.  Its text has 256 random bits,
+so that neither guessing nor looking it up by its SHA-256 needs a limit of its own.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ class Grant:
             raise Refused("scope-missing", f"Token '{self.name}' lacks the scope '{scope}'.")
 
     def covers(self, policy: str) -> bool:
-        """False for a policy that the token is not for."""
+        """Return False for a policy that the token is not for."""
         return self.policies is None or policy in self.policies
 
     def require_policy(self, policy: str) -> None:
-        """Raise ``policy-not-granted`` unless the token is for *policy*, whether there is such a policy or not."""
+        """Raise ``policy-not-granted`` unless the token is for *policy*, which need not exist."""
         if not self.covers(policy):
             raise Refused("policy-not-granted", f"Token '{self.name}' is not for the policy '{policy}'.")
 
@@ -57,7 +57,7 @@ class AdminClient:
 
     @property
     def author(self) -> Author:
-        """As the audit record names whoever changes something."""
+        """Return the author of this client's changes for the audit record."""
         return Author(f"token:{self.grant.name}", self.caller)
 
 
@@ -70,10 +70,10 @@ class AdminTokens:
     async def create(
         self, name: str, scopes: Collection[Scope], policies: Collection[str] | None, valid_for: timedelta
     ) -> tuple[str, AdminToken]:
-        """A new token: its text (shown once, 43 characters) and its record.
+        """Create a token; return its text (shown once, 43 characters) and its record.
 
-        Raises ``request-malformed`` (name), ``setting-invalid`` (no scope, or a limit to no policy), ``not-found``
-        (a policy), ``name-taken``.
+        Raises ``request-malformed`` (name), ``setting-invalid`` (no scope, or a limit to no policy),
+        ``not-found`` (a policy), ``name-taken``.
         """
         if not scopes:
             raise Malformed("setting-invalid", "An admin token needs a scope: read, stage or approve.")

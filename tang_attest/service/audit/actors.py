@@ -17,7 +17,9 @@ class Caller:
     request_id: str
 
     def entry(self, at: datetime, event: str, device: str, kid: str) -> AuditEntry:
-        """The audit entry of what *device* asks with its key: ``refused``, until it is not."""
+        """Return the audit entry of a request of *device* with its key: ``refused``, until the request is
+        permitted.
+        """
         return AuditEntry(
             at,
             event,
@@ -32,9 +34,9 @@ class Caller:
 
 @dataclass(frozen=True, slots=True)
 class Author:
-    """Author of a change: ``actor`` is a person (``operator:NAME``) or a token's holder (``token:NAME``).
+    """Author of a change: ``actor`` is an operator (``operator:NAME``) or a token's holder (``token:NAME``).
 
-    ``caller`` is ``None`` for somebody who types at the server itself.
+    ``caller`` is ``None`` for an operator at the server itself.
     """
 
     actor: str
@@ -42,13 +44,13 @@ class Author:
 
     @classmethod
     def operator(cls, name: str) -> Author:
-        """A person at the server."""
+        """Return the author for an operator at the server."""
         return cls(f"operator:{name}")
 
     def entry(
         self, at: datetime, event: str, device: str | None, details: Mapping[str, object]
     ) -> AuditEntry:
-        """The audit entry of a change that was made."""
+        """Return the audit entry of a change that was made."""
         address, request_id = (self.caller.address, self.caller.request_id) if self.caller else (None, None)
         return AuditEntry(
             at,

@@ -1,8 +1,10 @@
-"""The audit record becomes a chain: what is final and not sealed yet is sealed, about once a second.
+"""Sealing of the audit record: final rows that are not sealed yet get a seal, about once a second, in a
+chain.
 
-Every server and worker may do it.  Whoever comes first does, and the number of a seal decides who that was.
+Every server and worker may seal.  The first one wins, which the number of a seal decides.
 
-Decisions do not wait for it: a seal in their transaction would let them queue, since each needs the one before.
+Decisions do not wait for seals: in one transaction with them they would queue, since each seal needs the one
+before.
 """
 
 from __future__ import annotations
@@ -24,20 +26,23 @@ _TELL_AGAIN: Final = timedelta(minutes=1)
 
 
 class AuditSealer:
-    """Seals; call :meth:`round` about once a second.  *key* is for this purpose (``KEY_LABEL``)."""
+    """Seals the audit record; call :meth:`round` about once a second.  *key* is derived with
+    ``KEY_LABEL``.
+    """
 
     def __init__(self, store: AuditStore, key: bytes, clock: Clock) -> None:
         self._store, self._key, self._clock = store, key, clock
-        #: The newest seal that this process saw.  Whoever writes to the database could otherwise take seals away,
-        #: change the rows under them, and have us seal them again.
+        #: The newest seal that this process saw.  An attacker who writes to the database could otherwise
+        #: remove seals, change the rows under them, and have us seal them again.
         self._head: Seal | None = None
         self._told_at: datetime | None = None
 
     async def round(self, *, last: bool = False) -> Seal | None:
-        """Seal what came since the last round; the newest seal that this made.
+        """Seal the rows since the last round; return the newest seal that this made.
 
-        With *last*, also if another sealer has just sealed, or does so meanwhile.  Raises ``audit-cut`` (once a minute, and nothing is sealed
-        then) while the head that this process saw is not in the chain, and what the store raises.
+        With *last*, seal also if another sealer has just sealed, or does so meanwhile.  Raises errors of the
+        store, and ``audit-cut`` while the head that this process saw is not in the chain (once a minute;
+        nothing is sealed then).
         """
         now = self._clock.now()
         newest = await self._store.newest_seal()
@@ -67,7 +72,8 @@ class AuditSealer:
         return self._head.last_id if self._head else None
 
     async def _follow(self) -> bool:
-        """Continue after the seal of another sealer, or of this one's interrupted round; false if there is none.
+        """Continue after the seal of another sealer, or of this one's interrupted round; false if there is
+        none.
 
         The last round has no successor to leave its rows to.
         """
@@ -78,7 +84,7 @@ class AuditSealer:
         return True
 
     async def _goes_on(self, newest: Seal | None) -> bool:
-        """True when the chain has the head that this process saw."""
+        """Return True when the chain has the head that this process saw."""
         if self._head is None or newest == self._head:
             return True
         if newest is None or newest.seq <= self._head.seq:

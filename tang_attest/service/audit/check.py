@@ -1,8 +1,8 @@
 """Check of the audit record against its seals, from its first row to its last.
 
-It is read some rows at a time, in many short transactions: what is sealed does not change any more.
-Each seal is checked with the one before it as it stands, so one change spoils one seal, and the others still say
-that their rows hold.
+It is read some rows at a time, in many short transactions: sealed rows do not change any more.  Each seal is
+checked with the one before it as found, so one change spoils one seal, and the others still vouch for their
+rows.
 """
 
 from __future__ import annotations
@@ -22,16 +22,17 @@ from tang_attest.protocol.audit_chain import Row, Seal, SealCheck
 _PAGE: Final = 1000
 #: Findings that are named one by one.
 NAMED: Final = 10
-#: A row that is older and not sealed is not just on its way.
+#: The age at which an unsealed row is a finding.
 GRACE: Final = timedelta(minutes=1)
 
 
 @dataclass(slots=True)
 class AuditCheck:
-    """Result of a check: ``rows`` under ``seals`` seals, ``bad`` findings about them; ``unsealed`` rows came later.
+    """Result of a check: ``rows`` under ``seals`` seals, ``bad`` findings about them; ``unsealed`` rows came
+    later.
 
-    ``reasons`` are the first findings, ``first`` and ``head`` the ends of the chain, ``oldest`` the time of the
-    oldest row that is not sealed.
+    ``reasons`` are the first findings, ``first`` and ``head`` the ends of the chain, ``oldest`` the time of
+    the oldest row that is not sealed.
     """
 
     seals: int = 0
@@ -45,7 +46,7 @@ class AuditCheck:
     reasons: tuple[Reason, ...] = ()
 
     def add(self, reason: Reason) -> None:
-        """One more finding."""
+        """Add a finding."""
         self.bad += 1
         if self.bad <= NAMED:
             self.reasons += (reason,)
@@ -60,8 +61,8 @@ async def check_audit(
 ) -> AuditCheck:
     """Check the whole chain, and that it has the seal *expected*: a number and a hash that were noted.
 
-    *progress* is told the rows done.  Findings are ``audit-changed``, ``audit-cut`` and ``audit-unsealed``.  Raises
-    what the store raises, which is ``audit-changed`` for something that cannot be a seal.
+    *progress* is called with the number of rows done.  Findings are ``audit-changed``, ``audit-cut`` and
+    ``audit-unsealed``.  Raises errors of the store; ``audit-changed`` for a row that cannot be a seal.
     """
     check = AuditCheck()
     noted: Seal | None = None
@@ -82,7 +83,7 @@ async def check_audit(
 
 
 async def _check_seal(check: AuditCheck, key: bytes, rows: _Rows, seal: Seal) -> None:
-    """One seal, against the rows between the one before it and its own last."""
+    """Check a seal against the rows from the seal before it to its own last row."""
     before = check.head
     check.head = seal
     check.first = check.first or seal
@@ -100,7 +101,7 @@ async def _check_seal(check: AuditCheck, key: bytes, rows: _Rows, seal: Seal) ->
 
 
 class _Rows:
-    """Rows by id, read ahead up to the id *end*: every row up to there could be seen when its seal was made."""
+    """Rows by id, read ahead up to the id *end*: every row up to there was visible when its seal was made."""
 
     def __init__(self, store: AuditStore, after: int | None, end: int) -> None:
         self._store, self._end = store, end
@@ -108,7 +109,7 @@ class _Rows:
         self._page: deque[Row] = deque()
 
     async def between(self, after: int | None, up_to: int) -> AsyncIterator[Row]:
-        """Rows with an id above *after* and not above *up_to*."""
+        """Yield the rows with an id above *after* and not above *up_to*."""
         if after != self._given_to:
             self._read_to = after
             self._page.clear()

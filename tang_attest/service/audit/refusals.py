@@ -1,15 +1,17 @@
 """Refusals of unauthenticated clients in the audit record: the first ones in full, the rest as a number.
 
-A client that knows a ``kid`` (it is in the header of every disk that is bound to it) may send anything as evidence, and
-may replay evidence from the network.  Each refusal would be a row.
+A client that knows a ``kid`` (it is in the header of every disk that is bound to it) may send anything as
+evidence, and may replay evidence from the network.  Each refusal would be a row.
 
 Rules of this module:
 
-* No attempt is hidden behind others: of each key, the first refusals are written one by one, and an entry has the
-  number, times, addresses and reasons of the rest.
-* The record, which cannot be shortened, is not filled: while refusals go on, each window is twice as long as the one before, up to
-  an hour, and has one entry in full.  A key has a hundred entries a day at most, whatever is sent about it.
-* Refusals that are counted and not written yet are lost when the process is killed: at most one window's numbers.
+* No attempt is hidden behind others: of each key, the first refusals are written one by one, and an entry has
+  the number, times, addresses and reasons of the rest.
+* The record, which cannot be shortened, is not filled: while refusals go on, each window is twice as long as
+  the one before, up to an hour, and has one entry in full.  A key has a hundred entries a day at most,
+  whatever is sent about it.
+* Refusals that are counted and not written yet are lost when the process is killed: at most one window's
+  numbers.
 * Decisions are never left out: the store writes a policy's verdict on authentic evidence.
 """
 
@@ -96,7 +98,7 @@ class _Tally:
 
 
 def describe_refusal(error: TangAttestError) -> dict[str, object]:
-    """Reasons of a refusal, as the audit record keeps them; with ``pcrs`` if the policy named some."""
+    """Return the reasons of a refusal for the audit record; with ``pcrs`` if the policy named some."""
     details: dict[str, object] = {"reasons": [reason.as_json() for reason in error.reasons]}
     if isinstance(error, Refused) and (pcrs := differing_pcrs(error)):
         details["pcrs"] = list(pcrs)
@@ -104,9 +106,10 @@ def describe_refusal(error: TangAttestError) -> dict[str, object]:
 
 
 def with_log_size(refusal: Refused, size: int) -> Refused:
-    """*refusal*, which says of a missing event log that it has *size* bytes where that is over the limit.
+    """Return *refusal*; a missing event log whose *size* in bytes is over the limit is reported with that
+    size.
 
-    The machine says so itself, and nobody has signed it.
+    The machine reports the size itself, unsigned.
     """
     if size <= MAX_EVENT_LOG or all(reason.code != "log-missing" for reason in refusal.reasons):
         return refusal
@@ -139,9 +142,11 @@ class Refusals:
             self.left_out += 1
 
     async def note_lost(self, entry: AuditEntry, decision: Decision) -> None:
-        """Write or count *entry*: why the store did not take *decision*.  Raises what the store raises.
+        """Write or count *entry*, the reason that the store did not take *decision*.  Raises errors of the
+        store.
 
-        The store writes the second use of a nonce itself, in the transaction that notices it, where there was room.
+        The store itself writes the second use of a nonce, in the transaction that notices it, if there was
+        room.
         """
         if entry.code == "nonce-used" and decision.replay_in_full:
             (await self._tally(entry)).written += 1
@@ -149,12 +154,12 @@ class Refusals:
             await self.note(entry)
 
     def has_room(self, kid: str) -> bool:
-        """True when the next refusal about *kid* is written in full."""
+        """Return True when the next refusal about *kid* is written in full."""
         tally = self._tallies.get(kid)
         return tally is None or tally.has_room() or tally.is_over(self._clock.now())
 
     async def _tally(self, entry: AuditEntry) -> _Tally:
-        """The tally that counts *entry*; the window before is finished if it is over."""
+        """Return the tally that counts *entry*; finish the window before if it is over."""
         key = entry.kid or f"{entry.event} of strangers"
         tally = self._tallies.get(key)
         if tally is not None and tally.is_over(entry.at):
@@ -168,12 +173,14 @@ class Refusals:
         return tally
 
     def _level(self, key: str, now: datetime) -> int:
-        """Return the number of doublings of the window of *key*: once more than last time, unless it was quiet meanwhile."""
+        """Return the number of doublings of the window of *key*: one more than last time, unless it was quiet
+        since.
+        """
         level, until = self._noisy.pop(key, (-1, now))
         return 0 if now >= until + CALM else min(level + 1, _LONGEST)
 
     async def flush(self, *, everything: bool = False) -> None:
-        """Write what was counted in windows that are over, or in all of them: the server stops."""
+        """Write the counts of windows that are over, or of all windows when the server stops."""
         now = self._clock.now()
         for key in [key for key, tally in self._tallies.items() if everything or tally.is_over(now)]:
             await self._finish(key)

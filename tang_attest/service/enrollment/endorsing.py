@@ -1,4 +1,6 @@
-"""EK certificates against the operator's trust anchors: at enrollment, and before a token is at stake."""
+"""Verification of EK certificates by the operator's trust anchors: at enrollment, and before a token is
+used.
+"""
 
 from __future__ import annotations
 
@@ -20,14 +22,15 @@ from tang_attest.protocol.endorsement.endorsement import (
 async def endorse(
     store: EnrollmentStore, certificate: bytes, spki: bytes | None, now: datetime
 ) -> EndorsementKey:
-    """The EK *spki* (DER), verified by *certificate*, the contents of an NV index, and an imported anchor.
+    """Return the EK *spki* (DER), verified by *certificate*, the contents of an NV index, and an imported
+    anchor.
 
-    Without *spki* the key is the certificate's own, and only the chain is judged. Raises what
+    Without *spki* the key is the certificate's own, and only the chain is verified.  Raises the errors of
     :func:`~tang_attest.protocol.endorsement.endorsement.trim_certificate` and
     :func:`~tang_attest.protocol.endorsement.endorsement.verify_ek_certificate` raise.
 
-    Anchors are looked up by name, because all vendors together have hundreds. Certificates are read in a thread,
-    because that takes milliseconds and a stranger may have written them.
+    Anchors are looked up by name, because all vendors together have hundreds.  Certificates are parsed in a
+    thread, because that takes milliseconds, and an attacker may have written them.
     """
     der = trim_certificate(certificate)
     issuer = await asyncio.to_thread(issuer_digest, der)

@@ -49,7 +49,7 @@ class SessionCipher(Protocol):
     """Encrypts a session for its device to carry."""
 
     def encrypt(self, payload: bytes) -> str:
-        """*payload* as opaque text."""
+        """Return *payload*, encrypted, as text."""
 
     def decrypt(self, text: str) -> bytes | None:
         """Return the payload, or ``None`` if it was not encrypted here."""
@@ -144,18 +144,19 @@ class Enroll:
         )
 
     async def check_token(self, text: object) -> None:
-        """Raise ``token-invalid`` unless *text*, which somebody sent as one, is a token of this server."""
+        """Raise ``token-invalid`` unless *text* is a token of this server."""
         if not isinstance(text, str) or await self._store.enrollment.find_token(token_digest(text)) is None:
             raise Refused("token-invalid", "The token is unknown, or was made for another name.")
 
     def check_session(self, text: object) -> None:
-        """Raise ``session-invalid`` unless *text*, which somebody sent as one, was encrypted by this server."""
+        """Raise ``session-invalid`` unless *text* was encrypted by this server."""
         self._open(text if isinstance(text, str) else "")
 
     async def finish(self, session_text: str, proof: str, evidence: Evidence, caller: Caller) -> Device:
         """Check the proof and the first quote, then add the device; uses up the token.
 
-        A machine that lost the answer sends the same again, and gets the device that it has.  *evidence.nonce* is ignored: the nonce is the session's.
+        A machine that lost the answer sends the same again, and gets the device that it has.
+        *evidence.nonce* is ignored: the nonce is the session's.
         """
         now = self._challenges.now()
         session = self._open(session_text)
@@ -183,7 +184,7 @@ class Enroll:
     # --- begin ---
 
     async def _token(self, text: str, name: str, now: datetime) -> Token:
-        """The token for a machine of that *name*, if it can be used."""
+        """Return the token for a machine of that *name*, if it can be used."""
         token = await self._store.enrollment.find_token(token_digest(text))
         if token is None or (token.name is not None and token.name != name):
             raise Refused("token-invalid", "The token is unknown, or was made for another name.")
@@ -195,7 +196,7 @@ class Enroll:
     async def _endorse(
         self, ek: tpm.EkPublic, certificate: bytes | None, token: Token, now: datetime
     ) -> EndorsementKey:
-        """The EK, verified by its certificate, or as it is where the operator said so for this token."""
+        """Return the EK, verified by its certificate, or unverified if the token allows that."""
         if certificate is None:
             if token.allow_unverified_ek:
                 return EndorsementKey(ek.spki)
@@ -232,9 +233,9 @@ class Enroll:
         return verify_quote(device, evidence, Selection.parse(session.selection), binding)
 
     async def _again(self, session: _Session, proof: str, token: Token, now: datetime) -> Device:
-        """The device that was made with the used *token* a short while ago, for the machine that made it.
+        """Return the device that the same machine made with the used *token* a short while ago.
 
-        It proves its AK and its EK as before.  What it gets is what any stranger who knows the kid may ask for.
+        It proves its AK and its EK as before.  Any client that knows the kid may ask for the same answer.
         """
         used = Refused("token-used", "The token was used already.")
         if token.used_at is None or now - token.used_at >= ANSWERED_AGAIN_FOR:
@@ -304,7 +305,7 @@ class Enroll:
 
 
 def _readable(certificate: bytes) -> bytes | None:
-    """The DER in *certificate*, if it holds some."""
+    """Return the DER in *certificate*, if it holds some."""
     try:
         return trim_certificate(certificate)
     except Malformed:
@@ -324,9 +325,9 @@ def record(
 ) -> tuple[Sequence[ReferenceState], Learning | None]:
     """Derive from a first quote, made in the running system, the values of the initrd of the same boot.
 
-    The cap PCR is taken as zero.  Where the selection holds PCRs that move after the initrd, nothing is recorded
-    yet: one learning use is armed, in which every other PCR has to be as it is now.
-    Raises ``values-all-zero`` unless the token says ``force``.
+    The cap PCR is taken as zero.  Where the selection holds PCRs that move after the initrd, nothing is
+    recorded yet: one learning use is armed, in which every other PCR has to be as it is now.  Raises
+    ``values-all-zero`` unless the token says ``force``.
     """
     values = uncapped(quote.values, token.cap_pcr)
     label = f"recorded {now:%Y-%m-%d %H:%M:%S}"
@@ -343,7 +344,9 @@ def record(
 def first_evidence(
     quote: VerifiedQuote, event_log: bytes, cap_pcr: int, *, ek_verified: bool
 ) -> NewEvidence | None:
-    """Return the values that the initrd of the same boot would have quoted; None if a selected PCR moves after it."""
+    """Return the values that the initrd of the same boot would have quoted; None if a selected PCR moves
+    after it.
+    """
     if moving_pcrs(quote.selection):
         return None
     snapshot = Snapshot(quote.selection, uncapped(quote.values, cap_pcr), event_log)

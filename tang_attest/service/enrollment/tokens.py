@@ -20,7 +20,7 @@ from tang_attest.protocol.values.pcr import Selection
 from tang_attest.service.audit.actors import Author
 from tang_attest.service.enrollment.enroll import token_digest
 
-#: Of a token's id, so that a slip of the finger names none.
+#: The least digits of a token's id, so that a typing error names none.
 _LEAST_DIGITS: Final = 8
 
 
@@ -88,9 +88,10 @@ class EnrollmentTokens:
         return text, token
 
     async def revoke(self, name: str) -> Token:
-        """Revoke the unused token *name*: its text, its id's first 8 digits or more, or the machine's name in it.
+        """Revoke an unused token; *name* is its text, its id's first 8 digits or more, or the device name in
+        it.
 
-        Raises ``not-found``, also when it is not the only one; ``token-used`` (the device that it enrolled stays).
+        Raises ``not-found``, also when several match; ``token-used`` (the device that it enrolled stays).
         """
         digest, digits = token_digest(name), name.lower() if len(name) >= _LEAST_DIGITS else None
         matching = [

@@ -42,12 +42,12 @@ class DeviceAdministration:
         selection: Selection | None = None,
         verified_only: bool = False,
     ) -> Device:
-        """Add a machine whose AK an operator brings: nothing proves which TPM holds it.
+        """Add a machine whose AK an operator brings; nothing proves that a certain TPM holds it.
 
-        Without *policy* it gets an empty one of its own, over *selection*, which goes when it goes.  A machine that is
-        *verified_only* gets no exchange key, so it unlocks nothing; it needs a *reach*, and may share its AK with
-        other machines of this kind.  Raises ``name-taken``, ``device-exists``, ``not-found`` (policy),
-        ``setting-invalid``.
+        Without *policy* it gets an empty one of its own, over *selection*, which is removed with it.  A
+        machine that is *verified_only* gets no exchange key, so it unlocks nothing; it needs a *reach*, and
+        may share its AK with other machines of this kind.  Raises ``name-taken``, ``device-exists``,
+        ``not-found`` (policy), ``setting-invalid``.
         """
         if verified_only and reach is None:
             raise Malformed("setting-invalid", "A machine without an exchange key is asked over a TCTI only.")
@@ -82,29 +82,33 @@ class DeviceAdministration:
         )
 
     async def sharers(self, device: Device) -> Sequence[str]:
-        """The names of the other devices with the AK of *device*."""
+        """Return the names of the other devices with the AK of *device*."""
         same = [other.name for other in await self._store.list_devices() if other.ak_spki == device.ak_spki]
         return [name for name in same if name != device.name]
 
     async def suspend(self, name: str, reason: str) -> None:
-        """Let a machine's keys answer nobody until :meth:`resume`.  Raises ``not-found``, ``device-suspended``."""
+        """Suspend a device: its keys answer no one until :meth:`resume`.  Raises ``not-found``,
+        ``device-suspended``.
+        """
         suspension = Suspension(self._clock.now(), self._author.actor, check_reason(reason))
         entry = self._entry("device suspend", name, {"reason": reason})
         await self._store.suspend_device(name, suspension, entry)
 
     async def resume(self, name: str) -> None:
-        """Let them answer again.  Raises ``not-found``, ``not-suspended``."""
+        """Let the keys of a device answer again.  Raises ``not-found``, ``not-suspended``."""
         await self._store.resume_device(name, self._entry("device resume", name))
 
     async def allow(self, name: str, window: timedelta) -> datetime:
-        """A person's word that a machine may unlock, for as long as *window*; until when.  Raises ``not-found``."""
+        """Allow a machine to unlock for *window*; return the time of its end.  Raises ``not-found``."""
         until = self._clock.now() + window
         entry = self._entry("device allow", name, {"until": until.isoformat()})
         await self._store.allow_device(name, until, entry)
         return until
 
     async def set_running_policy(self, name: str, policy: str | None) -> None:
-        """Set the policy that a machine is verified against while it runs; ``None``: its own policy, capped.  Raises ``not-found``."""
+        """Set the policy that a machine is verified against while it runs; ``None``: its own policy, capped.
+        Raises ``not-found``.
+        """
         entry = self._entry("device running-policy", name, {"policy": policy})
         await self._store.set_running_policy(name, policy, entry)
 
@@ -127,7 +131,7 @@ class DeviceAdministration:
 
 
 def check_reason(text: str) -> str:
-    """*text*, when it is a reason for the record: 1 to 200 printable characters.  Raises ``request-malformed``."""
+    """Return *text* if it is a reason of 1 to 200 printable characters.  Raises ``request-malformed``."""
     if not 1 <= len(text) <= 200 or not text.isprintable():
         raise Malformed("request-malformed", "A reason has 1 to 200 printable characters.")
     return text

@@ -1,7 +1,8 @@
 """Announce: a machine sends the values of its next boot, with a quote of the running system.
 
-An attacker with root on a running, approved machine can announce their own software.  Announced values therefore wait for
-the operator, unless the policy trusts predictions; then they count for the machine that announced them, and no other.
+An attacker with root on a running, approved machine can announce their own software.  Announced values
+therefore wait for the operator, unless the policy trusts predictions; then they count for the machine that
+announced them, and no other.
 """
 
 from __future__ import annotations
@@ -35,13 +36,16 @@ from tang_attest.service.unlock.challenges import Challenges, Fresh
 from tang_attest.service.unlock.device_keys import DeviceKey, find_device_key
 from tang_attest.service.unlock.suspension import check_not_suspended
 
-#: Announced states of one policy that wait or were never booted; a machine cannot fill the operator's list.
+#: The most announced states of one policy that wait or were never booted, so that no machine fills the
+#: operator's list.
 MAX_ANNOUNCED: Final = 64
 
 
 @dataclass(frozen=True, slots=True)
 class Announcement:
-    """A machine's announcement: ``values`` as in :attr:`Evidence.pcrs`, ``notes`` sentences for the operator's eyes."""
+    """A machine's announcement: ``values`` as in :attr:`Evidence.pcrs`, ``notes`` sentences for the
+    operator's eyes.
+    """
 
     label: str
     values: bytes
@@ -67,7 +71,7 @@ class Announce:
     async def announce(
         self, kid: str, announcement: Announcement, evidence: Evidence, caller: Caller
     ) -> tuple[ReferenceState, bool]:
-        """The state that has the announced values, and whether it is new.
+        """Return the state that has the announced values, and True if it is new.
 
         Raises what verification raises, ``pcr-mismatch`` when the machine itself runs nothing approved,
         ``request-malformed`` (label), ``values-invalid``, ``values-all-zero``, ``announcements-full``.
@@ -121,7 +125,7 @@ class Announce:
     async def _add(self, bound: DeviceKey, state: ReferenceState, entry: AuditEntry) -> ReferenceState:
         policy = bound.policy
         if any(known.label == state.label for known in policy.states):
-            # Nobody is there to choose another label.
+            # No operator is present to choose another label.
             suffix = f" {self._challenges.now():%Y%m%d%H%M%S}"
             state = replace(state, label=state.label[: MAX_LABEL - len(suffix)] + suffix)
         try:
@@ -142,7 +146,9 @@ class Announce:
 def _judge(
     bound: DeviceKey, announcement: Announcement, quote: VerifiedQuote, now: datetime
 ) -> tuple[ReferenceState, ReferenceState | None]:
-    """The announced state, and the one that makes it superfluous.  Raises what :meth:`Announce.announce` does."""
+    """Return the announced state, and the one that makes it superfluous.  Raises as
+    :meth:`Announce.announce`.
+    """
     check_not_suspended(bound.device)
     _check_approved(bound.policy, quote, now)
     state = _announced(bound, announcement, now)
@@ -153,7 +159,9 @@ def _judge(
 
 
 def _check_approved(policy: ReferencePolicy, quote: VerifiedQuote, now: datetime) -> None:
-    """Raise ``pcr-mismatch`` unless the machine runs a state that counts, as far as a running system shows that."""
+    """Raise ``pcr-mismatch`` unless the machine runs a state that counts, as far as a running system shows
+    that.
+    """
     settled = set(policy.selection.pcrs) - MOVING_PCRS - {policy.cap_pcr}
     counting = policy.counting(quote.device.name, now)
     if any(not settled & set(state.differences(quote.values)) for state in counting):
@@ -176,7 +184,9 @@ def _announced(bound: DeviceKey, announcement: Announcement, now: datetime) -> R
 
 
 def _known(bound: DeviceKey, announced: ReferenceState) -> ReferenceState | None:
-    """A state that makes the announcement superfluous: it has the values, and counts or waits already."""
+    """Return a state that makes the announcement superfluous: it has the values, and counts or waits
+    already.
+    """
     for state in bound.policy.states:
         usable = state.life in COUNTING and state.limits in (
             StateLimits(),

@@ -1,7 +1,7 @@
-"""The refused boot that a person means who approves without naming one: there has to be only one.
+"""The refused boot that an approval without a number means: there has to be exactly one.
 
-A boot that comes between the look and the approval, an intruder's for one, would otherwise be approved in the place of the
-one that was looked at, for each machine of the policy.
+Otherwise a boot between the operator's look and the approval, such as an attacker's, would be approved in
+place of the one that the operator saw, for each machine of the policy.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from tang_attest.ports.machines import Device
 from tang_attest.ports.policies import Observation
 from tang_attest.protocol.quote import advance
 
-#: Observations that a sentence names.
+#: The most observations that a sentence names.
 _NAMED: Final = 5
 
 
 def choose(device: Device, newest_first: Sequence[Observation], cap_pcr: int, *, capped: bool) -> Observation:
-    """The newest of *newest_first*, when nothing else can be meant.
+    """Return the newest of *newest_first*, when no other can be meant.
 
-    What a system showed after its cap was extended is no boot; it is looked at only where there is nothing else, or when
-    *capped* ones are asked for.  Raises ``observation-missing``, and ``observation-ambiguous`` when the boots that were
+    Evidence from after the cap is no boot; it counts only if there is nothing else, or when *capped* evidence
+    is asked for.  Raises ``observation-missing``, and ``observation-ambiguous`` when the boots that were
     refused since the last permitted one differ, or when there are only older ones.
     """
     if not newest_first:
@@ -47,7 +47,9 @@ def choose(device: Device, newest_first: Sequence[Observation], cap_pcr: int, *,
 
 
 def _is_recent(device: Device, seen: Observation) -> bool:
-    """Return True if *seen* is of a boot after the last permitted one, by the TPM's counter; within one boot, by the time."""
+    """Return True if *seen* is of a boot after the last permitted one, by the TPM's counter; within one boot,
+    by the time.
+    """
     if device.opened_reset_count is None:
         return True
     resets = advance(device.opened_reset_count, seen.reset_count)
@@ -58,7 +60,7 @@ def _is_recent(device: Device, seen: Observation) -> bool:
 
 
 def _different(newest_first: Iterable[Observation]) -> list[Observation]:
-    """The newest of those that showed the same, in their order."""
+    """Return the newest of each group of equal observations, in their order."""
     kept: dict[object, Observation] = {}
     for seen in newest_first:
         quoted = seen.snapshot

@@ -1,4 +1,4 @@
-"""Changes of a policy as a whole: tried on what every device quoted last, then applied to everybody at once."""
+"""Changes of a policy as a whole: tried on the last evidence of every device, then applied to all at once."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tang_attest.protocol.policy import ReferencePolicy
 from tang_attest.protocol.reference_state import ReferenceState
 from tang_attest.service.audit.actors import Author
 
-#: Names that a sentence has.
+#: The most names in a sentence.
 _NAMED = 3
 
 
@@ -28,26 +28,28 @@ class ChangeStore(HasDevices, HasPolicies, Protocol):
 
 
 class PolicyChanges:
-    """Each change is one transaction with its audit entry; what cannot be read changes nothing."""
+    """Applies changes of a policy; each is one transaction with its audit entry."""
 
     def __init__(self, store: ChangeStore, clock: Clock, author: Author) -> None:
         self._store, self._clock, self._author = store, clock, author
 
     async def parse(self, policy_name: str, document: object) -> PolicyChange:
-        """The change that *document* asks for.  Raises ``not-found``, ``change-invalid``."""
+        """Return the change that *document* asks for.  Raises ``not-found``, ``change-invalid``."""
         return parse_change(document, await self._store.policies.get_policy(policy_name))
 
     async def dry_run(self, policy_name: str, change: PolicyChange) -> DryRun:
-        """Return the effect of *change* on the devices of a policy if each booted as it did last.  Raises ``not-found``."""
+        """Return the effect of *change* on the devices of a policy if each booted as it did last.  Raises
+        ``not-found``.
+        """
         policy = change.apply(await self._store.policies.get_policy(policy_name))
         rollout = await self._store.policies.get_rollout(policy_name)
         return await self.try_on(policy_name, lambda subject: judged_by(policy, rollout, subject))
 
     async def apply(self, policy_name: str, change: PolicyChange, *, force: bool) -> None:
-        """Apply *change* to everybody.
+        """Apply *change* to every device of the policy.
 
-        Raises ``not-found``, ``would-refuse`` (unless *force*) when a device would be refused that is not now,
-        ``name-taken`` and ``state-changed`` when the policy changed since the change was read.
+        Raises ``not-found``, ``would-refuse`` (unless *force*) when a device would be refused that is not
+        now, ``name-taken`` and ``state-changed`` when the policy changed since the change was read.
         """
         if not force:
             require_few(await self.dry_run(policy_name, change))
@@ -81,7 +83,7 @@ class PolicyChanges:
         return await asyncio.to_thread(dry_run, trials, self._clock.now())
 
     def states(self, change: PolicyChange) -> tuple[ReferenceState, ...]:
-        """The states that *change* adds, made now."""
+        """Return the states that *change* adds, made now."""
         now = self._clock.now()
         actor = self._author.actor
         return tuple(replace(state, created_at=now, created_by=actor) for state in change.states())
@@ -90,7 +92,9 @@ class PolicyChanges:
 async def subjects(
     store: ChangeStore, policy_name: str, fared: Iterable[RolloutDevice]
 ) -> list[tuple[Device, RolloutSubject]]:
-    """The devices of a policy, by name, and how each stands in the rollout under which they *fared*."""
+    """Return the devices of a policy, by name, each with its part in the rollout that has the outcomes
+    *fared*.
+    """
     outcomes = {entry.device: entry.outcome for entry in fared}
     devices = [device for device in await store.devices.list_devices() if device.policy == policy_name]
     return [(each, RolloutSubject(each.name, each.labels, outcomes.get(each.name))) for each in devices]

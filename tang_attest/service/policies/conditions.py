@@ -24,7 +24,9 @@ class PolicyConditions:
         await self._store.set_conditions(policy, conditions, self._entry("policy conditions", details))
 
     async def require_ima(self, policy: str, requirement: Requirement | None) -> None:
-        """Set a policy's requirement on the measurement lists of its machines, or remove it.  Raises ``not-found``."""
+        """Set a policy's requirement on the measurement lists of its machines, or remove it.  Raises
+        ``not-found``.
+        """
         required = None if requirement is None else ImaRequirement(requirement.digest, requirement.as_json())
         details = {"policy": policy, "ima": required and required.digest}
         await self._store.require_ima(policy, required, self._entry("policy ima", details))

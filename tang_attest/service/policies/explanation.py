@@ -1,4 +1,6 @@
-"""Explanation of a refused observation, for the operator who has to decide: value by value, and event by event."""
+"""Explanation of a refused observation, for the operator who has to decide: value by value, and event by
+event.
+"""
 
 from __future__ import annotations
 
@@ -21,9 +23,10 @@ from tang_attest.service.unlock.device_keys import JudgingStore, find_judged_dev
 class Explanation:
     """Findings about an observation.
 
-    ``reasons`` is what the policy says of it *now*, empty when it would permit it.  ``nearest`` is the approved state
-    that differs least.  ``changes`` tells how its log differs from that of an approved boot, in the PCRs that were
-    quoted; ``doubts`` are sentences about what ``changes`` does not tell, or may not be believed.
+    ``reasons`` are those of the policy *now*, empty when it would permit the evidence.  ``nearest`` is the
+    approved state that differs least.  ``changes`` are the differences of its log from that of an approved
+    boot, in the quoted PCRs; ``doubts`` are sentences about gaps in ``changes``, and about differences that
+    may be forged.
     """
 
     observation: Observation
@@ -36,19 +39,22 @@ class Explanation:
 
     @property
     def differences(self) -> tuple[int, ...]:
-        """The PCRs in which the observation is not :attr:`nearest`; all of them without one."""
+        """Return the PCRs in which the observation differs from :attr:`nearest`; all of them without one."""
         values = self.observation.snapshot.values
         return tuple(sorted(values)) if self.nearest is None else self.nearest.differences(values)
 
 
 class Explanations:
-    """Reads only."""
+    """Explains observations; it changes nothing."""
 
     def __init__(self, store: JudgingStore, clock: Clock) -> None:
         self._store, self._clock = store, clock
 
     async def find(self, observation_id: int, policies: Collection[str] | None = None) -> Observation:
-        """The observation, if it is of a device under one of *policies* (``None``: any).  Raises ``observation-missing``."""
+        """Return the observation *observation_id* of a device under *policies* (``None``: any).
+
+        Raises ``observation-missing``.
+        """
         for observation in await self._store.policies.list_observations(
             None, 1, observation_id + 1, policies
         ):
@@ -63,13 +69,15 @@ class Explanations:
         counting = policy.counting(name, self._clock.now())
         nearest = min(counting, key=lambda state: len(state.differences(snapshot.values)), default=None)
         approved_log = await self._approved_log(name, nearest)
-        # The sender of the log chose how long it takes to read, so nobody else waits for that.
+        # The sender of the log chose the time that it takes to read, so it is read beside the event loop.
         changes, doubts = await asyncio.to_thread(compare_logs, snapshot, approved_log)
         reasons = await asyncio.to_thread(self._reasons, policy, observation)
         return Explanation(observation, policy.name, reasons, nearest, changes, doubts=doubts)
 
     async def _approved_log(self, name: str, nearest: ReferenceState | None) -> bytes:
-        """The log of a boot of the device that is *nearest*, or else of its last permitted one; perhaps none."""
+        """Return the log of the device's boot with the state *nearest*, else of its last permitted boot; or
+        nothing.
+        """
         permitted = await self._store.policies.get_evidence(name, permitted=True)
         known = [permitted.snapshot] if permitted else []
         # A boot that was refused and then approved is approved, even if it never happened again.

@@ -1,4 +1,4 @@
-"""The operator's side of policies: what a machine's software may look like to its TPM, and for how long."""
+"""Policies and their reference values, from the operator's side."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from tang_attest.service.policies.candidates import choose
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Approval:
-    """Limits of an approval: only this machine, one boot, until some time; by default neither."""
+    """Limits of an approval: only this machine, one boot, until some time; by default none."""
 
     only_this_device: bool = False
     once: bool = False
@@ -50,7 +50,7 @@ class ReferenceValues:
         self._store, self._clock, self._author = store, clock, author
 
     async def create_policy(self, name: str, selection: Selection, cap_pcr: int) -> ReferencePolicy:
-        """An empty policy: it refuses everyone until it has a state.
+        """Create an empty policy: it refuses every device until it has a state.
 
         Raises ``request-malformed``, ``selection-invalid``, ``name-taken``.
         """
@@ -60,18 +60,20 @@ class ReferenceValues:
         return policy
 
     async def trust_predictions(self, policy: str, trusted: bool) -> None:
-        """Set whether values that machines announce for their next boot count at once.  Raises ``not-found``."""
+        """Set whether values that machines announce for their next boot count at once.  Raises
+        ``not-found``.
+        """
         details: dict[str, object] = {"policy": policy, "trusted": trusted}
         await self._store.policies.trust_predictions(
             policy, trusted, self._entry("policy trust-predictions", None, details)
         )
 
-    # --- states that come in ------------------------------------------------------------------------------------
+    # --- new states ---------------------------------------------------------------------------------------------
 
     async def record(
         self, policy_name: str, label: str | None, values: PcrValues, *, force: bool
     ) -> ReferenceState:
-        """Add an active state from values the operator brings.
+        """Add an active state from the operator's values.
 
         Raises ``not-found``, ``request-malformed`` (label), ``values-invalid``, ``values-all-zero``,
         ``values-known``, ``name-taken``.
@@ -87,7 +89,9 @@ class ReferenceValues:
         valid_for: timedelta | None = None,
         force: bool = False,
     ) -> ReferenceState:
-        """Add a state that no machine has shown yet; the first that does makes it active.  Raises as :meth:`record`."""
+        """Add a state that no machine has quoted yet; the first that does makes it active.  Raises as
+        :meth:`record`.
+        """
         return await self._import(policy_name, label, values, Life.STAGED, valid_for, force)
 
     async def approve(
@@ -98,11 +102,13 @@ class ReferenceValues:
         observation_id: int | None = None,
         approval: Approval = Approval(),
     ) -> tuple[Observation, ReferenceState]:
-        """Turn a refused but authentic quote of *device_name* (the one named, or the one that can be meant) into a state.
+        """Turn a refused but authentic quote of *device_name* (by its number, or the only candidate) into a
+        state.
 
-        Raises ``not-found``, ``observation-missing``, ``observation-ambiguous`` (:func:`choose`), ``capped`` (unless forced: the running system's values
-        would let it unlock at any time), ``values-all-zero``, ``values-known``, ``name-taken``,
-        ``selection-mismatch`` when the policy's selection changed since.
+        Raises ``not-found``, ``observation-missing``, ``observation-ambiguous`` (:func:`choose`), ``capped``
+        (unless forced: the running system's values would let it unlock at any time), ``values-all-zero``,
+        ``values-known``, ``name-taken``, and ``selection-mismatch`` when the policy's selection changed
+        since.
         """
         device = await self._store.devices.get_device(device_name)
         policy = await self._store.policies.get_policy(device.policy)
@@ -134,15 +140,17 @@ class ReferenceValues:
     async def approve_state(
         self, policy_name: str, label: str, *, device: str | None = None
     ) -> ReferenceState:
-        """Let an announced state count.  Raises ``not-found``, ``state-changed`` unless it waits for approval."""
+        """Let an announced state count.  Raises ``not-found``, ``state-changed`` unless it waits for
+        approval.
+        """
         await self._move(policy_name, label, {Life.PROPOSED}, Life.STAGED, "policy state approve", device)
         return await self._state(policy_name, label)
 
     async def retire(self, policy_name: str, label: str, *, force: bool = False) -> None:
         """Let a state count no more; an announced one is rejected with it.
 
-        Raises ``not-found``, ``state-changed`` when it is retired, ``state-in-use`` (unless *force*) when a machine's
-        last unlock was with it: its next boot would be refused.
+        Raises ``not-found``, ``state-changed`` when it is retired, ``state-in-use`` (unless *force*) when a
+        machine's last unlock was with it: its next boot would be refused.
         """
         users = await self.users_of(policy_name, label)
         if users and not force:
@@ -156,16 +164,16 @@ class ReferenceValues:
         await self._move(policy_name, label, {Life.RETIRED}, Life.ACTIVE, "policy state restore")
 
     async def users_of(self, policy_name: str, label: str) -> list[str]:
-        """The machines whose last permitted unlock met the state *label*, by name."""
+        """Return the machines whose last permitted unlock met the state *label*, by name."""
         devices = await self._store.devices.list_devices()
         return [
             device.name for device in devices if (device.policy, device.last_state) == (policy_name, label)
         ]
 
     async def retirable(self, policy_name: str) -> list[str]:
-        """The active states that every machine of the policy has moved on from, oldest first.
+        """Return the active states that every machine of the policy has moved on from, oldest first.
 
-        None while a machine has not unlocked yet: nobody knows which state it needs.  Raises ``not-found``.
+        There is none while a machine has not unlocked yet: it may need any state.  Raises ``not-found``.
         """
         policy = await self._store.policies.get_policy(policy_name)
         devices = [
@@ -178,8 +186,8 @@ class ReferenceValues:
     async def learn(self, device_name: str, window: timedelta) -> Learning:
         """Arm one learning use: the next authentic unlock quote is recorded if only moving PCRs differ.
 
-        Without any state in the policy there is nothing the stable PCRs could be compared with: raises
-        ``policy-empty``.  Raises ``selection-invalid`` when the selection has no moving PCR.
+        Without a state in the policy the stable PCRs could be compared with nothing: raises ``policy-empty``.
+        Raises ``selection-invalid`` when the selection has no moving PCR.
         """
         device = await self._store.devices.get_device(device_name)
         policy = await self._store.policies.get_policy(device.policy)
@@ -288,7 +296,7 @@ def retirable_states(policy: ReferencePolicy, devices: Sequence[Device]) -> list
 
 
 def describe_state(policy: str, state: ReferenceState) -> dict[str, object]:
-    """A state as the audit record keeps it."""
+    """Return a state in the form of the audit record."""
     limits = state.limits
     return {
         "policy": policy,
@@ -303,6 +311,6 @@ def describe_state(policy: str, state: ReferenceState) -> dict[str, object]:
 
 
 def _proposed(policy: ReferencePolicy, values: PcrValues) -> ReferenceState | None:
-    """The announced state that waits for approval and has these values."""
+    """Return the announced state that waits for approval and has these values."""
     same = (state for state in policy.states if state.values == values and state.life is Life.PROPOSED)
     return next(same, None)

@@ -27,7 +27,8 @@ from tang_attest.service.policies.reference_values import retirable_states
 
 @dataclass(frozen=True, slots=True)
 class RolloutTerms:
-    """First audience of a rollout, a ``share`` of 10,000 or a ``label``, and how many of them may be refused.
+    """First audience of a rollout, a ``share`` of 10,000 or a ``label``, and the number of them that may be
+    refused.
 
     The share is drawn by ``salt``, at random by default; the same salt draws the same devices.
     """
@@ -43,9 +44,9 @@ class RolloutTerms:
 class RolloutStatus:
     """Devices of a rollout by outcome.
 
-    ``devices`` counts those of the policy; ``waiting`` are in the audience and said nothing about the change yet;
-    ``states`` counts what machines booted last (``None``: never permitted), the most frequent first; ``retirable``
-    are the states that no machine needs any more.
+    ``devices`` counts those of the policy; ``waiting`` are in the audience and have no outcome yet;
+    ``states`` counts the machines by the state that they booted last (``None``: never permitted), the most
+    frequent first; ``retirable`` are the states that no machine needs any more.
     """
 
     rollout: Rollout
@@ -59,7 +60,7 @@ class RolloutStatus:
 
 
 class Rollouts:
-    """The operator's side; each change is one transaction with its audit entry."""
+    """Rollouts, from the operator's side; each change is one transaction with its audit entry."""
 
     def __init__(self, store: ChangeStore, clock: Clock, random: Randomness, author: Author) -> None:
         self._store, self._clock, self._random, self._author = store, clock, random, author
@@ -70,9 +71,9 @@ class Rollouts:
     ) -> Rollout:
         """Let *change* count for its first audience.
 
-        Raises ``not-found``, ``request-malformed`` (name, label, not one of share and label), ``rollout-unfinished``,
-        ``name-taken``, and ``would-refuse`` (unless *force*) when more devices than the limit would be refused if they
-        booted as they did last.
+        Raises ``not-found``, ``request-malformed`` (name, label, not one of share and label),
+        ``rollout-unfinished``, ``name-taken``, and ``would-refuse`` (unless *force*) when more devices than
+        the limit would be refused if they booted as they did last.
         """
         if (terms.share is None) == (terms.label is None):
             raise Malformed("request-malformed", "A rollout begins with a share or with a label.")
@@ -102,7 +103,8 @@ class Rollouts:
     async def widen(self, policy_name: str, share: int, *, force: bool = False) -> Rollout:
         """Let the change count for a larger share.
 
-        Raises ``not-found``, ``rollout-changed`` unless it runs with a smaller one, ``would-refuse`` as :meth:`start`.
+        Raises ``not-found``, ``rollout-changed`` unless it runs with a smaller one, ``would-refuse`` as
+        :meth:`start`.
         """
         rollout = await self.under_way(policy_name)
         wider = replace(rollout, share=share)
@@ -118,18 +120,20 @@ class Rollouts:
         return wider
 
     async def stop(self, policy_name: str, why: str | None) -> Rollout:
-        """Reach no further device; who passed keeps the change.  Raises ``not-found``, ``rollout-changed``."""
+        """Reach no further device; a device that passed keeps the change.  Raises ``not-found``,
+        ``rollout-changed``.
+        """
         return await self._move(policy_name, {RolloutPhase.RUNNING}, RolloutPhase.STOPPED, "stop", why)
 
     async def resume(self, policy_name: str) -> Rollout:
-        """Go on; who was refused is forgotten, and counted again.  Raises ``not-found``, ``rollout-changed``."""
+        """Go on; refusals are counted from zero again.  Raises ``not-found``, ``rollout-changed``."""
         return await self._move(policy_name, {RolloutPhase.STOPPED}, RolloutPhase.RUNNING, "resume", None)
 
     async def finish(self, policy_name: str, *, force: bool = False) -> Rollout:
-        """Let the change count for everybody.
+        """Let the change count for every device of the policy.
 
-        Raises ``not-found``, ``rollout-changed`` unless it runs, ``would-refuse`` (unless *force*) when a device would
-        be refused that is not now.
+        Raises ``not-found``, ``rollout-changed`` unless it runs, ``would-refuse`` (unless *force*) when a
+        device would be refused that is not now.
         """
         rollout = await self.under_way(policy_name)
         if not force:
@@ -140,8 +144,8 @@ class Rollouts:
     async def abandon(self, policy_name: str, why: str | None, *, force: bool = False) -> Rollout:
         """Take the change back: its states are retired.
 
-        Raises ``not-found``, ``would-refuse`` (unless *force*) when a device would be refused that is not now, such as
-        one that has passed.
+        Raises ``not-found``, ``would-refuse`` (unless *force*) when a device would be refused that is not
+        now, such as one that has passed.
         """
         rollout = await self.under_way(policy_name)
         if not force:
@@ -174,7 +178,7 @@ class Rollouts:
         )
 
     async def under_way(self, policy_name: str) -> Rollout:
-        """The rollout of a policy that is not over.  Raises ``not-found``."""
+        """Return the rollout of a policy that is not over.  Raises ``not-found``."""
         rollout = await self._store.policies.get_rollout(policy_name)
         if rollout is None or rollout.over:
             raise NotFound("not-found", f"Policy '{policy_name}' has no rollout under way.")

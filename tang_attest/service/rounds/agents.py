@@ -1,12 +1,13 @@
-"""Agents: machines that ask, again and again, whether they shall prove what they run (docs/protocol.md, 10).
+"""Agents: running machines that poll for their next round (docs/protocol.md, 10).
 
 Rules of this module:
 
-* Who shows no ticket is answered at once, with a challenge: that costs no more than a challenge for an unlock, and
-  nothing is held or remembered for strangers.
-* A ticket is given for evidence that counts.  With one, a request is held until a round is due or an operator asks.
-* When a round is due is read from the device's row: a server that starts again, or another one, goes on where this
-  one was, and two that ask at once do no harm.
+* A request without a ticket is answered at once, with a challenge: that costs no more than a challenge for an
+  unlock, and nothing is held or stored for unauthenticated clients.
+* A ticket is given for evidence that counts.  With one, a request is held until a round is due or an operator
+  asks.
+* The time of the next round is read from the device's row: a restarted server, or another one, continues
+  there, and two requests at once do no harm.
 """
 
 from __future__ import annotations
@@ -45,7 +46,9 @@ class Agents:
         self._challenges, self._hold_s = challenges, hold_s
 
     async def poll(self, kid: str, ticket: str | None) -> Challenge | None:
-        """A challenge, perhaps after a while; ``None``: nothing was due, ask again.  Raises ``key-unknown``."""
+        """Return a challenge once a round is due; ``None`` when none was: poll again.  Raises
+        ``key-unknown``.
+        """
         held = ticket is not None and self._is_good(kid, ticket)
         bound = await (self._due(kid) if held else find_device_key(self._store, kid))
         return None if bound is None else await self._verify.challenge_for(bound)
@@ -81,7 +84,7 @@ class Agents:
         return True
 
     def _due_in(self, bound: DeviceKey) -> float:
-        """Seconds until the next round; infinite when nobody wants one."""
+        """Return the seconds until the next round; infinite when none is wanted."""
         standing, watch = bound.device.standing, bound.policy.conditions.watch
         if standing.wanted_at is not None:
             return 0.0

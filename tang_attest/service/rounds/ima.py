@@ -1,11 +1,12 @@
-"""IMA: a running machine's measurement list is read part by part, and each entry is judged once a boot.
+"""IMA: the measurement list of a running machine, read part by part; each entry is appraised once a boot.
 
 Rules of this module:
 
-* How far a list was read is written before the verdict: a crash between them repeats nothing that was found away.
-* Two rounds at once may overwrite each other's progress.  Each is true by itself: its value of PCR 10 is that of its
-  offset, and what was found is found again when the same entries come again.
-* A part that cannot be read, or leads elsewhere, may have been changed on the way: the list is read from its beginning.
+* The progress on a list is written before the verdict, so a crash between them loses no finding.
+* Two rounds at once may overwrite each other's progress.  Each is consistent by itself: its value of PCR 10
+  is that of its offset, and the same entries lead to the same findings again.
+* A part that cannot be read, or does not lead to PCR 10, may have been changed on the way: the list is read
+  from its beginning.
 """
 
 from __future__ import annotations
@@ -21,19 +22,19 @@ from tang_attest.protocol.policy import ReferencePolicy
 from tang_attest.protocol.quote import Evidence, VerifiedQuote
 from tang_attest.protocol.values.pcr import Selection
 
-#: Requirements that are kept ready: each may have thousands of files.
+#: The most requirements that are kept parsed: each may have thousands of files.
 _READY: Final = 16
-#: Those that a boot aggregate is made of, and IMA's own.
+#: The PCRs of a boot aggregate, and IMA's own.
 _QUOTED: Final = frozenset(range(11))
 
 
 def with_ima(selection: Selection) -> Selection:
-    """*selection* with what the verification of a list needs beside it: PCRs 0 to 10."""
+    """Return *selection* with the PCRs that the verification of a list needs: 0 to 10."""
     return Selection(selection.bank, tuple(sorted(_QUOTED.union(selection.pcrs))))
 
 
 class ImaLists:
-    """Reads the lists of machines whose policy requires something of them."""
+    """Reads the measurement lists of machines whose policy has a requirement on them."""
 
     def __init__(self, store: RoundStore) -> None:
         self._store = store
@@ -49,8 +50,9 @@ class ImaLists:
     ) -> tuple[Reason, ...]:
         """Return the reasons to refuse *device* for its measurements; empty is good.
 
-        *policy* requires something, and *quote* is over :func:`with_ima`.  Raises ``ima-missing``, ``ima-incomplete``
-        (there is more of the list), ``ima-mismatch`` and ``ima-malformed``: none of them says something about the machine.
+        *policy* has a requirement, and *quote* is over :func:`with_ima`.  Raises ``ima-missing``,
+        ``ima-incomplete`` (there is more of the list), ``ima-mismatch`` and ``ima-malformed``; none of them
+        is a verdict on the machine.
         """
         requirement = await self._required(policy)
         if evidence.ima is None:

@@ -1,7 +1,8 @@
-"""Telling hooks and web servers how verification changed.
+"""Notification of hooks and webhooks about changes of a device's verification.
 
-The store keeps what is to be told in the transaction of the change, so a change made by one process is told by another,
-and by one only.  It is taken before it is told: told once or, when the server dies just then, never; the history has it.
+The store keeps a notification in the transaction of the change, so a change by one process may be delivered
+by another, and by one only.  It is taken out before delivery: it is delivered once or, when the server dies
+then, never.  The device's history has the change in any case.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from tang_attest.ports.store import HasAudit, HasRounds
 from tang_attest.ports.world import Clock, Courier
 from tang_attest.service.rounds.verify import SERVER
 
-#: Told at the same time.
+#: Notifications that are delivered at the same time.
 BATCH: Final = 16
 TRIES: Final = 3
 #: Seconds before the second try; twice that before the third.
@@ -29,7 +30,7 @@ class NotifyingStore(HasAudit, HasRounds, Protocol):
 
 
 class Notify:
-    """Tells; call :meth:`deliver` about once a second."""
+    """Delivers notifications; call :meth:`deliver` about once a second."""
 
     def __init__(
         self, store: NotifyingStore, courier: Courier, clock: Clock, pause_s: float = PAUSE_S
@@ -37,7 +38,9 @@ class Notify:
         self._store, self._courier, self._clock, self._pause_s = store, courier, clock, pause_s
 
     async def deliver(self) -> int:
-        """Tell what waits, at most :data:`BATCH` at once; how many.  How each ended is in the audit record."""
+        """Deliver the waiting notifications, at most :data:`BATCH`; return their number.  Outcomes go to the
+        audit record.
+        """
         waiting = await self._store.rounds.take_notifications(BATCH)
         await asyncio.gather(*(self._tell(notification) for notification in waiting))
         return len(waiting)

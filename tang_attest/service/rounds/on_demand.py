@@ -1,7 +1,8 @@
-"""Rounds that an operator asks for: of a TPM that this machine reaches itself, or through the machine's agent.
+"""Rounds on demand of an operator: with a TPM that this machine reaches itself, or through the machine's
+agent.
 
-Through an agent the database is the meeting place: a wish is written on the device's row, whichever server holds the
-agent's request sees it, and the end of the round is read from the row again.
+With an agent the database is the meeting place: the request for a round is written to the device's row, the
+server that holds the agent's poll sees it, and the outcome is read from the row again.
 """
 
 from __future__ import annotations
@@ -24,15 +25,17 @@ from tang_attest.protocol.verification import RoundOutcome, recordable, running_
 from tang_attest.service.rounds.verify import Round, RoundVerifier, default_selection, parse_values
 from tang_attest.service.unlock.device_keys import JudgedDevice, find_judged_device
 
-#: Seconds between two looks at the device's row.
+#: Seconds between two reads of the device's row.
 LOOK_S: Final = 0.2
 
 
 class Quoter(Protocol):
-    """Makes quotes of TPMs that this machine reaches."""
+    """Fetches quotes from TPMs that this machine reaches."""
 
     async def quote(self, reach: Reach, selection: Selection, qualifying: bytes, nonce: str) -> Evidence:
-        """Evidence over *selection* with *qualifying* data.  Raises ``tpm-unreachable``, ``program-missing``."""
+        """Return evidence over *selection* with *qualifying* data.  Raises ``tpm-unreachable``,
+        ``program-missing``.
+        """
 
 
 class OnDemandStore(HasDecisions, HasDevices, HasPolicies, HasRounds, Protocol):
@@ -40,7 +43,7 @@ class OnDemandStore(HasDecisions, HasDevices, HasPolicies, HasRounds, Protocol):
 
 
 class OnDemandRounds:
-    """One round each."""
+    """Holds rounds on demand."""
 
     def __init__(self, store: OnDemandStore, verify: RoundVerifier, quoter: Quoter, clock: Clock) -> None:
         self._store, self._verify, self._quoter, self._clock = store, verify, quoter, clock
@@ -48,7 +51,8 @@ class OnDemandRounds:
     async def once(self, name: str, reach: Reach | None, patience_s: float) -> Round:
         """Hold a round with *name* and return it; *reach* overrides that of the registration.
 
-        Raises ``not-found``, ``program-missing``, and what says nothing about the machine (``clock-backwards``).
+        Raises ``not-found``, ``program-missing``, and errors that are no verdict on the machine
+        (``clock-backwards``).
         """
         device, since = await self._store.devices.get_device(name), self._clock.now()
         if reach := reach or device.reach:
@@ -58,10 +62,11 @@ class OnDemandRounds:
     async def record(
         self, name: str, reach: Reach | None, selection: Selection | None, patience_s: float, actor: str
     ) -> ReferencePolicy:
-        """Verify *name* from now on against what it runs just now.
+        """Verify *name* from now on against the values that it has now.
 
-        Raises ``not-found``, ``name-taken``, ``device-unreachable``, ``tpm-unreachable``, ``selection-invalid``, and
-        what verification of the evidence raises.  Through an agent the selection is that of the policy in force.
+        Raises ``not-found``, ``name-taken``, ``device-unreachable``, ``tpm-unreachable``,
+        ``selection-invalid``, and what verification of the evidence raises.  Through an agent the selection
+        is that of the policy in force.
         """
         device = await self._store.devices.get_device(name)
         if reach := reach or device.reach:
@@ -121,19 +126,21 @@ class OnDemandRounds:
             await asyncio.sleep(LOOK_S)
 
     async def _note_unreachable(self, device: Device, policy: ReferencePolicy, since: datetime) -> None:
-        """Into the history, unless the policy itself counts misses: one of ours is not what it calls unreachable."""
+        """Write to the history, unless the policy itself counts misses: a miss of ours is not its
+        "unreachable".
+        """
         if policy.conditions.watch is None:
             await self._verify.unreachable(device, policy, since)
 
 
 def _is_explained(past: PastRound) -> bool:
-    """True when the quoted cap PCR was made of nothing but caps."""
+    """Return True when the quoted cap PCR results from caps alone."""
     disks = past.details.get("disks")
     return isinstance(disks, dict) and disks.get("explained") is True
 
 
 def _reasons(past: PastRound) -> tuple[Reason, ...]:
-    """The reasons that were kept, as they were."""
+    """Return the stored reasons of a past round."""
     kept = past.details.get("reasons")
     return tuple(_reason(fields) for fields in kept) if isinstance(kept, list) else ()
 

@@ -1,4 +1,4 @@
-"""Requests of agents that are held until there is something to do: nothing but a future for each."""
+"""Held requests of agents; each costs no more than a future."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import asyncio
 from enum import Enum, auto
 from typing import Final
 
-#: Held requests of one machine: its agent has one, and another for a moment when it reconnects.
+#: The most held requests of one machine: its agent has one, and another for a moment when it reconnects.
 PER_KEY: Final = 2
 
 
@@ -14,15 +14,16 @@ class Woken(Enum):
     """Reason that a request is held no longer."""
 
     TIME = auto()  # its time is over, or the server stops
-    LOOK = auto()  # something changed: look again whether a round is due
+    LOOK = auto()  # something changed: a round may be due
     PUSHED_OUT = auto()  # by a newer request of the same machine
 
 
 class Polls:
     """Held requests by ``kid``.
 
-    Only requests with a ticket get here, so an unauthenticated client holds nothing.  The thief of a ticket can push the
-    machine's own request out, which is then answered with a challenge: the machine is busier, never silent.
+    Only requests with a ticket get here, so an unauthenticated client holds nothing.  An attacker with a
+    stolen ticket can push out the machine's own request, which is then answered with a challenge: the machine
+    is busier, never silent.
     """
 
     def __init__(self) -> None:
@@ -31,11 +32,11 @@ class Polls:
 
     @property
     def count(self) -> int:
-        """Requests that are held now."""
+        """Return the number of requests that are held now."""
         return sum(len(futures) for futures in self._held.values())
 
     async def hold(self, kid: str, seconds: float) -> Woken:
-        """Wait, at most *seconds*."""
+        """Hold a request of *kid* for *seconds* at most; return the reason that it ended."""
         if self._closed:
             return Woken.TIME
         futures = self._held.setdefault(kid, [])
@@ -54,17 +55,17 @@ class Polls:
                 del self._held[kid]
 
     def wake(self, kid: str) -> None:
-        """Let every held request of *kid* look again."""
+        """Let every held request of *kid* check again."""
         for future in self._held.get(kid, ()):
             _wake(future, Woken.LOOK)
 
     def wake_all(self) -> None:
-        """Let all look again."""
+        """Let every held request check again."""
         for kid in list(self._held):
             self.wake(kid)
 
     def close(self) -> None:
-        """Let all go, and hold none any more: the server stops."""
+        """Release all requests and hold no further one, because the server stops."""
         self._closed = True
         for futures in self._held.values():
             for future in futures:

@@ -1,6 +1,8 @@
-"""The server's side of continuous verification that no request causes: operators' wishes, and machines that fall silent.
+"""The part of continuous verification that no request triggers: rounds on demand, and machines that fall
+silent.
 
-Each server and each of its workers sweeps for itself.  What two of them see, one of them writes: the store decides.
+Each server and each of its workers sweeps for itself.  If two of them see the same, one of them writes it:
+the store decides.
 """
 
 from __future__ import annotations
@@ -15,9 +17,10 @@ from tang_attest.protocol.conditions import Watch
 from tang_attest.service.rounds.polls import Polls
 from tang_attest.service.rounds.verify import RoundVerifier
 
-#: Machines of one policy that one sweep finds silent; the next sweep goes on.
+#: The most machines of one policy that one sweep finds silent; the next sweep continues.
 BATCH: Final = 200
-#: A sweep that comes later than this after the one before was not watching meanwhile (suspended, overloaded).
+#: After a longer pause than this between two sweeps, the process did not watch meanwhile (suspended,
+#: overloaded).
 MAX_GAP: Final = timedelta(seconds=30)
 
 
@@ -26,19 +29,19 @@ class SweepStore(HasPolicies, HasRounds, Protocol):
 
 
 class Watching:
-    """Sweeps; call :meth:`sweep` about once a second."""
+    """Sweeps for silent machines; call :meth:`sweep` about once a second."""
 
     def __init__(self, store: SweepStore, verify: RoundVerifier, polls: Polls, clock: Clock) -> None:
         self._store, self._verify, self._polls, self._clock = store, verify, polls, clock
-        #: Policy to its terms, and since when this process has watched under them.  Who was silent before that may have
-        #: spoken in vain, or was not asked so often.
+        #: Policy to its terms, and since when this process has watched under them.  Who was silent before
+        #: that may have spoken in vain, or was not asked so often.
         self._watched: dict[str, tuple[Watch, datetime]] = {}
         self._swept_at: datetime | None = None
 
     async def sweep(self) -> None:
-        """Wake the machines that operators ask for, and write down who has fallen silent.
+        """Wake the machines that operators ask for, and record the machines that fell silent.
 
-        Raises what the store raises; nobody is then silent because we could not write.
+        Raises errors of the store; no machine is then called silent because of our failure to write.
         """
         now = self._clock.now()
         if self._swept_at is None or not timedelta(0) <= now - self._swept_at <= MAX_GAP:
@@ -64,7 +67,7 @@ class Watching:
             if watch is not None
         }
         if before != {policy: watch for policy, (watch, _) in self._watched.items()}:
-            self._polls.wake_all()  # they are held for as long as the old terms said
+            self._polls.wake_all()  # they are held for as long as the old terms allowed
 
     async def _find_silent(self, name: str, before: datetime, now: datetime) -> None:
         silent = await self._store.rounds.list_silent(name, before, now, BATCH)

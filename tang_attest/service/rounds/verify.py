@@ -1,10 +1,10 @@
 """Verify: one round of verification of a running machine (docs/protocol.md, 10).
 
-A verdict is what the device's own TPM signed for our fresh nonce, and nothing else: whoever sends other bytes under a
-device's ``kid`` hears why they are no good, and changes nothing.
+Only evidence that the device's own TPM signed over our fresh nonce can change its status.  A client that
+sends other bytes under a device's ``kid`` gets the reason of the refusal, and changes nothing.
 
-A nonce may be answered twice, by an agent that did not hear how the first answer was judged.  Each quote counts once: it
-is remembered for as long as its nonce is good.
+A nonce may be answered twice, by an agent that lost the answer to the first evidence.  Each quote counts
+once: it is stored for as long as its nonce is good.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ from tang_attest.service.rounds.ima import ImaLists, with_ima
 from tang_attest.service.unlock.challenges import Challenges, Fresh
 from tang_attest.service.unlock.device_keys import JudgedDevice, find_device_key
 
-#: The actor of what happens without a person.
+#: The actor of changes without an operator.
 SERVER: Final = "server"
 
 
@@ -62,7 +62,7 @@ class Round:
 
 @dataclass(frozen=True, slots=True)
 class _Answer:
-    """Evidence of one round, and what it is judged by."""
+    """Evidence of one round, and the policy and nonce that it is appraised by."""
 
     bound: JudgedDevice
     policy: ReferencePolicy
@@ -71,7 +71,7 @@ class _Answer:
 
     @property
     def digest(self) -> bytes:
-        """32 bytes by which the same quote over the same nonce is known again; its signature may be spelled otherwise."""
+        """Return 32 bytes that identify a quote over a nonce, whatever the encoding of its signature."""
         return hashlib.sha256(self.evidence.nonce.encode() + b"\n" + self.evidence.quote).digest()
 
 
@@ -80,7 +80,7 @@ class VerifyingStore(HasDecisions, HasDevices, HasPolicies, HasRounds, Protocol)
 
 
 class RoundVerifier:
-    """Asks running machines what they run, and judges the answer."""
+    """Makes challenges for running machines, and appraises their evidence."""
 
     def __init__(self, store: VerifyingStore, challenges: Challenges) -> None:
         self._store, self._challenges = store, challenges
@@ -91,7 +91,7 @@ class RoundVerifier:
         return await self.challenge_for(await find_device_key(self._store.decisions, kid))
 
     async def challenge_for(self, bound: JudgedDevice, selection: Selection | None = None) -> Challenge:
-        """The same for a device that was looked up; over *selection* when the values are to be recorded."""
+        """Return a challenge for *bound*; it is over *selection* when the values are to be recorded."""
         rules, offset = False, None
         if selection is None:
             policy = await self._policy(bound)
@@ -102,18 +102,18 @@ class RoundVerifier:
         return Challenge(nonce, selection, self._challenges.ttl_s, rules, offset, cap_pcr=cap_pcr)
 
     async def respond(self, kid: str, evidence: Evidence, *, fetched: bool = False) -> Round:
-        """Judge *evidence*.  A refusal that counts is a :class:`Round`; what is no verdict raises.
+        """Appraise *evidence*; return the :class:`Round` of a verdict, and raise any other refusal.
 
-        Of evidence that we *fetched* from the machine's TPM ourselves every refusal counts: nobody else sent it.
-        Raises :class:`Malformed`, :class:`Refused`, ``key-unknown``, and :class:`Conflict`: ``nonce-used`` for evidence
-        that counted before, ``clock-backwards`` for that of a boot that is over.
+        Every refusal of evidence that we *fetched* from the machine's TPM ourselves is a verdict.  Raises
+        :class:`Malformed`, :class:`Refused`, ``key-unknown``, and :class:`Conflict`: ``nonce-used`` for
+        evidence that counted before, ``clock-backwards`` for that of a boot that is over.
         """
         return await self.respond_for(
             await find_device_key(self._store.decisions, kid), evidence, fetched=fetched
         )
 
     async def respond_for(self, bound: JudgedDevice, evidence: Evidence, *, fetched: bool = False) -> Round:
-        """The same for a device that was looked up."""
+        """Appraise *evidence* of a device that was looked up; see :meth:`respond`."""
         now, policy = self._challenges.now(), await self._policy(bound)
         selection = _quoted(bound, policy)
         fresh = self._challenges.check(Purpose.VERIFY, _subject(bound, selection), evidence.nonce, now)
@@ -147,7 +147,7 @@ class RoundVerifier:
         event_log: bytes,
         opened: Opened,
     ) -> None:
-        """Raise :class:`Refused` unless the values are as they should be; any cap is as good as another."""
+        """Raise :class:`Refused` unless the policy permits the values; any cap is as good as another."""
         # Not appraise(): nothing here may become a permit.
         quoted = {pcr: quote.values[pcr] for pcr in policy.selection.pcrs}
         judged = (bound.device.name, as_capped(policy, quoted, opened), self._challenges.now(), event_log)
@@ -163,7 +163,9 @@ class RoundVerifier:
     async def _judge_conditions(
         self, bound: JudgedDevice, quote: VerifiedQuote, evidence: Evidence, opened: Opened
     ) -> None:
-        """Raise :class:`Refused` unless the disks, and what was measured since, are as the policy wants them."""
+        """Raise :class:`Refused` unless the disks, and the measurements since boot, meet the policy's
+        conditions.
+        """
         conditions = bound.policy.conditions
         if conditions.attested_root and (reason := opened.obstacle()):
             raise Refused.because(reason)
@@ -177,7 +179,7 @@ class RoundVerifier:
     ) -> bool:
         """Return True if a log that the machine sent before leads to the quoted values, and keeps the rules.
 
-        Then the values are good, and what is wrong is the log that came now.
+        The values are then good, and only the log of this round is wrong.
         """
         quoted = {pcr: quote.values[pcr] for pcr in policy.selection.pcrs}
         values = as_capped(policy, quoted, opened)
@@ -206,7 +208,8 @@ class RoundVerifier:
     async def record_values(
         self, device: Device, selection: Selection, values: PcrValues, actor: str
     ) -> ReferencePolicy:
-        """The same with values that were verified before; a policy that was recorded before gets one state more.
+        """Make verified values the running policy of a device; a policy that was recorded before gets a
+        further state.
 
         Raises ``selection-invalid``, and ``name-taken`` when that policy is over other PCRs.
         """
@@ -239,7 +242,7 @@ class RoundVerifier:
         return recorded
 
     async def unreachable(self, device: Device, policy: ReferencePolicy, silent_since: datetime) -> Round:
-        """Write that nothing authentic came since *silent_since*, unless it did."""
+        """Record that no authentic evidence came since *silent_since*, unless it came meanwhile."""
         now = self._challenges.now()
         reason = Reason("device-unreachable", f"No evidence of '{device.name}' that counts came in time.")
         verification = self._verification(device, policy, RoundOutcome.UNREACHABLE, (reason,), now)
@@ -269,7 +272,7 @@ class RoundVerifier:
             answer_expires_at=fresh.expires_at,
         )
         if quote is not None:
-            # Only what can become a policy: PCR 10, quoted for IMA's list, never stays.
+            # Only PCRs that can be in a policy: PCR 10, quoted for IMA's list, keeps changing.
             selection = answer.policy.selection
             values = {str(pcr): quote.values[pcr].hex() for pcr in selection.pcrs}
             details = {**verification.details, "selection": str(selection), "values": values}
@@ -281,7 +284,8 @@ class RoundVerifier:
                 verification, clock=quote.clock, behind_ms=fresh.behind_ms, details=details, told=told
             )
         else:
-            # Its clock may not become ours, so nothing else says that it is not older than what counted since.
+            # Its clock is not stored, so nothing else shows that it is not older than evidence that counted
+            # since.
             verification = replace(verification, silent_since=fresh.made_at)
         change = await self._store.rounds.record_round(verification)
         if change is None:
@@ -326,7 +330,9 @@ def _quoted(bound: JudgedDevice, policy: ReferencePolicy) -> Selection:
 
 
 def _opened(bound: JudgedDevice, quote: VerifiedQuote, evidence: Evidence) -> Opened:
-    """Return the statements of the cap's texts about the disks: those that came, or those that came before and lead to the same value."""
+    """Return the statements of the cap's texts about the disks: those sent now, or earlier ones that lead to
+    the same value.
+    """
     kept = bound.device.told.opened.texts if bound.device.told else b""
     cap_pcr = bound.policy.cap_pcr
     sent = read_cap(evidence.cap_events, quote.selection, quote.values, cap_pcr)
@@ -342,10 +348,11 @@ def _verify(bound: JudgedDevice, selection: Selection, evidence: Evidence, fresh
 
 
 def _is_verdict(refusal: Refused, fresh: Fresh) -> bool:
-    """Return True if *refusal* says something about the machine.
+    """Return True if *refusal* is a verdict on the machine.
 
-    A clock or a counter that went back does when the nonce was made after the evidence that it is compared with: then no
-    two rounds overtook each other, and the TPM's state was set back (a virtual machine's snapshot).
+    A clock or a counter that went back is one if the nonce was made after the evidence that it is compared
+    with: then no two rounds overtook each other, and the TPM's state was set back (a virtual machine's
+    snapshot).
     """
     if refusal.code in ("clock-backwards", "reset-count-backwards"):
         return fresh.mark is not None
@@ -368,7 +375,7 @@ def _actions(device: Device, policy: ReferencePolicy, outcome: RoundOutcome) -> 
 
 
 def parse_values(past: PastRound) -> tuple[Selection, PcrValues]:
-    """The values that a kept round quoted.  Raises ``observation-missing`` when it has none."""
+    """Return the values that a stored round quoted.  Raises ``observation-missing`` when it has none."""
     selection, values = past.details.get("selection"), past.details.get("values")
     if not isinstance(selection, str) or not isinstance(values, dict):
         raise Malformed("observation-missing", f"The last round of '{past.device}' has no quoted values.")
@@ -376,5 +383,5 @@ def parse_values(past: PastRound) -> tuple[Selection, PcrValues]:
 
 
 def default_selection(policy: ReferencePolicy) -> Selection:
-    """Default selection to record of a running machine."""
+    """Return the default selection to record of a running machine."""
     return running_selection(policy.selection)

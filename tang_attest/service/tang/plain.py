@@ -1,12 +1,13 @@
-"""Plain Tang: the answers of tangd, which asks nobody for evidence.
+"""Plain Tang: the answers of tangd, which demands no evidence.
 
 Rules of this module:
 
-* For any request that makes sense the status and the body are tangd's (tests/tang compares them).  Therefore the
-  checks come in tangd's order, and the questions about ``use`` and ``key_ops`` are libjose's.
+* For any meaningful request the status and the body are tangd's (tests/tang compares them).  So the checks
+  come in tangd's order, and ``use`` and ``key_ops`` are interpreted as libjose does.
 * A :class:`KeySet` never changes.  Advertisements are signed when first asked for and then kept, because one
   signature costs as much as an exchange.
-* Where tangd accepts what no client sends (a coordinate beyond the field, other bytes after a NUL), we refuse.
+* Requests that tangd accepts but no client sends (a coordinate beyond the field, bytes after a NUL) are
+  refused.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ from tang_attest.protocol.values.points import CURVES, Curve, Point
 
 #: tangd answers 413 to a longer body.
 BODY_LIMIT: Final = 65_535
-#: A point has four members.  Anybody may send one, so nobody sends many.
+#: A point has four members; a request without evidence may not have many more.
 _REQUEST_BOUNDS: Final = Bounds(depth=512, parts=1024)
 
 #: Operations that a private key alone can do; libjose takes them out of a public key's ``key_ops``.
@@ -49,7 +50,7 @@ _OPERATIONS_OF_USE: Final[Mapping[str, frozenset[str]]] = {
 
 
 class TangStatus(Exception):
-    """tangd's way to say no: an HTTP status and no body."""
+    """A refusal as tangd makes it: an HTTP status and no body."""
 
     def __init__(self, status: int) -> None:
         self.status = status
@@ -58,12 +59,12 @@ class TangStatus(Exception):
 
 @dataclass(frozen=True, slots=True)
 class TangKey:
-    """One key of a key set, and what tangd would do with it.
+    """One key of a key set, and the operations that tangd would do with it.
 
-    ``public`` is the JWK as it is advertised.  ``hidden`` keys (rotated ones) still answer but are not
-    advertised.  ``signs``, ``verifies`` and ``derives`` tell what the key may be used for; ``answers`` whether
-    ``/rec`` may use it, which asks for an explicit deriveKey.  ``signer`` and ``exchange`` are the private key, or
-    ``None`` when it cannot be used that way.
+    ``public`` is the advertised JWK.  ``hidden`` keys (rotated ones) still answer but are not advertised.
+    ``signs``, ``verifies`` and ``derives`` are the permitted uses; ``answers`` is true if ``/rec`` may use
+    the key, which needs an explicit deriveKey.  ``signer`` and ``exchange`` are the private key, or ``None``
+    when it cannot be used that way.
     """
 
     public: Mapping[str, Any]
@@ -85,7 +86,7 @@ class TangKey:
         *,
         hidden: bool = False,
     ) -> TangKey:
-        """A key as its private JWK describes it."""
+        """Return the key of a private JWK."""
         return cls(
             public=public_jwk(jwk),
             hidden=hidden,
@@ -103,7 +104,7 @@ class TangKey:
 
     @classmethod
     def for_exchange(cls, key: Multiplier, *, hidden: bool = False) -> TangKey:
-        """An exchange key such as tangd generates."""
+        """Return an exchange key such as tangd generates."""
         public = {"alg": "ECMR", "key_ops": ["deriveKey"], **key.public.members()}
         return cls(public, hidden, derives=True, answers=True, exchange=key)
 
@@ -111,7 +112,9 @@ class TangKey:
     def for_signing(
         cls, signer: AdvertisementSigner, members: Mapping[str, str], *, hidden: bool = False
     ) -> TangKey:
-        """A signing key such as tangd generates; *members* are crv, kty, x and y of its public half."""
+        """Return a signing key such as tangd generates; *members* are crv, kty, x and y of its public
+        half.
+        """
         public = {"alg": signer.algorithm, "key_ops": ["verify"], **members}
         return cls(public, hidden, signs=True, verifies=True, signer=signer)
 
@@ -133,7 +136,7 @@ class KeySet:
         self._advertisements: dict[int | None, bytes] = {}
 
     def find(self, kid: str) -> TangKey | None:
-        """The key with this thumbprint, whichever of the five hashes made it."""
+        """Return the key with this thumbprint, by any of the five hashes."""
         return self._by_thumbprint.get(kid)
 
     def place(self, kid: str) -> Executor | None:
@@ -142,10 +145,10 @@ class KeySet:
         return key.exchange.place if key is not None and key.exchange is not None else None
 
     def advertisement(self, kid: str | None = None) -> bytes:
-        """The signed key set, for *kid* signed by that key too, even if it is hidden.
+        """Return the signed key set; for *kid* it is signed by that key too, even if it is hidden.
 
-        Raises :class:`TangStatus` 500 when there is no signing key to advertise, 404 when *kid* is not a signing
-        key or a signing key cannot sign.
+        Raises :class:`TangStatus` 500 when there is no signing key to advertise, 404 when *kid* is not a
+        signing key or a signing key cannot sign.
         """
         if not self._signing:
             raise TangStatus(500)
@@ -165,7 +168,9 @@ class KeySet:
         return advertise([key.public for key in self._listed], signers)
 
     def recover(self, kid: str, body: bytes) -> bytes:
-        """The reply to ``POST /rec/{kid}``.  Raises :class:`TangStatus`; the order of the checks is tangd's."""
+        """Return the reply to ``POST /rec/{kid}``.  Raises :class:`TangStatus`; the order of the checks is
+        tangd's.
+        """
         request = _read_request(body)
         if not self._signing:
             raise TangStatus(500)
@@ -183,20 +188,20 @@ class KeySet:
 
 
 class KeySetProvider(Protocol):
-    """Whatever knows the keys of the moment: a Tang directory, or the database."""
+    """A source of the present keys: a Tang directory, or the database."""
 
     def current(self) -> KeySet | Awaitable[KeySet]:
-        """The keys as they are now; the same object as before when nothing changed."""
+        """Return the present keys; the same object as before when nothing changed."""
 
 
 async def current_keys(provider: KeySetProvider) -> KeySet:
-    """The keys of *provider*, whether it has to wait for them or not."""
+    """Return the keys of *provider*, which may be synchronous or a coroutine."""
     keys = provider.current()
     return keys if isinstance(keys, KeySet) else await keys
 
 
 def public_jwk(jwk: Mapping[str, Any]) -> dict[str, Any]:
-    """An EC key without its private part and private operations, as ``jose jwk pub`` makes it."""
+    """Return an EC key without its private part and private operations, as ``jose jwk pub`` does."""
     public = {name: value for name, value in jwk.items() if name != "d"}
     if isinstance(jwk.get("key_ops"), list):
         public["key_ops"] = [operation for operation in jwk["key_ops"] if not _is_private(operation)]
@@ -210,7 +215,7 @@ def _is_private(operation: object) -> bool:
 def permits(jwk: Mapping[str, Any], operation: str, *, explicit: bool = False) -> bool:
     """Return True if libjose would let *jwk* do *operation*.
 
-    A key that says nothing may do everything, unless the permission has to be *explicit*.
+    A key without restrictions permits every operation, unless the permission has to be *explicit*.
     """
     if "use" not in jwk and "key_ops" not in jwk:
         return not explicit
@@ -241,7 +246,7 @@ def _read_request(body: bytes) -> Mapping[str, Any]:
 
 
 def _read_point(request: Mapping[str, Any], curve: Curve) -> Point:
-    """X, which must be on *curve*.  Raises :class:`Malformed`."""
+    """Return X, which must be on *curve*.  Raises :class:`Malformed`."""
     name = request.get("crv")
     if not isinstance(name, str) or CURVES.get(name) is not curve:
         raise Malformed("curve-mismatch", "X is not on the key's curve.")
@@ -252,7 +257,9 @@ def _read_point(request: Mapping[str, Any], curve: Curve) -> Point:
 
 
 def _belongs(d: int, point: Point) -> bool:
-    """Return True if d·G is *point*.  A client's private key, which it sent in the clear, is no secret of ours."""
+    """Return True if d·G is *point*.  A client's private key, which it sent in the clear, is no secret of
+    ours.
+    """
     try:
         return ec.derive_private_key(d, point.curve.implementation).public_key() == point.public_key()
     except ValueError:
@@ -260,8 +267,8 @@ def _belongs(d: int, point: Point) -> bool:
 
 
 def _integer(text: object) -> int:
-    """A big-endian number in base64url.  Unlike parse_point, and like libjose, takes any number of leading zeros
-    and only the alphabet's own characters, without padding and without stray bits at the end.
+    """Return a big-endian number in base64url.  Like libjose, and unlike parse_point, it takes any number of
+    leading zeros, and only the alphabet's own characters, without padding and without stray bits at the end.
     """
     if not isinstance(text, str):
         raise Malformed("point-invalid", "A number is not text.")
@@ -305,11 +312,11 @@ _DECODER: Final = json.JSONDecoder(
 
 
 def load_json(text: bytes) -> dict[str, Any] | list[Any]:
-    """An object or array; of members with the same name the last counts.
+    """Return an object or array; of members with the same name the last counts.
 
-    Raises :class:`ValueError` for what jansson does not read either: text that is not UTF-8, NaN, numbers that fit
-    neither 64 bits nor a double, NUL, half surrogate pairs.  Nests as deep as Python's stack has room (jansson:
-    2,048).
+    Raises :class:`ValueError` for text that jansson does not read either: text that is not UTF-8, NaN,
+    numbers that fit neither 64 bits nor a double, NUL, half surrogate pairs.  Python's stack limits the
+    nesting (jansson: 2,048).
     """
     characters = text.decode()
     try:

@@ -1,4 +1,4 @@
-"""Tang keys as they were a moment ago, so that not every request reads the directory and the database."""
+"""A cache of Tang keys for a moment, so that not every request reads the directory and the database."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ LIFE_S: Final = 1.0
 
 
 class RecentKeys:
-    """The keys of *provider*, asked for at most once in *life_s* seconds (and by those that ask meanwhile).
+    """The keys of *provider*, fetched at most once in *life_s* seconds (and by requests meanwhile).
 
-    Raises what *provider* raises, each time: a failure is not kept.
+    Raises the errors of *provider*, each time: a failure is not kept.
     """
 
     def __init__(self, provider: KeySetProvider, life_s: float = LIFE_S) -> None:
@@ -22,10 +22,10 @@ class RecentKeys:
         self._keys, self._until = KeySet(()), float("-inf")
 
     async def current(self) -> KeySet:
-        """The keys as they were at most so long ago."""
+        """Return the keys, which may be ``life_s`` seconds old."""
         begin = asyncio.get_running_loop().time()
         if begin >= self._until:
             self._keys = await current_keys(self._provider)
-            # From when it was asked, not answered: what changed meanwhile may be missing.
+            # From the question, not the answer: a change in between may be missing.
             self._until = begin + self._life_s
         return self._keys

@@ -1,4 +1,4 @@
-"""The server's own keys: signing keys, open exchange keys, and what is advertised of them."""
+"""The server's own keys: signing keys, open exchange keys, and their advertisements."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class SigningKeyStore(KeyStore, Protocol):
     """A :class:`KeyStore` that also opens signing keys and seals keys made elsewhere."""
 
     def open_signer(self, key: EncryptedKey) -> AdvertisementSigner:
-        """The signing key, ready for use."""
+        """Return the signing key, ready for use."""
 
     def encrypt(self, use: str, private: ec.EllipticCurvePrivateKey, now: datetime) -> EncryptedKey:
         """Return an existing key, encrypted."""
@@ -50,8 +50,8 @@ class DirectoryFirst:
 class _BesideDirectory(KeySet):
     """``/adv`` is the directory's alone, with one signature where tangd has one.
 
-    A client that names one of the server's own keys, ``/adv/{kid}``, gets the keys of both, signed by both. Keys of both
-    answer ``/rec``.
+    A client that names one of the server's own keys, ``/adv/{kid}``, gets the keys of both, signed by both.
+    Keys of both answer ``/rec``.
     """
 
     def __init__(self, directory: KeySet, own: KeySet) -> None:
@@ -72,8 +72,8 @@ class ServerKeyStore(HasDecisions, HasDevices, HasKeys, HasPolicies, Protocol):
 class ServerKeys:
     """Keys that belong to no device, and the advertisements they sign.
 
-    With *open_keys* the open exchange keys are advertised and answer without evidence (plain Tang); without, they
-    are as if they were not there.
+    With *open_keys* the open exchange keys are advertised and answer without evidence (plain Tang); without,
+    they are as if they were not there.
     """
 
     def __init__(
@@ -91,7 +91,9 @@ class ServerKeys:
         self._key_set = KeySet(())
 
     async def current(self) -> KeySet:
-        """The keys as they are now; the same object as before when nothing changed, so nothing is signed again."""
+        """Return the present keys; the same object as before when nothing changed, so nothing is signed
+        again.
+        """
         stored = await self._store.keys.server_keys()
         if stored != self._stored:
             used = [key for key in stored if key.use == "sign" or self._open_keys]
@@ -99,12 +101,12 @@ class ServerKeys:
         return self._key_set
 
     async def usable(self) -> KeySet:
-        """The keys as they are now, if exchange keys can be used.  Raises ``server-tpm-unavailable``."""
+        """Return the present keys, if exchange keys can be used.  Raises ``server-tpm-unavailable``."""
         await self._keys.check_tpm()
         return await self.current()
 
     async def device_advertisement(self, kid: str) -> bytes:
-        """The signed advertisement of a device's newest exchange key, asked for by any of its keys.
+        """Return the signed advertisement of a device's newest exchange key, given any of its keys.
 
         It names the AK that the key answers to, so that a machine is never bound to another one's key.
         Raises ``key-unknown``.
@@ -121,7 +123,7 @@ class ServerKeys:
         )
 
     async def enrolled(self, device: Device) -> Mapping[str, Any]:
-        """The answer to a finished enrollment (docs/protocol.md, 4.2)."""
+        """Return the answer to a finished enrollment (docs/protocol.md, 4.2)."""
         policy = await self._store.policies.get_policy(device.policy)
         kid = device.kids[0]
         return {
@@ -135,15 +137,17 @@ class ServerKeys:
         }
 
     async def create_signing_key(self) -> str:
-        """Make a signing key; its thumbprint."""
+        """Make a signing key; return its thumbprint."""
         key = self._keys.create("sign", DEFAULT_CURVE, self._clock.now())
         await self._store.keys.add_key(key, None, self._entry("keys create", key.kid))
         return key.kid
 
     async def rotate(self) -> tuple[list[str], list[str]]:
-        """Make new signing (and, if there are any, open exchange) keys; the old ones are advertised no longer.
+        """Make new signing (and, if there are any, open exchange) keys; the old ones are advertised no
+        longer.
 
-        The old ones still answer and verify, so nothing that was bound breaks.  Returns new and old thumbprints.
+        The old ones still answer and verify, so nothing that was bound breaks.  Returns new and old
+        thumbprints.
         """
         old = [key for key in await self._store.keys.server_keys() if key.rotated_at is None]
         uses = sorted({key.use for key in old} | {"sign"})
@@ -159,9 +163,10 @@ class ServerKeys:
         return [key.kid for key in new], [key.kid for key in old]
 
     async def rotate_device(self, name: str) -> tuple[str, list[str]]:
-        """Give a device a new exchange key for what is bound from now on; the old one still answers.
+        """Give a device a new exchange key for later bindings; the old one still answers.
 
-        Raises ``not-found``, ``key-unknown`` for a device without an exchange key, ``server-tpm-unavailable``.
+        Raises ``not-found``, ``key-unknown`` for a device without an exchange key,
+        ``server-tpm-unavailable``.
         """
         device = await self._store.devices.get_device(name)
         if not device.kids:
@@ -188,12 +193,12 @@ class ServerKeys:
         return key.kid
 
     async def _create(self, use: str, old: Sequence[EncryptedKey], holder: str) -> EncryptedKey:
-        """A key for *holder* in the place of *old* ones."""
+        """Make a key for *holder* in the place of *old* ones."""
         if use == "sign":
             return self._keys.create(use, DEFAULT_CURVE, self._clock.now())
         key = await self._keys.create_exchange(DEFAULT_CURVE, self._clock.now(), holder)
         if any(map(self._keys.is_in_tpm, old)) and not self._keys.is_in_tpm(key):
-            # Nobody notices afterwards that a disk of this server opens what its TPM protected.
+            # Otherwise a disk of this server would silently open what its TPM protected.
             raise Unavailable(
                 "server-tpm-unavailable", "The old key lives in a TPM, and the new one would not."
             )

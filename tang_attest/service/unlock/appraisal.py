@@ -1,4 +1,4 @@
-"""(11), (12) Appraisal: what the policy says of a verified quote, and what there is to remember about it."""
+"""(11), (12) Appraisal: the policy applied to a verified quote, and the records that follow from it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tang_attest.protocol.verification import blames_the_log_only
 from tang_attest.service.unlock.device_keys import DeviceKey
 from tang_attest.service.unlock.suspension import check_admitted, check_not_suspended
 
-#: Refusals whatever was quoted, or of values that are approved already.
+#: Refusals that do not depend on the quoted values, or that concern approved values.
 _NOT_THE_VALUES: Final = frozenset({"device-suspended", "approval-required", "device-stale", "state-learned"})
 
 
@@ -28,8 +28,9 @@ _NOT_THE_VALUES: Final = frozenset({"device-suspended", "approval-required", "de
 class AppraisalResult:
     """Result of an appraisal, and the records of it for the store.
 
-    ``observation`` is what a person may approve, ``learned`` the state that an armed learning use made, ``news`` what
-    was quoted when the store has something else, ``rollout`` what this says about the rollout of the policy.
+    ``observation`` is the refused evidence that an operator may approve, ``learned`` the state that an armed
+    learning use made, ``news`` the evidence if the store has another, ``rollout`` the effect on the rollout
+    of the policy.
     """
 
     outcome: Permit | Refused
@@ -40,12 +41,14 @@ class AppraisalResult:
 
     @property
     def met(self) -> ReferenceState | None:
-        """The state that permitted."""
+        """Return the state that the values met; None for a refusal."""
         return self.outcome.state if isinstance(self.outcome, Permit) else None
 
 
 def appraise(bound: DeviceKey, quote: VerifiedQuote, event_log: bytes, now: datetime) -> AppraisalResult:
-    """Ask the policy.  Takes milliseconds when there is an event log, so not on the event loop."""
+    """Apply the policy.  It takes milliseconds when there is an event log, so run it outside the event
+    loop.
+    """
     outcome, learned = _judge(bound, quote, event_log, now)
     quoted = Snapshot(quote.selection, quote.values, event_log)
     odd_values = isinstance(outcome, Refused) and not learned and outcome.code not in _NOT_THE_VALUES
@@ -69,9 +72,9 @@ def _judge(
     except Refused as refusal:
         if refusal.code in _NOT_THE_VALUES:
             return refusal, None
-        # Values that a state has need not be learned, whatever log came with them.
+        # Values of an approved state need not be learned, with any log.
         if not blames_the_log_only(refusal) and (learned := _learn(bound.device, quote, now)):
-            # Refused all the same: a person with the passphrase has to be there when a state is learned.
+            # Refused all the same: somebody with the passphrase has to be present when a state is learned.
             return Refused("state-learned", "This boot's state was recorded as the one to expect."), learned
         return _explain(refusal, bound.device, quote), None
     return permit, None
@@ -84,7 +87,7 @@ def _check_learned(device: Device, permit: Permit, quote: VerifiedQuote) -> None
 
 
 def _learn(device: Device, quote: VerifiedQuote, now: datetime) -> ReferenceState | None:
-    """The state of a boot that was waited for."""
+    """Return the state that an armed learning use makes of this boot."""
     learning = device.learning
     if learning is None or now >= learning.until or not learnable(learning.stable, quote.values):
         return None
@@ -94,10 +97,10 @@ def _learn(device: Device, quote: VerifiedQuote, now: datetime) -> ReferenceStat
 
 
 def _explain(refusal: Refused, device: Device, quote: VerifiedQuote) -> Refused:
-    """Name the usual cause of values that no boot has: PCRs that an earlier boot's values are still in.
+    """Name the usual cause of values that no boot has: PCRs that still hold the values of an earlier boot.
 
-    Boards without a wire from reset to the TPM keep their PCRs over a warm reboot.  Then every PCR that anything
-    measured differs, and the reset counter says the same as when the disks were last open.
+    Boards without a wire from reset to the TPM keep their PCRs over a warm reboot.  Then every extended PCR
+    differs, and the reset counter is the same as when the disks were last open.
     """
     measured = {pcr for pcr, value in quote.values.items() if any(value)}
     if (
@@ -121,9 +124,10 @@ def _news(device: Device, quoted: Snapshot, outcome: Permit | Refused) -> NewEvi
 
 
 def grade_of(quoted: Snapshot, *, ek_verified: bool) -> Mapping[str, object]:
-    """The grade of what was quoted, as :meth:`~tang_attest.protocol.grade.Grade.as_json` has it.
+    """Return the grade of the quoted measurements, in the form of
+    :meth:`~tang_attest.protocol.grade.Grade.as_json`.
 
-    With ``unmeasured``, a list of sentences, where something may steer the boot that nothing measures.
+    It has ``unmeasured``, a list of sentences, where unmeasured inputs may steer the boot.
     """
     log, replayed = None, False
     if quoted.event_log:

@@ -2,11 +2,11 @@
 
 Rules of this module:
 
-* A quote is made after its nonce, so it is newer than whatever evidence was accepted before that nonce was made, and
-  that is what it is compared with.  The nonce itself says what that was, so no two servers have to agree on the time.
-* Nothing follows for evidence that was accepted since: two quotes of one boot may overtake each other on the way.  They
-  are not further apart than a nonce lives, by the TPM's own clock.
-* The store looks again: a quote of an earlier boot than the newest evidence's is refused there, however it came.
+* A quote is made after its nonce, so it must be newer than any evidence that was accepted before the nonce
+  was made.  The nonce itself carries the clock of that evidence, so servers need not agree on the time.
+* Evidence that was accepted since does not count: two quotes of one boot may overtake each other on the way.
+  They are not further apart than a nonce lives, by the TPM's own clock.
+* The store checks again: it refuses a quote of an earlier boot than that of the newest evidence.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from tang_attest.protocol.tpm import AttestationKey
 
 @dataclass(frozen=True, slots=True)
 class Fresh:
-    """A nonce that is good: when it was made, until when it is good, and its :class:`Mark` if it has one."""
+    """A valid nonce: the times when it was made and when it expires, and its :class:`Mark` if it has one."""
 
     made_at: datetime
     expires_at: datetime
@@ -39,14 +39,16 @@ class Fresh:
 
     @property
     def behind_ms(self) -> int:
-        """The distance by which its quote may be behind the newest evidence of the boot, in milliseconds of the TPM's clock.
+        """The distance by which its quote may be behind the newest evidence of the boot, in milliseconds of
+        the TPM's clock.
 
-        Nothing without a mark.  A TPM's clock may run too fast (TPM 2.0 part 1, section 36), hence twice the nonce's life.
+        It is zero without a mark.  A TPM's clock may run too fast (TPM 2.0 part 1, section 36), hence twice
+        the nonce's life.
         """
         return 0 if self.mark is None else 2 * int((self.expires_at - self.made_at).total_seconds() * 1000)
 
     def enrolled(self, device: Device) -> EnrolledDevice:
-        """*device* as verification takes it, with the clock that a quote over this nonce is compared with."""
+        """Return *device* for verification, with the clock that a quote over this nonce is compared with."""
         key = AttestationKey(
             device.ak_public, device.ak_name, device.ak_spki, device.ak_scheme, device.ak_hash, no_da=False
         )
@@ -70,13 +72,16 @@ class Challenges:
         return self.clock.now()
 
     def make(self, purpose: Purpose, subject: str, mark: Mark | None = None) -> str:
-        """Return a nonce; *mark* has the clock of the device's newest evidence, read from the store after it was asked."""
+        """Return a nonce; *mark* has the clock of the device's newest evidence, read from the store after it
+        was asked.
+        """
         return make_nonce(self.key, purpose, subject, milliseconds(self.now()), self.random.bytes(16), mark)
 
     def check(
         self, purpose: Purpose, subject: str, nonce: str, now: datetime, ttl_s: int | None = None
     ) -> Fresh:
-        """Return the contents of *nonce*, which lives for *ttl_s* seconds (by default, those of the challenges).
+        """Return the contents of *nonce*, which lives for *ttl_s* seconds (by default, those of the
+        challenges).
 
         Raises ``nonce-invalid``, ``nonce-expired``.  Not checked: use of the nonce before.
         """

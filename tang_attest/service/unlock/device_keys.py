@@ -19,10 +19,10 @@ from tang_attest.protocol.values.pcr import Selection
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JudgedDevice:
-    """A device and the policy that judges it, as the database has them now.
+    """A device and the policy that appraises it, read from the database now.
 
-    ``policy`` is what :func:`judged_by` makes of the stored one; ``rollout`` is the one that is not over, ``subject``
-    how the device stands in it.  ``basis`` is what a permit by ``policy`` rests on.
+    ``policy`` is the stored one after :func:`judged_by`.  ``rollout`` is the one under way, and ``subject``
+    the device's part in it.  ``basis`` identifies the rows on which a permit by ``policy`` rests.
     """
 
     device: Device
@@ -39,7 +39,7 @@ class JudgedDevice:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeviceKey(JudgedDevice):
-    """An exchange key, the device it serves, and the policy that judges it, as the database has them now."""
+    """An exchange key, its device, and the policy that appraises the device, read from the database now."""
 
     key: EncryptedKey
 
@@ -50,11 +50,11 @@ class DeviceKey(JudgedDevice):
 
 
 class JudgingStore(HasDecisions, HasDevices, HasPolicies, Protocol):
-    """The roles of the store that tell which policy judges a device."""
+    """The roles of the store that hold a device and its policy."""
 
 
 async def find_device_key(store: DecisionStore, kid: str) -> DeviceKey:
-    """The device's key with thumbprint *kid*.  Raises ``key-unknown``."""
+    """Return the device's key with thumbprint *kid*.  Raises ``key-unknown``."""
     bound = await store.find_key(kid)
     if bound is None or bound.device is None or bound.policy is None:
         raise _unknown()
@@ -72,7 +72,7 @@ async def find_device_key(store: DecisionStore, kid: str) -> DeviceKey:
 
 
 async def find_judged_device(store: JudgingStore, name: str) -> JudgedDevice:
-    """The device *name*, which needs no exchange key.  Raises ``not-found``."""
+    """Return the device *name*, which needs no exchange key.  Raises ``not-found``."""
     device = await store.devices.get_device(name)
     if device.kids:
         return await find_device_key(store.decisions, device.kids[0])
@@ -90,9 +90,9 @@ async def find_judged_device(store: JudgingStore, name: str) -> JudgedDevice:
 
 
 async def find_question(store: DecisionStore, kid: str) -> tuple[Selection, ClockInfo | None]:
-    """Return the selection that the device's key with thumbprint *kid* asks a quote of, and the clock of its newest evidence.
+    """Return the PCR selection required to use key *kid*, and the clock of its device's newest evidence.
 
-    Raises ``key-unknown``.  A rollout changes which values are good, not which are quoted.
+    Raises ``key-unknown``.  A rollout changes the good values, never the selection.
     """
     # The two share a query.
     selection, newest = await asyncio.gather(store.find_selection(kid), store.find_clock(kid))

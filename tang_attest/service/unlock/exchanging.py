@@ -9,16 +9,17 @@ from typing import Final, TypeVar
 
 from tang_attest.errors import Unavailable
 
-#: Seconds after which a TPM counts as away; the pin waits for 10, and should hear it.
+#: Seconds after which a TPM counts as away; the pin waits for 10, and should get the answer.
 PATIENCE_S: Final = 8.0
 
 _Result = TypeVar("_Result")
 
 
 async def run_in_tpm(place: Executor, call: Callable[..., _Result], *args: object) -> _Result:
-    """``call(*args)`` in the TPM's thread.  Raises ``server-tpm-unavailable`` when that takes too long.
+    """Return ``call(*args)``, run in the TPM's thread.  Raises ``server-tpm-unavailable`` when that takes too
+    long.
 
-    A command that was begun then still ends, and nobody gets its result.
+    A command under way then still ends, and its result is dropped.
     """
     try:
         async with asyncio.timeout(PATIENCE_S):
@@ -32,7 +33,9 @@ async def run_in_tpm(place: Executor, call: Callable[..., _Result], *args: objec
 async def run_where(
     place: Executor | None, otherwise: Executor | None, call: Callable[..., _Result], *args: object
 ) -> _Result:
-    """``call(*args)``, which multiplies with a key whose ``place`` is given, there or else in *otherwise*, or here."""
+    """Return ``call(*args)``, which multiplies with a key: run in the key's *place*, else in *otherwise*,
+    else here.
+    """
     if place is not None:
         return await run_in_tpm(place, call, *args)
     if otherwise is None:

@@ -1,7 +1,7 @@
 """Refusals independent of the boot: a suspension, and a policy that requires approval by an operator.
 
-A suspended machine hears so only after its TPM has signed: the code would tell a stranger that somebody suspects the
-machine, and a thief of its disk that it was noticed.
+A suspended machine learns that only after its TPM has signed: the code would show an unauthenticated client
+that the machine is suspected, and an attacker with its disk that the theft was noticed.
 """
 
 from __future__ import annotations
@@ -21,7 +21,9 @@ def check_not_suspended(device: Device) -> None:
 
 
 def check_admitted(policy: ReferencePolicy, device: Device, now: datetime) -> None:
-    """Raise ``approval-required`` or ``device-stale`` when a person has to allow what *policy* permits."""
+    """Raise ``approval-required`` or ``device-stale`` when an operator has to allow an unlock that *policy*
+    permits.
+    """
     seen_at = device.standing.verified_at or device.enrolled_at
     obstacle = policy.conditions.obstacle(device.name, device.allowed_until, seen_at, now)
     if obstacle is not None:

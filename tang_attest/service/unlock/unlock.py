@@ -2,8 +2,8 @@
 
     EnrolledDevice -> Challenge -> VerifiedQuote -> Permit -> Reply
 
-Every decision about a device's key is in the audit record, durably, before the answer leaves.  The numbers are
-those of docs/protocol.md, section 3.3.
+Every decision about a device's key is in the audit record, durably, before the answer leaves.  The numbers
+are those of docs/protocol.md, section 3.3.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from tang_attest.service.unlock.challenges import Challenges, Fresh
 from tang_attest.service.unlock.device_keys import DeviceKey, find_device_key, find_question
 from tang_attest.service.unlock.exchanging import run_in_tpm, run_where
 
-#: Looks at a policy that is changed while evidence is judged by it.
+#: Appraisals of one request when the policy is changed meanwhile.
 _TRIES: Final = 5
 
 
@@ -59,7 +59,7 @@ class Unlock:
     async def challenge(self, kid: str) -> Challenge:
         """Return a challenge for the machine that uses *kid*.  Raises ``key-unknown``.  Nothing is stored."""
         selection, newest = await find_question(self._store.decisions, kid)
-        # The log explains a refusal to the person who has to judge it.
+        # The log explains a refusal to the operator who decides about it.
         return Challenge(
             self._challenges.make(Purpose.UNLOCK, kid, Mark(newest)),
             selection,
@@ -72,10 +72,11 @@ class Unlock:
         await find_question(self._store.decisions, kid)
 
     async def respond(self, kid: str, jwk: Mapping[str, Any], evidence: Evidence, caller: Caller) -> Reply:
-        """Y for the X in *jwk*, when *evidence* is good; raises whatever step refuses.
+        """Return Y for the X in *jwk*, when *evidence* is good; raise the error of the step that refuses.
 
         Raises :class:`Malformed`, :class:`Refused`, ``key-unknown``, and
-        :class:`~tang_attest.errors.Conflict` when the store lost a race (``nonce-used``, ``clock-backwards``).
+        :class:`~tang_attest.errors.Conflict` when the store lost a race (``nonce-used``,
+        ``clock-backwards``).
         """
         for _ in range(_TRIES):
             try:
@@ -83,11 +84,13 @@ class Unlock:
             except Conflict as lost:
                 if lost.code != "policy-changed":
                     raise
-        # Somebody changes it again and again; the nonce is still good.
+        # The policy changed too often meanwhile; the nonce is still good.
         raise Unavailable("unavailable", "The policy is being changed.")
 
     async def _respond(self, kid: str, jwk: Mapping[str, Any], evidence: Evidence, caller: Caller) -> Reply:
-        """The same; raises ``policy-changed`` when the evidence has to be judged again, by what the policy is now."""
+        """Answer once; raise ``policy-changed`` when the evidence has to be appraised again, by the policy of
+        now.
+        """
         bound = await find_device_key(self._store.decisions, kid)
         entry = caller.entry(self._challenges.now(), "unlock", bound.device.name, kid)
         try:
@@ -101,13 +104,14 @@ class Unlock:
             refusal = with_log_size(verdict.outcome, evidence.event_log_size)
             await self._decide(bound, evidence, fresh, quote, replace(verdict, outcome=refusal), entry)
             raise refusal
-        # Opened only now: a stranger's request never costs an unsealing.  And before the record says "permitted".
+        # Decrypted only now, so that an unauthenticated request never costs that, and before the record says
+        # "permitted".
         key = await self._open(bound, entry)
         await self._decide(bound, evidence, fresh, quote, verdict, entry)
         return await self._exchange(verdict.outcome, evidence.nonce, key, x, entry)
 
     async def _open(self, bound: DeviceKey, entry: AuditEntry) -> Multiplier:
-        """The key, which can be used now as far as anybody can tell."""
+        """Return the decrypted key; a key in the TPM was checked, so it can probably be used."""
         try:
             key = self._keys.open_exchange(bound.key)
             if key.place is not None:
@@ -120,7 +124,7 @@ class Unlock:
     async def _exchange(
         self, permit: Permit, nonce: str, key: Multiplier, x: Point, entry: AuditEntry
     ) -> Reply:
-        """Y.  The record says "permitted" already: where the key fails now, it says that nothing was released."""
+        """Return Y.  The record says "permitted" already; a failing key adds that nothing was released."""
         try:
             return await run_where(key.place, self._executor, respond, permit, nonce, key, x)
         except Unavailable as error:
@@ -133,7 +137,9 @@ class Unlock:
     async def _appraise(
         self, bound: DeviceKey, quote: VerifiedQuote, event_log: bytes, now: datetime
     ) -> AppraisalResult:
-        """(11), (12) A log takes milliseconds to read, so that is done beside the loop."""
+        """(11), (12) Appraise the quote, in a thread if there is an event log: reading one takes
+        milliseconds.
+        """
         if not event_log:
             return appraise(bound, quote, event_log, now)
         loop = asyncio.get_running_loop()
@@ -148,7 +154,7 @@ class Unlock:
         verdict: AppraisalResult,
         entry: AuditEntry,
     ) -> None:
-        """Write it all, durably.  (10) The nonce is used up here, whatever the verdict."""
+        """Write the decision, durably.  (10) The nonce is used up here, also by a refusal."""
         decision = Decision(
             device_id=bound.device.id,
             nonce_digest=hashlib.sha256(evidence.nonce.encode()).digest(),

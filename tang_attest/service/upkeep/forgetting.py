@@ -1,7 +1,7 @@
-"""When used nonces are forgotten: late enough that a clock which goes back finds them remembered.
+"""The removal of used nonces: late enough that they are still stored when a clock goes back.
 
-A nonce that was used is refused because it is remembered, or because it expired.  Were it forgotten as soon as the
-clock says that it expired, a clock that was ahead and is set right, or is set back, would make it good again.
+A used nonce is refused because it is stored, or because it expired.  If it were removed as soon as it expires
+by the clock, a clock that was ahead and is corrected, or that is set back, would make it valid again.
 """
 
 from __future__ import annotations
@@ -14,15 +14,17 @@ from typing import Final
 from tang_attest.ports.decisions import DecisionStore
 from tang_attest.ports.world import Clock
 
-#: After they expired.  A day is more than any wrong time zone.
+#: The time after expiry.  A day is more than any wrong time zone.
 KEEP: Final = timedelta(days=1)
-#: The longest that a challenge may live (``challenge_ttl``).  A process that began under a clock that was ahead
-#: forgets nothing before that has passed.
+#: The longest that a challenge may live (``challenge_ttl``).  A process that began under a clock that was
+#: ahead forgets nothing before that has passed.
 LONGEST_LIFE: Final = timedelta(hours=1)
 
 
 class Forgetting:
-    """Forgets nonces by the time that passed since it was made, as *monotonic* (seconds) has it: steps do not count."""
+    """Removes nonces by the time since this object was made, on the clock *monotonic* (seconds), which has no
+    steps.
+    """
 
     def __init__(
         self, store: DecisionStore, clock: Clock, monotonic: Callable[[], float] = time.monotonic
@@ -31,7 +33,9 @@ class Forgetting:
         self._began_at, self._began = clock.now(), monotonic()
 
     async def sweep(self) -> int:
-        """Forget what expired long enough ago; how many nonces.  Raises what the store raises."""
+        """Remove the nonces that expired long enough ago; return their number.  Raises errors of the
+        store.
+        """
         passed = timedelta(seconds=self._monotonic() - self._began)
         if passed < LONGEST_LIFE:
             return 0

@@ -1,4 +1,6 @@
-"""Readiness of the server to open a disk: the database answers and has the right schema, and the keys open."""
+"""Readiness of the server to open a disk: the database answers and has the right schema, and the keys
+open.
+"""
 
 from __future__ import annotations
 
@@ -10,19 +12,19 @@ from typing import Final, Protocol
 from tang_attest.errors import TangAttestError, Unavailable
 from tang_attest.service.tang.plain import KeySet
 
-#: Seconds for which an answer is good: anybody may ask, and that must not keep the database busy.
+#: Seconds for which an answer is good: any client may ask, and that must not keep the database busy.
 _GOOD_FOR_S: Final = 1.0
 
 
 class Checked(Protocol):
-    """A registry that can be looked at."""
+    """A store that can be checked."""
 
     async def check(self) -> None:
         """Raise ``unavailable``, ``schema-old``, ``schema-new`` when it cannot be used."""
 
 
 class Readiness:
-    """Looks at *store* and opens the keys with *open_keys*."""
+    """Checks *store*, and the keys by calling *open_keys*."""
 
     def __init__(
         self,
@@ -36,7 +38,10 @@ class Readiness:
         self._error: TangAttestError | None = None
 
     async def check(self) -> None:
-        """Raise what keeps the server from opening a disk: ``unavailable``, ``schema-old``, ``schema-new``, ``state-missing``."""
+        """Raise the error that keeps the server from opening a disk.
+
+        Raises ``unavailable``, ``schema-old``, ``schema-new``, ``state-missing``.
+        """
         async with self._looking:
             if self._clock() >= self._until:
                 self._error = await self._look()

@@ -1,4 +1,6 @@
-"""The admin API's operations for changes of whole policies, dry runs and rollouts; see web/admin/routes.py."""
+"""The admin API's operations for changes of whole policies, dry runs and rollouts; see
+web/admin/routes.py.
+"""
 
 from __future__ import annotations
 

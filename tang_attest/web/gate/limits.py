@@ -145,7 +145,9 @@ class Limiter:
 
     @contextmanager
     def work(self) -> Iterator[None]:
-        """Count a request while the block works on it.  Raises ``unavailable`` when too many are worked on."""
+        """Count a request while the block works on it.  Raises ``unavailable`` when too many are worked
+        on.
+        """
         if self.working >= self.limits.requests:
             self.refused["requests"] += 1
             raise Unavailable("unavailable", "The server works on too many requests.", retry_after=1)

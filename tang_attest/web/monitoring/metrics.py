@@ -104,7 +104,9 @@ class Metrics:
         )
 
     def answered(self, route: str, status: int, code: str, seconds: float) -> None:
-        """Count an answered request.  A request without evidence on the unlock route has a route of its own."""
+        """Count an answered request.  A request without evidence on the unlock route has a route of its
+        own.
+        """
         if code == "evidence-required":
             route = "challenge"
         self._requests.labels(route, status, code).inc()
