@@ -1,7 +1,7 @@
 """Private keys at rest: PKCS #8, or what the server's TPM wrapped, inside a JWE under a key made from the server's secret.
 
 The JWE's protected header names the key's thumbprint, its use, and its holder: the AK that it answers, or ``open``
-(:func:`tang_attest.ports.keys.holder`).  All three are compared when it is opened, also of a key in the TPM.  So whoever can
+(:func:`tang_attest.ports.keys.holder`).  All three are compared when it is opened, also of a key in the TPM.  So a writer who can
 write to the database cannot give one machine's key to another, or to anybody, or turn a signing key into an exchange
 key: the device's row says whose AK it is, and the key says whose it answers.  PKCS #8 rather than a JWK keeps the scalar out of Python integers.  A key in the TPM has a ``cty`` (RFC 7516,
 section 4.1.12), which is authenticated like the rest of the header.

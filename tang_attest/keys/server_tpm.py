@@ -23,7 +23,7 @@ from tang_attest.keys.tpm import OwnerAuthNeeded, Tpm, TpmFailed, WrappedKey
 from tang_attest.protocol.values.advertisement import thumbprint
 from tang_attest.protocol.values.points import Curve, Point
 
-#: Exchanges that wait.  A TPM answers some ten in a second, and whoever asks is not told to wait for longer than
+#: Exchanges that wait.  A TPM answers some ten in a second, and a caller is not told to wait for longer than
 #: that (tang_attest/service/unlock/exchanging.py).
 QUEUE: Final = 64
 #: Seconds for which an answer of the TPM says that it is well.
@@ -60,7 +60,7 @@ class ServerTpm(Executor):
         future: Future[_Result] = Future()
 
         def work() -> None:
-            if future.set_running_or_notify_cancel():  # else whoever asked has gone
+            if future.set_running_or_notify_cancel():  # else the caller has gone
                 try:
                     future.set_result(fn(*args, **kwargs))
                 except BaseException as error:  # noqa: BLE001 - it is the future's
@@ -206,7 +206,7 @@ class TpmExchangeKey:
         tpm.load(self._wrapped)
 
     def _require_own(self, parent: bytes) -> None:
-        # The parent's Name was encrypted with the key, and the session is salted to whoever has that Name: so this also
+        # The parent's Name was encrypted with the key, and the session is salted to the key with that Name: so this also
         # tells our TPM from somebody between us and it.
         if parent != self._wrapped.parent:
             raise Unavailable(

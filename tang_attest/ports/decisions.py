@@ -49,7 +49,7 @@ class NewEvidence:
 class BoundKey:
     """An exchange key and whom it serves: a device under its policy, or (open key, plain Tang) anybody.
 
-    ``rollout`` is the policy's that is not over, ``outcome`` how the device fared under it.
+    ``rollout`` is the policy's that is not over, ``outcome`` the device's under it.
     """
 
     key: EncryptedKey
@@ -88,7 +88,7 @@ class Decision:
     ``evidence`` what was quoted, when it is not what the store has of this device already; ``rollout`` what this says
     about the rollout of its policy, when it says something new; ``basis`` what a permit was given by.
     ``replay_in_full`` is false when so many refusals about the key were written that a further use of a nonce is only
-    counted, by whoever made this.
+    counted, by the maker of this record.
     """
 
     device_id: int

@@ -107,7 +107,7 @@ class Device(NewDevice):
 
     ``kids`` are its exchange keys, newest first; ``last_state`` the label of the reference state that its last
     permitted unlock met, ``running_policy`` the policy it is verified against while it runs (none: its own, capped),
-    ``allowed_until`` the end of a person's word that it may unlock, ``labels`` words that rollouts and listings choose
+    ``allowed_until`` the end of an operator's approval to unlock, ``labels`` words that rollouts and listings choose
     by, ``grade`` what
     :mod:`tang_attest.protocol.grade` says of its newest evidence, ``evidence_digest`` that evidence's
     :attr:`NewEvidence.digest`, ``told`` what its running system told last of its disks, ``learned_reset_count`` the

@@ -6,7 +6,7 @@ the store's business (docs/protocol.md, section 3.4).
 
 A nonce for a device also says which evidence of that device was the newest when the nonce was made.  A quote over the
 nonce was made after that evidence, whatever the clocks of servers say, and whatever was accepted since.  This mark is
-masked: a stranger who asks for a challenge learns nothing about the device's TPM.
+masked: a client that asks for a challenge learns nothing about the device's TPM.
 """
 
 from __future__ import annotations

@@ -63,7 +63,7 @@ class Watch:
 class Conditions:
     """A policy's conditions; none by default.
 
-    *approval*: an unlock needs a person's word within a window.  *stale_after_s*: a machine that gave no authentic
+    *approval*: an unlock needs an operator's approval within a window.  *stale_after_s*: a machine that gave no authentic
     evidence for so long is refused until a person allows it.  *ima*: the digest of what is required of a running
     machine's measurement list (:class:`tang_attest.protocol.ima.Requirement`).  *attested_root*: a running machine has
     to prove that attestation opened each of its disks (:mod:`tang_attest.protocol.cap`).
@@ -80,7 +80,7 @@ class Conditions:
     ) -> Reason | None:
         """Return the reason for *device*, whose values the policy permits, to wait for an operator, or ``None``.
 
-        *seen_at* is when it last gave authentic evidence (or was enrolled), *allowed_until* the end of a person's word.
+        *seen_at* is when it last gave authentic evidence (or was enrolled), *allowed_until* the end of an operator's approval.
         """
         if allowed_until is not None and now < allowed_until:
             return None

@@ -1,4 +1,4 @@
-"""Step 5: Y = s·X, for whoever holds a :class:`Permit`.  The only user of a private exchange key.
+"""Step 5: Y = s·X, for the holder of a :class:`Permit`.  The only user of a private exchange key.
 
 The scalar s never becomes a Python integer: it stays inside OpenSSL, which gives the x-coordinate of s·P for any
 P we choose.  Two of them give the whole point, without a square root.  With S = s·G, Y = s·X and

@@ -150,9 +150,7 @@ def _doubts_of_log(log: EventLog | None, *, replayed: bool, quoted: bool) -> lis
             "the log has no measurement of the firmware's first code: software on a disk may measure first"
         ]
     if any(_is_uboot(event) for event in events) or not any(event.type in _FIRMWARE for event in events):
-        return [
-            "what measured first is a boot loader, not the firmware: whoever can write the disk can replace it"
-        ]
+        return ["the first measurer is a boot loader, not the firmware: a writer of the disk can replace it"]
     return []
 
 

@@ -58,7 +58,7 @@ class ReferenceState:
 
     ``origin`` says where the values came from: ``recorded`` at enrollment, ``learned`` by the one armed use,
     ``observed`` (an approved observation), ``predicted`` by a machine for its next boot, or ``imported`` by the
-    operator or a pipeline.  ``created_by`` is an audit actor; ``notes`` are sentences from whoever made the values.
+    operator or a pipeline.  ``created_by`` is an audit actor; ``notes`` are sentences from the maker of the values.
     """
 
     label: str

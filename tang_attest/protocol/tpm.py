@@ -315,7 +315,7 @@ def _spki(area: Any, what: str, code: str) -> bytes:
         raise Malformed(code, f"The {what} holds no valid public key.") from error
     if int(area.type) == int(TPM2_ALG.RSA):
         bits = int.from_bytes(bytes(area.unique.rsa.buffer), "big").bit_length()
-        # The size that is judged is keyBits; a shorter modulus could be factored by whoever made it up.
+        # The size that is judged is keyBits; a shorter modulus could be factored by its maker.
         if bits != int(area.parameters.rsaDetail.keyBits):
             raise Malformed(code, f"The {what} holds a modulus of {bits} bits, which is not what it says.")
     return der

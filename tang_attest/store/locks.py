@@ -4,12 +4,12 @@ Two replicas write batches that share devices, and states that are being rolled 
 comes to them, the two could wait for each other in a circle, and PostgreSQL would end one of them.  SQLite has one
 writer at a time, and nothing to order.
 
-A policy is locked against changes only (FOR SHARE): decisions do not wait for each other there.  Whoever changes a policy,
+A policy is locked against changes only (FOR SHARE): decisions do not wait for each other there.  A transaction that changes a policy,
 a state of it or its rollout takes the policy's row first (:func:`tang_attest.store.records.policies.take`), so a change that was
 committed is seen by every decision that is committed after it.
 
 What is read under the lock stays true until the transaction ends, also of a device's nonces: each is valid for one
-device (its kid is part of it), so whoever uses it up holds that device's row.
+device (its kid is part of it), so its user holds that device's row.
 """
 
 from __future__ import annotations

@@ -238,7 +238,7 @@ def _say(sentence: str) -> None:
 def table(figures: dict[str, float], attacks: Sequence[str]) -> str:
     """Every attack, and whether the server keeps what it promises."""
     lines = [
-        f"{'100 KB/s of strangers':34}{'one address':>32}{'two addresses':>32}",
+        f"{'100 KB/s of attackers':34}{'one address':>32}{'two addresses':>32}",
         f"{'':34}" + f"{'unlocks left':>14}{'p99 ms':>9}{'MB':>9}" * 2,
     ]
     for attack in attacks:

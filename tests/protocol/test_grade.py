@@ -57,11 +57,11 @@ UBOOT = log(Measurement(0, w.EV_S_CRTM_VERSION, b"U-Boot 2024.01\0"), Measuremen
         ),
         (
             {"log": log(VERSION)},
-            "what measured first is a boot loader, not the firmware: whoever can write the disk can replace it",
+            "the first measurer is a boot loader, not the firmware: a writer of the disk can replace it",
         ),
         (
             {"log": UBOOT},
-            "what measured first is a boot loader, not the firmware: whoever can write the disk can replace it",
+            "the first measurer is a boot loader, not the firmware: a writer of the disk can replace it",
         ),
         (
             {"log": log(VERSION._replace(pcr=1), BLOB._replace(pcr=1))},

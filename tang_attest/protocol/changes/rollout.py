@@ -52,7 +52,7 @@ class RolloutOutcome(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class RolloutSubject:
-    """The device that is judged: its name and labels, and how it fared under the rollout that is not over."""
+    """The device that is appraised: its name and labels, and its outcome under the unfinished rollout."""
 
     name: str
     labels: tuple[str, ...] = ()

@@ -4,7 +4,7 @@ Rules of this module:
 
 * A file's kind is recognized from what it must be, never tried one way after the other until something fits.
 * Nothing here believes a file.  A PCR file's own selection is returned only so that it can be compared with
-  the signed one: whoever prints it instead is open to CVE-2024-29039.
+  the signed one: a program that prints it instead is open to CVE-2024-29039.
 
 Layouts: tpm2-tools 5.4, ``lib/pcr.c`` (PCR files) and ``lib/tpm2_convert.c`` (signatures).
 """

@@ -49,7 +49,7 @@ def subject_of(event: Event, bank: str) -> EventSubject:
     """
     measured = measured_data(event, bank)
     if measured is None and event.type in REHASHABLE - OFTEN_LABELED:
-        # The type's digest is over the data, and this data has another one: whoever wrote the log changed it.
+        # The type's digest is over the data, and this data has another one: the sender of the log changed it.
         return EventSubject(
             f"an {event.type_name} whose data is not what was measured", claim=describe(event)
         )

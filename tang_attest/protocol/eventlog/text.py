@@ -1,6 +1,6 @@
 r"""Bytes from a log -> text that is safe to show.
 
-A log is written by whoever wants to, and shown on an operator's terminal: control characters, escape
+A log may be written by an attacker, and is shown on an operator's terminal: control characters, escape
 sequences and text-direction overrides are shown as ``\x1b``, never sent.  (A terminal library's own markup,
 such as rich's brackets, is for the caller to escape.)
 """

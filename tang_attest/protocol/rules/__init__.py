@@ -5,7 +5,7 @@
 Rules of this package:
 
 * **Only digests are proven.**  A log that replays to the quoted PCRs proves which digests were extended into
-  which PCR, in which order.  Everything else in it was written by whoever sent it: event types, labels, file
+  which PCR, in which order.  Everything else in it is a claim of its sender: event types, labels, file
   names, and data that does not re-hash to its digest.  So a rule judges an event by its digest, or by the bytes
   that hash to it (``measured_data``), and by nothing else.
 * **A PCR that is judged by events is judged whole.**  Each of its events must be accepted by some rule, and there

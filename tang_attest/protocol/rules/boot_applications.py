@@ -67,14 +67,14 @@ class BootApplications:
         accepted = frozenset(event.number for event in images if event.digest in listed)
         if not any(event.event.pcr == 4 for event in images):
             return RuleResult(findings=(RuleFinding("PCR 4 has no boot application"),))
-        strangers = [event for event in images if event.number not in accepted]
+        unlisted = [event for event in images if event.number not in accepted]
         if not self.signed_by:
-            return RuleResult(accepted, tuple(map(self._not_listed, strangers)))
+            return RuleResult(accepted, tuple(map(self._not_listed, unlisted)))
         signed = self._signed(log)
         if not signed.findings:
             accepted |= signed.accepted | {event.number for event in images}
             return RuleResult(accepted)
-        return RuleResult(accepted, signed.findings if strangers else ())
+        return RuleResult(accepted, signed.findings if unlisted else ())
 
     def _not_listed(self, event: ProvenEvent) -> RuleFinding:
         allowed = shown_list(self.digests)

@@ -21,7 +21,7 @@ from tang_attest.protocol.x509.loose import READING_ERRORS, Certificate
 PublicKey = rsa.RSAPublicKey | ec.EllipticCurvePublicKey
 
 RSA_BITS: Final = range(2048, 8192 + 1)
-"""Below is breakable; above, a stranger's certificate costs too much to check. Vendors use up to 4096."""
+"""Below is breakable; above, a client's certificate costs too much to check. Vendors use up to 4096."""
 
 # id-RSAES-OAEP names the same key as rsaEncryption: EK Credential Profile 2.0 allows both, and cryptography
 # reads only the second.

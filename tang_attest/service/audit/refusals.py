@@ -36,7 +36,7 @@ _LONGEST: Final = 6
 CALM: Final = timedelta(hours=6)
 #: Entries of a first window that are written in full: about one key, and about enrollments, which have none.
 FULL_OF_KEY: Final = 10
-FULL_OF_STRANGERS: Final = 30
+FULL_OF_ENROLLMENTS: Final = 30
 #: Keys that are counted at the same time, and addresses that a summary names.
 KEYS: Final = 4096
 ADDRESSES: Final = 16
@@ -57,7 +57,7 @@ class _Tally:
     def has_room(self) -> bool:
         if self.level:
             return not self.written
-        return self.written < (FULL_OF_KEY if self.first.kid else FULL_OF_STRANGERS)
+        return self.written < (FULL_OF_KEY if self.first.kid else FULL_OF_ENROLLMENTS)
 
     def leave_out(self, entry: AuditEntry) -> None:
         address = entry.address or "unknown"
@@ -160,7 +160,7 @@ class Refusals:
 
     async def _tally(self, entry: AuditEntry) -> _Tally:
         """Return the tally that counts *entry*; finish the window before if it is over."""
-        key = entry.kid or f"{entry.event} of strangers"
+        key = entry.kid or f"{entry.event} without a kid"
         tally = self._tallies.get(key)
         if tally is not None and tally.is_over(entry.at):
             await self._finish(key)

@@ -63,10 +63,10 @@ class PolicyChanges:
             await self._store.policies.get_policy(policy_name),
             await self._store.policies.get_rollout(policy_name),
         )
-        fared = await self._store.policies.list_rollout_devices(rollout.id) if rollout else ()
+        device_outcomes = await self._store.policies.list_rollout_devices(rollout.id) if rollout else ()
         judges = [
             (device.name, judged_by(policy, rollout, subject), then(subject))
-            for device, subject in await subjects(self._store, policy_name, fared)
+            for device, subject in await subjects(self._store, policy_name, device_outcomes)
         ]
         # Logs are large, and only rules read them.
         ruled = any(now.rules or after.rules for _, now, after in judges)
@@ -90,12 +90,12 @@ class PolicyChanges:
 
 
 async def subjects(
-    store: ChangeStore, policy_name: str, fared: Iterable[RolloutDevice]
+    store: ChangeStore, policy_name: str, device_outcomes: Iterable[RolloutDevice]
 ) -> list[tuple[Device, RolloutSubject]]:
     """Return the devices of a policy, by name, each with its part in the rollout that has the outcomes
-    *fared*.
+    *device_outcomes*.
     """
-    outcomes = {entry.device: entry.outcome for entry in fared}
+    outcomes = {entry.device: entry.outcome for entry in device_outcomes}
     devices = [device for device in await store.devices.list_devices() if device.policy == policy_name]
     return [(each, RolloutSubject(each.name, each.labels, outcomes.get(each.name))) for each in devices]
 

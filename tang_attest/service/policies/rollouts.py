@@ -162,16 +162,16 @@ class Rollouts:
         )
         if rollout is None:
             raise NotFound("not-found", f"Policy '{policy_name}' has no rollout.")
-        fared = await self._store.policies.list_rollout_devices(rollout.id)
-        found = await subjects(self._store, policy_name, fared)
+        device_outcomes = await self._store.policies.list_rollout_devices(rollout.id)
+        found = await subjects(self._store, policy_name, device_outcomes)
         devices = [device for device, _ in found]
         states = Counter(device.last_state for device in devices)
         waiting = (s.name for _, s in found if s.outcome is None and rollout.includes(s))
         return RolloutStatus(
             rollout,
             len(devices),
-            passed=tuple(entry for entry in fared if entry.outcome is RolloutOutcome.PASSED),
-            refused=tuple(entry for entry in fared if entry.outcome is RolloutOutcome.REFUSED),
+            passed=tuple(entry for entry in device_outcomes if entry.outcome is RolloutOutcome.PASSED),
+            refused=tuple(entry for entry in device_outcomes if entry.outcome is RolloutOutcome.REFUSED),
             waiting=() if rollout.over else tuple(waiting),
             states=tuple(sorted(states.items(), key=lambda item: (-item[1], item[0] or ""))),
             retirable=tuple(retirable_states(policy, devices)),

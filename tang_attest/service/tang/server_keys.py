@@ -22,7 +22,7 @@ from tang_attest.service.unlock.device_keys import find_device_key
 
 
 class SigningKeyStore(KeyStore, Protocol):
-    """A :class:`KeyStore` that also opens signing keys and seals keys made elsewhere."""
+    """A :class:`KeyStore` that also opens signing keys and encrypts keys made elsewhere."""
 
     def open_signer(self, key: EncryptedKey) -> AdvertisementSigner:
         """Return the signing key, ready for use."""

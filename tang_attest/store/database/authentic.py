@@ -104,7 +104,7 @@ _log: Final = logging.getLogger(__name__)
 class Row(dict[str, Any]):
     """A row that is ours: values by column, as their types read them; ``raw`` as the columns hold them.
 
-    It may be shared: whoever changes a value copies it first.
+    It may be shared: copy it before a change.
     """
 
     __slots__ = ("raw", "serial", "version")

@@ -11,7 +11,7 @@ Rules of this module:
   dropped, so it has no effect.
 * A batch that fails as a whole fails for each of its callers; an item that fails alone is an exception among
   the results.
-* When the database is away, whoever waits hears it with the batch that found out: nobody waits for one timeout
+* When the database is away, every waiting caller hears it with the batch that found out: nobody waits for one timeout
   after the other.
 """
 

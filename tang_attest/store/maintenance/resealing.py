@@ -26,7 +26,7 @@ _FIRST: Final = "0008"
 #: Rows of one SELECT.  The longest rows have an event log of 128 KiB.
 _PAGE: Final = 200
 
-#: Seals a key anew, so that it names its holder; its new text.  Raises ``internal`` when it does not open.
+#: Encrypts a key anew, so that it names its holder; returns its JWE.  Raises ``internal`` when it does not open.
 Rebind = Callable[[EncryptedKey], str]
 
 

@@ -1,7 +1,7 @@
 """A check that the rows that decide something are ours, all there, and as new as the audit record says.
 
 Each change of such a row tells the record, in its own transaction, the version that it made (audit_log.py).  The record
-is sealed, so whoever puts an older row of ours in the place of a newer one has to change the record as well.
+is sealed, so an attacker who puts an older row of ours in the place of a newer one has to change the record as well.
 
 Not checked here: the record itself (``audit verify`` does), tables whose rows come and go with every boot
 (:data:`tang_attest.store.database.authentic.UNRECORDED`), and a database that was restored as a whole, with its record.

@@ -142,7 +142,7 @@ def remove(connection: sa.Connection, name: str) -> None:
     authentic.delete(connection, _key, _key.c.device_id == row.id)
     for table in (tables.observation, tables.evidence, tables.rollout_device, tables.ima_progress):
         authentic.delete(connection, table, table.c.device_id == row.id)
-    # A state for this device only would meet whoever enrolls under its name next.
+    # A state for this device only would count for the next device of its name.
     own = sa.and_(_state.c.policy_id == row.policy_id, _state.c.device == name)
     authentic.delete(connection, _state, own)
     authentic.delete(connection, _device, _device.c.id == row.id)

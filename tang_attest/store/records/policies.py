@@ -151,9 +151,9 @@ def remove_recorded_for(connection: sa.Connection, device: str) -> None:
 
 
 def _remove_rollouts(connection: sa.Connection, policy_id: int) -> None:
-    rollout, fared = tables.rollout, tables.rollout_device
+    rollout, device_outcomes = tables.rollout, tables.rollout_device
     mine = sa.select(rollout.c.id).where(rollout.c.policy_id == policy_id)
-    authentic.delete(connection, fared, fared.c.rollout_id.in_(mine))
+    authentic.delete(connection, device_outcomes, device_outcomes.c.rollout_id.in_(mine))
     authentic.delete(connection, rollout, rollout.c.policy_id == policy_id)
 
 

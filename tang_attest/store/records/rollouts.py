@@ -1,9 +1,9 @@
-"""Rollouts, and how devices fared under them.
+"""Rollouts, and the outcomes of devices under them.
 
 Rules of this module:
 
 * A policy has one rollout that is not over: the unique column ``under_way`` decides, not a look before.
-* Whoever counts refusals holds the rollout's row.  Two replicas that write a refusal each therefore see each other's,
+* A transaction that counts refusals holds the rollout's row.  Two replicas that write a refusal each therefore see each other's,
   and the one that passes the limit stops the rollout.
 """
 
@@ -28,7 +28,7 @@ from tang_attest.store.database.sql import among
 from tang_attest.store.records import policies
 
 _rollout = tables.rollout
-_fared = tables.rollout_device
+_device_outcomes = tables.rollout_device
 _state = tables.reference_state
 _device = tables.device
 
@@ -41,9 +41,9 @@ _UNDER_WAY: Final = (
     .join_from(_rollout, tables.policy, tables.policy.c.id == _rollout.c.policy_id)
     .where(among(_rollout.c.under_way, "ids"))
 )
-_OUTCOMES: Final = sa.select(*authentic.form(_fared).raw).where(
-    among(_fared.c.rollout_id, "rollouts"),
-    among(_fared.c.device_id, "devices"),
+_OUTCOMES: Final = sa.select(*authentic.form(_device_outcomes).raw).where(
+    among(_device_outcomes.c.rollout_id, "rollouts"),
+    among(_device_outcomes.c.device_id, "devices"),
 )
 
 
@@ -72,7 +72,9 @@ def outcomes_if_ours(
     found: dict[int, RolloutOutcome | Tampered] = {}
     for values in connection.execute(_OUTCOMES, bound):
         try:
-            found[values.device_id] = RolloutOutcome(authentic.check(connection, _fared, values)["outcome"])
+            found[values.device_id] = RolloutOutcome(
+                authentic.check(connection, _device_outcomes, values)["outcome"]
+            )
         except Tampered as error:
             found[values.device_id] = error
     return found
@@ -95,7 +97,7 @@ def check_still_counts(connection: sa.Connection, result: RolloutResult | None) 
 def write_result(
     connection: sa.Connection, device_id: int, result: RolloutResult, entry: AuditEntry
 ) -> AuditEntry | None:
-    """Write how a device fared, unless the rollout runs no more; the audit entry of a stop that follows from it.
+    """Write a device's outcome, unless the rollout runs no more; return the audit entry of a stop that follows from it.
 
     *entry* is that of the appraisal.
     """
@@ -108,14 +110,14 @@ def write_result(
         "at": entry.at,
     }
     if result.outcome is RolloutOutcome.PASSED:
-        mine = sa.and_(_fared.c.rollout_id == rollout.id, _fared.c.device_id == device_id)
-        authentic.delete(connection, _fared, mine)
-        authentic.insert(connection, _fared, row)
+        mine = sa.and_(_device_outcomes.c.rollout_id == rollout.id, _device_outcomes.c.device_id == device_id)
+        authentic.delete(connection, _device_outcomes, mine)
+        authentic.insert(connection, _device_outcomes, row)
         return None
     running = sa.and_(_rollout.c.id == rollout.id, _rollout.c.status == RolloutPhase.RUNNING.value)
     # Takes the row, so that replicas count one after the other.
     found = authentic.load(connection, _rollout, running, lock=True)
-    if not found or authentic.insert(connection, _fared, row) is None:
+    if not found or authentic.insert(connection, _device_outcomes, row) is None:
         return None
     limit = found[0]["refusal_limit"]
     names = _refused(connection, rollout.id)
@@ -138,8 +140,11 @@ def write_result(
 
 
 def _refused(connection: sa.Connection, rollout_id: int) -> list[str]:
-    query = sa.select(_device.c.name).join_from(_fared, _device).order_by(_device.c.name)
-    mine = sa.and_(_fared.c.rollout_id == rollout_id, _fared.c.outcome == RolloutOutcome.REFUSED.value)
+    query = sa.select(_device.c.name).join_from(_device_outcomes, _device).order_by(_device.c.name)
+    mine = sa.and_(
+        _device_outcomes.c.rollout_id == rollout_id,
+        _device_outcomes.c.outcome == RolloutOutcome.REFUSED.value,
+    )
     return list(connection.scalars(query.where(mine)))
 
 
@@ -180,10 +185,12 @@ def newest(connection: sa.Connection, policy: str) -> Rollout | None:
     return _from_row(rows[0], policy) if rows else None
 
 
-def fared(connection: sa.Connection, rollout_id: int) -> list[RolloutDevice]:
+def device_outcomes(connection: sa.Connection, rollout_id: int) -> list[RolloutDevice]:
     """Return the devices that passed or were refused, by name."""
-    query = sa.select(_device.c.name, _fared.c.outcome, _fared.c.about, _fared.c.at)
-    query = query.join_from(_fared, _device).where(_fared.c.rollout_id == rollout_id)
+    query = sa.select(
+        _device.c.name, _device_outcomes.c.outcome, _device_outcomes.c.about, _device_outcomes.c.at
+    )
+    query = query.join_from(_device_outcomes, _device).where(_device_outcomes.c.rollout_id == rollout_id)
     return [
         RolloutDevice(row.name, RolloutOutcome(row.outcome), row.about, row.at)
         for row in connection.execute(query.order_by(_device.c.name))
@@ -218,8 +225,11 @@ def move(
     if authentic.update(connection, _rollout, as_known, row) != 1:
         raise _changed(connection, rollout)
     if runs:
-        mine = sa.and_(_fared.c.rollout_id == rollout.id, _fared.c.outcome == RolloutOutcome.REFUSED.value)
-        authentic.delete(connection, _fared, mine)
+        mine = sa.and_(
+            _device_outcomes.c.rollout_id == rollout.id,
+            _device_outcomes.c.outcome == RolloutOutcome.REFUSED.value,
+        )
+        authentic.delete(connection, _device_outcomes, mine)
     elif to is RolloutPhase.FINISHED:
         _release(connection, policy_id, rollout, {})
         _narrow(connection, policy_id, rollout.change)

@@ -57,7 +57,7 @@ class SqlAudit(Role, AuditStore):
 
         def look(connection: sa.Connection) -> tuple[int | None, frozenset[str]]:
             newest = audit_chain.newest_id(connection)
-            # In this order: whoever begins after the look draws a higher id.
+            # In this order: a writer that begins after the look draws a higher id.
             return newest, audit_chain.writers(connection)
 
         newest, writing = await self._database.read(look)

@@ -77,7 +77,7 @@ class SqlPolicies(Role, PolicyStore):
         return await self._database.read(lambda connection: rollouts.newest(connection, policy))
 
     async def list_rollout_devices(self, rollout_id: int) -> Sequence[RolloutDevice]:
-        return await self._database.read(lambda connection: rollouts.fared(connection, rollout_id))
+        return await self._database.read(lambda connection: rollouts.device_outcomes(connection, rollout_id))
 
     async def widen_rollout(self, rollout: Rollout, share: int, audit: AuditEntry) -> None:
         await self._change(lambda connection: rollouts.widen(connection, rollout, share), audit)

@@ -1,4 +1,4 @@
-"""JSON of strangers: what the bounds let through is within them, and what they do not is not parsed at all."""
+"""JSON of clients: text within the bounds is parsed, other text is not parsed at all."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ import pytest
 from tang_attest.errors import Unavailable
 from tang_attest.ports.audit import AuditEntry
 from tang_attest.protocol.values.base64url import b64u
-from tang_attest.service.audit.refusals import FULL_OF_KEY, FULL_OF_STRANGERS, KEYS, Refusals
+from tang_attest.service.audit.refusals import FULL_OF_ENROLLMENTS, FULL_OF_KEY, KEYS, Refusals
 from tang_attest.web.gate.limits import RequestLimits
 from tests.attester import Attester, members
 from tests.cli.serving import program, request, serving
@@ -229,10 +229,10 @@ async def test_strangers_who_enroll(tmp_path: Path) -> None:
     async with Server(tmp_path / "state", limits=NO_RATES) as server:
         attester = Attester()
         before = len(await audited(server))
-        for number in range(FULL_OF_STRANGERS + 20):
+        for number in range(FULL_OF_ENROLLMENTS + 20):
             answer = await server.begin(attester, f"pi-{number}", "A" * 43)
             assert (answer.status, answer.code) == (403, "token-invalid")
-        assert len(await audited(server)) - before == FULL_OF_STRANGERS
+        assert len(await audited(server)) - before == FULL_OF_ENROLLMENTS
         await server.refusals.flush(everything=True)
         _, summary = (await server.store.audit.list_audit(limit=1))[0]
         assert (summary.device, summary.details["codes"]) == (None, {"token-invalid": 20})

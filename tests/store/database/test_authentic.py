@@ -44,7 +44,7 @@ async def recorded(store: SqlStore) -> object:
     return [state for state in found.policy.states if state.label.startswith("recorded")]
 
 
-async def fared(store: SqlStore) -> object:
+async def device_outcomes(store: SqlStore) -> object:
     """Having passed once under a rollout lets a machine pass after it was stopped."""
     found = await store.decisions.find_key(KID)
     return found and found.outcome
@@ -82,7 +82,7 @@ READERS: dict[str, list[Callable[[SqlStore], Awaitable[object]]]] = {
         lambda s: s.policies.list_evidence("policy"),
     ],
     "rollout": [lambda store: store.policies.get_rollout("policy")],
-    "rollout_device": [fared],
+    "rollout_device": [device_outcomes],
     "ima_requirement": [lambda store: store.rounds.find_ima_requirement(IMA.digest)],
     "ima_progress": [lambda store: store.rounds.ima_progress(1)],
     "ek_root": [lambda store: store.enrollment.list_ek_roots()],

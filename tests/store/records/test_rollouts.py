@@ -81,7 +81,7 @@ async def refused(code: str, kind: type[TangAttestError], call) -> None:
     assert caught.value.code == code
 
 
-async def fared(store: SqlStore, running: Rollout) -> dict[str, RolloutOutcome]:
+async def device_outcomes(store: SqlStore, running: Rollout) -> dict[str, RolloutOutcome]:
     return {entry.device: entry.outcome for entry in await store.policies.list_rollout_devices(running.id)}
 
 
@@ -137,7 +137,7 @@ async def test_two_start_at_once(store: SqlStore, open_another: Opener) -> None:
 
 
 async def test_find_key_gives_the_rollout(store: SqlStore) -> None:
-    """As long as it is not over, with how each device fared; other policies have none."""
+    """As long as it is not over, with the outcome of each device; other policies have none."""
     running, ids = await begin(store)
     await store.policies.add_policy(policy("fleet"), entry())
     await store.devices.add_device(device("other"), "fleet", key("kid-other"), entry())
@@ -169,7 +169,7 @@ async def test_devices_are_counted_once(store: SqlStore) -> None:
     await fare(store, ids["d1"], running, REFUSED)
     await fare(store, ids["d2"], running, REFUSED)
     assert (await newest(store)).status is RolloutPhase.RUNNING
-    assert await fared(store, running) == {"d0": REFUSED, "d1": PASSED, "d2": REFUSED}
+    assert await device_outcomes(store, running) == {"d0": REFUSED, "d1": PASSED, "d2": REFUSED}
     await fare(store, ids["d3"], running, REFUSED)
     stopped = await newest(store)
     assert (stopped.status, stopped.ended_at, stopped.ended_by) == (RolloutPhase.STOPPED, NOW, "server")
@@ -183,7 +183,7 @@ async def test_a_stopped_rollout_counts_no_more(store: SqlStore) -> None:
     running, ids = await begin(store, limit=0)
     await fare(store, ids["d0"], running, REFUSED)
     await fare(store, ids["d1"], running, REFUSED)
-    assert await fared(store, running) == {"d0": REFUSED}
+    assert await device_outcomes(store, running) == {"d0": REFUSED}
     assert len(await audited(store, "policy rollout stop")) == 1
     assert len(await audited(store, "unlock")) == 2
 
@@ -193,7 +193,7 @@ async def test_a_pass_under_way_when_it_stopped(store: SqlStore) -> None:
     running, ids = await begin(store, limit=0)
     await fare(store, ids["d0"], running, REFUSED)
     await refused("state-not-rolled-out", Conflict, fare(store, ids["d1"], running, PASSED))
-    assert await fared(store, running) == {"d0": REFUSED}
+    assert await device_outcomes(store, running) == {"d0": REFUSED}
     assert (await store.devices.get_device("d1")).last_state is None
 
 
@@ -233,7 +233,7 @@ async def test_many_refusals_at_once(store: SqlStore) -> None:
     """In one batch too the limit is exact."""
     running, ids = await begin(store, 12, limit=3)
     await asyncio.gather(*(fare(store, device_id, running, REFUSED) for device_id in ids.values()))
-    assert len(await fared(store, running)) == 4
+    assert len(await device_outcomes(store, running)) == 4
     assert (await newest(store)).why == "4 devices were refused, the limit is 3"
 
 
@@ -259,7 +259,7 @@ async def test_resume_forgets_refusals(store: SqlStore) -> None:
     await store.policies.move_rollout(await newest(store), RolloutPhase.RUNNING, None, entry())
     resumed = await newest(store)
     assert resumed == running
-    assert await fared(store, resumed) == {"d0": PASSED}
+    assert await device_outcomes(store, resumed) == {"d0": PASSED}
     await fare(store, ids["d1"], resumed, REFUSED)
     assert (await newest(store)).status is RolloutPhase.STOPPED
 
@@ -310,7 +310,7 @@ async def test_a_removed_device_is_forgotten(store: SqlStore) -> None:
     running, ids = await begin(store)
     await fare(store, ids["d0"], running, PASSED)
     await store.devices.remove_device("d0", entry())
-    assert await fared(store, running) == {}
+    assert await device_outcomes(store, running) == {}
     await store.enrollment.add_token(token(), entry())
     made = await store.enrollment.enroll(enrollment("pi-b"))
     await store.policies.start_rollout(rollout(policy="pi-b"), [NEW], entry())

@@ -209,7 +209,7 @@ async def test_an_endpoint_before_it(tmp_path: Any) -> None:
 
 
 async def test_devices(server: Server, admin: Admin, attester: Attester) -> None:
-    """By name, in pages, with how they fared."""
+    """By name, in pages, with their outcomes."""
     for name in ("pi-c", "pi-a", "pi-b"):
         await server.enroll(Attester(), name)
     first = await admin.get("/devices?limit=2")

@@ -20,7 +20,7 @@ from tests.client_pki import SERVER, ClientCa, client_context, server_certificat
 from tests.server import Server, evidence, new_x
 
 #: Clients without a valid certificate, by their fault.
-STRANGERS: dict[str, Callable[[ClientCa, Path], tuple[Path, Path] | None]] = {
+WITHOUT_CERTIFICATE: dict[str, Callable[[ClientCa, Path], tuple[Path, Path] | None]] = {
     "nothing": lambda ca, directory: None,
     "expired": lambda ca, directory: ca.machine("expired", days=-1),
     "for servers only": lambda ca, directory: ca.machine("web", usage=SERVER),
@@ -68,14 +68,14 @@ async def test_a_certificate_replaces_no_quote(server: Server) -> None:
 
 
 @BOTH
-@pytest.mark.parametrize("shown", STRANGERS)
+@pytest.mark.parametrize("shown", WITHOUT_CERTIFICATE)
 async def test_a_quote_replaces_no_certificate(
     server: Server, ca: ClientCa, tmp_path: Path, shown: str, version: ssl.TLSVersion
 ) -> None:
     """A machine that the policy would answer gets no connection: no answer, no audit record, no use of its nonce."""
     attester = Attester()
     kid = await server.enroll(attester)
-    allowed, server.client_tls = server.client_tls, client_context(STRANGERS[shown](ca, tmp_path))
+    allowed, server.client_tls = server.client_tls, client_context(WITHOUT_CERTIFICATE[shown](ca, tmp_path))
     server.client_tls.minimum_version = server.client_tls.maximum_version = version
     x = dict(members(new_x()))
     before = await traces(server)
@@ -120,7 +120,7 @@ def test_who_is_refused_hears_why(tmp_path: Path, ca: ClientCa, shown: str) -> N
     heard = set()
     with serving(tmp_path, *flags) as server:
         for version in (ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3):
-            context = client_context(STRANGERS[shown](ca, tmp_path))
+            context = client_context(WITHOUT_CERTIFICATE[shown](ca, tmp_path))
             context.maximum_version = version
             plain = socket.create_connection(("127.0.0.1", server.port), PATIENCE_S)
             with context.wrap_socket(plain, do_handshake_on_connect=False) as connection:
