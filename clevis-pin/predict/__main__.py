@@ -7,7 +7,8 @@ from pathlib import Path
 if sys.version_info < (3, 11):  # noqa: UP036 - the Python of the machine is not ours
     sys.exit("tang-attest: predicting the next boot needs Python 3.11 or newer")
 
-# Installed, the server's parser of event logs is beside this package; in a checkout, one directory further up.
+# Installed, the server's parser of event logs is beside this package; in a checkout, one directory further
+# up.
 _BESIDE = Path(__file__).resolve().parent.parent
 sys.path[0] = str(_BESIDE)
 if not (_BESIDE / "tang_attest").is_dir():

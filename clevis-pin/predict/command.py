@@ -26,7 +26,9 @@ FAILED: Final = 1
 WRONG: Final = 2
 UNPREDICTABLE: Final = 4
 NO_VALUES: Final = 5
-"""The caller gave no PCR values on the standard input, and the log is good: the caller knows why the TPM has none."""
+"""The caller gave no PCR values on the standard input, and the log is good: the caller knows why the TPM has
+none.
+"""
 
 _MAX_VALUES: Final = 1 << 16
 
@@ -34,8 +36,9 @@ _MAX_VALUES: Final = 1 << 16
 def main(arguments: Sequence[str], environment: Mapping[str, str]) -> int:
     """Predict the next boot; the standard input has the output of ``tpm2 pcrread``.
 
-    Print values (``print``), JSON (``json``), or what an announcement needs (``announce``): a line each for the label, the values
-    (base64url), their SHA-256 (hexadecimal) and the changes (the elements of a JSON array).
+    Print values (``print``), JSON (``json``), or what an announcement needs (``announce``): a line each for
+    the label, the values (base64url), their SHA-256 (hexadecimal) and the changes (the elements of a JSON
+    array).
     """
     options = _options(arguments)
     try:
@@ -99,7 +102,9 @@ def _say(sentence: str) -> None:
 
 
 def explain(prediction: Prediction, *, everything: bool) -> None:
-    """Say of each PCR why it changes or cannot be predicted; *everything*: also which stay, and what was taken for granted."""
+    """Say of each PCR why it changes or cannot be predicted; *everything*: also which stay, and what was
+    taken for granted.
+    """
     for outcome in prediction.outcomes:
         if outcome.unpredictable:
             _say(f"PCR {outcome.pcr}: cannot be predicted: {outcome.unpredictable}")
@@ -113,7 +118,8 @@ def explain(prediction: Prediction, *, everything: bool) -> None:
     elif prediction.missing:
         missing = ", ".join(f"PCR {pcr}" for pcr in prediction.missing)
         _say(
-            f"nothing was announced, for the policy has {missing}, which cannot be predicted: after the reboot one approval is needed"
+            f"nothing was announced, for the policy has {missing}, which cannot be predicted:"
+            " after the reboot one approval is needed"
         )
 
 

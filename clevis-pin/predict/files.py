@@ -19,7 +19,8 @@ MAX_TEXT: Final = 1 << 20
 """Bytes of a configuration file; a grub.cfg with fifty kernels has 100 KB."""
 
 MAX_FILE: Final = 1 << 32
-"""Bytes of a file that is hashed: more than any kernel or initrd, and less than /proc/kcore pretends to have."""
+"""Bytes of a file that is hashed: more than any kernel or initrd, and less than /proc/kcore pretends to have.
+"""
 
 MAX_VARIABLE: Final = 1 << 16
 """Bytes of an EFI variable."""
@@ -41,7 +42,7 @@ class MachineFiles:
         self.bank = bank
         self._digests: dict[Path, bytes] = {}
 
-    # --- names --------------------------------------------------------------------------------------------------
+    # --- names ----------------------------------------------------------------------------------------------
 
     def path(self, name: str) -> Path:
         """Return the file that the running system calls /*name*, in text."""
@@ -74,7 +75,9 @@ class MachineFiles:
         return None
 
     def esp_name(self, path: Path) -> str | None:
-        r"""Return what a boot loader calls *path* (``\EFI\Linux\name.efi``); None if it is on no such partition."""
+        r"""Return what a boot loader calls *path* (``\EFI\Linux\name.efi``); None if it is on no such
+        partition.
+        """
         for directory in self.esp_directories():
             if directory not in path.parents:
                 continue
@@ -83,7 +86,8 @@ class MachineFiles:
         return None
 
     def esp_twin(self, path: Path) -> Path | None:
-        """Return the copy of *path* two directories deep on such a partition, where NixOS and kernel-install put it.
+        """Return the copy of *path* two directories deep on such a partition, where NixOS and kernel-install
+        put it.
 
         Raises :class:`Unpredictable` if *path* cannot be read.
         """
@@ -99,7 +103,7 @@ class MachineFiles:
                     return candidate
         return None
 
-    # --- contents -----------------------------------------------------------------------------------------------
+    # --- contents -------------------------------------------------------------------------------------------
 
     def hash(self, chunks: Iterable[bytes]) -> bytes:
         """Return the digest of *chunks*, one after the other."""
@@ -153,7 +157,9 @@ def command_line(path: Path) -> str:
 
 
 def read_bounded(path: Path, limit: int) -> bytes:
-    """Return the content of *path*.  Raises :class:`Unpredictable` if it cannot be read, or has more than *limit* bytes."""
+    """Return the content of *path*.  Raises :class:`Unpredictable` if it cannot be read, or has more than
+    *limit* bytes.
+    """
     try:
         with path.open("rb") as file:
             content = file.read(limit + 1)

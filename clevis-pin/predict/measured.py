@@ -1,8 +1,8 @@
 """The table: everything that a boot chain measures and that a new kernel, initrd or command line can change.
 
-:data:`TABLE` says for each way to boot which part of the chain extends which PCR, with what, and where the value of the
-next boot comes from.  :func:`classify` finds the events of these kinds in a log, and which way to boot it is.
-docs/how-to/predict.md shows the table; a test compares the two.
+:data:`TABLE` says for each way to boot which part of the chain extends which PCR, with what, and where the
+value of the next boot comes from.  :func:`classify` finds the events of these kinds in a log, and which way
+to boot it is. docs/how-to/predict.md shows the table; a test compares the two.
 """
 
 from __future__ import annotations
@@ -117,9 +117,11 @@ _COMMAND: Final = re.compile(r"(grub_cmd|kernel_cmdline|module_cmdline): ")
 
 @dataclass(frozen=True, slots=True)
 class Measurements:
-    """The events of a log by kind, in the order of the log; *unknown* are (PCR, sentence) of those that are not understood.
+    """The events of a log by kind, in the order of the log; *unknown* are (PCR, sentence) of those that are
+    not understood.
 
-    *loader* is GRUB, UNIFIED, UBOOT or SYSTEMD_BOOT, which stands for NIXOS and FIRMWARE too; None if the log shows none of them.
+    *loader* is GRUB, UNIFIED, UBOOT or SYSTEMD_BOOT, which stands for NIXOS and FIRMWARE too; None if the log
+    shows none of them.
     """
 
     loader: Loader | None
@@ -134,8 +136,9 @@ class Measurements:
 def classify(log: EventLog, hash_of: Callable[[bytes], bytes], bank: str) -> Measurements:
     """Find the events of every :class:`Kind` in *log*.
 
-    A command line of systemd counts only if its digest in *bank* is the one that *hash_of* makes of the event's data.
-    NOT checked: the other digests; their predictors do that where the old file or text is at hand.
+    A command line of systemd counts only if its digest in *bank* is the one that *hash_of* makes of the
+    event's data. NOT checked: the other digests; their predictors do that where the old file or text is at
+    hand.
     """
     by_kind: dict[Kind, list[Event]] = defaultdict(list)
     unknown: list[tuple[int, str]] = []
@@ -187,7 +190,9 @@ def _command_or_options(event: Event, hash_of: Callable[[bytes], bytes], bank: s
 
 
 def _is_uboot_options(event: Event) -> bool:
-    """Other firmware has its own settings in such events, so they are a command line only if U-Boot starts Linux."""
+    """Other firmware has its own settings in such events, so they are a command line only if U-Boot starts
+    Linux.
+    """
     return event.type == EventType.EV_PLATFORM_CONFIG_FLAGS and event.pcr == 1
 
 
@@ -202,10 +207,12 @@ def _loader(by_kind: Mapping[Kind, Sequence[Event]]) -> Loader | None:
 
 
 def image_path(event: Event) -> str:
-    r"""Return the path of the image that the firmware loaded, such as ``\EFI\BOOT\BOOTX64.EFI``; empty for one from memory.
+    r"""Return the path of the image that the firmware loaded, such as ``\EFI\BOOT\BOOTX64.EFI``; empty for
+    one from memory.
 
-    It is in the file path nodes (type 4, subtype 4) of an EFI device path behind 32 bytes of UEFI_IMAGE_LOAD_EVENT.  A device
-    path that is malformed, or a name that is not printable ASCII, gives an empty path.
+    It is in the file path nodes (type 4, subtype 4) of an EFI device path behind 32 bytes of
+    UEFI_IMAGE_LOAD_EVENT.  A device path that is malformed, or a name that is not printable ASCII, gives an
+    empty path.
     """
     data, at, path = event.data, 32, ""
     while at + 4 <= len(data):

@@ -1,7 +1,8 @@
-"""PE images: the Authenticode digest that the firmware measures, and the sections that systemd's stub measures.
+"""PE images: the Authenticode digest that the firmware measures, and the sections that systemd's stub
+measures.
 
-Sources: Microsoft, "PE Format" and "Windows Authenticode Portable Executable Signature Format"; TCG PFP, "Measuring PE/COFF
-Image MachineFiles".  Only the fields that decide what is hashed are read.
+Sources: Microsoft, "PE Format" and "Windows Authenticode Portable Executable Signature Format"; TCG PFP,
+"Measuring PE/COFF Image Files".  Only the fields that decide what is hashed are read.
 """
 
 from __future__ import annotations
@@ -29,7 +30,8 @@ _CHECKSUM: Final = _OPTIONAL + 64
 _HEADERS_SIZE: Final = _OPTIONAL + 60
 _SECTION_SIZE: Final = 40
 _CERTIFICATE_TABLE: Final = 4
-# Magic of the optional header: the offset in it of the number of data directories, which the directories follow.
+# Magic of the optional header: the offset in it of the number of data directories, which the directories
+# follow.
 _DIRECTORIES: Final = {0x10B: 92, 0x20B: 108}
 
 
@@ -39,7 +41,9 @@ class NotAnImage(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """A part of a file: *size* bytes, of which *stored* are in the file from *offset* on, and the rest are zeros."""
+    """A part of a file: *size* bytes, of which *stored* are in the file from *offset* on, and the rest are
+    zeros.
+    """
 
     open: Callable[[], BinaryIO]
     offset: int
@@ -74,7 +78,7 @@ class Window:
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """A section: its name (empty if it is not printable), its size in memory, its size and place in the file."""
+    """A section: its name (empty if not printable), its size in memory, its size and place in the file."""
 
     name: str
     virtual: int
@@ -103,7 +107,8 @@ class Image:
         return self.window.part(section.offset, section.raw, section.virtual)
 
     def authenticode(self) -> Iterator[bytes]:
-        """Yield what the Authenticode digest covers: all but the checksum, the certificate table's entry and the certificates.
+        """Yield what the Authenticode digest covers: all but the checksum, the certificate table's entry and
+        the certificates.
 
         NOT checked: that the certificates are at the end of the file.
         """
@@ -122,10 +127,11 @@ class Image:
 def parse(window: Window) -> Image:
     """Read the headers in the first 4096 bytes of *window*.
 
-    Raises :class:`NotAnImage`: no MZ or PE signature, neither PE32 nor PE32+, anything cut short, no section or more than
-    MAX_SECTIONS, no entry for a certificate table, a section outside of the file or MAX_ZEROS larger in memory, sections that
-    overlap so much that twice the file would be hashed, more than MAX_IMAGE bytes.
-    NOT checked: the machine, the alignment, and everything else that decides whether the image would run.
+    Raises :class:`NotAnImage`: no MZ or PE signature, neither PE32 nor PE32+, anything cut short, no section
+    or more than MAX_SECTIONS, no entry for a certificate table, a section outside of the file or MAX_ZEROS
+    larger in memory, sections that overlap so much that twice the file would be hashed, more than MAX_IMAGE
+    bytes. NOT checked: the machine, the alignment, and everything else that decides whether the image would
+    run.
     """
     headers = _Headers(window.read(0, _HEADER_BYTES))
     if window.size > MAX_IMAGE or not headers.data.startswith(b"MZ"):

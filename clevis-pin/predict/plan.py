@@ -1,4 +1,6 @@
-"""A prediction while it is made: which events change, which PCRs are not understood, and what follows from that."""
+"""A prediction while it is made: which events change, which PCRs are not understood, and what follows from
+that.
+"""
 
 from __future__ import annotations
 
@@ -49,7 +51,7 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class PredictedPcr:
-    """One PCR of the next boot: its *value*, or the sentence *unpredictable*; *changed* says what changes it."""
+    """One PCR of the next boot: its *value* or the sentence *unpredictable*, and what *changed* it."""
 
     pcr: int
     value: bytes | None
@@ -60,7 +62,8 @@ class PredictedPcr:
 class Plan:
     """The log of the next boot, as far as it is known.
 
-    *log* is the log of this boot in *bank*, *files* are those of the next one, *command_line* is /proc/cmdline.
+    *log* is the log of this boot in *bank*, *files* are those of the next one, *command_line* is
+    /proc/cmdline.
     """
 
     def __init__(self, log: EventLog, files: MachineFiles, target: Target, command_line: str) -> None:
@@ -77,7 +80,7 @@ class Plan:
         for pcr, sentence in self.measured.unknown:
             self.give_up(pcr, sentence)
 
-    # --- what predictors say ------------------------------------------------------------------------------------
+    # --- what predictors say --------------------------------------------------------------------------------
 
     def give_up(self, pcr: int, sentence: str) -> None:
         """Let *pcr* be unpredictable; the first reason is kept."""
@@ -105,7 +108,7 @@ class Plan:
         for event in events:
             self._next[event.index] = ()
 
-    # --- what predictors ask ------------------------------------------------------------------------------------
+    # --- what predictors ask --------------------------------------------------------------------------------
 
     def digest(self, event: Event) -> bytes:
         """Return the digest of *event* in this boot."""
@@ -133,10 +136,10 @@ class Plan:
         except OSError as error:
             raise Unpredictable(f"cannot read {of_path(path)}") from error
 
-    # --- predictors of more than one way to boot ----------------------------------------------------------------
+    # --- predictors of more than one way to boot ------------------------------------------------------------
 
     def boot_loaders(self, events: Iterable[Event]) -> None:
-        """Predict images that are no kernel (shim, boot loaders, drivers): they are what their files are now."""
+        """Predict images that are no kernel (shim, boot loaders, drivers) by what their files are now."""
         for event in events:
             name = measured.image_path(event)
             if not name:
@@ -164,7 +167,9 @@ class Plan:
                 self.give_up(event.pcr, str(reason))
 
     def unknown_target(self, sentence: str) -> None:
-        """Give up all that the next boot's software decides: nothing is known of it but the boot loader that starts it."""
+        """Give up all that the next boot's software decides: nothing is known of it but the boot loader that
+        starts it.
+        """
         kinds = (Kind.IMAGE, Kind.OPTIONS, Kind.SECTION, Kind.STUB_OPTIONS, Kind.STUB_INITRD)
         self.give_up_events(self.measured.of(*kinds), sentence)
 
@@ -180,7 +185,7 @@ class Plan:
                     events, f"{kind.value} is measured, which is not understood with {loader.value}"
                 )
 
-    # --- what follows -------------------------------------------------------------------------------------------
+    # --- what follows ---------------------------------------------------------------------------------------
 
     def next_log(self) -> EventLog:
         """Return the log of the next boot."""
@@ -196,8 +201,9 @@ class Plan:
     ) -> list[PredictedPcr]:
         """Predict each PCR of *selection*.
 
-        *cap* is the PCR that the next boot's initrd finds untouched; *running* are the values in the TPM now.  The log of the
-        next boot is right only if the log of this boot leads to them, but for the words that systemd extends.
+        *cap* is the PCR that the next boot's initrd finds untouched; *running* are the values in the TPM now.
+        The log of the next boot is right only if the log of this boot leads to them, but for the words that
+        systemd extends.
         """
         now, then = replay(self.log, self.bank), replay(self.next_log(), self.bank)
         outcomes = []
@@ -217,7 +223,9 @@ class Plan:
         return outcomes
 
     def _word_of_systemd(self, pcr: int, settled: bytes, running: bytes | None) -> str:
-        """Return the word that systemd extended *pcr* with before a disk was opened; give up if *running* is unexplained."""
+        """Return the word that systemd extended *pcr* with before a disk was opened; give up if *running* is
+        unexplained.
+        """
         if running is None:
             self.give_up(pcr, f"the TPM has no PCR bank {self.bank}")
         elif settled != running:

@@ -26,7 +26,9 @@ _PCR: Final = re.compile(r"([0-9]+) *: 0x([0-9A-Fa-f]+)")
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """The next boot: *selection* as it was asked, a *label* for the operator, the *outcomes* in the order of the selection."""
+    """The next boot: *selection* as it was asked, a *label* for the operator, the *outcomes* in the order of
+    the selection.
+    """
 
     selection: str
     label: str
@@ -42,8 +44,8 @@ class Prediction:
 def read_log(path: Path, bank: str) -> EventLog:
     """Return the event log in *path*.
 
-    Raises :class:`NoPrediction`: unreadable or empty, over MAX_LOG bytes or MAX_EVENTS events, malformed, of the old format, or
-    without *bank*.
+    Raises :class:`NoPrediction`: unreadable or empty, over MAX_LOG bytes or MAX_EVENTS events, malformed, of
+    the old format, or without *bank*.
     """
     try:
         data = read_bounded(path, MAX_LOG)
@@ -54,7 +56,8 @@ def read_log(path: Path, bank: str) -> EventLog:
             raise NoPrediction(f"the event log is over {MAX_LOG} bytes") from reason
     if not data:
         raise NoPrediction(
-            f"cannot read the event log {of_path(path)}; does the firmware measure, is securityfs mounted, and if Debian's GRUB starts this machine, is Secure Boot on?"
+            f"cannot read the event log {of_path(path)}; does the firmware measure, is securityfs mounted,"
+            " and if Debian's GRUB starts this machine, is Secure Boot on?"
         )
     try:
         log = parse(data, limit=MAX_LOG, max_events=MAX_EVENTS)
@@ -91,8 +94,9 @@ def predict(
 ) -> Prediction:
     """Predict the PCRs of *selection* (``sha256:0,4,7``).
 
-    *command_line* is /proc/cmdline, *cap* the cap PCR, *running* the values in the TPM now; *label* is made up if it is empty,
-    with *release* (uname -r) for GRUB.  Raises :class:`WrongCommandLine` if *target* does not fit this way to boot.
+    *command_line* is /proc/cmdline, *cap* the cap PCR, *running* the values in the TPM now; *label* is made
+    up if it is empty, with *release* (uname -r) for GRUB.  Raises :class:`WrongCommandLine` if *target* does
+    not fit this way to boot.
     """
     plan = Plan(log, files, target, command_line)
     plan.foreign_kinds()

@@ -46,26 +46,34 @@ def to_path(text: str) -> Path:
 
 
 def event_text(data: bytes) -> str | None:
-    """Return the text of an event's *data*, without the one NUL that may end it; None if there is another NUL."""
+    """Return the text of an event's *data*, without the one NUL that may end it; None if there is another
+    NUL.
+    """
     text = data.removesuffix(b"\0")
     return None if b"\0" in text else of_bytes(text)
 
 
 def printable_text(data: bytes) -> str | None:
-    """Return *data* if it is printable ASCII, tabs and newlines, without the one NUL that may end it; otherwise None."""
+    """Return *data* if it is printable ASCII, tabs and newlines, without the one NUL that may end it;
+    otherwise None.
+    """
     text = data.removesuffix(b"\0")
     return of_bytes(text) if _PRINTABLE.fullmatch(text) else None
 
 
 def from_utf16(data: bytes) -> str | None:
-    """Return the printable ASCII of UTF-16LE *data*, without the one NUL that may end it; None if it is anything else."""
+    """Return the printable ASCII of UTF-16LE *data*, without the one NUL that may end it; None if it is
+    anything else.
+    """
     if len(data) % 2 or any(data[1::2]):
         return None
     return printable_text(data[::2])
 
 
 def to_utf16(text: str) -> bytes | None:
-    """Return printable ASCII as the UTF-16LE with a NUL that EFI programs hash; None if *text* is anything else."""
+    """Return printable ASCII as the UTF-16LE with a NUL that EFI programs hash; None if *text* is anything
+    else.
+    """
     return None if _UNPRINTABLE.search(text) else f"{text}\0".encode("utf-16-le")
 
 

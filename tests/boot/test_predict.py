@@ -28,7 +28,7 @@ LOADER = os.environ.get("LOADER", "grub")
 @pytest.fixture
 def world(tmp_path: Path) -> Iterator[World]:
     """A machine that nobody has enrolled."""
-    world = World.new(tmp_path / "world", Variant())
+    world = World.new(tmp_path / "world", Variant(python=True))
     yield world
     for image in tmp_path.rglob("*.img"):
         image.unlink()
@@ -37,7 +37,7 @@ def world(tmp_path: Path) -> Iterator[World]:
 def test_the_predicted_boot_opens_by_itself(world: World, tmp_path: Path) -> None:
     """Enrolled, approved, updated, predicted in the running system, approved before the reboot."""
     now, then = tmp_path / "now", tmp_path / "then"
-    changed = build(Variant(touched="predicted")).initrd
+    changed = build(Variant(python=True, touched="predicted")).initrd
     kernel, initrd, line = world.built.kernel, world.built.initrd, COMMAND_LINE
     old = System(version="6.1.0-28", kernel=kernel, initrd=initrd, options=line)
     new = System(version="6.1.0-29", kernel=kernel, initrd=changed, options=f"{line} changed=yes")

@@ -30,7 +30,9 @@ def all_entries(files: MachineFiles, pattern: str) -> list[Path]:
 
 
 def pick(files: MachineFiles, candidates: Sequence[Path], suffix: str) -> Path | None:
-    """Return the one of *candidates*, which end in *suffix*, that systemd-boot starts: the one it is told, or the newest."""
+    """Return the one of *candidates*, which end in *suffix*, that systemd-boot starts: the one it is told, or
+    the newest.
+    """
     pattern = _default_pattern(files)
     best: tuple[str, Path] | None = None
     for candidate in candidates:
@@ -71,7 +73,7 @@ def settings(content: str) -> list[tuple[str, str]]:
 
 
 def read(plan: Plan, path: Path) -> None:
-    """Let the entry in *path* be what is started next.  Raises :class:`Unpredictable` if it cannot be read."""
+    """Let the entry in *path* be started next.  Raises :class:`Unpredictable` if it cannot be read."""
     base = path.parent.parent.parent
     target, options = plan.target, []
     target.entry, target.kernel = path, None
@@ -101,7 +103,7 @@ def next_entry(plan: Plan) -> Path:
     return found
 
 
-# --- versions -----------------------------------------------------------------------------------------------------
+# --- versions -----------------------------------------------------------------------------------------------
 
 
 def version_key(name: str) -> tuple[list[list[int]], list[list[int]], str]:
@@ -113,7 +115,8 @@ def version_key(name: str) -> tuple[list[list[int]], list[list[int]], str]:
 
 
 def _parts(name: str) -> list[list[int]]:
-    """Return text and numbers in turn, from a text to a text: each a list of orders of characters, or of one number.
+    """Return text and numbers in turn, from a text to a text: each a list of orders of characters, or of one
+    number.
 
     The order of characters is that of Debian's versions: ``~``, the end, letters, everything else.
     """

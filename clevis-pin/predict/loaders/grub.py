@@ -1,8 +1,8 @@
 """GRUB: every command of its scripts and the kernel's command line (PCR 8), every file that it reads (PCR 9).
 
-The commands of the next boot are those of this one as long as grub.cfg is the same.  Of a new grub.cfg just enough is read to
-say which of the measured commands changed: the menu entries, whose old text is in the log, and the body of the entry that is
-started.  A change anywhere else is not followed.
+The commands of the next boot are those of this one as long as grub.cfg is the same.  Of a new grub.cfg just
+enough is read to say which of the measured commands changed: the menu entries, whose old text is in the log,
+and the body of the entry that is started.  A change anywhere else is not followed.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class GrubBoot:
         self._old_line = ""
         self._new_line = ""
 
-    # --- how it was measured --------------------------------------------------------------------------------------
+    # --- how it was measured --------------------------------------------------------------------------------
 
     def images(self) -> None:
         """Predict what the firmware or shim loaded, but for the kernel."""
@@ -76,7 +76,7 @@ class GrubBoot:
                 return False
         return True
 
-    # --- files ----------------------------------------------------------------------------------------------------
+    # --- files ----------------------------------------------------------------------------------------------
 
     def files(self) -> None:
         """Predict PCR 9: each file is read again, as it is now, or the one that takes its place."""
@@ -103,8 +103,8 @@ class GrubBoot:
     def _find(self, name: str, digest: bytes) -> Path:
         """Return the file that GRUB calls *name*, such as ``(hd0,gpt2)/grub/grub.cfg``.
 
-        GRUB's paths begin at the top of a file system, so the file with the right *digest* decides, or the only one there is.
-        Raises :class:`Unpredictable` if there is none, or if there are several.
+        GRUB's paths begin at the top of a file system, so the file with the right *digest* decides, or the
+        only one there is. Raises :class:`Unpredictable` if there is none, or if there are several.
         """
         found: Path | None = None
         for candidate in self._candidates(name):
@@ -136,7 +136,7 @@ class GrubBoot:
                 return self._find(self._new_paths.get(name, name), self._plan.digest(event))
         raise Unpredictable(f"the log does not say that GRUB read {name}")
 
-    # --- grub.cfg -------------------------------------------------------------------------------------------------
+    # --- grub.cfg -------------------------------------------------------------------------------------------
 
     def script(self) -> None:
         """Predict PCR 8 if grub.cfg is another one than in this boot."""
@@ -175,7 +175,9 @@ class GrubBoot:
         self._body(started, statements, entry, variables)
 
     def _split(self, config: Event) -> tuple[list[Event], list[Event]]:
-        """Return the commands behind *config*: those before an entry was started, and those from its start on."""
+        """Return the commands behind *config*: those before an entry was started, and those from its start
+        on.
+        """
         behind = [event for event in self._commands if event.index > config.index]
         for at, event in enumerate(behind):
             if event.data.startswith(_GRUB_COMMAND + b"setparams "):
@@ -183,7 +185,7 @@ class GrubBoot:
         raise Unpredictable("the log shows no menu entry that was started")
 
     def _variables(self) -> dict[str, str]:
-        """Return what the commands of this boot set; one that was set twice, and differently, is not known."""
+        """Return the variables of this boot; one that was set twice, and differently, is not known."""
         variables: dict[str, str] = {}
         for event in self._commands:
             match = _ASSIGNMENT.fullmatch(command_text(event))
@@ -193,7 +195,9 @@ class GrubBoot:
         return variables
 
     def _top(self, events: Sequence[Event], statements: Sequence[Statement]) -> _Started:
-        """Follow what runs before an entry is started: commands stay, entries may change.  Return the first entry."""
+        """Follow what runs before an entry is started: commands stay, entries may change.  Return the first
+        entry.
+        """
         used: set[int] = set()
         entry, first = -1, _Started("", "", "")
         for event in events:
@@ -228,7 +232,7 @@ class GrubBoot:
         entry: _Started,
         variables: dict[str, str],
     ) -> None:
-        """Follow the commands of the entry that was started: line by line they become those of the new entry."""
+        """Follow the commands of the started entry: line by line they become those of the new entry."""
         started = _command(events[0])
         if started != f"setparams {entry.title}":
             raise Unpredictable(
@@ -290,7 +294,7 @@ class GrubBoot:
             raise Unpredictable(f"a variable in grub.cfg is not known: {text.partition('{')[0]}")
         self._plan.exchange(event, self._plan.files.hash_text(text), what)
 
-    # --- GRUB 2.12: the kernel's own EFI stub measures, too ----------------------------------------------------------
+    # --- GRUB 2.12: the kernel's own EFI stub measures, too -------------------------------------------------
 
     def efi_stub(self) -> None:
         """Predict what the firmware, shim and Linux' EFI stub measure of the kernel that GRUB starts."""

@@ -1,7 +1,8 @@
 """GRUB's scripts: just enough of the grammar to say which of the measured commands a new grub.cfg changes.
 
-Source: the GNU GRUB manual, "Writing full configuration files directly"; grub-core/script of GRUB 2.06 and 2.12, which joins
-the words of a command with single spaces before it measures it.  Loops and continued lines are not understood.
+Source: the GNU GRUB manual, "Writing full configuration files directly"; grub-core/script of GRUB 2.06 and
+2.12, which joins the words of a command with single spaces before it measures it.  Loops and continued lines
+are not understood.
 """
 
 from __future__ import annotations
@@ -30,8 +31,9 @@ _LOOP: Final = ("for ", "while ", "until ")
 class Statement:
     """A command, or a menu entry.
 
-    *text* is what GRUB measures of it, with UNKNOWN for variables that are not known; *depth* counts the ``if`` around it;
-    *title* is ``menuentry TITLE`` (empty for a command) and *body* the unread lines of an entry.
+    *text* is what GRUB measures of it, with UNKNOWN for variables that are not known; *depth* counts the
+    ``if`` around it; *title* is ``menuentry TITLE`` (empty for a command) and *body* the unread lines of an
+    entry.
     """
 
     text: str
@@ -54,9 +56,9 @@ class Statement:
 def parse(lines: Sequence[str], variables: Mapping[str, str]) -> list[Statement]:
     """Read the *lines* of a script, replacing *variables*.
 
-    Raises :class:`Unpredictable`: a NUL, a loop, a continued line, a quote that a line does not close, an entry that does not begin
-    and end at the beginning of a line (as grub-mkconfig writes it), a brace or an ``if`` without its end, more than
-    MAX_STATEMENTS commands.
+    Raises :class:`Unpredictable`: a NUL, a loop, a continued line, a quote that a line does not close, an
+    entry that does not begin and end at the beginning of a line (as grub-mkconfig writes it), a brace or an
+    ``if`` without its end, more than MAX_STATEMENTS commands.
     """
     parser = _Parser(variables)
     for number, line in enumerate(lines, 1):
@@ -147,7 +149,8 @@ def _at_semicolons(line: str) -> list[str] | None:
 
 
 def words(text: str, variables: Mapping[str, str]) -> list[str]:
-    """Split *text* into words as GRUB does: quotes and backslashes gone, *variables* replaced, UNKNOWN for others.
+    """Split *text* into words as GRUB does: quotes and backslashes gone, *variables* replaced, UNKNOWN for
+    others.
 
     A word whose quote is not closed is left out, and so is one that ends in a backslash.
     """
@@ -183,7 +186,9 @@ def words(text: str, variables: Mapping[str, str]) -> list[str]:
 
 
 def matches(text: str, statement: str) -> bool:
-    """Tell that *text*, which was measured, may be *statement*: they are equal, but for variables that are not known."""
+    """Tell that *text*, which was measured, may be *statement*: they are equal, but for variables that are
+    not known.
+    """
     if UNKNOWN not in statement:
         return text == statement
     first, *middle, last = statement.split(UNKNOWN)

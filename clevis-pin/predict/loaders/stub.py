@@ -1,4 +1,6 @@
-"""A kernel with its own EFI stub, started by systemd-boot, the firmware or QEMU; NixOS generations are of this kind."""
+"""A kernel with its own EFI stub, started by systemd-boot, the firmware or QEMU; NixOS generations are of
+this kind.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +38,8 @@ def predict(plan: Plan) -> None:
 def same_options(plan: Plan, old: str, *, changes: bool) -> bool:
     """Tell that every event that should hold the command line *old* does.
 
-    Otherwise give up the PCR of the one that does not, or, if the next boot *changes* the command line, those of all.
+    Otherwise give up the PCR of the one that does not, or, if the next boot *changes* the command line, those
+    of all.
     """
     encoded = to_utf16(old)
     digest = None if encoded is None else plan.files.hash([encoded])
@@ -59,7 +62,7 @@ def exchange_options(plan: Plan, events: list[Event], options: str, shown: str =
         plan.exchange(event, plan.files.hash([encoded]), f"command line: {shown or options}")
 
 
-# --- what comes next ------------------------------------------------------------------------------------------------
+# --- what comes next ----------------------------------------------------------------------------------------
 
 
 def _find_entry(plan: Plan) -> bool:
@@ -70,14 +73,17 @@ def _find_entry(plan: Plan) -> bool:
         if _in_place(plan):
             return True
         plan.unknown_target(
-            "it is not known which kernel comes next: there is no boot loader entry; give --kernel, --initrd and --cmdline"
+            "it is not known which kernel comes next: there is no boot loader entry;"
+            " give --kernel, --initrd and --cmdline"
         )
         return False
     return True
 
 
 def _in_place(plan: Plan) -> bool:
-    """Find the initrds that /proc/cmdline names: without a boot loader, they and the kernel stay where they are."""
+    """Find the initrds that /proc/cmdline names: without a boot loader, they and the kernel stay where they
+    are.
+    """
     if plan.measured.of(Kind.OPTIONS):
         return False
     for word in plan.command_line.split(" "):
@@ -89,7 +95,7 @@ def _in_place(plan: Plan) -> bool:
     return bool(plan.target.initrds)
 
 
-# --- PCR 4 ----------------------------------------------------------------------------------------------------------
+# --- PCR 4 --------------------------------------------------------------------------------------------------
 
 
 def _kernel(plan: Plan, event: Event | None) -> None:
@@ -115,7 +121,9 @@ def _kernel(plan: Plan, event: Event | None) -> None:
 
 
 def _kernel_in_memory(plan: Plan, event: Event) -> None:
-    """Leave PCR 4 only if nothing changes: QEMU writes sizes and addresses into the header of a kernel that it starts."""
+    """Leave PCR 4 only if nothing changes: QEMU writes sizes and addresses into the header of a kernel that
+    it starts.
+    """
     target = plan.target
     try:
         if target.kernel and plan.image_digest(target.kernel) == plan.digest(event):
@@ -130,7 +138,7 @@ def _kernel_in_memory(plan: Plan, event: Event) -> None:
     )
 
 
-# --- the command line, in systemd's words and in the stub's ------------------------------------------------------------
+# --- the command line, in systemd's words and in the stub's -------------------------------------------------
 
 
 def _options(plan: Plan) -> None:
@@ -154,8 +162,9 @@ def _options(plan: Plan) -> None:
 def _new_options(plan: Plan, old: str) -> str:
     """Return the next command line.
 
-    systemd-boot writes an initrd= before the options for each initrd, and OVMF one behind them; they are kept in the way they
-    are in *old*.  Raises :class:`Unpredictable` if the boot loader's name of an initrd is not known.
+    systemd-boot writes an initrd= before the options for each initrd, and OVMF one behind them; they are kept
+    in the way they are in *old*.  Raises :class:`Unpredictable` if the boot loader's name of an initrd is not
+    known.
     """
     target, at = plan.target, 0
     while match := _INITRD_OPTION.match(old, at):
@@ -187,7 +196,7 @@ def _initrd_names(plan: Plan) -> list[str]:
     return names
 
 
-# --- PCR 9 ----------------------------------------------------------------------------------------------------------
+# --- PCR 9 --------------------------------------------------------------------------------------------------
 
 
 def _initrd(plan: Plan) -> None:

@@ -1,6 +1,8 @@
-"""U-Boot with MEASURED_BOOT, without EFI: kernel (PCR 8), initrd (PCR 9) and command line (PCR 1) by their labels.
+"""U-Boot with MEASURED_BOOT, without EFI: kernel (PCR 8), initrd (PCR 9) and command line (PCR 1) by their
+labels.
 
-Source: U-Boot's boot/bootm.c and lib/tpm-v2.c.  Its scripts decide what comes next, and they are not read: the caller says it.
+Source: U-Boot's boot/bootm.c and lib/tpm-v2.c.  Its scripts decide what comes next, and they are not read:
+the caller says it.
 """
 
 from __future__ import annotations

@@ -32,7 +32,9 @@ SECTIONS: Final = {
     ".sbat": 254,
     ".pcrpkey": 252,
 }
-"""Sections in the order in which the stub measures them, and the first version of the stub that measures each."""
+"""Sections in the order in which the stub measures them, and the first version of the stub that measures
+each.
+"""
 
 UNPREDICTABLE_SECTIONS: Final = (".profile", ".dtbauto", ".hwids", ".efifw")
 """What these do depends on the hardware or on the choice of a profile."""
@@ -47,7 +49,8 @@ _CONTROLS: Final = dict.fromkeys(range(1, 32), " ")
 
 
 def predict(plan: Plan) -> None:
-    """Predict PCR 4, 9, 11, 12 and, with a newer systemd-boot, 5: the image that was started becomes the one of the target.
+    """Predict PCR 4, 9, 11, 12 and, with a newer systemd-boot, 5: the image that was started becomes the one
+    of the target.
 
     Raises :class:`WrongCommandLine` if the caller named a kernel, an initrd or a command line.
     """
@@ -78,7 +81,9 @@ def predict(plan: Plan) -> None:
 
 
 def _unchanged(plan: Plan, started: Event) -> Path | None:
-    """Return the running image, if it is still there unchanged: all that is known of images can then be tried on it."""
+    """Return the running image, if it is still there unchanged: all that is known of images can then be tried
+    on it.
+    """
     path = plan.files.esp_file(measured.image_path(started))
     try:
         return path if path and plan.image_digest(path) == plan.digest(started) else None
@@ -87,7 +92,7 @@ def _unchanged(plan: Plan, started: Event) -> Path | None:
 
 
 def _next_image(plan: Plan, started: Event, *, under_loader: bool) -> Path:
-    r"""Return the file that was *started*, or under a boot loader the one in \EFI\Linux that it takes next."""
+    r"""Return the file that was *started*, or the one in \EFI\Linux that the boot loader takes next."""
     name = measured.image_path(started)
     if under_loader and name.lower().startswith("\\efi\\linux\\"):
         found = entries.pick(
@@ -112,11 +117,13 @@ def _beside(plan: Plan, images: Sequence[Path]) -> None:
             return
 
 
-# --- the image --------------------------------------------------------------------------------------------------------
+# --- the image ----------------------------------------------------------------------------------------------
 
 
 def _section(plan: Plan, path: Path, name: str) -> pe.Window:
-    """Return the content of a section.  Raises :class:`Unpredictable` if *path* is no image, or has no such section."""
+    """Return the content of a section.  Raises :class:`Unpredictable` if *path* is no image, or has no such
+    section.
+    """
     image = plan.image(path)
     section = image.section(name)
     if section is None:
@@ -132,7 +139,8 @@ def _section_digest(plan: Plan, path: Path, name: str) -> bytes:
 def stub_version(plan: Plan, path: Path) -> int:
     """Return the version of systemd's stub in the image *path*: three digits.
 
-    Raises :class:`Unpredictable` if it does not say one, or is older than version 252, which measures nothing.
+    Raises :class:`Unpredictable` if it does not say one, or is older than version 252, which measures
+    nothing.
     """
     known, image = plan.files.known(path), plan.image(path)
     if image.section(".linux") is None:
@@ -151,15 +159,18 @@ def stub_version(plan: Plan, path: Path) -> int:
 
 
 def section_digests(plan: Plan, path: Path) -> list[bytes]:
-    """Return the digests that the stub in the image *path* extends PCR 11 with: of each section's name and content.
+    """Return the digests that the stub in the image *path* extends PCR 11 with: of each section's name and
+    content.
 
-    Raises :class:`Unpredictable` as :func:`stub_version`, and for a section whose effect depends on the hardware.
+    Raises :class:`Unpredictable` as :func:`stub_version`, and for a section whose effect depends on the
+    hardware.
     """
     version, image = stub_version(plan, path), plan.image(path)
     for name in UNPREDICTABLE_SECTIONS:
         if image.section(name) is not None:
             raise Unpredictable(
-                f"{plan.files.known(path)} has a section {name}, and what is measured of that depends on the hardware or the profile"
+                f"{plan.files.known(path)} has a section {name},"
+                " and what is measured of that depends on the hardware or the profile"
             )
     digests = []
     for name, first_version in SECTIONS.items():
@@ -172,7 +183,7 @@ def section_digests(plan: Plan, path: Path) -> list[bytes]:
 
 
 def command_line(plan: Plan, path: Path) -> str | None:
-    """Return .cmdline as the stub hands it over; None if there is none, or a longer one than a kernel takes."""
+    """Return .cmdline as the stub hands it over; None if there is none, or one that no kernel takes."""
     try:
         window = _section(plan, path, ".cmdline")
     except Unpredictable:
@@ -183,7 +194,7 @@ def command_line(plan: Plan, path: Path) -> str | None:
     return text.translate(_CONTROLS).rstrip(" ")
 
 
-# --- PCR 4 ------------------------------------------------------------------------------------------------------------
+# --- PCR 4 --------------------------------------------------------------------------------------------------
 
 
 def _kernel_inside(plan: Plan, events: Sequence[Event], old: Path | None, new: Path) -> None:
@@ -217,7 +228,7 @@ def _kernel_digest(plan: Plan, path: Path) -> bytes:
         raise Unpredictable(f"the kernel in {plan.files.known(path)} is not an EFI image") from error
 
 
-# --- PCR 11 -----------------------------------------------------------------------------------------------------------
+# --- PCR 11 -------------------------------------------------------------------------------------------------
 
 
 def _sections(plan: Plan, old: Path | None, new: Path) -> None:
@@ -243,11 +254,11 @@ def _is_measured(plan: Plan, path: Path, digests: Sequence[bytes]) -> bool:
         return False
 
 
-# --- PCR 9 and 12 -----------------------------------------------------------------------------------------------------
+# --- PCR 9 and 12 -------------------------------------------------------------------------------------------
 
 
 def _options(plan: Plan, old: Path | None, new: Path) -> None:
-    """Predict the command line in the image, in the words of the boot loader, the stub and the kernel's stub."""
+    """Predict the command line in the image, as the boot loader and both stubs measure it."""
     by_stub = plan.measured.of(Kind.OPTIONS)
     before = command_line(plan, old) if old else None
     if before is None:

@@ -47,7 +47,7 @@ def key(*inputs: str | Path) -> str:
 def files_below(*directories: Path) -> Iterable[Path]:
     """Every file below the directories, in an order that does not change."""
     for directory in directories:
-        yield from sorted(path for path in directory.rglob("*") if path.is_file())
+        yield from sorted(path for path in directory.rglob("*") if path.is_file() and path.suffix != ".pyc")
 
 
 def entry(kind: str, name: str, build: Callable[[Path], None], *, keep: int = 3) -> Path:

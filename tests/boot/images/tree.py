@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from tests.boot.images import cache, emulated
-from tests.boot.images.base import arm64_tree, base_tree
+from tests.boot.images.base import PACKAGES, arm64_tree, base_tree
 
 ROOT_UUID: Final = "0f6e5a3c-0000-4000-8000-000000000001"
 SECOND_UUID: Final = "0f6e5a3c-0000-4000-8000-000000000002"
@@ -97,6 +97,7 @@ class Variant:
     attest: bool = True  #: our pin and our part of the initrd; without, it is stock Debian
     touched: str = ""  #: a file in the initrd with this content: an initrd that differs
     architecture: str = "amd64"
+    python: bool = False  #: what prediction needs in the running system
 
 
 @dataclass(frozen=True)
@@ -133,12 +134,20 @@ def shared_by_initrds() -> list[Path]:
 
 def build(variant: Variant) -> Built:
     """The tree of *variant*."""
-    base, base_name = arm64_tree() if variant.architecture == "arm64" else base_tree()
+    base, base_name = _base(variant)
     inputs: list[str | Path] = [base_name, repr(variant), Path(__file__)]
     if variant.attest:
         inputs += _ours()
+    if variant.python:
+        inputs += cache.files_below(cache.ROOT / "tang_attest" / "protocol" / "eventlog")
     name = cache.key(*inputs)
     return Built(cache.entry("tree", name, lambda path: _build(path, base, variant), keep=8), name)
+
+
+def _base(variant: Variant) -> tuple[Path, str]:
+    if variant.architecture == "arm64":
+        return arm64_tree()
+    return base_tree((*PACKAGES, "python3"), "pythonbase") if variant.python else base_tree()
 
 
 def _build(path: Path, base: Path, variant: Variant) -> None:

@@ -72,7 +72,9 @@ def entry(data: bytes) -> None:
 
 
 def seeds() -> Iterator[tuple[Parser, bytes]]:
-    """Recorded logs, and those of machines with GRUB, systemd-boot and a unified kernel image, with their files."""
+    """Recorded logs, and those of machines with GRUB, systemd-boot and a unified kernel image, with their
+    files.
+    """
     for data in event_logs():
         yield log, data[:_SMALL]
     for kind in (Grub, SystemdBoot, UBoot, Unified):

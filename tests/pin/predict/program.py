@@ -1,4 +1,6 @@
-"""The program that clevis-attest-predict calls, without a TPM: the values of PCRs are written to its standard input."""
+"""The program that clevis-attest-predict calls, without a TPM: the values of PCRs are written to its standard
+input.
+"""
 
 from __future__ import annotations
 

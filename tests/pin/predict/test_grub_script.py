@@ -1,4 +1,6 @@
-"""GRUB's grammar, as far as it is read: whatever is in grub.cfg, statements or one sentence come of it, in bounded time."""
+"""GRUB's grammar, as far as it is read: whatever is in grub.cfg, statements or one sentence come of it, in
+bounded time.
+"""
 
 from __future__ import annotations
 

@@ -1,8 +1,11 @@
-"""Files and logs that nobody made in good faith: the program ends soon, with one sentence for each PCR, never with a traceback."""
+"""Files and logs that nobody made in good faith: the program ends soon, with one sentence for each PCR, never
+with a traceback.
+"""
 
 from __future__ import annotations
 
 import json
+import os
 import random
 import struct
 from collections.abc import Callable
@@ -80,12 +83,13 @@ def test_a_grub_cfg_that_is_no_file(tmp_path: Path) -> None:
     grub = Grub(tmp_path / "root")
     program = booted(grub, tmp_path)
     config = grub.root / "boot/grub/grub.cfg"
-    for make in (config.mkdir, lambda: config.symlink_to(config), lambda: __import__("os").mkfifo(config)):
-        config.unlink() if config.is_symlink() or config.is_file() else config.rmdir() if config.is_dir() else None
+    for make in (config.mkdir, lambda: config.symlink_to(config), lambda: os.mkfifo(config)):
+        config.unlink()
         make()
         assert "is not there" in outcomes(program)[8]
-        if not config.is_dir():
-            config.unlink()
+        if config.is_dir():
+            config.rmdir()
+            config.touch()
 
 
 def truncated(image: bytes) -> bytes:

@@ -53,7 +53,9 @@ def test_the_digest_covers_all_but_three_fields(sections: dict[str, bytes]) -> N
 @given(CONTENTS, st.data())
 @settings(deadline=None, max_examples=200)
 def test_a_damaged_image_is_read_or_refused(sections: dict[str, bytes], data: st.DataObject) -> None:
-    """Cut anywhere and overwritten anywhere in its headers: no other exception, and never more than twice the file."""
+    """Cut anywhere and overwritten anywhere in its headers: no other exception, and never more than twice the
+    file.
+    """
     image = bytearray(build(sections))
     for _ in range(data.draw(st.integers(0, 4))):
         image[data.draw(st.integers(0, SECTIONS + 200))] = data.draw(st.integers(0, 255))
@@ -136,7 +138,9 @@ def test_sections_that_overlap_are_not_hashed_again_and_again() -> None:
 
 @pytest.mark.slow
 def test_the_authenticode_digest_is_that_of_a_signing_tool(tmp_path: Path) -> None:
-    """osslsigncode signs an image: the digest in the signature is ours, of the signed and of the unsigned one."""
+    """osslsigncode signs an image: the digest in the signature is ours, of the signed and of the unsigned
+    one.
+    """
     image, signed = tmp_path / "image.efi", tmp_path / "signed.efi"
     image.write_bytes(build({".text": b"code" * 300, ".data": b"data", ".reloc": b""}))
     key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"

@@ -60,7 +60,7 @@ def program(tmp_path: Path) -> Program:
     return program
 
 
-# --- what it needs ------------------------------------------------------------------------------------------------
+# --- what it needs ------------------------------------------------------------------------------------------
 
 
 def test_the_pythons_that_this_machine_has_are_tried() -> None:
@@ -70,7 +70,9 @@ def test_the_pythons_that_this_machine_has_are_tried() -> None:
 
 @pytest.mark.parametrize("python", PYTHONS, ids=str)
 def test_the_standard_library_is_enough(program: Program, installed: Path, python: Path) -> None:
-    """Installed, with each Python from 3.11 on, without site-packages, the user's directory and the environment."""
+    """Installed, with each Python from 3.11 on, without site-packages, the user's directory and the
+    environment.
+    """
     program.command = [python, "-I", "-S", "-B", "-X", "importtime", installed / "predict"]
     result = program.predict()
     assert result.returncode == 0, result.stderr
@@ -144,7 +146,7 @@ def test_a_checkout_is_not_written_to(program: Program) -> None:
     assert "python3 -I -S -B" in (PIN / "clevis-attest-predict").read_text()
 
 
-# --- what it prints --------------------------------------------------------------------------------------------------
+# --- what it prints -----------------------------------------------------------------------------------------
 
 
 def test_an_announcement_has_four_lines(program: Program) -> None:
@@ -178,7 +180,7 @@ def test_without_values_of_a_tpm_the_log_is_read_all_the_same(program: Program) 
         assert bool(said) == bool(result.stderr)
 
 
-# --- logs ---------------------------------------------------------------------------------------------------------
+# --- logs ---------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("bank", ["sha256", "sha384"])
@@ -237,7 +239,7 @@ def test_a_log_is_refused_when_the_server_refuses_it(
         assert read == expected
 
 
-# --- other words and other firmware --------------------------------------------------------------------------------
+# --- other words and other firmware -------------------------------------------------------------------------
 
 
 def predicted(program: Program, *options: str | Path) -> tuple[dict[int, str], dict[int, str]]:
@@ -317,7 +319,7 @@ def test_another_image_of_u_boot_changes_nothing_else(tmp_path: Path) -> None:
         assert (found.loader, found.unknown) == (loader, ())
 
 
-# --- the table ----------------------------------------------------------------------------------------------------
+# --- the table ----------------------------------------------------------------------------------------------
 
 
 def test_the_documentation_has_the_table() -> None:
