@@ -45,7 +45,8 @@ _DEVICES: Final = (Path("/dev/tpmrm0"), Path("/dev/tpm0"))
 
 
 def default_tcti() -> str | None:
-    """The TCTI that tpm2-tools use too: that of ``TPM2TOOLS_TCTI``, or this machine's TPM; ``None`` without one.
+    """The TCTI that tpm2-tools use too: that of ``TPM2TOOLS_TCTI``, or this machine's TPM; ``None`` without
+    one.
 
     Not checked: the form of the variable (:func:`tang_attest.protocol.verification.check_reach`).
     """
@@ -56,10 +57,11 @@ def default_tcti() -> str | None:
 
 
 def make_ak(tcti: str) -> bytes:
-    """Make a persistent AK at :data:`DEFAULT_HANDLE` or the next free handle, unless it is there; its TPM2B_PUBLIC.
+    """Make a persistent AK at :data:`DEFAULT_HANDLE` or the next free handle, unless it is there; its
+    TPM2B_PUBLIC.
 
-    The key is an ECDSA P-256 primary key of the owner hierarchy, so the same TPM makes the same key again until it is
-    cleared.  Raises ``tpm-unreachable``, also when the owner hierarchy has a password.
+    The key is an ECDSA P-256 primary key of the owner hierarchy, so the same TPM makes the same key again
+    until it is cleared.  Raises ``tpm-unreachable``, also when the owner hierarchy has a password.
     """
     with _connected(tcti) as esapi:
         handle, public, *_ = esapi.create_primary(None, _TEMPLATE, ESYS_TR.OWNER)

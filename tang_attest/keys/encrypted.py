@@ -1,9 +1,13 @@
-"""Private keys at rest: PKCS #8, or what the server's TPM wrapped, inside a JWE under a key made from the server's secret.
+"""Private keys at rest: PKCS #8, or a key that the server's TPM wrapped, inside a JWE under a key of the
+server's secret.
 
-The JWE's protected header names the key's thumbprint, its use, and its holder: the AK that it answers, or ``open``
-(:func:`tang_attest.ports.keys.holder`).  All three are compared when it is opened, also of a key in the TPM.  So a writer who can
-write to the database cannot give one machine's key to another, or to anybody, or turn a signing key into an exchange
-key: the device's row says whose AK it is, and the key says whose it answers.  PKCS #8 rather than a JWK keeps the scalar out of Python integers.  A key in the TPM has a ``cty`` (RFC 7516,
+The JWE's protected header names the key's thumbprint, its use, and its holder: the AK that it answers, or
+``open`` (:func:`tang_attest.ports.keys.holder`).  All three are compared when it is opened, also of a key in
+the TPM.  So an attacker who can write to the database cannot give one machine's key to another, open a
+machine's key to every client, or turn a signing key into an exchange key: the device's row names its AK, and
+the key names the AK that it answers.
+
+PKCS #8 rather than a JWK keeps the scalar out of Python integers.  A key in the TPM has a ``cty`` (RFC 7516,
 section 4.1.12), which is authenticated like the rest of the header.
 """
 
@@ -45,7 +49,9 @@ _Opened = TypeVar("_Opened", Multiplier, EcSigner)
 
 
 class EncryptedKeys:
-    """Makes, encrypts and opens private keys (:class:`tang_attest.ports.keys.KeyStore`); exchange keys in *tpm*, if given."""
+    """Makes, encrypts and opens private keys (:class:`tang_attest.ports.keys.KeyStore`); exchange keys in
+    *tpm*, if given.
+    """
 
     def __init__(self, secret: ServerSecret, tpm: ServerTpm | None = None) -> None:
         self._key = _oct(secret.derive("seal"))
@@ -56,11 +62,11 @@ class EncryptedKeys:
         self._signers: OrderedDict[tuple[str, str, str], EcSigner] = OrderedDict()
 
     def create(self, use: str, curve: str, now: datetime, holder: str = OPEN) -> EncryptedKey:
-        """A new key for *use* (``exchange`` or ``sign``) on *curve*."""
+        """Create a key for *use* (``exchange`` or ``sign``) on *curve*."""
         return self.encrypt(use, ec.generate_private_key(CURVES[curve].implementation), now, holder)
 
     async def create_exchange(self, curve: str, now: datetime, holder: str) -> EncryptedKey:
-        """A new exchange key for *holder*: in the TPM, on its strongest curve, or else on *curve*.
+        """Create an exchange key for *holder*: in the TPM, on its strongest curve, or else on *curve*.
 
         Raises ``server-tpm-unavailable``: where there is a TPM, no key is made beside it.
         """
@@ -105,14 +111,17 @@ class EncryptedKeys:
     def rebind(self, key: EncryptedKey) -> str:
         """Return the JWE of a key from before keys named their holder, with its holder in it.
 
-        Only for the upgrade from there (store/maintenance/resealing.py).  Raises ``internal`` when the key does not open.
+        Only for the upgrade from there (store/maintenance/resealing.py).  Raises ``internal`` when the key
+        does not open.
         """
         plain, header = self._decrypt(key, key.use)
         marks = {"cty": _IN_TPM} if header.get("cty") == _IN_TPM else {}
         return self._encrypt(plain, key.kid, key.use, key.holder, marks)
 
     def rewrap(self, text: str, new: EncryptedKeys) -> str:
-        """Return the JWE *text* encrypted by *new*, with the same header.  Raises ``internal`` when it does not open."""
+        """Return the JWE *text* encrypted by *new*, with the same header.  Raises ``internal`` when it does
+        not open.
+        """
         jwe = JWE(algs=["dir", "A256GCM"])
         try:
             jwe.deserialize(text, self._key)
@@ -139,15 +148,16 @@ class EncryptedKeys:
         return text
 
     def open_exchange(self, key: EncryptedKey) -> Multiplier:
-        """The exchange key, ready for use.  Raises ``internal`` when it cannot be what the database says, and
-        ``registry-tampered`` when it answers somebody else than the database says.
+        """Return the exchange key, ready for use.
 
-        A key in the TPM is not loaded for that: whether it can be used, its ``check`` tells.
+        Raises ``internal`` when it is not the key that the database names, and ``registry-tampered`` when it
+        answers another holder than the database names.  A key in the TPM is not loaded here: its ``check``
+        shows if it is usable.
         """
         return self._cached(self._exchange, key, self._open_exchange)
 
     def open_signer(self, key: EncryptedKey) -> EcSigner:
-        """The signing key, ready for use.  Raises ``internal`` as :meth:`open_exchange` does."""
+        """Return the signing key, ready for use.  Raises ``internal`` as :meth:`open_exchange` does."""
         return self._cached(self._signers, key, self._open_signer)
 
     def _cached(

@@ -44,7 +44,9 @@ _SIGNATURES: Final[Mapping[str, tuple[str, hashes.HashAlgorithm]]] = {
 
 
 class EcSigner:
-    """A private key that signs advertisements (:class:`tang_attest.protocol.values.advertisement.AdvertisementSigner`)."""
+    """A private key that signs advertisements
+    (:class:`tang_attest.protocol.values.advertisement.AdvertisementSigner`).
+    """
 
     __slots__ = ("_hash", "_private", "_size", "algorithm")
 
@@ -57,19 +59,19 @@ class EcSigner:
         return f"EcSigner({self.algorithm})"
 
     def sign(self, message: bytes) -> bytes:
-        """The JWS signature over *message*: r and s, each padded to the field (RFC 7518, section 3.4)."""
+        """Return the JWS signature over *message*: r and s, each padded to the field (RFC 7518, section 3.4)."""
         r, s = decode_dss_signature(self._private.sign(message, ec.ECDSA(self._hash)))
         return r.to_bytes(self._size, "big") + s.to_bytes(self._size, "big")
 
 
 def generate(alg: str) -> dict[str, Any]:
-    """A new private key for *alg* (``ES256``, ``ES384``, ``ES512`` or ``ECMR``, which means P-521)."""
+    """Create a private key for *alg* (``ES256``, ``ES384``, ``ES512`` or ``ECMR``, which means P-521)."""
     curve = CURVES[_GENERATED[alg][0]]
     return dump_private(ec.generate_private_key(curve.implementation), alg)
 
 
 def dump_private(private: ec.EllipticCurvePrivateKey, alg: str) -> dict[str, Any]:
-    """*private* as the JWK that ``jose jwk gen`` would write for *alg*."""
+    """Return *private* as the JWK that ``jose jwk gen`` would write for *alg*."""
     curve = curve_of(private.curve)
     numbers = private.public_key().public_numbers()
     return {
@@ -81,9 +83,9 @@ def dump_private(private: ec.EllipticCurvePrivateKey, alg: str) -> dict[str, Any
 
 
 def load_private(jwk: Mapping[str, Any]) -> ec.EllipticCurvePrivateKey:
-    """The private key in *jwk*, whose public half is the one that *jwk* names.
+    """Return the private key in *jwk*, whose public half is the one that *jwk* names.
 
-    Raises ``key-malformed`` for a key type or curve we do not use, a member that is missing or cannot be read,
+    Raises ``key-malformed`` for an unknown key type or curve, a member that is missing or cannot be read,
     and for a ``d`` that belongs to another point.  Not checked: ``alg``, ``use`` and ``key_ops``.
     """
     if jwk.get("kty") != "EC":
@@ -99,7 +101,7 @@ def load_private(jwk: Mapping[str, Any]) -> ec.EllipticCurvePrivateKey:
 
 
 def _octets(text: object, size: int) -> bytes:
-    """The scalar's octets, padded to the field; like a coordinate it may come shorter, but not longer."""
+    """Return the scalar's octets, padded to the field; like a coordinate it may come shorter, but not longer."""
     if not isinstance(text, str) or not text:
         raise Malformed("key-malformed", "The key has no private part d.")
     try:
@@ -124,13 +126,13 @@ def _from_scalar(curve: Curve, scalar: bytes) -> ec.EllipticCurvePrivateKey:
 
 
 def _scalar(private: ec.EllipticCurvePrivateKey) -> bytes:
-    """The private key octets of the ECPrivateKey that OpenSSL writes."""
+    """Return the private key octets of the ECPrivateKey that OpenSSL writes."""
     der = private.private_bytes(
         serialization.Encoding.DER,
         serialization.PrivateFormat.TraditionalOpenSSL,
         serialization.NoEncryption(),
     )
-    # The sequence is shorter than 256 bytes for all our curves.
+    # The sequence is shorter than 256 bytes for every curve here.
     content = der[3:] if der[1] == 0x81 else der[2:]
     if content[:4] != b"\x02\x01\x01\x04":
         raise RuntimeError("OpenSSL wrote something other than an ECPrivateKey")
@@ -138,5 +140,5 @@ def _scalar(private: ec.EllipticCurvePrivateKey) -> bytes:
 
 
 def _der(tag: int, content: bytes) -> bytes:
-    """A DER element; none of ours reaches 128 bytes, where the length would take another form."""
+    """Return a DER element; none here reaches 128 bytes, where the length would take another form."""
     return bytes([tag, len(content)]) + content

@@ -1,7 +1,7 @@
-"""The one secret of a server: everything secret or unforgeable it keeps is made from it.
+"""The server secret: the source of every key that encrypts or authenticates the server's records.
 
-Replicas that share a database share this file.  Purposes never share a key: each has its own, derived with HKDF
-(RFC 5869) from the label that names it.
+Replicas that share a database share this file.  Purposes never share a key: each has its own, derived with
+HKDF (RFC 5869) from the label that names it.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ _SIZE: Final = 32
 #: The name of the systemd credential that replaces the file (LoadCredential= or LoadCredentialEncrypted=).
 CREDENTIAL: Final = "tang-attest.kek"
 FILE_NAME: Final = "kek"
-#: The secret that a rotation is on its way to.
+#: The secret that a rotation introduces.
 NEW_NAME: Final = "kek.new"
 
 
 class ServerSecret:
-    """32 secret bytes.  Never prints itself."""
+    """32 secret bytes; its ``repr`` does not show them."""
 
     __slots__ = ("_key",)
 
@@ -40,11 +40,13 @@ class ServerSecret:
         return "ServerSecret(...)"
 
     def text(self) -> str:
-        """The secret itself, base64url: for the file that keeps it, and a backup that was asked to hold it."""
+        """Return the secret itself, base64url: for the file that keeps it, and a backup that was asked to
+        hold it.
+        """
         return base64.urlsafe_b64encode(self._key).decode()
 
     def derive(self, label: str) -> bytes:
-        """The 32-byte key for the purpose that *label* names."""
+        """Return the 32-byte key for the purpose that *label* names."""
         info = f"tang-attest/v1 {label}".encode()
         return HKDF(algorithm=hashes.SHA256(), length=32, salt=None, info=info).derive(self._key)
 
@@ -60,14 +62,15 @@ def make_directory(directory: Path) -> None:
 
 
 def create_secret(directory: Path) -> ServerSecret:
-    """Make a new secret and keep it; raises what :func:`keep_secret` raises."""
+    """Create a secret and keep it.  Raises as :func:`keep_secret`."""
     secret = ServerSecret(os.urandom(_SIZE))
     keep_secret(directory, secret)
     return secret
 
 
 def replace_secret(directory: Path) -> Path:
-    """Let the secret in *directory*/kek.new be the one that is used; where the old one is kept, for older backups.
+    """Put the secret in *directory*/kek.new into use; return the file that keeps the old one, for older
+    backups.
 
     Raises ``file-unreadable``; then it can be called again.
     """
@@ -108,7 +111,7 @@ def keep_secret(directory: Path, secret: ServerSecret, name: str = FILE_NAME) ->
 
 
 def _sync(directory: Path) -> None:
-    """A new file's name is durable only once its directory is."""
+    """Flush *directory*: a new file's name is durable only once its directory is."""
     descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)
@@ -117,7 +120,9 @@ def _sync(directory: Path) -> None:
 
 
 def load_new_secret(directory: Path) -> ServerSecret:
-    """The secret that a rotation is on its way to, which is made when there is none.  Raises as the others."""
+    """Return the secret that a rotation introduces; create it if there is none.  Raises as
+    :func:`keep_secret`.
+    """
     path = directory / NEW_NAME
     try:
         return parse_secret(path.read_bytes(), f"File {path}")
@@ -130,7 +135,8 @@ def load_new_secret(directory: Path) -> ServerSecret:
 
 
 def load_secret(directory: Path) -> ServerSecret:
-    """The secret of the state in *directory*, or of the systemd credential if the service manager gave one.
+    """Return the secret of the state directory *directory*, or of the systemd credential if the service
+    manager gave one.
 
     Raises ``state-missing``, ``key-malformed``, and ``setting-invalid`` when others may read the file.
     """
@@ -142,7 +148,7 @@ def load_secret(directory: Path) -> ServerSecret:
     else:
         path, forbidden = directory / FILE_NAME, 0o077
     try:
-        # One open for both questions: what was checked is what is read.
+        # One open for both questions: the file that was checked is the one that is read.
         with path.open("rb") as file:
             mode = os.fstat(file.fileno()).st_mode
             text = file.read(256)
@@ -158,7 +164,7 @@ def load_secret(directory: Path) -> ServerSecret:
 
 
 def parse_secret(text: str | bytes, what: str) -> ServerSecret:
-    """The secret that :meth:`ServerSecret.text` gave; *what* begins the sentence of ``key-malformed``."""
+    """Return the secret that :meth:`ServerSecret.text` gave; *what* begins the sentence of ``key-malformed``."""
     try:
         return ServerSecret(base64.b64decode(text.strip(), altchars=b"-_", validate=True))
     except (binascii.Error, ValueError):

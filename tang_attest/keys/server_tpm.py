@@ -1,11 +1,11 @@
-"""Exchange keys in the server's own TPM: who uses it when, and what becomes of a request when it does not answer.
+"""Exchange keys in the server's own TPM: its thread, its queue, and its failures.
 
 Rules of this module:
 
-* A TPM does one thing at a time.  What needs it runs in one thread of its own, so that neither the event loop nor
-  exchanges with other keys wait for it; who comes when the queue is full hears so at once.
-* A connection that failed is not used again.  The next one who needs the TPM makes a new one, so a TPM that was away
-  needs nobody's help when it is back.
+* A TPM does one thing at a time.  Its commands run in one thread of its own, so that neither the event loop
+  nor exchanges with other keys wait for it.  A request that finds the queue full fails at once.
+* A connection that failed is not used again.  The next use of the TPM makes a new one, so a TPM that was away
+  needs no help when it is back.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from tang_attest.keys.tpm import OwnerAuthNeeded, Tpm, TpmFailed, WrappedKey
 from tang_attest.protocol.values.advertisement import thumbprint
 from tang_attest.protocol.values.points import Curve, Point
 
-#: Exchanges that wait.  A TPM answers some ten in a second, and a caller is not told to wait for longer than
-#: that (tang_attest/service/unlock/exchanging.py).
+#: Exchanges that may wait.  A TPM answers some ten in a second, and no client is asked to wait for longer
+#: than that (tang_attest/service/unlock/exchanging.py).
 QUEUE: Final = 64
 #: Seconds for which an answer of the TPM says that it is well.
 _WELL_FOR_S: Final = 1.0
@@ -37,9 +37,9 @@ _Result = TypeVar("_Result")
 class ServerTpm(Executor):
     """The TPM at *tcti*, which may be ``None``: then every use raises ``server-tpm-unavailable``.
 
-    *owner_auth* gives the password of its owner hierarchy, which is asked for only when the TPM wants one.
-    Nothing is opened before it is used.  As an :class:`Executor` it runs what is submitted in its own thread, where
-    :meth:`run` finds the connection; :meth:`run` may be called in any other thread too.
+    *owner_auth* returns the password of its owner hierarchy; it is called only when the TPM wants one.
+    Nothing is opened before it is used.  As an :class:`Executor` it runs submitted calls in its own thread,
+    where :meth:`run` finds the connection; :meth:`run` may be called in any other thread too.
     """
 
     def __init__(
@@ -54,7 +54,9 @@ class ServerTpm(Executor):
         self._thread: threading.Thread | None = None
 
     def submit(self, fn: Callable[..., _Result], /, *args: Any, **kwargs: Any) -> Future[_Result]:
-        """Run it in the TPM's thread.  Raises ``server-tpm-unavailable`` when too many wait, or there is no TPM."""
+        """Run it in the TPM's thread.  Raises ``server-tpm-unavailable`` when too many wait, or there is no
+        TPM.
+        """
         if self.tcti is None:
             raise _no_tpm()
         future: Future[_Result] = Future()
@@ -76,7 +78,7 @@ class ServerTpm(Executor):
         return future
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """Leave the TPM after what is under way; one that hangs is left alone."""
+        """Finish the command in progress and leave the TPM; a TPM that hangs is left alone."""
         if self._thread is None:
             with self._lock:
                 self._leave()
@@ -87,9 +89,10 @@ class ServerTpm(Executor):
             self._thread.join(_LEAVE_AFTER_S)
 
     def run(self, use: Callable[[Tpm], _Result]) -> _Result:
-        """*use* of the connection.  Raises ``server-tpm-unavailable``, and what *use* raises.
+        """Return the result of *use* with the connection.  Raises ``server-tpm-unavailable``, and the errors
+        of *use*.
 
-        A connection of before may have outlived its TPM, which was reset: then *use* gets a second, new one.
+        An old connection may have outlived its TPM, which was reset: then *use* gets a second, new one.
         """
         if self.tcti is None:
             raise _no_tpm()
@@ -116,11 +119,13 @@ class ServerTpm(Executor):
                 raise _does_not_answer(error) from None
 
     def create(self) -> WrappedKey:
-        """A new exchange key, on the strongest curve of the TPM."""
+        """Create an exchange key, on the strongest curve of the TPM."""
         return self.run(lambda tpm: tpm.create(tpm.strongest_curve()))
 
     def check(self) -> bytes:
-        """The Name of the TPM's storage key, as soon as it has just answered.  Raises ``server-tpm-unavailable``."""
+        """The Name of the TPM's storage key, as soon as it has just answered.  Raises
+        ``server-tpm-unavailable``.
+        """
 
         def ask(tpm: Tpm) -> bytes:
             if time.monotonic() >= self._answered + _WELL_FOR_S:
@@ -192,7 +197,7 @@ class TpmExchangeKey:
         try:
             return Point(self.curve, *coordinates)
         except Malformed:
-            # A computation that went wrong may tell something about the key.
+            # A faulty computation may reveal something about the key.
             raise Unavailable(
                 "server-tpm-unavailable", f"The server's TPM gave no point of {self.curve.name}."
             ) from None
@@ -206,8 +211,8 @@ class TpmExchangeKey:
         tpm.load(self._wrapped)
 
     def _require_own(self, parent: bytes) -> None:
-        # The parent's Name was encrypted with the key, and the session is salted to the key with that Name: so this also
-        # tells our TPM from somebody between us and it.
+        # The parent's Name was encrypted with the key, and the session is salted to the key with that Name:
+        # so this also detects an interposer between this server and its TPM.
         if parent != self._wrapped.parent:
             raise Unavailable(
                 "server-tpm-foreign",

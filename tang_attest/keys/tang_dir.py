@@ -1,7 +1,7 @@
 """A Tang key directory: ``*.jwk``, hidden by a leading dot, seen afresh at each request.
 
-tangd reads every file at each request.  We look at the files' names and inodes at each request, and read them only
-when something about those changed.
+tangd reads every file at each request.  This server compares the files' names and inodes at each request, and
+reads them only when something about those changed.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ _YOUNG_NS: Final = 50_000_000
 #: Largest key file in bytes; a P-521 key of tangd-keygen has 300.
 _FILE_LIMIT: Final = 65_536
 
-#: name, inode, size, mtime, ctime.  The ctime also tells of a permission that was granted or taken.
+#: name, inode, size, mtime, ctime.  The ctime also shows a change of permissions.
 _Entry = tuple[str, int, int, int, int]
 
 _log: Final = structlog.get_logger(__name__)
 
 
 class TangDirectory:
-    """The keys in *path* as they are now."""
+    """Reads the keys in *path* as they are now."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -56,7 +56,8 @@ class TangDirectory:
             started = time.time_ns()
             entries = self._scan()
             if entries != self._entries:
-                # Forget first: an error below must not leave keys that no longer are what the directory holds.
+                # Forget first: after an error below, no keys may remain that the directory does not hold any
+                # more.
                 self._entries = None
                 entries = self._load(entries)
                 self._entries = None if _is_young(entries, started) else entries
@@ -68,7 +69,7 @@ class TangDirectory:
     def _load(self, entries: tuple[_Entry, ...]) -> tuple[_Entry, ...]:
         key_set = _as_key_set(self._read_files(entries))
         if not any(key.signs and not key.hidden for key in key_set.keys):
-            # Empty, or somebody else is making keys just now: the signing key comes last.
+            # Empty, or another process is making keys just now: the signing key comes last.
             with self._locked():
                 entries = self._scan()
                 files = self._read_files(entries)
@@ -120,7 +121,7 @@ class TangDirectory:
             os.close(descriptor)
 
     def _generate(self) -> None:
-        for alg in ("ECMR", "ES512"):  # a directory without an advertised signing key answers nobody
+        for alg in ("ECMR", "ES512"):  # without an advertised signing key a directory answers no request
             jwk = generate(alg)
             name = f"{thumbprint(jwk)}.jwk"
             _write(self._path, name, json.dumps(jwk).encode())
@@ -128,14 +129,14 @@ class TangDirectory:
 
 
 class _NoKeyFile(OSError):
-    """A directory entry whose content is never read."""
+    """A directory entry that is never read."""
 
 
 def _read_regular(path: Path) -> bytes:
     """Return the content of a regular file of at most :data:`_FILE_LIMIT` bytes.
 
-    Raises :class:`_NoKeyFile` for a FIFO, a device, a directory or a larger file.  Opening never blocks: a FIFO without
-    a writer would otherwise hold the event loop, SIGTERM included.
+    Raises :class:`_NoKeyFile` for a FIFO, a device, a directory or a larger file.  Opening never blocks: a
+    FIFO without a writer would otherwise hold the event loop, SIGTERM included.
     """
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
     try:
@@ -157,12 +158,12 @@ def _as_key_set(files: Mapping[str, Any]) -> KeySet:
 
 def _is_young(entries: tuple[_Entry, ...], started: int) -> bool:
     """Return True if a file may have changed after it was read without a visible difference."""
-    # A time in the future comes from a clock that was set back; it must not make us read at each request.
+    # A time in the future comes from a clock that was set back; it must not cause a read at each request.
     return any(0 <= started - ctime < _YOUNG_NS for *_, ctime in entries)
 
 
 def _as_key(name: str, jwk: Any) -> TangKey | None:
-    """A key with a point that we can use; ``d`` may be missing or wrong, tangd only notices in ``/rec``."""
+    """A key with a usable point; ``d`` may be missing or wrong, tangd only notices in ``/rec``."""
     if not _has_point(jwk):
         _log.warning("key file is passed over", file=name, error=f"It is no key on {', '.join(CURVES)}.")
         return None
@@ -190,7 +191,7 @@ def _has_point(jwk: Any) -> bool:
 
 def _write(directory: Path, name: str, content: bytes) -> None:
     """A file of mode 0440, whole or not at all, durable on return."""
-    # tangd and we read only what ends in .jwk.
+    # tangd and this server read only names that end in .jwk.
     temporary = directory / f".{name}.{os.getpid()}.tmp"
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o400)
     try:

@@ -2,10 +2,11 @@
 
 Rules of this module:
 
-* No tpm2_pytss type or exception leaves it: what fails raises :class:`TpmFailed`.
+* No tpm2_pytss type or exception leaves it: a failure raises :class:`TpmFailed`.
 * Nothing here waits for another thread or repeats anything; :mod:`tang_attest.keys.server_tpm` does.
-* A key's authorization value never is on the bus: it goes to the TPM encrypted when the key is made (TPM2_Create),
-  and proves itself by an HMAC afterwards (TPM 2.0 Library, part 1, "Session-based authorizations").
+* A key's authorization value is never on the bus: it goes to the TPM encrypted when the key is made
+  (TPM2_Create), and proves itself by an HMAC afterwards (TPM 2.0 Library, part 1, "Session-based
+  authorizations").
 
 Command names are those of the Trusted Platform Module Library, part 3: Commands, revision 1.59.
 """
@@ -53,24 +54,28 @@ _STORAGE_HANDLE: Final = 0x81000001
 _STORAGE_TEMPLATE: Final = TPM2B_PUBLIC.parse(
     "ecc256:aes128cfb", nameAlg=TPM2_ALG.SHA256, objectAttributes=_OWN | TPMA_OBJECT.RESTRICTED
 )
-#: These give each process its own view.  Any other is ours alone (tang_attest/config.py asks for one worker), so what
-#: it holds was left by one of us that was killed.
+#: These give each process its own view.  Any other belongs to this server alone (tang_attest/config.py asks
+#: for one worker), so its objects were left by a worker that was killed.
 _SHARED: Final = ("device:/dev/tpmrm", "tabrmd:")
 _TRANSIENT_HANDLES: Final = 0x80000000
 _SESSION_HANDLES: Final = 0x02000000
 _ESYS_LAYER: Final = 0x00FF0000
-#: TPM_RC_BAD_AUTH of the first session (part 2, section 6.6.3); in the HMAC's case it may be TPM_RC_AUTH_FAIL.
+#: TPM_RC_BAD_AUTH of the first session (part 2, section 6.6.3); in the HMAC's case it may be
+#: TPM_RC_AUTH_FAIL.
 _BAD_AUTH: Final = 0x9A2
 _AUTH_FAIL: Final = 0x98E
 
 
 class TpmFailed(Exception):
-    """A command, or the way to the TPM, failed.  ``code`` is the TSS2_RC; ``refused``: the TPM itself said no."""
+    """A command, or the way to the TPM, failed.  ``code`` is the TSS2_RC; ``refused``: the TPM itself refused
+    it.
+    """
 
     def __init__(self, code: int, text: str) -> None:
         super().__init__(text)
         self.code = code
-        # Format-one codes are about what was sent; warnings and failure mode are about the TPM (part 2, section 6.6).
+        # Format-one codes are about the command; warnings and failure mode are about the TPM (part 2, section
+        # 6.6).
         self.refused = not code & _ESYS_LAYER and bool(code & 0x80)
 
 
@@ -78,8 +83,8 @@ class TpmFailed(Exception):
 class WrappedKey:
     """An ECDH key that only the TPM which made it can use.
 
-    ``parent`` is the Name of the storage key above it, ``auth`` its authorization value, ``public`` the TPMT_PUBLIC and
-    ``private`` the buffer of the TPM2B_PRIVATE, which the TPM encrypted for itself.
+    ``parent`` is the Name of the storage key above it, ``auth`` its authorization value, ``public`` the
+    TPMT_PUBLIC and ``private`` the buffer of the TPM2B_PRIVATE, which the TPM encrypted for itself.
     """
 
     parent: bytes
@@ -94,7 +99,9 @@ class WrappedKey:
 
     @classmethod
     def decode(cls, data: bytes) -> WrappedKey:
-        """Rebuild a key from the output of :meth:`encode`.  Raises :class:`ValueError`.  Not checked: the structures' contents."""
+        """Rebuild a key from the output of :meth:`encode`.  Raises :class:`ValueError`.  Not checked: the
+        structures' contents.
+        """
         parts = []
         for _ in range(4):
             end = 2 + int.from_bytes(data[:2], "big")
@@ -107,7 +114,7 @@ class WrappedKey:
         return cls(*parts)
 
     def point(self) -> Point:
-        """The public point.  Raises :class:`ValueError` when there is none on a curve that we use."""
+        """The public point.  Raises :class:`ValueError` when there is none on a supported curve."""
         try:
             area = TPM2B_PUBLIC.unmarshal(len(self.public).to_bytes(2, "big") + self.public)[0].publicArea
         except TSS2_Exception as error:
@@ -119,13 +126,15 @@ class WrappedKey:
 
 
 class OwnerAuthNeeded(TpmFailed):
-    """The owner hierarchy has a password: none was given, or another one."""
+    """The owner hierarchy has a password, and none or a wrong one was given."""
 
 
 class Tpm:
-    """A connection to the TPM at *tcti*; not for several threads at a time.  Every method raises :class:`TpmFailed`.
+    """A connection to the TPM at *tcti*; not for several threads at a time.  Every method raises
+    :class:`TpmFailed`.
 
-    *owner_auth* gives the password of the owner hierarchy, or ``None``; it is asked only when the TPM wants one.
+    *owner_auth* gives the password of the owner hierarchy, or ``None``; it is asked only when the TPM wants
+    one.
     """
 
     def __init__(self, tcti: str, owner_auth: Callable[[], bytes | None] = lambda: None) -> None:
@@ -145,7 +154,7 @@ class Tpm:
             raise
 
     def close(self) -> None:
-        """Take out of the TPM what was put there, and leave it."""
+        """Remove this connection's objects from the TPM, and leave it."""
         with suppress(TSS2_Exception):
             self._unload()
             for handle in self._held:
@@ -154,14 +163,16 @@ class Tpm:
         self._esapi.close()
 
     def probe(self) -> None:
-        """Return True if the storage key still is at its handle: not after the TPM was reset, cleared or replaced."""
+        """Return True if the storage key still is at its handle: not after the TPM was reset, cleared or
+        replaced.
+        """
         with _failures():
             _, name, _ = self._esapi.read_public(self._storage)
         if bytes(name.name) != self.parent:
             raise TpmFailed(0, "its storage key is another one")
 
     def strongest_curve(self) -> str:
-        """The strongest curve of ours that the TPM has (``P-521``, ``P-384``, ``P-256``)."""
+        """Return the strongest supported curve that the TPM has (``P-521``, ``P-384``, ``P-256``)."""
         with _failures():
             _, found = self._esapi.get_capability(TPM2_CAP.ECC_CURVES, 0, 64)
         known = {int(curve) for curve in found.data.eccCurves}
@@ -208,8 +219,8 @@ class Tpm:
         self._unload()
         private = TPM2B_PRIVATE(key.private)
         public, _ = TPM2B_PUBLIC.unmarshal(len(key.public).to_bytes(2, "big") + key.public)
-        # The storage key's authorization value is empty, so there is nothing to protect; what was loaded shows in
-        # the Name that the HMAC of the next command covers.
+        # The storage key's authorization value is empty, so there is nothing to protect; the loaded object
+        # shows in the Name that the HMAC of the next command covers.
         handle = self._esapi.load(self._storage, private, public)
         self._loaded = key, handle
         self._esapi.tr_set_auth(handle, key.auth)
@@ -222,7 +233,7 @@ class Tpm:
             self._esapi.flush_context(handle)
 
     def _find_storage_key(self) -> tuple[Any, bytes]:
-        """The storage root key, persistent if there is one as we would make it, and its Name."""
+        """The storage root key, persistent if there is one of the same template, and its Name."""
         with suppress(TSS2_Exception):
             handle = self._esapi.tr_from_tpmpublic(_STORAGE_HANDLE)
             public, name, _ = self._esapi.read_public(handle)
@@ -264,7 +275,9 @@ class Tpm:
         return handle, public
 
     def _start_session(self) -> Any:
-        """TPM2_StartAuthSession, salted to the storage key, that encrypts the first parameter in both directions."""
+        """TPM2_StartAuthSession, salted to the storage key, that encrypts the first parameter in both
+        directions.
+        """
         cipher = TPMT_SYM_DEF(
             algorithm=TPM2_ALG.AES, keyBits=TPMU_SYM_KEY_BITS(aes=128), mode=TPMU_SYM_MODE(aes=TPM2_ALG.CFB)
         )

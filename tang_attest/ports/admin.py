@@ -16,7 +16,7 @@ class Scope(StrEnum):
 
     READ = "read"  # see devices, policies, observations, the audit record
     STAGE = "stage"  # add values that no machine has shown yet
-    APPROVE = "approve"  # approve what a machine showed or announced, retire and restore states
+    APPROVE = "approve"  # approve observations and announcements, retire and restore states
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

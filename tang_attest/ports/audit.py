@@ -12,11 +12,14 @@ from tang_attest.protocol.audit_chain import Row, Seal
 
 @dataclass(frozen=True, slots=True)
 class AuditEntry:
-    """One decision or change: who, when, what, about whom, and why.
+    """One decision or change.
 
-    ``event`` is a short verb phrase (``unlock``, ``enroll``, ``device remove``), ``actor`` a person
-    (``operator:NAME``) or a machine (``device:NAME``), ``verdict`` ``permitted``, ``refused`` or ``done``,
-    ``code`` a code of :mod:`tang_attest.errors` or ``ok``, ``details`` JSON-compatible, without secrets.
+    * ``event``: a short verb phrase (``unlock``, ``enroll``, ``device remove``);
+    * ``actor``: an operator (``operator:NAME``), a token's holder (``token:NAME``), a device
+      (``device:NAME``), or ``server``;
+    * ``verdict``: ``permitted``, ``refused`` or ``done``;
+    * ``code``: a code of :mod:`tang_attest.errors`, or ``ok``;
+    * ``details``: JSON-compatible, without secrets.
     """
 
     at: datetime
@@ -44,10 +47,12 @@ class AuditStore(Protocol):
         """Return entries with their row numbers, newest first; with *before*, only those with a lower number."""
 
     async def newest_seal(self) -> Seal | None:
-        """Return the head of the chain.  Raises ``audit-changed`` when it is not what a seal can be."""
+        """Return the head of the chain.  Raises ``audit-changed`` for a row that cannot be a seal."""
 
     async def list_seals(self, after: int, limit: int) -> Sequence[Seal]:
-        """Return seals with a number above *after*, in order.  Raises ``audit-changed`` for what cannot be a seal."""
+        """Return seals with a number above *after*, in order.  Raises ``audit-changed`` for a row that cannot
+        be a seal.
+        """
 
     async def add_seal(self, seal: Seal) -> bool:
         """Add *seal*; return False when there is one of its number."""
@@ -55,7 +60,8 @@ class AuditStore(Protocol):
     async def final_audit_id(self, after: int | None) -> int | None:
         """Return an id above *after* up to which every row is visible and none can still be added.
 
-        ``None`` when there is no row above *after*, or when a transaction has been writing for too long: ask again later.
+        ``None`` when there is no row above *after*, or when a transaction has been writing for too long: ask
+        again later.
         """
 
     async def list_audit_rows(self, after: int | None, up_to: int, limit: int) -> Sequence[Row]:

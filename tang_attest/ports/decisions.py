@@ -1,4 +1,4 @@
-"""Decisions: what an appraisal needs and writes."""
+"""Decisions: the records that an appraisal needs, and those that it writes."""
 
 from __future__ import annotations
 
@@ -38,18 +38,18 @@ class NewEvidence:
 
     @property
     def digest(self) -> bytes:
-        """32 bytes that tell two boots apart, except for what their logs say of PCRs that were not quoted."""
+        """32 bytes that differ for two boots, unless only the logs of PCRs that were not quoted differ."""
         quoted = self.snapshot
-        # 2: graded with a look at what is not measured; evidence that was graded before is graded anew.
+        # 2: the grade covers unmeasured inputs; evidence that was graded before is graded anew.
         head = f"2\n{quoted.selection}\n{bool(quoted.event_log)}\n{self.permitted}\n".encode()
         return hashlib.sha256(head + b"".join(quoted.values[pcr] for pcr in quoted.selection.pcrs)).digest()
 
 
 @dataclass(frozen=True, slots=True)
 class BoundKey:
-    """An exchange key and whom it serves: a device under its policy, or (open key, plain Tang) anybody.
+    """An exchange key with its device and the device's policy; an open key (plain Tang) has neither.
 
-    ``rollout`` is the policy's that is not over, ``outcome`` the device's under it.
+    ``rollout`` is the policy's that is not over, ``outcome`` the device's outcome under it.
     """
 
     key: EncryptedKey
@@ -61,7 +61,9 @@ class BoundKey:
 
 @dataclass(frozen=True, slots=True)
 class RolloutResult:
-    """Outcome of one device under a rollout: ``about`` is the state that permitted, or the code of the refusal."""
+    """Outcome of one device under a rollout: ``about`` is the state that permitted, or the code of the
+    refusal.
+    """
 
     rollout: Rollout
     outcome: RolloutOutcome
@@ -70,7 +72,9 @@ class RolloutResult:
 
 @dataclass(frozen=True, slots=True)
 class Basis:
-    """The basis of a permit beside a reference state and the policy's conditions; compared again when it is written."""
+    """The basis of a permit beside a reference state and the policy's conditions; compared again when it is
+    written.
+    """
 
     rules: RuleSet | None
     rollout: Rollout | None
@@ -81,14 +85,18 @@ class Basis:
 class Decision:
     """Everything one appraisal writes, in one transaction.
 
-    ``nonce_digest`` is the SHA-256 of the nonce's text; ``clock`` the clock of the (authentic) quote; ``behind_ms`` is
-    how far that may be behind the newest evidence of the same boot: the quote was compared with what was accepted before
-    its nonce was made; ``met`` the
-    state that permitted it; ``observation`` a refused quote; ``learned`` the state that an armed learning use made;
-    ``evidence`` what was quoted, when it is not what the store has of this device already; ``rollout`` what this says
-    about the rollout of its policy, when it says something new; ``basis`` what a permit was given by.
-    ``replay_in_full`` is false when so many refusals about the key were written that a further use of a nonce is only
-    counted, by the maker of this record.
+    * ``nonce_digest``: the SHA-256 of the nonce's text;
+    * ``clock``: the clock of the (authentic) quote;
+    * ``behind_ms``: the distance by which it may be behind the newest evidence of the same boot, in
+      milliseconds.  The quote was compared with the evidence that was accepted before its nonce was made;
+    * ``met``: the state that permitted it;
+    * ``observation``: a refused quote;
+    * ``learned``: the state that an armed learning use made;
+    * ``evidence``: the quoted evidence, unless the store has it already;
+    * ``rollout``: a new outcome under the rollout of the policy;
+    * ``basis``: the basis of a permit;
+    * ``replay_in_full``: false if the caller only counts a further use of the nonce, because many refusals
+      about the key were written already.
     """
 
     device_id: int
@@ -111,29 +119,35 @@ class DecisionStore(Protocol):
     """The request path of an unlock: one read, one write."""
 
     async def find_key(self, kid: str) -> BoundKey | None:
-        """Return the exchange key with thumbprint *kid*, fresh from the database; ``None`` when there is none."""
+        """Return the exchange key with thumbprint *kid*, fresh from the database; ``None`` when there is
+        none.
+        """
 
     async def find_selection(self, kid: str) -> Selection | None:
-        """Return the PCR selection of the policy of the device with exchange key *kid*; ``None`` when there is none."""
+        """Return the PCR selection of the policy of the device with exchange key *kid*; ``None`` when there
+        is none.
+        """
 
     async def find_clock(self, kid: str) -> ClockInfo | None:
-        """Return the clock of the newest evidence of the device with exchange key *kid*; ``None`` when there is none."""
+        """Return the clock of the newest evidence of the device with exchange key *kid*; ``None`` when there
+        is none.
+        """
 
     async def decide(self, decision: Decision) -> None:
         """Write *decision*.
 
-        These errors leave nothing written, except that ``nonce-used`` writes an audit entry of the second use.  For the
-        others the caller writes the audit entry.
+        These errors leave nothing written, except that ``nonce-used`` writes an audit entry of the second
+        use.  For the others the caller writes the audit entry.
 
         * ``nonce-used``: the nonce was used before.
-        * ``clock-backwards``: newer evidence of the device was written meanwhile, and this one is further behind than
-          it may be.
+        * ``clock-backwards``: newer evidence of the device was written meanwhile, and this one is further
+          behind than it may be.
         * ``key-unknown``: the device is gone.
         * ``device-suspended``: it was suspended meanwhile (unless the decision is a refusal anyway).
         * ``pcr-mismatch``: the one learning use was taken meanwhile.
         * ``state-retired``, ``state-used-up``: the state that it met does not count any more.
         * ``state-not-rolled-out``: the state counted only by a rollout that was stopped meanwhile.
-        * ``approval-required``, ``device-stale``: the policy's conditions ask for a person now.
+        * ``approval-required``, ``device-stale``: the policy's conditions ask for an approval now.
         * ``policy-changed``: its ``basis`` is another one now.
 
         The refusal that passes a rollout's limit stops it here, with an audit entry of the actor ``server``.

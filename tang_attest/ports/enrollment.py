@@ -1,4 +1,4 @@
-"""Enrollment: tokens, trust anchors, and what an enrollment writes."""
+"""Enrollment: tokens, trust anchors, and the records that an enrollment writes."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from tang_attest.protocol.values.pcr import Selection
 class Token:
     """A one-time enrollment token as the operator made it; the store knows only the SHA-256 of its text.
 
-    Either ``policy`` names an existing policy, or ``record`` is true and a policy of ``selection`` is made from
-    the first quote.  ``name`` restricts the token to one device name.
+    Either ``policy`` names an existing policy, or ``record`` is true and a policy of ``selection`` is made
+    from the first quote.  ``name`` restricts the token to one device name.
     """
 
     digest: bytes
@@ -45,7 +45,8 @@ class Token:
 class EkRoot:
     """A trust anchor for EK certificates: DER, its SHA-256 in hex, and the operator's label.
 
-    ``subject`` is :func:`tang_attest.protocol.endorsement.endorsement.subject_digest` of it, by which it is looked up.
+    ``subject`` is :func:`tang_attest.protocol.endorsement.endorsement.subject_digest` of it, by which it is
+    looked up.
     """
 
     fingerprint: str
@@ -57,9 +58,10 @@ class EkRoot:
 
 @dataclass(frozen=True, slots=True)
 class Enrollment:
-    """Everything one enrollment writes, in one transaction.  Exactly one of ``new_policy``, ``policy`` is given.
+    """Everything one enrollment writes, in one transaction.  Exactly one of ``new_policy``, ``policy`` is
+    given.
 
-    ``evidence`` is what the initrd would have quoted before this first quote.
+    ``evidence`` is the evidence that the initrd would have given before this first quote.
     """
 
     token_digest: bytes
@@ -81,8 +83,8 @@ class EnrollmentStore(Protocol):
     async def enroll(self, enrollment: Enrollment) -> Device:
         """Use up the token and add device, key and (perhaps) policy.
 
-        Raises ``token-used``, ``token-revoked``, ``name-taken`` (device or new policy), ``device-exists`` (same AK or
-        same EK Name), ``not-found`` (policy).
+        Raises ``token-used``, ``token-revoked``, ``name-taken`` (device or new policy), ``device-exists``
+        (same AK or same EK Name), ``not-found`` (policy).
         """
 
     async def add_token(self, token: Token, audit: AuditEntry) -> None:

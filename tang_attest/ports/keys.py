@@ -1,4 +1,4 @@
-"""Keys at rest, and the store of private keys."""
+"""Keys at rest, and the means to make and open them."""
 
 from __future__ import annotations
 
@@ -16,18 +16,22 @@ OPEN: Final = "open"
 
 
 def holder(ak_name: bytes, ak_spki: bytes) -> str:
-    """The machine that an exchange key answers, as the encrypted key itself names it: its AK's Name, and its AK's key."""
+    """The machine that an exchange key answers, as the encrypted key itself names it: its AK's Name, and its
+    AK's key.
+    """
     return f"{ak_name.hex()}:{hashlib.sha256(ak_spki).hexdigest()}"
 
 
 @dataclass(frozen=True, slots=True)
 class EncryptedKey:
-    """An exchange or signing key at rest: ``jwe`` is a compact JWE around its PKCS #8 DER, or around what the
-    server's TPM has wrapped for itself.
+    """An exchange or signing key at rest.
 
-    ``use`` is ``exchange`` or ``sign``; ``public`` the public JWK (crv, kty, x, y).  A rotated key is still
-    used for what was bound to it, and advertised no longer.  ``holder`` is whom it serves, by the device's row as it
-    is now (:func:`holder`): the key opens only if it was encrypted for the same.
+    ``jwe`` is a compact JWE around its PKCS #8 DER, or around the key as the server's TPM has wrapped it.
+
+    ``use`` is ``exchange`` or ``sign``; ``public`` the public JWK (crv, kty, x, y).  A rotated key is not
+    advertised, and still serves the volumes that were bound to it.  ``holder`` is the machine that it serves,
+    by the device's row as it is now (:func:`holder`): the key opens only if it was encrypted for the same
+    holder.
     """
 
     kid: str
@@ -45,10 +49,11 @@ class KeyStore(Protocol):
     """Private keys: made, encrypted and opened."""
 
     def create(self, use: str, curve: str, now: datetime) -> EncryptedKey:
-        """A new key of *curve* (``P-256``, ``P-384``, ``P-521``), made in this process."""
+        """Create a key of *curve* (``P-256``, ``P-384``, ``P-521``), made in this process."""
 
     async def create_exchange(self, curve: str, now: datetime, holder: str) -> EncryptedKey:
-        """A new exchange key for *holder*: in the server's TPM, if it uses one, on the TPM's strongest curve; else on *curve*.
+        """Create an exchange key for *holder*: in the server's TPM, if it uses one, on the TPM's strongest
+        curve; else on *curve*.
 
         Raises ``server-tpm-unavailable``.
         """
@@ -60,9 +65,10 @@ class KeyStore(Protocol):
         """Return True if only a TPM can use *key*, without opening it."""
 
     def open_exchange(self, key: EncryptedKey) -> Multiplier:
-        """The exchange key, ready for use.
+        """Return the exchange key, ready for use.
 
-        Raises ``internal`` when it was encrypted under another secret, ``registry-tampered`` when for another holder.
+        Raises ``internal`` when it was encrypted under another secret, ``registry-tampered`` when for another
+        holder.
         """
 
 

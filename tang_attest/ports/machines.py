@@ -1,4 +1,4 @@
-"""Machines: devices, and how each stands."""
+"""Machines: devices and their status."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Learning:
 
 @dataclass(frozen=True, slots=True)
 class Suspension:
-    """Reason that a device's exchange keys answer nobody; ``by`` is an audit actor."""
+    """Suspension of a device: every use of its exchange keys is refused; ``by`` is an audit actor."""
 
     at: datetime
     by: str
@@ -36,9 +36,10 @@ class Suspension:
 class VerificationStatus:
     """Status of the verification of a running machine.
 
-    ``since`` is when ``outcome`` and ``code`` became what they are, ``answered_at`` when the running system last gave
-    authentic evidence, ``verified_at`` when evidence was last good (a permitted unlock is), ``wanted_at`` when an
-    operator asked for a round that has not been.
+    * ``since``: the time since which ``outcome`` and ``code`` are the same;
+    * ``answered_at``: the time of the running system's last authentic evidence;
+    * ``verified_at``: the time of the last good evidence, a permitted unlock included;
+    * ``wanted_at``: the time of an operator's request for a round that has not been held yet.
     """
 
     outcome: RoundOutcome | None = None
@@ -71,9 +72,9 @@ class NewDevice:
     """A machine as it is added.
 
     ``ak_public`` is its TPM2B_PUBLIC (empty when only ``ak_spki`` is known, see ``device register --pem``),
-    ``origin`` ``enrolled`` or ``registered``.  ``opened_reset_count`` is the TPM's reset counter when it last ran
-    with open disks: at enrollment, and at each permitted unlock.  ``verified_only`` devices have no exchange key, and may
-    share an AK with each other.
+    ``origin`` ``enrolled`` or ``registered``.  ``opened_reset_count`` is the TPM's reset counter when it last
+    ran with open disks: at enrollment, and at each permitted unlock.  ``verified_only`` devices have no
+    exchange key, and may share an AK with each other.
     """
 
     name: str
@@ -97,7 +98,7 @@ class NewDevice:
 
     @property
     def holder(self) -> str:
-        """As its exchange keys name it."""
+        """Its name in its exchange keys: see :func:`tang_attest.ports.keys.holder`."""
         return holder(self.ak_name, self.ak_spki)
 
 
@@ -105,13 +106,16 @@ class NewDevice:
 class Device(NewDevice):
     """A registered machine.
 
-    ``kids`` are its exchange keys, newest first; ``last_state`` the label of the reference state that its last
-    permitted unlock met, ``running_policy`` the policy it is verified against while it runs (none: its own, capped),
-    ``allowed_until`` the end of an operator's approval to unlock, ``labels`` words that rollouts and listings choose
-    by, ``grade`` what
-    :mod:`tang_attest.protocol.grade` says of its newest evidence, ``evidence_digest`` that evidence's
-    :attr:`NewEvidence.digest`, ``told`` what its running system told last of its disks, ``learned_reset_count`` the
-    TPM's reset counter in the boot whose state was learned: that boot opens nothing.
+    * ``kids``: its exchange keys, newest first;
+    * ``last_state``: the label of the reference state that its last permitted unlock met;
+    * ``running_policy``: the policy it is verified against while it runs (none: its own, capped);
+    * ``allowed_until``: the end of an operator's approval that it may unlock;
+    * ``labels``: words by which rollouts and listings choose;
+    * ``grade``: the grade of its newest evidence (:mod:`tang_attest.protocol.grade`);
+    * ``evidence_digest``: that evidence's :attr:`NewEvidence.digest`;
+    * ``told``: the last report of its running system about its disks;
+    * ``learned_reset_count``: the TPM's reset counter in the boot whose state was learned: that boot opens
+      nothing.
     """
 
     id: int
@@ -137,7 +141,7 @@ class Device(NewDevice):
 
     @property
     def disks(self) -> Opened:
-        """The way in which the newest boot opened its disks, as far as that boot told."""
+        """The way in which the newest boot opened its disks, as far as that boot reported."""
         if self.told is None:
             return untold("its running system told nothing yet")
         if self.clock is not None and self.clock.reset_count != self.told.reset_count:
@@ -151,7 +155,8 @@ class DeviceStore(Protocol):
     async def add_device(
         self, device: NewDevice, policy: str | ReferencePolicy, key: EncryptedKey | None, audit: AuditEntry
     ) -> Device:
-        """Add a registered device, with its *key* if it has one, under an existing policy or one that is made for it.
+        """Add a registered device, with its *key* if it has one, under an existing policy or one that is made
+        for it.
 
         Raises ``name-taken``, ``device-exists``, ``not-found`` (policy).
         """
@@ -194,7 +199,12 @@ class DeviceStore(Protocol):
         """Arm (or with ``None`` end) the one learning use of a device.  Raises ``not-found``."""
 
     async def set_running_policy(self, device: str, policy: str | None, audit: AuditEntry) -> None:
-        """Set the policy that the device is verified against while it runs.  Raises ``not-found`` (either)."""
+        """Set the policy that the device is verified against while it runs.
+
+        Raises ``not-found`` (either).
+        """
 
     async def seen(self, now: datetime) -> Mapping[str, int]:
-        """Count devices by when they last gave evidence: ``hour``, ``day``, ``week`` ago, ``before``, ``never``."""
+        """Count devices by when they last gave evidence: ``hour``, ``day``, ``week`` ago, ``before``,
+        ``never``.
+        """

@@ -1,4 +1,4 @@
-"""Policies: what devices quoted, and what they may have measured."""
+"""Policies: their evidence and observations, and requirements on measurement lists."""
 
 from __future__ import annotations
 
@@ -18,7 +18,9 @@ from tang_attest.protocol.reference_state import Life, ReferenceState
 
 @dataclass(frozen=True, slots=True)
 class Observation:
-    """Authentic evidence that the policy refused: what a person may approve.  ``code`` is why it was refused."""
+    """Authentic evidence that the policy refused, for an operator to approve; ``code`` is the code of the
+    refusal.
+    """
 
     id: int
     device: str
@@ -72,14 +74,16 @@ class PolicyStore(Protocol):
     async def add_state(self, policy: str, state: ReferenceState, audit: AuditEntry) -> None:
         """Append a reference state.
 
-        Raises ``name-taken`` when the policy has that label already, and ``policy-changed`` for announced values that
-        count at once, when the policy does not trust predictions any more.
+        Raises ``name-taken`` when the policy has that label already, and ``policy-changed`` for announced
+        values that count at once, when the policy does not trust predictions any more.
         """
 
     async def move_state(
         self, policy: str, label: str, expected: Collection[Life], to: Life, audit: AuditEntry
     ) -> None:
-        """Move a state along its life.  Raises ``not-found``, and ``state-changed`` unless it is in *expected*."""
+        """Move a state along its life.  Raises ``not-found``, and ``state-changed`` unless it is in
+        *expected*.
+        """
 
     async def trust_predictions(self, policy: str, trusted: bool, audit: AuditEntry) -> None:
         """Set if announced values count at once.  Raises ``not-found``."""
@@ -95,7 +99,8 @@ class PolicyStore(Protocol):
     ) -> None:
         """Apply *change*, whose added states are *states*, for every device.
 
-        Raises ``not-found`` (policy, retired state), ``name-taken`` (added state), ``state-changed`` (retired already).
+        Raises ``not-found`` (policy, retired state), ``name-taken`` (added state), ``state-changed`` (retired
+        already).
         """
 
     async def start_rollout(
@@ -103,8 +108,8 @@ class PolicyStore(Protocol):
     ) -> None:
         """Add *rollout* with its *states*.
 
-        Raises ``not-found`` (policy), ``name-taken`` (rollout, state), ``rollout-unfinished`` when the policy has one
-        that is not over.
+        Raises ``not-found`` (policy), ``name-taken`` (rollout, state), ``rollout-unfinished`` when the policy
+        has one that is not over.
         """
 
     async def get_rollout(self, policy: str) -> Rollout | None:
@@ -114,15 +119,18 @@ class PolicyStore(Protocol):
         """Return the devices that passed under a rollout or were refused, by name."""
 
     async def widen_rollout(self, rollout: Rollout, share: int, audit: AuditEntry) -> None:
-        """Raise the share of a running rollout.  Raises ``rollout-changed`` unless it runs with a smaller one."""
+        """Raise the share of a running rollout.  Raises ``rollout-changed`` unless it runs with a smaller
+        one.
+        """
 
     async def move_rollout(
         self, rollout: Rollout, to: RolloutPhase, why: str | None, audit: AuditEntry
     ) -> None:
         """Move *rollout* from the status it has *to* another, at the time and by the actor of *audit*.
 
-        Running again forgets which devices were refused.  Finished, its change counts for every device; abandoned, for
-        none: its states are retired.  Raises ``rollout-changed`` when it has another status meanwhile.
+        Running again forgets which devices were refused.  Finished, its change counts for every device;
+        abandoned, for none: its states are retired.  Raises ``rollout-changed`` when it has another status
+        meanwhile.
         """
 
     async def list_evidence(self, policy: str, *, with_logs: bool = False) -> Sequence[LastEvidence]:
@@ -144,7 +152,8 @@ class PolicyStore(Protocol):
         before: int | None = None,
         policies: Collection[str] | None = None,
     ) -> Sequence[Observation]:
-        """Return observations, newest first; only those with an id below *before*, or of devices under *policies*.
+        """Return observations, newest first; only those with an id below *before*, or of devices under
+        *policies*.
 
         Raises ``not-found`` (the device).
         """

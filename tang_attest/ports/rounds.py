@@ -39,12 +39,14 @@ class Watched:
 class RoundRecord:
     """Everything one round of verification writes, in one transaction.
 
-    ``clock`` is that of the authentic quote, and ``None`` without one that may move the device's; then the round is
-    written only if nothing authentic came since ``silent_since``.  ``behind_ms`` is as in :class:`Decision`.
-    ``answer_digest`` is the SHA-256 by which the same evidence is known again until ``answer_expires_at``, ``None`` of a
-    round without evidence.  ``suspend`` is what the policy wants to happen now,
-    ``notify`` the ``hook:NAME`` and ``webhook:URL`` to tell when this changes how the device stands.  ``told`` is what
-    the machine told of its disks; ``None`` without an authentic quote.
+    * ``clock``: that of the authentic quote; ``None`` without one that may move the device's clock.  Then the
+      round is written only if no authentic evidence came since ``silent_since``;
+    * ``behind_ms``: as in :class:`Decision`;
+    * ``answer_digest``: the SHA-256 by which the same evidence is recognized until ``answer_expires_at``;
+      ``None`` of a round without evidence;
+    * ``suspend``: the suspension that the policy asks for now;
+    * ``notify``: the ``hook:NAME`` and ``webhook:URL`` to notify when this changes the device's status;
+    * ``told``: the machine's report about its disks; ``None`` without an authentic quote.
     """
 
     device_id: int
@@ -64,7 +66,7 @@ class RoundRecord:
 
 @dataclass(frozen=True, slots=True)
 class Notification:
-    """Somebody to tell: ``action`` is ``hook:NAME`` or ``webhook:URL``, ``body`` JSON-compatible."""
+    """A notification to deliver: ``action`` is ``hook:NAME`` or ``webhook:URL``, ``body`` JSON-compatible."""
 
     id: int
     action: str
@@ -80,20 +82,23 @@ class RoundEffect:
 
 
 class RoundStore(Protocol):
-    """Rounds of verification of running machines, and what they cause."""
+    """Rounds of verification of running machines, and their consequences."""
 
     async def record_round(self, verification: RoundRecord) -> RoundEffect | None:
         """Write the end of a round; return ``None`` when evidence came since ``silent_since``.
 
-        Raises ``nonce-used`` for evidence that was written before, ``clock-backwards`` when newer evidence was written
-        meanwhile and this one is further behind than it may be, ``key-unknown`` when the device is gone.
+        Raises ``nonce-used`` for evidence that was written before, ``clock-backwards`` when newer evidence
+        was written meanwhile and this one is further behind than it may be, ``key-unknown`` when the device
+        is gone.
         """
 
     async def find_ima_requirement(self, digest: str) -> ImaRequirement | None:
         """Return the requirement with this digest."""
 
     async def ima_progress(self, device_id: int) -> Mapping[str, Any] | None:
-        """Return the part of a device's list that was read: :meth:`tang_attest.protocol.ima.ImaProgress.as_json`."""
+        """Return the part of a device's list that was read:
+        :meth:`tang_attest.protocol.ima.ImaProgress.as_json`.
+        """
 
     async def keep_ima_progress(self, device_id: int, progress: Mapping[str, Any] | None) -> None:
         """Keep *progress*, or with ``None`` forget it."""
@@ -102,7 +107,8 @@ class RoundStore(Protocol):
         """Return the newest kid of each device for which an operator requested a round."""
 
     async def list_silent(self, policy: str, before: datetime, now: datetime, limit: int) -> Sequence[Device]:
-        """Return devices of *policy*, not known as unreachable, whose running system gave no evidence since *before*.
+        """Return devices of *policy*, not known as unreachable, whose running system gave no evidence since
+        *before*.
 
         A clock that was set back makes old evidence look like that of a time after *now*; it counts as old.
         """
@@ -114,13 +120,16 @@ class RoundStore(Protocol):
         """Return policies that have conditions, by name."""
 
     async def request_round(self, name: str, at: datetime | None) -> None:
-        """Request a round of the device from the server that holds its agent; with ``None`` withdraw the request.
+        """Request a round of the device from the server that holds its agent; with ``None`` withdraw the
+        request.
 
         Raises ``not-found``.
         """
 
     async def record_running(self, device: str, policy: ReferencePolicy, audit: AuditEntry) -> None:
-        """Add *policy*, and verify the device against it; it goes when the device goes.  Raises ``name-taken``."""
+        """Add *policy*, and verify the device against it; it goes when the device goes.  Raises
+        ``name-taken``.
+        """
 
     async def list_rounds(self, device: str, limit: int = 100) -> Sequence[PastRound]:
         """Return past rounds, newest first; also of a device that was removed."""

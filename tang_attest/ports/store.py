@@ -18,7 +18,9 @@ from tang_attest.ports.rounds import RoundStore
 
 @dataclass(frozen=True, slots=True)
 class QueueFigures:
-    """Figures of one queue since the start: transactions, the items in them, items that failed; and waiting now."""
+    """Figures of one queue since the start: transactions, the items in them, items that failed; and waiting
+    now.
+    """
 
     batches: int
     items: int
@@ -118,7 +120,8 @@ class Store(
         """Count the reads of rows that this server did not write, by table; every table is there."""
 
     async def remember_versions(self) -> int:
-        """From now on refuse rows that are older than the audit record says; return the number of rows that it names.
+        """From now on refuse rows that are older than the audit record says; return the number of rows that
+        it names.
 
         Reads the whole record, in pages.
         """

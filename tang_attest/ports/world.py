@@ -21,7 +21,7 @@ class Randomness(Protocol):
 
 
 class Courier(Protocol):
-    """Tells programs and web servers."""
+    """Delivers notifications to programs and web servers."""
 
     async def deliver(self, action: str, body: bytes) -> None:
         """Give *body* (JSON) to *action* (``hook:NAME``, ``webhook:URL``).  Raises :class:`Unavailable`."""

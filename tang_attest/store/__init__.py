@@ -1,4 +1,4 @@
-"""The registry: devices, policies, keys, tokens and the audit, in SQLite or PostgreSQL."""
+"""The store: devices, policies, keys, tokens and the audit record, in SQLite or PostgreSQL."""
 
 from tang_attest.store.database.authentic import KEY_LABEL, Authenticity
 from tang_attest.store.maintenance.archive_file import Reader

@@ -1,13 +1,15 @@
-"""Write the results of an appraisal: nonce, clock, audit, and perhaps an observation, a learned state, or new evidence.
+"""Write the results of an appraisal: nonce, clock, audit, and perhaps an observation, a learned state, or new
+evidence.
 
 Rules of this module:
 
 * Decisions of one batch share a transaction and end as if they were written one after the other.
 * One that loses a race is an exception among the results; it wrote nothing, and its neighbors stand.
 * The nonce comes first: evidence that is replayed is ``nonce-used``, although its clock did not move either.
-* Conditions that held when the evidence was appraised are looked at again here, under the row's lock (locks.py).
-* Two quotes of one boot may overtake each other: the older one stands, and moves no clock back.  One of an earlier boot
-  than the newest evidence's does not stand.
+* Conditions that held when the evidence was appraised are looked at again here, under the row's lock
+  (locks.py).
+* Two quotes of one boot may overtake each other: the older one stands, and moves no clock back.  One of an
+  earlier boot than the newest evidence's does not stand.
 * What every decision writes is written once for the batch, at its end: a statement costs more than a row.
 """
 

@@ -1,15 +1,16 @@
-"""The rows that a batch of decisions is about, locked beforehand and in one order: devices, policies, states.
+"""Locks on the rows of a batch of decisions, taken beforehand and in one order: devices, policies, states.
 
-Two replicas write batches that share devices, and states that are being rolled out.  If each took its locks as it
-comes to them, the two could wait for each other in a circle, and PostgreSQL would end one of them.  SQLite has one
-writer at a time, and nothing to order.
+Two replicas write batches that share devices, and states that are being rolled out.  If each took its locks
+as it reaches the rows, the two could wait for each other in a circle, and PostgreSQL would end one of them.
+SQLite has one writer at a time, and nothing to order.
 
-A policy is locked against changes only (FOR SHARE): decisions do not wait for each other there.  A transaction that changes a policy,
-a state of it or its rollout takes the policy's row first (:func:`tang_attest.store.records.policies.take`), so a change that was
-committed is seen by every decision that is committed after it.
+A policy is locked against changes only (FOR SHARE): decisions do not wait for each other there.  A
+transaction that changes a policy, a state of it or its rollout takes the policy's row first
+(:func:`tang_attest.store.records.policies.take`), so a change that was committed is seen by every decision
+that is committed after it.
 
-What is read under the lock stays true until the transaction ends, also of a device's nonces: each is valid for one
-device (its kid is part of it), so its user holds that device's row.
+What is read under the lock stays true until the transaction ends, also of a device's nonces: each is valid
+for one device (its kid is part of it), so the transaction that uses it up holds that device's row.
 """
 
 from __future__ import annotations
@@ -43,7 +44,8 @@ MOVED: Final = (
     "verified_at",
     "learning",
 )
-# FOR NO KEY UPDATE: what an UPDATE of these columns takes; rows that refer to a device can still be added.
+# FOR NO KEY UPDATE: the lock that an UPDATE of these columns takes; rows that refer to a device can still be
+# added.
 _DEVICES = authentic.form(_device).lock.where(among(_device.c.id, "ids"))
 _HOLD_POLICIES = (
     sa.select(_policy.c.id)
@@ -83,8 +85,8 @@ def take_devices(connection: sa.Connection, device_ids: Collection[int]) -> Rows
 def take(connection: sa.Connection, decisions: Sequence[Decision]) -> tuple[Rows, Rows, set[int]]:
     """Lock the devices of *decisions*, their policies, then the states that they change.
 
-    Devices and policies by id, and the ids of policies that have a rollout that is not over.  Policies are there only
-    if one of the decisions permits something.
+    Devices and policies by id, and the ids of policies that have a rollout that is not over.  Policies are
+    there only if one of the decisions permits something.
     """
     ids = sorted({decision.device_id for decision in decisions})
     rows = take_devices(connection, ids)

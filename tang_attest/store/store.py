@@ -24,9 +24,10 @@ from tang_attest.store.roles.writes import WriteQueue
 async def open_store(url: str, key: bytes, *, create: bool = False) -> SqlStore:
     """Open the store in the database at *url* (``sqlite:///PATH``, ``postgresql://...``).
 
-    *key* (32 bytes, of the server's secret under :data:`tang_attest.store.database.authentic.KEY_LABEL`) seals rows and checks
-    their seals.  With *create* the database is made.  Raises ``state-missing`` when there is none, ``schema-old``,
-    ``schema-new``, ``setting-invalid`` (the URL, or a server that does not flush).
+    *key* (32 bytes, of the server's secret under :data:`tang_attest.store.database.authentic.KEY_LABEL`)
+    seals rows and checks their seals.  With *create* the database is made.  Raises ``state-missing`` when
+    there is none, ``schema-old``, ``schema-new``, ``setting-invalid`` (the URL, or a server that does not
+    flush).
     """
     if create:
         await upgrade(url, key)
@@ -73,7 +74,8 @@ class SqlStore:
         return self._authenticity.found()
 
     async def remember_versions(self) -> int:
-        """From now on refuse rows that are older than the audit record says; return the number of rows that it names.
+        """From now on refuse rows that are older than the audit record says; return the number of rows that
+        it names.
 
         Reads the whole record, in pages.
         """

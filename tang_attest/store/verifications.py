@@ -2,12 +2,14 @@
 
 Rules of this module:
 
-* Rounds of one batch share a transaction.  Their devices' rows are locked in the order of their ids, so that two
-  replicas cannot wait for each other; what is compared and what is written is then one step.
-* A round that ends like the one before it, and tells the same of the disks, moves two times on the device's row,
-  remembers its evidence for as long as that could be shown again, and writes nothing else, unless an operator asked for it.
-* A round that was overtaken by newer evidence does not make good what that evidence found bad, and tells nothing.
-* Suspending is part of the same transaction: no unlock comes between a bad round and what it leads to.
+* Rounds of one batch share a transaction.  Their devices' rows are locked in the order of their ids, so that
+  two replicas cannot wait for each other; what is compared and what is written is then one step.
+* A round that ends like the one before it, and reports the same about the disks, moves two times on the
+  device's row, remembers its evidence for as long as that could be shown again, and writes nothing else,
+  unless an operator asked for it.
+* A round that was overtaken by newer evidence does not overrule the outcome of that evidence, and notifies no
+  one.
+* Suspending is part of the same transaction: no unlock comes between a bad round and its consequence.
 """
 
 from __future__ import annotations
@@ -46,7 +48,9 @@ _SAME_AS_BEFORE = _device.update().where(_device.c.id == sa.bindparam("device_id
 def write(
     connection: sa.Connection, items: Sequence[RoundRecord]
 ) -> list[RoundEffect | TangAttestError | None]:
-    """Write *items*; for each what it changed, ``None`` (it is not unreachable after all), or why it was not written."""
+    """Write *items*; return for each its effect, ``None`` (the device is not unreachable after all), or the
+    error.
+    """
     rows = locks.take_devices(connection, {item.device_id for item in items})
     shown = nonces.used(connection, {item.answer_digest for item in items if item.answer_digest})
     results: list[RoundEffect | TangAttestError | None] = []
@@ -122,7 +126,7 @@ def _write_change(
 
 
 def _answered(row: authentic.Row, item: RoundRecord) -> bool:
-    """True when authentic evidence came while somebody found the device silent."""
+    """Return True if authentic evidence came while a server found the device silent."""
     answered = row["answered_at"]
     if not isinstance(answered, datetime) or item.silent_since is None:
         return False
@@ -200,7 +204,8 @@ def wanted(connection: sa.Connection) -> list[str]:
 def silent(
     connection: sa.Connection, policy: str, before: datetime, now: datetime, limit: int
 ) -> list[Device]:
-    """Devices of *policy*, not known as unreachable, whose running system gave no evidence since *before*.
+    """Return devices of *policy*, not known as unreachable, whose running system gave no evidence since
+    *before*.
 
     Evidence of a later time than *now* is from before the clock was set back, and so from before *before*.
     """
@@ -221,9 +226,10 @@ def silent(
 
 
 def take_notifications(connection: sa.Connection, limit: int) -> list[Notification]:
-    """The oldest, deleted: of two processes that saw the same row, the one whose DELETE met it has it.
+    """Return the oldest notifications, deleted: of two processes that saw the same row, the one whose DELETE
+    met it has it.
 
-    Nobody is told what is not ours; it is deleted all the same.
+    A row without a valid seal is deleted, and not returned.
     """
     query = sa.select(*authentic.form(_notification).raw).order_by(_notification.c.id).limit(limit)
     found = []

@@ -1,24 +1,25 @@
-"""Rows that decide something are ours, or they decide nothing.
+"""Seals of rows: a row decides something only if this server wrote it.
 
-A writer of the database must not open a disk with that.  Each row that a decision reads has a seal, made
-here with every write and checked here with every read:
+An attacker who can write to the database must not open a disk with that.  Each row that a decision reads has
+a seal, made here with every write and checked here with every read:
 
     seal     = serial (8 random bytes) || version (8 bytes, big endian) || HMAC-SHA-256 under a key of the server's secret
     the HMAC = over ["tang-attest row", 1, TABLE, "SERIAL", VERSION, {COLUMN: VALUE, ...}], compact JSON in ASCII
 
-Values are as the columns hold them, by the columns' names in order, bytes as ``{"b": "<hex>"}``.  A column that is NULL
-is left out: a column that a migration adds changes no seal until somebody sets it.
+Values are as the columns hold them, by the columns' names in order, bytes as ``{"b": "<hex>"}``.  A column
+that is NULL is left out: a column that a migration adds changes no seal until it is set.
 
 Rules of this module:
 
 * Every column is sealed unless :data:`OUTSIDE` names it, and every table unless :data:`NOT_SEALED` does.
-* A write reads the row first, under its lock, and checks it: nobody's change is sealed along with ours.
+* A write reads the row first, under its lock, and checks it, so that no foreign change is sealed along with
+  its own.
 * A row is read as its columns hold it and checked before its types read it.
-* ``version`` rises with each change that is not only :data:`MOVING`.  Changes are told to the audit record
-  (audit_log.py), which is sealed: a row that is older than the record says was restored (row_check.py).
-  A process refuses, besides, a row that is older than one it has seen.
+* ``version`` rises with each change that is not only :data:`MOVING`.  Changes are reported to the audit
+  record (audit_log.py), which is sealed: a row that is older than the record says was restored
+  (row_check.py). A process refuses, besides, a row that is older than one it has seen.
 
-Not checked here: rows that were taken away, and rows of before this process began that were restored whole.
+Not checked here: removed rows, and whole rows that were restored from before this process began.
 """
 
 from __future__ import annotations
@@ -46,21 +47,21 @@ Work = Callable[[sa.Connection], T]
 #: Names the key's purpose; the key is 32 bytes.
 KEY_LABEL: Final = "registry"
 
-#: Tables whose rows decide nothing that counts, and why.
+#: Tables whose rows are not sealed, with the reason.
 NOT_SEALED: Final = {
     "nonce": "taken away, it lets the same evidence get the same Y for the same X once more, within its time",
     "audit": "its chain seals it (audit_chain.py)",
     "audit_seal": "it is a seal itself",
     "verification": "history for people",
 }
-#: Columns that decide nothing, and why.
+#: Columns that are not sealed, with the reason.
 OUTSIDE: Final[Mapping[str, Mapping[str, str]]] = {
     "device": {
         "grade": "shown to people",
         "evidence_digest": "saves a write; the evidence itself is sealed",
     },
 }
-#: Columns that every boot or round moves.  An older value of these makes nobody permit more.
+#: Columns that every boot or round moves.  An older value of these permits no more.
 MOVING: Final[Mapping[str, frozenset[str]]] = {
     "device": frozenset(
         {
@@ -102,9 +103,9 @@ _log: Final = logging.getLogger(__name__)
 
 
 class Row(dict[str, Any]):
-    """A row that is ours: values by column, as their types read them; ``raw`` as the columns hold them.
+    """A row with a valid seal: values by column, as their types read them; ``raw`` as the columns hold them.
 
-    It may be shared: copy it before a change.
+    It may be shared: copy it before changing a value.
     """
 
     __slots__ = ("raw", "serial", "version")
@@ -122,14 +123,15 @@ class Authenticity:
         # serial -> the newest version seen, and when; rows that never changed are not here.
         self._floors: OrderedDict[bytes, tuple[int, float]] = OrderedDict()
         self._found: Counter[str] = Counter()
-        #: Rows that were found to be ours, by all that their columns hold, seals too: what most requests read again.
+        #: Rows with a valid seal, by the contents of all their columns: most requests read the same rows
+        #: again.
         self.known: dict[tuple[str, tuple[Any, ...]], Row] = {}
 
     def __repr__(self) -> str:
         return "Authenticity(...)"
 
     def bind(self, work: Work[T]) -> tuple[Work[T], Transaction]:
-        """*work* with what the functions of this module need, for one transaction."""
+        """Return *work* bound to the state that this module keeps for one transaction."""
         transaction = Transaction(self)
 
         def bound(connection: sa.Connection) -> T:
@@ -160,17 +162,17 @@ class Authenticity:
                 self._floors.popitem(last=False)
 
     def keep(self, name: tuple[str, tuple[Any, ...]], row: Row) -> None:
-        """Remember a row that is ours.  No order is kept, so that threads need no lock."""
+        """Remember a row with a valid seal.  No order is kept, so that threads need no lock."""
         if len(self.known) >= _KNOWN:
             self.known.clear()
         self.known[name] = row
 
     def count(self, table: str) -> None:
-        """A row of *table* was not ours."""
+        """Count a row of *table* without a valid seal."""
         self._found[table] += 1
 
     def found(self) -> dict[str, int]:
-        """Count the reads of rows that were not ours, by table; every table is there."""
+        """Count the reads of rows without a valid seal, by table; every table is there."""
         return {name: self._found[name] for name in SEALED}
 
 
@@ -193,12 +195,14 @@ class Transaction:
             self._changed[serial] = self._untold[serial] = (form.name, form.describe(raw), version)
 
     def saw(self, serial: bytes, version: int) -> None:
-        """The row was read.  One that this transaction changed is nobody else's before it is committed."""
+        """Note the version of a row that was read, unless this transaction changed the row."""
         if serial not in self._changed:
             self.authenticity.saw(serial, version)
 
     def take(self) -> list[list[object]]:
-        """Return the changes since this was last asked: table, key, serial and version; version 0 is a row removed."""
+        """Return the changes since this was last asked: table, key, serial and version; version 0 is a row
+        removed.
+        """
         untold, self._untold = self._untold, {}
         return [
             [table, key, serial.hex(), 0 if version == REMOVED else version]
@@ -225,7 +229,7 @@ class Form:
         self.typed: tuple[tuple[str, TypeDecorator[Any]], ...] = tuple(
             (column.name, column.type) for column in table.c if isinstance(column.type, TypeDecorator)
         )
-        #: The columns without their types: what somebody put there must not fail before it is checked.
+        #: The columns without their types: foreign contents must not fail before they are checked.
         self.raw = tuple(sa.type_coerce(column, sa.types.NullType()).label(column.name) for column in table.c)
         self.lock = sa.select(*self.raw).order_by(*table.primary_key.columns).with_for_update(key_share=True)
 
@@ -234,7 +238,7 @@ class Form:
         return [sa.type_coerce(c, sa.types.NullType()).label(f"{prefix}{c.name}") for c in self.table.c]
 
     def describe(self, raw: Mapping[str, Any]) -> str:
-        """The row for a person: its name, or its key."""
+        """Return the row's name for people, or else its key."""
         parts = [raw[name] for name in ("name", "label") if raw.get(name) is not None][:1] or [
             raw[key] for key in self.keys
         ]
@@ -259,7 +263,7 @@ class Form:
         return _number(value) if isinstance(kind, sa.Boolean) else value
 
     def read(self, raw: Mapping[str, Any]) -> dict[str, Any]:
-        """The row as its types read it.  Raises whatever they raise."""
+        """Return the row as its types read it.  Raises the errors of the types."""
         typed = dict(raw)
         for name, kind in self.typed:
             if typed[name] is not None:
@@ -273,7 +277,7 @@ _NO_DIALECT: Any = None  # our types look the same everywhere (types.py)
 
 
 def _encode_bytes(value: object) -> object:
-    """Bytes, and what no column of ours holds; both are objects, which no value of ours is."""
+    """Encode bytes, and values that no column of the schema holds, as objects; no sealed value is an object."""
     if isinstance(value, bytes | memoryview):
         return {"b": bytes(value).hex()}
     return {type(value).__name__: str(value)}
@@ -295,7 +299,7 @@ def form(table: sa.Table) -> Form:
     return SEALED[table.name]
 
 
-# --- reading --------------------------------------------------------------------------------------------------------
+# --- reading ------------------------------------------------------------------------------------------------
 
 
 def check(connection: sa.Connection, table: sa.Table, values: Sequence[Any]) -> Row:
@@ -323,7 +327,7 @@ def _verify(connection: sa.Connection, shape: Form, values: Sequence[Any]) -> Ro
 
 
 def is_ours(connection: sa.Connection, table: sa.Table, values: Sequence[Any]) -> bool:
-    """Return True if :func:`check` would take the row for ours, however old; nothing is logged."""
+    """Return True if :func:`check` would accept the row, however old; nothing is logged."""
     shape = form(table)
     raw = dict(zip(shape.names, values, strict=True))
     return genuine(_transaction(connection).authenticity, shape, raw) is not None
@@ -332,7 +336,7 @@ def is_ours(connection: sa.Connection, table: sa.Table, values: Sequence[Any]) -
 def _read(shape: Form, raw: Mapping[str, Any]) -> dict[str, Any]:
     try:
         return shape.read(raw)
-    except Exception as error:  # a column outside of the seal; the type says what is wrong with it
+    except Exception as error:  # a column outside of the seal; its type reports the error
         raise Tampered("registry-tampered", _sentence(shape, raw, "cannot be read")) from error
 
 
@@ -342,7 +346,7 @@ def _seal(raw: Mapping[str, Any]) -> bytes | None:
 
 
 def tampered(connection: sa.Connection, shape: Form, raw: Mapping[str, Any], why: str) -> Tampered:
-    """The error about a row that is not ours, which is logged and counted."""
+    """Return the error about a row without a valid seal; log and count it."""
     _transaction(connection).authenticity.count(shape.name)
     sentence = _sentence(shape, raw, why)
     _log.error("registry-tampered: %s", sentence)
@@ -360,7 +364,7 @@ def load(
     order_by: Sequence[Any] = (),
     lock: bool = False,
 ) -> list[Row]:
-    """The rows that meet *where*.  Raises ``registry-tampered`` when one of them is not ours."""
+    """Return the rows that meet *where*.  Raises ``registry-tampered`` when one of them has no valid seal."""
     query = form(table).lock if lock else sa.select(*form(table).raw)
     return rows(connection, query.where(*where).order_by(*order_by), table)
 
@@ -368,7 +372,9 @@ def load(
 def rows(
     connection: sa.Connection, query: Any, table: sa.Table, bound: Mapping[str, Any] | None = None
 ) -> list[Row]:
-    """The rows of a *query* whose first columns are :attr:`Form.raw` of *table*.  Raises ``registry-tampered``."""
+    """Return the rows of a *query* whose first columns are :attr:`Form.raw` of *table*.  Raises
+    ``registry-tampered``.
+    """
     width = len(form(table).names)
     return [check(connection, table, values[:width]) for values in connection.execute(query, bound or {})]
 
@@ -379,14 +385,14 @@ def one(connection: sa.Connection, table: sa.Table, *where: sa.ColumnElement[boo
     return found[0] if found else None
 
 
-# --- writing --------------------------------------------------------------------------------------------------------
+# --- writing ------------------------------------------------------------------------------------------------
 
 
 def insert(connection: sa.Connection, table: sa.Table, values: Mapping[str, object]) -> Row | None:
-    """Insert *values* unless a unique constraint forbids it; the row, or ``None``.
+    """Insert *values* unless a unique constraint forbids it; return the row, or ``None``.
 
-    Looking first and inserting then would leave a moment for somebody else.  ``ON CONFLICT DO NOTHING`` has none:
-    it waits for a transaction that is inserting the same, and then has one row or none.
+    A look before the insertion would leave a moment for another transaction.  ``ON CONFLICT DO NOTHING`` has
+    none: it waits for a transaction that is inserting the same, and then has one row or none.
     """
     shape = form(table)
     found = connection.execute(_insertion(table, connection.dialect.name), values).one_or_none()
@@ -412,10 +418,10 @@ def update(
     where: sa.ColumnElement[bool],
     changes: Mapping[str, object] | Callable[[Row], Mapping[str, object]],
 ) -> int:
-    """Change the rows that meet *where*; how many.  Raises ``registry-tampered`` when one of them is not ours.
+    """Change the rows that meet *where*; return their number.
 
-    The rows are locked before they are read, and *where* was true under the lock: comparing the number is how a
-    compare-and-set learns who won.
+    Raises ``registry-tampered`` when one of them has no valid seal.  The rows are locked before they are
+    read, and *where* was true under the lock: a compare-and-set compares the number to learn if it won.
     """
     found = load(connection, table, where, lock=True)
     for row in found:
@@ -448,7 +454,7 @@ def after(table: sa.Table, row: Row, changed: Mapping[str, object]) -> Row:
 
 
 def delete(connection: sa.Connection, table: sa.Table, where: sa.ColumnElement[bool]) -> int:
-    """Delete the rows that meet *where*, ours or not; how many."""
+    """Delete the rows that meet *where*, with a valid seal or without; return their number."""
     shape, transaction = form(table), _transaction(connection)
     if shape.name not in UNRECORDED:
         for values in connection.execute(shape.lock.where(where)):
@@ -466,7 +472,7 @@ def _sign(
 
 
 def genuine(authenticity: Authenticity, shape: Form, raw: Mapping[str, Any]) -> bytes | None:
-    """The seal of a row that is ours, however old; nothing is logged."""
+    """Return the seal of a row if it is valid, however old; nothing is logged."""
     if (seal := _seal(raw)) is None:
         return None
     version = int.from_bytes(seal[_SERIAL : _SERIAL + _VERSION], "big")
@@ -498,6 +504,8 @@ def _transaction(connection: sa.Connection) -> Transaction:
 
 
 def changes(connection: sa.Connection) -> list[list[object]]:
-    """Return the changes of this transaction that the audit record has not heard yet (:meth:`Transaction.take`)."""
+    """Return the changes of this transaction that the audit record has not heard yet
+    (:meth:`Transaction.take`).
+    """
     found = connection.get_execution_options().get(_OPTION)
     return found.take() if isinstance(found, Transaction) else []

@@ -1,7 +1,7 @@
 """Many callers, one transaction.
 
-A commit costs a disk flush and a statement costs a fixed price, whatever is in it.  A :class:`Batcher` gathers what
-is asked for while the batch before is under way, and asks once.
+A commit costs a disk flush, and a statement has a fixed cost.  A :class:`Batcher` gathers the items that
+arrive while the batch before is under way, and submits them at once.
 
 Rules of this module:
 
@@ -11,8 +11,8 @@ Rules of this module:
   dropped, so it has no effect.
 * A batch that fails as a whole fails for each of its callers; an item that fails alone is an exception among
   the results.
-* When the database is away, every waiting caller hears it with the batch that found out: nobody waits for one timeout
-  after the other.
+* When the database is away, every waiting caller gets the error of the batch that found out, instead of one
+  timeout after the other.
 """
 
 from __future__ import annotations
@@ -30,14 +30,16 @@ from tang_attest.store.database.failures import is_away
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-#: Items of one batch: a flush is then a small part of its cost, and a transaction stays a few milliseconds long.
+#: Items of one batch: a flush is then a small part of its cost, and a transaction stays a few milliseconds
+#: long.
 BATCH_LIMIT: Final = 64
-#: Items that wait.  At the speed of a slow disk that is about a second; who comes later is better told at once.
+#: Items that may wait.  At the speed of a slow disk that is about a second; a later caller gets an error at
+#: once.
 QUEUE_LIMIT: Final = 1024
 
 
 class Batcher(Generic[Item, Result]):
-    """Gathers items and gives them to *run*, which returns one result or exception for each, in order."""
+    """Gathers items and passes them to *run*, which returns one result or exception for each, in order."""
 
     def __init__(
         self,
@@ -59,7 +61,9 @@ class Batcher(Generic[Item, Result]):
         return QueueFigures(self._batches, self._items, self._failures, len(self._waiting))
 
     async def submit(self, item: Item) -> Result:
-        """The result for *item*.  Raises its exception, or ``unavailable`` when there is no room or no more."""
+        """Return the result for *item*.  Raises its exception, or ``unavailable`` when the queue is full or
+        closed.
+        """
         if self._closed:
             raise Unavailable("unavailable", "The server is stopping.")
         if len(self._waiting) >= self._queue_limit:
@@ -85,7 +89,7 @@ class Batcher(Generic[Item, Result]):
                 await self._run_batch(self._take())
         finally:
             self._worker = None
-            # Only a cancelled worker (the loop is closing) leaves somebody here.
+            # Only a cancelled worker (the loop is closing) leaves callers here.
             while self._waiting:
                 self._waiting.popleft()[1].cancel()
 

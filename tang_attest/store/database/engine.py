@@ -1,9 +1,9 @@
 """A database: something that runs a function over a :class:`sqlalchemy.Connection` in one transaction.
 
-The functions (``devices``, ``policies``, ...) are written once, without ``async``.  PostgreSQL runs them through
-asyncpg and ``run_sync``.  SQLite runs them in a thread of its own, because there every statement is a function call
-of some microseconds: aiosqlite sends each to its thread and back and takes six times as long (measured: 470 us
-against 80 us a statement).
+The functions (``devices``, ``policies``, ...) are written once, without ``async``.  PostgreSQL runs them
+through asyncpg and ``run_sync``.  SQLite runs them in a thread of its own, because there every statement is a
+function call of some microseconds: aiosqlite sends each to its thread and back and takes six times as long
+(measured: 470 us against 80 us a statement).
 """
 
 from __future__ import annotations
@@ -45,7 +45,9 @@ _PRAGMAS: Final = (
 
 
 class Database(Protocol):
-    """Runs work in transactions.  Raises ``unavailable`` when the database is away, and what the work raises."""
+    """Runs work in transactions.  Raises ``unavailable`` when the database is away, and the errors of the
+    work.
+    """
 
     async def read(self, work: Work[T]) -> T:
         """Run *work*, which only reads, in a transaction begun now."""
@@ -57,13 +59,14 @@ class Database(Protocol):
         """Leave nothing of deleted rows in a log that this process can reach."""
 
     async def close(self) -> None:
-        """Finish what is under way and release every connection."""
+        """Finish pending work and release every connection."""
 
 
 def parse_url(text: str) -> URL:
     """A database URL: ``sqlite:///PATH`` or ``postgresql://...``, with or without a driver's name.
 
-    Raises ``setting-invalid``, also for a password: a URL is seen in process lists, unit files and shell histories.
+    Raises ``setting-invalid``, also for a password: a URL is seen in process lists, unit files and shell
+    histories.
     """
     try:
         url = sa.make_url(text)
@@ -86,7 +89,8 @@ def parse_url(text: str) -> URL:
 
 
 def connect(url: URL, *, create: bool = False, patient: bool = False) -> Database:
-    """The database at *url*; nothing is opened yet.  *patient* lifts the limits on time, for an operator's long work.
+    """The database at *url*; nothing is opened yet.  *patient* lifts the limits on time, for an operator's
+    long work.
 
     Raises ``state-missing`` when it is a file that does not exist and *create* is false.
     """
@@ -156,7 +160,7 @@ class SqliteDatabase:
 
 
 class AuthenticDatabase:
-    """*database*, whose work can tell its own rows from those of others (authentic.py)."""
+    """A :class:`Database` over *database* that binds the check of seals (authentic.py) to each piece of work."""
 
     def __init__(self, database: Database, authenticity: Authenticity) -> None:
         self._database, self._authenticity = database, authenticity
@@ -192,7 +196,7 @@ def _create_private(path: Path) -> None:
 
 
 def _prepare_connection(connection: DBAPIConnection, _record: object) -> None:
-    """Set what SQLite forgets with each connection."""
+    """Set the options that SQLite forgets with each connection."""
     raw: Any = connection
     raw.isolation_level = None  # transactions begin where _begin says, not where Python guesses
     for pragma in _PRAGMAS:

@@ -14,12 +14,13 @@ from tang_attest.errors import Unavailable
 
 _log: Final = logging.getLogger(__name__)
 
-#: SQLSTATE classes (PostgreSQL, appendix A) that blame the values: data exception, integrity constraint violation.
+#: SQLSTATE classes (PostgreSQL, appendix A) that blame the values: data exception, integrity constraint
+#: violation.
 _VALUES_REFUSED: Final = ("22", "23")
 
 
 class Spoiled(Unavailable):
-    """The database works and refused a statement: the fault is in what was to be written."""
+    """The database works and refused a statement: the fault is in the values to be written."""
 
 
 class Tampered(Unavailable):
@@ -27,13 +28,15 @@ class Tampered(Unavailable):
 
 
 def is_away(error: Exception) -> bool:
-    """True when the database could not be used at all: what else waits for it would fail as well."""
+    """Return True if the database could not be used at all: every other waiting item would fail as well."""
     return isinstance(error, Unavailable) and not isinstance(error, Spoiled | Tampered)
 
 
 @contextmanager
 def translate_errors() -> Iterator[None]:
-    """Turn the database's errors into ``unavailable``; the cause goes to the log, without statement or values."""
+    """Turn the database's errors into ``unavailable``; the cause goes to the log, without statement or
+    values.
+    """
     try:
         yield
     except (SQLAlchemyError, sqlite3.Error, OSError) as error:
@@ -44,13 +47,13 @@ def translate_errors() -> Iterator[None]:
 
 
 def sqlstate(error: BaseException) -> str | None:
-    """PostgreSQL's code of five characters, when *error* has one."""
+    """Return PostgreSQL's code of five characters, if *error* has one."""
     state = getattr(getattr(error, "orig", None), "sqlstate", None)
     return state if isinstance(state, str) else None
 
 
 def blames_values(error: StatementError) -> bool:
-    """True when the statement failed because of what it was to write."""
+    """Return True if the statement failed because of the values to be written."""
     if isinstance(error, DBAPIError) and error.connection_invalidated:
         return False
     if (state := sqlstate(error)) is not None:

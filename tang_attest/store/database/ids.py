@@ -44,7 +44,7 @@ def _set(connection: sa.Connection, counter: str, last: int) -> None:
 
 
 def _counters(connection: sa.Connection, found: Sequence[sa.Table]) -> dict[str, str]:
-    """The tables that count, each with what its counter is called."""
+    """The tables that count, each with the name of its counter."""
     names = [table.name for table in found if "id" in table.columns]
     if _is_sqlite(connection):
         # Without AUTOINCREMENT an id is the highest of its table and one more.

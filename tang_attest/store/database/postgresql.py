@@ -2,12 +2,12 @@
 
 Rules of this module:
 
-* Nothing waits for ever.  A transaction that takes too long loses its connection: that ends every wait of the
-  driver at once, also for a server that is frozen, which no cancel request would reach.
-* A write is READ COMMITTED: each compare-and-set checks its condition again under the row's lock.  A read is one
-  snapshot (REPEATABLE READ, read only), so that the queries of one answer agree.
-* What PostgreSQL rolled back because of others is done again, a few times.  A connection that was found dead is
-  replaced once.  A COMMIT without an answer is never repeated.
+* Every wait ends.  A transaction that takes too long loses its connection: that ends every wait of the driver
+  at once, also for a server that is frozen, which no cancel request would reach.
+* A write is READ COMMITTED: each compare-and-set checks its condition again under the row's lock.  A read is
+  one snapshot (REPEATABLE READ, read only), so that the queries of one answer agree.
+* A transaction that PostgreSQL rolled back because of others is repeated, a few times.  A connection that was
+  found dead is replaced once.  A COMMIT without an answer is never repeated.
 """
 
 from __future__ import annotations
@@ -30,26 +30,28 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 Work = Callable[[sa.Connection], T]
 
-#: Of each process.  The request path has one batch of each kind at a time: finds, server keys, writes; the rest is
-#: for enrollments and operators.
+#: Of each process.  The request path has one batch of each kind at a time: finds, server keys, writes; the
+#: rest is for enrollments and operators.
 CONNECTIONS: Final = 5
-#: Seconds to get a connection, and seconds that a transaction may take.  A waiting machine is told after that.
+#: Seconds to get a connection, and seconds that a transaction may take.  A waiting machine gets an error
+#: after that.
 CONNECT_S: Final = 5.0
 TRANSACTION_S: Final = 5.0
 _TRIES: Final = 5
 _PAUSE_S: Final = 0.02
 
-#: Rolled back because of others: serialization failure, deadlock, and a foreign key whose row went after it was
-#: looked up, which the next try will not find.
+#: Rolled back because of other transactions: serialization failure, deadlock, and a foreign key whose row
+#: went after it was looked up, which the next try will not find.
 _ROLLED_BACK: Final = frozenset({"40001", "40P01", "23503"})
-#: "cached plan must not change result type": somebody upgraded the schema; the driver has forgotten its plans now.
+#: "cached plan must not change result type": the schema was upgraded; the driver has forgotten its plans now.
 _PLAN_OUTDATED: Final = "0A000"
 
 
 class ServerDatabase:
     """:class:`tang_attest.store.database.engine.Database` on a PostgreSQL server.
 
-    *url* has no password in it.  *patient* is for an operator's long work (an upgrade, a copy): no limit on time, and no second try.
+    *url* has no password in it.  *patient* is for an operator's long work (an upgrade, a copy): no limit on
+    time, and no second try.
     """
 
     def __init__(self, url: URL, *, patient: bool = False) -> None:
@@ -63,7 +65,8 @@ class ServerDatabase:
         self._transaction_s = None if patient else TRANSACTION_S
         self._tries = 1 if patient else _TRIES  # an operator's work reads a file, which is read once
         self._url = url
-        # The driver parses the URL itself, so that it means what it means to psql (sslmode, passfile, two hosts ...).
+        # The driver parses the URL itself, so that it means the same as to psql (sslmode, passfile, two hosts
+        # ...).
         self._engine: AsyncEngine = create_async_engine(
             "postgresql+asyncpg://",
             async_creator=self._connect,
@@ -81,11 +84,13 @@ class ServerDatabase:
         return await self._run(self._reading, work)
 
     async def write(self, work: Work[T]) -> T:
-        """See :class:`~tang_attest.store.database.engine.Database`.  *work* may be called again after a rollback."""
+        """See :class:`~tang_attest.store.database.engine.Database`.  *work* may be called again after a
+        rollback.
+        """
         return await self._run(self._engine, work)
 
     async def erase_log(self) -> None:
-        """Nothing: a server's log, and what VACUUM has not reached yet, is the server's."""
+        """Do nothing: the server's log, and rows that VACUUM has not reached yet, belong to the server."""
 
     async def close(self) -> None:
         """See :class:`~tang_attest.store.database.engine.Database`."""
@@ -118,13 +123,13 @@ class ServerDatabase:
                     "application_name": "tang-attest",
                     # Whatever the cluster's default: a decision counts once it is on the disk.
                     "synchronous_commit": "on",
-                    # So that the server, too, gives up a lock or a wait that nobody wants any more.
+                    # So that the server, too, gives up a lock or a wait without a waiting client.
                     "statement_timeout": str(limit_ms),
                     "idle_in_transaction_session_timeout": str(2 * limit_ms),
                 },
             )
         except (ValueError, asyncpg.InterfaceError) as error:
-            # The driver names what it cannot read in the URL or in the environment.
+            # The driver names the part of the URL or the environment that it cannot read.
             raise Malformed("setting-invalid", f"Setting database: {_first_line(error)}.") from None
 
 

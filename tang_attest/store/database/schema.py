@@ -1,4 +1,4 @@
-"""The schema's revision: made by ``migrations``, checked when the registry is opened."""
+"""The schema's revision: made by ``migrations``, checked when the store is opened."""
 
 from __future__ import annotations
 
@@ -12,16 +12,19 @@ from tang_attest.errors import Malformed, Unavailable
 if TYPE_CHECKING:
     from alembic.config import Config
 
-#: The newest revision in ``migrations/versions``.  Revisions are numbers of four digits and are compared as text.
+#: The newest revision in ``migrations/versions``.  Revisions are numbers of four digits and are compared as
+#: text.
 REVISION: Final = "0010"
 
 _VERSION_TABLE: Final = sa.table("alembic_version", sa.column("version_num"))
-#: Of ``pg_advisory_xact_lock``: replicas that upgrade at once take turns, and the second has nothing left to do.
+#: Of ``pg_advisory_xact_lock``: replicas that upgrade at once take turns, and the second has nothing left to
+#: do.
 _UPGRADE_LOCK: Final = 0x74616E67  # "tang"
 
 
 def check(connection: sa.Connection) -> None:
-    """Raise ``state-missing`` when the schema is absent, ``schema-old``, ``schema-new``, or ``setting-invalid``.
+    """Raise ``state-missing`` when the schema is absent, ``schema-old``, ``schema-new``, or
+    ``setting-invalid``.
 
     The last is for a PostgreSQL server that does not flush: it would lose decisions that were acknowledged.
     """
@@ -38,7 +41,7 @@ def check(connection: sa.Connection) -> None:
 
 
 def refuse_newer(found: str) -> None:
-    """Raise ``schema-new`` when *found* is newer than what this program knows."""
+    """Raise ``schema-new`` when *found* is newer than this program knows."""
     if found > REVISION:
         raise Unavailable("schema-new", f"The schema is {found}; this program knows only {REVISION}.")
 
@@ -49,7 +52,10 @@ def flushes(connection: sa.Connection) -> bool:
 
 
 def upgrade(connection: sa.Connection, to: str = REVISION) -> tuple[str | None, str]:
-    """Bring the schema to the revision *to*; what it was, and what it is.  Raises ``schema-new``."""
+    """Bring the schema to the revision *to*; return the old revision and the new one.
+
+    Raises ``schema-new``.
+    """
     from alembic import command  # here, because opening does not need it and it is slow to load
 
     take_turns(connection)

@@ -14,10 +14,10 @@ from sqlalchemy.types import TypeDecorator, TypeEngine
 
 
 def insert_new(connection: sa.Connection, table: sa.Table, values: Mapping[str, object]) -> bool:
-    """Insert *values* unless a unique constraint forbids it; true when they were inserted.
+    """Insert *values* unless a unique constraint forbids it; return True if they were inserted.
 
-    Looking first and inserting then would leave a moment for somebody else.  ``ON CONFLICT DO NOTHING`` has none:
-    it waits for a transaction that is inserting the same, and then counts one row or zero.
+    A look before the insertion would leave a moment for another transaction.  ``ON CONFLICT DO NOTHING`` has
+    none: it waits for a transaction that is inserting the same, and then counts one row or zero.
     """
     return connection.execute(_insert_unless_there(table, connection.dialect.name), values).rowcount == 1
 
@@ -29,7 +29,9 @@ def _insert_unless_there(table: sa.Table, dialect: str) -> sa.Insert:
 
 
 def changed(connection: sa.Connection, statement: sa.Update | sa.Delete) -> int:
-    """Run *statement*; how many rows it met.  Comparing that number is how a compare-and-set learns who won."""
+    """Run *statement*; return the number of rows it met.  A compare-and-set compares the number to learn if
+    it won.
+    """
     return connection.execute(statement).rowcount
 
 
@@ -52,8 +54,9 @@ class _Values(TypeDecorator[Any]):
 class among(sa.ColumnElement[bool]):  # noqa: N801 - it reads like a function of SQLAlchemy's
     """True where *column* has one of the values of the parameter *name*, a list of plain numbers or texts.
 
-    Like ``IN`` with an expanding parameter, which makes a new statement for each length of the list: that one has to be
-    composed each time (a third of the time of a query here) and prepared by PostgreSQL for each length.
+    Like ``IN`` with an expanding parameter, which makes a new statement for each length of the list: that one
+    has to be composed each time (a third of the time of a query here) and prepared by PostgreSQL for each
+    length.
     """
 
     inherit_cache = True
@@ -68,7 +71,9 @@ class among(sa.ColumnElement[bool]):  # noqa: N801 - it reads like a function of
         self.values: sa.ColumnElement[Any] = sa.bindparam(name, type_=_Values(column.type))
 
     def self_group(self, against: Any = None) -> among:
-        """As it is: the ``= 1`` that SQLAlchemy writes after a truth value would keep SQLite from using an index."""
+        """As it is: the ``= 1`` that SQLAlchemy writes after a truth value would keep SQLite from using an
+        index.
+        """
         return self
 
 

@@ -1,6 +1,6 @@
 """The tables.  ``migrations`` makes them; a test compares the two.
 
-* Every compare-and-set of the registry has its unique constraint or its nullable column here.
+* Every compare-and-set of the store has its unique constraint or its nullable column here.
 * The audit names devices by name, without a foreign key: it outlives them.
 """
 
@@ -31,7 +31,7 @@ metadata: Final = sa.MetaData(
 
 
 def _seal() -> sa.Column[bytes]:
-    """The proof that the row is ours (authentic.py); NULL: it is not."""
+    """Return the column of the row's seal (authentic.py); NULL: the row has none."""
     return sa.Column("seal", sa.LargeBinary)
 
 
@@ -109,14 +109,15 @@ device: Final = sa.Table(
     sa.Column("labels", JsonText, nullable=False, server_default="[]"),
     # {"grade": ..., "reasons": [...]} of protocol/grade.py; NULL until evidence was graded.
     sa.Column("grade", JsonText),
-    # SHA-256 over what the row in `evidence` holds: most boots are like the one before, and write nothing there.
+    # SHA-256 over the contents of the row in `evidence`: most boots are like the one before, and write
+    # nothing there.
     sa.Column("evidence_digest", sa.LargeBinary),
     # The name of the policy for the running system; NULL: derived from that of the boot.
     sa.Column("running_policy", sa.Text),
     # A TPM that the operator's machine can ask itself.
     sa.Column("tcti", sa.Text),
     sa.Column("ak_handle", sa.Text),
-    # All three or none: while they are there, its keys answer nobody.
+    # All three or none: while they are set, every use of its keys is refused.
     sa.Column("suspended_at", Instant),
     sa.Column("suspended_by", sa.Text),
     sa.Column("suspended_reason", sa.Text),
@@ -128,9 +129,11 @@ device: Final = sa.Table(
     sa.Column("answered_at", Instant),
     sa.Column("verified_at", Instant),
     sa.Column("wanted_at", Instant, index=True),
-    # The last statement of the running system about its disks (ports.Told): {"at", "reset_count", "texts", "because"}.
+    # The last statement of the running system about its disks (ports.machines.OpenedReport): {"at",
+    # "reset_count", "texts", "because"}.
     sa.Column("told", JsonText),
-    # The AK of a device without an exchange key, which several such devices may share; NULL: `ak_spki` has it.
+    # The AK of a device without an exchange key, which several such devices may share; NULL: `ak_spki` has
+    # it.
     sa.Column("shared_ak_spki", sa.LargeBinary, index=True),
     _seal(),
     sqlite_autoincrement=True,  # an id is never used again: a decision under way must not meet another device
@@ -190,7 +193,7 @@ admin_token: Final = sa.Table(
 nonce: Final = sa.Table(
     "nonce",
     metadata,
-    # Only used nonces are here.  The primary key decides who used one first.
+    # Only used nonces are here.  The primary key decides which use was first.
     sa.Column("digest", sa.LargeBinary, primary_key=True),
     sa.Column("expires_at", Instant, nullable=False, index=True),
 )
@@ -266,7 +269,8 @@ rollout_device: Final = sa.Table(
 verification: Final = sa.Table(
     "verification",
     metadata,
-    # Appended only: when a device's outcome or its code changes, and when an operator asked.  It outlives the device.
+    # Appended only: when a device's outcome or its code changes, and when an operator asked.  It outlives the
+    # device.
     sa.Column("id", BIG, primary_key=True),
     sa.Column("device", sa.Text, nullable=False, index=True),
     sa.Column("at", Instant, nullable=False),
@@ -290,7 +294,8 @@ notification: Final = sa.Table(
 ima_requirement: Final = sa.Table(
     "ima_requirement",
     metadata,
-    # SHA-256 over the document (protocol/ima/requirement.py): what never changes can be kept ready.
+    # SHA-256 over the document (protocol/ima/requirement.py): a document never changes, so it can be kept
+    # ready.
     sa.Column("digest", sa.Text, primary_key=True),
     sa.Column("document", JsonText, nullable=False),
     _seal(),

@@ -57,7 +57,7 @@ class Unsigned64(TypeDecorator[int]):
 
 
 class JsonText(TypeDecorator[Any]):
-    """JSON as text: a person reads it with any tool, and no database parses it differently."""
+    """JSON as text: any tool shows it, and no database parses it differently."""
 
     impl = sa.Text
     cache_ok = True

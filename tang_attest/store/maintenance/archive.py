@@ -1,7 +1,8 @@
 """Everything that a database holds, out and in: for backups, and for the way from SQLite to PostgreSQL.
 
-Tables are those that the database itself describes, so an archive of an older schema can be made and loaded: it is
-loaded into that schema, and the caller upgrades it.  :mod:`tang_attest.store.maintenance.archive_file` has the form.
+Tables are those that the database itself describes, so an archive of an older schema can be made and loaded:
+it is loaded into that schema, and the caller upgrades it.  :mod:`tang_attest.store.maintenance.archive_file`
+has the form.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from tang_attest.store.maintenance.archive_file import Reader, Writer, damaged, 
 #: Rows of one SELECT and of one INSERT.  The longest rows have an event log of 128 KiB.
 _PAGE: Final = 200
 
-#: Told how many rows are done, and of how many (0: nobody knows).
+#: Gets the number of rows done, and of all rows (0: unknown).
 Progress = Callable[[int, int], None]
 
 
@@ -30,7 +31,8 @@ def dump(
 ) -> dict[str, int]:
     """Write everything that *connection* sees to *file*; the rows of each table.
 
-    *key* (32 bytes) authenticates, *head* are members for the first line.  Raises ``state-missing``, ``schema-new``.
+    *key* (32 bytes) authenticates, *head* are members for the first line.  Raises ``state-missing``,
+    ``schema-new``.
     """
     revision = schema.revision(connection)
     if revision is None:
@@ -47,7 +49,8 @@ def dump(
 
 
 def load(connection: sa.Connection, reader: Reader, key: bytes, progress: Progress) -> dict[str, int]:
-    """Fill an empty database with what *reader* reads, in its schema, and compare; the rows of each table.
+    """Fill an empty database from *reader*, in its schema, and compare; return the number of rows of each
+    table.
 
     The caller rolls back when it raises ``database-not-empty``, ``backup-damaged``, ``backup-foreign``,
     ``schema-new``.
@@ -99,7 +102,8 @@ def _dump_rows(
 def _pages(connection: sa.Connection, table: sa.Table) -> Iterator[Sequence[sa.Row[Any]]]:
     """The rows of *table*, some at a time, in the order of their keys' bytes: databases agree on no other.
 
-    No cursor: PostgreSQL alters no table in a transaction that has one open, and a restore may have to upgrade.
+    No cursor: PostgreSQL alters no table in a transaction that has one open, and a restore may have to
+    upgrade.
     """
     server = connection.dialect.name == "postgresql"
     columns = list(table.primary_key.columns)

@@ -1,4 +1,4 @@
-"""The form of a backup: lines of JSON, and what proves that they are whole.
+"""The form of a backup: lines of JSON, and the proof that they are complete.
 
     {"format": "tang-attest backup", "version": 1, "schema": "0002", ...}     the head, with members of the caller's
     {"table": "policy", "columns": ["id", "name", ...]}                       each table, after those it refers to
@@ -6,8 +6,9 @@
     {"rows": {"policy": 1, ...}, "last_ids": {"device": 7, ...}}              the foot
     {"sha256": "<hex>", "hmac": "<hex>"}                                      over every line before
 
-Values are as the columns hold them; bytes are ``{"b": "<base64>"}``.  SHA-256 finds damage.  HMAC-SHA-256 over the
-digest, under a key of the server's secret, finds somebody who changed the file and made the digest anew.
+Values are as the columns hold them; bytes are ``{"b": "<base64>"}``.  SHA-256 finds damage.  HMAC-SHA-256
+over the digest, under a key of the server's secret, finds a change of the file by an attacker who made the
+digest anew.
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ class Writer:
 
 
 class Reader:
-    """Reads lines of *file* and keeps their digest.  Raises ``backup-damaged`` for whatever is not as written."""
+    """Reads lines of *file* and keeps their digest.  Raises ``backup-damaged`` for any other form."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file

@@ -49,7 +49,9 @@ async def upgrade(url: str, key: bytes, rebind: Rebind | None = None) -> Upgrade
 
 
 async def look(url: str) -> DatabaseStatus:
-    """The state of the database at *url*, whatever its schema.  Raises ``state-missing`` when there is no file."""
+    """Return the status of the database at *url*, of any schema.  Raises ``state-missing`` when there is no
+    file.
+    """
 
     def work(connection: sa.Connection) -> DatabaseStatus:
         server = connection.dialect.name == "postgresql"
@@ -67,19 +69,25 @@ async def look(url: str) -> DatabaseStatus:
 
 
 async def rekey(url: str, old: Side, new: Side, rewrap: Rewrap, entry: AuditEntry) -> Rekeyed:
-    """Move the database at *url* from one secret to another; see :mod:`tang_attest.store.maintenance.rekeying`."""
+    """Move the database at *url* from one secret to another; see
+    :mod:`tang_attest.store.maintenance.rekeying`.
+    """
     async with _opened(url) as database:
         return await database.write(lambda connection: rekeying.rekey(connection, old, new, rewrap, entry))
 
 
 async def check_rows(url: str, key: bytes) -> RowCheck:
-    """Check that rows that decide something are as they were written; see :mod:`tang_attest.store.maintenance.row_check`."""
+    """Check that rows that decide something are as they were written; see
+    :mod:`tang_attest.store.maintenance.row_check`.
+    """
     async with _opened(url) as database:
         return await database.read(lambda connection: row_check.compare(connection, Authenticity(key)))
 
 
 async def find_damage(url: str) -> tuple[str, ...]:
-    """Return the damage that a quick check of a SQLite file finds; nothing for PostgreSQL, which checks its own pages."""
+    """Return the damage that a quick check of a SQLite file finds; nothing for PostgreSQL, which checks its
+    own pages.
+    """
 
     def work(connection: sa.Connection) -> tuple[str, ...]:
         if connection.dialect.name != "sqlite":
@@ -94,7 +102,9 @@ async def find_damage(url: str) -> tuple[str, ...]:
 async def back_up(
     url: str, file: BinaryIO, key: bytes, head: Mapping[str, object], progress: Progress
 ) -> dict[str, int]:
-    """Write a snapshot of the database at *url* to *file*; see :func:`tang_attest.store.maintenance.archive.dump`."""
+    """Write a snapshot of the database at *url* to *file*; see
+    :func:`tang_attest.store.maintenance.archive.dump`.
+    """
     async with _opened(url) as database:
         return await database.read(lambda connection: archive.dump(connection, file, key, head, progress))
 
@@ -102,9 +112,11 @@ async def back_up(
 async def restore(
     url: str, reader: Reader, key: bytes, progress: Progress, row_key: bytes, rebind: Rebind
 ) -> tuple[dict[str, int], Upgraded]:
-    """Fill the empty database at *url*, in one transaction; see :func:`tang_attest.store.maintenance.archive.load`.
+    """Fill the empty database at *url*, in one transaction; see
+    :func:`tang_attest.store.maintenance.archive.load`.
 
-    *key* authenticates the backup, *row_key* its rows.  A SQLite file that it made is gone again when it fails.
+    *key* authenticates the backup, *row_key* its rows.  A SQLite file that it made is gone again when it
+    fails.
     """
 
     def work(connection: sa.Connection) -> tuple[dict[str, int], Upgraded]:

@@ -1,7 +1,9 @@
-"""Everything in a database that rests on the server's secret, under another one: in one transaction, or not at all.
+"""Everything in a database that rests on the server's secret, under another one: in one transaction, or not
+at all.
 
-Keys are sealed anew, with the same holder; rows get seals with the same serial and version; the chain over the audit
-record is made anew over the same rows, after it was checked.  What was not ours before is not ours afterwards.
+Keys are encrypted anew, with the same holder; rows get seals with the same serial and version; the chain over
+the audit record is made anew over the same rows, after it was checked.  A row without a valid seal before has
+none afterwards.
 """
 
 from __future__ import annotations
@@ -35,7 +37,9 @@ class Side:
 
 @dataclass(frozen=True, slots=True)
 class Rekeyed:
-    """The number of rows under the new secret, the number left because they were not ours, and the chain's heads."""
+    """Number of rows under the new secret, number of rows left out because their seals were not valid, and
+    the chain's heads.
+    """
 
     rows: int
     foreign: int

@@ -2,9 +2,9 @@
 
 Rules of this module:
 
-* A schema from before there were seals proves nothing about its rows: what is there is sealed, and counted, so that
-  the operator hears what they vouch for.
-* Later schemas prove it: rows that were not ours before stay so afterwards.
+* A schema from before there were seals proves nothing about its rows: all are sealed, and counted, so that
+  the operator learns the extent of their trust.
+* Later schemas prove it: rows without a valid seal before have none afterwards.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ Rebind = Callable[[EncryptedKey], str]
 
 @dataclass(frozen=True, slots=True)
 class SealedRow:
-    """A row that is ours: ``key`` is for people, ``serial`` and ``version`` are its seal's."""
+    """A row with a valid seal: ``key`` is for people, ``serial`` and ``version`` are its seal's."""
 
     table: str
     key: str
@@ -50,7 +50,9 @@ class ForeignRow:
 
 @dataclass(frozen=True, slots=True)
 class Upgraded:
-    """The schema before (``None``: there was none) and after; how many rows got their first seal, and which did not."""
+    """The schema before (``None``: there was none) and after; how many rows got their first seal, and which
+    did not.
+    """
 
     before: str | None
     after: str
@@ -59,9 +61,11 @@ class Upgraded:
 
 
 def upgrade(connection: sa.Connection, authenticity: Authenticity, rebind: Rebind | None = None) -> Upgraded:
-    """Bring schema and seals to what this program needs.  Raises ``schema-new``, and ``setting-invalid`` (the secret).
+    """Upgrade schema and seals for this program.  Raises ``schema-new``, and ``setting-invalid`` (the
+    secret).
 
-    *rebind* is for keys from before they named their holder; without it, a database that has some is ``schema-old``.
+    *rebind* is for keys from before they named their holder; without it, a database that has some is
+    ``schema-old``.
     """
     schema.take_turns(connection)
     before = schema.revision(connection)
@@ -78,7 +82,7 @@ def upgrade(connection: sa.Connection, authenticity: Authenticity, rebind: Rebin
 
 
 def look(connection: sa.Connection, authenticity: Authenticity) -> tuple[list[SealedRow], list[ForeignRow]]:
-    """Every row that has to be ours: those that are and are recorded, and those that are not."""
+    """Return every row that needs a seal: those with a valid seal that are recorded, and those without."""
     ours: list[SealedRow] = []
     foreign: list[ForeignRow] = []
     for form in SEALED.values():
@@ -97,9 +101,10 @@ def reseal(
     new: Authenticity,
     converted: Mapping[str, Mapping[str, Callable[[str], str]]],
 ) -> int:
-    """Seal what is ours under *old* under *new* instead, with its serial and version; how many rows.
+    """Seal rows with a valid seal under *old* under *new* instead, with the same serial and version; return
+    their number.
 
-    *converted* has, by table and column, what makes a text of before one of now.
+    *converted* has, by table and column, the function from a text of before to one of now.
     """
     count = 0
     for form in SEALED.values():
@@ -156,7 +161,7 @@ def _rebind_keys(connection: sa.Connection, rebind: Rebind | None) -> set[tuple[
             TangAttestError,
             AttributeError,
             TypeError,
-        ):  # the last two: a value that no column of ours holds
+        ):  # the last two: a value that no column of the schema holds
             unopened.add((key.name, row["kid"]))
         else:
             connection.execute(key.update().where(key.c.kid == row["kid"]).values(sealed=text))

@@ -1,10 +1,12 @@
-"""A check that the rows that decide something are ours, all there, and as new as the audit record says.
+"""A check of sealed rows: each has a valid seal, none is missing, and each is as new as the audit record
+says.
 
-Each change of such a row tells the record, in its own transaction, the version that it made (audit_log.py).  The record
-is sealed, so an attacker who puts an older row of ours in the place of a newer one has to change the record as well.
+Each change of such a row adds the new version to the record, in its own transaction (audit_log.py).  The
+record is sealed, so an attacker who replaces a row by an older one has to change the record as well.
 
 Not checked here: the record itself (``audit verify`` does), tables whose rows come and go with every boot
-(:data:`tang_attest.store.database.authentic.UNRECORDED`), and a database that was restored as a whole, with its record.
+(:data:`tang_attest.store.database.authentic.UNRECORDED`), and a database that was restored as a whole, with
+its record.
 """
 
 from __future__ import annotations
@@ -31,7 +33,9 @@ _MARK: Final = f'%"{ROWS}":%'
 
 @dataclass(frozen=True, slots=True)
 class Recorded:
-    """The last word of the audit record about a row; a version of :data:`REMOVED` says that it was removed."""
+    """The last version that the audit record has of a row; a version of :data:`REMOVED` says that it was
+    removed.
+    """
 
     table: str
     key: str
@@ -49,14 +53,14 @@ class RowFinding:
 
 @dataclass(frozen=True, slots=True)
 class RowCheck:
-    """The number of rows that are ours, and the faults of the others."""
+    """The number of rows with a valid seal, and the faults of the others."""
 
     rows: int
     findings: tuple[RowFinding, ...]
 
 
 def compare(connection: sa.Connection, authenticity: Authenticity) -> RowCheck:
-    """Check every row that has to be ours.  The connection has to see one moment."""
+    """Check every row that needs a seal.  The connection has to see one moment."""
     ours, foreign = resealing.look(connection, authenticity)
     found = [_finding(row.table, row.key, "is not what this server wrote") for row in foreign]
     said = recorded(connection)
@@ -77,7 +81,7 @@ def compare(connection: sa.Connection, authenticity: Authenticity) -> RowCheck:
 
 
 def recorded(connection: sa.Connection) -> dict[str, Recorded]:
-    """Return the last word of the whole audit record, by the row's serial (hex)."""
+    """Return the last versions in the whole audit record, by the row's serial (hex)."""
     said: dict[str, Recorded] = {}
     after: int | None = None
     while page := page_of(connection, after):
@@ -87,9 +91,9 @@ def recorded(connection: sa.Connection) -> dict[str, Recorded]:
 
 
 def page_of(connection: sa.Connection, after: int | None) -> Sequence[Any]:
-    """The next entries after the id *after*: their ids, and the details of those that tell of rows.
+    """Return the next entries after the id *after*: their ids, and the details of those that list rows.
 
-    Of all entries, so that a page takes as long however few of them tell of rows.
+    All entries count, so that a page takes as long even if few of them list rows.
     """
     details = sa.type_coerce(_audit.c.details, sa.Text())
     told = sa.case((details.like(_MARK), details), else_=sa.null()).label("details")
@@ -100,7 +104,7 @@ def page_of(connection: sa.Connection, after: int | None) -> Sequence[Any]:
 
 
 def read_page(page: Sequence[Any]) -> dict[str, Recorded]:
-    """Return the last word of a page about each row.  Entries that somebody made unreadable say nothing."""
+    """Return the last version that a page has of each row.  Unreadable entries are skipped."""
     said: dict[str, Recorded] = {}
     for entry in page:
         for table, key, serial, version in _rows_of(entry.details):

@@ -3,9 +3,9 @@
 Rules of this module:
 
 * A row is read as its columns hold it: a change that means the same is a change.
-* On PostgreSQL ids become visible out of order.  A writer holds its lock on the table before it draws an id, and until
-  others see its row; who waits for those that hold it now knows that no lower id can come any more.  Nobody waits
-  for the reader, as writers would for ``LOCK TABLE``.
+* On PostgreSQL ids become visible out of order.  A writer holds its lock on the table before it draws an id,
+  and until its row is visible.  A reader that waits for the present holders knows that no lower id can
+  follow.  No writer waits for the reader, as writers would for ``LOCK TABLE``.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _RAW: Final = [
     sa.type_coerce(column, sa.BigInteger() if column.name in ("id", "at") else sa.Text()).label(column.name)
     for column in (_audit.c[name] for name in COLUMNS)
 ]
-#: Without the types' own reading: it would fail over what SQLite lets somebody put there.
+#: Without the types' own reading, which would fail on foreign contents that SQLite lets into a column.
 _RAW_SEAL: Final = [sa.type_coerce(column, sa.types.NullType()).label(column.name) for column in _seal.c]
 _WRITERS: Final = sa.text(
     "SELECT virtualtransaction FROM pg_locks WHERE granted AND locktype = 'relation'"
@@ -45,7 +45,9 @@ def newest_id(connection: sa.Connection) -> int | None:
 
 
 def writers(connection: sa.Connection) -> frozenset[str]:
-    """Transactions that may have drawn an id which nobody sees yet.  SQLite has none: ids come in order there."""
+    """Return the transactions that may have drawn an id that is not visible yet; none on SQLite, where ids
+    come in order.
+    """
     if connection.dialect.name == "sqlite":
         return frozenset()
     return frozenset(connection.scalars(_WRITERS))
@@ -69,7 +71,7 @@ def unsealed(connection: sa.Connection, after: int | None) -> tuple[int, datetim
 
 
 def newest_seal(connection: sa.Connection) -> Seal | None:
-    """The head of the chain.  Raises ``audit-changed`` when it is not what a seal can be."""
+    """Return the head of the chain.  Raises ``audit-changed`` for a row that cannot be a seal."""
     row = (
         connection.execute(sa.select(*_RAW_SEAL).order_by(_seal.c.seq.desc()).limit(1))
         .mappings()
@@ -79,7 +81,9 @@ def newest_seal(connection: sa.Connection) -> Seal | None:
 
 
 def seals(connection: sa.Connection, after: int, limit: int) -> list[Seal]:
-    """Seals with a number above *after*, in order.  Raises ``audit-changed`` for what cannot be a seal."""
+    """Return seals with a number above *after*, in order.  Raises ``audit-changed`` for a row that cannot be
+    a seal.
+    """
     query = sa.select(*_RAW_SEAL).where(_seal.c.seq > after).order_by(_seal.c.seq).limit(limit)
     return [_load(row) for row in connection.execute(query).mappings()]
 
@@ -118,7 +122,7 @@ def _load(row: sa.RowMapping) -> Seal:
 
 
 def _time(value: object) -> datetime | None:
-    """Microseconds as a time; ``None`` for what is none."""
+    """Return microseconds as a time; ``None`` for a value that is none."""
     try:
         return EPOCH + value * MICROSECOND if isinstance(value, int) else None
     except OverflowError:

@@ -1,7 +1,7 @@
 """The audit record.
 
-The first entry that a transaction appends tells, beside its own details, which rows that decide something the
-transaction changed, and to what version (authentic.py).  That is for ``audit verify``, and left out when entries are
+The first entry that a transaction appends lists, beside its own details, the sealed rows that the transaction
+changed, with their versions (authentic.py).  The list is for ``audit verify``, and left out when entries are
 read.
 """
 
@@ -14,7 +14,8 @@ import sqlalchemy as sa
 from tang_attest.ports.audit import AuditEntry
 from tang_attest.store.database import authentic, tables
 
-#: The member of an entry's details that lists rows: table, key, serial (hex), version; version 0: it was removed.
+#: The member of an entry's details that lists rows: table, key, serial (hex), version; version 0: it was
+#: removed.
 ROWS: Final = "sealed_rows"
 
 

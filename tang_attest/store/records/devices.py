@@ -74,7 +74,8 @@ _KIDS: Final = (
 def add(connection: sa.Connection, device: NewDevice, policy_id: int) -> int:
     """Add *device*; its id.  Raises ``name-taken`` and ``device-exists``.
 
-    Not checked: two transactions at once may give the same AK to a device with an exchange key and to one without.
+    Not checked: two transactions at once may give the same AK to a device with an exchange key and to one
+    without.
     """
     row = {name: getattr(device, name) for name in _PLAIN if hasattr(device, name)}
     row |= clock_columns(device.clock) | {"learning": dump_learning(device.learning), "policy_id": policy_id}
@@ -142,7 +143,7 @@ def remove(connection: sa.Connection, name: str) -> None:
     authentic.delete(connection, _key, _key.c.device_id == row.id)
     for table in (tables.observation, tables.evidence, tables.rollout_device, tables.ima_progress):
         authentic.delete(connection, table, table.c.device_id == row.id)
-    # A state for this device only would count for the next device of its name.
+    # A state for this device only would meet the next device that enrolls under its name.
     own = sa.and_(_state.c.policy_id == row.policy_id, _state.c.device == name)
     authentic.delete(connection, _state, own)
     authentic.delete(connection, _device, _device.c.id == row.id)
@@ -279,7 +280,7 @@ def load_learning(fields: dict[str, Any] | None) -> Learning | None:
 
 
 def dump_told(told: OpenedReport) -> dict[str, object]:
-    """*told*, JSON-compatible; the volumes are in the texts."""
+    """Return *told*, JSON-compatible; the volumes are in the texts."""
     opened = told.opened
     return {
         "at": told.at.isoformat(),
@@ -308,7 +309,9 @@ def _owner(connection: sa.Connection, device: NewDevice) -> str:
 
 
 def _rival(connection: sa.Connection, device: NewDevice) -> str | None:
-    """The name of a device of the other kind with the same AK: a device that unlocks disks shares its AK with none."""
+    """The name of a device of the other kind with the same AK: a device that unlocks disks shares its AK with
+    none.
+    """
     column = _device.c.ak_spki if device.verified_only else _device.c.shared_ak_spki
     name = connection.scalar(sa.select(_device.c.name).where(column == device.ak_spki).limit(1))
     return None if name is None else str(name)

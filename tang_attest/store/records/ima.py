@@ -1,4 +1,4 @@
-"""IMA: what policies require, by digest, and how far each machine's list was read."""
+"""IMA: requirements of policies, by digest, and the part of each machine's list that was read."""
 
 from __future__ import annotations
 
@@ -20,7 +20,9 @@ _device = tables.device
 
 
 def require(connection: sa.Connection, policy: str, required: ImaRequirement | None) -> None:
-    """Let *policy* require this, or nothing; what no policy requires any more goes.  Raises ``not-found``."""
+    """Set the requirement of *policy*, or remove it; delete requirements without a policy.  Raises
+    ``not-found``.
+    """
     conditions = policies.get(connection, policy).conditions
     digest = None if required is None else required.digest
     policies.set_conditions(connection, policy, replace(conditions, ima=digest))
@@ -39,7 +41,9 @@ def find_required(connection: sa.Connection, digest: str) -> ImaRequirement | No
 
 
 def load_progress(connection: sa.Connection, device_id: int) -> Mapping[str, Any] | None:
-    """Return the position up to which the list of a device was read.  One that is not ours is none: the list is read from its beginning."""
+    """Return the position up to which the list of a device was read.  A row without a valid seal counts as
+    none: the list is read from its beginning.
+    """
     with suppress(Tampered):  # it is logged and counted
         if (row := authentic.one(connection, _progress, _progress.c.device_id == device_id)) is not None:
             progress: Mapping[str, Any] = row["progress"]
@@ -48,7 +52,9 @@ def load_progress(connection: sa.Connection, device_id: int) -> Mapping[str, Any
 
 
 def keep_progress(connection: sa.Connection, device_id: int, progress: Mapping[str, Any] | None) -> None:
-    """Keep *progress* in the place of the one before it; ``None`` forgets it.  A device that is gone keeps none."""
+    """Keep *progress* in the place of the one before it; ``None`` forgets it.  A device that is gone keeps
+    none.
+    """
     mine = _progress.c.device_id == device_id
     if progress is None:
         authentic.delete(connection, _progress, mine)

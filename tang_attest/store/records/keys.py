@@ -83,7 +83,10 @@ def load(connection: sa.Connection) -> list[tuple[EncryptedKey, str | None]]:
 
 
 def load_server(connection: sa.Connection) -> list[EncryptedKey]:
-    """The keys of no device, newest first; without rows that are not ours, so that those end nobody's service."""
+    """Return the keys of no device, newest first.
+
+    Rows without a valid seal are left out, so that they interrupt no service.
+    """
     query = sa.select(*authentic.form(_key).raw)
     query = query.where(_key.c.device_id.is_(None)).order_by(_key.c.created_at.desc(), _key.c.kid)
     found = []
@@ -94,7 +97,7 @@ def load_server(connection: sa.Connection) -> list[EncryptedKey]:
 
 
 def count(connection: sa.Connection) -> tuple[int, int]:
-    """Return the number of signing keys, and of those whose rows are ours; nothing is logged."""
+    """Return the number of signing keys, and of those with a valid seal; nothing is logged."""
     found = connection.execute(sa.select(*authentic.form(_key).raw).where(_key.c.use == "sign")).all()
     return len(found), sum(authentic.is_ours(connection, _key, values) for values in found)
 
@@ -109,7 +112,9 @@ def rotate(connection: sa.Connection, kids: Sequence[str], at: datetime) -> None
 
 
 class Part(Enum):
-    """A question about an exchange key: everything, what its device has to quote, or when it last did."""
+    """A question about an exchange key: everything, the selection to quote, or the clock of the newest
+    evidence.
+    """
 
     WHOLE = auto()
     SELECTION = auto()
@@ -127,10 +132,11 @@ Found = BoundKey | Selection | ClockInfo | Tampered | None
 
 
 def find(connection: sa.Connection, wanted: Sequence[Wanted]) -> list[Found]:
-    """Return the *wanted* facts of each key: one query for selections and clocks and three for the rest, however many there are.
+    """Return the *wanted* facts of each key: one query for selections and clocks and three for the rest,
+    however many there are.
 
-    While a policy is being changed by a rollout there are two more.  A key with a row behind it that is not ours is
-    ``registry-tampered``, and the others are found.
+    While a policy is being changed by a rollout there are two more.  A key that rests on a row without a
+    valid seal is ``registry-tampered``, and the others are found.
     """
     narrow = {each.kid for each in wanted if each.part is not Part.WHOLE}
     whole = {each.kid for each in wanted if each.part is Part.WHOLE}
@@ -216,7 +222,7 @@ def _check(connection: sa.Connection, values: Any) -> _Found:
 
 
 def _device_of(connection: sa.Connection, key: authentic.Row, values: Any) -> authentic.Row | None:
-    """The device that *key* is for.  Raises ``registry-tampered``, also when somebody took it away."""
+    """Return the device of *key*.  Raises ``registry-tampered``, also when the row was taken away."""
     if key["device_id"] is None:
         return None
     return authentic.check(connection, _device, values[_DEVICE_AT:_POLICY_AT])

@@ -1,6 +1,6 @@
 """Used nonces, and rounds' evidence that counted.
 
-Only what was used is stored: a nonce proves by itself that it is ours, for what, and until when.
+Only used nonces are stored: a nonce itself proves its origin, its purpose and its end.
 """
 
 from __future__ import annotations
@@ -26,11 +26,13 @@ def used(connection: sa.Connection, digests: Collection[bytes]) -> set[bytes]:
 
 
 def use(connection: sa.Connection, used: Sequence[tuple[bytes, datetime]]) -> None:
-    """Use up digests until their times.  The primary key fails the transaction for one that was used meanwhile."""
+    """Use up digests until their times.  The primary key fails the transaction for one that was used
+    meanwhile.
+    """
     if used:
         connection.execute(_nonce.insert(), [{"digest": digest, "expires_at": at} for digest, at in used])
 
 
 def prune(connection: sa.Connection, before: datetime) -> int:
-    """Forget nonces that expired before *before*: they are refused as expired before anybody looks here."""
+    """Delete nonces that expired before *before*: they are refused as expired before this table is read."""
     return changed(connection, _nonce.delete().where(_nonce.c.expires_at < before))

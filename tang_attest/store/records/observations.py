@@ -1,4 +1,4 @@
-"""Refused quotes, kept for a person to look at and approve."""
+"""Refused quotes, kept for an operator to examine and approve."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ KEPT: Final = 32
 
 
 def keep(connection: sa.Connection, decision: Decision, observed: Snapshot) -> None:
-    """Add what *decision* observed, and drop the device's oldest."""
+    """Add the observation of *decision*, and delete the device's oldest."""
     row = {
         "device_id": decision.device_id,
         "at": decision.audit.at,
@@ -44,7 +44,9 @@ def load(
     before: int | None = None,
     under: Collection[str] | None = None,
 ) -> list[Observation]:
-    """The newest observations, perhaps only those of *device*, *before* an id, or of devices *under* policies."""
+    """The newest observations, perhaps only those of *device*, *before* an id, or of devices *under*
+    policies.
+    """
     query = sa.select(*authentic.form(_observation).raw, _device.c.name.label("device_name"))
     query = query.join_from(_observation, _device).order_by(_observation.c.id.desc()).limit(limit)
     if device is not None:

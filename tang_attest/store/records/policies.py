@@ -52,10 +52,10 @@ def add(connection: sa.Connection, policy: ReferencePolicy, *, recorded_for: str
 
 
 def take(connection: sa.Connection, name: str) -> int:
-    """The id of the policy *name*, whose row is locked until the transaction ends.  Raises ``not-found``.
+    """Return the id of the policy *name*, and lock its row until the transaction ends.  Raises ``not-found``.
 
-    Every change of a policy, of its states' lives or of its rollout begins so: no decision that was made by what is
-    changed is committed after it (locks.py).
+    Every change of a policy, of its states' lives or of its rollout begins so: no decision that rests on the
+    old values is committed after it (locks.py).
     """
     query = sa.select(_policy.c.id).where(_policy.c.name == name).with_for_update(key_share=True)
     policy_id = connection.scalar(query)
@@ -79,7 +79,9 @@ def add_state(connection: sa.Connection, policy_id: int, policy: str, state: Ref
 
 
 def add_learned_state(connection: sa.Connection, policy_id: int, state: ReferenceState) -> None:
-    """Append *state* under its label, or ``LABEL-2``, ``LABEL-3``, ...: nobody is there to choose another."""
+    """Append *state* under its label, or ``LABEL-2``, ``LABEL-3``, ...: no operator is there to choose
+    another.
+    """
     labels = (state.label if number == 1 else f"{state.label}-{number}" for number in count(1))
     while authentic.insert(connection, _state, _state_row(policy_id, next(labels), state)) is None:
         pass
@@ -128,7 +130,8 @@ def states_if_ours(
 ) -> dict[int, tuple[ReferenceState, ...] | Tampered]:
     """The states of each of the policies *ids*, oldest first, or the error about one of them.
 
-    A state that is not ours spoils its whole policy: without it, another one could permit what it forbids.
+    A state without a valid seal spoils its whole policy: without it, another one could permit what it
+    forbids.
     """
     states: dict[int, list[ReferenceState]] = defaultdict(list)
     spoiled: dict[int, Tampered] = {}
@@ -177,9 +180,10 @@ def move_state(
 def counting(
     connection: sa.Connection, ids: Collection[int], labels: Collection[str]
 ) -> set[tuple[int, str]]:
-    """Policy and label of the states with one of *labels*, in one of the policies *ids*, that are not retired.
+    """Policy and label of the states with one of *labels*, in one of the policies *ids*, that are not
+    retired.
 
-    One that is not ours does not count.
+    A state without a valid seal does not count.
     """
     found = set()
     for values in connection.execute(_COUNTING, {"ids": list(ids), "labels": list(labels)}):
@@ -192,7 +196,7 @@ def counting(
 def meet(connection: sa.Connection, policy_id: int, state: ReferenceState) -> None:
     """Write that *state* permitted once: it is active from now on, and has a use less where uses are counted.
 
-    Raises ``state-retired``, ``state-used-up`` when somebody else was faster.
+    Raises ``state-retired``, ``state-used-up`` when another transaction was faster.
     """
     named = sa.and_(_state.c.policy_id == policy_id, _state.c.label == state.label)
     counts = sa.and_(

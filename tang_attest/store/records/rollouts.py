@@ -3,8 +3,8 @@
 Rules of this module:
 
 * A policy has one rollout that is not over: the unique column ``under_way`` decides, not a look before.
-* A transaction that counts refusals holds the rollout's row.  Two replicas that write a refusal each therefore see each other's,
-  and the one that passes the limit stops the rollout.
+* A transaction that counts refusals holds the rollout's row.  Two replicas that write a refusal each
+  therefore see each other's, and the one that passes the limit stops the rollout.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ _OUTCOMES: Final = sa.select(*authentic.form(_device_outcomes).raw).where(
 )
 
 
-# --- the request path -----------------------------------------------------------------------------------------------
+# --- the request path ---------------------------------------------------------------------------------------
 
 
 def under_way_if_ours(
@@ -67,7 +67,9 @@ def under_way_if_ours(
 def outcomes_if_ours(
     connection: sa.Connection, rollouts: Collection[Rollout], device_ids: Collection[int]
 ) -> dict[int, RolloutOutcome | Tampered]:
-    """Return the outcome of each of *device_ids* under the one of *rollouts* that is its policy's, by device; or the error."""
+    """Return the outcome of each of *device_ids* under the one of *rollouts* that is its policy's, by device;
+    or the error.
+    """
     bound = {"rollouts": [rollout.id for rollout in rollouts], "devices": list(device_ids)}
     found: dict[int, RolloutOutcome | Tampered] = {}
     for values in connection.execute(_OUTCOMES, bound):
@@ -81,7 +83,9 @@ def outcomes_if_ours(
 
 
 def check_still_counts(connection: sa.Connection, result: RolloutResult | None) -> Conflict | Tampered | None:
-    """``state-not-rolled-out`` when a device passes for the first time, and the rollout was stopped meanwhile."""
+    """``state-not-rolled-out`` when a device passes for the first time, and the rollout was stopped
+    meanwhile.
+    """
     if result is None or result.outcome is not RolloutOutcome.PASSED:
         return None
     try:
@@ -97,7 +101,8 @@ def check_still_counts(connection: sa.Connection, result: RolloutResult | None) 
 def write_result(
     connection: sa.Connection, device_id: int, result: RolloutResult, entry: AuditEntry
 ) -> AuditEntry | None:
-    """Write a device's outcome, unless the rollout runs no more; return the audit entry of a stop that follows from it.
+    """Write the outcome of a device, unless the rollout is over; return the audit entry of a stop that
+    follows from it.
 
     *entry* is that of the appraisal.
     """
@@ -148,7 +153,7 @@ def _refused(connection: sa.Connection, rollout_id: int) -> list[str]:
     return list(connection.scalars(query.where(mine)))
 
 
-# --- the operator ---------------------------------------------------------------------------------------------------
+# --- the operator -------------------------------------------------------------------------------------------
 
 
 def start(connection: sa.Connection, rollout: Rollout, states: Sequence[ReferenceState]) -> None:
@@ -210,7 +215,10 @@ def widen(connection: sa.Connection, rollout: Rollout, share: int) -> None:
 def move(
     connection: sa.Connection, rollout: Rollout, to: RolloutPhase, why: str | None, entry: AuditEntry
 ) -> None:
-    """Move *rollout* from its status *to* another, with what that means for its states.  Raises ``rollout-changed``."""
+    """Move *rollout* from its status *to* another, and its states along with it.
+
+    Raises ``rollout-changed``.
+    """
     policy_id = policies.take(connection, rollout.policy)
     as_known = sa.and_(_rollout.c.id == rollout.id, _rollout.c.status == rollout.status.value)
     runs = to is RolloutPhase.RUNNING
@@ -240,7 +248,7 @@ def move(
 def change(
     connection: sa.Connection, policy: str, wanted: PolicyChange, states: Sequence[ReferenceState]
 ) -> None:
-    """Apply *wanted* for everybody.  Raises ``not-found``, ``name-taken``, ``state-changed``."""
+    """Apply *wanted* for every device.  Raises ``not-found``, ``name-taken``, ``state-changed``."""
     policy_id = policies.take(connection, policy)
     for state in states:
         policies.add_state(connection, policy_id, policy, state)

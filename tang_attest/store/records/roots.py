@@ -36,6 +36,6 @@ def _read(connection: sa.Connection, *where: sa.ColumnElement[bool]) -> list[EkR
 
 
 def remove(connection: sa.Connection, fingerprint: str) -> None:
-    """Remove a root, ours or not.  Raises ``not-found``."""
+    """Remove a root, with a valid seal or without.  Raises ``not-found``."""
     if authentic.delete(connection, _root, _root.c.fingerprint == fingerprint) != 1:
         raise NotFound("not-found", f"There is no root {fingerprint}.")

@@ -38,9 +38,12 @@ def load(connection: sa.Connection) -> list[Token]:
 
 
 def use(connection: sa.Connection, digest: bytes, at: datetime) -> None:
-    """Use the token up.  Raises ``token-used``, ``token-revoked``, and ``token-invalid`` when there is none."""
-    # Two enrollments may have found the token unused.  The condition is checked again under the row's lock, so
-    # only one of them meets a row.
+    """Use the token up.
+
+    Raises ``token-used``, ``token-revoked``, and ``token-invalid`` when there is none.
+    """
+    # Two enrollments may have found the token unused.  The condition is checked again under the row's lock,
+    # so only one of them meets a row.
     if authentic.update(connection, _token, _unused(digest), {"used_at": at}) == 1:
         return
     token = find(connection, digest)

@@ -1,4 +1,5 @@
-"""Roles of the store, one module for each of :mod:`tang_attest.ports`; the Protocol there documents the methods.
+"""Roles of the store, one module for each of :mod:`tang_attest.ports`; the Protocol there documents the
+methods.
 
-A role says what is one transaction; the modules of ``store/records`` say what is in it.
+A role decides the extent of a transaction; the modules of ``store/records`` have its statements.
 """

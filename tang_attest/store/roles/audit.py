@@ -19,7 +19,8 @@ from tang_attest.store.records import (
 from tang_attest.store.roles.role import Role
 from tang_attest.store.roles.writes import WriteQueue
 
-#: Number of waits for transactions that write the audit record, and the pause between them; a commit takes milliseconds.
+#: Number of waits for transactions that write the audit record, and the pause between them; a commit takes
+#: milliseconds.
 _WRITERS_ASKED: Final = 10
 _WRITERS_PAUSE_S: Final = 0.02
 
@@ -57,7 +58,7 @@ class SqlAudit(Role, AuditStore):
 
         def look(connection: sa.Connection) -> tuple[int | None, frozenset[str]]:
             newest = audit_chain.newest_id(connection)
-            # In this order: a writer that begins after the look draws a higher id.
+            # In this order: a transaction that begins after the look draws a higher id.
             return newest, audit_chain.writers(connection)
 
         newest, writing = await self._database.read(look)

@@ -21,8 +21,8 @@ from tang_attest.store.roles.writes import WriteQueue
 class SqlDecisions(Role, DecisionStore):
     """:class:`~tang_attest.ports.decisions.DecisionStore` over SQLAlchemy Core.
 
-    Calls of ``find_*`` that meet share a read transaction; ``decide`` shares a write transaction and its flush with
-    other decisions and audit entries.
+    Calls of ``find_*`` that meet share a read transaction; ``decide`` shares a write transaction and its
+    flush with other decisions and audit entries.
     """
 
     def __init__(self, database: Database, writes: WriteQueue) -> None:

@@ -1,4 +1,6 @@
-"""The write queue: decisions and audit entries that arrive together share a transaction and its flush to the disk."""
+"""The write queue: decisions and audit entries that arrive together share a transaction and its flush to the
+disk.
+"""
 
 from __future__ import annotations
 
