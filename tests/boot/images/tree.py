@@ -97,7 +97,7 @@ class Variant:
     attest: bool = True  #: our pin and our part of the initrd; without, it is stock Debian
     touched: str = ""  #: a file in the initrd with this content: an initrd that differs
     architecture: str = "amd64"
-    python: bool = False  #: what prediction needs in the running system
+    python: bool = False  #: Python in the running system, for the prediction
 
 
 @dataclass(frozen=True)
