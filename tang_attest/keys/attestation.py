@@ -24,7 +24,7 @@ from tpm2_pytss.types import TPM2B_PUBLIC
 
 from tang_attest.errors import Unavailable
 
-#: The handle that the pin gives its AK too (clevis-pin/clevis-attest-setup-functions).
+#: The handle that the pin gives its AK too (clevis-pin/lib/clevis-attest-setup-functions).
 DEFAULT_HANDLE: Final = 0x81010002
 #: TPM2_HT_PERSISTENT, the first byte of persistent handles (part 2, section 7.2).
 _PERSISTENT: Final = 0x81000000
