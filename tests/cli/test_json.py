@@ -97,6 +97,8 @@ def test_what_is_made_can_be_named_at_once() -> None:
     assert answer("policy retire web first")["life"] == "retired"
     assert answer("policy reinstate web first")["life"] in ("active", "staged")
     made = answer("token create --record")
+    assert made["id"] in run("token", "list", "--wide")[0]
+    assert f"{made['id'][:16]} " in run("token", "list")[0]
     assert answer(f"token revoke {made['id']}") == {"id": made["id"], "name": None}
     assert answer("admin-token create ci --scope read")["token"]
     assert answer("admin-token revoke ci") == {"name": "ci"}

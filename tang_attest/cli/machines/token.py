@@ -115,7 +115,7 @@ def create(
 def list_tokens(wide: bool, as_json: bool) -> None:
     """List tokens, without their texts.
 
-    The texts are not kept.
+    The texts are not kept.  An id is shortened to 16 digits, which 'revoke' takes, too; --wide has all of it.
     """
 
     async def load(state: Installation) -> list[Token]:
@@ -129,7 +129,7 @@ def list_tokens(wide: bool, as_json: bool) -> None:
         ("id", "created", "name", "policy", "labels", "expires", "used", "revoked", "unverified ek"),
         [
             (
-                t.digest.hex()[:16],
+                t.digest.hex() if wide else t.digest.hex()[:16],
                 t.created_at,
                 t.name,
                 t.policy or f"record {t.selection}",

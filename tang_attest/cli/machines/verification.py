@@ -295,7 +295,7 @@ def _live(name: str) -> Iterator[Show]:
             counts[one.outcome] += 1
             table = Table(box=None, pad_edge=False, header_style="" if output.no_color() else "table.header")
             for column in ("INSTANCE", "ROUND", *(outcome.upper() for outcome in RoundOutcome), "AT", "LAST"):
-                table.add_column(column)
+                table.add_column(column, overflow="fold")
             last = "verified" if one.outcome is RoundOutcome.VERIFIED else f"{one.outcome}: {_sentence(one)}"
             when = output.local(datetime.now(UTC), "%H:%M:%S")
             table.add_row(name, str(number), *(str(counts[outcome]) for outcome in RoundOutcome), when, last)
