@@ -48,7 +48,9 @@ let
             ../tang_attest/__init__.py
             ../tang_attest/errors.py
             ../tang_attest/protocol/__init__.py
+            ../tang_attest/protocol/coverage
             ../tang_attest/protocol/eventlog
+            ../tang_attest/protocol/values
           ]
         )
       && builtins.match ".*/__pycache__" path == null;

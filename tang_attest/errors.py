@@ -100,6 +100,7 @@ ACTIONS: Final[dict[str, str]] = {
     "values-invalid": "Give one value of the bank's size for each PCR of the policy's selection.",
     "values-known": "Nothing has to be done: these values are approved already.",
     "values-all-zero": "Check whether anything measures this machine's boot; use --force if you accept that nothing does.",
+    "uncovered": "Use the selection that it names, or accept the gap with --accept-uncovered PART (docs/how-to/first-machine.md).",
     "change-invalid": "Correct the change as docs/how-to/updates/fleet.md describes it; nothing was changed.",
     "would-refuse": "Look at them with 'tang-attest policy dry-run'; use --force if those machines shall be refused.",
     "rollout-unfinished": "See 'tang-attest policy rollout status'; finish or abandon that one first.",

@@ -38,6 +38,7 @@ from tpm2_pytss.types import (
     TPMU_SIGNATURE,
 )
 
+from tang_attest.protocol.eventlog import parse, replay
 from tang_attest.protocol.values.base64url import b64u
 from tests import rsa_keys
 
@@ -209,6 +210,12 @@ class Attester:
         self.pcrs["sha256"].update({int(pcr): bytes.fromhex(value) for pcr, value in recorded.items()})
         self.pcrs["sha256"][15] = bytes(32)
         self.event_log = (directory / f"{vector}.bin").read_bytes()
+        self.reset_count += 1
+
+    def boot_log(self, log: bytes) -> None:
+        """Be as a machine is after the boot of *log*, in the SHA-256 bank."""
+        self.pcrs["sha256"] = {pcr: bytes(32) for pcr in range(24)} | replay(parse(log), "sha256")
+        self.event_log = log
         self.reset_count += 1
 
 

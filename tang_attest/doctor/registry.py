@@ -28,7 +28,15 @@ _NAMED: Final = 20
 _ROOT_ENDS_SOON: Final = timedelta(days=90)
 
 
+_COVER_IT: Final = "see 'tang-attest eventlog coverage' for the selection that covers it; a boot chain that measures it may be needed"
 _MEASURE_IT: Final = "switch Secure Boot on there; else see with 'clevis attest status' that its initrd looks before systemd does"
+
+
+class Grader(Protocol):
+    """Completes the grades of devices."""
+
+    async def __call__(self, store: Store, devices: Sequence[Device], /) -> list[Device]:
+        """Return the devices, in their order."""
 
 
 class Opener(Protocol):
@@ -80,8 +88,16 @@ async def look_at_rows(url: str, key: bytes) -> list[Finding]:
     return named
 
 
-async def look_at_records(store: Store, opener: Opener, now: datetime) -> list[Finding]:
-    """Return the findings about keys, clock, trust anchors and devices; the database can be used."""
+async def look_at_records(
+    store: Store, opener: Opener, now: datetime, grade: Grader | None = None
+) -> list[Finding]:
+    """Return the findings about keys, clock, trust anchors and devices; the database can be used.
+
+    *grade* completes grades that an older version stored.
+    """
+    devices = await store.devices.list_devices()
+    if grade is not None:
+        devices = await grade(store, devices)
     policies = {policy.name: policy for policy in await store.policies.list_policies()}
     newest = await store.audit.list_audit(limit=1)
     return [
@@ -89,7 +105,7 @@ async def look_at_records(store: Store, opener: Opener, now: datetime) -> list[F
         _clock(newest[0][1].at if newest else None, now),
         await _sealing(store, now),
         *_roots(await store.enrollment.list_ek_roots(), now),
-        *_devices(await store.devices.list_devices(), policies, now),
+        *_devices(devices, policies, now),
     ]
 
 
@@ -191,8 +207,17 @@ def _device(device: Device, policy: ReferencePolicy, now: datetime) -> Iterator[
         yield warning(
             subject, f"it was refused last, {when}: {device.last_code}", ACTIONS[str(device.last_code)]
         )
-    for sentence in device.unmeasured:
-        yield warning(subject, sentence, _MEASURE_IT)
+    yield from _unmeasured(subject, device)
     if not device.ek_verified:
         sentence = "no certificate proves that its TPM is one"
         yield warning(subject, sentence, "enroll it again with its EK certificate, if its TPM has one")
+
+
+def _unmeasured(subject: str, device: Device) -> Iterator[Finding]:
+    """Software that may be another without a change of any value; accepted gaps are in ``device list``."""
+    for part in device.uncovered:
+        if part not in device.accepted_uncovered:
+            sentence = f"nothing covers the {part.words} of its boot, so another one opens its disks ({device.coverage})"
+            yield warning(subject, sentence, _COVER_IT)
+    for sentence in device.unmeasured:
+        yield warning(subject, sentence, _MEASURE_IT)

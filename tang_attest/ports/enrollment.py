@@ -11,6 +11,7 @@ from tang_attest.ports.audit import AuditEntry
 from tang_attest.ports.decisions import NewEvidence
 from tang_attest.ports.keys import EncryptedKey
 from tang_attest.ports.machines import Device, NewDevice
+from tang_attest.protocol.coverage import BootPart
 from tang_attest.protocol.policy import ReferencePolicy
 from tang_attest.protocol.values.pcr import Selection
 
@@ -20,7 +21,9 @@ class Token:
     """A one-time enrollment token as the operator made it; the store knows only the SHA-256 of its text.
 
     Either ``policy`` names an existing policy, or ``record`` is true and a policy of ``selection`` is made
-    from the first quote.  ``name`` restricts the token to one device name.
+    from the first quote.  ``name`` restricts the token to one device name.  ``proposes`` is true for a selection
+    that the machine's event log may replace by the one that fits its boot chain.  ``accepted_uncovered`` are
+    parts of the boot that nothing has to cover.
     """
 
     digest: bytes
@@ -39,6 +42,8 @@ class Token:
     labels: tuple[str, ...] = ()
     used_at: datetime | None = None
     revoked_at: datetime | None = None
+    accepted_uncovered: tuple[BootPart, ...] = ()
+    proposes: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ from typing import Protocol
 from tang_attest.ports.audit import AuditEntry
 from tang_attest.ports.keys import EncryptedKey, holder
 from tang_attest.protocol.cap import Opened, untold
+from tang_attest.protocol.coverage import BootPart
 from tang_attest.protocol.policy import ReferencePolicy
 from tang_attest.protocol.tpm import ClockInfo
 from tang_attest.protocol.verification import RoundOutcome
@@ -17,10 +18,14 @@ from tang_attest.protocol.verification import RoundOutcome
 
 @dataclass(frozen=True, slots=True)
 class Learning:
-    """One armed learning use: until when, and the values that must not differ (by PCR)."""
+    """One armed learning use: until when, and the values that must not differ (by PCR).
+
+    ``accepted`` are parts of the boot that nothing covers, which the operator accepted for the state to come.
+    """
 
     until: datetime
     stable: Mapping[int, bytes]
+    accepted: tuple[BootPart, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +143,24 @@ class Device(NewDevice):
         """Inputs that may steer its boot although nothing measures them, by its newest evidence."""
         found = (self.grade or {}).get("unmeasured")
         return tuple(map(str, found)) if isinstance(found, list) else ()
+
+    @property
+    def coverage(self) -> str:
+        """Coverage of its newest evidence in one line, or ``unknown: `` and why."""
+        found = (self.grade or {}).get("coverage")
+        return str(found["line"]) if isinstance(found, dict) else "unknown: no evidence of a boot is kept"
+
+    @property
+    def uncovered(self) -> tuple[BootPart, ...]:
+        """Parts of its newest boot that nothing covers."""
+        found = (self.grade or {}).get("coverage")
+        return tuple(BootPart(name) for name in found["uncovered"]) if isinstance(found, dict) else ()
+
+    @property
+    def accepted_uncovered(self) -> tuple[BootPart, ...]:
+        """Those of them that the operator accepted."""
+        found = (self.grade or {}).get("coverage")
+        return tuple(BootPart(name) for name in found["accepted"]) if isinstance(found, dict) else ()
 
     @property
     def disks(self) -> Opened:

@@ -12,6 +12,7 @@ from tang_attest.ports.decisions import Snapshot
 from tang_attest.protocol.changes.change import PolicyChange
 from tang_attest.protocol.changes.rollout import Rollout, RolloutOutcome, RolloutPhase
 from tang_attest.protocol.conditions import Conditions
+from tang_attest.protocol.coverage import BootPart
 from tang_attest.protocol.policy import ReferencePolicy
 from tang_attest.protocol.reference_state import Life, ReferenceState
 
@@ -79,7 +80,14 @@ class PolicyStore(Protocol):
         """
 
     async def move_state(
-        self, policy: str, label: str, expected: Collection[Life], to: Life, audit: AuditEntry
+        self,
+        policy: str,
+        label: str,
+        expected: Collection[Life],
+        to: Life,
+        audit: AuditEntry,
+        *,
+        accepted: Collection[BootPart] = (),
     ) -> None:
         """Move a state along its life.  Raises ``not-found``, and ``state-changed`` unless it is in
         *expected*.

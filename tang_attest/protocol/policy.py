@@ -12,6 +12,7 @@ from typing import Final
 
 from tang_attest.errors import Malformed, Reason, Refused
 from tang_attest.protocol.conditions import Conditions
+from tang_attest.protocol.coverage import BootPart
 from tang_attest.protocol.quote import VerifiedQuote, advance
 from tang_attest.protocol.reference_state import ReferenceState
 from tang_attest.protocol.rules import RuleSet
@@ -85,6 +86,11 @@ class ReferencePolicy:
     def counting(self, device: str, now: datetime) -> list[ReferenceState]:
         """The states that permit *device* at *now*, in the policy's order."""
         return [state for state in self.states if state.concerns(device) and state.obstacle(now) is None]
+
+    def accepted(self, device: str, now: datetime) -> tuple[BootPart, ...]:
+        """Return the parts that nothing covers, and that the operator accepted in states that count for *device*."""
+        chosen = {part for state in self.counting(device, now) for part in state.accepted}
+        return tuple(part for part in BootPart if part in chosen)
 
     @property
     def judged_pcrs(self) -> frozenset[int]:

@@ -15,6 +15,7 @@ from enum import StrEnum
 from typing import Final
 
 from tang_attest.errors import Malformed, Reason
+from tang_attest.protocol.coverage import BootPart
 from tang_attest.protocol.values.pcr import PcrValues, Selection, as_reset, check_values, nothing_measured
 
 #: PCRs that move between the initrd and the running system besides the cap: IMA's list and systemd's boot phases.
@@ -59,6 +60,7 @@ class ReferenceState:
     ``origin`` says where the values came from: ``recorded`` at enrollment, ``learned`` by the one armed use,
     ``observed`` (an approved observation), ``predicted`` by a machine for its next boot, or ``imported`` by the
     operator or a pipeline.  ``created_by`` is an audit actor; ``notes`` are sentences from the maker of the values.
+    ``accepted`` are parts of the boot that nothing covers, which the operator accepted.
     """
 
     label: str
@@ -70,6 +72,7 @@ class ReferenceState:
     created_at: datetime | None = None
     created_by: str | None = None
     notes: tuple[str, ...] = ()
+    accepted: tuple[BootPart, ...] = ()
 
     def differences(self, values: PcrValues) -> tuple[int, ...]:
         """The PCRs, ascending, in which *values* is not this state."""

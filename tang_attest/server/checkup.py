@@ -14,6 +14,7 @@ from tang_attest.keys.secret import ServerSecret, load_secret
 from tang_attest.protocol.audit_chain import KEY_LABEL as AUDIT_LABEL
 from tang_attest.server.compose import Installation, World, composed
 from tang_attest.service.audit.check import AuditCheck, check_audit
+from tang_attest.service.machines.grading import graded
 from tang_attest.store import KEY_LABEL, check_rows, open_store
 
 
@@ -48,7 +49,7 @@ async def _look_inside(settings: Settings, secret: ServerSecret, world: World) -
 async def _look_at_records(installation: Installation) -> list[Finding]:
     now = installation.world.clock.now()
     try:
-        return list(await look_at_records(installation.store, installation.private_keys, now))
+        return list(await look_at_records(installation.store, installation.private_keys, now, graded))
     except TangAttestError as error:
         return [failure("records", error)]
 

@@ -14,6 +14,7 @@ from tang_attest.errors import Malformed, NotFound, Refused
 from tang_attest.protocol.challenge import Challenge
 from tang_attest.protocol.quote import Evidence
 from tang_attest.protocol.values.base64url import b64u
+from tang_attest.protocol.values.sizes import MAX_EVENT_LOG
 from tang_attest.service.audit.actors import Caller
 from tang_attest.service.enrollment.enroll import Enroll
 from tang_attest.service.policies.announce import Announce
@@ -29,6 +30,7 @@ from tang_attest.web.wire import (
     FinishBody,
     PollBody,
     ProveBody,
+    SelectionBody,
     parse_json,
     validate,
 )
@@ -78,6 +80,8 @@ class AttestRoutes:
         begun = await self.enroll.begin(body.application(), caller)
         challenge = challenge_json(begun.challenge)
         challenge.pop("evidence")
+        if begun.log_wanted:
+            challenge["event_log_limit"] = MAX_EVENT_LOG
         return _json(
             200,
             {
@@ -87,6 +91,14 @@ class AttestRoutes:
                 **challenge,
             },
         )
+
+    async def propose(self, request: web.Request, _caller: Caller) -> web.Response:
+        """``POST /attest/enroll/selection`` (docs/protocol.md, 4.1)."""
+        value = parse_json(await read_body(request))
+        self.enroll.check_session(value.get("session"))
+        body = validate(SelectionBody, value)
+        session, selection, reasons = await self.enroll.propose(body.session, body.event_log)
+        return _json(200, {"session": session, "selection": str(selection), "reason": "; ".join(reasons)})
 
     async def finish(self, request: web.Request, caller: Caller) -> web.Response:
         """``POST /attest/enroll/finish`` (docs/protocol.md, 4.2)."""
@@ -179,6 +191,7 @@ class AttestRoute:
 _KID: Final = "(?P<kid>[0-9A-Za-z_-]+)"
 TABLE: Final = (
     AttestRoute("enroll", "POST", re.compile("/attest/enroll"), AttestRoutes.begin),
+    AttestRoute("enroll", "POST", re.compile("/attest/enroll/selection"), AttestRoutes.propose),
     AttestRoute("enroll", "POST", re.compile("/attest/enroll/finish"), AttestRoutes.finish),
     AttestRoute("adv", "GET", re.compile(f"/attest/adv/{_KID}"), AttestRoutes.advertise),
     AttestRoute("announce", "POST", re.compile(f"/attest/announce/{_KID}"), AttestRoutes.announce),

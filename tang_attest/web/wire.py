@@ -151,6 +151,13 @@ class ProveBody(AttestMember):
         )
 
 
+class SelectionBody(Body):
+    """``POST /attest/enroll/selection`` (docs/protocol.md, 4.1)."""
+
+    session: str = Field(max_length=_MAX_SESSION)
+    event_log: B64u = Field(max_length=MAX_EVENT_LOG)
+
+
 class FinishBody(Body):
     """``POST /attest/enroll/finish`` (docs/protocol.md, 4.2)."""
 

@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from tang_attest.cli import output
+from tang_attest.cli.coverage import accept_option
 from tang_attest.cli.machines.verification import COMMANDS, DEFAULT_AK, reach_of, spell_disks
 from tang_attest.cli.renamed import Command
 from tang_attest.cli.state import run
@@ -16,9 +17,11 @@ from tang_attest.cli.types import Duration
 from tang_attest.errors import Malformed
 from tang_attest.files import read_file
 from tang_attest.ports.machines import Device
+from tang_attest.protocol.coverage import BootPart
 from tang_attest.protocol.enrollment import accept_ak
 from tang_attest.protocol.tpm import AttestationKey, ak_from_pem, public_from_tpmt
 from tang_attest.server.compose import Installation
+from tang_attest.service.machines.grading import graded
 from tang_attest.service.unlock.device_keys import find_device_key
 
 
@@ -35,7 +38,8 @@ def list_devices(labels: tuple[str, ...], wide: bool, as_json: bool) -> None:
     """List devices, with their last evidence and round."""
 
     async def load(state: Installation) -> list[Device]:
-        return [d for d in await state.store.devices.list_devices() if set(labels) <= set(d.labels)]
+        found = [d for d in await state.store.devices.list_devices() if set(labels) <= set(d.labels)]
+        return await graded(state.store, found)
 
     devices = run(load)
     if as_json:
@@ -48,6 +52,7 @@ def list_devices(labels: tuple[str, ...], wide: bool, as_json: bool) -> None:
             "labels",
             "ek",
             "grade",
+            "coverage",
             "learning until",
             "last seen",
             "last verdict",
@@ -61,6 +66,7 @@ def list_devices(labels: tuple[str, ...], wide: bool, as_json: bool) -> None:
                 ", ".join(d.labels) or None,
                 "verified" if d.ek_verified else "UNVERIFIED",
                 d.grade["grade"] if d.grade else None,
+                _coverage(d),
                 d.learning.until if d.learning else None,
                 d.last_seen_at,
                 d.last_code,
@@ -85,7 +91,7 @@ def show(name: str, as_json: bool) -> None:
     """Show everything known about one device."""
 
     async def load(state: Installation) -> tuple[Device, str | None]:
-        entry = await state.store.devices.get_device(name)
+        (entry,) = await graded(state.store, [await state.store.devices.get_device(name)])
         if not entry.kids:
             return entry, None
         key = (await find_device_key(state.store.decisions, entry.kids[0])).key
@@ -215,14 +221,15 @@ def remove(name: str, yes: bool, as_json: bool) -> None:
     show_default=True,
     help="How long the next boot is waited for.",
 )
+@accept_option
 @output.json_option
-def learn(name: str, window: timedelta, as_json: bool) -> None:
+def learn(name: str, window: timedelta, accepted: tuple[BootPart, ...], as_json: bool) -> None:
     """Record PCR 10 and 11 of the next boot.
 
     Every other PCR has to be as expected.  That boot itself is refused, so that a person with the passphrase
     is there to see it.
     """
-    learning = run(lambda state: state.reference_values.learn(name, window))
+    learning = run(lambda state: state.reference_values.learn(name, window, accepted))
     sentence = f"the next boot of {name} is learned, until {output.minute(learning.until)}"
     output.done(as_json, sentence, {"device": name, "learning_until": learning.until})
 
@@ -240,6 +247,9 @@ def _as_json(entry: Device) -> dict[str, object]:
         "ek_issuer": entry.ek_issuer,
         "grade": entry.grade["grade"] if entry.grade else None,
         "grade_reasons": [*reasons, *entry.unmeasured],
+        "coverage": entry.coverage,
+        "uncovered": [part.value for part in entry.uncovered],
+        "accepted_uncovered": [part.value for part in entry.accepted_uncovered],
         "ak_name": entry.ak_name.hex(),
         "ak_scheme": f"{entry.ak_scheme} {entry.ak_hash}",
         "reset_count": entry.clock.reset_count if entry.clock else None,
@@ -262,6 +272,17 @@ def _as_json(entry: Device) -> dict[str, object]:
         "disks_told_at": entry.told.at if entry.told else None,
         "disks_not_told_because": entry.disks.untold or None,
     }
+
+
+def _coverage(entry: Device) -> str:
+    """The gaps first: one that nobody accepted is what matters most."""
+    if entry.coverage.startswith("unknown"):
+        return "unknown"
+    gaps = [
+        f"{'accepted' if part in entry.accepted_uncovered else 'UNCOVERED'}: {part.words}"
+        for part in entry.uncovered
+    ]
+    return ", ".join(gaps) or "covered"
 
 
 def _running(entry: Device) -> str | None:

@@ -8,10 +8,12 @@ from datetime import timedelta
 import click
 
 from tang_attest.cli import output
+from tang_attest.cli.coverage import accept_option
 from tang_attest.cli.renamed import Command, note
 from tang_attest.cli.state import run
 from tang_attest.cli.types import Duration, SelectionType
 from tang_attest.ports.enrollment import Token
+from tang_attest.protocol.coverage import BootPart
 from tang_attest.protocol.policy import DEFAULT_CAP_PCR, DEFAULT_SELECTION
 from tang_attest.protocol.values.pcr import Selection
 from tang_attest.server.compose import Installation
@@ -40,8 +42,7 @@ def token() -> None:
 @click.option(
     "--selection",
     type=SelectionType(),
-    default=DEFAULT_SELECTION,
-    show_default=True,
+    show_default=f"proposed from the event log; {DEFAULT_SELECTION} without one",
     help="With --record: the PCRs of the new policy.",
 )
 @click.option(
@@ -54,6 +55,7 @@ def token() -> None:
 @click.option(
     "--allow-unverified-ek", is_flag=True, help="Accept a TPM whose EK no known vendor root vouches for."
 )
+@accept_option
 @click.option("--force", is_flag=True, help="Record values even if nothing measured this machine's boot.")
 @click.option(
     "--for", "valid_for", type=Duration(), default="24h", show_default=True, help="How long it can be used."
@@ -71,9 +73,10 @@ def create(
     name: str | None,
     record: bool,
     policy: str | None,
-    selection: Selection,
+    selection: Selection | None,
     cap_pcr: int,
     allow_unverified_ek: bool,
+    accepted: tuple[BootPart, ...],
     force: bool,
     valid_for: timedelta,
     learn_for: timedelta,
@@ -93,13 +96,15 @@ def create(
         name,
         policy,
         record,
-        selection,
+        selection or Selection.parse(DEFAULT_SELECTION),
         cap_pcr,
         allow_unverified_ek=allow_unverified_ek,
         force=force,
         valid_for=valid_for,
         learn_for=learn_for,
         labels=labels,
+        accepted_uncovered=accepted,
+        proposes=selection is None and record,
     )
     text, made = run(lambda state: state.tokens.create(terms))
     if as_json:
@@ -132,7 +137,7 @@ def list_tokens(wide: bool, as_json: bool) -> None:
                 t.digest.hex() if wide else t.digest.hex()[:16],
                 t.created_at,
                 t.name,
-                t.policy or f"record {t.selection}",
+                t.policy or f"record {'proposed' if t.proposes else t.selection}",
                 ", ".join(t.labels) or None,
                 t.expires_at,
                 t.used_at,
@@ -177,6 +182,8 @@ def _as_json(entry: Token) -> dict[str, object]:
         "selection": str(entry.selection),
         "cap_pcr": entry.cap_pcr,
         "allow_unverified_ek": entry.allow_unverified_ek,
+        "accepted_uncovered": [part.value for part in entry.accepted_uncovered],
+        "proposes": entry.proposes,
         "created_at": entry.created_at,
         "created_by": entry.created_by,
         "expires_at": entry.expires_at,

@@ -8,10 +8,12 @@ from typing import Final
 import click
 
 from tang_attest.cli import output
+from tang_attest.cli.coverage import accept_option, say_coverage
 from tang_attest.cli.policies.states import state_as_json
 from tang_attest.cli.state import run
 from tang_attest.cli.types import Duration
 from tang_attest.ports.policies import Observation
+from tang_attest.protocol.coverage import BootPart
 from tang_attest.protocol.policy import ReferencePolicy
 from tang_attest.protocol.reference_state import COUNTING, ReferenceState
 from tang_attest.server.compose import Installation
@@ -146,6 +148,7 @@ def _differences(entry: Observation, policy: ReferencePolicy) -> tuple[int, ...]
 @click.option("--only-this-device", is_flag=True, help="Not for the other machines under the same policy.")
 @click.option("--once", is_flag=True, help="For one boot only.")
 @click.option("--for", "valid_for", type=Duration(), help="For this long only, such as 30m or 7d.")
+@accept_option
 @click.option("--force", is_flag=True, help="Accept a capped state, or a boot that nothing measured.")
 @output.json_option
 def approve(
@@ -155,6 +158,7 @@ def approve(
     only_this_device: bool,
     once: bool,
     valid_for: timedelta | None,
+    accepted: tuple[BootPart, ...],
     force: bool,
     as_json: bool,
 ) -> None:
@@ -166,7 +170,9 @@ def approve(
     \b
     tang-attest approve pi-b --once --for 30m     one boot, within half an hour
     """
-    approval = Approval(only_this_device=only_this_device, once=once, valid_for=valid_for, force=force)
+    approval = Approval(
+        only_this_device=only_this_device, once=once, valid_for=valid_for, force=force, accepted=accepted
+    )
 
     async def work(state: Installation) -> tuple[Observation, ReferenceState, ReferencePolicy, list[str]]:
         policy = await state.store.policies.get_policy((await state.store.devices.get_device(device)).policy)
@@ -190,6 +196,8 @@ def approve(
     when = output.local(seen.at)
     output.say(f"observation {seen.id} of {device}, from {when}, is approved{_limits(made)}: {made.label}")
     output.say(f"{_novelty(seen, policy)}; it counts for {_audience(made, policy, machines)}")
+    observed = seen.snapshot
+    say_coverage(observed.event_log, observed.selection, observed.values, policy.cap_pcr, made.accepted)
 
 
 def _novelty(seen: Observation, policy: ReferencePolicy) -> str:

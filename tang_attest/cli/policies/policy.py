@@ -67,7 +67,7 @@ def show(name: str, wide: bool, as_json: bool) -> None:
     asked = "".join(f", {words}" for words in conditions.spell(entry.conditions))
     click.echo(f"{entry.name}: {entry.selection}, cap PCR {entry.cap_pcr}{trust}{asked}")
     output.table(
-        ("state", "life", "origin", "for", "until", "boots left", "machines", "since"),
+        ("state", "life", "origin", "for", "until", "boots left", "machines", "since", "accepted uncovered"),
         [
             (
                 s.label,
@@ -78,6 +78,7 @@ def show(name: str, wide: bool, as_json: bool) -> None:
                 s.limits.uses_left,
                 booted[s.label],
                 s.created_at,
+                ", ".join(part.words for part in s.accepted) or None,
             )
             for s in entry.states
         ],

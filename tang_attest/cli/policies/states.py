@@ -11,14 +11,18 @@ from typing import Any, Final
 import click
 
 from tang_attest.cli import output
+from tang_attest.cli.coverage import accept_option, say_coverage
 from tang_attest.cli.renamed import Command, Renamed
 from tang_attest.cli.state import run
 from tang_attest.cli.types import Duration
 from tang_attest.files import read_file
+from tang_attest.protocol.coverage import BootPart
+from tang_attest.protocol.eventlog import MAX_LOG_SIZE
 from tang_attest.protocol.policy import ReferencePolicy
 from tang_attest.protocol.reference_state import Life, ReferenceState
 from tang_attest.protocol.values.pcr_file import parse_values
 from tang_attest.server.compose import Installation
+from tang_attest.service.policies.reference_values import Backing
 
 _MAX_VALUES: Final = 64 * 1024
 _POLICY_AND_LABEL: Final = 2
@@ -26,6 +30,12 @@ _POLICY_AND_LABEL: Final = 2
 _label_option: Callable[[Any], Any] = click.option("--label", help="Name of the state; the time by default.")
 _force_option: Callable[[Any], Any] = click.option(
     "--force", is_flag=True, help="Accept values of a boot that nothing measured."
+)
+_log_option: Callable[[Any], Any] = click.option(
+    "--eventlog",
+    "log_file",
+    type=click.Path(path_type=Path),
+    help="The event log of the boot that had these values, for its coverage.",
 )
 
 
@@ -38,22 +48,42 @@ _force_option: Callable[[Any], Any] = click.option(
     help='Output of \'tpm2 pcrread\', or JSON {"0": "hex", ...}; - is stdin.',
 )
 @_label_option
+@_log_option
+@accept_option
 @_force_option
 @output.json_option
-def record(name: str, file: Path, label: str | None, force: bool, as_json: bool) -> None:
+def record(
+    name: str,
+    file: Path,
+    label: str | None,
+    log_file: Path | None,
+    accepted: tuple[BootPart, ...],
+    force: bool,
+    as_json: bool,
+) -> None:
     """Add a reference state from a file of PCR values.
 
     \b
     tpm2 pcrread sha256:0,2,4,7,8,9,15 | tang-attest policy record webservers --file - --label 6.1.0-28
     """
     data = read_file(file, _MAX_VALUES)
+    backing = _backing(log_file, accepted)
 
-    async def add(state: Installation) -> ReferenceState:
-        values = parse_values(data, (await state.store.policies.get_policy(name)).selection)
-        return await state.reference_values.record(name, label, values, force=force)
+    async def add(state: Installation) -> tuple[ReferencePolicy, ReferenceState]:
+        policy = await state.store.policies.get_policy(name)
+        values = parse_values(data, policy.selection)
+        made = await state.reference_values.record(name, label, values, force=force, backing=backing)
+        return policy, made
 
-    made = run(add)
+    policy, made = run(add)
     output.done(as_json, f"policy {name} has a new state: {made.label}", _result(name, made))
+    say_coverage(backing.event_log, policy.selection, made.values, policy.cap_pcr, made.accepted)
+
+
+def _backing(log_file: Path | None, accepted: tuple[BootPart, ...]) -> Backing:
+    """Return the event log in a file, if there is one, and the parts that are accepted.  Raises ``file-unreadable``."""
+    event_log = b"" if log_file is None else read_file(log_file, MAX_LOG_SIZE)
+    return Backing(event_log=event_log, accepted=accepted)
 
 
 @click.command()
@@ -66,6 +96,8 @@ def record(name: str, file: Path, label: str | None, force: bool, as_json: bool)
 @click.option("--announced", metavar="LABEL", help="The state that a machine announced for its next boot.")
 @_label_option
 @click.option("--for", "valid_for", type=Duration(), help="For this long only, such as 30d.")
+@_log_option
+@accept_option
 @_force_option
 @output.json_option
 def stage(
@@ -74,6 +106,8 @@ def stage(
     announced: str | None,
     label: str | None,
     valid_for: timedelta | None,
+    log_file: Path | None,
+    accepted: tuple[BootPart, ...],
     force: bool,
     as_json: bool,
 ) -> None:
@@ -89,24 +123,30 @@ def stage(
     tang-attest policy stage pi-b --announced "kernel 6.1.0-29"
     """
     if announced is not None:
-        if file is not None or label is not None or valid_for is not None or force:
+        given = (file, label, valid_for, log_file)
+        if any(option is not None for option in given) or force:
             raise click.UsageError("--announced takes no other option: a machine has announced the rest")
-        _stage_announced(name, announced, as_json)
+        _stage_announced(name, announced, accepted, as_json)
         return
     if file is None:
         raise click.UsageError("missing option '--file', or '--announced'")
     data = read_file(file, _MAX_VALUES)
+    backing = _backing(log_file, accepted)
 
-    async def add(state: Installation) -> ReferenceState:
-        values = parse_values(data, (await state.store.policies.get_policy(name)).selection)
-        return await state.reference_values.stage(name, label, values, valid_for=valid_for, force=force)
+    async def add(state: Installation) -> tuple[ReferencePolicy, ReferenceState]:
+        policy = await state.store.policies.get_policy(name)
+        values = parse_values(data, policy.selection)
+        return policy, await state.reference_values.stage(
+            name, label, values, valid_for=valid_for, force=force, backing=backing
+        )
 
-    made = run(add)
+    policy, made = run(add)
     output.done(as_json, f"policy {name} has a staged state: {made.label}", _result(name, made))
+    say_coverage(backing.event_log, policy.selection, made.values, policy.cap_pcr, made.accepted)
 
 
-def _stage_announced(name: str, label: str, as_json: bool) -> None:
-    run(lambda state: state.reference_values.approve_state(name, label))
+def _stage_announced(name: str, label: str, accepted: tuple[BootPart, ...], as_json: bool) -> None:
+    run(lambda state: state.reference_values.approve_state(name, label, accepted=accepted))
     output.done(as_json, f"state {label} of policy {name} is approved and staged", _load(name, label))
 
 
@@ -233,5 +273,6 @@ def state_as_json(state: ReferenceState) -> dict[str, object]:
         "created_at": state.created_at,
         "created_by": state.created_by,
         "notes": list(state.notes),
+        "accepted_uncovered": [part.value for part in state.accepted],
         "values": {str(pcr): value.hex() for pcr, value in sorted(state.values.items())},
     }

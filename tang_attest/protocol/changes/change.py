@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from tang_attest.errors import Malformed
+from tang_attest.protocol.coverage import ENFORCED, BootPart, parse_part
 from tang_attest.protocol.policy import ReferencePolicy, check_rules
 from tang_attest.protocol.reference_state import Life, ReferenceState, check_label, reference_state
 from tang_attest.protocol.rules import RuleSet, parse_rules
@@ -21,6 +22,7 @@ from tang_attest.protocol.values.pcr_file import parse_values
 
 _KEYS: Final = ("add", "retire", "rules")
 _STATE_KEYS: Final = {"label", "values"}
+_ACCEPT: Final = "accept-uncovered"
 _NO_RULES: Final = "none"
 
 
@@ -30,6 +32,7 @@ class AddedState:
 
     label: str
     values: PcrValues
+    accepted: tuple[BootPart, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +54,10 @@ class PolicyChange:
 
     def states(self) -> tuple[ReferenceState, ...]:
         """The states that are added, staged."""
-        return tuple(ReferenceState(new.label, new.values, "imported", Life.STAGED) for new in self.add)
+        return tuple(
+            ReferenceState(new.label, new.values, "imported", Life.STAGED, accepted=new.accepted)
+            for new in self.add
+        )
 
     def apply(self, policy: ReferencePolicy) -> ReferencePolicy:
         """*policy* as it is with this change, for everybody."""
@@ -73,6 +79,7 @@ class PolicyChange:
                 {
                     "label": state.label,
                     "values": {str(pcr): value.hex() for pcr, value in sorted(state.values.items())},
+                    **({_ACCEPT: [part.value for part in state.accepted]} if state.accepted else {}),
                 }
                 for state in self.add
             ],
@@ -87,7 +94,11 @@ def load_change(fields: Mapping[str, object]) -> PolicyChange:
     if not isinstance(add, list) or not isinstance(retire, list):
         raise TypeError("not a dumped change")
     states = tuple(
-        AddedState(state["label"], {int(pcr): bytes.fromhex(value) for pcr, value in state["values"].items()})
+        AddedState(
+            state["label"],
+            {int(pcr): bytes.fromhex(value) for pcr, value in state["values"].items()},
+            tuple(BootPart(name) for name in state.get(_ACCEPT, ())),
+        )
         for state in add
     )
     return PolicyChange(states, tuple(retire), *_rules(rules))
@@ -99,8 +110,8 @@ def load_change(fields: Mapping[str, object]) -> PolicyChange:
 def parse_change(document: object, policy: ReferencePolicy) -> PolicyChange:
     """The change that *document* asks of *policy*.
 
-    *document* is what a YAML or JSON reader made: a mapping with ``add``, a list of ``label`` and ``values`` (hex by
-    PCR, or the text of ``tpm2 pcrread``), ``retire``, a list of labels, and ``rules``, what :func:`parse_rules` reads or ``none``.
+    *document* is what a YAML or JSON reader made: a mapping with ``add``, a list of ``label``, ``values`` (hex by
+    PCR, or the text of ``tpm2 pcrread``) and perhaps ``accept-uncovered`` (parts of the boot), ``retire``, a list of labels, and ``rules``, what :func:`parse_rules` reads or ``none``.
 
     Raises :class:`Malformed` ``change-invalid``, naming the key: unknown or missing keys, values that do not fit
     the policy's selection or are of a boot that nothing measured, labels that the policy has (``add``) or has not
@@ -131,7 +142,7 @@ def _rules(value: object) -> tuple[RuleSet | None, bool]:
 
 
 def _added(entry: object, where: str, policy: ReferencePolicy) -> AddedState:
-    fields = _mapping(entry, where, _STATE_KEYS)
+    fields = _mapping(entry, where, {*_STATE_KEYS, _ACCEPT})
     for key in sorted(_STATE_KEYS - set(fields)):
         raise _invalid(where, f"'{key}' is missing")
     label = _label(fields["label"], f"{where}.label")
@@ -144,7 +155,18 @@ def _added(entry: object, where: str, policy: ReferencePolicy) -> AddedState:
         if error.code == "change-invalid":
             raise
         raise Malformed("change-invalid", f"{where}.values: {error.sentence}") from None
-    return AddedState(label, values)
+    return AddedState(label, values, _accepted(fields.get(_ACCEPT), f"{where}.{_ACCEPT}"))
+
+
+def _accepted(value: object, where: str) -> tuple[BootPart, ...]:
+    names = {_ACCEPT: value} if value is not None else {}
+    try:
+        parts = [parse_part(name) if isinstance(name, str) else None for name in _list(names, _ACCEPT)]
+    except Malformed as error:
+        raise _invalid(where, error.sentence.rstrip(".")) from None
+    if any(part not in ENFORCED for part in parts):
+        raise _invalid(where, f"each is one of {', '.join(part.value for part in ENFORCED)}")
+    return tuple(part for part in BootPart if part in parts)
 
 
 def _values(value: object, where: str, selection: Selection) -> dict[int, bytes]:

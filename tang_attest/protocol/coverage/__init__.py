@@ -18,6 +18,7 @@ NOT checked here: that the log replays to quoted values.  An event of a PCR outs
 its sender even then.
 """
 
+from tang_attest.protocol.coverage.assess import Assessment, acceptance, assess, require_covered
 from tang_attest.protocol.coverage.boot import Boot, BootPart, Chain, read_boot
 from tang_attest.protocol.coverage.parts import (
     ENFORCED,
@@ -30,14 +31,18 @@ from tang_attest.protocol.coverage.proposal import Proposal, propose
 
 __all__ = [
     "ENFORCED",
+    "Assessment",
     "Boot",
     "BootPart",
     "Chain",
     "Coverage",
     "PartCoverage",
     "Proposal",
+    "acceptance",
+    "assess",
     "coverage",
     "parse_part",
     "propose",
     "read_boot",
+    "require_covered",
 ]

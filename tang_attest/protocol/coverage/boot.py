@@ -108,6 +108,15 @@ class _Notes:
         self.measured.setdefault(part, {}).setdefault(pcr, by)
 
 
+def preferred(chain: Chain, pcrs: tuple[int, ...]) -> int:
+    """Return the one of *pcrs* to select for a part that all of them have.
+
+    The image's own PCR 11 or 12; of GRUB the file of the kernel, which is there whatever loads it.
+    """
+    order = {Chain.UKI: (11, 12), Chain.GRUB: (8, 9)}.get(chain, ())
+    return next((pcr for pcr in order if pcr in pcrs), min(pcrs))
+
+
 def read_boot(log: EventLog, bank: str) -> Boot:
     """Return the parts that *log* measures in *bank* (``sha256``).
 

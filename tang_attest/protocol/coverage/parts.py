@@ -7,7 +7,7 @@ from dataclasses import KW_ONLY, dataclass
 from typing import Final
 
 from tang_attest.errors import Malformed
-from tang_attest.protocol.coverage.boot import Boot, BootPart, read_boot
+from tang_attest.protocol.coverage.boot import Boot, BootPart, preferred, read_boot
 from tang_attest.protocol.eventlog.structures import EventLog
 from tang_attest.protocol.values.pcr import Selection
 
@@ -120,7 +120,9 @@ def _part(part: BootPart, boot: Boot, selection: Selection) -> PartCoverage:
     if hollow or not measured:
         reason = hollow or "nobody measured it"
         return PartCoverage(part, measured, chosen, covered=False, reason=reason, selection=None)
-    wider = Selection(selection.bank, tuple(sorted({*selection.pcrs, min(measured)})))
+    wider = Selection(
+        selection.bank, tuple(sorted({*selection.pcrs, preferred(boot.chain, tuple(measured))}))
+    )
     reason = f"it is measured in {spell(tuple(measured))}, which {selection} does not have"
     return PartCoverage(part, measured, chosen, covered=False, reason=reason, selection=wider)
 

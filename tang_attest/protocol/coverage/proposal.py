@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from tang_attest.protocol.coverage.boot import Boot, BootPart, Chain
+from tang_attest.protocol.coverage.boot import Boot, BootPart, Chain, preferred
 from tang_attest.protocol.coverage.parts import ENFORCED, spell
 from tang_attest.protocol.values.pcr import Selection
 
@@ -43,7 +43,7 @@ def propose(boot: Boot, bank: str, cap_pcr: int) -> Proposal | None:
     chosen = {pcr: "firmware, boot loader and Secure Boot" for pcr in _FIRMWARE_PCRS if _worth(boot, pcr)}
     for part in ENFORCED:
         if part not in boot.hollow and (pcrs := boot.measured.get(part)):
-            pcr = _preferred(boot.chain, tuple(pcrs))
+            pcr = preferred(boot.chain, tuple(pcrs))
             words = [] if pcr not in chosen else [chosen[pcr]]
             chosen[pcr] = ", ".join([*words, part.words])
     for pcr in _ADDED_PCRS:
@@ -58,12 +58,6 @@ def propose(boot: Boot, bank: str, cap_pcr: int) -> Proposal | None:
 def _worth(boot: Boot, pcr: int) -> bool:
     """EFI firmware fills the PCRs of its own; U-Boot without EFI leaves separators in most of them."""
     return boot.chain is not Chain.UBOOT or pcr in boot.used
-
-
-def _preferred(chain: Chain, pcrs: tuple[int, ...]) -> int:
-    """The image's own PCR 11 or 12; of GRUB the file of the kernel, which is there whatever loads it."""
-    order = {Chain.UKI: (11, 12), Chain.GRUB: (8, 9)}.get(chain, ())
-    return next((pcr for pcr in order if pcr in pcrs), min(pcrs))
 
 
 def _reasons(boot: Boot, chosen: dict[int, str], missing: tuple[BootPart, ...]) -> tuple[str, ...]:

@@ -19,13 +19,14 @@ from tang_attest.ports.machines import Device
 from tang_attest.ports.policies import Observation
 from tang_attest.ports.store import HasAudit, HasDecisions, HasDevices, HasPolicies
 from tang_attest.ports.world import Clock, Randomness
+from tang_attest.protocol.coverage import BootPart
 from tang_attest.protocol.policy import ReferencePolicy
 from tang_attest.protocol.reference_state import Life, ReferenceState
 from tang_attest.protocol.values.pcr import PcrValues, Selection
 from tang_attest.service.admin.changes import AdministeredChanges
 from tang_attest.service.admin.tokens import AdminClient
 from tang_attest.service.policies.explanation import Explanation, Explanations
-from tang_attest.service.policies.reference_values import Approval, ReferenceValues
+from tang_attest.service.policies.reference_values import NO_BACKING, Approval, Backing, ReferenceValues
 
 #: The most states of one policy that tokens staged and no machine has booted.  Each makes every appraisal a
 #: little slower.
@@ -130,12 +131,14 @@ class Administration:
         label: str,
         values_of: ValuesOf,
         valid_for: timedelta | None,
+        *,
+        backing: Backing = NO_BACKING,
     ) -> tuple[ReferenceState, bool]:
         """Return a state with the values, and True if it is new: staging the same again changes nothing.
 
         Raises ``policy-not-granted``, ``not-found``, ``values-invalid``, ``values-all-zero``, ``name-taken``
         (the label, with other values), ``state-retired`` (these values are: that takes the scope ``approve``
-        back), ``announcements-full``.
+        back), ``uncovered``, ``announcements-full``.
         """
         asker.grant.require_policy(policy_name)
         policy = await self._store.policies.get_policy(policy_name)
@@ -144,7 +147,8 @@ class Administration:
             return known, False
         _check_stageable(policy, values)
         try:
-            return await self._changes(asker).stage(policy_name, label, values, valid_for=valid_for), True
+            changes = self._changes(asker)
+            return await changes.stage(policy_name, label, values, valid_for=valid_for, backing=backing), True
         except Conflict:
             # Two equal requests may have come at once.
             policy = await self._store.policies.get_policy(policy_name)
@@ -152,10 +156,15 @@ class Administration:
                 return known, False
             raise
 
-    async def approve_state(self, asker: AdminClient, policy: str, label: str) -> ReferenceState:
-        """Let an announced state count.  Raises ``policy-not-granted``, ``not-found``, ``state-changed``."""
+    async def approve_state(
+        self, asker: AdminClient, policy: str, label: str, accepted: tuple[BootPart, ...] = ()
+    ) -> ReferenceState:
+        """Let an announced state count.
+
+        Raises ``policy-not-granted``, ``not-found``, ``uncovered``, ``state-changed``.
+        """
         asker.grant.require_policy(policy)
-        return await self._changes(asker).approve_state(policy, label)
+        return await self._changes(asker).approve_state(policy, label, accepted=accepted)
 
     async def retire(self, asker: AdminClient, policy: str, label: str) -> ReferenceState:
         """Let a state count no more.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -19,6 +20,7 @@ from tang_attest.ports.machines import Device, Learning, NewDevice
 from tang_attest.ports.store import HasDevices, HasEnrollment, HasPolicies
 from tang_attest.protocol import tpm
 from tang_attest.protocol.challenge import Challenge, Purpose
+from tang_attest.protocol.coverage import BootPart, acceptance, assess, propose, read_boot, require_covered
 from tang_attest.protocol.endorsement.endorsement import EndorsementKey, trim_certificate
 from tang_attest.protocol.enrollment import (
     SECRET_SIZE,
@@ -30,9 +32,16 @@ from tang_attest.protocol.enrollment import (
     check_name,
     enrollment_digest,
 )
+from tang_attest.protocol.eventlog import parse
 from tang_attest.protocol.policy import ReferencePolicy
 from tang_attest.protocol.quote import Evidence, VerifiedQuote, verify_quote
-from tang_attest.protocol.reference_state import ReferenceState, moving_pcrs, reference_state, uncapped
+from tang_attest.protocol.reference_state import (
+    MOVING_PCRS,
+    ReferenceState,
+    moving_pcrs,
+    reference_state,
+    uncapped,
+)
 from tang_attest.protocol.values.pcr import Selection
 from tang_attest.protocol.values.points import DEFAULT_CURVE
 from tang_attest.service.audit.actors import Caller
@@ -68,11 +77,12 @@ class Application:
 
 @dataclass(frozen=True, slots=True)
 class Begun:
-    """The answer to an application."""
+    """The answer to an application; ``log_wanted``: an event log would be answered with a selection that fits it."""
 
     session: str
     activation: Activation
     challenge: Challenge
+    log_wanted: bool = False
 
 
 class _Session(BaseModel):
@@ -141,7 +151,23 @@ class Enroll:
             self._sessions.encrypt(session.model_dump_json().encode()),
             begin_activation(ek, ak, secret),
             Challenge(nonce, selection, self._challenges.ttl_s),
+            log_wanted=token.proposes,
         )
+
+    async def propose(self, session_text: str, event_log: bytes) -> tuple[str, Selection, tuple[str, ...]]:
+        """Return the session over the selection that fits *event_log*, that selection, and sentences that say why.
+
+        Nothing of the log is proven yet: :meth:`finish` judges by the quote and the log that comes with it.  Raises
+        ``session-invalid``, and ``selection-invalid`` when the operator chose the selection.
+        """
+        session = self._open(session_text)
+        token = await self._store.enrollment.find_token(session.token)
+        if token is None or not token.proposes:
+            raise Refused("selection-invalid", "The selection of this token is not left to the event log.")
+        # The sender of the log chose how long it takes to read, so nobody else waits for that.
+        selection, reasons = await asyncio.to_thread(fitting, event_log, token)
+        again = session.model_copy(update={"selection": str(selection)})
+        return self._sessions.encrypt(again.model_dump_json().encode()), selection, reasons
 
     async def check_token(self, text: object) -> None:
         """Raise ``token-invalid`` unless *text* is a token of this server."""
@@ -258,7 +284,14 @@ class Enroll:
         now: datetime,
         caller: Caller,
     ) -> Enrollment:
-        states, learning = record(quote, token, now) if token.record else ((), None)
+        under = None if token.policy is None else await self._store.policies.get_policy(token.policy)
+        cap_pcr = token.cap_pcr if under is None else under.cap_pcr
+        loose = {cap_pcr, *MOVING_PCRS}
+        found = await asyncio.to_thread(assess, event_log, quote.selection, quote.values, loose=loose)
+        known = under.accepted(session.name, now) if under else ()
+        require_covered(found, (*token.accepted_uncovered, *known))
+        accepted = acceptance(found, token.accepted_uncovered)
+        states, learning = record(quote, token, now, accepted) if token.record else ((), None)
         ak, ek = quote.device.ak, tpm.parse_ek(session.ek)
         device = NewDevice(
             name=session.name,
@@ -284,19 +317,19 @@ class Enroll:
             if token.record
             else None
         )
-        cap_pcr = (
-            token.cap_pcr
-            if token.policy is None
-            else (await self._store.policies.get_policy(token.policy)).cap_pcr
-        )
+        details: dict[str, object] = {"coverage": found.line()}
+        if accepted:
+            details["accepted_uncovered"] = [part.value for part in accepted]
         return Enrollment(
             session.token,
             device,
             key,
-            _entry(session.name, "done", now, caller, kid=key.kid),
+            _entry(session.name, "done", now, caller, kid=key.kid, details=details),
             new_policy=policy,
             policy=token.policy,
-            evidence=first_evidence(quote, event_log, cap_pcr, ek_verified=session.ek_verified),
+            evidence=first_evidence(
+                quote, event_log, cap_pcr, ek_verified=session.ek_verified, accepted=(*accepted, *known)
+            ),
         )
 
     async def _audit_refusal(self, name: str, error: TangAttestError, now: datetime, caller: Caller) -> None:
@@ -320,8 +353,21 @@ def _check_usable(token: Token, now: datetime) -> None:
         raise Refused("token-expired", "The token has expired.")
 
 
+def fitting(event_log: bytes, token: Token) -> tuple[Selection, tuple[str, ...]]:
+    """Return the selection that fits the boot chain of *event_log*, and why; the token's where that is unknown."""
+    try:
+        proposal = propose(
+            read_boot(parse(event_log), token.selection.bank), token.selection.bank, token.cap_pcr
+        )
+    except Malformed as error:
+        return token.selection, (f"the event log is of no use ({error.sentence.rstrip('.')})",)
+    if proposal is None:
+        return token.selection, ("the boot chain is unknown, so the default selection is used",)
+    return proposal.selection, proposal.reasons
+
+
 def record(
-    quote: VerifiedQuote, token: Token, now: datetime
+    quote: VerifiedQuote, token: Token, now: datetime, accepted: tuple[BootPart, ...] = ()
 ) -> tuple[Sequence[ReferenceState], Learning | None]:
     """Derive from a first quote, made in the running system, the values of the initrd of the same boot.
 
@@ -336,13 +382,19 @@ def record(
     )
     moving = moving_pcrs(quote.selection)
     if not moving:
-        return (replace(state, created_at=now, created_by=f"device:{quote.device.name}"),), None
+        actor = f"device:{quote.device.name}"
+        return (replace(state, created_at=now, created_by=actor, accepted=accepted),), None
     stable = {pcr: value for pcr, value in values.items() if pcr not in moving}
-    return (), Learning(now + timedelta(seconds=token.learn_for_s), stable)
+    return (), Learning(now + timedelta(seconds=token.learn_for_s), stable, accepted)
 
 
 def first_evidence(
-    quote: VerifiedQuote, event_log: bytes, cap_pcr: int, *, ek_verified: bool
+    quote: VerifiedQuote,
+    event_log: bytes,
+    cap_pcr: int,
+    *,
+    ek_verified: bool,
+    accepted: tuple[BootPart, ...] = (),
 ) -> NewEvidence | None:
     """Return the values that the initrd of the same boot would have quoted; None if a selected PCR moves
     after it.
@@ -350,7 +402,8 @@ def first_evidence(
     if moving_pcrs(quote.selection):
         return None
     snapshot = Snapshot(quote.selection, uncapped(quote.values, cap_pcr), event_log)
-    return NewEvidence(snapshot, permitted=True, grade=grade_of(snapshot, ek_verified=ek_verified))
+    found = grade_of(snapshot, ek_verified=ek_verified, cap_pcr=cap_pcr, accepted=accepted)
+    return NewEvidence(snapshot, permitted=True, grade=found)
 
 
 def token_digest(text: str) -> bytes:

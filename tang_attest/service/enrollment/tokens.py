@@ -12,6 +12,7 @@ from tang_attest.ports.audit import AuditEntry
 from tang_attest.ports.enrollment import Token
 from tang_attest.ports.store import HasEnrollment, HasPolicies
 from tang_attest.ports.world import Clock, Randomness
+from tang_attest.protocol.coverage import BootPart
 from tang_attest.protocol.enrollment import check_name
 from tang_attest.protocol.policy import check_policy_selection
 from tang_attest.protocol.values.base64url import b64u
@@ -39,6 +40,8 @@ class TokenTerms:
     valid_for: timedelta
     learn_for: timedelta
     labels: tuple[str, ...] = ()
+    accepted_uncovered: tuple[BootPart, ...] = ()
+    proposes: bool = False
 
 
 class TokenStore(HasEnrollment, HasPolicies, Protocol):
@@ -77,13 +80,17 @@ class EnrollmentTokens:
             force=terms.force,
             learn_for_s=int(terms.learn_for.total_seconds()),
             labels=check_labels(terms.labels),
+            accepted_uncovered=terms.accepted_uncovered,
+            proposes=terms.proposes,
         )
-        details = {
+        details: dict[str, object] = {
             "policy": terms.policy,
             "record": terms.record,
             "allow_unverified_ek": terms.allow_unverified_ek,
             "labels": sorted(terms.labels),
         }
+        if terms.accepted_uncovered:
+            details["accepted_uncovered"] = [part.value for part in terms.accepted_uncovered]
         await self._store.enrollment.add_token(token, self._entry("token create", terms.name, details))
         return text, token
 

@@ -179,7 +179,14 @@ def _announced(bound: DeviceKey, announcement: Announcement, now: datetime) -> R
     # Values that no operator approves count only for the machine that announced them.
     limits = StateLimits(device=name) if policy.trust_predictions else StateLimits()
     return replace(
-        state, life=life, limits=limits, created_at=now, created_by=f"device:{name}", notes=announcement.notes
+        state,
+        life=life,
+        limits=limits,
+        created_at=now,
+        created_by=f"device:{name}",
+        notes=announcement.notes,
+        # An update changes the values, and not the software that measures them.
+        accepted=policy.accepted(name, now),
     )
 
 

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
-from typing import Protocol
+from typing import Final, Protocol
 
 from tang_attest.errors import Conflict, NotFound, Refused
 from tang_attest.ports.audit import AuditEntry
+from tang_attest.ports.decisions import Snapshot
 from tang_attest.ports.machines import Device, Learning
 from tang_attest.ports.policies import Observation
 from tang_attest.ports.store import HasDevices, HasPolicies
 from tang_attest.ports.world import Clock
+from tang_attest.protocol.coverage import BootPart, acceptance, assess, require_covered
 from tang_attest.protocol.enrollment import check_name
 from tang_attest.protocol.policy import ReferencePolicy, check_policy_selection
 from tang_attest.protocol.reference_state import (
@@ -31,12 +34,30 @@ from tang_attest.service.policies.candidates import choose
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Approval:
-    """Limits of an approval: only this machine, one boot, until some time; by default none."""
+    """Limits of an approval: only this machine, one boot, until some time; by default none.
+
+    ``accepted`` are parts of the boot that nothing covers, and that are approved all the same.
+    """
 
     only_this_device: bool = False
     once: bool = False
     valid_for: timedelta | None = None
     force: bool = False
+    accepted: tuple[BootPart, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Backing:
+    """The event log of the boot that had imported values, if there is one, and the gaps in it that are accepted.
+
+    ``accepted`` is as in :class:`Approval`.
+    """
+
+    event_log: bytes = b""
+    accepted: tuple[BootPart, ...] = ()
+
+
+NO_BACKING: Final = Backing()
 
 
 class ReferenceValueStore(HasDevices, HasPolicies, Protocol):
@@ -44,7 +65,11 @@ class ReferenceValueStore(HasDevices, HasPolicies, Protocol):
 
 
 class ReferenceValues:
-    """Changes to policies; each is one transaction with its audit entry."""
+    """Changes to policies; each is one transaction with its audit entry.
+
+    A gap in the coverage that was accepted for a state of a policy that counts is accepted for its next states, too: an
+    update changes the values, and not the software that measures them.
+    """
 
     def __init__(self, store: ReferenceValueStore, clock: Clock, author: Author) -> None:
         self._store, self._clock, self._author = store, clock, author
@@ -71,14 +96,22 @@ class ReferenceValues:
     # --- new states ---------------------------------------------------------------------------------------------
 
     async def record(
-        self, policy_name: str, label: str | None, values: PcrValues, *, force: bool
+        self,
+        policy_name: str,
+        label: str | None,
+        values: PcrValues,
+        *,
+        force: bool,
+        backing: Backing = NO_BACKING,
     ) -> ReferenceState:
         """Add an active state from the operator's values.
 
         Raises ``not-found``, ``request-malformed`` (label), ``values-invalid``, ``values-all-zero``,
-        ``values-known``, ``name-taken``.
+        ``uncovered``, ``values-known``, ``name-taken``.
         """
-        return await self._import(policy_name, label, values, Life.ACTIVE, None, force)
+        policy = await self._store.policies.get_policy(policy_name)
+        state = await self._imported(policy, label, values, backing, force=force)
+        return await self._add(policy, state, None)
 
     async def stage(
         self,
@@ -88,11 +121,16 @@ class ReferenceValues:
         *,
         valid_for: timedelta | None = None,
         force: bool = False,
+        backing: Backing = NO_BACKING,
     ) -> ReferenceState:
         """Add a state that no machine has quoted yet; the first that does makes it active.  Raises as
         :meth:`record`.
         """
-        return await self._import(policy_name, label, values, Life.STAGED, valid_for, force)
+        policy = await self._store.policies.get_policy(policy_name)
+        state = await self._imported(policy, label, values, backing, force=force)
+        expires_at = None if valid_for is None else self._clock.now() + valid_for
+        state = replace(state, life=Life.STAGED, limits=StateLimits(expires_at=expires_at))
+        return await self._add(policy, state, None)
 
     async def approve(
         self,
@@ -107,8 +145,8 @@ class ReferenceValues:
 
         Raises ``not-found``, ``observation-missing``, ``observation-ambiguous`` (:func:`choose`), ``capped``
         (unless forced: the running system's values would let it unlock at any time), ``values-all-zero``,
-        ``values-known``, ``name-taken``, and ``selection-mismatch`` when the policy's selection changed
-        since.
+        ``uncovered``, ``values-known``, ``name-taken``, and ``selection-mismatch`` when the policy's selection
+        changed since.
         """
         device = await self._store.devices.get_device(device_name)
         policy = await self._store.policies.get_policy(device.policy)
@@ -128,23 +166,61 @@ class ReferenceValues:
                 "capped", f"Observation {observation.id} was made after PCR {policy.cap_pcr} was extended."
             )
         limits = self._limits(device, approval)
-        if limits == StateLimits() and (announced := _proposed(policy, observed.values)):
-            return observation, await self.approve_state(policy.name, announced.label, device=device_name)
+        announced = _proposed(policy, observed.values) if limits == StateLimits() else None
+        known = policy.accepted(device_name, self._clock.now())
+        accepted = await _check_covered(observed, {policy.cap_pcr}, (*known, *approval.accepted))
+        if announced:
+            await self._approve_announced(policy.name, announced.label, device_name, accepted)
+            return observation, await self._state(policy.name, announced.label)
         state = self._make(
             policy, label or self._label("approved"), observed.values, "observed", approval.force
         )
-        return observation, await self._add(policy, replace(state, limits=limits), device_name)
+        return observation, await self._add(
+            policy, replace(state, limits=limits, accepted=accepted), device_name
+        )
 
     # --- a state's life -----------------------------------------------------------------------------------------
 
     async def approve_state(
-        self, policy_name: str, label: str, *, device: str | None = None
+        self, policy_name: str, label: str, *, accepted: tuple[BootPart, ...] = ()
     ) -> ReferenceState:
-        """Let an announced state count.  Raises ``not-found``, ``state-changed`` unless it waits for
-        approval.
+        """Let an announced state count.  Raises ``not-found``, ``uncovered``, and ``state-changed`` unless it
+        waits for approval.
+
+        Its coverage is that of the last permitted boot of the machine that announced it: an update changes the
+        values, and not the software that measures them.
         """
-        await self._move(policy_name, label, {Life.PROPOSED}, Life.STAGED, "policy state approve", device)
+        policy = await self._store.policies.get_policy(policy_name)
+        state = next((state for state in policy.states if state.label == label), None)
+        if state is not None and state.life is Life.PROPOSED:
+            seen = await self._last_boot(policy, state)
+            if seen is not None:
+                known = (*state.accepted, *policy.accepted("", self._clock.now()))
+                accepted = await _check_covered(seen, {policy.cap_pcr}, (*known, *accepted))
+        await self._approve_announced(policy_name, label, None, accepted)
         return await self._state(policy_name, label)
+
+    async def _last_boot(self, policy: ReferencePolicy, state: ReferenceState) -> Snapshot | None:
+        kind, _, device = (state.created_by or "").partition(":")
+        if kind != "device":
+            return None
+        try:
+            evidence = await self._store.policies.get_evidence(device, permitted=True)
+        except NotFound:
+            return None
+        same = evidence is not None and evidence.snapshot.selection == policy.selection
+        return evidence.snapshot if evidence is not None and same else None
+
+    async def _approve_announced(
+        self, policy: str, label: str, device: str | None, accepted: tuple[BootPart, ...]
+    ) -> None:
+        details: dict[str, object] = {"policy": policy, "label": label}
+        if accepted:
+            details["accepted_uncovered"] = [part.value for part in accepted]
+        entry = self._entry("policy state approve", device, details)
+        await self._store.policies.move_state(
+            policy, label, {Life.PROPOSED}, Life.STAGED, entry, accepted=accepted
+        )
 
     async def retire(self, policy_name: str, label: str, *, force: bool = False) -> None:
         """Let a state count no more; an announced one is rejected with it.
@@ -183,8 +259,13 @@ class ReferenceValues:
 
     # --- learning -----------------------------------------------------------------------------------------------
 
-    async def learn(self, device_name: str, window: timedelta) -> Learning:
+    async def learn(
+        self, device_name: str, window: timedelta, accepted: tuple[BootPart, ...] = ()
+    ) -> Learning:
         """Arm one learning use: the next authentic unlock quote is recorded if only moving PCRs differ.
+
+        It is not recorded when its event log shows that nobody covers kernel, initrd or command line, but for
+        the parts that are *accepted*, now or when the use was armed before.
 
         Without a state in the policy the stable PCRs could be compared with nothing: raises ``policy-empty``.
         Raises ``selection-invalid`` when the selection has no moving PCR.
@@ -197,8 +278,12 @@ class ReferenceValues:
                 "selection-invalid", f"{policy.selection} has no PCR that has to be learned; approve instead."
             )
         stable = device.learning.stable if device.learning else self._stable(policy, moving)
-        learning = Learning(self._clock.now() + window, stable)
+        before = device.learning.accepted if device.learning else ()
+        chosen = tuple(part for part in BootPart if part in {*before, *accepted})
+        learning = Learning(self._clock.now() + window, stable, chosen)
         details: dict[str, object] = {"until": learning.until.isoformat()}
+        if chosen:
+            details["accepted_uncovered"] = [part.value for part in chosen]
         await self._store.devices.arm_learning(
             device_name, learning, self._entry("device learn", device_name, details)
         )
@@ -216,20 +301,14 @@ class ReferenceValues:
                 return observation
         raise NotFound("observation-missing", f"There is no observation {observation_id} of '{device}'.")
 
-    async def _import(
-        self,
-        policy_name: str,
-        label: str | None,
-        values: PcrValues,
-        life: Life,
-        valid_for: timedelta | None,
-        force: bool,
+    async def _imported(
+        self, policy: ReferencePolicy, label: str | None, values: PcrValues, backing: Backing, *, force: bool
     ) -> ReferenceState:
-        policy = await self._store.policies.get_policy(policy_name)
         state = self._make(policy, label or self._label("imported"), values, "imported", force)
-        expires_at = None if valid_for is None else self._clock.now() + valid_for
-        return await self._add(
-            policy, replace(state, life=life, limits=StateLimits(expires_at=expires_at)), None
+        seen = Snapshot(policy.selection, values, backing.event_log)
+        known = policy.accepted("", self._clock.now())
+        return replace(
+            state, accepted=await _check_covered(seen, {policy.cap_pcr}, (*known, *backing.accepted))
         )
 
     def _limits(self, device: Device, approval: Approval) -> StateLimits:
@@ -306,8 +385,18 @@ def describe_state(policy: str, state: ReferenceState) -> dict[str, object]:
         "device": limits.device,
         "expires_at": None if limits.expires_at is None else limits.expires_at.isoformat(),
         "uses": limits.uses_left,
+        **({"accepted_uncovered": [part.value for part in state.accepted]} if state.accepted else {}),
         "values": {str(pcr): value.hex() for pcr, value in sorted(state.values.items())},
     }
+
+
+async def _check_covered(
+    seen: Snapshot, loose: set[int], accepted: tuple[BootPart, ...]
+) -> tuple[BootPart, ...]:
+    """Return the parts whose acceptance means something for *seen*.  Raises ``uncovered``."""
+    found = await asyncio.to_thread(assess, seen.event_log, seen.selection, seen.values, loose=loose)
+    require_covered(found, accepted)
+    return acceptance(found, accepted)
 
 
 def _proposed(policy: ReferencePolicy, values: PcrValues) -> ReferenceState | None:

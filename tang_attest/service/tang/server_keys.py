@@ -133,6 +133,7 @@ class ServerKeys:
             "selection": str(policy.selection),
             "ek_verified": device.ek_verified,
             "learning": device.learning is not None,
+            "coverage": device.coverage if device.grade else None,
             "advertisement": json.loads(await self.device_advertisement(kid)),
         }
 

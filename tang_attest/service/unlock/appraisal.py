@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Final
 
@@ -11,9 +11,10 @@ from tang_attest.errors import Malformed, Reason, Refused
 from tang_attest.ports.decisions import NewEvidence, RolloutResult, Snapshot
 from tang_attest.ports.machines import Device
 from tang_attest.protocol import eventlog
+from tang_attest.protocol.coverage import BootPart, acceptance, assess, require_covered
 from tang_attest.protocol.eventlog.phases import unexplained
 from tang_attest.protocol.grade import grade, unmeasured_inputs
-from tang_attest.protocol.policy import Permit, differing_pcrs, learned_now
+from tang_attest.protocol.policy import DEFAULT_CAP_PCR, Permit, differing_pcrs, learned_now
 from tang_attest.protocol.quote import VerifiedQuote
 from tang_attest.protocol.reference_state import ReferenceState, learnable
 from tang_attest.protocol.verification import blames_the_log_only
@@ -56,7 +57,7 @@ def appraise(bound: DeviceKey, quote: VerifiedQuote, event_log: bytes, now: date
         outcome,
         observation=quoted if odd_values else None,
         learned=learned,
-        news=_news(bound.device, quoted, outcome),
+        news=_news(bound, quoted, outcome),
         rollout=_rollout_result(bound, outcome),
     )
 
@@ -73,7 +74,9 @@ def _judge(
         if refusal.code in _NOT_THE_VALUES:
             return refusal, None
         # Values of an approved state need not be learned, with any log.
-        if not blames_the_log_only(refusal) and (learned := _learn(bound.device, quote, now)):
+        if not blames_the_log_only(refusal) and (learned := _learn(bound, quote, event_log, now)):
+            if isinstance(learned, Refused):
+                return learned, None
             # Refused all the same: somebody with the passphrase has to be present when a state is learned.
             return Refused("state-learned", "This boot's state was recorded as the one to expect."), learned
         return _explain(refusal, bound.device, quote), None
@@ -86,14 +89,24 @@ def _check_learned(device: Device, permit: Permit, quote: VerifiedQuote) -> None
         raise Refused.because(reason)
 
 
-def _learn(device: Device, quote: VerifiedQuote, now: datetime) -> ReferenceState | None:
-    """Return the state that an armed learning use makes of this boot."""
-    learning = device.learning
+def _learn(
+    bound: DeviceKey, quote: VerifiedQuote, event_log: bytes, now: datetime
+) -> ReferenceState | Refused | None:
+    """Return the state that an armed learning use makes of this boot; the refusal of a boot that nobody covers,
+    for which the use stays armed.
+    """
+    device, learning = bound.device, bound.device.learning
     if learning is None or now >= learning.until or not learnable(learning.stable, quote.values):
         return None
     label = f"learned {now:%Y-%m-%d %H:%M:%S}"
     actor = f"device:{device.name}"
-    return ReferenceState(label, dict(quote.values), "learned", created_at=now, created_by=actor)
+    found = assess(event_log, quote.selection, quote.values, loose={bound.policy.cap_pcr})
+    try:
+        require_covered(found, learning.accepted)
+    except Refused as refusal:
+        return refusal
+    state = ReferenceState(label, dict(quote.values), "learned", created_at=now, created_by=actor)
+    return replace(state, accepted=acceptance(found, learning.accepted))
 
 
 def _explain(refusal: Refused, device: Device, quote: VerifiedQuote) -> Refused:
@@ -113,21 +126,31 @@ def _explain(refusal: Refused, device: Device, quote: VerifiedQuote) -> Refused:
     return Refused.because(Reason("tpm-not-reset", sentence), *refusal.reasons)
 
 
-def _news(device: Device, quoted: Snapshot, outcome: Permit | Refused) -> NewEvidence | None:
+def _news(bound: DeviceKey, quoted: Snapshot, outcome: Permit | Refused) -> NewEvidence | None:
     """New evidence to store, or None if it is unchanged or was quoted after the boot."""
     if isinstance(outcome, Refused) and outcome.code == "capped":
         return None
     new = NewEvidence(quoted, isinstance(outcome, Permit))
-    if new.digest == device.evidence_digest:
+    if new.digest == bound.device.evidence_digest:
         return None
-    return NewEvidence(quoted, new.permitted, grade_of(quoted, ek_verified=device.ek_verified))
+    accepted = outcome.state.accepted if isinstance(outcome, Permit) else ()
+    cap_pcr, ek_verified = bound.policy.cap_pcr, bound.device.ek_verified
+    found = grade_of(quoted, ek_verified=ek_verified, cap_pcr=cap_pcr, accepted=accepted)
+    return NewEvidence(quoted, new.permitted, found)
 
 
-def grade_of(quoted: Snapshot, *, ek_verified: bool) -> Mapping[str, object]:
+def grade_of(
+    quoted: Snapshot,
+    *,
+    ek_verified: bool,
+    cap_pcr: int = DEFAULT_CAP_PCR,
+    accepted: Collection[BootPart] = (),
+) -> Mapping[str, object]:
     """Return the grade of the quoted measurements, in the form of
     :meth:`~tang_attest.protocol.grade.Grade.as_json`.
 
-    It has ``unmeasured``, a list of sentences, where unmeasured inputs may steer the boot.
+    It has ``coverage`` (:meth:`~tang_attest.protocol.coverage.Assessment.as_json`), and ``unmeasured``, a list of
+    sentences, where unmeasured inputs may steer the boot.
     """
     log, replayed = None, False
     if quoted.event_log:
@@ -136,8 +159,17 @@ def grade_of(quoted: Snapshot, *, ek_verified: bool) -> Mapping[str, object]:
             replayed = not _contradictions(log, quoted)
         except Malformed:
             log = None
-    found = grade(ek_verified=ek_verified, log=log, replayed=replayed, values=quoted.values).as_json()
+    assessed = assess(quoted.event_log, quoted.selection, quoted.values, loose={cap_pcr})
+    found = grade(
+        ek_verified=ek_verified,
+        log=log,
+        replayed=replayed,
+        values=quoted.values,
+        coverage=assessed.coverage,
+        accepted=accepted,
+    ).as_json()
     inputs = unmeasured_inputs(log, quoted.selection.bank, replayed=replayed)
+    found |= {"coverage": {**assessed.as_json(), "accepted": [part.value for part in accepted]}}
     return {**found, "unmeasured": list(inputs)} if inputs else found
 
 

@@ -69,6 +69,8 @@ reference_state: Final = sa.Table(
     sa.Column("created_at", Instant),
     sa.Column("created_by", sa.Text),
     sa.Column("notes", JsonText),
+    # A list of parts of the boot that nothing covers, which the operator accepted; NULL: none.
+    sa.Column("accepted_uncovered", JsonText),
     _seal(),
     sa.UniqueConstraint("policy_id", "label"),
 )
@@ -169,6 +171,10 @@ token: Final = sa.Table(
     sa.Column("force", sa.Boolean, nullable=False),
     sa.Column("learn_for_s", sa.BigInteger, nullable=False),
     sa.Column("labels", JsonText, nullable=False, server_default="[]"),
+    # As in reference_state, for the state that the enrollment records.
+    sa.Column("accepted_uncovered", JsonText),
+    # True: the selection is proposed from the machine's event log; NULL: it is the one in the row.
+    sa.Column("proposes", sa.Boolean),
     sa.Column("used_at", Instant),
     sa.Column("revoked_at", Instant),
     _seal(),

@@ -20,6 +20,7 @@ from tang_attest.ports.machines import (
     VerificationStatus,
 )
 from tang_attest.protocol import cap
+from tang_attest.protocol.coverage import BootPart
 from tang_attest.protocol.tpm import ClockInfo
 from tang_attest.protocol.values.labels import check_labels
 from tang_attest.protocol.verification import RoundOutcome
@@ -269,14 +270,16 @@ def dump_learning(learning: Learning | None) -> dict[str, object] | None:
     """*learning*, JSON-compatible."""
     if learning is None:
         return None
-    return {"until": learning.until.isoformat(), "stable": dump_pcrs(learning.stable)}
+    accepted = {"accepted": [part.value for part in learning.accepted]} if learning.accepted else {}
+    return {"until": learning.until.isoformat(), "stable": dump_pcrs(learning.stable), **accepted}
 
 
 def load_learning(fields: dict[str, Any] | None) -> Learning | None:
     """Rebuild a learning use from the output of :func:`dump_learning`."""
     if fields is None:
         return None
-    return Learning(datetime.fromisoformat(fields["until"]), load_pcrs(fields["stable"]))
+    accepted = tuple(BootPart(name) for name in fields.get("accepted", ()))
+    return Learning(datetime.fromisoformat(fields["until"]), load_pcrs(fields["stable"]), accepted)
 
 
 def dump_told(told: OpenedReport) -> dict[str, object]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from contextlib import suppress
 from itertools import count
 from typing import Final
@@ -13,6 +13,7 @@ import sqlalchemy as sa
 from tang_attest.errors import Conflict, NotFound
 from tang_attest.ports.rounds import Watched
 from tang_attest.protocol.conditions import Conditions
+from tang_attest.protocol.coverage import BootPart
 from tang_attest.protocol.policy import ReferencePolicy
 from tang_attest.protocol.reference_state import COUNTING, Life, ReferenceState, StateLimits
 from tang_attest.store.database import authentic, tables
@@ -161,15 +162,22 @@ def _remove_rollouts(connection: sa.Connection, policy_id: int) -> None:
 
 
 def move_state(
-    connection: sa.Connection, policy_id: int, label: str, expected: Collection[Life], to: Life
+    connection: sa.Connection,
+    policy_id: int,
+    label: str,
+    expected: Collection[Life],
+    to: Life,
+    *,
+    accepted: Collection[BootPart] = (),
 ) -> None:
     """Move the state *label* from one of *expected* *to* another part of its life.
 
-    Raises ``not-found``, ``state-changed``.
+    *accepted*, unless empty, takes the place of the parts that were accepted before.  Raises ``not-found``, ``state-changed``.
     """
     named = sa.and_(_state.c.policy_id == policy_id, _state.c.label == label)
     movable = sa.and_(named, _state.c.life.in_(sorted(expected)))
-    if authentic.update(connection, _state, movable, {"life": to.value}) == 1:
+    acceptance = {"accepted_uncovered": dump_parts(accepted)} if accepted else {}
+    if authentic.update(connection, _state, movable, {"life": to.value, **acceptance}) == 1:
         return
     life = connection.scalar(sa.select(_state.c.life).where(named))
     if life is None:
@@ -257,6 +265,7 @@ def _state_row(policy_id: int, label: str, state: ReferenceState) -> dict[str, o
         "created_at": state.created_at,
         "created_by": state.created_by,
         "notes": list(state.notes) or None,
+        "accepted_uncovered": dump_parts(state.accepted),
     }
 
 
@@ -275,4 +284,15 @@ def _state_of(row: authentic.Row) -> ReferenceState:
         created_at=row["created_at"],
         created_by=row["created_by"],
         notes=tuple(row["notes"] or ()),
+        accepted=load_parts(row["accepted_uncovered"]),
     )
+
+
+def dump_parts(parts: Iterable[BootPart]) -> list[str] | None:
+    """Return *parts*, JSON-compatible; None for none, which changes no seal."""
+    return [part.value for part in parts] or None
+
+
+def load_parts(names: Iterable[str] | None) -> tuple[BootPart, ...]:
+    """Return what :func:`dump_parts` made, back."""
+    return tuple(BootPart(name) for name in names or ())

@@ -85,8 +85,19 @@ def enroll(connection: sa.Connection, enrollment: Enrollment) -> Device:
 
 
 def _to_row(token: Token) -> dict[str, object]:
-    return {name: getattr(token, name) for name in _COLUMNS} | {"labels": list(token.labels)}
+    return {name: getattr(token, name) for name in _COLUMNS} | {
+        "labels": list(token.labels),
+        "accepted_uncovered": policies.dump_parts(token.accepted_uncovered),
+        "proposes": token.proposes or None,
+    }
 
 
 def _from_row(row: authentic.Row) -> Token:
-    return Token(**{name: row[name] for name in _COLUMNS} | {"labels": tuple(row["labels"])})
+    return Token(
+        **{name: row[name] for name in _COLUMNS}
+        | {
+            "labels": tuple(row["labels"]),
+            "accepted_uncovered": policies.load_parts(row["accepted_uncovered"]),
+            "proposes": bool(row["proposes"]),
+        }
+    )

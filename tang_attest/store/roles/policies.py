@@ -11,6 +11,7 @@ from tang_attest.ports.policies import ImaRequirement, LastEvidence, Observation
 from tang_attest.protocol.changes.change import PolicyChange
 from tang_attest.protocol.changes.rollout import Rollout, RolloutPhase
 from tang_attest.protocol.conditions import Conditions
+from tang_attest.protocol.coverage import BootPart
 from tang_attest.protocol.policy import ReferencePolicy
 from tang_attest.protocol.reference_state import Life, ReferenceState
 from tang_attest.store.records import (
@@ -46,11 +47,19 @@ class SqlPolicies(Role, PolicyStore):
         await self._change(work, audit)
 
     async def move_state(
-        self, policy: str, label: str, expected: Collection[Life], to: Life, audit: AuditEntry
+        self,
+        policy: str,
+        label: str,
+        expected: Collection[Life],
+        to: Life,
+        audit: AuditEntry,
+        *,
+        accepted: Collection[BootPart] = (),
     ) -> None:
 
         def work(connection: sa.Connection) -> None:
-            policies.move_state(connection, policies.take(connection, policy), label, expected, to)
+            found = policies.take(connection, policy)
+            policies.move_state(connection, found, label, expected, to, accepted=accepted)
 
         await self._change(work, audit)
 

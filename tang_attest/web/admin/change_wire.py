@@ -12,7 +12,7 @@ from tang_attest.ports.policies import RolloutDevice
 from tang_attest.protocol.changes.dry_run import DryRun, Group
 from tang_attest.protocol.changes.rollout import WHOLE
 from tang_attest.service.policies.rollouts import RolloutStatus, RolloutTerms
-from tang_attest.web.admin.wire import Digest, Label, Name, Pcr, View
+from tang_attest.web.admin.wire import ACCEPT, Accepted, Digest, Label, Name, Pcr, View
 from tang_attest.web.wire import Body
 
 Share = Annotated[
@@ -38,6 +38,7 @@ class AddedStateBody(Body):
 
     label: Label
     values: dict[Pcr, Digest] = Field(description="PCR number to the hex of its value.", max_length=24)
+    accept_uncovered: Accepted = Field(default_factory=list, description=ACCEPT)
 
 
 class ChangeBody(Body):
@@ -51,7 +52,10 @@ class ChangeBody(Body):
 
     def document(self) -> object:
         """Return the document that the command line reads from a file."""
-        return self.model_dump()
+        document = self.model_dump()
+        for state in document["add"]:
+            state["accept-uncovered"] = state.pop("accept_uncovered")
+        return document
 
 
 class Start(Body):

@@ -55,13 +55,15 @@ async def _policy(admin: Administration, call: Call) -> Answer:
 
 
 async def _stage(admin: Administration, call: Call) -> Answer:
-    label, values_of, valid_for = wire.staging(call.query, call.body)
-    state, new = await admin.stage(call.asker, call.path.policy, label, values_of, valid_for)
+    label, values_of, valid_for, backing = wire.staging(call.query, call.body)
+    state, new = await admin.stage(call.asker, call.path.policy, label, values_of, valid_for, backing=backing)
     return Answer(201 if new else 200, wire.StateView.of(state))
 
 
 async def _approve_state(admin: Administration, call: Call) -> Answer:
-    state = await admin.approve_state(call.asker, call.path.policy, call.path.label)
+    query: wire.ApproveStateQuery = call.query
+    accepted = wire.parts(query.accept_uncovered)
+    state = await admin.approve_state(call.asker, call.path.policy, call.path.label, accepted)
     return Answer(200, wire.StateView.of(state))
 
 
@@ -171,6 +173,7 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
         summary="Let a state count that a machine announced.",
         handler=_approve_state,
         parameters=wire.StatePath,
+        query=wire.ApproveStateQuery,
         answers={200: wire.StateView},
     ),
     Operation(

@@ -16,14 +16,16 @@ from tang_attest.errors import Malformed
 from tang_attest.ports.audit import AuditEntry
 from tang_attest.ports.machines import Device
 from tang_attest.ports.policies import Observation
+from tang_attest.protocol.coverage import BootPart
 from tang_attest.protocol.policy import ReferencePolicy
 from tang_attest.protocol.reference_state import MAX_LABEL, ReferenceState, check_label
 from tang_attest.protocol.values.pcr import PcrValues, Selection
 from tang_attest.protocol.values.pcr_file import parse_values
+from tang_attest.protocol.values.sizes import MAX_EVENT_LOG
 from tang_attest.service.admin.administration import Page, ValuesOf
 from tang_attest.service.policies.explanation import Explanation
-from tang_attest.service.policies.reference_values import Approval
-from tang_attest.web.wire import Body, validate
+from tang_attest.service.policies.reference_values import Approval, Backing
+from tang_attest.web.wire import B64u, Body, validate
 
 #: As long as the command line allows.
 _MAX_SECONDS: Final = 3650 * 24 * 3600
@@ -63,6 +65,15 @@ Decimal = BeforeValidator(_decimal)
 Limit = Annotated[int, Field(ge=1, le=100, description="How many at most."), Decimal]
 Pcr = Annotated[str, Field(pattern=r"^(?:[0-9]|1[0-9]|2[0-3])$")]
 Digest = Annotated[str, Field(pattern=r"^(?:[0-9A-Fa-f]{64}|[0-9A-Fa-f]{96}|[0-9A-Fa-f]{128})$")]
+
+
+Accepted = list[Literal["kernel", "initrd", "command_line"]]
+ACCEPT: Final = "Parts of the boot that nothing covers, and that are accepted all the same."
+
+
+def _words(value: object) -> object:
+    """A query parameter is one text."""
+    return value.split(",") if isinstance(value, str) else value
 
 
 # --- addresses and queries --------------------------------------------------------------------------------------------
@@ -117,8 +128,21 @@ class StageQuery(Body):
     """The parameters beside a text body; a JSON body holds them itself."""
 
     label: Label | None = Field(None, description="With a text body: the new state's name.")
+    accept_uncovered: Annotated[Accepted, BeforeValidator(_words)] = Field(
+        default_factory=list,
+        description="With a text body: parts that nothing covers, with commas in between.",
+    )
     expires_in: Annotated[Seconds | None, Decimal] = Field(
         None, description="With a text body: seconds until it counts no more."
+    )
+
+
+class ApproveStateQuery(Body):
+    """Gaps of an announced state."""
+
+    accept_uncovered: Annotated[Accepted, BeforeValidator(_words)] = Field(
+        default_factory=list,
+        description="Parts that nothing covers and that are accepted, with commas in between.",
     )
 
 
@@ -131,6 +155,16 @@ class Stage(Body):
     label: Label
     values: dict[Pcr, Digest] = Field(description="PCR number to the hex of its value.", max_length=24)
     expires_in: Seconds | None = Field(None, description="Seconds until the state counts no more.")
+    accept_uncovered: Accepted = Field(default_factory=list, description=ACCEPT)
+    event_log: B64u = Field(
+        b"",
+        max_length=MAX_EVENT_LOG,
+        description="b64u: the log of the boot that had these values, for its coverage.",
+    )
+
+    def backing(self) -> Backing:
+        """As the use case takes it."""
+        return Backing(event_log=self.event_log, accepted=parts(self.accept_uncovered))
 
 
 class Approve(Body):
@@ -141,32 +175,44 @@ class Approve(Body):
     once: bool = Field(False, description="For one boot only.")
     for_seconds: Seconds | None = Field(None, description="For so many seconds only.")
     only_this_device: bool = Field(False, description="Not for other devices under the policy.")
+    accept_uncovered: Accepted = Field(default_factory=list, description=ACCEPT)
 
     def approval(self) -> Approval:
         """Return the approval of the use case."""
         return Approval(
-            only_this_device=self.only_this_device, once=self.once, valid_for=_span(self.for_seconds)
+            only_this_device=self.only_this_device,
+            once=self.once,
+            valid_for=_span(self.for_seconds),
+            accepted=parts(self.accept_uncovered),
         )
 
 
-def staging(query: StageQuery, body: Stage | bytes) -> tuple[str, ValuesOf, timedelta | None]:
-    """Return the label, the values and the time of a request to stage.
+def parts(names: Iterable[str]) -> tuple[BootPart, ...]:
+    """Return *names* as parts, in the order of the boot."""
+    chosen = set(names)
+    return tuple(part for part in BootPart if part.value in chosen)
+
+
+def staging(query: StageQuery, body: Stage | bytes) -> tuple[str, ValuesOf, timedelta | None, Backing]:
+    """Return the label, the values, the time and the backing of a request to stage.
 
     Raises ``request-malformed`` for a text body without a label, and for a query that repeats a JSON body.
     """
     if isinstance(body, bytes):
         complete = validate(_TextStage, query.model_dump())
-        return complete.label, partial(parse_values, body), _span(complete.expires_in)
+        backing = Backing(accepted=parts(complete.accept_uncovered))
+        return complete.label, partial(parse_values, body), _span(complete.expires_in), backing
     if query != StageQuery():
         raise Malformed(
             "request-malformed", "A JSON body has the label and expires_in; the query has neither."
         )
-    return body.label, partial(_read_values, body.values), _span(body.expires_in)
+    return body.label, partial(_read_values, body.values), _span(body.expires_in), body.backing()
 
 
 class _TextStage(Body):
     label: Label
     expires_in: Seconds | None
+    accept_uncovered: Accepted
 
 
 def _read_values(values: dict[str, str], _selection: Selection) -> PcrValues:
@@ -199,6 +245,9 @@ class StateView(View):
     created_at: datetime | None
     created_by: str | None
     notes: list[str]
+    accepted_uncovered: list[str] = Field(
+        description="Parts of the boot that nothing covers, which the operator accepted."
+    )
     values: dict[str, str]
 
     @classmethod
@@ -215,6 +264,7 @@ class StateView(View):
             created_at=state.created_at,
             created_by=state.created_by,
             notes=list(state.notes),
+            accepted_uncovered=[part.value for part in state.accepted],
             values=_hex(state.values),
         )
 

@@ -79,7 +79,7 @@ def test_apply() -> None:
         ({"add": ["x"]}, "add[1]: this is no mapping"),
         ({"add": [{"label": "new"}]}, "add[1]: 'values' is missing"),
         ({"add": [{"values": NEW}]}, "add[1]: 'label' is missing"),
-        (add(color="red"), "add[1]: unknown key 'color'; known are label, values"),
+        (add(color="red"), "add[1]: unknown key 'color'; known are accept-uncovered, label, values"),
         (add(label="old"), "add[1].label: policy 'web' has a state 'old' already"),
         (add(label=6), "add[1].label: a label is text; put it in quotes"),
         (add(label=""), "add[1].label: A label has 1 to 64 printable characters"),
