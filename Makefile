@@ -50,7 +50,7 @@ lint: setup ## check style, types and shell scripts; changes nothing
 	$(BIN)/ruff check --quiet
 	$(BIN)/ruff format --check --quiet
 	$(BIN)/mypy --no-error-summary
-	tools/shell-scripts | xargs --no-run-if-empty shellcheck
+	tools/shell-scripts | xargs --no-run-if-empty --max-args 1 --max-procs "$$(nproc)" shellcheck
 	tools/shell-scripts | xargs --no-run-if-empty $(BIN)/shfmt --diff
 
 .PHONY: fmt

@@ -37,7 +37,7 @@ from unittest import mock
 
 import structlog
 
-from tang_attest.cli import main
+from tang_attest.cli import main, progress
 
 DIRECTORY = Path(__file__).parent / "transcripts"
 
@@ -170,7 +170,11 @@ def environment(**variables: str) -> Iterator[None]:
         "TANG_ATTEST_STATE": "state",
         **variables,
     }
-    with mock.patch.dict(os.environ, kept | fixed, clear=True):
+    with (
+        mock.patch.dict(os.environ, kept | fixed, clear=True),
+        # A busy machine makes short work long; tests of progress set their own pace.
+        mock.patch.object(progress, "EVERY_S", 60.0),
+    ):
         time.tzset()
         yield
     time.tzset()

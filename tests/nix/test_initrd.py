@@ -56,7 +56,7 @@ def test_nothing_outside_of_the_volumes_is_resumed(
     """Swap elsewhere is refused at the evaluation; without swap on a volume the kernel resumes nothing at all."""
     module = machine_with(f'boot.resumeDevice = "{device}";', systemd=systemd)
     failed = nix.evaluate(module, "r.failed")
-    assert bool([text for text in failed if "boot.resumeDevice: whoever can write" in text]) is refused
+    assert bool([text for text in failed if "boot.resumeDevice: a writer of" in text]) is refused
     assert nix.evaluate(module, "r.config.boot.kernelParams") == words
 
 
@@ -64,7 +64,7 @@ def test_a_pool_and_hibernation_are_refused(nix: Nix) -> None:
     """The cap comes after the import of a pool, and so after the place for resuming."""
     pool = 'boot.initrd.clevis.devices.pool.secretFile = "/pool.jwe"; boot.resumeDevice = "/dev/mapper/root";'
     failed = nix.evaluate(machine_with(pool), "r.failed")
-    assert [text for text in failed if "boot.resumeDevice: whoever can write" in text]
+    assert [text for text in failed if "boot.resumeDevice: a writer of" in text]
 
 
 @pytest.mark.parametrize("pool", [False, True])

@@ -33,8 +33,8 @@ def url(postgres_url: str) -> str:
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Limits that a test can wait for."""
-    monkeypatch.setattr(postgresql, "CONNECT_S", 1.0)
-    monkeypatch.setattr(postgresql, "TRANSACTION_S", 1.0)
+    monkeypatch.setattr(postgresql, "CONNECT_S", 2.0)
+    monkeypatch.setattr(postgresql, "TRANSACTION_S", 2.0)
 
 
 async def refused(call) -> TangAttestError:
@@ -75,7 +75,7 @@ async def test_a_frozen_server(
             *calls, *(store.decisions.find_key("k0") for _ in range(200)), return_exceptions=True
         )
         # Two timeouts, and what the machine's other work adds.
-        assert time.monotonic() - begun < 15
+        assert time.monotonic() - begun < 20
         assert all(isinstance(result, Unavailable) for result in results)
         # Nobody has a connection by now; a new one is not made either.
         assert (await refused(store.decisions.find_key("k0"))).code == "unavailable"
@@ -115,9 +115,12 @@ async def test_no_connection_is_left(
     await third.close()
 
 
-async def test_a_transaction_that_takes_too_long(impatient: None, store: SqlStore, url: str) -> None:
+async def test_a_transaction_that_takes_too_long(
+    impatient: None, store: SqlStore, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Somebody else holds the row: the wait ends, nothing is written, and nothing holds a lock afterwards."""
     (device_id,) = await devices(store, 1)
+    monkeypatch.setattr(postgresql, "TRANSACTION_S", 60.0)  # the holder began first, and must not end first
     holder = await open_store(url, ROW_KEY)
     entered, go = asyncio.Event(), asyncio.Event()
 
@@ -132,8 +135,7 @@ async def test_a_transaction_that_takes_too_long(impatient: None, store: SqlStor
     assert (await refused(store.decisions.decide(decision(device_id, "n", 1)))).code == "unavailable"
     assert time.monotonic() - begun < 10
     go.set()
-    # It took too long as well.
-    assert isinstance((await asyncio.gather(holding, return_exceptions=True))[0], Unavailable | None)
+    await holding
     await store.decisions.decide(decision(device_id, "n", 2))
     await holder.close()
 
