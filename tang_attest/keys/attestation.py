@@ -13,10 +13,10 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final
+from threading import Thread
+from typing import Any, Final, TypeVar
 
 from tpm2_pytss import ESAPI, TSS2_Exception
 from tpm2_pytss.constants import ESYS_TR, TPM2_ALG, TPM2_CAP, TPMA_OBJECT
@@ -24,6 +24,10 @@ from tpm2_pytss.types import TPM2B_PUBLIC
 
 from tang_attest.errors import Unavailable
 
+_Answer = TypeVar("_Answer")
+
+#: Seconds for one question: a TPM takes up to a second, and longer behind a resource manager that others use.
+LIMIT_S: Final = 20.0
 #: The handle that the pin gives its AK too (clevis-pin/lib/clevis-attest-setup-functions).
 DEFAULT_HANDLE: Final = 0x81010002
 #: TPM2_HT_PERSISTENT, the first byte of persistent handles (part 2, section 7.2).
@@ -63,7 +67,8 @@ def make_ak(tcti: str) -> bytes:
     The key is an ECDSA P-256 primary key of the owner hierarchy, so the same TPM makes the same key again
     until it is cleared.  Raises ``tpm-unreachable``, also when the owner hierarchy has a password.
     """
-    with _connected(tcti) as esapi:
+
+    def make(esapi: ESAPI) -> bytes:
         handle, public, *_ = esapi.create_primary(None, _TEMPLATE, ESYS_TR.OWNER)
         try:
             made, there = bytes(public.marshal()), _read_all(esapi)
@@ -72,7 +77,9 @@ def make_ak(tcti: str) -> bytes:
                 esapi.evict_control(ESYS_TR.OWNER, handle, free)
         finally:
             esapi.flush_context(handle)
-    return made
+        return made
+
+    return _ask(tcti, make)
 
 
 def find_ak(tcti: str, public: bytes) -> str | None:
@@ -80,11 +87,8 @@ def find_ak(tcti: str, public: bytes) -> str | None:
 
     ``None`` when the TPM has no such object.  Raises ``tpm-unreachable``.
     """
-    with _connected(tcti) as esapi:
-        for handle, there in _read_all(esapi).items():
-            if there == public:
-                return f"{handle:#x}"
-    return None
+    there = _ask(tcti, _read_all)
+    return next((f"{handle:#x}" for handle, found in there.items() if found == public), None)
 
 
 def _read_all(esapi: ESAPI) -> dict[int, bytes]:
@@ -98,10 +102,23 @@ def _read(esapi: ESAPI, handle: Any) -> bytes:
     return bytes(public.marshal())
 
 
-@contextmanager
-def _connected(tcti: str) -> Iterator[ESAPI]:
-    try:
-        with ESAPI(tcti) as esapi:
-            yield esapi
-    except TSS2_Exception as error:
-        raise Unavailable("tpm-unreachable", f"The TPM at {tcti} does not answer: {error}.") from error
+def _ask(tcti: str, question: Callable[[ESAPI], _Answer]) -> _Answer:
+    """The answer of the TPM at *tcti* to *question*.  Raises ``tpm-unreachable``, also after :data:`LIMIT_S`."""
+    answers: list[_Answer] = []
+    failures: list[TSS2_Exception] = []
+
+    def work() -> None:
+        try:
+            with ESAPI(tcti) as esapi:
+                answers.append(question(esapi))
+        except TSS2_Exception as error:
+            failures.append(error)
+
+    # A command cannot be called off once it is sent, so a TPM that hangs keeps the thread.
+    thread = Thread(target=work, name="tpm", daemon=True)
+    thread.start()
+    thread.join(LIMIT_S)
+    if answers:
+        return answers[0]
+    why = f"does not answer: {failures[0]}" if failures else f"did not answer within {LIMIT_S:g} s"
+    raise Unavailable("tpm-unreachable", f"The TPM at {tcti} {why}.")

@@ -7,6 +7,7 @@ import json
 import os
 import pty
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from tang_attest.keys import attestation
 from tang_attest.ports.machines import Reach
 from tang_attest.programs import tpm2
 from tang_attest.protocol.values.pcr import Selection
@@ -355,6 +357,28 @@ def test_menu_is_typed(tmp_path: Path) -> None:
     assert "SUCCESS: instance vm1 registered" in lines
     assert "instance vm1 verified" in lines
     assert "" not in lines
+
+
+def test_menu_waits_for_no_tpm_that_hangs(vms: tuple[Swtpm, Swtpm], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A TPM that takes the connection and says nothing is unreachable, and the menu goes on."""
+    monkeypatch.setattr(attestation, "LIMIT_S", 0.5)
+    os.kill(vms[0].pid, signal.SIGSTOP)
+    try:
+        said, _, code = menu("1", "vm1", "vm1/ak.pub", "2", "vm9", "5", options=("--tcti", vms[0].tcti))
+    finally:
+        os.kill(vms[0].pid, signal.SIGCONT)
+    assert code == 0
+    assert "did not answer within 0.5 s (tpm-unreachable)" in said[0]
+    assert said[1:] == ["FAILURE: instance vm9 not registered"]
+
+
+def test_menu_writes_no_public_key_where_it_may_not(tmp_path: Path) -> None:
+    """A folder in its place is named; the menu does not begin."""
+    with contextlib.chdir(tmp_path), environment(), Swtpm(tmp_path / "tpm", banks=("sha256",)) as tpm:
+        Path("id_tpm.pub").mkdir()
+        out, err, code = run("menu", "--init", "--tcti", tpm.tcti)
+        assert (out, code) == ("", 1)
+        assert "file id_tpm.pub cannot be read: Is a directory (file-unreadable)" in err
 
 
 def test_menu_takes_the_tpm_of_tpm2_tools(tmp_path: Path) -> None:
