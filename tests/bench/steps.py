@@ -33,24 +33,24 @@ _CALLS: Final = 300
 _NONCE: Final = "n" * 76
 
 
-async def _measure(state: Installation, machine: Machine) -> dict[str, float]:
+async def _measure(installation: Installation, machine: Machine) -> dict[str, float]:
     x = Blinded.make()
     body = machine.evidence(_NONCE, x)
     jwk = parse_json(body)
     member = jwk.pop("attest")
     evidence = validate(AttestMember, member).evidence()
-    bound = await state.store.decisions.find_key(machine.kid)
+    bound = await installation.store.decisions.find_key(machine.kid)
     if bound is None or bound.device is None:
         raise RuntimeError("the machine is not enrolled")
-    key, point = state.private_keys.open_exchange(bound.key), parse_point(jwk)
+    key, point = installation.private_keys.open_exchange(bound.key), parse_point(jwk)
     ak = tpm.parse_ak(bound.device.ak_public)
     device = EnrolledDevice(machine.kid, ak)
     binding = unlock_digest(_NONCE, machine.kid, thumbprint(point.members()))
-    selection = (await state.store.policies.get_policy(bound.device.policy)).selection
+    selection = (await installation.store.policies.get_policy(bound.device.policy)).selection
     signature = tpm.parse_signature(evidence.signature)
     private, peer = ec.generate_private_key(ec.SECP521R1()), machine.server
-    found = await _time_find(state, machine.kid)
-    store = cast(SqlStore, state.store)
+    found = await _time_find(installation, machine.kid)
+    store = cast(SqlStore, installation.store)
     row = await store._database.read(lambda connection: authentic.load(connection, tables.device)[0])
     form, seals = authentic.form(tables.device), store._authenticity
     return {
@@ -87,11 +87,11 @@ def _time(call: Callable[[], object]) -> float:
     return 1e6 * median(times)
 
 
-async def _time_find(state: Installation, kid: str) -> float:
+async def _time_find(installation: Installation, kid: str) -> float:
     times = []
     for _ in range(_CALLS):
         begin = time.perf_counter()
-        await state.store.decisions.find_key(kid)
+        await installation.store.decisions.find_key(kid)
         times.append(time.perf_counter() - begin)
     return 1e6 * median(times)
 

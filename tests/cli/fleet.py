@@ -159,8 +159,8 @@ def _twin(machine: Attester, pcr: int) -> Attester:
     return twin
 
 
-async def _kid(state: Installation, name: str) -> str:
-    return (await state.store.devices.get_device(name)).kids[0]
+async def _kid(installation: Installation, name: str) -> str:
+    return (await installation.store.devices.get_device(name)).kids[0]
 
 
 def _evidence(machine: Attester, nonce: str, binding: bytes, selection: str) -> Evidence:

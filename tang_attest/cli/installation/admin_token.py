@@ -7,7 +7,7 @@ from datetime import timedelta
 import click
 
 from tang_attest.cli import output
-from tang_attest.cli.state import run
+from tang_attest.cli.invocation import run
 from tang_attest.cli.types import Duration
 from tang_attest.ports.admin import AdminToken, Scope
 from tang_attest.server.compose import Installation
@@ -72,8 +72,8 @@ def list_tokens(wide: bool, as_json: bool) -> None:
     The texts are not kept.
     """
 
-    async def load(state: Installation) -> list[AdminToken]:
-        return list(await state.store.admin_tokens.list_admin_tokens())
+    async def load(installation: Installation) -> list[AdminToken]:
+        return list(await installation.store.admin_tokens.list_admin_tokens())
 
     tokens = run(load)
     if as_json:

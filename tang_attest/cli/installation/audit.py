@@ -9,8 +9,8 @@ import click
 from click.core import ParameterSource
 
 from tang_attest.cli import output
+from tang_attest.cli.invocation import run
 from tang_attest.cli.progress import shown
-from tang_attest.cli.state import run
 from tang_attest.cli.types import Head
 from tang_attest.errors import Refused
 from tang_attest.ports.audit import AuditEntry
@@ -61,8 +61,8 @@ def list_entries(device: str | None, limit: int, wide: bool, as_json: bool) -> N
 
 
 def _list(device: str | None, limit: int, wide: bool, as_json: bool) -> None:
-    async def load(state: Installation) -> list[tuple[int, AuditEntry]]:
-        return list(await state.store.audit.list_audit(device, limit))
+    async def load(installation: Installation) -> list[tuple[int, AuditEntry]]:
+        return list(await installation.store.audit.list_audit(device, limit))
 
     rows = run(load)
     if as_json:
@@ -121,9 +121,9 @@ def verify(expect: tuple[int, bytes] | None, as_json: bool) -> None:
     tang-attest audit verify --expect 812:5f0c...
     """
 
-    async def work(state: Installation) -> AuditCheck:
+    async def work(installation: Installation) -> AuditCheck:
         async with shown("checking") as progress:
-            return await check_record(state, progress, expect)
+            return await check_record(installation, progress, expect)
 
     check = run(work)
     if as_json:

@@ -9,8 +9,8 @@ import click
 from tang_attest import store
 from tang_attest.cli import output
 from tang_attest.cli.installation.upgraded import say_sealed, upgrade_as_json
+from tang_attest.cli.invocation import settings
 from tang_attest.cli.progress import shown
-from tang_attest.cli.state import settings
 from tang_attest.server import databases
 
 

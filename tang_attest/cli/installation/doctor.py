@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 
 from tang_attest.cli import output
-from tang_attest.cli.state import at_terminal
+from tang_attest.cli.invocation import at_terminal
 from tang_attest.config import load_settings
 from tang_attest.doctor.finding import Finding, Severity, failure, well
 from tang_attest.errors import TangAttestError

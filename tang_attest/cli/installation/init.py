@@ -7,7 +7,7 @@ import asyncio
 import click
 
 from tang_attest.cli import output
-from tang_attest.cli.state import at_terminal, settings
+from tang_attest.cli.invocation import at_terminal, settings
 from tang_attest.config import Settings
 from tang_attest.server.initialize import initialize
 

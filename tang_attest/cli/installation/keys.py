@@ -10,8 +10,8 @@ import click
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from tang_attest.cli import output
+from tang_attest.cli.invocation import at_terminal, run, settings
 from tang_attest.cli.progress import shown
-from tang_attest.cli.state import at_terminal, run, settings
 from tang_attest.errors import Conflict, Malformed, NotFound
 from tang_attest.files import read_file
 from tang_attest.keys.jwk import load_private
@@ -36,11 +36,11 @@ def list_keys(wide: bool, as_json: bool) -> None:
     that TPM only; the others with the database and the kek.
     """
 
-    async def load(state: Installation) -> list[tuple[EncryptedKey, str | None, str]]:
+    async def load(installation: Installation) -> list[tuple[EncryptedKey, str | None, str]]:
         places = {True: "TPM", False: "database"}
         return [
-            (k, device, places[state.private_keys.is_in_tpm(k)])
-            for k, device in await state.store.keys.list_keys()
+            (k, device, places[installation.private_keys.is_in_tpm(k)])
+            for k, device in await installation.store.keys.list_keys()
         ]
 
     rows = run(load)
@@ -156,13 +156,13 @@ def import_keys(directory: Path, as_json: bool) -> None:
 
     results: list[dict[str, object]] = []
 
-    async def add(state: Installation) -> None:
+    async def add(installation: Installation) -> None:
         for path, private, use in found:
             rotated = path.name.startswith(".")
             what = f"from {path.name} for {use}{', rotated' if rotated else ''}"
             kid, sentence = None, f"there already: the key {what}"
             try:
-                kid = await state.keys.import_key(private, use, rotated=rotated)
+                kid = await installation.keys.import_key(private, use, rotated=rotated)
                 sentence = f"imported {kid} {what}"
             except Conflict as error:
                 if error.code != "name-taken":

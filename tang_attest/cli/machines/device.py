@@ -10,9 +10,9 @@ import click
 
 from tang_attest.cli import output
 from tang_attest.cli.coverage import accept_option
+from tang_attest.cli.invocation import run
 from tang_attest.cli.machines.verification import COMMANDS, DEFAULT_AK, reach_of, spell_disks
 from tang_attest.cli.renamed import Command
-from tang_attest.cli.state import run
 from tang_attest.cli.types import Duration
 from tang_attest.errors import Malformed
 from tang_attest.files import read_file
@@ -37,9 +37,9 @@ def device() -> None:
 def list_devices(labels: tuple[str, ...], wide: bool, as_json: bool) -> None:
     """List devices, with their last evidence and round."""
 
-    async def load(state: Installation) -> list[Device]:
-        found = [d for d in await state.store.devices.list_devices() if set(labels) <= set(d.labels)]
-        return await graded(state.store, found)
+    async def load(installation: Installation) -> list[Device]:
+        found = [d for d in await installation.store.devices.list_devices() if set(labels) <= set(d.labels)]
+        return await graded(installation.store, found)
 
     devices = run(load)
     if as_json:
@@ -90,12 +90,12 @@ def list_devices(labels: tuple[str, ...], wide: bool, as_json: bool) -> None:
 def show(name: str, as_json: bool) -> None:
     """Show everything known about one device."""
 
-    async def load(state: Installation) -> tuple[Device, str | None]:
-        (entry,) = await graded(state.store, [await state.store.devices.get_device(name)])
+    async def load(installation: Installation) -> tuple[Device, str | None]:
+        (entry,) = await graded(installation.store, [await installation.store.devices.get_device(name)])
         if not entry.kids:
             return entry, None
-        key = (await find_device_key(state.store.decisions, entry.kids[0])).key
-        return entry, "TPM" if state.private_keys.is_in_tpm(key) else "database"
+        key = (await find_device_key(installation.store.decisions, entry.kids[0])).key
+        return entry, "TPM" if installation.private_keys.is_in_tpm(key) else "database"
 
     entry, place = run(load)
     view = {**_as_json(entry), "key_lives_in": place}

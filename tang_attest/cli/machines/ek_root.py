@@ -11,7 +11,7 @@ from typing import Final
 import click
 
 from tang_attest.cli import output
-from tang_attest.cli.state import run
+from tang_attest.cli.invocation import run
 from tang_attest.errors import Malformed, Refused, TangAttestError
 from tang_attest.files import read_file
 from tang_attest.ports.enrollment import EkRoot
@@ -67,8 +67,8 @@ def _root_as_json(root: EkRoot) -> dict[str, object]:
 def list_roots(wide: bool, as_json: bool) -> None:
     """List the trusted certificates."""
 
-    async def load(state: Installation) -> list[EkRoot]:
-        return list(await state.store.enrollment.list_ek_roots())
+    async def load(installation: Installation) -> list[EkRoot]:
+        return list(await installation.store.enrollment.list_ek_roots())
 
     roots = run(load)
     if as_json:
@@ -132,8 +132,8 @@ class _Result:
 
 
 def _check(name: str, data: bytes) -> _Result:
-    async def judge(state: Installation) -> EndorsementKey:
-        return await endorse(state.store.enrollment, data, None, state.world.clock.now())
+    async def judge(installation: Installation) -> EndorsementKey:
+        return await endorse(installation.store.enrollment, data, None, installation.world.clock.now())
 
     try:
         return _Result(name, run(judge))
@@ -188,13 +188,13 @@ def remove(fingerprint: str, as_json: bool) -> None:
     FINGERPRINT may be shortened to 8 digits.  Devices that enrolled with the certificate stay.
     """
 
-    async def drop(state: Installation) -> str:
-        known = [root.fingerprint for root in await state.store.enrollment.list_ek_roots()]
+    async def drop(installation: Installation) -> str:
+        known = [root.fingerprint for root in await installation.store.enrollment.list_ek_roots()]
         matching = [
             entry for entry in known if len(fingerprint) >= 8 and entry.startswith(fingerprint.lower())
         ]
         chosen = matching[0] if len(matching) == 1 else fingerprint
-        await state.ek_roots.remove(chosen)
+        await installation.ek_roots.remove(chosen)
         return chosen
 
     removed = run(drop)

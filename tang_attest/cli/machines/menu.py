@@ -12,6 +12,7 @@ import click
 
 from tang_attest.cli import output
 from tang_attest.cli.installation.init import make_state
+from tang_attest.cli.invocation import run, settings
 from tang_attest.cli.machines.device import read_ak
 from tang_attest.cli.machines.verification import (
     DEFAULT_AK,
@@ -22,7 +23,6 @@ from tang_attest.cli.machines.verification import (
     tell,
     watch_rounds,
 )
-from tang_attest.cli.state import run, settings
 from tang_attest.config import DATABASE_NAME
 from tang_attest.errors import Conflict, NotFound, TangAttestError, Unavailable
 from tang_attest.files import read_file
@@ -140,17 +140,17 @@ class _MenuSession:
     def _register_as(self, name: str, key: AttestationKey, reach: Reach | None) -> None:
         actor = f"operator:{operator_name()}"
 
-        async def register(state: Installation) -> tuple[Device, Sequence[str]]:
-            device = await state.devices.register(
+        async def register(installation: Installation) -> tuple[Device, Sequence[str]]:
+            device = await installation.devices.register(
                 name, key, None, reach=reach, verified_only=reach is not None
             )
             if reach is not None:
                 try:
-                    await rounds_of(state).record(name, None, None, PATIENCE_S, actor)
+                    await rounds_of(installation).record(name, None, None, PATIENCE_S, actor)
                 except TangAttestError:
-                    await state.devices.remove(name)
+                    await installation.devices.remove(name)
                     raise
-            return device, await state.devices.sharers(device)
+            return device, await installation.devices.sharers(device)
 
         device, sharers = run(register)
         click.echo(f"SUCCESS: instance {name} registered")
@@ -220,9 +220,9 @@ def _ask(question: str, default: str = "") -> str:
 def _verify() -> None:
     name = _ask("instance")
 
-    async def once(state: Installation) -> Round | None:
+    async def once(installation: Installation) -> Round | None:
         try:
-            return await rounds_of(state).once(name, None, PATIENCE_S)
+            return await rounds_of(installation).once(name, None, PATIENCE_S)
         except NotFound as missing:
             not_registered(name, missing)
             return None

@@ -9,8 +9,8 @@ import click
 
 from tang_attest.cli import output
 from tang_attest.cli.coverage import accept_option
+from tang_attest.cli.invocation import run
 from tang_attest.cli.renamed import Command, note
-from tang_attest.cli.state import run
 from tang_attest.cli.types import Duration, SelectionType
 from tang_attest.ports.enrollment import Token
 from tang_attest.protocol.coverage import BootPart
@@ -123,8 +123,8 @@ def list_tokens(wide: bool, as_json: bool) -> None:
     The texts are not kept.  An id is shortened to 16 digits, which 'revoke' takes, too; --wide has all of it.
     """
 
-    async def load(state: Installation) -> list[Token]:
-        return list(await state.store.enrollment.list_tokens())
+    async def load(installation: Installation) -> list[Token]:
+        return list(await installation.store.enrollment.list_tokens())
 
     tokens = run(load)
     if as_json:

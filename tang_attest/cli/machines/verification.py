@@ -20,7 +20,7 @@ from rich.live import Live
 from rich.table import Table
 
 from tang_attest.cli import output
-from tang_attest.cli.state import run
+from tang_attest.cli.invocation import run
 from tang_attest.cli.types import Duration, Seconds, SelectionType
 from tang_attest.errors import NotFound
 from tang_attest.files import read_file
@@ -119,8 +119,8 @@ def verify(
         raise click.UsageError("--selection needs --record and --tcti")
     reach = reach_of(tcti, ak_handle)
 
-    async def once(state: Installation) -> Round | None:
-        rounds = rounds_of(state, cap_events)
+    async def once(installation: Installation) -> Round | None:
+        rounds = rounds_of(installation, cap_events)
         try:
             if record:
                 made = await rounds.record(name, reach, selection, patience_s, f"operator:{operator_name()}")
@@ -200,19 +200,26 @@ def watch(
     """
     reach = reach_of(tcti, ak_handle)
 
-    async def rounds(state: Installation) -> int:
+    async def rounds(installation: Installation) -> int:
         if as_json:
             shows = (_print_round, _print_end)
             return await watch_rounds(
-                rounds_of(state, cap_events), name, count, delay, reach, patience_s, *shows, as_json=True
+                rounds_of(installation, cap_events),
+                name,
+                count,
+                delay,
+                reach,
+                patience_s,
+                *shows,
+                as_json=True,
             )
         if count is None:
             with _live(name) as show:
                 return await watch_rounds(
-                    rounds_of(state, cap_events), name, None, delay, reach, patience_s, show
+                    rounds_of(installation, cap_events), name, None, delay, reach, patience_s, show
                 )
         return await watch_rounds(
-            rounds_of(state, cap_events), name, count, delay, reach, patience_s, say_round
+            rounds_of(installation, cap_events), name, count, delay, reach, patience_s, say_round
         )
 
     click.get_current_context().exit(run(rounds))
@@ -359,8 +366,8 @@ def history(name: str, limit: int, wide: bool, as_json: bool) -> None:
     Also works for a device that was removed.
     """
 
-    async def load(state: Installation) -> list[PastRound]:
-        return list(await state.store.rounds.list_rounds(name, limit))
+    async def load(installation: Installation) -> list[PastRound]:
+        return list(await installation.store.rounds.list_rounds(name, limit))
 
     past = run(load)
     if as_json:

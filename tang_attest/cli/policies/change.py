@@ -9,8 +9,8 @@ from typing import Any, Final
 import click
 
 from tang_attest.cli import output
+from tang_attest.cli.invocation import run
 from tang_attest.cli.renamed import Command
-from tang_attest.cli.state import run
 from tang_attest.documents import MAX_DOCUMENT, load_yaml
 from tang_attest.files import read_file
 from tang_attest.protocol.changes.change import PolicyChange
@@ -42,8 +42,10 @@ def dry_run(name: str, file: Path, as_json: bool) -> None:
     """
     document = read_change(file)
 
-    async def judge(state: Installation) -> DryRun:
-        return await state.policy_changes.dry_run(name, await state.policy_changes.parse(name, document))
+    async def judge(installation: Installation) -> DryRun:
+        return await installation.policy_changes.dry_run(
+            name, await installation.policy_changes.parse(name, document)
+        )
 
     result = run(judge)
     if as_json:
@@ -69,9 +71,9 @@ def apply(name: str, file: Path, force: bool, as_json: bool) -> None:
     """
     document = read_change(file)
 
-    async def change(state: Installation) -> PolicyChange:
-        wanted = await state.policy_changes.parse(name, document)
-        await state.policy_changes.apply(name, wanted, force=force)
+    async def change(installation: Installation) -> PolicyChange:
+        wanted = await installation.policy_changes.parse(name, document)
+        await installation.policy_changes.apply(name, wanted, force=force)
         return wanted
 
     made = run(change)

@@ -11,9 +11,9 @@ from typing import Any, Final
 import click
 
 from tang_attest.cli import output
+from tang_attest.cli.invocation import run
 from tang_attest.cli.offline.ima import read_requirement
 from tang_attest.cli.renamed import Command, Renamed, note, switched
-from tang_attest.cli.state import run
 from tang_attest.cli.types import Duration
 from tang_attest.protocol.conditions import Conditions, Watch
 from tang_attest.server.compose import Installation
@@ -48,9 +48,9 @@ def _switch(meaning: str) -> Callable[[Any], Any]:
 def _change(name: str, as_json: bool, sentence: str, change: Callable[[Conditions], Conditions]) -> None:
     """Change the conditions of policy *name* and report it."""
 
-    async def use(state: Installation) -> Conditions:
-        changed = change((await state.store.policies.get_policy(name)).conditions)
-        await state.conditions.set(name, changed)
+    async def use(installation: Installation) -> Conditions:
+        changed = change((await installation.store.policies.get_policy(name)).conditions)
+        await installation.conditions.set(name, changed)
         return changed
 
     changed = run(use)
@@ -209,8 +209,8 @@ def require_ima(name: str, required: bool, file: Path | None, sums: tuple[Path, 
         raise click.UsageError("say 'on' with --file or --sums, or 'off' without them")
     requirement = read_requirement(file, sums) if required else None
 
-    async def use(state: Installation) -> None:
-        await state.conditions.require_ima(name, requirement)
+    async def use(installation: Installation) -> None:
+        await installation.conditions.require_ima(name, requirement)
 
     run(use)
     result = {"policy": name, "ima": None if requirement is None else requirement.digest}

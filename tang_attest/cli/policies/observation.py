@@ -9,8 +9,8 @@ import click
 
 from tang_attest.cli import output
 from tang_attest.cli.coverage import accept_option, say_coverage
+from tang_attest.cli.invocation import run
 from tang_attest.cli.policies.states import state_as_json
-from tang_attest.cli.state import run
 from tang_attest.cli.types import Duration
 from tang_attest.ports.policies import Observation
 from tang_attest.protocol.coverage import BootPart
@@ -42,13 +42,13 @@ def list_observations(device: str | None, limit: int, wide: bool, as_json: bool)
     Also shows which PCRs differ from the policy as it is now.
     """
 
-    async def load(state: Installation) -> list[tuple[Observation, tuple[int, ...]]]:
+    async def load(installation: Installation) -> list[tuple[Observation, tuple[int, ...]]]:
         rows = []
         policies: dict[str, ReferencePolicy] = {}
-        for entry in await state.store.policies.list_observations(device, limit):
+        for entry in await installation.store.policies.list_observations(device, limit):
             if entry.device not in policies:
-                policies[entry.device] = await state.store.policies.get_policy(
-                    (await state.store.devices.get_device(entry.device)).policy
+                policies[entry.device] = await installation.store.policies.get_policy(
+                    (await installation.store.devices.get_device(entry.device)).policy
                 )
             rows.append((entry, _differences(entry, policies[entry.device])))
         return rows
@@ -87,8 +87,8 @@ def show(number: int, as_json: bool) -> None:
     machine.  Look at it before you approve.
     """
 
-    async def explain(state: Installation) -> Explanation:
-        return await state.explanations.explain(await state.explanations.find(number))
+    async def explain(installation: Installation) -> Explanation:
+        return await installation.explanations.explain(await installation.explanations.find(number))
 
     found = run(explain)
     if as_json:
@@ -174,13 +174,19 @@ def approve(
         only_this_device=only_this_device, once=once, valid_for=valid_for, force=force, accepted=accepted
     )
 
-    async def work(state: Installation) -> tuple[Observation, ReferenceState, ReferencePolicy, list[str]]:
-        policy = await state.store.policies.get_policy((await state.store.devices.get_device(device)).policy)
-        seen, made = await state.reference_values.approve(
+    async def work(
+        installation: Installation,
+    ) -> tuple[Observation, ReferenceState, ReferencePolicy, list[str]]:
+        policy = await installation.store.policies.get_policy(
+            (await installation.store.devices.get_device(device)).policy
+        )
+        seen, made = await installation.reference_values.approve(
             device, label, observation_id=observation_id, approval=approval
         )
         machines = [
-            each.name for each in await state.store.devices.list_devices() if each.policy == policy.name
+            each.name
+            for each in await installation.store.devices.list_devices()
+            if each.policy == policy.name
         ]
         return seen, made, policy, machines
 

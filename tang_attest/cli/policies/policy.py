@@ -7,12 +7,12 @@ from collections import Counter
 import click
 
 from tang_attest.cli import output
+from tang_attest.cli.invocation import run
 from tang_attest.cli.policies import conditions, states
 from tang_attest.cli.policies.change import apply, dry_run
 from tang_attest.cli.policies.rollout import rollout
 from tang_attest.cli.policies.states import hint_retire, state_as_json
 from tang_attest.cli.renamed import RenamingGroup
-from tang_attest.cli.state import run
 from tang_attest.cli.types import SelectionType
 from tang_attest.protocol.policy import DEFAULT_CAP_PCR, ReferencePolicy
 from tang_attest.protocol.reference_state import COUNTING, ReferenceState
@@ -30,8 +30,8 @@ def policy() -> None:
 def list_policies(as_json: bool) -> None:
     """List the policies and their states."""
 
-    async def load(state: Installation) -> list[ReferencePolicy]:
-        return list(await state.store.policies.list_policies())
+    async def load(installation: Installation) -> list[ReferencePolicy]:
+        return list(await installation.store.policies.list_policies())
 
     policies = run(load)
     if as_json:
@@ -51,12 +51,14 @@ def list_policies(as_json: bool) -> None:
 def show(name: str, wide: bool, as_json: bool) -> None:
     """Show a policy's states and PCR values."""
 
-    async def load(state: Installation) -> tuple[ReferencePolicy, Counter[str | None], list[str]]:
-        booted = Counter(d.last_state for d in await state.store.devices.list_devices() if d.policy == name)
+    async def load(installation: Installation) -> tuple[ReferencePolicy, Counter[str | None], list[str]]:
+        booted = Counter(
+            d.last_state for d in await installation.store.devices.list_devices() if d.policy == name
+        )
         return (
-            await state.store.policies.get_policy(name),
+            await installation.store.policies.get_policy(name),
             booted,
-            await state.reference_values.retirable(name),
+            await installation.reference_values.retirable(name),
         )
 
     entry, booted, retirable = run(load)

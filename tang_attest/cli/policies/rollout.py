@@ -10,10 +10,10 @@ from typing import Any, Final
 import click
 
 from tang_attest.cli import output
+from tang_attest.cli.invocation import run
 from tang_attest.cli.policies.change import RENAMED, change_option, describe, read_change, some
 from tang_attest.cli.policies.states import hint_retire
 from tang_attest.cli.renamed import Command
-from tang_attest.cli.state import run
 from tang_attest.cli.types import Share
 from tang_attest.ports.policies import RolloutDevice
 from tang_attest.protocol.changes.rollout import WHOLE, Rollout, RolloutPhase
@@ -72,11 +72,11 @@ def start(
         raise click.UsageError("Say --share or --label.")
     document = read_change(file)
 
-    async def begin(state: Installation) -> RolloutStatus:
-        change = await state.policy_changes.parse(policy, document)
+    async def begin(installation: Installation) -> RolloutStatus:
+        change = await installation.policy_changes.parse(policy, document)
         terms = RolloutTerms(name, share, label, limit, salt)
-        await state.rollouts.start(policy, change, terms, force=force)
-        return await state.rollouts.status(policy)
+        await installation.rollouts.start(policy, change, terms, force=force)
+        return await installation.rollouts.status(policy)
 
     status = run(begin)
     if as_json:
@@ -120,9 +120,9 @@ def status(policy: str | None, watch: bool, as_json: bool) -> None:
 def widen(policy: str, share: int, force: bool, as_json: bool) -> None:
     """Let the change reach a larger share of the devices."""
 
-    async def more(state: Installation) -> RolloutStatus:
-        await state.rollouts.widen(policy, share, force=force)
-        return await state.rollouts.status(policy)
+    async def more(installation: Installation) -> RolloutStatus:
+        await installation.rollouts.widen(policy, share, force=force)
+        return await installation.rollouts.status(policy)
 
     wider = run(more)
     if as_json:
@@ -197,21 +197,21 @@ def _move(policy: str, as_json: bool, move: Callable[[Installation], Awaitable[R
     output.say(f"rollout {moved.name} of policy {policy} is {moved.status.value}")
 
 
-async def _load(state: Installation, policy: str | None) -> list[RolloutStatus]:
+async def _load(installation: Installation, policy: str | None) -> list[RolloutStatus]:
     if policy is not None:
-        return [await state.rollouts.status(policy)]
+        return [await installation.rollouts.status(policy)]
     found = []
-    for known in await state.store.policies.list_policies():
-        newest = await state.store.policies.get_rollout(known.name)
+    for known in await installation.store.policies.list_policies():
+        newest = await installation.store.policies.get_rollout(known.name)
         if newest is not None and not newest.over:
-            found.append(await state.rollouts.status(known.name))
+            found.append(await installation.rollouts.status(known.name))
     return found
 
 
-async def _watch(state: Installation, policy: str, as_json: bool) -> None:
+async def _watch(installation: Installation, policy: str, as_json: bool) -> None:
     shown = None
     while True:
-        now = await state.rollouts.status(policy)
+        now = await installation.rollouts.status(policy)
         if (line := _line(now)) != shown:
             if as_json:
                 output.print_json_line(_as_json(now))

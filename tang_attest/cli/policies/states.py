@@ -12,8 +12,8 @@ import click
 
 from tang_attest.cli import output
 from tang_attest.cli.coverage import accept_option, say_coverage
+from tang_attest.cli.invocation import run
 from tang_attest.cli.renamed import Command, Renamed
-from tang_attest.cli.state import run
 from tang_attest.cli.types import Duration
 from tang_attest.files import read_file
 from tang_attest.protocol.coverage import BootPart
@@ -69,10 +69,10 @@ def record(
     data = read_file(file, _MAX_VALUES)
     backing = _backing(log_file, accepted)
 
-    async def add(state: Installation) -> tuple[ReferencePolicy, ReferenceState]:
-        policy = await state.store.policies.get_policy(name)
+    async def add(installation: Installation) -> tuple[ReferencePolicy, ReferenceState]:
+        policy = await installation.store.policies.get_policy(name)
         values = parse_values(data, policy.selection)
-        made = await state.reference_values.record(name, label, values, force=force, backing=backing)
+        made = await installation.reference_values.record(name, label, values, force=force, backing=backing)
         return policy, made
 
     policy, made = run(add)
@@ -133,10 +133,10 @@ def stage(
     data = read_file(file, _MAX_VALUES)
     backing = _backing(log_file, accepted)
 
-    async def add(state: Installation) -> tuple[ReferencePolicy, ReferenceState]:
-        policy = await state.store.policies.get_policy(name)
+    async def add(installation: Installation) -> tuple[ReferencePolicy, ReferenceState]:
+        policy = await installation.store.policies.get_policy(name)
         values = parse_values(data, policy.selection)
-        return policy, await state.reference_values.stage(
+        return policy, await installation.reference_values.stage(
             name, label, values, valid_for=valid_for, force=force, backing=backing
         )
 
@@ -157,11 +157,11 @@ def _stage_announced(name: str, label: str, accepted: tuple[BootPart, ...], as_j
 def staged(name: str | None, wide: bool, as_json: bool) -> None:
     """List states that were announced or not booted yet."""
 
-    async def load(state: Installation) -> list[tuple[ReferencePolicy, ReferenceState]]:
+    async def load(installation: Installation) -> list[tuple[ReferencePolicy, ReferenceState]]:
         policies = (
-            [await state.store.policies.get_policy(name)]
+            [await installation.store.policies.get_policy(name)]
             if name
-            else await state.store.policies.list_policies()
+            else await installation.store.policies.list_policies()
         )
         waiting = (Life.PROPOSED, Life.STAGED)
         return [(p, s) for p in policies for s in p.states if s.life in waiting]

@@ -134,7 +134,7 @@ class DryRunView(View):
         )
 
 
-class FaredView(View):
+class RolloutDeviceView(View):
     """A device that a rollout's change permitted or refused; ``about`` has the details."""
 
     device: str
@@ -142,7 +142,7 @@ class FaredView(View):
     at: datetime
 
     @classmethod
-    def of(cls, entry: RolloutDevice) -> FaredView:
+    def of(cls, entry: RolloutDevice) -> RolloutDeviceView:
         """Return the view of *entry*."""
         return cls(device=entry.device, about=entry.about, at=entry.at)
 
@@ -171,8 +171,8 @@ class RolloutView(View):
     ended_by: str | None
     why: str | None
     devices: int
-    passed: list[FaredView]
-    refused: list[FaredView]
+    passed: list[RolloutDeviceView]
+    refused: list[RolloutDeviceView]
     waiting: list[str]
     states: list[BootedView]
     retirable: list[str]
@@ -183,8 +183,8 @@ class RolloutView(View):
         return cls(
             **status.rollout.as_json(),
             devices=status.devices,
-            passed=[FaredView.of(entry) for entry in status.passed],
-            refused=[FaredView.of(entry) for entry in status.refused],
+            passed=[RolloutDeviceView.of(entry) for entry in status.passed],
+            refused=[RolloutDeviceView.of(entry) for entry in status.refused],
             waiting=list(status.waiting),
             states=[BootedView(label=label, devices=count) for label, count in status.states],
             retirable=list(status.retirable),
