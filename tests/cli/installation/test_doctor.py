@@ -26,7 +26,7 @@ from tang_attest.service.audit.chain import AuditSealer
 from tang_attest.service.policies.reference_values import Approval
 from tests.attester import Attester
 from tests.cli.installation.test_serve import self_signed
-from tests.cli.serving import program, serving
+from tests.cli.serving import initialize, serving
 from tests.client_pki import ClientCa, server_certificate
 from tests.server import Server
 
@@ -105,7 +105,7 @@ def test_permissions(state: Path) -> None:
 
 def test_the_port(tmp_path: Path) -> None:
     """The server answers there; nobody does; somebody else does."""
-    assert program("--state", tmp_path / "state", "init").returncode == 0
+    initialize(tmp_path / "state")
     with serving(tmp_path) as server:
         settings = Settings(state=tmp_path / "state", host="127.0.0.1", port=server.port)
         assert about(look_at_host(settings, NOW), "port")[0][0] == "ok"
@@ -120,7 +120,7 @@ def test_the_port(tmp_path: Path) -> None:
 
 def test_the_port_over_tls(tmp_path: Path) -> None:
     """It is asked as its clients ask."""
-    assert program("--state", tmp_path / "state", "init").returncode == 0
+    initialize(tmp_path / "state")
     certificate, key = self_signed(tmp_path, "one")
     flags = ("--tls-certificate", certificate, "--tls-key", key, "--endpoint", "/tang")
     with serving(tmp_path, *flags) as server:
@@ -160,7 +160,7 @@ def test_the_ca_of_the_clients(tmp_path: Path, state: Path, later: timedelta, le
 
 def test_the_port_that_demands_a_certificate(tmp_path: Path) -> None:
     """To be told so is an answer."""
-    assert program("--state", tmp_path / "state", "init").returncode == 0
+    initialize(tmp_path / "state")
     certificate, key = server_certificate(tmp_path)
     ca = ClientCa(tmp_path / "ca")
     flags = ("--tls-certificate", certificate, "--tls-key", key, "--tls-client-ca", ca.file)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.serving import clean_environment, program, serving
+from tests.cli.serving import clean_environment, initialize, program, serving
 from tests.web.admin.client import pcrread, values
 from tools.generate_docs import ROOT
 
@@ -30,7 +30,7 @@ def certificate(directory: Path) -> tuple[Path, Path]:
 def test_the_pipeline_stages_an_image(tmp_path: Path) -> None:
     """The token of the how-to stages the how-to's image; again is fine, after a revocation nothing is."""
     state = ["--state", str(tmp_path / "state")]
-    assert program(*state, "init").returncode == 0
+    initialize(tmp_path / "state")
     assert program(*state, "policy", "create", "webservers", "--selection", "sha256:0,2,4,7").returncode == 0
     (create,) = re.findall(r"^    tang-attest (admin-token create .*)$", HOW_TO, re.MULTILINE)
     token = program(*state, *create.split()).stdout.strip()
@@ -68,8 +68,7 @@ def test_the_pipeline_stages_an_image(tmp_path: Path) -> None:
 @pytest.mark.parametrize("switched_on", [True, False])
 def test_it_is_off_unless_it_is_switched_on(tmp_path: Path, switched_on: bool) -> None:
     """A server of machines has no admin API by itself, nor its document."""
-    state = ["--state", str(tmp_path / "state")]
-    assert program(*state, "init").returncode == 0
+    initialize(tmp_path / "state")
     with serving(tmp_path, *(["--admin-api"] if switched_on else [])) as server:
         for path, status in (("openapi.json", 200), ("devices", 401)):
             done = subprocess.run(

@@ -15,7 +15,7 @@ from aiohttp import ClientError
 
 from tang_attest.web.gate.tls import server_context
 from tests.attester import Attester, members
-from tests.cli.serving import PATIENCE_S, program, request, serving
+from tests.cli.serving import PATIENCE_S, initialize, request, serving
 from tests.client_pki import SERVER, ClientCa, client_context, server_certificate
 from tests.server import Server, evidence, new_x
 
@@ -114,7 +114,7 @@ ALERTS = {
 @pytest.mark.parametrize("shown", ALERTS)
 def test_who_is_refused_hears_why(tmp_path: Path, ca: ClientCa, shown: str) -> None:
     """The alert is sent before the connection is closed, and a client that says nothing more is forgotten."""
-    assert program("--state", tmp_path / "state", "init").returncode == 0
+    initialize(tmp_path / "state")
     certificate, key = server_certificate(tmp_path)
     flags = ("--tls-certificate", certificate, "--tls-key", key, "--tls-client-ca", ca.file)
     heard = set()
@@ -156,7 +156,7 @@ async def test_a_revoked_certificate(tmp_path: Path, ca: ClientCa, days: int) ->
 
 def test_the_whole_listener_demands_it(tmp_path: Path, ca: ClientCa) -> None:
     """Plain Tang, health and the admin API as well; not the listener of metrics.  The log says who was there."""
-    assert program("--state", tmp_path / "state", "init").returncode == 0
+    initialize(tmp_path / "state")
     certificate, key = server_certificate(tmp_path)
     flags = ("--tls-certificate", certificate, "--tls-key", key, "--tls-client-ca", ca.file)
     more = ("--plain-tang", "--admin-api", "--log-format", "json", "--metrics-listen", "127.0.0.1:0")
@@ -175,7 +175,7 @@ def test_the_whole_listener_demands_it(tmp_path: Path, ca: ClientCa) -> None:
 
 def test_a_reload_reads_the_ca_again(tmp_path: Path, ca: ClientCa) -> None:
     """SIGHUP: a machine that was revoked meanwhile is shut out; a wrong file changes nothing."""
-    assert program("--state", tmp_path / "state", "init").returncode == 0
+    initialize(tmp_path / "state")
     certificate, key = server_certificate(tmp_path)
     crt, machine_key = ca.machine()
 

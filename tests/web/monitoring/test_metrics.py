@@ -13,7 +13,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.attester import Attester
-from tests.cli.serving import PATIENCE_S, program, request, serving
+from tests.cli.serving import PATIENCE_S, initialize, program, request, serving
 from tests.server import Server
 from tests.service.rounds.test_verify import enroll, prove
 
@@ -168,7 +168,7 @@ async def test_an_answer_is_good_for_a_second(server: Server) -> None:
 
 def test_metrics_of_several_workers(tmp_path: Path) -> None:
     """Each worker has a port; together they have every request; a worker that dies is followed by one on its port."""
-    assert program("--state", tmp_path / "state", "init").returncode == 0
+    initialize(tmp_path / "state")
     flags = ("--workers", "2", "--metrics-listen", "127.0.0.1:0", "--log-format", "json")
     with serving(tmp_path, *flags) as server:
         [listening] = [record for record in server.records() if record["event"] == "listening"]
@@ -216,7 +216,7 @@ def test_metrics_of_a_mere_tangd(tmp_path: Path) -> None:
 )
 def test_a_wrong_address(tmp_path: Path, value: str) -> None:
     """The setting is named."""
-    assert program("--state", tmp_path / "state", "init").returncode == 0
+    initialize(tmp_path / "state")
     ended = program("--state", tmp_path / "state", "serve", "--port", "0", "--metrics-listen", value)
     assert ended.returncode == 1
     assert "metrics_listen" in ended.stderr
