@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tang_attest.doctor.registry import look_at_records
 from tang_attest.errors import Refused
+from tang_attest.ports.machines import Device
 from tang_attest.protocol.coverage import BootPart
 from tang_attest.protocol.eventlog import parse, replay
 from tang_attest.protocol.values.base64url import b64u
 from tang_attest.protocol.values.pcr import Selection
+from tang_attest.service.machines.grading import graded
 from tang_attest.service.policies.reference_values import Approval, Backing
 from tests.attester import Attester
 from tests.server import Answer, Server
@@ -238,3 +243,39 @@ async def test_a_log_that_cannot_be_read_leaves_the_default(
 async def test_a_stranger_gets_no_proposal(server: Server) -> None:
     for body in ({"session": "x", "event_log": b64u(FIT)}, {"event_log": b64u(FIT)}, {"session": 7}):
         assert (await server.post("/attest/enroll/selection", body)).code == "session-invalid"
+
+
+# --- machines that were enrolled before -------------------------------------------------------------------------------
+
+
+async def test_a_grade_of_an_older_version_is_completed_when_it_is_shown(
+    server: Server, attester: Attester
+) -> None:
+    """Evidence is kept, and the grade that says nothing of coverage is made again from it; nothing is written."""
+    attester.boot_log(GRUB)
+    await finish(server, attester, (BootPart.INITRD,))
+    device = await server.store.devices.get_device("pi-b")
+    old = replace(device, grade={"grade": "verified chain", "reasons": []})
+    (shown,) = await graded(server.store, [old])
+    assert shown.uncovered == (BootPart.INITRD,)
+    assert shown.grade is not None
+    assert shown.grade["grade"] == "incomplete chain"
+    assert await server.store.devices.get_device("pi-b") == device
+
+
+async def test_doctor_warns_of_gaps_that_nobody_accepted(server: Server, attester: Attester) -> None:
+    attester.boot_log(GRUB)
+    await finish(server, attester, (BootPart.INITRD,))
+    for accepted, count in (([], 1), (["initrd"], 0)):
+
+        async def grade(
+            store: object, devices: Sequence[Device], accepted: list[str] = accepted
+        ) -> list[Device]:
+            coverage = {"line": "initrd: not measured", "uncovered": ["initrd"], "accepted": accepted}
+            return [
+                replace(each, grade={"grade": "x", "reasons": [], "coverage": coverage}) for each in devices
+            ]
+
+        found = await look_at_records(server.store, server.private_keys, server.clock.now(), grade)
+        warned = [each for each in found if "nothing covers the initrd" in each.sentence]
+        assert len(warned) == count
