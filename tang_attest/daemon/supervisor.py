@@ -111,7 +111,7 @@ class Supervisor:
                 signal.signal(number, handler)
         return self._exit_code
 
-    # --- the loop -----------------------------------------------------------------------------------------------
+    # --- the loop -------------------------------------------------------------------------------------------
 
     def _turn(self) -> None:
         due = min((at for at, _ in self._restarts), default=None)
@@ -170,7 +170,7 @@ class Supervisor:
         self.notifier.ready()
         self._reload_once_more()
 
-    # --- workers ------------------------------------------------------------------------------------------------
+    # --- workers --------------------------------------------------------------------------------------------
 
     def _start(self, index: int) -> None:
         """Fork worker *index* of this generation.
@@ -238,7 +238,7 @@ class Supervisor:
             for other in self._workers.values()
         )
 
-    # --- reload and stop ----------------------------------------------------------------------------------------
+    # --- reload and stop ------------------------------------------------------------------------------------
 
     def _reload(self) -> None:
         if not self._serving or self._stopping:

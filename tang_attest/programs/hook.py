@@ -13,7 +13,8 @@ LIMIT_S: Final = 30.0
 
 
 async def run_hook(directory: Path | None, name: str, body: bytes, limit_s: float = LIMIT_S) -> None:
-    """Run the program *name* of *directory* with *body* on its stdin.  Raises ``hook-failed``, ``program-missing``.
+    """Run the program *name* of *directory* with *body* on its stdin.  Raises ``hook-failed``,
+    ``program-missing``.
 
     *name* has no slash (:class:`tang_attest.protocol.conditions.Watch`).
     """

@@ -21,7 +21,8 @@ async def run_program(
 ) -> tuple[int, str]:
     """Return its exit code, negative for a signal, and the beginning of its stderr.
 
-    Raises ``program-missing``, and :class:`TimeoutError` when it took longer than *limit_s*; nothing of it is left then.
+    Raises ``program-missing``, and :class:`TimeoutError` when it took longer than *limit_s*; nothing of it is
+    left then.
     """
     try:
         process = await asyncio.create_subprocess_exec(

@@ -27,7 +27,8 @@ _ERROR: Final = re.compile(r"^(?:ERROR|WARN): *(.*)$", re.MULTILINE)
 class Tpm2Tools:
     """:class:`tang_attest.service.rounds.on_demand.Quoter` with ``tpm2 quote``.
 
-    *cap_events* are the texts of the machine's cap; without them, those of this machine go with a quote of its own TPM.
+    *cap_events* are the texts of the machine's cap; without them, those of this machine go with a quote of
+    its own TPM.
     """
 
     def __init__(self, limit_s: float = LIMIT_S, cap_events: bytes | None = None) -> None:
@@ -46,7 +47,9 @@ class Tpm2Tools:
         return replace(evidence, cap_events=texts)
 
     async def read_nv(self, tcti: str, indices: Sequence[str]) -> Mapping[str, bytes]:
-        """Return the contents of each readable NV index of *indices*.  Raises ``tpm-unreachable``, ``program-missing``."""
+        """Return the contents of each readable NV index of *indices*.  Raises ``tpm-unreachable``,
+        ``program-missing``.
+        """
         with tempfile.TemporaryDirectory(prefix="tang-attest-") as directory:
             await self._run(["tpm2", "getcap", "-T", tcti, "handles-nv-index"], tcti, "does not answer")
             found = {}

@@ -1,16 +1,18 @@
 """The chain over the audit record: seals, each an HMAC over the one before it and the rows that came since.
 
-Seal *n* covers the rows whose id is above the last of seal *n - 1* and not above its own last; the first seal begins
-at the lowest id.  Its hash is HMAC-SHA-256, under a key of the server's secret, over lines of UTF-8, each ended by LF:
+Seal *n* covers the rows whose id is above the last of seal *n - 1* and not above its own last; the first seal
+begins at the lowest id.  Its hash is HMAC-SHA-256, under a key of the server's secret, over lines of UTF-8,
+each ended by LF:
 
     ["tang-attest audit seal",1,SEQ,"PREVIOUS HASH",FIRST_ID,LAST_ID,ROWS,SEALED_AT]
     [ID,AT,EVENT,ACTOR,VERDICT,CODE,DEVICE,KID,ADDRESS,REQUEST_ID,DETAILS]      each row, by id
 
-A line is compact JSON in ASCII (RFC 8259, others escaped), so no two rows and no two seals have the same bytes.
-Hashes are lower-case hex, the first seal's previous hash is ``""``; times are microseconds since 1970, UTC; DETAILS is
-the text as the column holds it, so that no other text which means the same passes for it.
+A line is compact JSON in ASCII (RFC 8259, others escaped), so no two rows and no two seals have the same
+bytes. Hashes are lower-case hex, the first seal's previous hash is ``""``; times are microseconds since 1970,
+UTC; DETAILS is the text as the column holds it, so that no other text which means the same passes for it.
 
-Not checked here: whether the chain ends where it once ended, and whether somebody who has the key made it anew.
+Not checked here: whether the chain ends where it once ended, and whether somebody who has the key made it
+anew.
 """
 
 from __future__ import annotations
@@ -40,13 +42,16 @@ COLUMNS: Final = (
 )
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
-#: A row's values as the columns hold them: numbers, texts and nothing.  SQLite keeps what else somebody writes there.
+#: A row's values as the columns hold them: numbers, texts and nothing.  SQLite keeps what else somebody
+#: writes there.
 Row = Sequence[Any]
 
 
 @dataclass(frozen=True, slots=True)
 class Seal:
-    """One link: ``rows`` rows, from ``first_id`` to ``last_id``; ``hash`` is 32 bytes, ``sealed_at`` aware, UTC."""
+    """One link: ``rows`` rows, from ``first_id`` to ``last_id``; ``hash`` is 32 bytes, ``sealed_at`` aware,
+    UTC.
+    """
 
     seq: int
     first_id: int

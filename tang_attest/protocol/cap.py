@@ -1,13 +1,13 @@
 """The cap, and what its text says of the disks (docs/protocol.md, 10.6).
 
-Each time an initrd caps a boot, it extends a text into the cap PCR.  The text names the volumes that are open then, and
-the way in which each was opened.  A running machine hands its texts over; replayed from zero they lead to the quoted
-value, or they tell nothing.
+Each time an initrd caps a boot, it extends a text into the cap PCR.  The text names the volumes that are open
+then, and the way in which each was opened.  A running machine hands its texts over; replayed from zero they
+lead to the quoted value, or they tell nothing.
 
 Rules of this module:
 
-* A text is believed for two reasons together: the quoted cap PCR is made of it, and the other PCRs show that approved
-  software wrote it.  This module checks the first; the caller checks the second.
+* A text is believed for two reasons together: the quoted cap PCR is made of it, and the other PCRs show that
+  approved software wrote it.  This module checks the first; the caller checks the second.
 * Everything else is *not told*, with the reason.  Nothing here takes silence for a yes.
 * A UUID that one line calls attested and another one opened by a passphrase counts as the latter.
 """
@@ -60,7 +60,8 @@ class CapText:
 class Opened:
     """The way in which one boot opened its disks; or ``untold``, the reason that nothing is known of it.
 
-    ``explained`` is true when the quoted cap PCR is made of nothing but caps.  ``texts`` are the bytes that told.
+    ``explained`` is true when the quoted cap PCR is made of nothing but caps.  ``texts`` are the bytes that
+    told.
     """
 
     volumes: Volumes
@@ -117,9 +118,9 @@ def untold(why: str, *, explained: bool = False) -> Opened:
 def parse(data: bytes) -> tuple[CapText, ...]:
     """The texts in *data*, in the order in which they were extended; at least one.
 
-    A text begins with :data:`HEADER`; each further line is ``attested UUID`` or ``passphrase UUID``, ascending by UUID,
-    and ends with LF.  A UUID comes twice when two open volumes have it.  Raises :class:`Malformed` ``cap-malformed`` for
-    anything else, and past either limit.
+    A text begins with :data:`HEADER`; each further line is ``attested UUID`` or ``passphrase UUID``,
+    ascending by UUID, and ends with LF.  A UUID comes twice when two open volumes have it.  Raises
+    :class:`Malformed` ``cap-malformed`` for anything else, and past either limit.
 
     NOT checked: that this was extended into any PCR.
     """

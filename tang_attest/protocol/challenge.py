@@ -1,12 +1,12 @@
 """Step 2: what an Attester has to sign, and how the Verifier recognizes its own nonce without remembering it.
 
-A nonce is a MAC over its own random part, its time, its purpose and the exchange key it was made for.  It costs
-no memory and no disk, and replicas that share the secret recognize each other's.  That it is used only once is
-the store's business (docs/protocol.md, section 3.4).
+A nonce is a MAC over its own random part, its time, its purpose and the exchange key it was made for.  It
+costs no memory and no disk, and replicas that share the secret recognize each other's.  That it is used only
+once is the store's business (docs/protocol.md, section 3.4).
 
-A nonce for a device also says which evidence of that device was the newest when the nonce was made.  A quote over the
-nonce was made after that evidence, whatever the clocks of servers say, and whatever was accepted since.  This mark is
-masked: a client that asks for a challenge learns nothing about the device's TPM.
+A nonce for a device also says which evidence of that device was the newest when the nonce was made.  A quote
+over the nonce was made after that evidence, whatever the clocks of servers say, and whatever was accepted
+since.  This mark is masked: a client that asks for a challenge learns nothing about the device's TPM.
 """
 
 from __future__ import annotations
@@ -55,8 +55,8 @@ class Purpose(StrEnum):
 class Challenge:
     """Challenge to the Attester: ``nonce`` is text, ``expires_in`` seconds.
 
-    ``ima_offset`` is where the part of IMA's list begins that is wanted, in bytes; ``None``: none is.  ``cap_pcr`` is the
-    PCR whose texts are wanted (:mod:`tang_attest.protocol.cap`); ``None``: none are.
+    ``ima_offset`` is where the part of IMA's list begins that is wanted, in bytes; ``None``: none is.
+    ``cap_pcr`` is the PCR whose texts are wanted (:mod:`tang_attest.protocol.cap`); ``None``: none are.
     """
 
     nonce: str
@@ -80,7 +80,9 @@ def instant(milliseconds: int) -> datetime:
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """The newest evidence of a device when a nonce was made: its TPM's clock, or ``None`` when there was none yet."""
+    """The newest evidence of a device when a nonce was made: its TPM's clock, or ``None`` when there was none
+    yet.
+    """
 
     clock: ClockInfo | None
 
@@ -88,7 +90,8 @@ class Mark:
 def make_nonce(
     key: bytes, purpose: Purpose, subject: str, now_ms: int, random: bytes, mark: Mark | None = None
 ) -> str:
-    """A nonce for *purpose* and *subject* (a ``kid`` or a device name): b64u, 76 characters; 99 with a *mark*.
+    """A nonce for *purpose* and *subject* (a ``kid`` or a device name): b64u, 76 characters; 99 with a
+    *mark*.
 
     *key* is 32 secret bytes, *random* 16 fresh ones, *now_ms* milliseconds since 1970.
     """
@@ -167,7 +170,9 @@ def unlock_digest(nonce: str, kid: str, x_thumbprint: str) -> bytes:
 
 
 def announce_digest(nonce: str, kid: str, values: bytes, label: str) -> bytes:
-    """The qualifying data of a quote that announces *values* for the next boot: 32 bytes (docs/protocol.md, 9)."""
+    """The qualifying data of a quote that announces *values* for the next boot: 32 bytes (docs/protocol.md,
+    9).
+    """
     announced = hashlib.sha256(values).hexdigest()
     return hashlib.sha256(
         f"tang-attest/v1 announce\n{nonce}\n{kid}\n{announced}\n{label}\n".encode()

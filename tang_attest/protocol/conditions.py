@@ -1,4 +1,6 @@
-"""Conditions of a policy beside reference values: continuous verification, approval by an operator, freshness."""
+"""Conditions of a policy beside reference values: continuous verification, approval by an operator,
+freshness.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,8 @@ from typing import Any, Final
 
 from tang_attest.errors import Malformed, Reason
 
-#: A hook is a program of the server's hook directory, never a path: who may write policies may not choose programs.
+#: A hook is a program of the server's hook directory, never a path: who may write policies may not choose
+#: programs.
 _ACTION: Final = re.compile(r"log|suspend|hook:[A-Za-z0-9][A-Za-z0-9._-]{0,62}|webhook:https?://[!-~]{1,500}")
 MAX_ACTIONS: Final = 8
 MAX_INTERVAL_S: Final = 7 * 86400
@@ -22,8 +25,8 @@ MAX_JITTER: Final = 50
 class Watch:
     """Continuous verification: every *interval_s* seconds, give or take *jitter* percent.
 
-    A machine is unreachable after *misses* intervals without evidence.  *on_refused* and *on_unreachable* are what
-    follows: ``log``, ``suspend``, ``hook:NAME``, ``webhook:URL``.
+    A machine is unreachable after *misses* intervals without evidence.  *on_refused* and *on_unreachable* are
+    what follows: ``log``, ``suspend``, ``hook:NAME``, ``webhook:URL``.
     """
 
     interval_s: int = 60
@@ -63,10 +66,11 @@ class Watch:
 class Conditions:
     """A policy's conditions; none by default.
 
-    *approval*: an unlock needs an operator's approval within a window.  *stale_after_s*: a machine that gave no authentic
-    evidence for so long is refused until a person allows it.  *ima*: the digest of what is required of a running
-    machine's measurement list (:class:`tang_attest.protocol.ima.Requirement`).  *attested_root*: a running machine has
-    to prove that attestation opened each of its disks (:mod:`tang_attest.protocol.cap`).
+    *approval*: an unlock needs an operator's approval within a window.  *stale_after_s*: a machine that gave
+    no authentic evidence for so long is refused until a person allows it.  *ima*: the digest of what is
+    required of a running machine's measurement list (:class:`tang_attest.protocol.ima.Requirement`).
+    *attested_root*: a running machine has to prove that attestation opened each of its disks
+    (:mod:`tang_attest.protocol.cap`).
     """
 
     watch: Watch | None = None
@@ -78,9 +82,11 @@ class Conditions:
     def obstacle(
         self, device: str, allowed_until: datetime | None, seen_at: datetime | None, now: datetime
     ) -> Reason | None:
-        """Return the reason for *device*, whose values the policy permits, to wait for an operator, or ``None``.
+        """Return the reason for *device*, whose values the policy permits, to wait for an operator, or
+        ``None``.
 
-        *seen_at* is when it last gave authentic evidence (or was enrolled), *allowed_until* the end of an operator's approval.
+        *seen_at* is when it last gave authentic evidence (or was enrolled), *allowed_until* the end of an
+        operator's approval.
         """
         if allowed_until is not None and now < allowed_until:
             return None

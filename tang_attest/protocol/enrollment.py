@@ -50,8 +50,8 @@ def accept_ak(public: bytes) -> AttestationKey:
     The checklist: restricted, sign, not decrypt, fixedTPM, fixedParent, sensitiveDataOrigin; RSA of 2048 bits
     or more, P-256 or P-384; a fixed scheme; SHA-256 or better for its signatures and its Name.
 
-    Raises :class:`Malformed` ``evidence-malformed``, :class:`Refused` ``ak-unsuitable`` with every shortcoming.
-    Not checked: that the key is in a TPM at all; credential activation does that.
+    Raises :class:`Malformed` ``evidence-malformed``, :class:`Refused` ``ak-unsuitable`` with every
+    shortcoming. Not checked: that the key is in a TPM at all; credential activation does that.
     """
     key = tpm.parse_ak(public)
     if reasons := tpm.ak_shortcomings(public):

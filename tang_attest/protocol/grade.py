@@ -1,8 +1,8 @@
 """Grade of a device's measurements: for listings, decides nothing.
 
-A quote proves PCR values.  Their worth depends on the first measurer, which no TPM can attest: an attacker who
-controls it extends any values and writes the log to match.  So a grade states the reach of the proof *on an
-honest machine*, from its EK and its log, and never claims more than these two show.
+A quote proves PCR values.  Their worth depends on the first measurer, which no TPM can attest: an attacker
+who controls it extends any values and writes the log to match.  So a grade states the reach of the proof *on
+an honest machine*, from its EK and its log, and never claims more than these two show.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from tang_attest.protocol.rules import secure_boot
 from tang_attest.protocol.values.pcr import PcrValues, as_reset, nothing_measured
 
 BOOT_PCRS: Final = frozenset({*range(10), *range(11, 15)})
-"""What firmware, boot loaders and the kernel's stub extend; 10 is IMA's, 15 the cap's, from 16 on nobody's."""
+"""What firmware, boot loaders and the kernel's stub extend; 10 is IMA's, 15 the cap's, from 16 on nobody's.
+"""
 
 _FIRST_CODE: Final = (
     EventType.EV_S_CRTM_VERSION,
@@ -69,19 +70,20 @@ def grade(
 ) -> Grade:
     """The grade of a device whose quote was verified.
 
-    *ek_verified*: the EK certificate leads to a trusted root.  *log* is what the device sent, *replayed* whether it
-    leads to the quoted values of every PCR that it extends and that was quoted.  *values* are the quoted ones.
+    *ek_verified*: the EK certificate leads to a trusted root.  *log* is what the device sent, *replayed*
+    whether it leads to the quoted values of every PCR that it extends and that was quoted.  *values* are the
+    quoted ones.
 
-    *coverage* is that of the log under the quoted selection, None where it is unknown.  *accepted* are parts that the
-    operator accepted although nothing covers them; the grade names them whatever else it says.
+    *coverage* is that of the log under the quoted selection, None where it is unknown.  *accepted* are parts
+    that the operator accepted although nothing covers them; the grade names them whatever else it says.
 
-    ``verified chain`` needs all of: the EK's certificate, a log that replays, PCR 0 quoted, and in PCR 0 what a
-    platform firmware logs of its first code and of itself.  ``incomplete chain`` is when kernel, initrd or command line
-    are not covered.  ``nothing measured`` is when no PCR that is extended at boot has more than constants, such as
-    separators.  All else is ``self-measured``.
+    ``verified chain`` needs all of: the EK's certificate, a log that replays, PCR 0 quoted, and in PCR 0 what
+    a platform firmware logs of its first code and of itself.  ``incomplete chain`` is when kernel, initrd or
+    command line are not covered.  ``nothing measured`` is when no PCR that is extended at boot has more than
+    constants, such as separators.  All else is ``self-measured``.
 
-    NOT checked, and no evidence can show it: that the first code cannot be replaced (a TPM's certificate names the
-    TPM, not the board it is soldered to), and that what the log says of PCR 0 is true.
+    NOT checked, and no evidence can show it: that the first code cannot be replaced (a TPM's certificate
+    names the TPM, not the board it is soldered to), and that what the log says of PCR 0 is true.
     """
     boot = {pcr: value for pcr, value in values.items() if pcr in BOOT_PCRS}
     if not boot:
@@ -114,12 +116,15 @@ def _accepted(parts: Collection[BootPart]) -> tuple[str, ...]:
 
 
 def unmeasured_inputs(log: EventLog | None, bank: str, *, replayed: bool) -> tuple[str, ...]:
-    """Return the inputs that may steer a boot although nothing measures them, as sentences like those of a :class:`Grade`; often none.
+    """Return the inputs that may steer a boot although nothing measures them, as sentences like those of a
+    :class:`Grade`; often none.
 
-    Secure Boot off, by the bytes that *log* proves in *bank*: systemd then takes options from an EFI variable.  Silent
-    where no log came, where it does not lead to the quoted values (*replayed*), and where it has no such variable.
+    Secure Boot off, by the bytes that *log* proves in *bank*: systemd then takes options from an EFI
+    variable.  Silent where no log came, where it does not lead to the quoted values (*replayed*), and where
+    it has no such variable.
 
-    NOT checked, and no log can show it: that the initrd has a systemd, and that it looks for the variable first.
+    NOT checked, and no log can show it: that the initrd has a systemd, and that it looks for the variable
+    first.
     """
     if log is None or not replayed:
         return ()

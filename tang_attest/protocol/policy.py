@@ -1,7 +1,7 @@
 """Step 4: a :class:`VerifiedQuote` becomes a :class:`Permit`, or a refusal with every reason.
 
-:func:`ReferencePolicy.appraise` is the only maker of a :class:`Permit` (tests/test_architecture.py keeps it so),
-and :func:`tang_attest.protocol.exchange.respond` takes nothing else.  An empty policy refuses.
+:func:`ReferencePolicy.appraise` is the only maker of a :class:`Permit` (tests/test_architecture.py keeps it
+so), and :func:`tang_attest.protocol.exchange.respond` takes nothing else.  An empty policy refuses.
 """
 
 from __future__ import annotations
@@ -20,8 +20,9 @@ from tang_attest.protocol.values.pcr import PcrValues, Selection
 
 #: systemd extends the volume key into this PCR; we extend it once the initrd's last volume is open.
 DEFAULT_CAP_PCR: Final = 15
-#: Firmware, boot loader, kernel, Secure Boot, command line, initrd and the cap.  Where something measures nothing into
-#: one of them, its value is zero and it costs nothing; leaving out 8 and 9 would leave out the initrd under GRUB.
+#: Firmware, boot loader, kernel, Secure Boot, command line, initrd and the cap.  Where something measures
+#: nothing into one of them, its value is zero and it costs nothing; leaving out 8 and 9 would leave out the
+#: initrd under GRUB.
 DEFAULT_SELECTION: Final = "sha256:0,2,4,7,8,9,15"
 #: PC Client Platform TPM Profile: 16 (debug) and 23 (application) can be reset by software at any time.
 RESETTABLE_PCRS: Final = frozenset({16, 23})
@@ -42,9 +43,9 @@ class Permit:
 class ReferencePolicy:
     """Permits a quote that equals one of its reference states exactly.
 
-    ``trust_predictions`` lets the values count that machines announce for their next boot; without it they wait
-    for the operator (docs/threat-model.md explains the trade).  The PCRs that ``rules`` judge by the events of a log
-    are not compared by value; every rule has to pass as well.
+    ``trust_predictions`` lets the values count that machines announce for their next boot; without it they
+    wait for the operator (docs/threat-model.md explains the trade).  The PCRs that ``rules`` judge by the
+    events of a log are not compared by value; every rule has to pass as well.
     """
 
     name: str
@@ -57,19 +58,21 @@ class ReferencePolicy:
     rules: RuleSet | None = None
 
     def appraise(self, quote: VerifiedQuote, now: datetime, event_log: bytes = b"") -> Permit:
-        """(12) The policy: permit, or raise :class:`Refused` with every PCR that differs from the nearest state.
+        """(12) The policy: permit, or raise :class:`Refused` with every PCR that differs from the nearest
+        state.
 
-        Codes: ``policy-empty``, ``capped``, ``pcr-mismatch``, and for values of a state that does not count at *now*
-        ``state-proposed``, ``state-retired``, ``state-not-rolled-out``, ``state-expired``, ``state-used-up``; with
-        rules also those of :meth:`RuleSet.check` over *event_log*.  A quote over another selection is a programming
-        error and raises :class:`ValueError`.
+        Codes: ``policy-empty``, ``capped``, ``pcr-mismatch``, and for values of a state that does not count
+        at *now* ``state-proposed``, ``state-retired``, ``state-not-rolled-out``, ``state-expired``,
+        ``state-used-up``; with rules also those of :meth:`RuleSet.check` over *event_log*.  A quote over
+        another selection is a programming error and raises :class:`ValueError`.
         """
         if quote.selection != self.selection:
             raise ValueError("a policy appraises only quotes over its own selection")
         return Permit(quote.binding, self.judge(quote.device.name, quote.values, now, event_log))
 
     def judge(self, device: str, values: PcrValues, now: datetime, event_log: bytes = b"") -> ReferenceState:
-        """The state that permits *values* of *device*, which proves nothing: for trying a policy on old evidence.
+        """The state that permits *values* of *device*, which proves nothing: for trying a policy on old
+        evidence.
 
         Raises as :meth:`appraise`.  *values* are over the policy's selection.
         """
@@ -88,7 +91,9 @@ class ReferencePolicy:
         return [state for state in self.states if state.concerns(device) and state.obstacle(now) is None]
 
     def accepted(self, device: str, now: datetime) -> tuple[BootPart, ...]:
-        """Return the parts that nothing covers, and that the operator accepted in states that count for *device*."""
+        """Return the parts that nothing covers, and that the operator accepted in states that count for
+        *device*.
+        """
         chosen = {part for state in self.counting(device, now) for part in state.accepted}
         return tuple(part for part in BootPart if part in chosen)
 
@@ -129,10 +134,12 @@ class ReferencePolicy:
 
 
 def learned_now(state: ReferenceState, learned_reset_count: int | None, reset_count: int) -> Reason | None:
-    """The reason that a learned *state* does not count in the boot that it was learned of; ``None``: it counts.
+    """The reason that a learned *state* does not count in the boot that it was learned of; ``None``: it
+    counts.
 
-    *learned_reset_count* is the TPM's reset counter in that boot (``None``: the device learned nothing), *reset_count*
-    the one of the quote.  A person with the passphrase has to be there in a boot that is learned, however often it asks.
+    *learned_reset_count* is the TPM's reset counter in that boot (``None``: the device learned nothing),
+    *reset_count* the one of the quote.  A person with the passphrase has to be there in a boot that is
+    learned, however often it asks.
     """
     if state.origin != "learned" or learned_reset_count is None:
         return None

@@ -18,7 +18,8 @@ from tang_attest.errors import Malformed, Reason
 from tang_attest.protocol.coverage import BootPart
 from tang_attest.protocol.values.pcr import PcrValues, Selection, as_reset, check_values, nothing_measured
 
-#: PCRs that move between the initrd and the running system besides the cap: IMA's list and systemd's boot phases.
+#: PCRs that move between the initrd and the running system besides the cap: IMA's list and systemd's boot
+#: phases.
 MOVING_PCRS: Final = frozenset({10, 11})
 
 
@@ -42,8 +43,8 @@ COUNTING: Final = frozenset({Life.STAGED, Life.ACTIVE})
 class StateLimits:
     """Limits of a state; ``None`` everywhere is a state for every device of the policy, for good.
 
-    ``device`` is the only device it is for, ``expires_at`` an aware UTC time, ``uses_left`` how many unlocks it
-    still permits, ``rollout`` the rollout that decides which devices it is for: for those,
+    ``device`` is the only device it is for, ``expires_at`` an aware UTC time, ``uses_left`` how many unlocks
+    it still permits, ``rollout`` the rollout that decides which devices it is for: for those,
     :func:`tang_attest.protocol.changes.rollout.judged_by` takes this limit away.
     """
 
@@ -58,9 +59,9 @@ class ReferenceState:
     """One set of values that is approved: what the machine's software looks like to its TPM.
 
     ``origin`` says where the values came from: ``recorded`` at enrollment, ``learned`` by the one armed use,
-    ``observed`` (an approved observation), ``predicted`` by a machine for its next boot, or ``imported`` by the
-    operator or a pipeline.  ``created_by`` is an audit actor; ``notes`` are sentences from the maker of the values.
-    ``accepted`` are parts of the boot that nothing covers, which the operator accepted.
+    ``observed`` (an approved observation), ``predicted`` by a machine for its next boot, or ``imported`` by
+    the operator or a pipeline.  ``created_by`` is an audit actor; ``notes`` are sentences from the maker of
+    the values. ``accepted`` are parts of the boot that nothing covers, which the operator accepted.
     """
 
     label: str
@@ -117,8 +118,9 @@ def reference_state(
 ) -> ReferenceState:
     """An active reference state of *values*, checked against *selection*.
 
-    Raises :class:`Malformed` ``values-invalid``, and ``values-all-zero`` (unless *force*) when nothing but the
-    cap PCR was extended with more than constants: nothing measures this boot, and every software looks the same.
+    Raises :class:`Malformed` ``values-invalid``, and ``values-all-zero`` (unless *force*) when nothing but
+    the cap PCR was extended with more than constants: nothing measures this boot, and every software looks
+    the same.
     """
     check_values(selection, values)
     measured = {pcr: value for pcr, value in values.items() if pcr != cap_pcr}
@@ -132,7 +134,7 @@ def reference_state(
     return ReferenceState(label, dict(values), origin)
 
 
-# --- recording ------------------------------------------------------------------------------------------------------
+# --- recording ----------------------------------------------------------------------------------------------
 
 
 def uncapped(values: PcrValues, cap_pcr: int) -> dict[int, bytes]:
@@ -146,5 +148,7 @@ def moving_pcrs(selection: Selection) -> tuple[int, ...]:
 
 
 def learnable(stable: Mapping[int, bytes], values: PcrValues) -> bool:
-    """True when *values* agrees with everything that was *stable* at enrollment: only moving PCRs are learned."""
+    """True when *values* agrees with everything that was *stable* at enrollment: only moving PCRs are
+    learned.
+    """
     return all(values.get(pcr) == value for pcr, value in stable.items())

@@ -4,11 +4,12 @@ Rules of this module:
 
 * A structure is its bytes and nothing after them: tpm2_pytss ignores trailing bytes, so every reader here
   checks the length it consumed.
-* Quotes and signatures, which come with every unlock, are read here, in a tenth of the time that tpm2_pytss takes;
-  tests/protocol/test_tpm.py compares the two.  Keys are read by tpm2_pytss.
+* Quotes and signatures, which come with every unlock, are read here, in a tenth of the time that tpm2_pytss
+  takes; tests/protocol/test_tpm.py compares the two.  Keys are read by tpm2_pytss.
 * No tpm2_pytss type leaves this module; what leaves it is a frozen dataclass with plain values.
 * A key verifies under *its own* scheme and hash.  What a signature names is compared with those and never
-  used to choose.  (``tpm2_pytss.types.TPMT_SIGNATURE.verify_signature`` trusts the signature; it is not used.)
+  used to choose.  (``tpm2_pytss.types.TPMT_SIGNATURE.verify_signature`` trusts the signature; it is not
+  used.)
 
 Section numbers are those of the Trusted Platform Module Library, Part 2: Structures, revision 1.59.
 """
@@ -51,8 +52,8 @@ _AK_CURVES: Final[dict[int, str]] = {int(TPM2_ECC.NIST_P256): "P-256", int(TPM2_
 #: TPM2B_PUBLIC of an RSA 4096 key has about 540 bytes, a TPMS_ATTEST about 150.
 MAX_STRUCTURE: Final = 2048
 
-#: The largest parts of a quote and a signature, in bytes: TPM2B_NAME, TPM2B_DATA, TPM2B_DIGEST (10.4, 10.5), the
-#: banks of a TPML_PCR_SELECTION and the bitmap of one (10.6), an RSA signature and an ECC number (11.2).
+#: The largest parts of a quote and a signature, in bytes: TPM2B_NAME, TPM2B_DATA, TPM2B_DIGEST (10.4, 10.5),
+#: the banks of a TPML_PCR_SELECTION and the bitmap of one (10.6), an RSA signature and an ECC number (11.2).
 _MAX_NAME: Final = 68
 _MAX_DATA: Final = 66
 _MAX_DIGEST: Final = 64
@@ -67,8 +68,8 @@ _YES: Final = 1
 class AttestationKey:
     """An AK's public half, and the one way in which its signatures verify.
 
-    ``public`` is the TPM2B_PUBLIC as the device sent it (empty when only a PEM key is known), ``name`` the TPM
-    Name (algorithm id and digest, section 16), ``scheme`` one of ``rsassa``, ``rsapss``, ``ecdsa`` and
+    ``public`` is the TPM2B_PUBLIC as the device sent it (empty when only a PEM key is known), ``name`` the
+    TPM Name (algorithm id and digest, section 16), ``scheme`` one of ``rsassa``, ``rsapss``, ``ecdsa`` and
     ``hash_name`` one of ``sha256``, ``sha384``, ``sha512``.
 
     Not checked here: attributes (see :func:`ak_shortcomings`), and whether any TPM holds the private half.
@@ -123,7 +124,7 @@ class Attest:
     pcr_digest: bytes
 
 
-# --- reading ---------------------------------------------------------------------------------------------------
+# --- reading ------------------------------------------------------------------------------------------------
 
 
 def _check_size(data: bytes, what: str, code: str) -> None:
@@ -158,9 +159,9 @@ def _unmarshal(kind: type[Any], data: bytes, what: str, code: str = "evidence-ma
 def parse_attest(data: bytes) -> Attest:
     """Read a TPMS_ATTEST.
 
-    Raises :class:`Malformed` ``evidence-malformed``, for a quote also for trailing bytes.  Not checked: anything about
-    its meaning, not even ``magic`` and ``type``, which the caller wants to refuse only after the signature; and what
-    is attested by something that is no quote.
+    Raises :class:`Malformed` ``evidence-malformed``, for a quote also for trailing bytes.  Not checked:
+    anything about its meaning, not even ``magic`` and ``type``, which the caller wants to refuse only after
+    the signature; and what is attested by something that is no quote.
     """
     octets = _octets(data, "quote")
     try:
@@ -308,7 +309,9 @@ def _require_strength(area: Any) -> None:
 
 
 def _spki(area: Any, what: str, code: str) -> bytes:
-    """The SubjectPublicKeyInfo of a key that exists: on its curve, or with a modulus as long as ``keyBits`` says."""
+    """The SubjectPublicKeyInfo of a key that exists: on its curve, or with a modulus as long as ``keyBits``
+    says.
+    """
     try:
         der = bytes(area.to_der())
     except ValueError as error:  # from cryptography: off the curve, or an impossible exponent
@@ -347,7 +350,7 @@ def ak_shortcomings(public: bytes) -> tuple[Reason, ...]:
     return tuple(reasons)
 
 
-# --- signatures --------------------------------------------------------------------------------------------------
+# --- signatures ---------------------------------------------------------------------------------------------
 
 
 def verify_signature(key: AttestationKey, signature: Signature, message: bytes) -> None:
@@ -366,7 +369,8 @@ def verify_signature(key: AttestationKey, signature: Signature, message: bytes) 
         if isinstance(public, ec.EllipticCurvePublicKey):
             public.verify(signature.raw, message, ec.ECDSA(algorithm))
         else:
-            # AUTO: TPMs differ in their PSS salt length, and the length is no security parameter of a verifier.
+            # AUTO: TPMs differ in their PSS salt length, and the length is no security parameter of a
+            # verifier.
             pss = padding.PSS(padding.MGF1(algorithm), padding.PSS.AUTO)
             scheme = pss if key.scheme == "rsapss" else padding.PKCS1v15()
             public.verify(signature.raw, message, scheme, algorithm)
@@ -382,7 +386,7 @@ def _verifying_key(spki: bytes) -> ec.EllipticCurvePublicKey | rsa.RSAPublicKey:
     return key
 
 
-# --- credential activation ----------------------------------------------------------------------------------------
+# --- credential activation ----------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -397,8 +401,8 @@ def parse_ek(public: bytes) -> EkPublic:
     """Read an EK from a TPM2B_PUBLIC.
 
     Raises :class:`Malformed` ``ek-malformed``, :class:`Refused` ``ek-unsupported`` unless it is a restricted
-    decryption key, fixed to its TPM, RSA of 2048 bits or more, P-256 or P-384, with a SHA-2 name algorithm and AES
-    (EK Credential Profile 2.5, section "Default EK Public Area Template").
+    decryption key, fixed to its TPM, RSA of 2048 bits or more, P-256 or P-384, with a SHA-2 name algorithm
+    and AES (EK Credential Profile 2.5, section "Default EK Public Area Template").
 
     Not checked: that it is the EK of a real TPM; only a certificate can say that.
     """
@@ -428,7 +432,8 @@ def _wraps_with_aes(symmetric: Any) -> bool:
 
 
 def make_credential(ek: EkPublic, ak_name: bytes, secret: bytes) -> tuple[bytes, bytes]:
-    """Wrap *secret* (at most 32 bytes) so that only the TPM with *ek* and the key named *ak_name* recovers it.
+    """Wrap *secret* (at most 32 bytes) so that only the TPM with *ek* and the key named *ak_name* recovers
+    it.
 
     Returns ``(TPM2B_ID_OBJECT, TPM2B_ENCRYPTED_SECRET)``, both with their size fields (part 1, section 24).
     The seed inside comes from the operating system: tpm2_pytss has no parameter for it.

@@ -1,14 +1,16 @@
-"""Verification of a running machine: what its policy is then, and which refusals say something about the machine.
+"""Verification of a running machine: what its policy is then, and which refusals say something about the
+machine.
 
-A machine that runs is not what its initrd was: the cap is extended, and PCR 10 and 11 went on.  Unless the operator
-recorded a policy for the running system, :func:`running_policy` makes one from the policy of the boot.
+A machine that runs is not what its initrd was: the cap is extended, and PCR 10 and 11 went on.  Unless the
+operator recorded a policy for the running system, :func:`running_policy` makes one from the policy of the
+boot.
 
 Rules of this module:
 
 * Three outcomes, never mixed up: *verified*, *refused* (the TPM itself says that something is wrong) and
   *unreachable* (nothing authentic came).
-* What somebody without the TPM can cause is no verdict: :data:`VERDICTS` has only what takes the TPM's signature over
-  our nonce and cannot be changed on the way.
+* What somebody without the TPM can cause is no verdict: :data:`VERDICTS` has only what takes the TPM's
+  signature over our nonce and cannot be changed on the way.
 """
 
 from __future__ import annotations
@@ -39,10 +41,11 @@ class RoundOutcome(StrEnum):
     UNREACHABLE = "unreachable"
 
 
-#: Refusals by :func:`tang_attest.protocol.quote.verify_quote` that count as :attr:`RoundOutcome.REFUSED`; the policy's all do.
-#: Not here: `signature-invalid`, `quote-invalid` and `qualifying-data-mismatch`, which any client can cause with its
-#: own bytes; `pcr-digest-mismatch`, because the values are not signed and may be changed on the way; `clock-backwards`
-#: and `reset-count-backwards`, which count only for some nonces (see :mod:`tang_attest.service.rounds.verify`).
+#: Refusals by :func:`tang_attest.protocol.quote.verify_quote` that count as :attr:`RoundOutcome.REFUSED`; the
+#: policy's all do. Not here: `signature-invalid`, `quote-invalid` and `qualifying-data-mismatch`, which any
+#: client can cause with its own bytes; `pcr-digest-mismatch`, because the values are not signed and may be
+#: changed on the way; `clock-backwards` and `reset-count-backwards`, which count only for some nonces (see
+#: :mod:`tang_attest.service.rounds.verify`).
 VERDICTS: Final = frozenset({"selection-mismatch"})
 
 #: Kinds of TPMs that are reached; not `cmd:`, which would run whatever the text says.
@@ -58,9 +61,9 @@ def check_reach(tcti: str, ak_handle: str) -> None:
         raise Malformed("setting-invalid", "An AK's handle is persistent, such as 0x81010002.")
 
 
-#: Refusals by a policy's rules that are no verdict either: a log or a list is not signed, and may be lost or changed on
-#: the way.  `rule-failed` is a verdict, unless another log of the same boot shows that the rules are kept: a type and data
-#: that were not measured may be changed on the way in a log that replays.
+#: Refusals by a policy's rules that are no verdict either: a log or a list is not signed, and may be lost or
+#: changed on the way.  `rule-failed` is a verdict, unless another log of the same boot shows that the rules
+#: are kept: a type and data that were not measured may be changed on the way in a log that replays.
 UNPROVEN: Final = frozenset(
     {
         "log-missing",
@@ -93,8 +96,9 @@ def running_selection(selection: Selection) -> Selection:
 def running_policy(boot: ReferencePolicy) -> ReferencePolicy:
     """The policy *boot*, as a running system shows its states: capped, and without PCR 10 and 11.
 
-    A state that was approved for one boot counts for as long as that boot lasts.  Raises ``selection-invalid``, also
-    when the policy's rules read a PCR that moves: the log does not say how it moved.
+    A state that was approved for one boot counts for as long as that boot lasts.  Raises
+    ``selection-invalid``, also when the policy's rules read a PCR that moves: the log does not say how it
+    moved.
     """
     selection = running_selection(boot.selection)
     if boot.rules is not None and not boot.rules.pcrs <= set(selection.pcrs):
@@ -111,7 +115,7 @@ def _running(state: ReferenceState, selection: Selection, cap_pcr: int) -> Refer
     return replace(state, values=values, limits=replace(state.limits, uses_left=None))
 
 
-# --- the cap's text ---------------------------------------------------------------------------------------------------
+# --- the cap's text -----------------------------------------------------------------------------------------
 
 
 def with_cap(selection: Selection, cap_pcr: int) -> Selection:
@@ -120,14 +124,17 @@ def with_cap(selection: Selection, cap_pcr: int) -> Selection:
 
 
 def read_cap(events: bytes | None, selection: Selection, values: PcrValues, cap_pcr: int) -> Opened:
-    """Return the statements that the cap's texts *events* prove, beside the quoted *values* of *selection*; see :func:`cap.read`."""
+    """Return the statements that the cap's texts *events* prove, beside the quoted *values* of *selection*;
+    see :func:`cap.read`.
+    """
     if cap_pcr not in values:
         return cap.untold(f"PCR {cap_pcr} is not quoted")
     return cap.read(events, selection.bank, values[cap_pcr])
 
 
 def as_capped(policy: ReferencePolicy, values: PcrValues, opened: Opened) -> PcrValues:
-    """*values* as the states of a running *policy* have them: a cap is a cap, whatever volumes its text names.
+    """*values* as the states of a running *policy* have them: a cap is a cap, whatever volumes its text
+    names.
 
     A state that has the very value of the cap PCR keeps being met by it.
     """
@@ -140,7 +147,9 @@ def as_capped(policy: ReferencePolicy, values: PcrValues, opened: Opened) -> Pcr
 
 
 def recordable(values: PcrValues, selection: Selection, cap_pcr: int, *, explained: bool) -> PcrValues:
-    """*values* of *selection* alone, as a state of a running policy keeps them: an *explained* cap names no volume."""
+    """*values* of *selection* alone, as a state of a running policy keeps them: an *explained* cap names no
+    volume.
+    """
     kept = {pcr: values[pcr] for pcr in selection.pcrs}
     return kept | {cap_pcr: cap_value(selection.bank)} if explained and cap_pcr in kept else kept
 
@@ -148,7 +157,8 @@ def recordable(values: PcrValues, selection: Selection, cap_pcr: int, *, explain
 def with_cause(
     refusal: Refused, policy: ReferencePolicy, values: PcrValues, opened: Opened, *, required: bool
 ) -> Refused:
-    """*refusal*; where only an extended cap PCR is in the way, with the reason that nothing explains its value.
+    """*refusal*; where only an extended cap PCR is in the way, with the reason that nothing explains its
+    value.
 
     That reason comes first where *policy* requires an explanation.
     """

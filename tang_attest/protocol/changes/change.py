@@ -39,7 +39,8 @@ class AddedState:
 class PolicyChange:
     """``add`` is staged, ``retire`` names states that count no more.
 
-    ``rules``, when not ``None``, take the place of the policy's rules over event logs; ``drops_rules`` takes those away.
+    ``rules``, when not ``None``, take the place of the policy's rules over event logs; ``drops_rules`` takes
+    those away.
     """
 
     add: tuple[AddedState, ...] = ()
@@ -104,19 +105,20 @@ def load_change(fields: Mapping[str, object]) -> PolicyChange:
     return PolicyChange(states, tuple(retire), *_rules(rules))
 
 
-# --- reading --------------------------------------------------------------------------------------------------------
+# --- reading ------------------------------------------------------------------------------------------------
 
 
 def parse_change(document: object, policy: ReferencePolicy) -> PolicyChange:
     """The change that *document* asks of *policy*.
 
-    *document* is what a YAML or JSON reader made: a mapping with ``add``, a list of ``label``, ``values`` (hex by
-    PCR, or the text of ``tpm2 pcrread``) and perhaps ``accept-uncovered`` (parts of the boot), ``retire``, a list of labels, and ``rules``, what :func:`parse_rules` reads or ``none``.
+    *document* is what a YAML or JSON reader made: a mapping with ``add``, a list of ``label``, ``values``
+    (hex by PCR, or the text of ``tpm2 pcrread``) and perhaps ``accept-uncovered`` (parts of the boot),
+    ``retire``, a list of labels, and ``rules``, what :func:`parse_rules` reads or ``none``.
 
-    Raises :class:`Malformed` ``change-invalid``, naming the key: unknown or missing keys, values that do not fit
-    the policy's selection or are of a boot that nothing measured, labels that the policy has (``add``) or has not
-    (``retire``), and a change of nothing.  Raises ``rules-invalid`` for rules that are none, naming the rule, and for
-    rules that the policy cannot ask.
+    Raises :class:`Malformed` ``change-invalid``, naming the key: unknown or missing keys, values that do not
+    fit the policy's selection or are of a boot that nothing measured, labels that the policy has (``add``) or
+    has not (``retire``), and a change of nothing.  Raises ``rules-invalid`` for rules that are none, naming
+    the rule, and for rules that the policy cannot ask.
     """
     fields = _mapping(document, "change", set(_KEYS))
     add = tuple(

@@ -37,8 +37,8 @@ class Group:
 class DryRun:
     """Effect of a change on ``devices`` devices.
 
-    ``refused``: permitted now, refused then.  ``already``: refused now and then.  ``helped``: refused now, permitted
-    then.  ``unknown``: nothing is known of their boot.  Groups have the largest first.
+    ``refused``: permitted now, refused then.  ``already``: refused now and then.  ``helped``: refused now,
+    permitted then.  ``unknown``: nothing is known of their boot.  Groups have the largest first.
     """
 
     devices: int

@@ -6,10 +6,12 @@
 
 Rules of this module:
 
-* Whom a device is judged by follows from policy, rollout and device alone: :func:`judged_by`.  Unlock, dry run and
-  status ask it, so they agree.
-* A device that passed under the rollout keeps the change when the rollout stops: its next boot must not be refused.
-* The audience only grows: a device is in it by its place in [0, 10,000), which its name and the rollout's salt give.
+* Whom a device is judged by follows from policy, rollout and device alone: :func:`judged_by`.  Unlock, dry
+  run and status ask it, so they agree.
+* A device that passed under the rollout keeps the change when the rollout stops: its next boot must not be
+  refused.
+* The audience only grows: a device is in it by its place in [0, 10,000), which its name and the rollout's
+  salt give.
 """
 
 from __future__ import annotations
@@ -27,8 +29,8 @@ from tang_attest.protocol.reference_state import Life
 #: A share is a number of this many: hundredths of a percent.
 WHOLE: Final = 10_000
 
-#: Refusals that say nothing about the change: a running system asks, one boot was there to be learned, or the device
-#: gets nothing whatever it boots.
+#: Refusals that say nothing about the change: a running system asks, one boot was there to be learned, or the
+#: device gets nothing whatever it boots.
 _NOT_THE_CHANGE: Final = frozenset(
     {"capped", "state-learned", "device-suspended", "approval-required", "device-stale"}
 )
@@ -63,8 +65,9 @@ class RolloutSubject:
 class Rollout:
     """A change on its way.
 
-    The audience is every device that has ``label``, and the ``share`` (of :data:`WHOLE`) of all.  ``limit`` is how
-    many of its devices may be refused; one more stops the rollout.  ``ended_by`` and ``why`` tell of the last stop too.
+    The audience is every device that has ``label``, and the ``share`` (of :data:`WHOLE`) of all.  ``limit``
+    is how many of its devices may be refused; one more stops the rollout.  ``ended_by`` and ``why`` tell of
+    the last stop too.
     """
 
     id: int = 0
@@ -127,8 +130,8 @@ class Rollout:
     def outcome(self, subject: RolloutSubject, *, met: str | None, code: str) -> RolloutOutcome | None:
         """Return the outcome of *subject* with the change, or None if an appraisal adds nothing new.
 
-        *met* is the label of the state that permitted, ``None`` for a refusal with *code*.  A device that still
-        boots what it booted before says nothing, unless the change adds no state.
+        *met* is the label of the state that permitted, ``None`` for a refusal with *code*.  A device that
+        still boots what it booted before says nothing, unless the change adds no state.
         """
         if (
             self.status is not RolloutPhase.RUNNING
@@ -151,8 +154,8 @@ def place(salt: str, name: str) -> int:
 def judged_by(policy: ReferencePolicy, rollout: Rollout | None, subject: RolloutSubject) -> ReferencePolicy:
     """The policy as it is for *subject*.
 
-    *rollout* is the newest of *policy*; one that is over changes nothing.  States of a rollout that does not apply keep their limit,
-    which is an obstacle (``state-not-rolled-out``).
+    *rollout* is the newest of *policy*; one that is over changes nothing.  States of a rollout that does not
+    apply keep their limit, which is an obstacle (``state-not-rolled-out``).
     """
     if rollout is None or not rollout.applies_to(subject):
         return policy

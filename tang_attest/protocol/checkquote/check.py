@@ -1,8 +1,8 @@
 """``tang-attest checkquote``: a quote made by anyone, checked as tpm2_checkquote should.
 
 The unlock's own checks are in :mod:`tang_attest.protocol.quote`, and most of the ones here are the same
-functions.  What differs: nothing was enrolled, so the key has to show that it is an AK; and a person looks, so all
-that is wrong is collected instead of stopping at the first.
+functions.  What differs: nothing was enrolled, so the key has to show that it is an AK; and a person looks,
+so all that is wrong is collected instead of stopping at the first.
 
     (1) the key is an AK: restricted, sign, not decrypt, fixedTPM, fixedParent, sensitiveDataOrigin
     (2) the signature is the key's, under the key's own scheme and hash
@@ -45,9 +45,9 @@ CHECKS: Final = {
 class Question:
     """The files of a quote, and what is expected of it.
 
-    ``public`` is PEM, TPM2B_PUBLIC or TPMT_PUBLIC; ``scheme`` and ``hash_name`` are needed where a PEM is silent and
-    must agree with any other key.  ``None`` for ``selection``, ``pcr_file`` or ``event_log`` means that it is not
-    asked; ``qualification`` is always asked.
+    ``public`` is PEM, TPM2B_PUBLIC or TPMT_PUBLIC; ``scheme`` and ``hash_name`` are needed where a PEM is
+    silent and must agree with any other key.  ``None`` for ``selection``, ``pcr_file`` or ``event_log`` means
+    that it is not asked; ``qualification`` is always asked.
     """
 
     public: bytes
@@ -79,7 +79,9 @@ class Question:
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One numbered check; ``passed`` is ``None`` if it was not done (not asked for, or an earlier one failed)."""
+    """One numbered check; ``passed`` is ``None`` if it was not done (not asked for, or an earlier one
+    failed).
+    """
 
     number: int
     asked: bool
@@ -143,10 +145,11 @@ class QuoteCheckResult:
 def check_quote(question: Question) -> QuoteCheckResult:
     """Do every check that can be done.
 
-    Raises :class:`Malformed` ``key-malformed`` when the key cannot be read: then there is nothing to check with.
+    Raises :class:`Malformed` ``key-malformed`` when the key cannot be read: then there is nothing to check
+    with.
 
-    Not checked: that the key is in a genuine TPM (its endorsement says so), that a PEM key is an AK, whether the
-    quote is fresh beyond its qualifying data, and whether the PCR values are good.
+    Not checked: that the key is in a genuine TPM (its endorsement says so), that a PEM key is an AK, whether
+    the quote is fresh beyond its qualifying data, and whether the PCR values are good.
     """
     sheet = _Sheet(question.asked)
     key = _check_key(question, sheet)

@@ -52,7 +52,8 @@ class PcrFile:
 def public_area(data: bytes) -> bytes | None:
     """The TPM2B_PUBLIC of a file with a TPM2B_PUBLIC or TPMT_PUBLIC; ``None`` if it is PEM.
 
-    The first two bytes tell which: a TPM2B_PUBLIC begins with its size, a TPMT_PUBLIC with its type (1 or 0x23).
+    The first two bytes tell which: a TPM2B_PUBLIC begins with its size, a TPMT_PUBLIC with its type (1 or
+    0x23).
 
     Raises :class:`Malformed` ``key-malformed``.  Not checked: what a key that is neither PEM nor TPMT holds.
     """
@@ -71,9 +72,9 @@ def public_area(data: bytes) -> bytes | None:
 def parse_signature(data: bytes, key: AttestationKey) -> Signature:
     """Read a signature file: a TPMT_SIGNATURE, or ``plain`` (``tpm2 quote -f plain``).
 
-    A plain signature names no scheme, so it is taken as one of *key*'s own.  Plain RSA is exactly as long as the
-    modulus, and a TPMT_SIGNATURE is 6 bytes longer; plain ECDSA is a DER sequence (0x30), and a TPMT_SIGNATURE
-    begins with 0x00.
+    A plain signature names no scheme, so it is taken as one of *key*'s own.  Plain RSA is exactly as long as
+    the modulus, and a TPMT_SIGNATURE is 6 bytes longer; plain ECDSA is a DER sequence (0x30), and a
+    TPMT_SIGNATURE begins with 0x00.
 
     Raises :class:`Malformed` as :func:`tang_attest.protocol.tpm.parse_signature`.
     """

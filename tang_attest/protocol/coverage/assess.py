@@ -44,8 +44,9 @@ def assess(
 ) -> Assessment:
     """Return what *event_log* proves about quoted *values* of *selection*.
 
-    The log must lead to the value of every selected PCR that it extends, but for words that systemd measures after
-    it, and but for *loose* PCRs: the cap, and those that move before a running system quotes.  Never raises.
+    The log must lead to the value of every selected PCR that it extends, but for words that systemd measures
+    after it, and but for *loose* PCRs: the cap, and those that move before a running system quotes.  Never
+    raises.
 
     NOT checked: that *values* are authentic.
     """
@@ -65,14 +66,18 @@ def assess(
 
 
 def require_covered(assessment: Assessment, accepted: Iterable[BootPart] = ()) -> None:
-    """Raise :class:`Refused` ``uncovered`` with a reason for each part that nobody covers and that is not *accepted*."""
+    """Raise :class:`Refused` ``uncovered`` with a reason for each part that nobody covers and that is not
+    *accepted*.
+    """
     gaps = [part for part in assessment.uncovered if part.part not in set(accepted)]
     if gaps:
         raise Refused.because(*map(_reason, gaps))
 
 
 def acceptance(assessment: Assessment, accepted: Iterable[BootPart]) -> tuple[BootPart, ...]:
-    """Return those of *accepted* for which the acceptance means something: all of them where coverage is unknown."""
+    """Return those of *accepted* for which the acceptance means something: all of them where coverage is
+    unknown.
+    """
     chosen = set(accepted)
     if assessment.coverage is not None:
         chosen &= {part.part for part in assessment.uncovered}

@@ -45,8 +45,8 @@ class Chain(StrEnum):
 class Boot:
     """Proof of a log: each part to its PCRs and the software that measured it there.
 
-    ``hollow`` has a sentence for a part that a chain should measure and measured as a constant, or by its name only.
-    ``used`` are the PCRs with more than constants.
+    ``hollow`` has a sentence for a part that a chain should measure and measured as a constant, or by its
+    name only. ``used`` are the PCRs with more than constants.
     """
 
     chain: Chain
@@ -120,8 +120,8 @@ def preferred(chain: Chain, pcrs: tuple[int, ...]) -> int:
 def read_boot(log: EventLog, bank: str) -> Boot:
     """Return the parts that *log* measures in *bank* (``sha256``).
 
-    A function of digests and of the bytes that hash to them: see the rules of this package.  The effort is linear in
-    the size of the log.
+    A function of digests and of the bytes that hash to them: see the rules of this package.  The effort is
+    linear in the size of the log.
 
     Raises :class:`~tang_attest.errors.Malformed` ``eventlog-bank-missing`` as
     :func:`~tang_attest.protocol.eventlog.replay` does.  NOT checked: that any TPM has the values of the log.
@@ -168,7 +168,9 @@ def _extends(events: list[Event], pcr: int, bank: str) -> list[_Extend]:
 
 
 def _proven(event: Event, bank: str) -> bytes | None:
-    """The bytes of *event* that hash to its digest, whatever its type says; None if the log does not hold them."""
+    """The bytes of *event* that hash to its digest, whatever its type says; None if the log does not hold
+    them.
+    """
     text = event.data.removesuffix(b"\0")
     spans = [event.data, text]
     spans += [text.removeprefix(prefix) for prefix in _GRUB_PREFIXES if text.startswith(prefix)]
@@ -186,7 +188,8 @@ def _chain(by_pcr: Mapping[int, list[_Extend]], uki: bool) -> Chain:
     if by_pcr[4] and all(_utf16_text(each.proven) for each in eight):
         if uki:
             return Chain.UKI
-        # systemd-boot measures the line for an image that it has the firmware load; old kernels have a silent stub.
+        # systemd-boot measures the line for an image that it has the firmware load; old kernels have a silent
+        # stub.
         handed_over = len(by_pcr[4]) > 1 and any(_utf16_text(each.proven) for each in (*eight, *by_pcr[12]))
         if by_pcr[9] or handed_over:
             return Chain.STUB
@@ -198,7 +201,8 @@ def _note_firmware(by_pcr: Mapping[int, list[_Extend]], notes: _Notes) -> None:
     uboot = _is_uboot(zero)
     if zero:
         notes.found(BootPart.FIRMWARE, 0, _UBOOT if uboot else _FIRMWARE)
-        # A proven version and something else: without the one, the other may be U-Boot's version under a wrong name.
+        # A proven version and something else: without the one, the other may be U-Boot's version under a
+        # wrong name.
         if uboot or len(zero) < 2 or all(each.proven is None for each in zero):
             notes.hollow[BootPart.FIRMWARE] = _VERSION_ONLY
         if uboot and len(zero) > 1:
@@ -215,7 +219,9 @@ def _note_firmware(by_pcr: Mapping[int, list[_Extend]], notes: _Notes) -> None:
 
 
 def _note_uboot(by_pcr: Mapping[int, list[_Extend]], eight: list[bytes], bank: str, notes: _Notes) -> None:
-    """``bootm`` and ``booti`` (boot/bootm.c): PCR 8 the kernel, 9 the initrd, 1 the device tree and then the command line."""
+    """``bootm`` and ``booti`` (boot/bootm.c): PCR 8 the kernel, 9 the initrd, 1 the device tree and then the
+    command line.
+    """
     if by_pcr[8]:
         notes.found(BootPart.KERNEL, 8, _UBOOT)
     elif any(each not in {digest(bank, data) for data in SEPARATORS} for each in eight):
@@ -259,7 +265,9 @@ def _loads_initrd(texts: list[str]) -> bool:
 
 
 def _note_stub(by_pcr: Mapping[int, list[_Extend]], notes: _Notes) -> None:
-    """The kernel is an image that firmware loaded; its stub measures into PCR 9 (drivers/firmware/efi/libstub)."""
+    """The kernel is an image that firmware loaded; its stub measures into PCR 9
+    (drivers/firmware/efi/libstub).
+    """
     notes.found(BootPart.KERNEL, 4, _FIRMWARE)
     if by_pcr[8]:
         notes.found(BootPart.COMMAND_LINE, 8, _SYSTEMD)
@@ -282,7 +290,9 @@ def _uki_sections(eleven: list[bytes], bank: str) -> list[BootPart]:
 
 
 def _is_uboot(zero: list[_Extend]) -> bool:
-    """U-Boot measures its own version as that of the CRTM (lib/tpm_tcg2.c), in one encoding of text or another."""
+    """U-Boot measures its own version as that of the CRTM (lib/tpm_tcg2.c), in one encoding of text or
+    another.
+    """
     return any(each.proven is not None and each.proven.startswith(b"U-Boot ") for each in zero)
 
 
@@ -297,7 +307,9 @@ def _grub_text(proven: bytes | None) -> str | None:
 
 
 def _kernel_line(text: str) -> str | None:
-    """The kernel's path and command line in a command ``linux PATH ...``, or in such a line; None in any other text."""
+    """The kernel's path and command line in a command ``linux PATH ...``, or in such a line; None in any
+    other text.
+    """
     command, _, rest = text.partition(" ")
     if command in _KERNEL_COMMANDS:
         return rest.strip() or None

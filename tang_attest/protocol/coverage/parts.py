@@ -1,4 +1,6 @@
-"""Boot and selection -> Coverage: the parts that the selection binds, and the reason for each that it does not."""
+"""Boot and selection -> Coverage: the parts that the selection binds, and the reason for each that it does
+not.
+"""
 
 from __future__ import annotations
 
@@ -19,10 +21,11 @@ _SHOWN: Final = (*ENFORCED, BootPart.DEVICE_TREE)
 
 @dataclass(frozen=True, slots=True)
 class PartCoverage:
-    """One part: PCR -> the software that measured it there, whether the selection has such a PCR, and the verdict.
+    """One part: PCR -> the software that measured it there, whether the selection has such a PCR, and the
+    verdict.
 
-    ``reason`` is a clause without a full stop for a part that is not ``covered``, else None.  ``selection`` is the
-    asked one with a PCR that covers the part, and None where no selection does.
+    ``reason`` is a clause without a full stop for a part that is not ``covered``, else None.  ``selection``
+    is the asked one with a PCR that covers the part, and None where no selection does.
     """
 
     part: BootPart
@@ -88,9 +91,9 @@ class Coverage:
 def coverage(log: EventLog, selection: Selection) -> Coverage:
     """Return the parts of the boot of *log* that *selection* binds.
 
-    A pure function of both, see the rules of this package.  Raises
-    :class:`~tang_attest.errors.Malformed` ``eventlog-bank-missing`` when the log does not have the selection's bank.
-    NOT checked: that the log leads to any quoted value.
+    A pure function of both, see the rules of this package.  Raises :class:`~tang_attest.errors.Malformed`
+    ``eventlog-bank-missing`` when the log does not have the selection's bank. NOT checked: that the log leads
+    to any quoted value.
     """
     boot = read_boot(log, selection.bank)
     return Coverage(selection, boot, tuple(_part(part, boot, selection) for part in BootPart))

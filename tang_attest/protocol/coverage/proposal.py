@@ -1,4 +1,6 @@
-"""Boot -> Proposal: the PCR selection that fits a boot chain, and the reason for each PCR that is chosen or left out."""
+"""Boot -> Proposal: the PCR selection that fits a boot chain, and the reason for each PCR that is chosen or
+left out.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,9 @@ _ADDED_PCRS: Final = (12, 13)
 
 @dataclass(frozen=True, slots=True)
 class Proposal:
-    """``selection`` and sentences without a full stop that say why; ``missing`` are parts that no selection covers."""
+    """``selection`` and sentences without a full stop that say why; ``missing`` are parts that no selection
+    covers.
+    """
 
     selection: Selection
     reasons: tuple[str, ...]
@@ -34,9 +38,9 @@ class Proposal:
 def propose(boot: Boot, bank: str, cap_pcr: int) -> Proposal | None:
     """Return the selection for machines that boot as *boot* does, with *cap_pcr*; None for an unknown chain.
 
-    It has the PCRs of the firmware that hold more than constants, and for each of :data:`ENFORCED` one PCR that
-    covers it.  Of several, it prefers the one that the chain itself measures: a unified kernel image needs PCR 11
-    and not 9.
+    It has the PCRs of the firmware that hold more than constants, and for each of :data:`ENFORCED` one PCR
+    that covers it.  Of several, it prefers the one that the chain itself measures: a unified kernel image
+    needs PCR 11 and not 9.
     """
     if boot.chain is Chain.UNKNOWN:
         return None

@@ -131,8 +131,8 @@ def _may_have_issued(issuer: Certificate, certificate: Certificate) -> bool:
 def _no_issuer(path: Chain, known: Sequence[Certificate]) -> Reason:
     """The certificate that is missing above the end of *path*.
 
-    Directly above an EK certificate that is an intermediate, with nearly every vendor. A certificate that issued
-    itself, or has the name of an issuer that is known by another key, can only lack a root.
+    Directly above an EK certificate that is an intermediate, with nearly every vendor. A certificate that
+    issued itself, or has the name of an issuer that is known by another key, can only lack a root.
     """
     end = path[-1]
     namesake = any(certificate.subject_key == end.issuer_key for certificate in known)

@@ -84,10 +84,10 @@ class Root:
 def trim_certificate(nv: bytes) -> bytes:
     """The DER certificate in *nv*, the contents of an EK certificate's NV index.
 
-    The index may be larger than the certificate and is then filled with 0xFF or 0x00. Around the certificate there
-    may be an OCTET STRING (keylime#1891), the header of a TPM 1.2's stored certificate, PEM, or its length in two
-    or four octets of either order. Each is taken off. Raises Malformed("ek-malformed") for anything else, among it
-    compressed certificates, other trailing bytes and more than 8 KiB.
+    The index may be larger than the certificate and is then filled with 0xFF or 0x00. Around the certificate
+    there may be an OCTET STRING (keylime#1891), the header of a TPM 1.2's stored certificate, PEM, or its
+    length in two or four octets of either order. Each is taken off. Raises Malformed("ek-malformed") for
+    anything else, among it compressed certificates, other trailing bytes and more than 8 KiB.
 
     NOT checked: that what is inside the outer SEQUENCE is a certificate.
     """
@@ -156,8 +156,9 @@ def parse_roots(data: bytes) -> tuple[Root, ...]:
     One in DER may be as ``tpm2 nvread`` gives it: :func:`trim_certificate` says what may be around it.
 
     Each certificate becomes an anchor of its own, an intermediate too, labeled with its subject; text between
-    PEM blocks is ignored, repeated certificates count once. Raises Malformed("certificate-malformed") if there is no
-    certificate, one of them cannot be read, or the file holds anything else, such as a private key.
+    PEM blocks is ignored, repeated certificates count once. Raises Malformed("certificate-malformed") if
+    there is no certificate, one of them cannot be read, or the file holds anything else, such as a private
+    key.
 
     NOT checked: dates, signatures, key sizes. Whether an anchor is good enough is decided when a chain
     reaches it, as a vendor's bundle may hold old ones among the new.
@@ -176,7 +177,9 @@ def parse_roots(data: bytes) -> tuple[Root, ...]:
 
 
 def _unpadded(data: bytes) -> bytes:
-    """A certificate out of an NV index without its padding; anything else as it is, for the reader to describe."""
+    """A certificate out of an NV index without its padding; anything else as it is, for the reader to
+    describe.
+    """
     try:
         return trim_certificate(data)
     except Malformed:
@@ -227,9 +230,9 @@ def verify_ek_certificate(
 
     *ek_spki_der* is a DER SubjectPublicKeyInfo; *intermediates* are DER certificates that the device sent
     along. Raises Malformed("ek-malformed") if something of the device's cannot be read,
-    Malformed("certificate-malformed") if a root cannot, and otherwise one Refused with every reason: "ek-untrusted",
-    "ek-mismatch", "ek-expired" or "ek-unsupported". When a root is missing, its reason carries ``issuer`` and ``authority_key_id`` (hex
-    or None).
+    Malformed("certificate-malformed") if a root cannot, and otherwise one Refused with every reason:
+    "ek-untrusted", "ek-mismatch", "ek-expired" or "ek-unsupported". When a root is missing, its reason
+    carries ``issuer`` and ``authority_key_id`` (hex or None).
 
     NOT checked: revocation (no network here), the leaf's key usage (vendors disagree with the profile),
     certificate policies, whether the EK's template is a standard one, and that the TPM holds the private key

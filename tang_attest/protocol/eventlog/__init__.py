@@ -10,7 +10,8 @@ Rules of this package:
   finds that it explains PCR values whose quote was verified, and even then only its *digests* are proven,
   never the ``data`` that explains them (``data_matches_digest`` says for which events the two agree).
 * Look at a log only after the quote's signature holds: any client can send a log to parse.
-* Importing this package needs the standard library only: enrolled machines predict with it (clevis-pin/predict).
+* Importing this package needs the standard library only: enrolled machines predict with it
+  (clevis-pin/predict).
 * Strict: a log that two readers could understand differently is refused, with the event and the offset.
 """
 

@@ -8,7 +8,9 @@ from typing import Final
 from tang_attest.protocol.eventlog.structures import Event, EventType
 
 COMMAND_LINE_PCRS: Final = frozenset({1, 8, 9, 11, 12})
-"""U-Boot: 1.  GRUB: 8.  Linux' EFI stub, load options: 9.  systemd-stub, section .cmdline: 11, and what replaced or extended it: 12."""
+"""U-Boot: 1.  GRUB: 8.  Linux' EFI stub, load options: 9.  systemd-stub, section .cmdline: 11, and what
+replaced or extended it: 12.
+"""
 
 _LOAD_OPTIONS_TAG: Final = (0x8F3B22ED).to_bytes(4, "little")
 _GRUB: Final = b"kernel_cmdline: "
@@ -38,9 +40,9 @@ def claims_command_line(event: Event) -> bool:
 def encodings(line: str) -> Iterator[bytes]:
     """Every way in which somebody measures *line*: UTF-8 or UTF-16, with and without a NUL.
 
-    Also with GRUB's word in front, if the line begins with a path, which the kernel ignores either way: in front of
-    anything else it would take a parameter away.  Nothing else may be added here; ``initrd=initrd``, which OVMF
-    adds to QEMU's -append, elsewhere loads a file that Linux's stub may not measure.
+    Also with GRUB's word in front, if the line begins with a path, which the kernel ignores either way: in
+    front of anything else it would take a parameter away.  Nothing else may be added here; ``initrd=initrd``,
+    which OVMF adds to QEMU's -append, elsewhere loads a file that Linux's stub may not measure.
     """
     lines = [line, _BOOT_IMAGE + line] if line.startswith(("/", "(")) else [line]
     for candidate in lines:

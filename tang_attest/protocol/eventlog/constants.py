@@ -1,4 +1,6 @@
-"""Bytes that every boot may measure whatever it runs: their digests, and the PCR values that they alone lead to."""
+"""Bytes that every boot may measure whatever it runs: their digests, and the PCR values that they alone lead
+to.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,9 @@ ACTIONS: Final = (
 """EV_EFI_ACTION (PFP "EV_EFI_ACTION Event Types")."""
 
 LABELS: Final = (b"linux", b"initrd", b"dts")
-"""U-Boot hashes the label of an event in place of a range that is empty (lib/tpm-v2.c): ``booti`` knows no size."""
+"""U-Boot hashes the label of an event in place of a range that is empty (lib/tpm-v2.c): ``booti`` knows no
+size.
+"""
 
 PHASES: Final = ("enter-initrd", "leave-initrd", "sysinit", "ready", "shutdown", "final")
 """systemd-pcrphase.service(8), PCR 11, in this order."""
@@ -48,8 +52,9 @@ def nothing_digests(bank: str) -> frozenset[bytes]:
 def measures_nothing(value: bytes, bank: str) -> bool:
     """Return True for a PCR *value* that says nothing about software.
 
-    That is the value after a reset (zeros, ones, or the startup locality in the last byte), and the value after up
-    to two constants, such as a separator and systemd's ``os-separator``.  Announcements and phases are constants too.
+    That is the value after a reset (zeros, ones, or the startup locality in the last byte), and the value
+    after up to two constants, such as a separator and systemd's ``os-separator``.  Announcements and phases
+    are constants too.
     """
     return value in _nothing_values(bank)
 

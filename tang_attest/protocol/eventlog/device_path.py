@@ -13,7 +13,9 @@ from tang_attest.protocol.eventlog.text import Fields, utf16
 
 _END: Final = 0x7F
 _UBOOT: Final = "e61d73b9-a384-4acc-aeab-82e828f3628b"
-"""U-Boot's own nodes: one for the root, and one for each device of its tree down to the disk (lib/efi_loader)."""
+"""U-Boot's own nodes: one for the root, and one for each device of its tree down to the disk
+(lib/efi_loader).
+"""
 _MOST_NODES: Final = 64
 
 

@@ -1,7 +1,7 @@
 """Differences of a log from an approved one, event by event, in sentences for people.
 
-For eyes only: nothing here decides.  What the log says beyond its digests is marked with ``claims``, unless it
-re-hashes (``rehash.py``): a path, an image's name and a file's name are never measured.
+For eyes only: nothing here decides.  What the log says beyond its digests is marked with ``claims``, unless
+it re-hashes (``rehash.py``): a path, an image's name and a file's name are never measured.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ _MOST_WORDS: Final = 12
 class EventDifference:
     """One event that is not as it was approved.
 
-    ``before`` is the approved event and ``after`` the one that was seen; one of them is ``None`` when an event
-    was added or removed.  ``sentence`` starts in lower case and has no full stop.
+    ``before`` is the approved event and ``after`` the one that was seen; one of them is ``None`` when an
+    event was added or removed.  ``sentence`` starts in lower case and has no full stop.
     """
 
     pcr: int
@@ -38,7 +38,9 @@ class EventDifference:
     after: Event | None
 
     def as_json(self) -> dict[str, object]:
-        """``{"pcr", "kind", "sentence", "before", "after"}``; the last two are event numbers in their logs or null."""
+        """``{"pcr", "kind", "sentence", "before", "after"}``; the last two are event numbers in their logs or
+        null.
+        """
         return {
             "pcr": self.pcr,
             "kind": self.kind,
@@ -51,10 +53,12 @@ class EventDifference:
 def difference(
     approved: EventLog, seen: EventLog, bank: str, pcrs: Collection[int] | None = None
 ) -> tuple[EventDifference, ...]:
-    """Return the events of *seen* that differ from those of *approved*, by PCR and then in the order of the logs.
+    """Return the events of *seen* that differ from those of *approved*, by PCR and then in the order of the
+    logs.
 
-    Compares what was extended in *bank* (``sha256``), in *pcrs* or in all; an event is the same when its digest
-    is.  Empty exactly when both logs extend the same digests in the same order.  Odd data is shown as bytes.
+    Compares what was extended in *bank* (``sha256``), in *pcrs* or in all; an event is the same when its
+    digest is.  Empty exactly when both logs extend the same digests in the same order.  Odd data is shown as
+    bytes.
 
     Raises :class:`Malformed` ``eventlog-bank-missing`` when one of the logs does not have *bank*.
     NOT checked: that either log replays to anything, so what the sentences explain may never have happened.
@@ -90,7 +94,9 @@ def _aligned(old: Sequence[Event], new: Sequence[Event], bank: str) -> list[_Pai
 
 
 def _unaligned(old: Sequence[Event], new: Sequence[Event], bank: str) -> list[_Pair]:
-    """Too many to align: what one log has more often than the other; if only the order differs, its first place."""
+    """Too many to align: what one log has more often than the other; if only the order differs, its first
+    place.
+    """
     counts_old, counts_new = (Counter(event.digests[bank] for event in events) for events in (old, new))
     lost, gained = counts_old - counts_new, counts_new - counts_old
     pairs: list[_Pair] = []
@@ -167,9 +173,11 @@ def _replaced(before: Event, after: Event, bank: str) -> str:
 
 
 def _words(old: Sequence[str], new: Sequence[str]) -> str:
-    """``gained init=/bin/sh, lost quiet, changed root=/dev/sdb (was root=/dev/sda)``; empty if only their order differs.
+    """``gained init=/bin/sh, lost quiet, changed root=/dev/sdb (was root=/dev/sda)``; empty if only their
+    order differs.
 
-    In linear time: a line of a log has as many words as its sender likes, and an alignment of them would be quadratic.
+    In linear time: a line of a log has as many words as its sender likes, and an alignment of them would be
+    quadratic.
     """
     lost, gained = _only_in(old, new), _only_in(new, old)
     before: dict[str, deque[str]] = defaultdict(deque)

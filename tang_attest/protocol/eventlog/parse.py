@@ -6,11 +6,11 @@ Two formats (PFP "Event Logging"), told apart by the first event; all integers a
     "crypto-agile"   TCG_PCR_EVENT2   pcr u32, type u32, count u32, count x (algorithm u16, digest),
                                       size u32, data [size]
 
-A crypto-agile log opens with one TCG_PCR_EVENT of type EV_NO_ACTION that holds a TCG_EfiSpecIDEvent
-("Spec ID Event03") and announces the digest algorithms.  Every later event carries digests of some, each once.
-Some firmware announces banks that are not active, and Windows' later events may have a SHA-1 digest alone.  A bank
-is part of the log only if every event has a digest for it: anything else could not be replayed, and an event that
-is missing from a bank would be in the log without having been extended.
+A crypto-agile log opens with one TCG_PCR_EVENT of type EV_NO_ACTION that holds a TCG_EfiSpecIDEvent ("Spec ID
+Event03") and announces the digest algorithms.  Every later event carries digests of some, each once. Some
+firmware announces banks that are not active, and Windows' later events may have a SHA-1 digest alone.  A bank
+is part of the log only if every event has a digest for it: anything else could not be replayed, and an event
+that is missing from a bank would be in the log without having been extended.
 """
 
 from __future__ import annotations
@@ -180,7 +180,9 @@ def _read_data(reader: _EventReader) -> bytes:
 def _format(
     reader: _EventReader, first: Event
 ) -> tuple[Literal["crypto-agile", "sha1"], dict[int, Algorithm]]:
-    """Return the format that the first event announces, and the digest algorithms by TPM_ALG_ID, in the log's order."""
+    """Return the format that the first event announces, and the digest algorithms by TPM_ALG_ID, in the log's
+    order.
+    """
     if first.type != EventType.EV_NO_ACTION:
         return "sha1", {0x0004: _SHA1}  # before Spec ID events there was only this format
     signature = first.data[:_SIGNATURE_SIZE]

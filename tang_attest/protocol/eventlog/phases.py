@@ -1,7 +1,8 @@
-"""Words that systemd extends beside the firmware's log: they explain a quoted value that the log alone does not lead to.
+"""Words that systemd extends beside the firmware's log: they explain a quoted value that the log alone does
+not lead to.
 
-Each word is a constant, measured as its text in the PCR's bank (systemd-pcrphase.service(8)), so a value that only
-these words separate from that of the log is of the same boot, seen later.
+Each word is a constant, measured as its text in the PCR's bank (systemd-pcrphase.service(8)), so a value that
+only these words separate from that of the log is of the same boot, seen later.
 """
 
 from __future__ import annotations
@@ -39,7 +40,8 @@ def words_between(
 ) -> tuple[str, ...] | None:
     """Return the words that systemd extended *pcr* with from the value *before* to *after* in *bank*.
 
-    An ordered choice of those of *known*: none when the values are equal, and None when no choice explains *after*.
+    An ordered choice of those of *known*: none when the values are equal, and None when no choice explains
+    *after*.
     """
     words = known.get(pcr, ())
     for count in range(len(words) + 1):
@@ -60,7 +62,8 @@ def unexplained(
 ) -> tuple[Mismatch, ...]:
     """Return what :func:`replays_to` does, without the PCRs that words of *known* explain.
 
-    Raises :class:`~tang_attest.errors.Malformed` as :func:`replays_to`.  NOT checked: that *quoted* is authentic.
+    Raises :class:`~tang_attest.errors.Malformed` as :func:`replays_to`.  NOT checked: that *quoted* is
+    authentic.
     """
     return tuple(
         mismatch
@@ -70,7 +73,9 @@ def unexplained(
 
 
 def measured_later(log: EventLog, bank: str, quoted: Mapping[int, bytes]) -> dict[int, tuple[str, ...]]:
-    """Return the words that systemd measured after *log*, by PCR; only PCRs that they explain, and of which there are some."""
+    """Return the words that systemd measured after *log*, by PCR; only PCRs that they explain, and of which
+    there are some.
+    """
     found = {
         mismatch.pcr: words_between(mismatch.pcr, mismatch.replayed, mismatch.quoted, bank)
         for mismatch in replays_to(log, bank, quoted)

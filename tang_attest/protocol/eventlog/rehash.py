@@ -38,7 +38,8 @@ _LONGEST_SECTION_NAME: Final = 32
 
 
 def data_matches_digest(event: Event, bank: str) -> bool:
-    """Return True if *event*'s data, or the part of it that its type measures, hashes to its digest in *bank*.
+    """Return True if *event*'s data, or the part of it that its type measures, hashes to its digest in
+    *bank*.
 
     True ties the data to a digest, so that a log that replays to a quote proves it too: all of it, except for
     the name of an EV_EFI_VARIABLE_BOOT and the prefix of a GRUB command.  False proves nothing bad: for most

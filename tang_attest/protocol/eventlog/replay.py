@@ -37,8 +37,8 @@ def replay(log: EventLog, bank: str) -> dict[int, bytes]:
     Only PCRs into which at least one event is extended, and PCR 0 if the log tells its startup locality.
     EV_NO_ACTION is never extended (PFP "EV_NO_ACTION").  Initial values: see :func:`initial_value`.
 
-    Raises :class:`Malformed` ``eventlog-bank-missing`` if the log has no such bank or its hash is not available.
-    NOT checked: whether a TPM has these values; that is :func:`replays_to` over quoted ones.
+    Raises :class:`Malformed` ``eventlog-bank-missing`` if the log has no such bank or its hash is not
+    available. NOT checked: whether a TPM has these values; that is :func:`replays_to` over quoted ones.
     """
     _require(log, bank)
     values: dict[int, bytes] = {}
@@ -52,7 +52,8 @@ def replay(log: EventLog, bank: str) -> dict[int, bytes]:
 
 
 def replays_to(log: EventLog, bank: str, quoted: Mapping[int, bytes]) -> tuple[Mismatch, ...]:
-    """Return the *quoted* PCRs (index -> raw value in *bank*) that the log does not explain, ascending; empty is good.
+    """Return the *quoted* PCRs (index -> raw value in *bank*) that the log does not explain, ascending; empty
+    is good.
 
     A PCR without events is explained if it still has its initial value.  Reports rather than decides, because
     the operating system extends PCRs after the firmware's log ends.
@@ -74,7 +75,8 @@ def replays_to(log: EventLog, bank: str, quoted: Mapping[int, bytes]) -> tuple[M
 
 
 def initial_value(log: EventLog, bank: str, pcr: int) -> bytes:
-    """Return the value of *pcr* after TPM2_Startup(CLEAR): zeros; ones for 17 to 22; the locality in PCR 0's last byte.
+    """Return the value of *pcr* after TPM2_Startup(CLEAR): zeros; ones for 17 to 22; the locality in PCR 0's
+    last byte.
 
     (TPM 2.0 Part 3 "TPM2_Startup"; PC Client Platform TPM Profile "PCR Attributes".)  A dynamic launch
     (D-RTM) resets 17 to 22 to zeros instead; firmware logs end before one.

@@ -20,9 +20,9 @@ from tang_attest.protocol.eventlog.text import printable, text_or_bytes
 class EventSubject:
     """Subject of one event.
 
-    ``what`` is a noun phrase.  ``text`` is what was measured, when the log holds it, and then it is proven as far
-    as the log is; otherwise ``claim`` is what the log says about it, which nothing proves.  ``words`` are those of
-    a command line; ``switch`` is the position of something that is on or off.
+    ``what`` is a noun phrase.  ``text`` is what was measured, when the log holds it, and then it is proven as
+    far as the log is; otherwise ``claim`` is what the log says about it, which nothing proves.  ``words`` are
+    those of a command line; ``switch`` is the position of something that is on or off.
     """
 
     what: str
@@ -141,7 +141,9 @@ def _file(claim: str) -> str:
 
 
 def _tag(event: Event, _measured: bytes | None) -> EventSubject:
-    """EV_EVENT_TAG of Linux's EFI stub: the digest is over the initrd or the load options, the data only a label."""
+    """EV_EVENT_TAG of Linux's EFI stub: the digest is over the initrd or the load options, the data only a
+    label.
+    """
     tag, _, label = describe(event).partition(": ")
     if claims_command_line(event):
         return EventSubject("the kernel command line", claim=label)

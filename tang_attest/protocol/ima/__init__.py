@@ -1,14 +1,16 @@
 """IMA: what a running Linux measured into PCR 10, replayed to a quote and compared with what is allowed.
 
-    part of the list --read_entries--> Entry, ... --advance--> Progress --reasons--> why it is refused, or nothing
+part of the list --read_entries--> Entry, ... --advance--> Progress --reasons--> why it is refused, or nothing
 
 Rules of this package:
 
-* **A list proves nothing by itself.**  Its entries are proven once they replay to a quoted PCR 10, and then only their
-  template data is: the SHA-1 digest, the template's name and everything about a violation but its place are not.
-* What is not proven must not lead to a verdict: somebody between may have changed it.  So it is malformed, a mismatch,
-  or makes no difference.
-* The list is judged once, part by part, and what was found stays with the :class:`ImaProgress` until the next boot.
+* **A list proves nothing by itself.**  Its entries are proven once they replay to a quoted PCR 10, and then
+  only their template data is: the SHA-1 digest, the template's name and everything about a violation but its
+  place are not.
+* What is not proven must not lead to a verdict: somebody between may have changed it.  So it is malformed, a
+  mismatch, or makes no difference.
+* The list is judged once, part by part, and what was found stays with the :class:`ImaProgress` until the next
+  boot.
 """
 
 from tang_attest.protocol.ima.entries import MAX_LIST, Entry, read_entries

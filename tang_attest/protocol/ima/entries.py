@@ -4,9 +4,9 @@ Linux writes them (security/integrity/ima/ima_fs.c, ``ima_measurements_show``), 
 
     pcr u32, SHA-1 over the template data [20], size u32, template name [size], size u32, template data [size]
 
-Template data is fields, each ``size u32, data [size]``.  Template ``ima`` is older: no size of the data, a digest of 20
-bytes without a size, then the name; hashed is the name padded with zeros to 256 bytes.  A *violation* (a file that was
-open for writing while it was measured) has a digest of zeros.
+Template data is fields, each ``size u32, data [size]``.  Template ``ima`` is older: no size of the data, a
+digest of 20 bytes without a size, then the name; hashed is the name padded with zeros to 256 bytes.  A
+*violation* (a file that was open for writing while it was measured) has a digest of zeros.
 """
 
 from __future__ import annotations
@@ -32,7 +32,8 @@ _MAX_TEMPLATE: Final = 32
 #: IMA_EVENT_NAME_LEN_MAX + 1
 _OLD_NAME: Final = 256
 _SIZES: Final = {"md5": 16, "sha1": 20, "sha224": 28, "sha256": 32, "sha384": 48, "sha512": 64}
-#: Template to its number of fields.  The name is not hashed, so nothing may depend on which of the last two it is.
+#: Template to its number of fields.  The name is not hashed, so nothing may depend on which of the last two
+#: it is.
 _FIELDS: Final = {"ima-ng": 2, "ima-sig": 3, "ima-buf": 3}
 
 
@@ -40,9 +41,9 @@ _FIELDS: Final = {"ima-ng": 2, "ima-sig": 3, "ima-buf": 3}
 class Entry:
     """One measurement.
 
-    ``data`` is what was hashed and extended, ``end`` where the entry ends in its part.  ``name`` is a path or what else
-    was measured (``boot_aggregate``), ``digest`` that of the content under ``hash_name``, ``extra`` a signature
-    (security.ima, as it is) or a buffer or empty.
+    ``data`` is what was hashed and extended, ``end`` where the entry ends in its part.  ``name`` is a path or
+    what else was measured (``boot_aggregate``), ``digest`` that of the content under ``hash_name``, ``extra``
+    a signature (security.ima, as it is) or a buffer or empty.
     """
 
     data: bytes
@@ -58,9 +59,9 @@ class Entry:
 def read_entries(part: bytes, *, cut: bool = False, limit: int = MAX_IMA_PART) -> tuple[Entry, ...]:
     """The entries of *part*; if it is *cut*, the last one may be incomplete and is left out.
 
-    Raises :class:`Malformed` ``ima-malformed``, with ``offset``: more than *limit* bytes, an entry that is cut short
-    all the same, too long, for another PCR than 10, of another template than ima, ima-ng, ima-sig or ima-buf, with
-    fields that do not fill its data, or whose SHA-1 is not that of its data.
+    Raises :class:`Malformed` ``ima-malformed``, with ``offset``: more than *limit* bytes, an entry that is
+    cut short all the same, too long, for another PCR than 10, of another template than ima, ima-ng, ima-sig
+    or ima-buf, with fields that do not fill its data, or whose SHA-1 is not that of its data.
 
     NOT checked: that any PCR ever had these values; what a signature or a buffer holds.
     """

@@ -33,9 +33,10 @@ class Mode(StrEnum):
 class ImaProgress:
     """Offset of the next part of a list, and the findings before it.
 
-    ``boot`` is the TPM's reset counter, ``requirement`` the digest of what was required, ``bank`` the quoted one: when
-    one of them changes, the list is read from its beginning.  ``offset`` is in bytes, ``count`` in entries; ``values``
-    is PCR 10 after them, in each mode that is still possible.  ``bad`` are the first of ``bad_count`` findings.
+    ``boot`` is the TPM's reset counter, ``requirement`` the digest of what was required, ``bank`` the quoted
+    one: when one of them changes, the list is read from its beginning.  ``offset`` is in bytes, ``count`` in
+    entries; ``values`` is PCR 10 after them, in each mode that is still possible.  ``bad`` are the first of
+    ``bad_count`` findings.
     """
 
     boot: int
@@ -50,7 +51,9 @@ class ImaProgress:
 
     @classmethod
     def begin(cls, boot: int, requirement: Requirement, bank: str) -> ImaProgress:
-        """Nothing was read yet: PCR 10 is zero after a reset (PC Client Platform TPM Profile, "PCR Attributes")."""
+        """Nothing was read yet: PCR 10 is zero after a reset (PC Client Platform TPM Profile, "PCR
+        Attributes").
+        """
         start = bytes(BANK_SIZES[bank])
         return cls(boot, requirement.digest, bank, values=dict.fromkeys(Mode, start))
 
@@ -84,12 +87,13 @@ def advance(
 ) -> tuple[ImaProgress, bool]:
     """Read *part*, which begins at ``before.offset``; where that leads, and whether it is PCR 10 as *quoted*.
 
-    The list may run ahead of the quote: what comes after the longest beginning that leads to the quoted value waits
-    for the next round.  A part of *limit* bytes is taken for one that more follows.  The first entry of all, the boot
-    aggregate, is compared with PCRs 0 to 9 if they are quoted and it was made with the bank's hash.
+    The list may run ahead of the quote: what comes after the longest beginning that leads to the quoted value
+    waits for the next round.  A part of *limit* bytes is taken for one that more follows.  The first entry of
+    all, the boot aggregate, is compared with PCRs 0 to 9 if they are quoted and it was made with the bank's
+    hash.
 
-    Raises :class:`Malformed` ``ima-malformed``, and :class:`Refused` ``ima-mismatch`` when a last part leads elsewhere.
-    NOT checked: that *quoted* is authentic, and belongs to the boot of *before*.
+    Raises :class:`Malformed` ``ima-malformed``, and :class:`Refused` ``ima-mismatch`` when a last part leads
+    elsewhere. NOT checked: that *quoted* is authentic, and belongs to the boot of *before*.
     """
     more = len(part) >= limit
     entries = read_entries(part, cut=more, limit=limit)
@@ -106,7 +110,9 @@ def advance(
 
 
 def replay_all(data: bytes, bank: str, limit: int) -> bytes:
-    """The value of PCR 10 to which the whole list *data* leads where Linux is 5.8 or later.  Raises ``ima-malformed``."""
+    """The value of PCR 10 to which the whole list *data* leads where Linux is 5.8 or later.  Raises
+    ``ima-malformed``.
+    """
     value = bytes(BANK_SIZES[bank])
     for entry in read_entries(data, limit=limit):
         value = hashlib.new(bank, value + _extended(entry, Mode.BANK, bank)).digest()
@@ -178,7 +184,9 @@ def _read(
 
 
 def _judge_aggregate(entry: Entry, quoted: PcrValues, bank: str) -> ImaFinding | None:
-    """The list's first entry: a hash over PCRs 0 to 9, before Linux 5.8 over 0 to 7 (ima_calc_boot_aggregate)."""
+    """The list's first entry: a hash over PCRs 0 to 9, before Linux 5.8 over 0 to 7
+    (ima_calc_boot_aggregate).
+    """
     path, found = (
         show(entry.name.decode("utf-8", "backslashreplace")),
         f"{entry.hash_name}:{entry.digest.hex()}",

@@ -33,7 +33,9 @@ _SHOWN: Final = 256
 
 @dataclass(frozen=True, slots=True)
 class ImaFinding:
-    """An entry that nothing allows: its number from 1, what it names, ``sha256:<hex>``, and why, a sentence's end."""
+    """An entry that nothing allows: its number from 1, what it names, ``sha256:<hex>``, and why, a sentence's
+    end.
+    """
 
     number: int
     path: str
@@ -53,8 +55,8 @@ class AllowedFiles:
 class Requirement:
     """Permitted entries of a list; :func:`parse_requirement` makes it.
 
-    ``digest`` is the SHA-256 over the document, 64 hex digits: another one means that everything has to be judged again.
-    ``sums`` has exact paths; ``ignore`` prefixes of paths about which nothing is asked.
+    ``digest`` is the SHA-256 over the document, 64 hex digits: another one means that everything has to be
+    judged again. ``sums`` has exact paths; ``ignore`` prefixes of paths about which nothing is asked.
     """
 
     files: tuple[AllowedFiles, ...] = ()
@@ -143,7 +145,8 @@ def parse_requirement(document: object) -> Requirement:
 
 
 def parse_sums(data: bytes) -> dict[str, tuple[str, ...]]:
-    """Output of ``sha256sum``, ``sha384sum`` or ``sha512sum`` over absolute paths, as the key ``sums`` has it.
+    """Output of ``sha256sum``, ``sha384sum`` or ``sha512sum`` over absolute paths, as the key ``sums`` has
+    it.
 
     Raises :class:`Malformed` ``rules-invalid``, with ``line``.
     """

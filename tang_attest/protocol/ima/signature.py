@@ -2,10 +2,10 @@
 
 Linux has it in security/integrity/integrity.h (``signature_v2_hdr``), big-endian:
 
-    type u8 (3), version u8 (2), hash u8 (include/uapi/linux/hash_info.h), key id [4], size u16, signature [size]
+type u8 (3), version u8 (2), hash u8 (include/uapi/linux/hash_info.h), key id [4], size u16, signature [size]
 
-RSA is PKCS #1 v1.5, ECDSA is DER; signed is the file's digest itself.  The key id is the end of the certificate's
-subject key identifier.
+RSA is PKCS #1 v1.5, ECDSA is DER; signed is the file's digest itself.  The key id is the end of the
+certificate's subject key identifier.
 """
 
 from __future__ import annotations
@@ -44,8 +44,9 @@ class ImaSigner:
 def read_signers(pem: str) -> tuple[ImaSigner, ...]:
     """The keys of the certificates in *pem*.
 
-    Raises :class:`Malformed` ``certificate-malformed`` unless there are 1 to 64, each with an RSA key of 2048 to 8192
-    bits or an ECDSA key.  NOT checked: issuers, dates and uses, which Linux does not look at in a loaded key either.
+    Raises :class:`Malformed` ``certificate-malformed`` unless there are 1 to 64, each with an RSA key of 2048
+    to 8192 bits or an ECDSA key.  NOT checked: issuers, dates and uses, which Linux does not look at in a
+    loaded key either.
     """
     try:
         certificates = x509.load_pem_x509_certificates(pem.encode())

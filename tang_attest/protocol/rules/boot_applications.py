@@ -24,10 +24,11 @@ class BootApplications:
 
     ``digests`` are what the log has for the images (Authenticode hashes, not those of the files).
 
-    ``signed_by`` are SHA-256 of DER certificates.  It holds when Secure Boot was on (as ``secure-boot`` proves
-    it) and every authority in PCR 7 is one of them, of which there must be one.  That proves that firmware and
-    shim refused every image that none of these keys had signed or vouched for.  It does not prove which image
-    ran: anything they ever signed passes, revoked or not, as does a certificate's whole CA when the certificate is one.
+    ``signed_by`` are SHA-256 of DER certificates.  It holds when Secure Boot was on (as ``secure-boot``
+    proves it) and every authority in PCR 7 is one of them, of which there must be one.  That proves that
+    firmware and shim refused every image that none of these keys had signed or vouched for.  It does not
+    prove which image ran: anything they ever signed passes, revoked or not, as does a certificate's whole CA
+    when the certificate is one.
 
     With both, an image passes by its digest, or all do by ``signed_by``.
     """

@@ -19,14 +19,15 @@ from tang_attest.protocol.rules.proven import ProvenEvent, ProvenLog
 
 @dataclass(frozen=True, slots=True)
 class CommandLine:
-    """Passes when there is a measured command line and each is in ``equals`` or matches ``pattern`` as a whole.
+    """Passes when there is a measured command line and each is in ``equals`` or matches ``pattern`` as a
+    whole.
 
-    ``forbids`` are words that even such a line must not have: ``init`` also forbids ``init=/bin/sh``.  They are
-    no rule by themselves: a GRUB command that starts another system has none of them, and could be called a
-    command line.
+    ``forbids`` are words that even such a line must not have: ``init`` also forbids ``init=/bin/sh``.  They
+    are no rule by themselves: a GRUB command that starts another system has none of them, and could be called
+    a command line.
 
-    Linux's stub and systemd-stub log only a digest of the line.  That can be compared with the lines of ``equals``
-    and with lines that the same log proves elsewhere (GRUB's), and not with a pattern.
+    Linux's stub and systemd-stub log only a digest of the line.  That can be compared with the lines of
+    ``equals`` and with lines that the same log proves elsewhere (GRUB's), and not with a pattern.
     """
 
     judged: frozenset[int]

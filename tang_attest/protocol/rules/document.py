@@ -1,4 +1,6 @@
-"""Reading rules out of a document (what YAML or JSON became), strictly; every error names the rule and the key."""
+"""Reading rules out of a document (what YAML or JSON became), strictly; every error names the rule and the
+key.
+"""
 
 from __future__ import annotations
 
@@ -40,7 +42,7 @@ class DocumentPosition:
         data: dict[str, object] = {} if self.rule is None else {"rule": self.rule}
         return Malformed("rules-invalid", f"{where[0].upper()}{where[1:]}: {what}.", **data)
 
-    # --- readers of one value ---------------------------------------------------------------------------------
+    # --- readers of one value -------------------------------------------------------------------------------
 
     def mapping(self, value: object, allowed: Iterable[str]) -> dict[str, object]:
         """*value* as a mapping that has no keys but *allowed*, and at least one."""

@@ -38,7 +38,9 @@ class FileDigests:
 
     @classmethod
     def parse(cls, value: object, place: DocumentPosition, judged: frozenset[int]) -> FileDigests:
-        """``{pcr: 9, digests: {/vmlinuz: sha256:..., /initrd.img: [sha256:..., sha256:...]}}``; pcr is 9 if left out."""
+        """``{pcr: 9, digests: {/vmlinuz: sha256:..., /initrd.img: [sha256:..., sha256:...]}}``; pcr is 9 if
+        left out.
+        """
         body = place.mapping(value, ("pcr", "digests"))
         pcr = _judged_pcr(body.get("pcr", 9), place, judged)
         there = place.at("digests")
@@ -68,8 +70,8 @@ class FileDigests:
 class Allowed:
     """One kind of event: by its digest, by what was measured as text, or as an EFI variable of any value.
 
-    A variable counts only before the first separator of its PCR.  Behind it, firmware and shim measure under the
-    same names (``db``) with which entry of a variable they checked an image.
+    A variable counts only before the first separator of its PCR.  Behind it, firmware and shim measure under
+    the same names (``db``) with which entry of a variable they checked an image.
 
     ``type`` narrows it to events that claim this type; it proves nothing.
     """

@@ -18,7 +18,9 @@ class RuleFinding:
     allowed: tuple[str, ...] = ()
 
     def as_data(self) -> tuple[tuple[str, object], ...]:
-        """For a :class:`~tang_attest.errors.Reason`: ``pcr`` and ``event`` if there is one, ``found``, ``allowed``."""
+        """For a :class:`~tang_attest.errors.Reason`: ``pcr`` and ``event`` if there is one, ``found``,
+        ``allowed``.
+        """
         data: tuple[tuple[str, object], ...] = ()
         if self.event is not None:
             data += (("pcr", self.event.event.pcr), ("event", self.event.number))
@@ -31,7 +33,9 @@ class RuleFinding:
 
 @dataclass(frozen=True, slots=True)
 class RuleResult:
-    """The numbers of the events that a rule accepts, and what it does not allow; it failed if that is anything."""
+    """The numbers of the events that a rule accepts, and what it does not allow; it failed if that is
+    anything.
+    """
 
     accepted: frozenset[int] = frozenset()
     findings: tuple[RuleFinding, ...] = field(default=())

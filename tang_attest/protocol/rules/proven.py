@@ -31,7 +31,8 @@ _HARMLESS: Final[Mapping[int, tuple[bytes, ...]]] = {
 
 @dataclass(frozen=True, slots=True)
 class ProvenEvent:
-    """One extend: ``digest`` is what was extended, ``measured`` the bytes that hash to it when the log holds them.
+    """One extend: ``digest`` is what was extended, ``measured`` the bytes that hash to it when the log holds
+    them.
 
     ``event`` is what the sender says about it.
     """
@@ -66,8 +67,8 @@ class ProvenLog:
 
         The words that systemd extends in an initrd after the log are constants, and are accepted after it.
 
-        Raises :class:`Refused`: ``log-replay-mismatch`` for each of *pcrs* that is not quoted or to whose value
-        the log does not lead, ``eventlog-bank-missing`` when the log does not have *bank*.
+        Raises :class:`Refused`: ``log-replay-mismatch`` for each of *pcrs* that is not quoted or to whose
+        value the log does not lead, ``eventlog-bank-missing`` when the log does not have *bank*.
         """
         missing = [pcr for pcr in sorted(pcrs) if pcr not in quoted]
         if missing:
@@ -100,7 +101,9 @@ class ProvenLog:
         return tuple(event for event in self.events if event.event.pcr == pcr)
 
     def first_separator(self, pcr: int) -> ProvenEvent | None:
-        """Return the first separator of *pcr*, zeros or ones: what comes before it, the firmware measured at its start."""
+        """Return the first separator of *pcr*, zeros or ones: what comes before it, the firmware measured at
+        its start.
+        """
         digests = {self.digest_of(value) for value in NORMAL_SEPARATORS}
         return next((event for event in self.in_pcr(pcr) if event.digest in digests), None)
 

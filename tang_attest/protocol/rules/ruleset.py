@@ -45,7 +45,9 @@ class RuleSet:
 
     @property
     def pcrs(self) -> frozenset[int]:
-        """Every PCR that has to be quoted, and to which the log has to replay: the judged ones, perhaps 7, too."""
+        """Every PCR that has to be quoted, and to which the log has to replay: the judged ones, perhaps 7,
+        too.
+        """
         return self.judged_pcrs.union(*(rule.pcrs for rule in self.rules))
 
     def as_json(self) -> dict[str, object]:
@@ -54,14 +56,15 @@ class RuleSet:
         return {_JUDGE: sorted(self.judged_pcrs), "rules": rules}
 
     def check(self, log_bytes: bytes | None, bank: str, quoted: Mapping[int, bytes]) -> None:
-        """Raise :class:`Refused` unless the log explains the *quoted* PCRs (by number, in *bank*) and every rule passes.
+        """Raise :class:`Refused` unless the log explains the *quoted* PCRs (by number, in *bank*) and every
+        rule passes.
 
-        Codes: ``log-missing``, ``eventlog-malformed``, ``eventlog-bank-missing``, ``log-replay-mismatch`` for each
-        PCR, ``rule-failed`` for each rule, with ``rule``, ``name``, and where they apply ``pcr``, ``event``,
-        ``found`` and ``allowed``.  Never raises anything else, whatever the log.
+        Codes: ``log-missing``, ``eventlog-malformed``, ``eventlog-bank-missing``, ``log-replay-mismatch`` for
+        each PCR, ``rule-failed`` for each rule, with ``rule``, ``name``, and where they apply ``pcr``,
+        ``event``, ``found`` and ``allowed``.  Never raises anything else, whatever the log.
 
-        NOT checked: that *quoted* is authentic, PCRs that no rule reads (compare them by value), how often and in
-        which order accepted events came.
+        NOT checked: that *quoted* is authentic, PCRs that no rule reads (compare them by value), how often
+        and in which order accepted events came.
         """
         reasons = tuple(o.reason for o in self.dry_run(log_bytes, bank, quoted) if o.reason is not None)
         if reasons:
@@ -70,7 +73,8 @@ class RuleSet:
     def dry_run(
         self, log_bytes: bytes | None, bank: str, quoted: Mapping[int, bytes]
     ) -> tuple[RuleOutcome, ...]:
-        """Return the outcome of each rule, in the document's order, and last that of the acceptance of every event.
+        """Return the outcome of each rule, in the document's order, and last that of the acceptance of every
+        event.
 
         Raises :class:`Refused` as :meth:`check` when the log cannot be used at all.
         """
@@ -103,9 +107,9 @@ class RuleSet:
 def parse_rules(document: object) -> RuleSet:
     """``{judge-by-events: [4, 7], rules: [{secure-boot: on}, ...]}`` as a rule set.
 
-    Raises :class:`Malformed` ``rules-invalid`` naming the rule (from 1) and the key: not this shape, an unknown
-    key, a digest or pattern that is none, a rule about PCRs that are not judged by events, a judged PCR that no
-    rule is about.
+    Raises :class:`Malformed` ``rules-invalid`` naming the rule (from 1) and the key: not this shape, an
+    unknown key, a digest or pattern that is none, a rule about PCRs that are not judged by events, a judged
+    PCR that no rule is about.
     """
     top = DocumentPosition()
     body = top.mapping(document, (_JUDGE, "rules"))

@@ -49,12 +49,13 @@ class Variable(NamedTuple):
 class SecureBoot:
     """Passes when PCR 7 proves that ``SecureBoot`` was 1, once, before the first separator.
 
-    Firmware measures the Secure Boot variables before anything else of PCR 7 and before it starts an image, so
-    no software can come earlier; what comes later could be added by anyone.  Each event before the separator must
-    therefore be known by its bytes: an unknown one could be ``SecureBoot`` = 0 under another name.
+    Firmware measures the Secure Boot variables before anything else of PCR 7 and before it starts an image,
+    so no software can come earlier; what comes later could be added by anyone.  Each event before the
+    separator must therefore be known by its bytes: an unknown one could be ``SecureBoot`` = 0 under another
+    name.
 
-    Accepts that event and the separator.  NOT checked: whose keys are enrolled (``signed-by``, or the value of
-    PCR 7), that the revocation list is new, and what shim was told to ignore (PCR 14).
+    Accepts that event and the separator.  NOT checked: whose keys are enrolled (``signed-by``, or the value
+    of PCR 7), that the revocation list is new, and what shim was told to ignore (PCR 14).
     """
 
     key = "secure-boot"

@@ -52,8 +52,9 @@ def advertise(
 ) -> bytes:
     """A JWS over ``{"keys": [...]}`` in JSON serialization (RFC 7515, section 7.2).
 
-    *keys* are public JWKs as they are to be seen, *more* further members beside them.  One signer gives the flattened form, several the general
-    one, each with the protected header ``{"alg": ..., "cty": "jwk-set+json"}``.
+    *keys* are public JWKs as they are to be seen, *more* further members beside them.  One signer gives the
+    flattened form, several the general one, each with the protected header ``{"alg": ..., "cty":
+    "jwk-set+json"}``.
     """
     if not signers:
         raise ValueError("an advertisement needs a signer")

@@ -1,7 +1,7 @@
 """Limits on the parts of JSON, told before a parser builds any of them.
 
-A parser makes an object of 50 bytes and more of each two bytes of ``{},``, and what reads its result looks at every
-one.  Counting costs a millisecond for a megabyte, whatever the bytes are, and makes nothing.
+A parser makes an object of 50 bytes and more of each two bytes of ``{},``, and what reads its result looks at
+every one.  Counting costs a millisecond for a megabyte, whatever the bytes are, and makes nothing.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ class Bounds:
 def check_bounds(text: bytes, bounds: Bounds) -> None:
     """Raise :class:`TooMuch` when *text* is more than *bounds* allow.
 
-    Members and elements are counted as RFC 8259 separates them: brackets and commas in strings are none.  Not checked:
-    whether *text* is JSON.  What is not may pass or be too much; it never costs more than JSON does.
+    Members and elements are counted as RFC 8259 separates them: brackets and commas in strings are none.  Not
+    checked: whether *text* is JSON.  What is not may pass or be too much; it never costs more than JSON does.
     """
     if text.count(b"\\") > bounds.escapes:
         raise TooMuch(f"it has more than {bounds.escapes} escapes")

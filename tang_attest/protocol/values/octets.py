@@ -1,10 +1,14 @@
-"""Octets of a TPM structure, taken from the front: big-endian numbers and sized buffers (TPM 2.0 part 1, section 4)."""
+"""Octets of a TPM structure, taken from the front: big-endian numbers and sized buffers (TPM 2.0 part 1,
+section 4).
+"""
 
 from __future__ import annotations
 
 
 class Octets:
-    """A cursor over *data*.  Whatever takes more than is there raises :class:`ValueError`, and so does a rest."""
+    """A cursor over *data*.  Whatever takes more than is there raises :class:`ValueError`, and so does a
+    rest.
+    """
 
     __slots__ = ("_at", "_data")
 

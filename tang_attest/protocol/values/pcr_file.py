@@ -15,7 +15,8 @@ _PCR = re.compile(r"\s*([0-9]{1,2})\s*:\s*0x([0-9A-Fa-f]+)\s*")
 def parse_values(data: bytes, selection: Selection) -> dict[int, bytes]:
     """The values of *selection* in *data*; other banks and PCRs in it are left out.
 
-    Raises ``values-invalid`` naming the line, for a PCR that no TPM has, a missing PCR or a value of the wrong size.
+    Raises ``values-invalid`` naming the line, for a PCR that no TPM has, a missing PCR or a value of the
+    wrong size.
     """
     try:
         text = data.decode("ascii")

@@ -1,7 +1,7 @@
 """Points of the NIST curves, in the open: parsing a JWK's point, adding the generator, telling G and -G.
 
-Everything here is public data, so Python integers are fine.  Private scalars never come here; see exchange.py.
-Curve parameters: SP 800-186, section 3.2.1; y^2 = x^3 - 3x + b over GF(p).
+Everything here is public data, so Python integers are fine.  Private scalars never come here; see
+exchange.py. Curve parameters: SP 800-186, section 3.2.1; y^2 = x^3 - 3x + b over GF(p).
 """
 
 from __future__ import annotations

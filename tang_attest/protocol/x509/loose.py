@@ -12,8 +12,8 @@ Rules of this module:
   ``endorsement``.
 * Text from a certificate is shown to people, so unprintable characters and excess length end here.
 * A hint never refuses. Text for people, alternative names and key identifiers come from encodings that a type
-  table calls wrong (Nuvoton writes its model as PrintableString, the profile asks for UTF8String). They are read
-  as they are; one that cannot be read is left out, or refused by its number where it is critical.
+  table calls wrong (Nuvoton writes its model as PrintableString, the profile asks for UTF8String). They are
+  read as they are; one that cannot be read is left out, or refused by its number where it is critical.
 """
 
 from __future__ import annotations
@@ -69,7 +69,8 @@ _TPM_MANUFACTURER: Final = "2.23.133.2.1"
 _TPM_MODEL: Final = "2.23.133.2.2"
 _TPM_VERSION: Final = "2.23.133.2.3"
 
-# Exceptions that asn1crypto raises on hostile bytes, found by fuzzing it (tests/protocol/endorsement/test_endorsement.py).
+# Exceptions that asn1crypto raises on hostile bytes, found by fuzzing it
+# (tests/protocol/endorsement/test_endorsement.py).
 READING_ERRORS: Final = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError)
 
 
@@ -197,7 +198,8 @@ def _extensions(tbs: Any) -> tuple[dict[str, bytes], list[str]]:
 def _last_octets(contents: bytes) -> bytes:
     """The OCTET STRING at the end of an Extension.
 
-    Not by its name: asn1crypto would parse what is inside by the OID, also of extensions that nobody reads here.
+    Not by its name: asn1crypto would parse what is inside by the OID, also of extensions that nobody reads
+    here.
     """
     while True:
         tag_class, _, tag, header, octets, trailer = parser.parse(contents)

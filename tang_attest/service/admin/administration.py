@@ -61,7 +61,7 @@ class Administration:
         self._explanations = Explanations(store, clock)
         self.changes = AdministeredChanges(store, clock, random)
 
-    # --- reading ------------------------------------------------------------------------------------------------
+    # --- reading --------------------------------------------------------------------------------------------
 
     async def devices(self, asker: AdminClient, limit: int, after: str | None) -> Page[Device]:
         """Return the machines whose names come *after* one, by name."""
@@ -122,7 +122,7 @@ class Administration:
         asker.grant.require_every_policy()
         return _page(await self._store.audit.list_audit(device, limit + 1, before), limit)
 
-    # --- changing -----------------------------------------------------------------------------------------------
+    # --- changing -------------------------------------------------------------------------------------------
 
     async def stage(
         self,

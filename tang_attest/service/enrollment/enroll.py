@@ -77,7 +77,9 @@ class Application:
 
 @dataclass(frozen=True, slots=True)
 class Begun:
-    """The answer to an application; ``log_wanted``: an event log would be answered with a selection that fits it."""
+    """The answer to an application; ``log_wanted``: an event log would be answered with a selection that fits
+    it.
+    """
 
     session: str
     activation: Activation
@@ -155,10 +157,11 @@ class Enroll:
         )
 
     async def propose(self, session_text: str, event_log: bytes) -> tuple[str, Selection, tuple[str, ...]]:
-        """Return the session over the selection that fits *event_log*, that selection, and sentences that say why.
+        """Return the session over the selection that fits *event_log*, that selection, and sentences that say
+        why.
 
-        Nothing of the log is proven yet: :meth:`finish` judges by the quote and the log that comes with it.  Raises
-        ``session-invalid``, and ``selection-invalid`` when the operator chose the selection.
+        Nothing of the log is proven yet: :meth:`finish` judges by the quote and the log that comes with it.
+        Raises ``session-invalid``, and ``selection-invalid`` when the operator chose the selection.
         """
         session = self._open(session_text)
         token = await self._store.enrollment.find_token(session.token)
@@ -354,7 +357,9 @@ def _check_usable(token: Token, now: datetime) -> None:
 
 
 def fitting(event_log: bytes, token: Token) -> tuple[Selection, tuple[str, ...]]:
-    """Return the selection that fits the boot chain of *event_log*, and why; the token's where that is unknown."""
+    """Return the selection that fits the boot chain of *event_log*, and why; the token's where that is
+    unknown.
+    """
     try:
         proposal = propose(
             read_boot(parse(event_log), token.selection.bank), token.selection.bank, token.cap_pcr

@@ -1,4 +1,6 @@
-"""Grades of machines whose stored grade says nothing about coverage: evidence that an older version of the server kept."""
+"""Grades of machines whose stored grade says nothing about coverage: evidence that an older version of the
+server kept.
+"""
 
 from __future__ import annotations
 

@@ -48,7 +48,8 @@ class Approval:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Backing:
-    """The event log of the boot that had imported values, if there is one, and the gaps in it that are accepted.
+    """The event log of the boot that had imported values, if there is one, and the gaps in it that are
+    accepted.
 
     ``accepted`` is as in :class:`Approval`.
     """
@@ -67,8 +68,8 @@ class ReferenceValueStore(HasDevices, HasPolicies, Protocol):
 class ReferenceValues:
     """Changes to policies; each is one transaction with its audit entry.
 
-    A gap in the coverage that was accepted for a state of a policy that counts is accepted for its next states, too: an
-    update changes the values, and not the software that measures them.
+    A gap in the coverage that was accepted for a state of a policy that counts is accepted for its next
+    states, too: an update changes the values, and not the software that measures them.
     """
 
     def __init__(self, store: ReferenceValueStore, clock: Clock, author: Author) -> None:
@@ -93,7 +94,7 @@ class ReferenceValues:
             policy, trusted, self._entry("policy trust-predictions", None, details)
         )
 
-    # --- new states ---------------------------------------------------------------------------------------------
+    # --- new states -----------------------------------------------------------------------------------------
 
     async def record(
         self,
@@ -145,8 +146,8 @@ class ReferenceValues:
 
         Raises ``not-found``, ``observation-missing``, ``observation-ambiguous`` (:func:`choose`), ``capped``
         (unless forced: the running system's values would let it unlock at any time), ``values-all-zero``,
-        ``uncovered``, ``values-known``, ``name-taken``, and ``selection-mismatch`` when the policy's selection
-        changed since.
+        ``uncovered``, ``values-known``, ``name-taken``, and ``selection-mismatch`` when the policy's
+        selection changed since.
         """
         device = await self._store.devices.get_device(device_name)
         policy = await self._store.policies.get_policy(device.policy)
@@ -179,7 +180,7 @@ class ReferenceValues:
             policy, replace(state, limits=limits, accepted=accepted), device_name
         )
 
-    # --- a state's life -----------------------------------------------------------------------------------------
+    # --- a state's life -------------------------------------------------------------------------------------
 
     async def approve_state(
         self, policy_name: str, label: str, *, accepted: tuple[BootPart, ...] = ()
@@ -187,8 +188,8 @@ class ReferenceValues:
         """Let an announced state count.  Raises ``not-found``, ``uncovered``, and ``state-changed`` unless it
         waits for approval.
 
-        Its coverage is that of the last permitted boot of the machine that announced it: an update changes the
-        values, and not the software that measures them.
+        Its coverage is that of the last permitted boot of the machine that announced it: an update changes
+        the values, and not the software that measures them.
         """
         policy = await self._store.policies.get_policy(policy_name)
         state = next((state for state in policy.states if state.label == label), None)
@@ -257,7 +258,7 @@ class ReferenceValues:
         ]
         return retirable_states(policy, devices)
 
-    # --- learning -----------------------------------------------------------------------------------------------
+    # --- learning -------------------------------------------------------------------------------------------
 
     async def learn(
         self, device_name: str, window: timedelta, accepted: tuple[BootPart, ...] = ()

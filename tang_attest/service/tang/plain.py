@@ -227,7 +227,7 @@ def permits(jwk: Mapping[str, Any], operation: str, *, explicit: bool = False) -
     )
 
 
-# --- the request -------------------------------------------------------------------------------------------------
+# --- the request --------------------------------------------------------------------------------------------
 
 
 def _read_request(body: bytes) -> Mapping[str, Any]:
@@ -278,7 +278,7 @@ def _integer(text: object) -> int:
         raise Malformed("point-invalid", "A number is not base64url.") from None
 
 
-# --- JSON as jansson reads it --------------------------------------------------------------------------------------
+# --- JSON as jansson reads it -------------------------------------------------------------------------------
 
 #: An escape that jansson reads: no NUL, and surrogates only in pairs.
 _GOOD_ESCAPE: Final = re.compile(

@@ -92,8 +92,8 @@ def _check_learned(device: Device, permit: Permit, quote: VerifiedQuote) -> None
 def _learn(
     bound: DeviceKey, quote: VerifiedQuote, event_log: bytes, now: datetime
 ) -> ReferenceState | Refused | None:
-    """Return the state that an armed learning use makes of this boot; the refusal of a boot that nobody covers,
-    for which the use stays armed.
+    """Return the state that an armed learning use makes of this boot; the refusal of a boot that nobody
+    covers, for which the use stays armed.
     """
     device, learning = bound.device, bound.device.learning
     if learning is None or now >= learning.until or not learnable(learning.stable, quote.values):
@@ -149,8 +149,8 @@ def grade_of(
     """Return the grade of the quoted measurements, in the form of
     :meth:`~tang_attest.protocol.grade.Grade.as_json`.
 
-    It has ``coverage`` (:meth:`~tang_attest.protocol.coverage.Assessment.as_json`), and ``unmeasured``, a list of
-    sentences, where unmeasured inputs may steer the boot.
+    It has ``coverage`` (:meth:`~tang_attest.protocol.coverage.Assessment.as_json`), and ``unmeasured``, a
+    list of sentences, where unmeasured inputs may steer the boot.
     """
     log, replayed = None, False
     if quoted.event_log:
