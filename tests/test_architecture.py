@@ -199,7 +199,7 @@ MAX_FILES = 15
 MAX_METHODS = 20
 MAX_POSITIONAL = 5
 #: Folders that people work in.
-TREES = ("tang_attest", "tests", "clevis-pin", "initrd", "tools", "docs", "nix", "packaging")
+TREES = ("tang_attest", "tests", "clevis-pin", "initrd", "tools", "docs", "nix", "packaging", "model", "man")
 
 
 def _arrows() -> set[tuple[str, str]]:
