@@ -487,7 +487,7 @@ in
           } || fail
         '') cfg.checkedFileSystems;
 
-        # Before the menu that offers a shell.  Where the cap or the closing of a volume fails, this does not return.
+        # Before the menu that offers a shell.  If the cap or the closing of a volume fails, this does not return.
         preFailCommands = mkAfter ''
           [ -z "''${attest_answer-}" ] || kill -- "-$attest_answer" 2>/dev/null || kill "$attest_answer" 2>/dev/null
           rm -f /crypt-ramfs/passphrase /crypt-ramfs/.attest.* 2>/dev/null

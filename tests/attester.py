@@ -1,7 +1,7 @@
 """An Attester in software: real keys, real signatures, real TPM structures, and every way to get them wrong.
 
-A TPM refuses to make most of the evidence that an attacker would like to send; this makes it.  What a real TPM makes
-is covered by the tests that use swtpm.
+A TPM refuses to make most of the evidence that an attacker would like to send; this makes it.  Tests that
+use swtpm cover a real TPM.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Print the part of requirements.lock that the program needs when it runs, hashes included.
 
-What that is, the installed packages say: run this with .venv's Python.
+The installed packages decide that part: run this with .venv's Python.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ def allow_open_files(count: int) -> int:
     """Raise this process's soft limit to *count*, as far as the hard limit allows; return the limit that
     holds then.
 
-    systemd starts services with a soft limit of 1,024, for programs that still use select(2).  Where a
+    systemd starts services with a soft limit of 1,024, for programs that still use select(2).  If a
     service's filter of system calls forbids reading and changing it (``~@resources``), the limit stays as its
     unit sets it.
     """

@@ -1,7 +1,7 @@
 """Step 1: a machine becomes an :class:`EnrolledDevice`.
 
-Enrollment is two requests (docs/protocol.md, section 4).  What the Verifier knows in between travels with the
-device as an encrypted *session*, so that nothing is stored for a client that only begins.
+Enrollment is two requests (docs/protocol.md, section 4).  The Verifier's knowledge in between travels with
+the device as an encrypted *session*, so that nothing is stored for a client that only begins.
 """
 
 from __future__ import annotations

@@ -20,8 +20,7 @@ from tang_attest.protocol.values.pcr import PcrValues, Selection
 
 #: systemd extends the volume key into this PCR; we extend it once the initrd's last volume is open.
 DEFAULT_CAP_PCR: Final = 15
-#: Firmware, boot loader, kernel, Secure Boot, command line, initrd and the cap.  Where something measures
-#: nothing into one of them, its value is zero and it costs nothing; leaving out 8 and 9 would leave out the
+#: Firmware, boot loader, kernel, Secure Boot, command line, initrd and the cap.  If nothing is measured into one of them, its value is zero and it costs nothing; leaving out 8 and 9 would leave out the
 #: initrd under GRUB.
 DEFAULT_SELECTION: Final = "sha256:0,2,4,7,8,9,15"
 #: PC Client Platform TPM Profile: 16 (debug) and 23 (application) can be reset by software at any time.

@@ -7,7 +7,7 @@ Rules of this module:
 * Quotes and signatures, which come with every unlock, are read here, in a tenth of the time that tpm2_pytss
   takes; tests/protocol/test_tpm.py compares the two.  Keys are read by tpm2_pytss.
 * No tpm2_pytss type leaves this module; what leaves it is a frozen dataclass with plain values.
-* A key verifies under *its own* scheme and hash.  What a signature names is compared with those and never
+* A key verifies under *its own* scheme and hash.  The scheme in a signature is compared with those and never
   used to choose.  (``tpm2_pytss.types.TPMT_SIGNATURE.verify_signature`` trusts the signature; it is not
   used.)
 

@@ -9,7 +9,7 @@ Rules of this module:
 
 * Three outcomes, never mixed up: *verified*, *refused* (the TPM itself says that something is wrong) and
   *unreachable* (nothing authentic came).
-* What somebody without the TPM can cause is no verdict: :data:`VERDICTS` has only what takes the TPM's
+* A refusal that a client without the TPM can cause is no verdict: :data:`VERDICTS` has only what takes the TPM's
   signature over our nonce and cannot be changed on the way.
 """
 

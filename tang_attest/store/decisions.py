@@ -10,7 +10,8 @@ Rules of this module:
   (locks.py).
 * Two quotes of one boot may overtake each other: the older one stands, and moves no clock back.  One of an
   earlier boot than the newest evidence's does not stand.
-* What every decision writes is written once for the batch, at its end: a statement costs more than a row.
+* The common part of all decisions is written once for the batch, at its end: a statement costs more than a
+  row.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ transaction that changes a policy, a state of it or its rollout takes the policy
 (:func:`tang_attest.store.records.policies.take`), so a change that was committed is seen by every decision
 that is committed after it.
 
-What is read under the lock stays true until the transaction ends, also of a device's nonces: each is valid
+Rows read under the lock stay true until the transaction ends, also of a device's nonces: each is valid
 for one device (its kid is part of it), so the transaction that uses it up holds that device's row.
 """
 

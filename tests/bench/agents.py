@@ -1,8 +1,8 @@
 """``python -m tests.bench.agents``: many agents at one server, as they are in a fleet that is watched.
 
-Each agent is a machine with an AK of its own, real signatures and a connection that the server holds.  What is measured
-is the server's processor time and memory while nothing happens but rounds, and how long it takes from a change on a
-machine until its key answers nobody.
+Each agent is a machine with an AK of its own, real signatures and a connection that the server holds.  The
+figures are the server's processor time and memory while nothing happens but rounds, and the time from a
+change on a machine until its key answers nobody.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """``python -m tests.bench.profile``: what a server's processor time goes into while machines unlock.
 
 py-spy looks a few hundred times a second at what holds the interpreter, from outside; what it sees is shared out
-among the parts of an unlock.  What OpenSSL and SQLite do without the interpreter is not seen, and waiting is not
-counted.  Needs root, or ptrace_scope=0.
+among the parts of an unlock.  Work of OpenSSL and SQLite outside the interpreter is not seen, and waiting
+is not counted.  Needs root, or ptrace_scope=0.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """``python -m tests.bench.siege``: honest machines at a server that strangers attack.
 
-Each attack gets 100 KB/s in all, from one address and from two, for as long as honest machines unlock.  What counts is
-how many unlocks are left of those without an attack, measured just before, how long the slowest take, and the memory.
+Each attack gets 100 KB/s in all, from one address and from two, for as long as honest machines unlock.  The
+figures are the unlocks left of those without an attack, measured just before, the time of the slowest,
+and the memory.
 """
 
 from __future__ import annotations

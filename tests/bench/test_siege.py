@@ -1,6 +1,6 @@
 """The siege in short: under each attack honest machines go on.
 
-How much is left of their rate is the bench's to measure on a quiet machine; beside other tests half of everything may be
+The bench measures the rest of their rate on a quiet machine; beside other tests half of everything may be
 gone, so what is held here is what an attack that works takes away altogether, as each of them did once.
 """
 

@@ -1,7 +1,7 @@
 """Somebody holds the disks of an approved machine with initramfs-tools: each test is an attack that worked once.
 
-Firmware, kernel, initrd and command line are as approved, and the TPM is the machine's own.  What is tried needs a
-screwdriver, an image of the disk, and no key.
+Firmware, kernel, initrd and command line are as approved, and the TPM is the machine's own.  These attacks
+need a screwdriver, an image of the disk, and no key.
 """
 
 from __future__ import annotations

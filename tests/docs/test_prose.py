@@ -15,6 +15,10 @@ TREES = ("tang_attest", "tests", "tools", "clevis-pin", "nix")
 SHELL = ("clevis-pin", "initrd", "tools", "nix", "packaging")
 #: Words that put the subject of a sentence after it.
 OPENER = re.compile(r"(what|who|whom|whoever|whose|whether|how|which|where|why)\b", re.IGNORECASE)
+#: The same at the beginning of a sentence, of a paragraph or of an item; questions may open so.
+SENTENCE = re.compile(
+    r"(?:^|[.:;!?]\s+|\n\n|\n\s*[*-] )((?:What|Who|Whom|Whoever|Whose|Whether|How|Which|Where|Why)\b[^.?]*\.)"
+)
 #: A person is "they".
 PERSON = re.compile(r"\b(he|him|his|himself)\b", re.IGNORECASE)
 
@@ -75,11 +79,16 @@ def _shell_comments(path: Path) -> Iterator[tuple[int, str]]:
 
 
 def _named(path: Path) -> str:
-    return str(path.relative_to(ROOT))
+    return str(path.relative_to(ROOT)) if path.is_relative_to(ROOT) else path.name
 
 
 def _opening(texts: Iterator[tuple[int, str]], path: Path) -> list[str]:
-    return [f"{_named(path)}:{line}: {text[:70]}" for line, text in texts if OPENER.match(text)]
+    found = []
+    for line, text in texts:
+        opened = SENTENCE.search(text)
+        if OPENER.match(text) or opened:
+            found.append(f"{_named(path)}:{line}: {(opened[1] if opened else text)[:70]}")
+    return found
 
 
 @pytest.mark.parametrize("tree", TREES)
@@ -144,6 +153,8 @@ def test_prose_is_found(tmp_path: Path) -> None:
     python = tmp_path / "x.py"
     python.write_text('"""What it is."""\n# Whether\n# it rains.\n\nx = 1  # trailing\n')
     assert list(_docstrings(python)) == [(1, "What it is.")]
+    assert _opening(iter([(1, "It is. Who it is, is said. Who?")]), python) == ["x.py:1: Who it is, is said."]
+    assert _opening(iter([(1, "It is. Who is it? It says what it is.")]), python) == []
     assert list(_comments(python)) == [(2, "Whether it rains."), (5, "trailing")]
     script = tmp_path / "x"
     script.write_text("#!/bin/sh\n# How it\n#  goes.\n\nx=1\n    # Who\n")

@@ -17,7 +17,7 @@ from tests.initrd.scene import EVERY_SHELL, OTHER, UUID, Scene
 #: The key of the slot that clevis made, without a newline at its end; and what the stub of the pin gives.
 KEY = "Sy7dF3kq-0aA"
 
-#: clevis' own dispatcher, down to what the pin prints.  What is tested here is around it.
+#: clevis' own dispatcher, down to what the pin prints.  These tests cover the wrapper around it.
 _CLEVIS = """#!/bin/bash
 jwe=$(cat)
 [[ $jwe != *fails* ]] || exit 1

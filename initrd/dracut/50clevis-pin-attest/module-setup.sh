@@ -1,5 +1,5 @@
 #!/bin/bash
-# Puts the attest pin into the initrd.  What is missing ends dracut, and the old image stays: otherwise the machine
+# Puts the attest pin into the initrd.  A missing part ends dracut, and the old image stays: otherwise the machine
 # would find out at its next boot.
 #
 # Settings, in /etc/dracut.conf.d/*.conf:

@@ -84,7 +84,7 @@ def show(file: Path, events: bool, as_json: bool) -> None:
 def diff(old: Path, new: Path, bank: str, as_json: bool) -> None:
     """Compare the logs OLD and NEW, event by event.
 
-    What a log says beyond its digests, such as the name of a file, is marked with 'claims'. Exits with 1 when
+    Text of a log beyond its digests, such as the name of a file, is marked with 'claims'. Exits with 1 when
     the logs differ.
     """
     from tang_attest.protocol import eventlog as logs

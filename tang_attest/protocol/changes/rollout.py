@@ -6,7 +6,7 @@
 
 Rules of this module:
 
-* Whom a device is judged by follows from policy, rollout and device alone: :func:`judged_by`.  Unlock, dry
+* The policy that a device is appraised by follows from policy, rollout and device alone: :func:`judged_by`.  Unlock, dry
   run and status ask it, so they agree.
 * A device that passed under the rollout keeps the change when the rollout stops: its next boot must not be
   refused.

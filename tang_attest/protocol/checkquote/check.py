@@ -1,7 +1,7 @@
 """``tang-attest checkquote``: a quote made by anyone, checked as tpm2_checkquote should.
 
 The unlock's own checks are in :mod:`tang_attest.protocol.quote`, and most of the ones here are the same
-functions.  What differs: nothing was enrolled, so the key has to show that it is an AK; and a person looks,
+functions.  They differ, because nothing was enrolled, so the key has to show that it is an AK; and a person looks,
 so all that is wrong is collected instead of stopping at the first.
 
     (1) the key is an AK: restricted, sign, not decrypt, fixedTPM, fixedParent, sensitiveDataOrigin

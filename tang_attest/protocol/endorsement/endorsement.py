@@ -160,7 +160,7 @@ def parse_roots(data: bytes) -> tuple[Root, ...]:
     there is no certificate, one of them cannot be read, or the file holds anything else, such as a private
     key.
 
-    NOT checked: dates, signatures, key sizes. Whether an anchor is good enough is decided when a chain
+    NOT checked: dates, signatures, key sizes. An anchor's strength is checked when a chain
     reaches it, as a vendor's bundle may hold old ones among the new.
     """
     if len(data) > MAX_ROOTS_FILE:

@@ -1,6 +1,6 @@
 """Differences of a log from an approved one, event by event, in sentences for people.
 
-For eyes only: nothing here decides.  What the log says beyond its digests is marked with ``claims``, unless
+For eyes only: nothing here decides.  Text of the log beyond its digests is marked with ``claims``, unless
 it re-hashes (``rehash.py``): a path, an image's name and a file's name are never measured.
 """
 

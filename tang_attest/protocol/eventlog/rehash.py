@@ -52,8 +52,8 @@ def data_matches_digest(event: Event, bank: str) -> bool:
 def measured_data(event: Event, bank: str) -> bytes | None:
     """The bytes of *event* that hash to its digest in *bank*, or ``None`` when the log does not hold them.
 
-    Only these bytes are proven by a log that replays to a quote.  Who judges an event judges them and nothing
-    else: its type, and what is in ``data`` beside them (``grub_cmd: ``), is whatever the sender wrote.
+    Only these bytes are proven by a log that replays to a quote.  A rule appraises them and nothing
+    else: its type, and what is in ``data`` beside them (``grub_cmd: ``), is the sender's claim.
     """
     if event.type not in REHASHABLE or bank not in event.digests or bank not in REPLAYABLE:
         return None

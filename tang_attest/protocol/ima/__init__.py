@@ -7,7 +7,7 @@ Rules of this package:
 * **A list proves nothing by itself.**  Its entries are proven once they replay to a quoted PCR 10, and then
   only their template data is: the SHA-1 digest, the template's name and everything about a violation but its
   place are not.
-* What is not proven must not lead to a verdict: somebody between may have changed it.  So it is malformed, a
+* Unproven entries must not lead to a verdict: an attacker on the way may have changed them.  So it is malformed, a
   mismatch, or makes no difference.
 * The list is judged once, part by part, and what was found stays with the :class:`ImaProgress` until the next
   boot.

@@ -31,7 +31,7 @@ def check_bounds(text: bytes, bounds: Bounds) -> None:
     """Raise :class:`TooMuch` when *text* is more than *bounds* allow.
 
     Members and elements are counted as RFC 8259 separates them: brackets and commas in strings are none.  Not
-    checked: whether *text* is JSON.  What is not may pass or be too much; it never costs more than JSON does.
+    checked: whether *text* is JSON.  Other text may pass or be too much; it never costs more than JSON does.
     """
     if text.count(b"\\") > bounds.escapes:
         raise TooMuch(f"it has more than {bounds.escapes} escapes")

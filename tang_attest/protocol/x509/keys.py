@@ -2,7 +2,7 @@
 
 Rules of this module:
 
-* What is not in a table here is refused; nothing is looked up by a name that a certificate supplies.
+* Algorithms outside the tables here are refused; nothing is looked up by a name that a certificate supplies.
 * A key is the same key whatever its encoding, so what leaves this module are numbers.
 """
 

@@ -376,7 +376,7 @@ def record(
 ) -> tuple[Sequence[ReferenceState], Learning | None]:
     """Derive from a first quote, made in the running system, the values of the initrd of the same boot.
 
-    The cap PCR is taken as zero.  Where the selection holds PCRs that move after the initrd, nothing is
+    The cap PCR is taken as zero.  If the selection holds PCRs that move after the initrd, nothing is
     recorded yet: one learning use is armed, in which every other PCR has to be as it is now.  Raises
     ``values-all-zero`` unless the token says ``force``.
     """

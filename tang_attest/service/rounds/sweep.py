@@ -33,7 +33,7 @@ class Watching:
 
     def __init__(self, store: SweepStore, verify: RoundVerifier, polls: Polls, clock: Clock) -> None:
         self._store, self._verify, self._polls, self._clock = store, verify, polls, clock
-        #: Policy to its terms, and since when this process has watched under them.  Who was silent before
+        #: Policy to its terms, and since when this process has watched under them.  A machine silent before
         #: that may have spoken in vain, or was not asked so often.
         self._watched: dict[str, tuple[Watch, datetime]] = {}
         self._swept_at: datetime | None = None

@@ -1,7 +1,7 @@
 """An HTTP client for the load generator: one thread, epoll, and as little Python for each request as will do.
 
-What a client does is a generator: it yields requests and is sent the answers.  :func:`drive` runs many of them at
-once, either with a connection for each request or with one connection for each client.
+A client's acts are a generator: it yields requests and is sent the answers.  :func:`drive` runs many of
+them at once, either with a connection for each request or with one connection for each client.
 """
 
 from __future__ import annotations

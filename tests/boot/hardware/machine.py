@@ -4,7 +4,8 @@
     with machine.boot() as console:
         console.wait_for("login:")
 
-What survives a boot (the TPM's memory, the firmware's variables, the disks) is in the machine's directory.
+Everything that survives a boot (the TPM's memory, the firmware's variables, the disks) is in the machine's
+directory.
 """
 
 from __future__ import annotations

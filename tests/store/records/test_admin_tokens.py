@@ -38,7 +38,7 @@ async def test_a_token_comes_back_as_it_went_in(store: SqlStore) -> None:
 
 
 async def test_a_name_is_never_used_again(store: SqlStore) -> None:
-    """The audit record names tokens: a second "ci" would blur who did what.  What is refused leaves no trace."""
+    """The audit record names tokens: a second "ci" would blur who did what.  A refusal leaves no trace."""
     await store.admin_tokens.add_admin_token(admin_token(), entry())
     await store.admin_tokens.revoke_admin_token("ci", entry())
     with pytest.raises(Conflict) as taken:
