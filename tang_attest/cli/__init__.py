@@ -8,41 +8,111 @@ import os
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import ClassVar, cast
+from typing import ClassVar, NamedTuple, cast
 
 import click
+from click.shell_completion import CompletionItem
 
 from tang_attest import __version__
 from tang_attest.cli import output
 from tang_attest.errors import TangAttestError
 
 
-class LazyGroup(click.Group):
-    """Imports a command's module only when it is used, so that ``--help`` and small commands start fast."""
+class _Lazy(NamedTuple):
+    """A command that is not imported yet: ``module:attribute``, and its help in a line."""
 
-    #: command -> "module:attribute"
-    commands_by_name: ClassVar[Mapping[str, str]] = {
-        "admin-token": "tang_attest.cli.installation.admin_token:admin_token",
-        "approve": "tang_attest.cli.policies.observation:approve",
-        "audit": "tang_attest.cli.installation.audit:audit",
-        "backup": "tang_attest.cli.installation.backup:backup",
-        "checkquote": "tang_attest.cli.offline.checkquote:checkquote",
-        "completion": "tang_attest.cli.installation.completion:completion",
-        "db": "tang_attest.cli.installation.db:db",
-        "device": "tang_attest.cli.machines.device:device",
-        "doctor": "tang_attest.cli.installation.doctor:doctor",
-        "ek-root": "tang_attest.cli.machines.ek_root:ek_root",
-        "eventlog": "tang_attest.cli.offline.eventlog:eventlog",
-        "ima": "tang_attest.cli.offline.ima:ima",
-        "init": "tang_attest.cli.installation.init:init",
-        "keys": "tang_attest.cli.installation.keys:keys",
-        "menu": "tang_attest.cli.machines.menu:menu",
-        "observation": "tang_attest.cli.policies.observation:observation",
-        "policy": "tang_attest.cli.policies.policy:policy",
-        "restore": "tang_attest.cli.installation.backup:restore",
-        "serve": "tang_attest.cli.installation.serve:serve",
-        "tangd": "tang_attest.cli.installation.tangd:tangd",
-        "token": "tang_attest.cli.machines.token:token",
+    target: str
+    help: str
+
+
+class LazyGroup(click.Group):
+    """Imports a command's module only when it is used: ``--help`` and the completion of a name import none."""
+
+    commands_by_name: ClassVar[Mapping[str, _Lazy]] = {
+        "admin-token": _Lazy(
+            "tang_attest.cli.installation.admin_token:admin_token",
+            "Bearer tokens for the admin API.",
+        ),
+        "approve": _Lazy(
+            "tang_attest.cli.policies.observation:approve",
+            "Turn the refused boot of DEVICE into a reference state.",
+        ),
+        "audit": _Lazy(
+            "tang_attest.cli.installation.audit:audit",
+            "The audit record: decisions and changes.",
+        ),
+        "backup": _Lazy(
+            "tang_attest.cli.installation.backup:backup",
+            "Write everything in the database to FILE.",
+        ),
+        "checkquote": _Lazy(
+            "tang_attest.cli.offline.checkquote:checkquote",
+            "Check a TPM quote, as tpm2_checkquote does and better.",
+        ),
+        "completion": _Lazy(
+            "tang_attest.cli.installation.completion:completion",
+            "Print the completion script of a shell.",
+        ),
+        "db": _Lazy(
+            "tang_attest.cli.installation.db:db",
+            "The database: its status, upgrade and copy.",
+        ),
+        "device": _Lazy(
+            "tang_attest.cli.machines.device:device",
+            "Devices: the machines that the server knows.",
+        ),
+        "doctor": _Lazy(
+            "tang_attest.cli.installation.doctor:doctor",
+            "Examine this installation, and say what to do.",
+        ),
+        "ek-root": _Lazy(
+            "tang_attest.cli.machines.ek_root:ek_root",
+            "Certificates of TPM vendors that vouch for EKs.",
+        ),
+        "eventlog": _Lazy(
+            "tang_attest.cli.offline.eventlog:eventlog",
+            "TCG event logs: replay one, compare two, try rules.",
+        ),
+        "ima": _Lazy(
+            "tang_attest.cli.offline.ima:ima",
+            "Measurement lists of Linux' IMA.",
+        ),
+        "init": _Lazy(
+            "tang_attest.cli.installation.init:init",
+            "Make the database, the kek and a signing key.",
+        ),
+        "keys": _Lazy(
+            "tang_attest.cli.installation.keys:keys",
+            "Signing keys and exchange keys.",
+        ),
+        "menu": _Lazy(
+            "tang_attest.cli.machines.menu:menu",
+            "Register, verify and remove machines by answering questions.",
+        ),
+        "observation": _Lazy(
+            "tang_attest.cli.policies.observation:observation",
+            "Refused evidence that an operator may approve.",
+        ),
+        "policy": _Lazy(
+            "tang_attest.cli.policies.policy:policy",
+            "Policies: reference states, rules and conditions.",
+        ),
+        "restore": _Lazy(
+            "tang_attest.cli.installation.backup:restore",
+            "Fill an empty database from a backup.",
+        ),
+        "serve": _Lazy(
+            "tang_attest.cli.installation.serve:serve",
+            "Answer machines.",
+        ),
+        "tangd": _Lazy(
+            "tang_attest.cli.installation.tangd:tangd",
+            "Answer one connection, as Tang's own tangd does.",
+        ),
+        "token": _Lazy(
+            "tang_attest.cli.machines.token:token",
+            "One-time tokens with which machines enroll.",
+        ),
     }
 
     def list_commands(self, ctx: click.Context) -> list[str]:
@@ -51,13 +121,27 @@ class LazyGroup(click.Group):
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """The command, imported now."""
-        target = self.commands_by_name.get(cmd_name)
-        if target is None:
+        lazy = self.commands_by_name.get(cmd_name)
+        if lazy is None:
             return None
-        module_name, attribute = target.split(":")
+        module_name, attribute = lazy.target.split(":")
         with _without_collection():
             module = importlib.import_module(module_name)
         return cast(click.Command, getattr(module, attribute))
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write each command and its help."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, self.commands_by_name[name].help) for name in self.list_commands(ctx)])
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """Return the commands and options that begin with *incomplete*."""
+        items = [
+            CompletionItem(name, help=self.commands_by_name[name].help)
+            for name in self.list_commands(ctx)
+            if name.startswith(incomplete)
+        ]
+        return items + click.Command.shell_complete(self, ctx, incomplete)
 
 
 @contextmanager
