@@ -44,6 +44,7 @@ async def test_the_answer_names_everything_a_pin_needs(server: Server, attester:
         "selection": "sha256:0,2,4,7",
         "ek_verified": False,
         "learning": False,
+        "coverage": "unknown: no event log came with the values",
     }
     again = await server.request("GET", f"/attest/adv/{kid}")
     assert (again.status, again.headers["Content-Type"]) == (200, "application/jose+json")

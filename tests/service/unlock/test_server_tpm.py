@@ -195,12 +195,16 @@ async def test_open_keys(server: Server, swtpm: Swtpm) -> None:
 
 async def test_a_full_queue(server: Server, attester: Attester) -> None:
     """A request beyond the TPM's queue is refused at once, and nothing is written as permitted."""
-    kid, go = await server.enroll(attester), threading.Event()
+    kid, begun, go = await server.enroll(attester), threading.Event(), threading.Event()
     tpm = server.private_keys.tpm
     tpm._queue.maxsize = 1
-    first = tpm.submit(go.wait, 60)
-    await server.challenge(kid)  # and so the first has begun
-    assert first.running()
+
+    def hold() -> bool:
+        begun.set()
+        return go.wait(60)
+
+    tpm.submit(hold)
+    assert await asyncio.to_thread(begun.wait, 60)
     second = tpm.submit(bool)
     answer = await server.unlock(attester, kid)
     go.set()
