@@ -63,12 +63,12 @@ class Site:
         assert result.returncode == 0, f"tang-attest {' '.join(arguments)}: {result.stdout}{result.stderr}"
         return result.stdout
 
-    def approve(self, device: str) -> None:
+    def approve(self, device: str, *options: str) -> None:
         """Approve what *device* showed last, by its number: the boot that was refused before that one is not meant."""
         [newest] = json.loads(
             self.operator("observation", "list", "--device", device, "--limit", "1", "--json")
         )
-        self.operator("approve", device, "--observation", str(newest["id"]))
+        self.operator("approve", device, "--observation", str(newest["id"]), *options)
 
     def audit(self, device: str) -> list[dict[str, Any]]:
         """The audit records of *device*, newest first."""

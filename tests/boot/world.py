@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -87,11 +87,13 @@ class World:
         with replace(self.machine, **({"network": self.network} | changes)).boot() as console:
             yield console
 
-    def enroll(self, selection: str = SELECTION, first_refusal: str = "pcr-mismatch") -> None:
+    def enroll(
+        self, selection: str = SELECTION, first_refusal: str = "pcr-mismatch", accepted: Sequence[str] = ()
+    ) -> None:
         """Bind every disk, let the first boot be refused, and approve it: as an operator meets a new machine.
 
         With a PCR in *selection* that moves while a system runs, nothing is recorded at enrollment: *first_refusal* is
-        then ``policy-empty``.
+        then ``policy-empty``.  *accepted* are options of the approval.
         """
         with self.site:
             self.site.enroll(self.machine, NAME, self.root_disk, selection=selection)
@@ -101,7 +103,7 @@ class World:
             with self.boot() as console:
                 console.wait_for(PROMPT)
                 assert console.wait_for(REFUSED)[1] == first_refusal
-            self.site.approve(NAME)
+            self.site.approve(NAME, *accepted)
 
 
 def shared(factory: pytest.TempPathFactory) -> Path:

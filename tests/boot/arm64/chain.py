@@ -30,6 +30,7 @@ class Chain:
     loader: str
     selection: str
     first_refusal: str  #: the refusal of the first boot after the enrollment
+    accepted: tuple[str, ...] = ()  #: options of an approval that accept a part which nobody measures
     #: The PCRs of the selection that tell a change, by part of the boot.
     pcrs: dict[str, tuple[int, ...]]
 
@@ -54,6 +55,7 @@ EDK2_GRUB: Final = Chain(
     loader="grub",
     selection="sha256:0,2,4,7,8,9,15",
     first_refusal="pcr-mismatch",
+    accepted=("--accept-uncovered", "initrd"),
     pcrs={"kernel": (4,), "command line": (9,)},
 )
 

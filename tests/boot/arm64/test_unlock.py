@@ -39,7 +39,9 @@ def enrolled(tmp_path_factory: pytest.TempPathFactory, tmp_path: Path) -> Iterat
         hardware = {"platform": chain_.platform, "image": partition}
 
         def enroll(new: Path) -> None:
-            World.new(new, chain.VARIANT, **hardware).enroll(chain_.selection, chain_.first_refusal)
+            World.new(new, chain.VARIANT, **hardware).enroll(
+                chain_.selection, chain_.first_refusal, chain_.accepted
+            )
 
         original = cache.once(directory / chain_.name, enroll)
         return World.at(original, chain.VARIANT, **hardware).copy(tmp_path / "world")
@@ -95,7 +97,7 @@ def test_an_approval_while_a_machine_of_arm64_waits_opens_it(
     with world.site, world.boot(image=changed(chain_, "command line", tmp_path)) as console:
         console.wait_for(PROMPT)
         assert console.wait_for(REFUSED)[1] == "pcr-mismatch"
-        world.site.approve(NAME)
+        world.site.approve(NAME, *chain_.accepted)
         console.wait_for(UNLOCKED)
         console.wait_for(ROOT_IS_OPEN)
         assert cap_texts(console) == [text({ROOT_UUID: "attested"})]
