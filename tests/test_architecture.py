@@ -171,6 +171,17 @@ def test_only_the_exchange_and_plain_tang_multiply() -> None:
     assert _calls("_zgen") == {"keys/server_tpm.py:multiply"}
 
 
+def test_the_server_is_composed_once() -> None:
+    """The use cases that answer machines, and their site, are put together in server/ alone, for every caller."""
+    for name in ("Unlock", "Enroll", "Announce", "Agents", "RoundVerifier", "OnDemandRounds", "AttestRoutes"):
+        assert {caller.partition(":")[0] for caller in _calls(name)} <= {
+            "server/compose.py",
+            "server/site.py",
+        }, name
+    sites = {caller.partition(":")[0] for caller in _calls("Site")}
+    assert sites == {"server/site.py", "server/tang.py"}
+
+
 def test_every_code_that_is_raised_has_an_action() -> None:
     """A code that nobody explains helps nobody; a code that nobody raises is a lie."""
     words = set()

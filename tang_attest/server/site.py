@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Awaitable, Mapping
 from concurrent.futures import Executor
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tang_attest.config import Settings
 from tang_attest.keys.tang_dir import TangDirectory
 from tang_attest.server.compose import Attestation, Installation
+from tang_attest.server.tang import counted
 from tang_attest.service.audit.refusals import Refusals
 from tang_attest.service.rounds.polls import Polls
 from tang_attest.service.rounds.sweep import Watching
@@ -25,7 +25,7 @@ from tang_attest.web.monitoring.health import Health
 
 if TYPE_CHECKING:
     from tang_attest.web.admin.routes import AdminRoutes
-    from tang_attest.web.monitoring.metrics import Metrics, Sources
+    from tang_attest.web.monitoring.metrics import Metrics
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,22 +90,6 @@ def compose_site(
     )
 
 
-def tang_site(
-    settings: Settings, directory: Path, limiter: Limiter, executor: Executor | None = None
-) -> Site:
-    """Compose a mere tangd over *directory*: no evidence, no state of ours."""
-    keys = TangDirectory(directory)
-    return Site(
-        attest=None,
-        advertised=keys,
-        plain=keys,
-        executor=executor,
-        endpoint=settings.endpoint,
-        limiter=limiter,
-        metrics=_counted(settings, limiter, None),
-    )
-
-
 def _advertised(installation: Installation, keys: ServerKeys) -> KeySetProvider:
     directory = installation.settings.tang_dir
     provider = keys if directory is None else DirectoryFirst(TangDirectory(directory), keys)
@@ -150,13 +134,4 @@ def _metrics(
         left_out=lambda: refusals.left_out,
         tampered=store.tampered,
     )
-    return _counted(installation.settings, limiter, sources)
-
-
-def _counted(settings: Settings, limiter: Limiter, sources: Sources | None) -> Metrics | None:
-    """Return the metrics of a worker, or ``None`` when nothing reads them."""
-    if settings.metrics_listen is None:
-        return None
-    from tang_attest.web.monitoring.metrics import Metrics
-
-    return Metrics(limiter, sources)
+    return counted(installation.settings, limiter, sources)

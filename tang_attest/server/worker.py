@@ -21,7 +21,8 @@ from tang_attest.errors import NotFound
 from tang_attest.server.background import background
 from tang_attest.server.chores import chore
 from tang_attest.server.compose import World, opened
-from tang_attest.server.site import compose_site, make_limiter, tang_site
+from tang_attest.server.site import compose_site, make_limiter
+from tang_attest.server.tang import tang_site
 from tang_attest.service.rounds.polls import Polls
 from tang_attest.web import runner
 from tang_attest.web.app import Site, make_app

@@ -12,9 +12,9 @@ from tang_attest import log
 from tang_attest.config import load_settings
 from tang_attest.daemon.inetd import connection, stderr_is_the_connection
 from tang_attest.errors import Malformed
-from tang_attest.keys.tang_dir import TangDirectory
+from tang_attest.server.tang import tang_site
 from tang_attest.web import runner
-from tang_attest.web.app import Site, make_app
+from tang_attest.web.app import make_app
 from tang_attest.web.gate.limits import Limiter
 
 
@@ -36,7 +36,6 @@ def tangd(directory: Path, endpoint: str) -> None:
     settings = load_settings(None, {"plain_tang": True, "tang_dir": directory, "endpoint": endpoint})
     if not directory.is_dir():
         raise Malformed("setting-invalid", f"DIR: {directory} is not a directory.")
-    keys = TangDirectory(directory)
-    site = Site(None, keys, keys, None, settings.endpoint, limiter=Limiter())
+    site = tang_site(settings, directory, Limiter())
     with connection(os.environ) as one:
         asyncio.run(runner.answer_one(make_app(site), one, site.limiter))
