@@ -64,7 +64,7 @@ class Connection(web.RequestHandler):
         self._payload: StreamReader | None = None
         self._kept, self._ended = b"", False
 
-    # --- calls of the runner ----------------------------------------------------------------------------------------
+    # --- calls of the runner --------------------------------------------------------------------------------
 
     def begun(self) -> None:
         """Note that a request is being handled."""
@@ -74,7 +74,7 @@ class Connection(web.RequestHandler):
         """Note that the body of the request is being read."""
         self._held.wait(self._limiter.limits.body_s + 1)
 
-    # --- answers ------------------------------------------------------------------------------------------------------
+    # --- answers --------------------------------------------------------------------------------------------
 
     async def finish_response(
         self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
@@ -95,7 +95,7 @@ class Connection(web.RequestHandler):
             if self._kept or self._ended:
                 self._loop.call_soon(self._go_on)
 
-    # --- calls of the transport -------------------------------------------------------------------------------------
+    # --- calls of the transport -----------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin, in the clear or after the handshake."""
@@ -130,7 +130,7 @@ class Connection(web.RequestHandler):
             self._payload.set_exception(ConnectionResetError("the client hung up"))
         return self._request_count > self._answered
 
-    # --- heads, bodies, and bytes behind them -------------------------------------------------------------------------
+    # --- heads, bodies, and bytes behind them ---------------------------------------------------------------
 
     def _next_size(self, data: bytes) -> int:
         """Return the number of bytes of *data* to read on: to the end of a head, as far as that is the first
@@ -191,7 +191,7 @@ class Connection(web.RequestHandler):
         # aiohttp closes an idle connection first; a second later it is cut.
         self._held.wait(self._limiter.limits.idle_s + 1)
 
-    # --- errors -------------------------------------------------------------------------------------------------------
+    # --- errors ---------------------------------------------------------------------------------------------
 
     def handle_error(
         self,
