@@ -36,10 +36,10 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def answer(command: str) -> Any:
-    """The document that *command* prints; hints only on stderr."""
+    """The document that *command* prints; hints, notes and warnings on stderr."""
     out, err, code = run(*command.split(), "--json")
     assert code == 0, (command, err)
-    assert all(line.startswith(("hint: ", "tang-attest: note: ")) for line in err.splitlines()), err
+    assert all(line.startswith(("hint: ", "tang-attest: ")) for line in err.splitlines()), err
     return json.loads(out)
 
 

@@ -170,11 +170,7 @@ def environment(**variables: str) -> Iterator[None]:
         "TANG_ATTEST_STATE": "state",
         **variables,
     }
-    with (
-        mock.patch.dict(os.environ, kept | fixed, clear=True),
-        # A busy machine makes short work long; tests of progress set their own pace.
-        mock.patch.object(progress, "EVERY_S", 60.0),
-    ):
+    with mock.patch.dict(os.environ, kept | fixed, clear=True):
         time.tzset()
         yield
     time.tzset()
