@@ -1,0 +1,72 @@
+"""The U-Boot of tools/raspberry-pi-boot: built for the Pi and for QEMU, and looked into."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from tests.boot.images import cache
+
+pytestmark = [pytest.mark.boot, pytest.mark.timeout(2400)]
+
+TOOL: Final = cache.ROOT / "tools/raspberry-pi-boot"
+FRAGMENT: Final = cache.ROOT / "tools/raspberry-pi/measured-boot.config"
+
+
+def made(*options: str) -> Path:
+    """Return the directory that the tool makes with *options*, and in it ``said``."""
+    inputs = (TOOL, *cache.files_below(FRAGMENT.parent))
+
+    def download(path: Path) -> None:
+        subprocess.run([str(TOOL), "--download-only", str(path)], check=True, capture_output=True)
+
+    source = cache.entry("ubootsource", cache.key("1", TOOL), download, keep=1)
+
+    def make(path: Path) -> None:
+        command = [str(TOOL), "--source", str(source), *options, str(path)]
+        result = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert result.returncode == 0, result.stderr
+        (path / "said").write_text(result.stdout)
+
+    return cache.entry("uboot", cache.key(*options, *inputs), make, keep=4)
+
+
+def test_u_boot_for_the_pi_is_built_with_every_line_of_its_configuration() -> None:
+    """The program has the one boot command, and no trace of scripts on the card."""
+    directory = made()
+    configuration = (directory / "u-boot.config").read_text().splitlines()
+    on = {line for line in configuration if line.startswith("CONFIG_")}
+    names = {line.partition("=")[0] for line in on}
+    for line in FRAGMENT.read_text().splitlines():
+        if line.startswith("CONFIG_"):
+            assert line in on
+        elif off := re.fullmatch(r"# (CONFIG_\w+) is not set", line):
+            assert off[1] not in names
+    assert "CONFIG_TARGET_RPI_ARM64=y" in on
+    program = (directory / "u-boot.bin").read_bytes()
+    assert program.count(b"bootcmd=bootdev hunt mmc;") == 1
+    assert b"bootefi bootmgr" in program
+    assert b"tcg,tpm_tis-spi" in program
+    assert b"spi-gpio" in program
+    assert b"uboot.env" not in program.replace(b"uboot.env fat 0 1", b"")  # a name for DFU
+
+
+def test_two_builds_of_u_boot_have_the_same_version() -> None:
+    """PCR 0 has the version with its time, which is that of Debian's source."""
+    versions = {
+        re.search(rb"U-Boot 20\d\d\.\d\d[^\0]*\(\w{3} \d\d 20\d\d - [\d:]{8} \+0000\)", program)[0]  # type: ignore[index]
+        for program in (
+            (made(*options) / "u-boot.bin").read_bytes() for options in ((), ("--board", "qemu_arm64"))
+        )
+    }
+    assert len(versions) == 1
+
+
+def test_the_overlay_puts_the_tpm_into_the_trees_of_a_pi_3_and_a_pi_4() -> None:
+    """The tool applies it to the trees that came with U-Boot, and stops where it does not fit."""
+    said = (made() / "said").read_text()
+    assert re.findall(r"the overlay fits (\S+)\.\n", said) == ["bcm2711-rpi-4-b", "bcm2837-rpi-3-b"]
