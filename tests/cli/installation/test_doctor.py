@@ -103,11 +103,15 @@ def test_permissions(state: Path) -> None:
     assert about(findings, "key-encryption key")[0][0] == "problem"
 
 
+#: A port that this address lets go is not taken by the server of another test, which listens on 127.0.0.1.
+OWN_ADDRESS = "127.0.8.1"
+
+
 def test_the_port(tmp_path: Path) -> None:
     """The server answers there; nobody does; somebody else does."""
     initialize(tmp_path / "state")
-    with serving(tmp_path) as server:
-        settings = Settings(state=tmp_path / "state", host="127.0.0.1", port=server.port)
+    with serving(tmp_path, "--host", OWN_ADDRESS) as server:
+        settings = Settings(state=tmp_path / "state", host=OWN_ADDRESS, port=server.port)
         assert about(look_at_host(settings, NOW), "port")[0][0] == "ok"
     assert about(look_at_host(settings, NOW), "port")[0][0] == "warning"
     with socket.create_server(("127.0.0.1", 0)) as stranger:
@@ -164,10 +168,10 @@ def test_the_port_that_demands_a_certificate(tmp_path: Path) -> None:
     certificate, key = server_certificate(tmp_path)
     ca = ClientCa(tmp_path / "ca")
     flags = ("--tls-certificate", certificate, "--tls-key", key, "--tls-client-ca", ca.file)
-    with serving(tmp_path, *flags) as server:
+    with serving(tmp_path, "--host", OWN_ADDRESS, *flags) as server:
         settings = Settings(
             state=tmp_path / "state",
-            host="127.0.0.1",
+            host=OWN_ADDRESS,
             port=server.port,
             tls_certificate=certificate,
             tls_key=key,
