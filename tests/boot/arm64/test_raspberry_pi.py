@@ -1,20 +1,29 @@
-"""The U-Boot of tools/raspberry-pi-boot: built for the Pi and for QEMU, and looked into."""
+"""The U-Boot of tools/raspberry-pi-boot: built for the Pi and looked into, built for QEMU and booted."""
 
 from __future__ import annotations
 
 import re
 import subprocess
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
 import pytest
 
+from tests.boot.arm64 import chain
+from tests.boot.arm64.chain import UBOOT
+from tests.boot.hardware.machine import NotSeen
+from tests.boot.hardware.platform import PC, UBOOT_ARM64
 from tests.boot.images import cache
+from tests.boot.world import World
 
 pytestmark = [pytest.mark.boot, pytest.mark.timeout(2400)]
 
 TOOL: Final = cache.ROOT / "tools/raspberry-pi-boot"
 FRAGMENT: Final = cache.ROOT / "tools/raspberry-pi/measured-boot.config"
+#: U-Boot's prompt; the Pi's board has another one than QEMU's.
+UBOOT_PROMPT: Final = r"\n(=>|U-Boot>) "
 
 
 def made(*options: str) -> Path:
@@ -70,3 +79,33 @@ def test_the_overlay_puts_the_tpm_into_the_trees_of_a_pi_3_and_a_pi_4() -> None:
     """The tool applies it to the trees that came with U-Boot, and stops where it does not fit."""
     said = (made() / "said").read_text()
     assert re.findall(r"the overlay fits (\S+)\.\n", said) == ["bcm2711-rpi-4-b", "bcm2837-rpi-3-b"]
+
+
+@pytest.fixture
+def machine(tmp_path: Path) -> Iterator[World]:
+    """A machine with the Pi's configuration of U-Boot, which nobody has enrolled."""
+    platform = replace(
+        UBOOT_ARM64,
+        firmware=made("--board", "qemu_arm64") / "u-boot.bin",
+        boot_disk=PC.boot_disk,
+    )
+    partition = tmp_path / "partition"
+    UBOOT.make_partition(partition, chain.system())
+    yield World.new(tmp_path / "world", chain.VARIANT, platform=platform, image=partition)
+    for image in tmp_path.glob("world/*.img"):
+        image.unlink()
+
+
+def test_no_key_stops_the_boot_of_the_pi(machine: World, tmp_path: Path) -> None:
+    """With nothing to start, U-Boot resets: an attacker at the console gets no prompt at which to tell the TPM."""
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    with machine.boot(image=empty) as console:
+        for keys in ("", " ", "\x03", "q", "\x03\x03"):
+            console.type(keys)
+        console.wait_for(r"U-Boot found nothing to start and resets")
+        for keys in ("\x03", "", "\x03\x03"):
+            console.type(keys)
+        # QEMU ends at the reset.
+        with pytest.raises(NotSeen, match="before the machine went off"):
+            console.wait_for(UBOOT_PROMPT)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 from tests.boot.arm64 import chain
 from tests.boot.arm64.chain import CHANGES, EDK2_GRUB, UBOOT, Chain
 from tests.boot.hardware.cap import cap_texts, text
-from tests.boot.hardware.machine import PATIENCE
+from tests.boot.hardware.machine import PATIENCE, Console
 from tests.boot.images import cache
 from tests.boot.images.tree import ROOT_UUID
 from tests.boot.world import NAME, PROMPT, REFUSED, ROOT_IS_OPEN, UNLOCKED, World, open_by_passphrase, shared
@@ -102,3 +103,38 @@ def test_an_approval_while_a_machine_of_arm64_waits_opens_it(
         console.wait_for(ROOT_IS_OPEN)
         assert cap_texts(console) == [text({ROOT_UUID: "attested"})]
         assert "changed=yes" in console.shell("cat /proc/cmdline")
+
+
+#: The network, the event log and a root that can be written to, in the system that first-init left bare.
+READY_TO_ENROLL = (
+    "ip link set eth0 up; ip address add 192.0.2.15/24 dev eth0; sleep 1;"
+    " mount -t securityfs none /sys/kernel/security; mount -o remount,rw /"
+)
+
+
+def test_a_chain_that_measures_no_initrd_is_refused_at_enrollment(tmp_path: Path) -> None:
+    """The machine is told the part; nothing is enrolled until the operator accepts the gap, which stays listed."""
+    partition = tmp_path / "partition"
+    EDK2_GRUB.make_partition(partition, chain.system())
+    world = World.new(tmp_path / "world", chain.VARIANT, platform=EDK2_GRUB.platform, image=partition)
+
+    def enroll(console: Console, *options: str) -> str:
+        terms = ("--name", NAME, "--record", "--selection", EDK2_GRUB.selection, "--allow-unverified-ek")
+        token = json.loads(world.site.operator("token", "create", *terms, *options, "--json"))["token"]
+        console.shell(f"echo {token} >/tmp/token")
+        command = f"clevis-attest-enroll -y --url {world.site.url} --name {NAME} --token-file /tmp/token"
+        return console.shell(f"{command}; echo status $?")
+
+    with world.site, world.boot() as console:
+        console.wait_for(PROMPT)
+        open_by_passphrase(console)
+        console.shell(READY_TO_ENROLL)
+        said = enroll(console)
+        assert "(uncovered)" in said
+        assert "the initrd" in said
+        assert "status 0" not in said
+        assert json.loads(world.site.operator("device", "list", "--json")) == []
+        assert "status 0" in enroll(console, *EDK2_GRUB.accepted)
+        [device] = json.loads(world.site.operator("device", "list", "--json"))
+        assert device["uncovered"] == device["accepted_uncovered"] == ["initrd"]
+    world.root_disk.unlink()
