@@ -52,13 +52,12 @@ def started_tpm(directory: Path, *, locality: int | None, hcrtm: bytes | None) -
     arguments += ["--ctrl", f"type=unixio,path={control}", "--server", f"type=unixio,path={server}"]
     with subprocess.Popen(arguments, stderr=subprocess.DEVNULL) as process:
         try:
-            _wait_for(control, server)
+            _connected(control).close()
             if hcrtm is not None:
                 subprocess.run(["swtpm_ioctl", "--unix", control, "-h", hcrtm.decode()], check=True)
             if locality is not None:
                 subprocess.run(["swtpm_ioctl", "--unix", control, "-l", str(locality)], check=True)
-            with socket.socket(socket.AF_UNIX) as connection:
-                connection.connect(str(server))
+            with _connected(server) as connection:
                 tpm = Tpm(connection)
                 tpm.command(_STARTUP, bytes(2))
                 yield tpm
@@ -66,8 +65,16 @@ def started_tpm(directory: Path, *, locality: int | None, hcrtm: bytes | None) -
             process.terminate()
 
 
-def _wait_for(*paths: Path) -> None:
-    deadline = time.monotonic() + 10
-    while not all(path.exists() for path in paths):
-        assert time.monotonic() < deadline, "swtpm did not start"
-        time.sleep(0.02)
+def _connected(path: Path) -> socket.socket:
+    """A connection to the socket *path*, which appears some time before anybody listens on it."""
+    deadline = time.monotonic() + 30
+    while True:
+        connection = socket.socket(socket.AF_UNIX)
+        try:
+            connection.connect(str(path))
+        except (FileNotFoundError, ConnectionRefusedError):
+            connection.close()
+            assert time.monotonic() < deadline, "swtpm did not start"
+            time.sleep(0.02)
+        else:
+            return connection
