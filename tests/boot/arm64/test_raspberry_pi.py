@@ -12,11 +12,11 @@ from typing import Final
 import pytest
 
 from tests.boot.arm64 import chain
-from tests.boot.arm64.chain import UBOOT
+from tests.boot.arm64.chain import CHANGES, UBOOT
 from tests.boot.hardware.machine import NotSeen
 from tests.boot.hardware.platform import PC, UBOOT_ARM64
 from tests.boot.images import cache
-from tests.boot.world import World
+from tests.boot.world import NAME, PROMPT, REFUSED, ROOT_IS_OPEN, UNLOCKED, World, open_by_passphrase
 
 pytestmark = [pytest.mark.boot, pytest.mark.timeout(2400)]
 
@@ -94,6 +94,32 @@ def machine(tmp_path: Path) -> Iterator[World]:
     yield World.new(tmp_path / "world", chain.VARIANT, platform=platform, image=partition)
     for image in tmp_path.glob("world/*.img"):
         image.unlink()
+
+
+def test_the_configuration_of_the_pi_measures_and_opens_a_root_in_qemu(
+    machine: World, tmp_path: Path
+) -> None:
+    """Refused, approved while it waits, and with a changed command line refused again."""
+    changed = tmp_path / "changed"
+    UBOOT.make_partition(changed, CHANGES["command line"](chain.system(), tmp_path))
+    with machine.site:
+        machine.site.enroll(machine.machine, NAME, machine.root_disk, selection=UBOOT.selection)
+        with machine.boot() as console:
+            console.wait_for(PROMPT)
+            assert console.wait_for(REFUSED)[1] == UBOOT.first_refusal
+            machine.site.approve(NAME)
+            console.wait_for(UNLOCKED)
+            console.wait_for(ROOT_IS_OPEN)
+            said = console.shell("tpm2 pcrread sha256:0,4,11")
+            assert len(re.findall(r"0x[0-9A-F]{64}", said)) == 3
+            assert "0" * 64 not in said
+        with machine.boot(image=changed) as console:
+            console.wait_for(PROMPT)
+            refused = console.wait_for(REFUSED)
+            assert refused[1] == "pcr-mismatch"
+            for pcr in UBOOT.pcrs["command line"]:
+                assert f"PCR {pcr}:" in refused[2]
+            open_by_passphrase(console)
 
 
 def test_no_key_stops_the_boot_of_the_pi(machine: World, tmp_path: Path) -> None:
