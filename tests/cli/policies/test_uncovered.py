@@ -5,12 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from tang_attest.protocol.eventlog import parse, replay
+from tests.cli.transcript import environment, run
 
 LOGS = Path(__file__).parents[2] / "vectors" / "eventlogs-arm64"
 GRUB = LOGS / "edk2-grub-2.06.bin"
@@ -18,13 +18,9 @@ FIT = LOGS / "uboot-fit-bootm.bin"
 
 
 def tang_attest(state: Path, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "tang_attest", "--state", str(state), *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    with environment():
+        out, err, code = run("--state", str(state), *map(str, arguments))
+    return subprocess.CompletedProcess(arguments, code, out, err)
 
 
 @pytest.fixture
