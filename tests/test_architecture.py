@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import ast
 import re
-from collections import Counter
+from collections import Counter, defaultdict
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -82,9 +83,16 @@ ONLY_IN = {
 }
 
 
+@cache
+def _nodes(path: Path) -> list[ast.AST]:
+    """Return the syntax tree of *path*, flat; each file is parsed once a run."""
+    return list(ast.walk(ast.parse(path.read_text())))
+
+
+@cache
 def _imports(path: Path) -> set[str]:
     names: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in _nodes(path):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
@@ -138,20 +146,23 @@ def test_the_core_is_pure() -> None:
         assert "open(" not in text.replace("reopen(", ""), path
 
 
-def _calls(name: str) -> set[str]:
-    """The functions, as file:function, that call *name*."""
-    found = set()
+@cache
+def _callers() -> dict[str, set[str]]:
+    """Return, for each name that is called, the functions, as file:function, that call it."""
+    found: dict[str, set[str]] = defaultdict(set)
     for path in FILES:
-        tree = ast.parse(path.read_text())
-        for function in ast.walk(tree):
+        for function in _nodes(path):
             if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef):
                 for node in ast.walk(function):
-                    if (
-                        isinstance(node, ast.Call)
-                        and getattr(node.func, "id", getattr(node.func, "attr", "")) == name
-                    ):
-                        found.add(f"{path.relative_to(PACKAGE)}:{function.name}")
+                    if isinstance(node, ast.Call):
+                        name = getattr(node.func, "id", getattr(node.func, "attr", ""))
+                        found[name].add(f"{path.relative_to(PACKAGE)}:{function.name}")
     return found
+
+
+def _calls(name: str) -> set[str]:
+    """Return the functions, as file:function, that call *name*."""
+    return _callers().get(name, set())
 
 
 def test_only_the_policy_makes_permits() -> None:
@@ -190,7 +201,7 @@ def test_every_code_that_is_raised_has_an_action() -> None:
             continue
         words |= {
             node.value
-            for node in ast.walk(ast.parse(path.read_text()))
+            for node in _nodes(path)
             if isinstance(node, ast.Constant) and isinstance(node.value, str)
         }
     assert set(errors.ACTIONS) - words == set(), "codes that nothing raises"
@@ -246,13 +257,14 @@ def test_a_folder_can_be_overlooked() -> None:
     assert {folder: count for folder, count in counts.items() if count > MAX_FILES} == {}
 
 
+@cache
 def _classes() -> dict[str, ast.ClassDef]:
     """Return every class, by file and name."""
     return {
         f"{path.relative_to(ROOT)}:{node.name}": node
         for tree in TREES
         for path in (ROOT / tree).rglob("*.py")
-        for node in ast.walk(ast.parse(path.read_text()))
+        for node in _nodes(path)
         if isinstance(node, ast.ClassDef)
     }
 
