@@ -50,7 +50,8 @@ def test_dracut_approved_while_it_waits_at_its_prompt_it_opens_by_itself(world: 
         console.wait_for(UNLOCKED)
         console.wait_for(ROOT_IS_OPEN)
         assert cap_texts(console) == [_ATTESTED]
-        assert waited < 20, f"{waited:.0f} s after the approval"
+        # The machine asks every 20 seconds; beside other emulated machines the exchange takes as long again.
+        assert waited < 60, f"{waited:.0f} s after the approval"
 
 
 def _keys_given(world: World) -> int:
