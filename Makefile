@@ -21,7 +21,7 @@ demo: setup ## see the whole story on this machine, with software TPMs
 	@./tools/demo
 
 .PHONY: test
-test: lint ## lint and run every test but the speed tests, the boots of whole machines last; half an hour
+test: lint ## lint and run every test but the speed tests, the boots of whole machines last; under an hour
 	@echo 'Every test but those that boot or install whole systems, which come afterwards.'
 	$(BIN)/pytest --numprocesses auto -m 'not bench and not boot'
 	$(run-boots)
