@@ -113,6 +113,7 @@ def test_the_port(tmp_path: Path) -> None:
     with serving(tmp_path, "--host", OWN_ADDRESS) as server:
         settings = Settings(state=tmp_path / "state", host=OWN_ADDRESS, port=server.port)
         assert about(look_at_host(settings, NOW), "port")[0][0] == "ok"
+        assert server.stop() == 0  # workers of a supervisor that is killed answer for a moment longer
     assert about(look_at_host(settings, NOW), "port")[0][0] == "warning"
     with socket.create_server(("127.0.0.1", 0)) as stranger:
         stranger.settimeout(60)
@@ -178,6 +179,7 @@ def test_the_port_that_demands_a_certificate(tmp_path: Path) -> None:
             tls_client_ca=ca.file,
         )
         assert about(look_at_host(settings, NOW), "port")[0][0] == "ok"
+        assert server.stop() == 0
     assert about(look_at_host(settings, NOW), "port")[0][0] == "warning"
 
 
