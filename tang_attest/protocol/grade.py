@@ -19,7 +19,7 @@ from tang_attest.protocol.rules import secure_boot
 from tang_attest.protocol.values.pcr import PcrValues, as_reset, nothing_measured
 
 BOOT_PCRS: Final = frozenset({*range(10), *range(11, 15)})
-"""What firmware, boot loaders and the kernel's stub extend; 10 is IMA's, 15 the cap's, from 16 on nobody's.
+"""PCRs that firmware, boot loaders and the kernel's stub extend; 10 is IMA's, 15 the cap's, from 16 on nobody's.
 """
 
 _FIRST_CODE: Final = (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import inspect
 import re
 import tokenize
 from collections.abc import Iterator
@@ -39,9 +40,12 @@ def _docstrings(path: Path) -> Iterator[tuple[int, str]]:
     """Line and text of each docstring in *path*."""
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
-            text = ast.get_docstring(node)
-            if text:
-                yield node.body[0].lineno, text
+            # A string below a constant documents it, as one below a signature documents the function.
+            for item in node.body:
+                if isinstance(item, ast.Expr) and isinstance(item.value, ast.Constant):
+                    text = item.value.value
+                    if isinstance(text, str):
+                        yield item.lineno, inspect.cleandoc(text)
 
 
 def _comments(path: Path) -> Iterator[tuple[int, str]]:

@@ -37,7 +37,7 @@ each.
 """
 
 UNPREDICTABLE_SECTIONS: Final = (".profile", ".dtbauto", ".hwids", ".efifw")
-"""What these do depends on the hardware or on the choice of a profile."""
+"""Sections whose effect depends on the hardware or on the choice of a profile."""
 
 INITRD_SECTIONS: Final = (".pcrsig", ".pcrpkey", ".ucode")
 """The stub adds these to the initrd."""

@@ -32,7 +32,7 @@ MAX_CERTIFICATE: Final = 8 * 1024
 """Bytes. The largest among 45 vendor certificates (keylime's store) has 1,463."""
 
 MAX_INTERMEDIATES: Final = 8
-"""How many certificates a device may send along; Intel's on-die CA keeps a few in the chip."""
+"""Certificates that a device may send along; Intel's on-die CA keeps a few in the chip."""
 
 MAX_ROOTS_FILE: Final = 1024 * 1024
 """Bytes. All of keylime's store in one file has 79 KB."""

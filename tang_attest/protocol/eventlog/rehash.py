@@ -31,7 +31,7 @@ OFTEN_LABELED: Final = frozenset({EventType.EV_IPL, EventType.EV_PLATFORM_CONFIG
 """Of these, types whose data may as well be a name or something else about what was measured."""
 
 GRUB_PREFIXES: Final = (b"grub_cmd: ", b"kernel_cmdline: ", b"module_cmdline: ")
-"""What GRUB writes in front of a text that it measured; not measured itself."""
+"""Prefixes that GRUB writes before a text that it measured; not measured themselves."""
 
 _LONGEST_SECTION_NAME: Final = 32
 """Bytes: a PE section's name has at most 8 characters, in UTF-16 with a NUL; some more do no harm."""

@@ -19,7 +19,7 @@ from tang_attest.errors import Malformed
 from tang_attest.protocol.values.sizes import MAX_IMA_PART
 
 PCR: Final = 10
-"""Where Linux measures to (CONFIG_IMA_MEASURE_PCR_IDX), unless a rule of IMA's policy names another."""
+"""The PCR that Linux measures to (CONFIG_IMA_MEASURE_PCR_IDX), unless a rule of IMA's policy names another."""
 
 MAX_LIST: Final = 64 << 20
 """Bytes of a whole list, for a command line."""

@@ -26,7 +26,7 @@ _HARMLESS: Final[Mapping[int, tuple[bytes, ...]]] = {
     5: (*NORMAL_SEPARATORS, *ACTIONS),
     11: tuple(f"{name}\0".encode() for name in SECTION_NAMES),
 }
-"""What every boot measures and is no software: a digest of these bytes can be nothing else."""
+"""Bytes that every boot measures and that are no software; their digest can be nothing else."""
 
 
 @dataclass(frozen=True, slots=True)
