@@ -9,6 +9,7 @@ before.
 
 from __future__ import annotations
 
+import itertools
 from datetime import datetime, timedelta
 from typing import Final
 
@@ -17,7 +18,8 @@ from tang_attest.ports.audit import AuditStore
 from tang_attest.ports.world import Clock
 from tang_attest.protocol.audit_chain import Seal, make_seal
 
-#: Rows of one seal, and seals of one round: a backlog costs this process some milliseconds at a time.
+#: Rows of one seal, and seals of one round: a backlog costs this process some milliseconds at a time.  The last
+#: round of a process has no such bound.
 ROWS: Final = 1000
 SEALS: Final = 5
 #: A seal that is younger was made by another process, which goes on.
@@ -40,8 +42,8 @@ class AuditSealer:
     async def round(self, *, last: bool = False) -> Seal | None:
         """Seal the rows since the last round; return the newest seal that this made.
 
-        With *last*, seal also if another sealer has just sealed, or does so meanwhile.  Raises errors of the
-        store, and ``audit-cut`` while the head that this process saw is not in the chain (once a minute;
+        With *last*, seal every row that is final now, also if another sealer has just sealed, or does so
+        meanwhile.  Raises errors of the store, and ``audit-cut`` while the head that this process saw is not in the chain (once a minute;
         nothing is sealed then).
         """
         now = self._clock.now()
@@ -56,7 +58,7 @@ class AuditSealer:
         if final is None:
             return None
         made = None
-        for _ in range(SEALS):
+        for _ in itertools.count() if last else range(SEALS):
             if not (rows := await self._store.list_audit_rows(self._last_id, final, ROWS)):
                 break
             seal = make_seal(self._key, self._head, rows, now)

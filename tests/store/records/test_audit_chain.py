@@ -318,6 +318,18 @@ async def test_the_last_round_continues_after_an_interrupted_one(
     assert (found.rows, found.seals, found.bad, found.unsealed) == (8, 3, 0, 0)
 
 
+async def test_the_last_round_seals_a_backlog_of_any_size(
+    store: SqlStore, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server that stops leaves no row unsealed, even if the servers before it never reached a round."""
+    monkeypatch.setattr(sealing, "ROWS", 3)
+    monkeypatch.setattr(sealing, "SEALS", 2)
+    await write(store, 14)
+    assert (await AuditSealer(store.audit, KEY, clock).round(last=True)).seq == 5  # type: ignore[union-attr]
+    found = await check(store, clock)
+    assert (found.rows, found.seals, found.bad, found.unsealed) == (14, 5, 0, 0)
+
+
 async def test_rows_that_are_committed_out_of_order(
     url: str,
     store: SqlStore,
