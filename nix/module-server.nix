@@ -85,13 +85,9 @@ let
         "program=${cfg.package}/bin/tang-attest"
         "\"$program\""
         (
-          "set -eu\nPATH=${lib.makeBinPath [ pkgs.coreutils pkgs.util-linux ]}:$PATH\n"
-          + lib.optionalString (
-            cfg.settings.database != null
-          ) "export TANG_ATTEST_DATABASE=\"\${TANG_ATTEST_DATABASE-${cfg.settings.database}}\"\n"
-          + lib.optionalString (
-            cfg.settings.server_tpm != null
-          ) "export TANG_ATTEST_SERVER_TPM=\"\${TANG_ATTEST_SERVER_TPM-${cfg.settings.server_tpm}}\"\n"
+          "set -eu\nPATH=${lib.makeBinPath [ pkgs.coreutils pkgs.gnused pkgs.util-linux ]}:$PATH\n"
+          # The service's own settings, for every command too.
+          + "export TANG_ATTEST_CONFIG=\"\${TANG_ATTEST_CONFIG-${configFile}}\"\n"
         )
       ]
       (builtins.readFile ../packaging/tang-attest)

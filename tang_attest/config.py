@@ -1,4 +1,4 @@
-"""The server's settings: a TOML file, then the environment and the flags of ``serve``, which win.
+"""The settings of the service and of every command: a TOML file, then the environment and flags, which win.
 
 Every setting is documented here once; the man page, ``serve --help`` and docs/settings.md are compared with it
 by a test.
@@ -6,6 +6,7 @@ by a test.
 
 from __future__ import annotations
 
+import os
 import re
 import tomllib
 from collections.abc import Mapping
@@ -16,6 +17,11 @@ from typing import Any, Final, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from tang_attest.errors import Malformed, NotFound
+
+#: Read by the service and by every command, unless another file is named.
+DEFAULT_FILE: Final = Path("/etc/tang-attest.toml")
+#: The environment names the settings, and the file as ``TANG_ATTEST_CONFIG``.
+VARIABLES: Final = "TANG_ATTEST_"
 
 #: In the state directory, when no other database is named.
 DATABASE_NAME: Final = "tang-attest.db"
@@ -193,6 +199,19 @@ def load_settings(file: Path | None, flags: Mapping[str, Any]) -> Settings:
         raise Malformed("setting-invalid", _sentence(error)) from None
     except UnicodeEncodeError:  # pydantic raises it instead
         raise Malformed("setting-invalid", "A setting is not UTF-8.") from None
+
+
+def settings_file(named: Path | None) -> Path | None:
+    """Return the file of the settings: *named*, or else :data:`DEFAULT_FILE` if there is one."""
+    if named is not None:
+        return named
+    return DEFAULT_FILE if os.path.lexists(DEFAULT_FILE) else None
+
+
+def settings_in(environment: Mapping[str, str]) -> dict[str, str]:
+    """Return the settings that *environment* gives as ``TANG_ATTEST_NAME``; an empty one is not given."""
+    given = {name: environment.get(f"{VARIABLES}{name.upper()}", "") for name in Settings.model_fields}
+    return {name: value for name, value in given.items() if value}
 
 
 def _sentence(error: ValidationError) -> str:

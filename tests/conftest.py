@@ -31,6 +31,9 @@ _TEMPLATE = "template_registry"
 #: A server that compiles itself at each start takes half as long again; the tests start a few hundred.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
+#: No test reads the configuration of the machine that runs it; those that need one name a file.
+os.environ["TANG_ATTEST_CONFIG"] = os.devnull
+
 
 @pytest.fixture(scope="session", autouse=True)
 def copied_registries() -> Iterator[None]:

@@ -12,7 +12,7 @@ from pathlib import Path
 import click
 
 from tang_attest.cli import group
-from tang_attest.config import Settings
+from tang_attest.config import DEFAULT_FILE, Settings
 from tang_attest.errors import ACTIONS
 from tang_attest.web.admin.routes import document
 from tools import generate_nix
@@ -42,13 +42,18 @@ def settings() -> str:
             if field.default in (None, "")
             else f"`{str(field.default).lower() if isinstance(field.default, bool) else field.default}`"
         )
-        flag = "`--state` (before `serve`)" if name == "state" else f"`--{name.replace('_', '-')}`"
+        flag = "`--state` (before the command)" if name == "state" else f"`--{name.replace('_', '-')}`"
         rows += f"| `{name}` | {flag} | `TANG_ATTEST_{name.upper()}` | {default} | {field.description} |\n"
     return (
-        f"# Settings of the server\n\n{MADE}"
-        "A setting is given in a TOML file (`tang-attest serve --config FILE`), in the environment, or as a flag;\n"
+        f"# Settings\n\n{MADE}"
+        "The service and every command read one file, so that no command acts on another database or key store.\n"
+        f"It is `{DEFAULT_FILE}`, in TOML; without it, the defaults count.\n"
+        "`tang-attest --config FILE` or `TANG_ATTEST_CONFIG` names another file, which then has to exist.\n"
+        "A setting is given in the file, in the environment, or as a flag;\n"
         "a flag wins over the environment, and both win over the file.\n"
-        "A setting that is unknown or wrong stops `serve` with a message that names it.\n\n"
+        "A setting that is unknown or wrong stops `serve` and every command that opens the database,\n"
+        "with a message that names it.\n"
+        "`checkquote`, `eventlog`, `ima`, `completion` and `tangd` need no server, and do not read the file.\n\n"
         f"| in the file | flag | environment | default | what |\n|---|---|---|---|---|\n{rows}"
     )
 

@@ -8,6 +8,7 @@ import os
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import ClassVar, NamedTuple, cast
 
 import click
@@ -159,12 +160,18 @@ def _without_collection() -> Iterator[None]:
 )
 @click.version_option(__version__, prog_name="tang-attest")
 @click.option(
+    "--config",
+    metavar="FILE",
+    envvar="TANG_ATTEST_CONFIG",
+    type=click.Path(path_type=Path),
+    help="TOML file with the settings of service and commands (docs/settings.md); the environment and flags win."
+    "  [default: /etc/tang-attest.toml, if there is one]",
+)
+@click.option(
     "--state",
     metavar="DIR",
     envvar="TANG_ATTEST_STATE",
-    default="/var/lib/tang-attest",
-    show_default=True,
-    help="Where the database and the key-encryption key are.",
+    help="Where the database and the key-encryption key are.  [default: /var/lib/tang-attest]",
 )
 @click.option(
     "--database",
@@ -184,10 +191,7 @@ def _without_collection() -> Iterator[None]:
     envvar="TANG_ATTEST_OWNER_AUTH_FILE",
     help="A file with the password of that TPM's owner hierarchy; without it, a person at a terminal is asked.",
 )
-@click.pass_context
-def group(
-    ctx: click.Context, state: str, database: str | None, server_tpm: str | None, owner_auth_file: str | None
-) -> None:
+def group(**_settings: object) -> None:
     """A Tang server that answers only machines whose TPM has just proved what they booted.
 
     \b
@@ -199,7 +203,6 @@ def group(
 
     After an update that was refused:  tang-attest approve pi-b
     """
-    ctx.obj = state
 
 
 def main() -> None:

@@ -1,30 +1,55 @@
-"""The installation of one command: opened for it, closed whatever happens."""
+"""The settings and the installation of one command: read and opened for it, closed whatever happens."""
 
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
-from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
+from typing import Any, Final, TypeVar
 
 import click
 
-from tang_attest.config import Settings, load_settings
+from tang_attest.config import Settings, load_settings, settings_file, settings_in
 from tang_attest.server.compose import Installation, World, opened, password_in_file
 
 _Result = TypeVar("_Result")
 
 
-def settings() -> Settings:
-    """Return the settings of ``--state``, ``--database`` and ``--server-tpm``.  Raises ``setting-invalid``."""
-    parameters = click.get_current_context().find_root().params
-    return load_settings(
-        None, {name: parameters[name] for name in ("state", "database", "server_tpm", "owner_auth_file")}
-    )
+#: ``--config`` after a command that has no other flags for it; before the command, every one takes it.
+config_option: Final[Callable[[Any], Any]] = click.option(
+    "--config",
+    "named",
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    help="TOML file with the settings, as before the command.",
+)
+
+
+def configuration(named: Path | None = None) -> Path | None:
+    """Return the file of the settings: *named*, that of ``--config`` or TANG_ATTEST_CONFIG, or the default."""
+    given: Path | None = click.get_current_context().find_root().params["config"]
+    return settings_file(named or given)
+
+
+def settings(named: Path | None = None, flags: Mapping[str, Any] | None = None) -> Settings:
+    """Return the settings: flags win over the environment, which wins over the file.
+
+    *named* and *flags* are those after the command; they win over those before it.  Raises
+    ``setting-invalid``, ``file-unreadable``.
+    """
+    before = click.get_current_context().find_root().params
+    given = settings_in(os.environ) | _given(before) | _given(flags or {})
+    return load_settings(configuration(named), {**given, "config": None})
+
+
+def _given(flags: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in flags.items() if value is not None}
 
 
 def run(use: Callable[[Installation], Awaitable[_Result]]) -> _Result:
-    """Open the installation of ``--state``, call *use* with it, and close it."""
+    """Open the installation that the settings name, call *use* with it, and close it."""
 
     async def _run() -> _Result:
         async with opened(settings(), at_terminal()) as installation:

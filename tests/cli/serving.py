@@ -47,7 +47,7 @@ class Serving:
 def clean_environment(**variables: str) -> dict[str, str]:
     """The process's environment without what would configure the server, and *variables*."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("TANG_ATTEST_")}
-    return kept | variables
+    return kept | {"TANG_ATTEST_CONFIG": os.devnull} | variables
 
 
 def command(*arguments: str | Path) -> list[str]:

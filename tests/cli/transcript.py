@@ -157,7 +157,7 @@ def generalize(answer: list[str]) -> list[str]:
 
 @contextlib.contextmanager
 def environment(**variables: str) -> Iterator[None]:
-    """The same operator and state on every machine, and nothing of the real ones."""
+    """The same operator, state and configuration on every machine, and nothing of the real ones."""
     kept = {
         name: value
         for name, value in os.environ.items()
@@ -167,6 +167,7 @@ def environment(**variables: str) -> Iterator[None]:
         "SUDO_USER": "alice",
         "LC_ALL": "C.UTF-8",
         "TZ": "UTC",
+        "TANG_ATTEST_CONFIG": os.devnull,  # not this machine's
         "TANG_ATTEST_STATE": "state",
         **variables,
     }

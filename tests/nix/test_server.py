@@ -274,12 +274,14 @@ def test_the_firewall_opens_only_when_asked(nix: Nix, definitions: str, ports: l
 
 
 def test_the_operators_command_runs(nix: Nix, tmp_path: Path) -> None:
-    """It is packaging/tang-attest with this system's paths: it runs the server's program, with the database's URL."""
+    """It is packaging/tang-attest with this system's paths: it runs the server's program, with the service's settings."""
     expression = "map toString r.config.environment.systemPackages"
     command = Path(nix.realize(ENABLED % f'{SERVER}.settings.database = "sqlite:///x";', expression)[0])
     script = command / "bin/tang-attest"
     assert "/usr/lib" not in script.read_text()
-    assert 'export TANG_ATTEST_DATABASE="${TANG_ATTEST_DATABASE-sqlite:///x}"' in script.read_text()
+    named = re.search(r'export TANG_ATTEST_CONFIG="\$\{TANG_ATTEST_CONFIG-(.+)\}"', script.read_text())
+    assert named is not None
+    assert load_settings(Path(named[1]), {}).database == "sqlite:///x"
     shown = subprocess.run(
         [script, "--state", tmp_path, "--version"], capture_output=True, text=True, check=True, timeout=60
     )

@@ -9,23 +9,18 @@ from pathlib import Path
 import click
 
 from tang_attest.cli import output
-from tang_attest.cli.invocation import at_terminal
-from tang_attest.config import load_settings
+from tang_attest.cli.invocation import at_terminal, config_option, configuration, settings
+from tang_attest.config import DEFAULT_FILE
 from tang_attest.doctor.finding import Finding, Severity, failure, well
 from tang_attest.errors import TangAttestError
 from tang_attest.server.checkup import examine
 
 
 @click.command()
-@click.option(
-    "--config",
-    type=click.Path(path_type=Path),
-    envvar="TANG_ATTEST_CONFIG",
-    help="The TOML file that 'serve' is given.",
-)
+@config_option
 @output.json_option
 @click.pass_context
-def doctor(ctx: click.Context, config: Path | None, as_json: bool) -> None:
+def doctor(ctx: click.Context, named: Path | None, as_json: bool) -> None:
     """Examine this installation, and say what to do.
 
     It looks at keys, permissions, disk, certificate, port, database, clock, trust anchors, the server's TPM,
@@ -33,9 +28,9 @@ def doctor(ctx: click.Context, config: Path | None, as_json: bool) -> None:
     warnings leave it 0.
 
     \b
-    tang-attest doctor --config /etc/tang-attest.toml
+    tang-attest doctor
     """
-    findings = _look(ctx, config)
+    findings = _look(named)
     if as_json:
         output.print_json([asdict(finding) for finding in findings])
     else:
@@ -50,18 +45,11 @@ def _line(sentence: str) -> str:
     return output.decapitalize(sentence.rstrip("."))
 
 
-def _look(ctx: click.Context, config: Path | None) -> list[Finding]:
-    root = ctx.find_root()
-    given_state = root.get_parameter_source("state") is not click.core.ParameterSource.DEFAULT
-    flags = {
-        "state": root.params["state"] if given_state or config is None else None,
-        "database": root.params["database"],
-        "server_tpm": root.params["server_tpm"],
-        "owner_auth_file": root.params["owner_auth_file"],
-    }
+def _look(named: Path | None) -> list[Finding]:
+    file = configuration(named)
     try:
-        settings = load_settings(config, flags)
+        current = settings(named)
     except TangAttestError as error:
         return [failure("settings", error)]
-    where = str(config) if config is not None else "the defaults; --config names the file of 'serve'"
-    return [well("settings", where), *asyncio.run(examine(settings, at_terminal()))]
+    where = str(file) if file is not None else f"the defaults; there is no {DEFAULT_FILE}"
+    return [well("settings", where), *asyncio.run(examine(current, at_terminal()))]

@@ -9,7 +9,8 @@ from typing import Any, TypeVar
 import click
 
 from tang_attest.cli import output
-from tang_attest.config import Settings, load_settings
+from tang_attest.cli.invocation import config_option, settings
+from tang_attest.config import Settings
 from tang_attest.server import serve as server
 from tang_attest.server.compose import World
 
@@ -32,12 +33,7 @@ _path = click.Path(path_type=Path)
 
 
 @click.command()
-@click.option(
-    "--config",
-    type=_path,
-    envvar="TANG_ATTEST_CONFIG",
-    help="TOML file with these settings (docs/settings.md); flags win.",
-)
+@config_option
 @_option("--database")
 @_option("--host")
 @_option("--port", type=int)
@@ -66,7 +62,7 @@ _path = click.Path(path_type=Path)
 @_option("--log-format")
 @_option("--log-level")
 @click.pass_context
-def serve(ctx: click.Context, /, config: Path | None, **flags: Any) -> None:
+def serve(ctx: click.Context, /, named: Path | None, **flags: Any) -> None:
     """Answer machines.
 
     Without --plain-tang no exchange key answers anybody without evidence.  With --plain-tang --tang-dir DIR
@@ -77,10 +73,4 @@ def serve(ctx: click.Context, /, config: Path | None, **flags: Any) -> None:
     tang-attest serve --port 7500
     tang-attest serve --plain-tang --tang-dir /var/db/tang --port 80
     """
-    given_state = ctx.find_root().get_parameter_source("state") is not click.core.ParameterSource.DEFAULT
-    if given_state or config is None:
-        flags["state"] = ctx.obj
-    for name in ("database", "server_tpm", "owner_auth_file"):
-        if flags[name] is None:
-            flags[name] = ctx.find_root().params[name]
-    ctx.exit(server.serve(lambda: load_settings(config, flags), World(), output.error))
+    ctx.exit(server.serve(lambda: settings(named, flags), World(), output.error))

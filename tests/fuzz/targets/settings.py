@@ -10,11 +10,11 @@ from pathlib import Path
 import click
 
 from tang_attest.cli.installation.serve import serve
-from tang_attest.config import Settings, load_settings
+from tang_attest.config import Settings, load_settings, settings_in
 from tests.fuzz.target import Parser, Target
 
 _FILE = Path(tempfile.mkdtemp(prefix="tang-attest-fuzz-")) / "tang-attest.toml"
-_ROOT = click.Context(click.Group("tang-attest"), info_name="tang-attest", obj=".")
+_ROOT = click.Context(click.Group("tang-attest"), info_name="tang-attest")
 
 
 def file(data: bytes) -> None:
@@ -31,13 +31,13 @@ def environment(data: bytes) -> None:
             name, _, value = line.partition(b"=")
             if b"\0" not in line:
                 os.environb[b"TANG_ATTEST_" + name] = value
+        named, given = os.environ.get("TANG_ATTEST_CONFIG"), settings_in(os.environ)
         context = serve.make_context("serve", [], parent=_ROOT)
     finally:
         os.environ.clear()
         os.environ.update(before)
-    flags = dict(context.params)
-    config = flags.pop("config")
-    _use(load_settings(config if config == _FILE else None, flags))
+    flags = {name: value for name, value in context.params.items() if value is not None}
+    _use(load_settings(_FILE if named == str(_FILE) else None, {**given, **flags}))
 
 
 def _use(settings: Settings) -> None:
