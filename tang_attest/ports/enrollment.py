@@ -7,6 +7,7 @@ from dataclasses import KW_ONLY, dataclass, field
 from datetime import datetime
 from typing import Protocol
 
+from tang_attest.errors import Reason
 from tang_attest.ports.audit import AuditEntry
 from tang_attest.ports.decisions import NewEvidence
 from tang_attest.ports.keys import EncryptedKey
@@ -18,10 +19,12 @@ from tang_attest.protocol.values.pcr import Selection
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """A one-time enrollment token as the operator made it; the store knows only the SHA-256 of its text.
+    """An enrollment token as the operator made it; the store knows only the SHA-256 of its text.
 
     Either ``policy`` names an existing policy, or ``record`` is true and a policy of ``selection`` is made
-    from the first quote.  ``name`` restricts the token to one device name.  ``proposes`` is true for a selection
+    from the first quote.  ``name`` restricts the token to device names that match it
+    (:func:`tang_attest.protocol.enrollment.check_name_pattern`).  It enrolls up to ``machines`` machines;
+    ``uses`` of them did, and ``used_at`` is the time of the last possible use.  ``proposes`` is true for a selection
     that the machine's event log may replace by the one that fits its boot chain.  ``accepted_uncovered`` are
     parts of the boot that nothing has to cover.
     """
@@ -44,6 +47,17 @@ class Token:
     revoked_at: datetime | None = None
     accepted_uncovered: tuple[BootPart, ...] = ()
     proposes: bool = False
+    machines: int = 1
+    uses: int = 0
+
+    @property
+    def spent(self) -> Reason | None:
+        """Return the reason that no use of it is left, or ``None``."""
+        if self.used_at is None:
+            return None
+        if self.machines == 1:
+            return Reason("token-used", "The token was used already.")
+        return Reason("token-used-up", f"The token has enrolled the {self.machines} machines that it is for.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,9 +100,9 @@ class EnrollmentStore(Protocol):
         """Return the token whose text has this SHA-256."""
 
     async def enroll(self, enrollment: Enrollment) -> Device:
-        """Use up the token and add device, key and (perhaps) policy.
+        """Count a use of the token and add device, key and (perhaps) policy.
 
-        Raises ``token-used``, ``token-revoked``, ``name-taken`` (device or new policy), ``device-exists``
+        Raises ``token-used``, ``token-used-up``, ``token-revoked``, ``name-taken`` (device or new policy), ``device-exists``
         (same AK or same EK Name), ``not-found`` (policy).
         """
 
@@ -99,7 +113,10 @@ class EnrollmentStore(Protocol):
         """Return every token, newest first."""
 
     async def revoke_token(self, digest: bytes, audit: AuditEntry) -> None:
-        """Revoke an unused token for good, at the entry's time.  Raises ``not-found``, ``token-used``."""
+        """Revoke a token that can still be used, for good, at the entry's time.
+
+        Raises ``not-found``, ``token-used``, ``token-used-up``.
+        """
 
     async def add_ek_root(self, root: EkRoot, audit: AuditEntry) -> None:
         """Add a trust anchor; one that is there already stays as it is."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import re
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from typing import Final
 
 from tang_attest.errors import Malformed, Refused
@@ -17,6 +18,8 @@ from tang_attest.protocol.tpm import AttestationKey, ClockInfo, EkPublic
 from tang_attest.protocol.values.base64url import b64u
 
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
+#: fnmatch knows ``[`` as well, which is not here.
+_PATTERN: Final = re.compile(r"[A-Za-z0-9*?][A-Za-z0-9._*?-]{0,62}")
 
 #: Bytes of the secret inside a credential: the digest size of the weakest acceptable name algorithm.
 SECRET_SIZE: Final = 32
@@ -42,6 +45,26 @@ def check_name(name: str) -> str:
             "A name has 1 to 63 letters, digits, dots, underscores and hyphens, and starts with a letter or digit.",
         )
     return name
+
+
+def check_name_pattern(pattern: str) -> str:
+    """Return *pattern*: a name, in which ``*`` may stand for any characters and ``?`` for one.
+
+    Raises :class:`Malformed` ``request-malformed``.
+    """
+    if "*" not in pattern and "?" not in pattern:
+        return check_name(pattern)
+    if not _PATTERN.fullmatch(pattern):
+        raise Malformed(
+            "request-malformed",
+            "A pattern of names has 1 to 63 letters, digits, dots, underscores, hyphens, * and ?, and starts with no sign but these two.",
+        )
+    return pattern
+
+
+def matches(pattern: str, name: str) -> bool:
+    """Return True if the device name *name* matches *pattern* (:func:`check_name_pattern`)."""
+    return fnmatchcase(name, pattern)
 
 
 def accept_ak(public: bytes) -> AttestationKey:

@@ -284,6 +284,39 @@ async def test_enroll(store: SqlStore) -> None:
     await refused("token-invalid", Conflict, store.enrollment.enroll(enrollment("other", "unknown")))
 
 
+async def test_a_token_for_several_machines(store: SqlStore) -> None:
+    """Each enrollment counts a use; the last one uses it up, and one that fails counts nothing."""
+    await store.policies.add_policy(policy("web"), entry())
+    await store.enrollment.add_token(token("t", policy="web", record=False, machines=3), entry())
+
+    async def uses() -> tuple[int, object]:
+        found = await store.enrollment.find_token(digest("t"))
+        assert found is not None
+        return found.uses, found.used_at
+
+    for number, name in enumerate(("a", "b", "c")):
+        assert await uses() == (number, None)
+        taken = enrollment("a", "t", policy="web", device=device("a", ak="z", ek="z"))
+        if number:
+            await refused("name-taken", Conflict, store.enrollment.enroll(taken))
+        assert await uses() == (number, None)
+        await store.enrollment.enroll(enrollment(name, "t", policy="web"))
+    assert await uses() == (3, NOW)
+    await refused("token-used-up", Conflict, store.enrollment.enroll(enrollment("d", "t", policy="web")))
+    await refused("token-used-up", Conflict, store.enrollment.revoke_token(digest("t"), entry()))
+    assert [made.name for made in await store.devices.list_devices()] == ["a", "b", "c"]
+
+
+async def test_the_rest_of_a_token_is_revoked(store: SqlStore) -> None:
+    """The machines that it enrolled stay."""
+    await store.policies.add_policy(policy("web"), entry())
+    await store.enrollment.add_token(token("t", policy="web", record=False, machines=3), entry())
+    await store.enrollment.enroll(enrollment("a", "t", policy="web"))
+    await store.enrollment.revoke_token(digest("t"), entry())
+    await refused("token-revoked", Conflict, store.enrollment.enroll(enrollment("b", "t", policy="web")))
+    assert [made.name for made in await store.devices.list_devices()] == ["a"]
+
+
 @pytest.mark.parametrize(
     ("new", "code"),
     [

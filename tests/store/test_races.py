@@ -299,6 +299,38 @@ async def test_one_token_at_two_replicas(
     assert [made.name for made in await store.devices.list_devices()] == ["a"]
 
 
+async def test_the_last_use_of_a_token_at_two_replicas(
+    store: SqlStore, other: SqlStore, stall: Stall, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two uses are left for three machines: the one that waits for the row reads the uses again."""
+    await store.policies.add_policy(policy("web"), entry())
+    await store.enrollment.add_token(token(policy="web", record=False, machines=2), entry())
+    monkeypatch.setattr(tokens, "use", stall.around(tokens.use))
+    ended = await race(
+        stall,
+        store.enrollment.enroll(enrollment("a", policy="web")),
+        other.enrollment.enroll(enrollment("b", policy="web")),
+    )
+    assert ended == ["ok", "ok"]
+    assert await codes(store.enrollment.enroll(enrollment("c", policy="web"))) == ["token-used-up"]
+    assert [made.name for made in await store.devices.list_devices()] == ["a", "b"]
+
+
+async def test_more_machines_than_uses_at_two_replicas(store: SqlStore, other: SqlStore) -> None:
+    """Twelve machines come at once for seven uses: seven are enrolled, and the uses are seven."""
+    await store.policies.add_policy(policy("web"), entry())
+    await store.enrollment.add_token(token(policy="web", record=False, machines=7), entry())
+    ended = await codes(
+        *(
+            (store, other)[number % 2].enrollment.enroll(enrollment(f"m{number}", policy="web"))
+            for number in range(12)
+        )
+    )
+    assert sorted(ended) == ["ok"] * 7 + ["token-used-up"] * 5
+    assert len(await store.devices.list_devices()) == 7
+    assert [found.uses for found in await store.enrollment.list_tokens()] == [7]
+
+
 @pytest.mark.parametrize(
     ("second", "code"),
     [

@@ -17,7 +17,7 @@ from tang_attest.protocol.coverage import BootPart
 from tang_attest.protocol.policy import DEFAULT_CAP_PCR, DEFAULT_SELECTION
 from tang_attest.protocol.values.pcr import Selection
 from tang_attest.server.compose import Installation
-from tang_attest.service.enrollment.tokens import TokenTerms
+from tang_attest.service.enrollment.tokens import MAX_MACHINES, TokenTerms
 
 
 class _Create(Command):
@@ -32,13 +32,21 @@ class _Create(Command):
 
 @click.group()
 def token() -> None:
-    """One-time tokens with which machines enroll."""
+    """Tokens with which machines enroll."""
 
 
 @token.command(cls=_Create, renamed={"--valid-for": "--for"})
-@click.option("--name", help="Only a machine of this name may use it.")
+@click.option("--name", help="Only machines of this name may use it; * and ? stand for any characters.")
 @click.option("--record", is_flag=True, help="Make a policy from the machine's first quote.")
 @click.option("--policy", help="Put the machine under this existing policy instead.")
+@click.option(
+    "--machines",
+    type=click.IntRange(1, MAX_MACHINES),
+    default=1,
+    show_default=True,
+    metavar="N",
+    help="With --policy: it enrolls so many machines.",
+)
 @click.option(
     "--selection",
     type=SelectionType(),
@@ -73,6 +81,7 @@ def create(
     name: str | None,
     record: bool,
     policy: str | None,
+    machines: int,
     selection: Selection | None,
     cap_pcr: int,
     allow_unverified_ek: bool,
@@ -88,9 +97,12 @@ def create(
     With --record, a selection with PCR 10 or 11 may be learned at a boot of the next 24 hours;
     'tang-attest device learn' gives it another time.
 
+    A token for several machines adds no reference states: each machine has to boot as its policy says.
+
     \b
     tang-attest token create --name pi-b --record
     tang-attest token create --policy webservers --for 7d
+    tang-attest token create --policy webservers --machines 40 --name 'web-*' --for 2d
     """
     terms = TokenTerms(
         name,
@@ -105,13 +117,15 @@ def create(
         labels=labels,
         accepted_uncovered=accepted,
         proposes=selection is None and record,
+        machines=machines,
     )
     text, made = run(lambda state: state.tokens.create(terms))
     if as_json:
         output.print_json({"token": text, **_as_json(made)})
     else:
         click.echo(text)
-        output.hint(f"it is good once, until {output.minute(made.expires_at)}, and is not shown again")
+        good = "once" if machines == 1 else f"for {machines} machines"
+        output.hint(f"it is good {good}, until {output.minute(made.expires_at)}, and is not shown again")
 
 
 @token.command("list")
@@ -140,7 +154,7 @@ def list_tokens(wide: bool, as_json: bool) -> None:
                 t.policy or f"record {'proposed' if t.proposes else t.selection}",
                 ", ".join(t.labels) or None,
                 t.expires_at,
-                t.used_at,
+                t.used_at if t.machines == 1 else f"{t.uses} of {t.machines}",
                 t.revoked_at,
                 t.allow_unverified_ek,
             )
@@ -156,9 +170,9 @@ def list_tokens(wide: bool, as_json: bool) -> None:
 @click.argument("named", metavar="ID")
 @output.json_option
 def revoke(named: str, as_json: bool) -> None:
-    """Revoke an unused token for good.
+    """Revoke a token that can still be used, for good.
 
-    An enrollment under way with it is refused, too.  ID is that of the listing, which may be shortened to 8
+    The machines that it enrolled stay.  An enrollment under way with it is refused, too.  ID is that of the listing, which may be shortened to 8
     digits, or the name of the machine that it is for, or the token itself; - reads it from stdin.
 
     \b
@@ -184,6 +198,8 @@ def _as_json(entry: Token) -> dict[str, object]:
         "allow_unverified_ek": entry.allow_unverified_ek,
         "accepted_uncovered": [part.value for part in entry.accepted_uncovered],
         "proposes": entry.proposes,
+        "machines": entry.machines,
+        "uses": entry.uses,
         "created_at": entry.created_at,
         "created_by": entry.created_by,
         "expires_at": entry.expires_at,

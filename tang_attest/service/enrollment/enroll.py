@@ -1,4 +1,4 @@
-"""Enroll: from a one-time token to a device with an exchange key of its own (docs/protocol.md, section 4)."""
+"""Enroll: from a token to a device with an exchange key of its own (docs/protocol.md, section 4)."""
 
 from __future__ import annotations
 
@@ -31,6 +31,7 @@ from tang_attest.protocol.enrollment import (
     check_activation,
     check_name,
     enrollment_digest,
+    matches,
 )
 from tang_attest.protocol.eventlog import parse
 from tang_attest.protocol.policy import ReferencePolicy
@@ -182,9 +183,10 @@ class Enroll:
         self._open(text if isinstance(text, str) else "")
 
     async def finish(self, session_text: str, proof: str, evidence: Evidence, caller: Caller) -> Device:
-        """Check the proof and the first quote, then add the device; uses up the token.
+        """Check the proof and the first quote, then add the device; counts a use of the token.
 
-        A machine that lost the answer sends the same again, and gets the device that it has.
+        A machine that lost the answer sends the same again, and gets the device that it has.  So does a
+        machine that enrolls again with a token for several machines: that is no other use.
         *evidence.nonce* is ignored: the nonce is the session's.
         """
         now = self._challenges.now()
@@ -193,19 +195,24 @@ class Enroll:
             token = await self._store.enrollment.find_token(session.token)
             if token is None:
                 raise Refused("token-invalid", "The token was withdrawn.")
-            if token.used_at is not None:
-                return await self._again(session, proof, token, now)
+            known = await self._known(session, token)
+            if known is not None and _may_be_lost(known, token, now):
+                check_activation(session.nonce, session.secret, proof)
+                return known
             _check_usable(token, now)
             quote = self._verify(session, proof, evidence, now)
+            if known is not None:
+                return known
             enrollment = await self._compose(session, token, quote, evidence.event_log, now, caller)
             try:
                 return await self._store.enrollment.enroll(enrollment)
-            except Conflict as conflict:
+            except Conflict:
                 # The same request may have been answered meanwhile, by another worker.
                 token = await self._store.enrollment.find_token(session.token)
-                if token is None or token.used_at is None or conflict.code != "token-used":
+                known = None if token is None else await self._known(session, token)
+                if known is None:
                     raise
-                return await self._again(session, proof, token, now)
+                return known
         except TangAttestError as error:
             await self._audit_refusal(session.name, error, now, caller)
             raise
@@ -215,10 +222,8 @@ class Enroll:
     async def _token(self, text: str, name: str, now: datetime) -> Token:
         """Return the token for a machine of that *name*, if it can be used."""
         token = await self._store.enrollment.find_token(token_digest(text))
-        if token is None or (token.name is not None and token.name != name):
+        if token is None or (token.name is not None and not matches(token.name, name)):
             raise Refused("token-invalid", "The token is unknown, or was made for another name.")
-        if token.used_at is not None:
-            raise Refused("token-used", "The token was used already.")
         _check_usable(token, now)
         return token
 
@@ -261,22 +266,19 @@ class Enroll:
         device = EnrolledDevice(session.name, accept_ak(session.ak))
         return verify_quote(device, evidence, Selection.parse(session.selection), binding)
 
-    async def _again(self, session: _Session, proof: str, token: Token, now: datetime) -> Device:
-        """Return the device that the same machine made with the used *token* a short while ago.
+    async def _known(self, session: _Session, token: Token) -> Device | None:
+        """Return the device that the session's machine is already, by its name, its AK and its EK.
 
-        It proves its AK and its EK as before.  Any client that knows the kid may ask for the same answer.
+        A token for one machine that was not used makes another device, so it knows none.
         """
-        used = Refused("token-used", "The token was used already.")
-        if token.used_at is None or now - token.used_at >= ANSWERED_AGAIN_FOR:
-            raise used
+        if token.machines == 1 and token.used_at is None:
+            return None
         try:
             device = await self._store.devices.get_device(session.name)
         except NotFound:
-            raise used from None
-        if device.ak_name != accept_ak(session.ak).name:
-            raise used
-        check_activation(session.nonce, session.secret, proof)
-        return device
+            return None
+        same = (accept_ak(session.ak).name, tpm.parse_ek(session.ek).spki)
+        return device if (device.ak_name, device.ek_spki) == same else None
 
     async def _compose(
         self,
@@ -349,11 +351,24 @@ def _readable(certificate: bytes) -> bytes | None:
 
 
 def _check_usable(token: Token, now: datetime) -> None:
-    """Raise ``token-revoked`` or ``token-expired`` for a token that was not used."""
+    """Raise ``token-used``, ``token-used-up``, ``token-revoked`` or ``token-expired``."""
+    if token.spent is not None:
+        raise Refused.because(token.spent)
     if token.revoked_at is not None:
         raise Refused("token-revoked", "The token was revoked.")
     if now >= token.expires_at:
         raise Refused("token-expired", "The token has expired.")
+
+
+def _may_be_lost(device: Device, token: Token, now: datetime) -> bool:
+    """Return True if the answer to the enrollment of *device* is told again without a fresh quote.
+
+    The proof shows its AK and its EK as before.  Any client that knows the kid may ask for the same answer.
+    """
+    return (
+        now - (token.used_at if token.machines == 1 and token.used_at else device.enrolled_at)
+        < ANSWERED_AGAIN_FOR
+    )
 
 
 def fitting(event_log: bytes, token: Token) -> tuple[Selection, tuple[str, ...]]:

@@ -13,7 +13,7 @@ from tang_attest.ports.enrollment import Token
 from tang_attest.ports.store import HasEnrollment, HasPolicies
 from tang_attest.ports.world import Clock, Randomness
 from tang_attest.protocol.coverage import BootPart
-from tang_attest.protocol.enrollment import check_name
+from tang_attest.protocol.enrollment import check_name_pattern
 from tang_attest.protocol.policy import check_policy_selection
 from tang_attest.protocol.values.base64url import b64u
 from tang_attest.protocol.values.labels import check_labels
@@ -21,6 +21,8 @@ from tang_attest.protocol.values.pcr import Selection
 from tang_attest.service.audit.actors import Author
 from tang_attest.service.enrollment.enroll import token_digest
 
+#: The most machines that one token enrolls.
+MAX_MACHINES: Final = 100_000
 #: The least digits of a token's id, so that a typing error names none.
 _LEAST_DIGITS: Final = 8
 
@@ -42,6 +44,7 @@ class TokenTerms:
     labels: tuple[str, ...] = ()
     accepted_uncovered: tuple[BootPart, ...] = ()
     proposes: bool = False
+    machines: int = 1
 
 
 class TokenStore(HasEnrollment, HasPolicies, Protocol):
@@ -57,12 +60,21 @@ class EnrollmentTokens:
     async def create(self, terms: TokenTerms) -> tuple[str, Token]:
         """Create a token; return its text (shown once, 43 characters) and its record.
 
-        Raises ``request-malformed``, ``selection-invalid``, ``setting-invalid``, ``not-found`` (policy).
+        A token for several machines needs a policy that exists: the first quote of a machine that enrolls
+        under one adds no reference state.  Raises ``request-malformed``, ``selection-invalid``,
+        ``setting-invalid``, ``not-found`` (policy).
         """
+        if not 1 <= terms.machines <= MAX_MACHINES:
+            raise Malformed("setting-invalid", f"A token is for 1 to {MAX_MACHINES} machines.")
+        if terms.machines > 1 and terms.record:
+            raise Malformed(
+                "setting-invalid",
+                "A token for several machines needs --policy: no first quote is recorded for it.",
+            )
         if terms.record == (terms.policy is not None):
             raise Malformed("setting-invalid", "A token either records a policy or names an existing one.")
         if terms.name is not None:
-            check_name(terms.name)
+            check_name_pattern(terms.name)
         if terms.policy is not None:
             await self._store.policies.get_policy(terms.policy)
         now, text = self._clock.now(), b64u(self._random.bytes(32))
@@ -82,6 +94,7 @@ class EnrollmentTokens:
             labels=check_labels(terms.labels),
             accepted_uncovered=terms.accepted_uncovered,
             proposes=terms.proposes,
+            machines=terms.machines,
         )
         details: dict[str, object] = {
             "policy": terms.policy,
@@ -89,16 +102,19 @@ class EnrollmentTokens:
             "allow_unverified_ek": terms.allow_unverified_ek,
             "labels": sorted(terms.labels),
         }
+        if terms.machines > 1:
+            details["machines"] = terms.machines
         if terms.accepted_uncovered:
             details["accepted_uncovered"] = [part.value for part in terms.accepted_uncovered]
         await self._store.enrollment.add_token(token, self._entry("token create", terms.name, details))
         return text, token
 
     async def revoke(self, name: str) -> Token:
-        """Revoke an unused token; *name* is its text, its id's first 8 digits or more, or the device name in
+        """Revoke a token that can still be used; *name* is its text, its id's first 8 digits or more, or the device name in
         it.
 
-        Raises ``not-found``, also when several match; ``token-used`` (the device that it enrolled stays).
+        The devices that it enrolled stay.  Raises ``not-found``, also when several match; ``token-used``,
+        ``token-used-up``.
         """
         digest, digits = token_digest(name), name.lower() if len(name) >= _LEAST_DIGITS else None
         matching = [

@@ -175,6 +175,10 @@ token: Final = sa.Table(
     sa.Column("accepted_uncovered", JsonText),
     # True: the selection is proposed from the machine's event log; NULL: it is the one in the row.
     sa.Column("proposes", sa.Boolean),
+    # Machines that it may enroll, and those that it has; NULL: it is for one machine.
+    sa.Column("machines", sa.Integer),
+    sa.Column("uses", sa.Integer),
+    # The time of the last use that it has; NULL: it can still be used.
     sa.Column("used_at", Instant),
     sa.Column("revoked_at", Instant),
     _seal(),

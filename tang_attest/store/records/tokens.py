@@ -1,4 +1,4 @@
-"""Enrollment tokens, and the enrollment that uses one up."""
+"""Enrollment tokens, and the enrollments that use them."""
 
 from __future__ import annotations
 
@@ -38,33 +38,51 @@ def load(connection: sa.Connection) -> list[Token]:
 
 
 def use(connection: sa.Connection, digest: bytes, at: datetime) -> None:
-    """Use the token up.
+    """Count a use of the token.
 
-    Raises ``token-used``, ``token-revoked``, and ``token-invalid`` when there is none.
+    Raises ``token-used``, ``token-used-up``, ``token-revoked``, and ``token-invalid`` when there is none.
     """
-    # Two enrollments may have found the token unused.  The condition is checked again under the row's lock,
-    # so only one of them meets a row.
-    if authentic.update(connection, _token, _unused(digest), {"used_at": at}) == 1:
+
+    def counted(row: authentic.Row) -> dict[str, object]:
+        if row["machines"] is None:
+            return {"used_at": at}
+        uses = row["uses"] + 1
+        return {"uses": uses, **({"used_at": at} if uses >= row["machines"] else {})}
+
+    # Several enrollments may have found a use left.  The condition is checked again under the row's lock, and
+    # the row is read under it, so each use is counted once.
+    if authentic.update(connection, _token, _usable(digest), counted) == 1:
         return
     token = find(connection, digest)
     if token is None:
         raise Conflict("token-invalid", "There is no such token.")
     if token.revoked_at is not None:
         raise Conflict("token-revoked", "The token was revoked.")
-    raise Conflict("token-used", "This token was used before.")
+    raise _spent(token)
 
 
 def revoke(connection: sa.Connection, digest: bytes, at: datetime) -> None:
-    """Revoke an unused token.  Raises ``token-used``, and ``not-found`` when it is unknown or revoked."""
-    if authentic.update(connection, _token, _unused(digest), {"revoked_at": at}) == 1:
+    """Revoke a token that can still be used.
+
+    Raises ``token-used``, ``token-used-up``, and ``not-found`` when it is unknown or revoked.
+    """
+    if authentic.update(connection, _token, _usable(digest), {"revoked_at": at}) == 1:
         return
     token = find(connection, digest)
     if token is None or token.revoked_at is not None:
         raise NotFound("not-found", "There is no such token that is not revoked.")
-    raise Conflict("token-used", "This token was used before, so there is nothing to revoke.")
+    if token.machines == 1:
+        raise Conflict("token-used", "This token was used before, so there is nothing to revoke.")
+    raise _spent(token)
 
 
-def _unused(digest: bytes) -> sa.ColumnElement[bool]:
+def _spent(token: Token) -> Conflict:
+    reason = token.spent
+    assert reason is not None, "nothing takes a use back"  # noqa: S101 - a bug
+    return Conflict(reason.code, reason.sentence)
+
+
+def _usable(digest: bytes) -> sa.ColumnElement[bool]:
     return sa.and_(_token.c.digest == digest, _token.c.used_at.is_(None), _token.c.revoked_at.is_(None))
 
 
@@ -89,6 +107,8 @@ def _to_row(token: Token) -> dict[str, object]:
         "labels": list(token.labels),
         "accepted_uncovered": policies.dump_parts(token.accepted_uncovered),
         "proposes": token.proposes or None,
+        "machines": None if token.machines == 1 else token.machines,
+        "uses": None if token.machines == 1 else token.uses,
     }
 
 
@@ -99,5 +119,7 @@ def _from_row(row: authentic.Row) -> Token:
             "labels": tuple(row["labels"]),
             "accepted_uncovered": policies.load_parts(row["accepted_uncovered"]),
             "proposes": bool(row["proposes"]),
+            "machines": row["machines"] or 1,
+            "uses": int(row["used_at"] is not None) if row["machines"] is None else row["uses"],
         }
     )
