@@ -13,6 +13,10 @@ let
     map (device: device.secretFile) (builtins.attrValues cfg.devices)
   );
 
+  # Bytes that the boot loader appends to the initrd of every generation, and that a renewal changes.
+  appended = cfg.server.clientCertificate != null && !builtins.isPath cfg.server.clientCertificate;
+  which = if appended then "--all" else "\"$systemConfig\"";
+
   announce = pkgs.writeScriptBin "tang-attest-announce" (
     builtins.replaceStrings
       [ "#!/bin/sh\n" ]
@@ -43,6 +47,8 @@ in
       At `nixos-rebuild switch`, compute what the new generation will measure and send it to the server.
       If that cannot be computed, it prints the two commands that remain; it never makes the switch fail.
       After `nixos-rebuild boot` run `tang-attest-announce`.
+      A renewed file of `boot.initrd.secrets` changes every generation that the boot loader offers, so with a client
+      certificate outside of the store all of them are announced.
     '';
   };
 
@@ -52,7 +58,7 @@ in
     system.activationScripts.tang-attest-announce = ''
       if [ "''${NIXOS_ACTION-}" != test ] && [ -e /run/booted-system ] &&
         [ "$(readlink -f /run/booted-system)" != "$(readlink -f "$systemConfig")" ]; then
-        ${announce}/bin/tang-attest-announce "$systemConfig" </dev/null || true
+        ${announce}/bin/tang-attest-announce ${which} </dev/null || true
       fi
     '';
   };

@@ -5,21 +5,30 @@
 {
   config,
   lib,
+  options,
   pkgs,
   ...
 }:
 let
   cfg = config.boot.initrd.tang-attest;
   initrd = config.boot.initrd;
-  withSystemd = initrd.systemd.enable;
+
+  # NixOS announced the end of the scripted stage 1 and of its options.  An option that is not there may not be
+  # defined either, not even behind mkIf.
+  hasScripted = isThere options.boot.initrd "postDeviceCommands";
+  withSystemd = !hasScripted || initrd.systemd.enable;
+  # mkRemovedOptionModule leaves an invisible option behind, which throws when it is read.
+  isThere = declared: name: declared ? ${name} && (declared.${name}.visible or true) != false;
   inherit (lib)
     literalExpression
     mkAfter
+    mkBefore
     mkDefault
     mkEnableOption
     mkIf
     mkMerge
     mkOption
+    optionalAttrs
     types
     ;
 
@@ -60,7 +69,19 @@ let
     CLEVIS_ATTEST_REQUEST_TIMEOUT = toString cfg.timeouts.request;
     CLEVIS_ATTEST_TOTAL_TIMEOUT = toString cfg.timeouts.total;
   }
-  // lib.optionalAttrs showsCertificate { OPENSSL_MODULES = providers; };
+  // optionalAttrs showsCertificate { OPENSSL_MODULES = providers; };
+  assignments = lib.concatMapStringsSep " " (variable: "${variable}=${environment.${variable}}") (
+    builtins.attrNames environment
+  );
+
+  # A path literal is in the store, and so in the initrd whatever the boot loader can do: the only way with extlinux.
+  isLiteral = file: builtins.isPath file;
+  place = file: name: if isLiteral file then "/etc/clevis-attest/${name}" else file;
+  certificatePlace = place cfg.server.clientCertificate "client.crt";
+  keyPlace = place cfg.server.clientKey "client.key";
+  bothLiteral = isLiteral cfg.server.clientCertificate && isLiteral cfg.server.clientKey;
+  isTpmKey = file: lib.hasPrefix "-----BEGIN TSS2 PRIVATE KEY-----" (builtins.readFile file);
+  keepsSecrets = config.boot.loader.supportsInitrdSecrets or true;
 
   # --- hibernation ------------------------------------------------------------------------------------------------
 
@@ -133,9 +154,17 @@ let
     "tpm_tis_i2c_cr50"
     "tpm_tis_spi"
   ];
-  included = map (builtins.replaceStrings [ "-" ] [ "_" ]) (
-    initrd.availableKernelModules ++ initrd.kernelModules
-  );
+  underscored = map (builtins.replaceStrings [ "-" ] [ "_" ]);
+  # NixOS adds these two whatever the machine has, so they say nothing about its TPM.
+  addedByNixos = lib.optionals (withSystemd && initrd.systemd.tpm2.enable or false) [
+    "tpm_crb"
+    "tpm_tis"
+  ];
+  included =
+    builtins.filter (driver: !builtins.elem driver addedByNixos) (
+      underscored (initrd.availableKernelModules ++ initrd.kernelModules)
+    )
+    ++ underscored cfg.tpm.modules;
 
   # The prompt that is answered has to come: with a key file there is none, unless its failure leads to one.
   silent =
@@ -143,7 +172,12 @@ let
     let
       volume = luks name;
     in
-    volume.keyFile != null && !withSystemd && !volume.fallbackToPassword;
+    volume.keyFile != null && !withSystemd && !(volume.fallbackToPassword or false);
+
+  # Volumes that NixOS' own module tries once before their prompt.
+  triedByNixos = builtins.filter (name: initrd.luks.devices ? ${name}) (
+    builtins.attrNames initrd.clevis.devices
+  );
 
   isHttps = url: builtins.match "https://.*" url != null;
 in
@@ -200,18 +234,21 @@ in
         description = "The server's pinned public key. It needs no clock, which a Raspberry Pi does not have in stage 1.";
       };
       clientCertificate = mkOption {
-        type = types.nullOr (types.strMatching "/[A-Za-z0-9._+@/-]+");
+        type = types.nullOr (types.either (types.strMatching "/[A-Za-z0-9._+@/-]+") types.path);
         default = null;
         example = "/etc/clevis-attest/client.crt";
-        description = "This machine's certificate (PEM), if the server demands one. `boot.initrd.secrets` puts it into stage 1.";
+        description = ''
+          This machine's certificate (PEM), if the server demands one. `boot.initrd.secrets` puts it into stage 1.
+          With a boot loader that cannot add files to an initrd, such as extlinux, give an unquoted path: `./client.crt`.
+        '';
       };
       clientKey = mkOption {
-        type = types.nullOr (types.strMatching "/[A-Za-z0-9._+@/-]+");
+        type = types.nullOr (types.either (types.strMatching "/[A-Za-z0-9._+@/-]+") types.path);
         default = null;
         example = "/etc/clevis-attest/client.key";
         description = ''
           The certificate's key, which goes into stage 1 too. Keep it in the TPM (a TSS2 PRIVATE KEY), as docs/how-to/tls.md says:
-          any reader of the boot partition has any other.
+          any reader of the boot partition has any other. An unquoted path is copied to the store, so there it has to be such a key.
         '';
       };
       thumbprints = mkOption {
@@ -327,24 +364,26 @@ in
       types.submodule (
         { name, ... }:
         {
-          config = mkIf (cfg.enable && !withSystemd && cfg.devices ? ${name}) {
-            preOpenCommands = mkAfter ''
-              # bash and jose want it
-              [ -e /dev/fd ] || ln -s /proc/self/fd /dev/fd
-              ${
-                lib.concatMapStringsSep " " (variable: "${variable}=${environment.${variable}}") (
-                  builtins.attrNames environment
-                )
-              } setsid ${ours}/clevis-attest-answer scripted ${lib.escapeShellArg name} </dev/null >/dev/null 2>&1 &
-              attest_answer=$!
-            '';
+          config = optionalAttrs hasScripted (mkIf (cfg.enable && !withSystemd && cfg.devices ? ${name}) {
+            preOpenCommands = mkMerge [
+              # NixOS' own attempt comes between the two.
+              (mkIf (initrd.clevis.devices ? ${name}) (mkBefore ''
+                export ${assignments}
+              ''))
+              (mkAfter ''
+                # bash and jose want it
+                [ -e /dev/fd ] || ln -s /proc/self/fd /dev/fd
+                ${assignments} setsid ${ours}/clevis-attest-answer scripted ${lib.escapeShellArg name} </dev/null >/dev/null 2>&1 &
+                attest_answer=$!
+              '')
+            ];
             postOpenCommands = ''
               # with all that it started, or before it could become a group
               kill -- "-$attest_answer" 2>/dev/null || kill "$attest_answer" 2>/dev/null
               attest_answer=
               rm -f ${lib.escapeShellArg "/crypt-ramfs/.attest.${name}"}
             '';
-          };
+          });
         }
       )
     );
@@ -374,6 +413,14 @@ in
           message = "boot.initrd.tang-attest.server: clientCertificate and clientKey are given together or not at all.";
         }
         {
+          assertion = !isLiteral cfg.server.clientKey || isTpmKey cfg.server.clientKey;
+          message = "boot.initrd.tang-attest.server.clientKey: an unquoted path is copied to the Nix store, where everybody can read it, and this is not a key in the TPM (TSS2 PRIVATE KEY). docs/how-to/tls.md says how to make one.";
+        }
+        {
+          assertion = !showsCertificate || keepsSecrets || bothLiteral;
+          message = "boot.initrd.tang-attest.server: this boot loader cannot add files to an initrd, so clientCertificate and clientKey have to be unquoted paths, and the key one of the TPM (TSS2 PRIVATE KEY).";
+        }
+        {
           assertion = !resumes || (resumesInside && !opensPools);
           message = "boot.resumeDevice: a writer of ${config.boot.resumeDevice} could resume a system of their own with the keys of the open volumes in memory. Put the swap on a volume of boot.initrd.luks.devices and name it /dev/mapper/NAME, or leave boot.resumeDevice empty.";
         }
@@ -388,8 +435,9 @@ in
       }) known;
 
       warnings =
-        lib.optional initrd.network.ssh.enable
-          "boot.initrd.network.ssh: who may log in there, before a volume is open, can open every volume that attestation opens.";
+        lib.optional initrd.network.ssh.enable "boot.initrd.network.ssh: who may log in there, before a volume is open, can open every volume that attestation opens."
+        ++ lib.optional (initrd.clevisLuksAskpass.enable or false)
+          "boot.initrd.clevisLuksAskpass: boot.initrd.tang-attest answers the same prompts, with pauses that the server asks for. Turn boot.initrd.clevisLuksAskpass off.";
 
       # The kernel then resumes nothing.
       boot.kernelParams = lib.optional (!resumesInside) "nohibernate";
@@ -398,11 +446,16 @@ in
         clevis = {
           enable = true;
           package = mkDefault cfg.package;
-          # Only orders and warns.
-          useTang = true;
+          # It makes NixOS' one attempt wait for the network, and the prompt with it.  A volume gets further attempts
+          # from here while its prompt is there; a pool does not.
+          useTang = mkDefault opensPools;
         };
         availableKernelModules = cfg.tpm.modules;
         kernelModules = [ "af_packet" ];
+      }
+      // optionalAttrs (options.boot.initrd ? clevisLuksAskpass) {
+        # Other volumes may be left to it.
+        clevisLuksAskpass.package = mkDefault cfg.package;
       };
 
       environment.systemPackages = [ cfg.package ];
@@ -412,20 +465,35 @@ in
             url = cfg.server.urls;
             name = cfg.deviceName;
           }
-          // lib.optionalAttrs (cfg.server.spki != null) { inherit (cfg.server) spki; }
-          // lib.optionalAttrs showsCertificate {
-            client_cert = cfg.server.clientCertificate;
-            client_key = cfg.server.clientKey;
+          // optionalAttrs (cfg.server.spki != null) { inherit (cfg.server) spki; }
+          // optionalAttrs showsCertificate {
+            client_cert = certificatePlace;
+            client_key = keyPlace;
           }
-          // lib.optionalAttrs (cfg.server.thumbprints != [ ]) { thp = cfg.server.thumbprints; }
+          // optionalAttrs (cfg.server.thumbprints != [ ]) { thp = cfg.server.thumbprints; }
         );
       };
     }
 
     (mkIf (showsCertificate && cfg.server.clientCertificate != null) {
       boot.initrd.secrets = {
-        ${cfg.server.clientCertificate} = cfg.server.clientCertificate;
-        ${cfg.server.clientKey} = cfg.server.clientKey;
+        ${certificatePlace} = cfg.server.clientCertificate;
+        ${keyPlace} = cfg.server.clientKey;
+      };
+      # Where the running system looks, too.
+      environment.etc = mkMerge [
+        (mkIf (isLiteral cfg.server.clientCertificate) {
+          "clevis-attest/client.crt".source = cfg.server.clientCertificate;
+        })
+        (mkIf (isLiteral cfg.server.clientKey) { "clevis-attest/client.key".source = cfg.server.clientKey; })
+      ];
+    })
+
+    (mkIf (withSystemd && cfg.tpm.raspberryPi) {
+      # NixOS adds tpm-crb otherwise, which the vendor's kernel lacks, and the initrd is not built.  Nothing of ours
+      # needs tpm2.target.
+      boot.initrd.systemd = optionalAttrs (options.boot.initrd.systemd ? tpm2) {
+        tpm2.enable = mkDefault false;
       };
     })
 
@@ -433,16 +501,18 @@ in
       boot.initrd.systemd.storePaths = [ "${pkgs.tpm2-openssl}/lib/ossl-modules/tpm2.so" ];
     })
 
-    (mkIf (showsCertificate && !withSystemd) {
+    (optionalAttrs hasScripted (mkIf (showsCertificate && !withSystemd) {
       # Beside the libraries, where NixOS looks for what each of them needs.
       boot.initrd.extraUtilsCommands = ''
         cp -p ${pkgs.tpm2-openssl}/lib/ossl-modules/tpm2.so $out/lib/tpm2.so
       '';
-    })
+    }))
 
     (mkIf cfg.network.enable {
       boot.initrd.network = {
         enable = mkDefault true;
+      }
+      // optionalAttrs (hasScripted && options.boot.initrd.network ? udhcpc) {
         udhcpc = mkIf (!withSystemd) {
           enable = mkDefault true;
           # Two seconds in front of the prompt for each card at most; then it goes on asking in the background.
@@ -457,7 +527,7 @@ in
 
     # --- the scripted stage 1 -------------------------------------------------------------------------------------
 
-    (mkIf (!withSystemd) {
+    (optionalAttrs hasScripted (mkIf (!withSystemd) {
       boot.initrd = {
         extraFiles = {
           ${ours}.source = scripts;
@@ -494,7 +564,7 @@ in
           NEWROOT=/mnt-root ${ours}/clevis-attest-before-shell
         '';
       };
-    })
+    }))
 
     # --- stage 1 with systemd -------------------------------------------------------------------------------------
 
@@ -525,7 +595,11 @@ in
         # clevis-attest-cap.service, clevis-attest-root.service, and drop-ins of every unit that gives a shell, or
         # mounts, checks, resumes or runs what is on a disk.
         packages = [ scripts ];
-        services = {
+        services = lib.listToAttrs (
+          # NixOS' own attempt, with the same time-outs.
+          map (name: lib.nameValuePair "cryptsetup-clevis-${name}" { inherit environment; }) triedByNixos
+        )
+        // {
           clevis-attest-answer = {
             description = "Answer passphrase prompts by attestation";
             wantedBy = [ "cryptsetup.target" ];

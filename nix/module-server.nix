@@ -262,13 +262,14 @@ in
           }
         ];
       };
+      # The target is reached when the database and its owner are there; postgresql.service comes earlier.
       systemd.services.${name} = {
-        requires = [ "postgresql.service" ];
-        after = [ "postgresql.service" ];
+        requires = [ "postgresql.target" ];
+        after = [ "postgresql.target" ];
       };
       systemd.services.tang-attest-init = mkIf cfg.initialize {
-        requires = [ "postgresql.service" ];
-        after = [ "postgresql.service" ];
+        requires = [ "postgresql.target" ];
+        after = [ "postgresql.target" ];
       };
     })
 

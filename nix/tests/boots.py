@@ -17,9 +17,13 @@ BOOTS = [
 ]
 
 
+def entry(name):
+    # By its title: the name of the file has the generation in it, or since 26.11 a hash.
+    return client.succeed(f"grep -lx 'title .*({name})' /boot/loader/entries/*.conf").strip()
+
+
 def boot(name, words, typed):
-    entry = f"nixos-generation-1-specialisation-{name}.conf"
-    client.succeed(f"bootctl set-default {entry}", "sync")
+    client.succeed(f"bootctl set-default $(basename {entry(name)})", "sync")
     client.crash()
     client.start()
     if words:
@@ -32,8 +36,9 @@ def boot(name, words, typed):
 
 
 def announce():
-    entry = "/boot/loader/entries/nixos-generation-1-specialisation-announced.conf"
-    system = client.succeed(f"sed -n 's,^options .*init=\\([^ ]*\\)/init.*,\\1,p' {entry}").strip()
+    system = client.succeed(
+        f"sed -n 's,^options .*init=\\([^ ]*\\)/init.*,\\1,p' {entry('announced')}"
+    ).strip()
     client.succeed(f"{system}/sw/bin/tang-attest-announce {system}")
     staged = server.succeed("tang-attest policy staged")
     assert "predicted" in staged, staged

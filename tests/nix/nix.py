@@ -59,10 +59,13 @@ class Nix:
         """The value of any expression."""
         return json.loads(self._run("nix-instantiate", "--eval", "--strict", "--json", "-E", expression))
 
-    def evaluate(self, module: str, expression: str) -> Any:
-        """Return the value of *expression* over ``r`` (config, failed, units, initrdUnits) of a NixOS with *module*."""
+    def evaluate(self, module: str, expression: str, *, scripted: bool = True) -> Any:
+        """Return the value of *expression* over ``r`` (config, failed, units, initrdUnits) of a NixOS with *module*.
+
+        Without *scripted*, in a NixOS that has lost its scripted stage 1.
+        """
         nixpkgs, lib = evaluator()
-        return self.value(_expression(module, expression, nixpkgs, lib))
+        return self.value(_expression(module, expression, nixpkgs, lib, scripted))
 
     def realize(self, module: str, expression: str) -> Any:
         """The same, after everything that the value names was built, of this machine's programs."""
@@ -72,6 +75,6 @@ class Nix:
         return json.loads(Path(built.strip()).read_text())
 
 
-def _expression(module: str, expression: str, nixpkgs: str, lib: str) -> str:
-    arguments = f'{{ nixpkgs = "{nixpkgs}"; nixpkgsLib = "{lib}"; }}'
+def _expression(module: str, expression: str, nixpkgs: str, lib: str, scripted: bool = True) -> str:
+    arguments = f'{{ nixpkgs = "{nixpkgs}"; nixpkgsLib = "{lib}"; scripted = {str(scripted).lower()}; }}'
     return f"let e = import {ROOT}/tests/nix/nixpkgs/eval.nix {arguments}; r = e.with' [ ({module}) ]; in {expression}"

@@ -40,11 +40,16 @@ class Rebuilt:
         program.write_text(f'#!/bin/sh\nprintf "%s\\0" "$@" >{self.directory}/asked\n{text}\n')
         program.chmod(0o755)
 
-    def entry(self, number: int, options: str) -> None:
+    def entry(self, number: int, *options: str, initrds: int = 1, linux: bool = True) -> None:
         """systemd-boot's file about a generation."""
+        kernel = f"linux /EFI/nixos/k-{number}.efi\n" if linux else "efi /EFI/nixos/k.efi\n"
         (self.directory / f"boot/loader/entries/nixos-generation-{number}.conf").write_text(
-            f"title NixOS\nsort-key nixos\nversion Generation {number}\nlinux /EFI/nixos/k-{number}.efi\n"
-            f"initrd /EFI/nixos/i-{number}.efi\noptions {options}\nmachine-id x\n"
+            f"title NixOS\nsort-key nixos\nversion Generation {number}\n{kernel}"
+            + "".join(
+                f"initrd /EFI/nixos/i{'' if part == 0 else part}-{number}.efi\n" for part in range(initrds)
+            )
+            + "".join(f"options {line}\n" for line in options)
+            + "machine-id x\n"
         )
 
     def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -57,9 +62,13 @@ class Rebuilt:
             capture_output=True, text=True, check=False, timeout=60,
         )  # fmt: skip
 
+    def words(self) -> list[str]:
+        """Arguments of the predictor, of its last call."""
+        return (self.directory / "asked").read_text().split("\0")[:-1]
+
     def asked(self) -> dict[str, str]:
-        """Arguments of the predictor."""
-        words = (self.directory / "asked").read_text().split("\0")[:-1]
+        """Arguments of the predictor, by option."""
+        words = self.words()
         return dict(zip(words[::2], words[1::2], strict=True))
 
 
@@ -106,6 +115,83 @@ def test_the_boot_loaders_entry_counts(rebuilt: Rebuilt, more: str) -> None:
         "--cmdline": f"init={rebuilt.system}/init{more}",
         "--label": LABEL,
     }
+
+
+def test_every_initrd_and_every_line_of_options_counts(rebuilt: Rebuilt) -> None:
+    """An entry may have several of each: microcode first, and parameters on lines of their own."""
+    rebuilt.entry(42, "quiet", f"init={rebuilt.system}/init", "loglevel=4", initrds=3)
+    assert rebuilt.run().returncode == 0
+    boot = rebuilt.directory / "boot/EFI/nixos"
+    words = rebuilt.words()
+    assert [words[place + 1] for place, word in enumerate(words) if word == "--initrd"] == [
+        f"{boot}/i-42.efi",
+        f"{boot}/i1-42.efi",
+        f"{boot}/i2-42.efi",
+    ]
+    assert words[words.index("--cmdline") + 1] == f"quiet init={rebuilt.system}/init loglevel=4"
+
+
+@pytest.mark.parametrize("missing", ["linux", "initrd"])
+def test_an_entry_that_names_no_kernel_is_not_guessed(rebuilt: Rebuilt, missing: str) -> None:
+    """Values of anything else would be announced for a boot that never comes."""
+    rebuilt.entry(
+        42, f"init={rebuilt.system}/init", initrds=0 if missing == "initrd" else 1, linux=missing != "linux"
+    )
+    result = rebuilt.run()
+    assert result.returncode == 1
+    assert "names no kernel, no initrd or no command line\n" in result.stderr
+    assert f"{LABEL} is not announced" in result.stderr
+    assert not (rebuilt.directory / "asked").exists()
+
+
+def test_an_entry_without_options_is_no_entry_of_a_generation(rebuilt: Rebuilt) -> None:
+    """Its title may name the generation; nothing of it is taken."""
+    rebuilt.entry(42)
+    assert rebuilt.run().returncode == 0
+    assert rebuilt.asked()["--cmdline"] == f"init={rebuilt.system}/init loglevel=4 root=fstab"
+
+
+def test_all_generations_of_the_boot_loader(rebuilt: Rebuilt) -> None:
+    """A renewed client certificate is appended to every generation's initrd, so each measures something new."""
+    log = rebuilt.directory / "log"
+    rebuilt.predictor(f'echo "$*" >>{log}; case "$*" in *system-9*) exit 1 ;; esac')
+    nine = f"{rebuilt.directory}/store/nixos-system-9"
+    rebuilt.entry(9, f"init={nine}/init quiet")
+    rebuilt.entry(42, f"init={rebuilt.system}/init")
+    (rebuilt.directory / "boot/loader/entries/other.conf").write_text("title other\noptions root=/dev/sda\n")
+    Path(nine).mkdir()
+    result = rebuilt.run("--all")
+    assert result.returncode == 1
+    assert "NixOS generation 9 is not announced" in result.stderr
+    assert [line.rsplit(" ", 1)[-1] for line in log.read_text().splitlines()] == ["42", "9"]
+
+
+def test_all_generations_without_entries(rebuilt: Rebuilt) -> None:
+    """Without systemd-boot, those of the profile."""
+    log = rebuilt.directory / "log"
+    rebuilt.predictor(f'echo "$*" >>{log}')
+    nine = rebuilt.directory / "store/nixos-system-9"
+    nine.mkdir()
+    (nine / "kernel-params").write_text("quiet")
+    assert rebuilt.run("--all").returncode == 0
+    assert [line.rsplit(" ", 1)[-1] for line in log.read_text().splitlines()] == ["42", "9"]
+
+
+@pytest.mark.parametrize(
+    ("server", "which"),
+    [
+        ("", '"$systemConfig"'),
+        ('clientCertificate = "/etc/m.crt"; clientKey = "/etc/m.key";', "--all"),
+        ("clientCertificate = ./m.crt; clientKey = ./m.key;", '"$systemConfig"'),
+    ],
+)
+def test_a_certificate_outside_of_the_store_concerns_every_generation(
+    nix: Nix, server: str, which: str
+) -> None:
+    """The switch then announces all of them."""
+    module = machine_with(f"{HOST} {ATTEST}.server = {{ {server} }};")
+    text = nix.evaluate(module, "r.config.system.activationScripts.tang-attest-announce")
+    assert f"/bin/tang-attest-announce {which} <" in text
 
 
 def test_a_generation_can_be_named(rebuilt: Rebuilt) -> None:

@@ -81,7 +81,7 @@ def test_the_cap_is_the_last_before_resuming_and_mounting(nix: Nix, pool: bool) 
     assert "attest" not in other
     text = commands[place]
     assert text.index("open") < text.index("import") < text.index("clevis-attest-opened || fail")
-    assert text.rstrip().endswith("attest_check '/dev/mapper/root'")
+    assert text.rstrip().endswith("attest_check /dev/mapper/root")
 
 
 @pytest.mark.parametrize(
@@ -104,7 +104,7 @@ def test_what_stage_1_mounts_is_checked(nix: Nix, file_systems: str, checked: li
         module = machine_with(file_systems, systemd=systemd)
         assert nix.evaluate(module, f"r.config.{ATTEST}.checkedFileSystems") == checked
     after = nix.evaluate(machine_with(file_systems), "r.config.boot.initrd.postMountCommands")
-    mounted = re.findall(r"clevis-attest-root-check '/mnt-root([^']*)'", after.replace("\n", " "))
+    mounted = re.findall(r"clevis-attest-root-check /mnt-root(\S*)", after.replace("\n", " "))
     assert [point or "/" for point in mounted] == checked
 
 
@@ -179,6 +179,129 @@ def test_what_works_is_not_refused(nix: Nix, definitions: str, systemd: bool) ->
     assert [text for text in failed if ATTEST in text] == []
 
 
+CERTIFICATE = f'{ATTEST}.server = {{ clientCertificate = "/etc/m.crt"; clientKey = "/etc/m.key"; }};'
+EXTLINUX = "boot.loader.supportsInitrdSecrets = false;"
+
+
+def literal(directory: Path, key: str) -> str:
+    """A certificate and a key by unquoted paths, which are copied to the store."""
+    (directory / "m.crt").write_text("-----BEGIN CERTIFICATE-----\n")
+    (directory / "m.key").write_text(f"-----BEGIN {key}-----\n")
+    return f"{ATTEST}.server = {{ clientCertificate = {directory}/m.crt; clientKey = {directory}/m.key; }};"
+
+
+@BOTH
+def test_extlinux_takes_a_certificate_by_an_unquoted_path(nix: Nix, tmp_path: Path, systemd: bool) -> None:
+    """Raspberry Pis mostly boot with extlinux, which adds no file to an initrd: the files are in it from the build."""
+    server = literal(tmp_path, "TSS2 PRIVATE KEY")
+    module = machine_with(f'{server} {ATTEST}.server.urls = [ "http://a" ]; {EXTLINUX}', systemd=systemd)
+    assert nix.evaluate(module, "r.failed") == []
+    where = {"client_cert": "/etc/clevis-attest/client.crt", "client_key": "/etc/clevis-attest/client.key"}
+    bind = nix.evaluate(module, 'r.config.environment.etc."clevis-attest/bind.json".text')
+    assert where.items() <= json.loads(bind).items()
+    secrets = nix.evaluate(module, "builtins.mapAttrs (_: toString) r.config.boot.initrd.secrets")
+    assert secrets == {
+        where["client_cert"]: str(tmp_path / "m.crt"),
+        where["client_key"]: str(tmp_path / "m.key"),
+    }
+    running = nix.evaluate(
+        module, "builtins.mapAttrs (_: file: toString file.source) r.config.environment.etc"
+    )
+    assert running["clevis-attest/client.key"] == str(tmp_path / "m.key")
+
+
+def test_extlinux_and_a_quoted_path_say_how(nix: Nix) -> None:
+    """Before NixOS' own sentence, which does not know what the files are for."""
+    failed = nix.evaluate(machine_with(f"{CERTIFICATE} {EXTLINUX}"), "r.failed")
+    assert [text for text in failed if ATTEST in text and "have to be unquoted paths" in text]
+    assert [text for text in failed if text.startswith("boot.initrd.secrets values must be unquoted")]
+
+
+@pytest.mark.parametrize("loader", ["", EXTLINUX])
+def test_a_key_outside_of_the_tpm_is_not_copied_to_the_store(nix: Nix, tmp_path: Path, loader: str) -> None:
+    """Everybody on the machine can read the store; a key that only the TPM can use may be there."""
+    module = machine_with(f"{literal(tmp_path, 'PRIVATE KEY')} {loader}")
+    failed = nix.evaluate(module, "r.failed")
+    assert [text for text in failed if f"{ATTEST}.server.clientKey: an unquoted path is copied" in text]
+
+
+def test_a_vendors_kernel_of_a_pi_is_not_asked_for_tpm_crb(nix: Nix) -> None:
+    """NixOS adds tpm-crb to the stage 1 with systemd, and a kernel without it ends the build."""
+    modules = "r.config.boot.initrd.availableKernelModules"
+    assert "tpm-crb" in nix.evaluate(machine_with("", systemd=True), modules)
+    pi = f"{ATTEST}.tpm.raspberryPi = true;"
+    assert set(nix.evaluate(machine_with(pi, systemd=True), modules)) == {"spi_bcm2835", "tpm_tis_spi"}
+    forced = f"{pi} boot.initrd.systemd.tpm2.enable = true;"
+    assert "tpm-crb" in nix.evaluate(machine_with(forced, systemd=True), modules)
+
+
+CLEVIS = 'boot.initrd.clevis.devices.root.secretFile = "/root.jwe";'
+
+
+def test_nixos_own_attempt_has_the_time_outs(nix: Nix) -> None:
+    """A volume in boot.initrd.clevis.devices is tried once before its prompt, by a unit or by a line of stage 1."""
+    definitions = f"{CLEVIS} {ATTEST}.timeouts.total = 7;"
+    units = nix.evaluate(machine_with(definitions, systemd=True), "r.initrdUnits")
+    text = units["cryptsetup-clevis-root.service"]
+    assert 'Environment="CLEVIS_ATTEST_TOTAL_TIMEOUT=7"' in text
+    assert "network-online.target" not in text
+    commands = nix.evaluate(
+        machine_with(f'{definitions} {DEVICE}.preOpenCommands = "the attempt";'),
+        f"r.config.{DEVICE}.preOpenCommands",
+    )
+    before, after = commands.split("the attempt")
+    assert "export " in before
+    assert "CLEVIS_ATTEST_TOTAL_TIMEOUT=7" in before
+    assert "clevis-attest-answer scripted root" in after
+    assert "export" not in nix.evaluate(machine_with(""), f"r.config.{DEVICE}.preOpenCommands")
+    plain = nix.evaluate(machine_with("", systemd=True), "r.initrdUnits")
+    assert "cryptsetup-clevis-root.service" not in plain
+
+
+@BOTH
+def test_only_a_pool_waits_for_the_network(nix: Nix, systemd: bool) -> None:
+    """A volume is tried again while its prompt is there, and a pool is not."""
+    use_tang = "r.config.boot.initrd.clevis.useTang"
+    assert nix.evaluate(machine_with(CLEVIS, systemd=systemd), use_tang) is False
+    pool = 'boot.initrd.clevis.devices.pool.secretFile = "/pool.jwe";'
+    assert nix.evaluate(machine_with(pool, systemd=systemd), use_tang) is True
+    chosen = f"{pool} boot.initrd.clevis.useTang = false;"
+    assert nix.evaluate(machine_with(chosen, systemd=systemd), use_tang) is False
+
+
+def test_upstreams_loop_beside_ours_is_warned_of(nix: Nix) -> None:
+    """boot.initrd.clevisLuksAskpass answers the same prompts twice a second; other volumes may be left to it."""
+    loop = "boot.initrd.clevisLuksAskpass"
+    for definitions, warned in {f"{loop}.enable = true;": True, "": False}.items():
+        warnings = nix.evaluate(machine_with(definitions, systemd=True), "r.config.warnings")
+        assert bool([text for text in warnings if f"Turn {loop} off" in text]) is warned
+    package = f"r.config.{loop}.package.pname or r.config.{loop}.package.arguments.pname"
+    assert nix.evaluate(machine_with("", systemd=True), package) == "clevis-pin-attest"
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+def test_a_nixos_without_the_scripted_stage_1(nix: Nix, enabled: bool) -> None:
+    """Its options are gone, so nothing of ours may define one: neither enabled nor imported and left alone."""
+    certificate = f"{CERTIFICATE} {ATTEST}.timeouts.total = 7; {CLEVIS}"
+    module = machine_with(certificate, systemd=True) if enabled else "{ }"
+    found = nix.evaluate(module, "{ inherit (r) failed; units = r.initrdUnits; }", scripted=False)
+    assert found["failed"] == []
+    assert ("clevis-attest-answer.service" in found["units"]) is enabled
+    gone = nix.evaluate(module, "r.options.boot.initrd ? postDeviceCommands", scripted=False)
+    assert gone is False
+
+
+@BOTH
+@pytest.mark.parametrize(
+    "definitions",
+    [f"{ATTEST}.tpm.modules = [ ];", f'{ATTEST}.tpm.modules = [ ]; boot.initrd.kernelModules = [ "tpm" ];'],
+)
+def test_drivers_of_nixos_own_say_nothing_about_the_tpm(nix: Nix, definitions: str, systemd: bool) -> None:
+    """The stage 1 with systemd always has tpm-crb and tpm-tis."""
+    failed = nix.evaluate(machine_with(definitions, systemd=systemd), "r.failed")
+    assert [text for text in failed if "no TPM driver in stage 1" in text]
+
+
 @pytest.mark.parametrize(
     ("definition", "complaint"),
     [
@@ -219,7 +342,7 @@ def test_the_tpms_drivers_are_there(nix: Nix, definitions: str, modules: set[str
 def test_nixos_own_clevis_has_the_pin(nix: Nix) -> None:
     """boot.initrd.clevis brings clevis' programs; its package is ours, and another one can be given."""
     clevis = "r.config.boot.initrd.clevis"
-    assert nix.evaluate(machine_with(""), f"[ {clevis}.enable {clevis}.useTang ]") == [True, True]
+    assert nix.evaluate(machine_with(""), f"[ {clevis}.enable {clevis}.useTang ]") == [True, False]
     package = f"{clevis}.package.pname or {clevis}.package.arguments.pname"
     assert nix.evaluate(machine_with(""), package) == "clevis-pin-attest"
     assert nix.evaluate(machine_with("boot.initrd.clevis.package = pkgs.clevis;"), package) == "clevis"

@@ -62,7 +62,8 @@ def test_the_machines_evaluate(nix: Nix, scenario: str, name: str) -> None:
     )
     assert found == {
         "failed": [],
-        "systemd": scenario == "boots-systemd" and name != "server",
+        # NixOS' default since 26.05.
+        "systemd": scenario == "boots-systemd" or name == "server",
         "attest": bool(specialisation),
         "params": [
             *([f"{name}=1"] if name in ("updated", "announced") else []),
@@ -161,7 +162,7 @@ def test_the_flakes_modules_are_the_modules(nix: Nix, flake: str) -> None:
     found = nix.value(
         f"""let e = import {ROOT}/tests/nix/nixpkgs/eval.nix {{ }}; inherit (e) lib;
         r = lib.evalModules {{
-          modules = [ ({flake}).nixosModules.default {ROOT}/tests/nix/nixpkgs/nixos.nix ({options}) ];
+          modules = [ ({flake}).nixosModules.default {ROOT}/tests/nix/nixpkgs/nixos.nix {ROOT}/tests/nix/nixpkgs/scripted.nix ({options}) ];
           specialArgs.pkgs = e.pkgs;
         }}; in {{ overlays = builtins.length r.config.nixpkgs.overlays;
         enabled = [ r.config.services.tang-attest.enable r.config.boot.initrd.tang-attest.enable

@@ -173,7 +173,7 @@ def test_systemd_accepts_the_units(nix: Nix, tmp_path: Path, definitions: str) -
     """systemd-analyze has nothing to say, and every program that the unit starts is in the store."""
     directory = effective_units(nix, tmp_path / "units", definitions)
     if "postgresql" in definitions:
-        (directory / "postgresql.service").write_text("[Service]\nExecStart=/bin/true\n")
+        (directory / "postgresql.target").write_text("[Unit]\n")
     services = sorted(directory.glob("tang-attest*.service"))
     sockets = list(directory.glob("*.socket"))
     assert bool(sockets) is ("socket" in definitions)
@@ -259,8 +259,11 @@ def test_postgresql_is_set_up(nix: Nix, tmp_path: Path) -> None:
     directory = effective_units(nix, tmp_path, definitions)
     for unit in ("tang-attest.service.d/overrides.conf", "tang-attest-init.service"):
         text = (directory / unit).read_text()
-        assert "Requires=postgresql.service" in text
-        assert "After=postgresql.service" in text
+        # postgresql.service is up before databases and owners are made.
+        assert "Requires=postgresql.target" in text
+        assert "After=postgresql.target" in text
+    targets = nix.evaluate(ENABLED % definitions, "builtins.attrNames r.config.systemd.targets")
+    assert "postgresql" in targets
 
 
 @pytest.mark.parametrize(("definitions", "ports"), [("", []), (f"{SERVER}.settings.port = 80;", [80])])

@@ -3,6 +3,8 @@
 {
   nixpkgs ? "",
   nixpkgsLib ? "",
+  # False: a NixOS after the end of the scripted stage 1.
+  scripted ? true,
 }:
 let
   lib =
@@ -77,7 +79,7 @@ let
       }
     else
       lib.evalModules {
-        modules = modules ++ ours ++ [ ./nixos.nix ];
+        modules = modules ++ ours ++ [ ./nixos.nix ] ++ lib.optional scripted ./scripted.nix;
         specialArgs = { inherit pkgs; };
       };
 in

@@ -49,7 +49,12 @@ let
   filterAttrs = keep: set: removeAttrs set (filter (name: !keep name set.${name}) (attrNames set));
   genAttrs = names: f: listToAttrs (map (name: nameValuePair name (f name)) names);
   unique = list: foldl' (seen: item: if elem item seen then seen else seen ++ [ item ]) [ ] list;
-  escapeShellArg = value: "'${replaceStrings [ "'" ] [ "'\\''" ] (toString value)}'";
+  escapeShellArg =
+    value:
+    if match "[[:alnum:],._+:@%/-]+" (toString value) != null then
+      toString value
+    else
+      "'${replaceStrings [ "'" ] [ "'\\''" ] (toString value)}'";
   escapeShellArgs = concatMapStringsSep " " escapeShellArg;
   hasPrefix = prefix: text: builtins.substring 0 (builtins.stringLength prefix) text == prefix;
   removePrefix =

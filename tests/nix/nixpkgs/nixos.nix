@@ -1,5 +1,11 @@
 # The options of NixOS that the modules in nix/ set or read, with NixOS' types.  A misspelled one does not exist.
-{ lib, pkgs, ... }:
+# Beside them the content of NixOS 26.05 that meets ours: defaults, assertions, modules and units of its own.
+{
+  config,
+  lib,
+  pkgs,
+  ...
+}:
 let
   inherit (lib) mkOption types;
   option = type: default: mkOption { inherit type default; };
@@ -57,31 +63,23 @@ in
         package = option types.package pkgs.clevis;
         useTang = bool;
       };
-      extraFiles = sources;
-      extraUtilsCommands = lines;
-      extraUtilsCommandsTest = lines;
-      secrets = option (types.attrsOf (types.nullOr types.str)) { };
+      secrets = option (types.attrsOf (types.nullOr (types.either types.str types.path))) { };
+      clevisLuksAskpass = {
+        enable = bool;
+        package = option types.package pkgs.clevis;
+        useTang = bool;
+      };
       luks.devices = submodules {
         device = mkOption { type = types.str; };
-        fallbackToPassword = bool;
         keyFile = option (types.nullOr types.str) null;
-        postOpenCommands = lines;
-        preOpenCommands = lines;
       };
       network = {
         enable = bool;
         ssh.enable = bool;
-        udhcpc = {
-          enable = bool;
-          extraArgs = strings;
-        };
       };
-      postDeviceCommands = lines;
-      postMountCommands = lines;
-      postResumeCommands = lines;
-      preFailCommands = lines;
       systemd = {
-        enable = bool;
+        enable = option types.bool true; # since 26.05
+        tpm2.enable = option types.bool true;
         contents = sources;
         extraBin = option (types.attrsOf types.path) { };
         network = {
@@ -98,6 +96,7 @@ in
     };
     boot.kernelParams = strings;
     boot.resumeDevice = option types.str "";
+    boot.loader.supportsInitrdSecrets = option types.bool true;
     boot.loader.efi.efiSysMountPoint = option types.str "/boot";
 
     fileSystems = submodules {
@@ -107,7 +106,10 @@ in
     };
 
     environment = {
-      etc = submodules { text = option types.lines ""; };
+      etc = submodules {
+        source = option (types.nullOr types.path) null;
+        text = option types.lines "";
+      };
       systemPackages = packages;
     };
 
@@ -124,7 +126,10 @@ in
 
     system.activationScripts = option (types.attrsOf types.lines) { };
 
-    systemd = { inherit packages services sockets; };
+    systemd = {
+      inherit packages services sockets;
+      targets = submodules unitOptions;
+    };
 
     users.groups = set;
     users.users = submodules {
@@ -133,6 +138,57 @@ in
       group = option types.str "";
       home = option types.str "/var/empty";
       isSystemUser = bool;
+    };
+  };
+
+  config = {
+    assertions = [
+      {
+        assertion =
+          config.boot.loader.supportsInitrdSecrets
+          || builtins.all (file: file == null || builtins.isPath file) (
+            builtins.attrValues config.boot.initrd.secrets
+          );
+        message = "boot.initrd.secrets values must be unquoted paths when using a bootloader that doesn't natively support initrd secrets.";
+      }
+    ];
+
+    boot.initrd.availableKernelModules =
+      lib.mkIf (config.boot.initrd.systemd.enable && config.boot.initrd.systemd.tpm2.enable)
+        [
+          "tpm-tis"
+          "tpm-crb"
+        ];
+
+    # One attempt before the prompt.
+    boot.initrd.systemd.services =
+      lib.mkIf (config.boot.initrd.clevis.enable && config.boot.initrd.systemd.enable)
+        (
+          lib.genAttrs
+            (map (name: "cryptsetup-clevis-${name}") (
+              builtins.filter (name: config.boot.initrd.luks.devices ? ${name}) (
+                builtins.attrNames config.boot.initrd.clevis.devices
+              )
+            ))
+            (_: {
+              after = lib.optional config.boot.initrd.clevis.useTang "network-online.target";
+              wants = lib.optional config.boot.initrd.clevis.useTang "network-online.target";
+              serviceConfig.Type = "oneshot";
+            })
+        );
+
+    # The service is up before postgresql-setup.service has made databases and their owners.
+    systemd.targets = lib.mkIf config.services.postgresql.enable {
+      postgresql = {
+        after = [
+          "postgresql.service"
+          "postgresql-setup.service"
+        ];
+        requires = [
+          "postgresql.service"
+          "postgresql-setup.service"
+        ];
+      };
     };
   };
 }
