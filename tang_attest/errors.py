@@ -20,6 +20,7 @@ from typing import Final
 ACTIONS: Final[dict[str, str]] = {
     # --- the request itself -------------------------------------------------------------------------------
     "request-malformed": "Send the request as docs/protocol.md describes it.",
+    "extension-unsupported": "Send the request without the named member; this server speaks an older revision of docs/protocol.md.",
     "request-too-large": "Send less; the limits are in docs/protocol.md.",
     "request-slow": "Send the whole request at once; if that was done, look for a slow or broken network in between.",
     "too-many-requests": "Ask again after the seconds that Retry-After names; docs/how-to/operate.md has the limits.",
@@ -85,7 +86,7 @@ ACTIONS: Final[dict[str, str]] = {
     "ek-mismatch": "Send the certificate of the EK that is sent; was this TPM's certificate copied from another?",
     "ek-expired": "Add the vendor's newer certificate with 'tang-attest ek-root add', or use --allow-unverified-ek.",
     "certificate-malformed": "Give X.509 certificates as PEM or DER, and nothing else in the file.",
-    "ek-unsupported": "Use an RSA 2048, P-256 or P-384 endorsement key of the TCG EK Credential Profile.",
+    "ek-unsupported": "Use an RSA (2048 bits or more), P-256 or P-384 endorsement key of the TCG EK Credential Profile.",
     "ek-untrusted": "Add the vendor's root or intermediate that is named with 'tang-attest ek-root add', or issue a token with --allow-unverified-ek.",
     "activation-failed": "Check that the AK and the EK live in the same TPM.",
     # --- the admin API ----------------------------------------------------------------------------------------

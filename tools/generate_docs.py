@@ -1,6 +1,7 @@
 """Write the documents that are made from the program itself; tests/docs/test_docs.py compares them.
 
-docs/errors.md, docs/settings.md, docs/cli.md, man/tang-attest.8, docs/nixos-options.md and nix/settings.json.
+docs/errors.md, docs/settings.md, docs/cli.md, man/tang-attest.8, docs/nixos-options.md and nix/settings.json, and the
+tables in docs/protocol.md.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from tang_attest.errors import ACTIONS
 from tang_attest.web.admin.routes import document
 from tools import generate_nix
 from tools.generate_manual import EXIT_CODES, manual
+from tools.protocol_tables import filled
 
 ROOT = Path(__file__).parent.parent
 MADE = "<!-- made by tools/generate_docs.py -->\n\n"
@@ -72,6 +74,11 @@ def openapi() -> str:
     return json.dumps(document(), indent=2) + "\n"
 
 
+def protocol() -> str:
+    """The specification, with its tables of limits and codes."""
+    return filled((ROOT / "docs" / "protocol.md").read_text())
+
+
 def _help(command: click.Command, context: click.Context) -> Iterator[str]:
     """The help of *command*, and of everything under it."""
     yield f"## {context.command_path}\n\n```text\n{command.get_help(context)}\n```\n"
@@ -89,6 +96,7 @@ DOCUMENTS = {
     "docs/settings.md": settings,
     "docs/cli.md": cli,
     "docs/openapi.json": openapi,
+    "docs/protocol.md": protocol,
     "man/tang-attest.8": manual,
     "nix/settings.json": generate_nix.settings,
     "docs/nixos-options.md": generate_nix.options,  # reads nix/settings.json

@@ -60,6 +60,14 @@ class BoundKey:
 
 
 @dataclass(frozen=True, slots=True)
+class PolicyPcrs:
+    """The PCRs of a policy that a challenge names: those to quote, and the cap."""
+
+    selection: Selection
+    cap_pcr: int
+
+
+@dataclass(frozen=True, slots=True)
 class RolloutResult:
     """Outcome of one device under a rollout: ``about`` is the state that permitted, or the code of the
     refusal.
@@ -123,9 +131,9 @@ class DecisionStore(Protocol):
         none.
         """
 
-    async def find_selection(self, kid: str) -> Selection | None:
-        """Return the PCR selection of the policy of the device with exchange key *kid*; ``None`` when there
-        is none.
+    async def find_pcrs(self, kid: str) -> PolicyPcrs | None:
+        """Return the PCRs of the policy of the device with exchange key *kid*; ``None`` when there is
+        none.
         """
 
     async def find_clock(self, kid: str) -> ClockInfo | None:

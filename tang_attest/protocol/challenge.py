@@ -36,6 +36,8 @@ _SIZES: Final = {
     _MARKED: 1 + _TIME_SIZE + _RANDOM_SIZE + _MARK.size + _MAC_SIZE,
 }
 
+#: Revisions of docs/protocol.md that this program speaks.
+VERSIONS: Final = ("1.1",)
 #: A replica's clock may be ahead of ours by this much; more is refused as not ours.
 CLOCK_SKEW_MS: Final = 5_000
 
@@ -56,7 +58,8 @@ class Challenge:
     """Challenge to the Attester: ``nonce`` is text, ``expires_in`` seconds.
 
     ``ima_offset`` is where the part of IMA's list begins that is wanted, in bytes; ``None``: none is.
-    ``cap_pcr`` is the PCR whose texts are wanted (:mod:`tang_attest.protocol.cap`); ``None``: none are.
+    ``cap_pcr`` is the cap PCR of the policy.  In a round it asks for the texts of the cap
+    (:mod:`tang_attest.protocol.cap`); ``None``: none are wanted.
     """
 
     nonce: str

@@ -17,7 +17,7 @@ from tang_attest.protocol.values.base64url import b64u
 from tang_attest.protocol.values.sizes import MAX_EVENT_LOG
 from tang_attest.service.audit.actors import Caller
 from tang_attest.service.enrollment.enroll import Enroll
-from tang_attest.service.policies.announce import Announce
+from tang_attest.service.policies.announce import Announce, Announcement
 from tang_attest.service.rounds.agents import Agents
 from tang_attest.service.tang.server_keys import ServerKeys
 from tang_attest.service.unlock.unlock import Unlock
@@ -73,11 +73,11 @@ class AttestRoutes:
         """``POST /attest/enroll`` (docs/protocol.md, 4.1)."""
         value = parse_json(await read_body(request, MAX_APPLICATION))
         try:
-            body = validate(EnrollBody, value)
+            application = validate(EnrollBody, value).application()
         except Malformed:
             await self.enroll.check_token(value.get("token"))
             raise
-        begun = await self.enroll.begin(body.application(), caller)
+        begun = await self.enroll.begin(application, caller)
         challenge = challenge_json(begun.challenge)
         challenge.pop("evidence")
         if begun.log_wanted:
@@ -113,17 +113,12 @@ class AttestRoutes:
         """``POST /attest/announce/{kid}``: a challenge, or the resulting state (docs/protocol.md, 9)."""
         body = await self._about(request, kid, _announced)
         if body is None:
-            challenge, cap_pcr = await self.announcements.challenge(kid)
-            return _json(200, {**challenge_json(challenge), "cap_pcr": cap_pcr})
+            return _json(200, challenge_json(await self.announcements.challenge(kid)))
         try:
-            state, new = await self.announcements.announce(kid, body.announcement(), body.evidence(), caller)
+            state, new = await self.announcements.announce(kid, *body, caller)
         except Refused as refusal:
-            return await _renewed(refusal, caller, kid, self._announcing)
+            return await _renewed(refusal, caller, kid, self.announcements.challenge)
         return _json(201 if new else 200, {"label": state.label, "state": state.life, "known": not new})
-
-    async def _announcing(self, kid: str) -> Challenge:
-        challenge, _ = await self.announcements.challenge(kid)
-        return challenge
 
     async def poll(self, request: web.Request, _caller: Caller, kid: str) -> web.Response:
         """``POST /attest/agent/{kid}``: held, then a challenge, or 204 (docs/protocol.md, 10.1)."""
@@ -233,9 +228,12 @@ def _point_and_evidence(body: bytes) -> tuple[dict[str, Any], Evidence | None]:
     return jwk, validate(AttestMember, member, "evidence-malformed").evidence()
 
 
-def _announced(body: bytes) -> AnnounceBody | None:
+def _announced(body: bytes) -> tuple[Announcement, Evidence] | None:
     value = parse_json(body)
-    return validate(AnnounceBody, value) if value else None
+    if not value:
+        return None
+    announced = validate(AnnounceBody, value)
+    return announced.announcement(), announced.evidence()
 
 
 def _json(status: int, value: object) -> web.Response:

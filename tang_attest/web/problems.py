@@ -11,7 +11,7 @@ from typing import Final
 from aiohttp import web
 
 from tang_attest.errors import Conflict, Malformed, NotFound, Refused, TangAttestError, Unavailable
-from tang_attest.protocol.challenge import Challenge
+from tang_attest.protocol.challenge import VERSIONS, Challenge
 from tang_attest.protocol.policy import differing_pcrs
 from tang_attest.protocol.values.sizes import MAX_EVENT_LOG
 
@@ -154,5 +154,5 @@ def challenge_json(challenge: Challenge) -> dict[str, object]:
     if challenge.event_log_wanted:
         # It also tells the client that this server takes the size of a larger log.
         body["event_log_limit"] = MAX_EVENT_LOG
-    more = {"ima_offset": challenge.ima_offset, "cap_pcr": challenge.cap_pcr}
+    more = {"ima_offset": challenge.ima_offset, "cap_pcr": challenge.cap_pcr, "versions": VERSIONS}
     return body | {name: value for name, value in more.items() if value is not None}

@@ -17,7 +17,7 @@ from tang_attest.service.tang.plain import BODY_LIMIT, KeySetProvider, TangStatu
 from tang_attest.service.unlock.exchanging import run_where
 
 #: tangd answers 414 to a longer target.
-_TARGET_LIMIT: Final = 4095
+TARGET_LIMIT: Final = 4095
 
 _METHODS: Final = {"adv": "GET", "rec": "POST"}
 
@@ -35,7 +35,7 @@ def match(method: str, raw_target: str, endpoint: str = "") -> Route | int:
 
     *endpoint* is a path before every route, such as ``/tang``; slashes around it do not count.
     """
-    if len(raw_target.encode("utf-8", "surrogateescape")) > _TARGET_LIMIT:
+    if len(raw_target.encode("utf-8", "surrogateescape")) > TARGET_LIMIT:
         return 414
     found = _pattern(endpoint.strip("/")).fullmatch(raw_target)
     if found is None:

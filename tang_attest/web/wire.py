@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Annotated, Any, Final, TypeVar
 
@@ -10,6 +11,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from tang_attest.errors import Malformed
 from tang_attest.protocol.cap import MAX_TEXTS
+from tang_attest.protocol.enrollment import check_name
 from tang_attest.protocol.quote import Evidence
 from tang_attest.protocol.reference_state import MAX_LABEL
 from tang_attest.protocol.tpm import MAX_STRUCTURE
@@ -23,10 +25,22 @@ from tang_attest.service.policies.announce import Announcement
 BOUNDS: Final = Bounds(depth=32, parts=256)
 #: The same for a client with an admin token, which may change whole policies.
 ADMIN_BOUNDS: Final = Bounds(depth=32, parts=8192)
-_MAX_CERTIFICATE: Final = 8 * 1024
-_MAX_SESSION: Final = 16 * 1024
+MAX_CERTIFICATE: Final = 8 * 1024
+#: A session holds an application of the largest size, encoded twice.
+MAX_SESSION: Final = 32 * 1024
+#: Characters of a nonce, and of a ticket; of a token.
+MAX_NONCE: Final = 128
+MAX_TOKEN: Final = 128
+#: Names in a list of critical members, and characters of one.
+MAX_CRITICAL: Final = 32
+MAX_MEMBER: Final = 64
+#: Sentences about an announcement, and characters of one.
+MAX_CHANGES: Final = 64
+MAX_CHANGE: Final = 256
+#: The size of an event log that was not sent, and the offset of a part of IMA's list.
+MAX_SIZE: Final = 2**40
 #: Characters of a number; none is longer than 2^63, and Python's own take quadratic time.
-_MAX_NUMBER: Final = 32
+MAX_NUMBER: Final = 32
 
 
 def parse_json(body: bytes, bounds: Bounds = BOUNDS) -> dict[str, Any]:
@@ -73,7 +87,7 @@ def _float(text: str) -> float:
 
 
 def _short(text: str) -> str:
-    if len(text) > _MAX_NUMBER:
+    if len(text) > MAX_NUMBER:
         raise _Strict("a number is too long")
     return text
 
@@ -98,15 +112,25 @@ class Body(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
-class AttestMember(Body):
+class Message(Body):
+    """A request body of docs/protocol.md: unknown members are ignored, unless ``critical`` names them (12.2)."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    critical: list[Annotated[str, Field(max_length=MAX_MEMBER)]] = Field(
+        default_factory=list, max_length=MAX_CRITICAL, fail_fast=True
+    )
+
+
+class AttestMember(Message):
     """Member ``attest`` of an unlock request (docs/protocol.md, 3.2)."""
 
-    nonce: str = Field(max_length=128)
+    nonce: str = Field(max_length=MAX_NONCE)
     quote: B64u = Field(max_length=MAX_STRUCTURE)
     signature: B64u = Field(max_length=MAX_STRUCTURE)
     pcrs: B64u = Field(max_length=MAX_PCRS)
     event_log: B64u = Field(b"", max_length=MAX_EVENT_LOG)
-    event_log_size: int = Field(0, ge=0, le=2**40)
+    event_log_size: int = Field(0, ge=0, le=MAX_SIZE)
 
     def evidence(self) -> Evidence:
         """Return it as a value of the core."""
@@ -120,25 +144,25 @@ class AttestMember(Body):
         )
 
 
-class EnrollBody(Body):
+class EnrollBody(Message):
     """``POST /attest/enroll`` (docs/protocol.md, 4.1)."""
 
     name: str = Field(max_length=64)
-    token: str = Field(max_length=128)
+    token: str = Field(max_length=MAX_TOKEN)
     ak: B64u = Field(max_length=MAX_STRUCTURE)
     ek: B64u = Field(max_length=MAX_STRUCTURE)
-    ek_certificate: B64u | None = Field(None, max_length=_MAX_CERTIFICATE)
+    ek_certificate: B64u | None = Field(None, max_length=MAX_CERTIFICATE)
 
     def application(self) -> Application:
-        """Return it as a value of the use case."""
-        return Application(self.name, self.token, self.ak, self.ek, self.ek_certificate)
+        """Return it as a value of the use case.  Raises ``request-malformed`` for a name that is none."""
+        return Application(check_name(self.name), self.token, self.ak, self.ek, self.ek_certificate or None)
 
 
 class ProveBody(AttestMember):
     """``POST /attest/agent/{kid}/evidence`` (docs/protocol.md, 10.2)."""
 
     ima: B64u | None = Field(None, max_length=MAX_IMA_PART)
-    ima_offset: int = Field(0, ge=0, le=2**40)
+    ima_offset: int = Field(0, ge=0, le=MAX_SIZE)
     cap_events: B64u | None = Field(None, max_length=MAX_TEXTS)
 
     def evidence(self) -> Evidence:
@@ -151,17 +175,17 @@ class ProveBody(AttestMember):
         )
 
 
-class SelectionBody(Body):
+class SelectionBody(Message):
     """``POST /attest/enroll/selection`` (docs/protocol.md, 4.1)."""
 
-    session: str = Field(max_length=_MAX_SESSION)
+    session: str = Field(max_length=MAX_SESSION)
     event_log: B64u = Field(max_length=MAX_EVENT_LOG)
 
 
-class FinishBody(Body):
+class FinishBody(Message):
     """``POST /attest/enroll/finish`` (docs/protocol.md, 4.2)."""
 
-    session: str = Field(max_length=_MAX_SESSION)
+    session: str = Field(max_length=MAX_SESSION)
     proof: str = Field(pattern=r"^[0-9a-f]{64}$")
     quote: B64u = Field(max_length=MAX_STRUCTURE)
     signature: B64u = Field(max_length=MAX_STRUCTURE)
@@ -178,19 +202,19 @@ class AnnounceBody(AttestMember):
 
     label: str = Field(min_length=1, max_length=MAX_LABEL)
     values: B64u = Field(max_length=MAX_PCRS)
-    changes: list[Annotated[str, Field(max_length=256)]] = Field(
-        default_factory=list, max_length=64, fail_fast=True
+    changes: list[Annotated[str, Field(max_length=MAX_CHANGE)]] = Field(
+        default_factory=list, max_length=MAX_CHANGES, fail_fast=True
     )
 
     def announcement(self) -> Announcement:
-        """Return it as a value of the use case."""
+        """Return it as a value of the use case.  Raises ``request-malformed`` for a label that is none."""
         return Announcement(self.label, self.values, tuple(self.changes))
 
 
-class PollBody(Body):
+class PollBody(Message):
     """``POST /attest/agent/{kid}`` (docs/protocol.md, 10.1)."""
 
-    ticket: str | None = Field(None, max_length=128)
+    ticket: str | None = Field(None, max_length=MAX_NONCE)
 
 
 _Model = TypeVar("_Model", bound=Body)
@@ -199,9 +223,12 @@ _Model = TypeVar("_Model", bound=Body)
 def validate(model: type[_Model], value: object, code: str = "request-malformed") -> _Model:
     """Return *value* as *model*.  Raises :class:`Malformed` *code*, naming the first member that is wrong.
 
-    Unknown members are refused first: pydantic would describe every one of them.
+    A :class:`Message` is read as docs/protocol.md, 12.2 says; raises ``extension-unsupported``.  Unknown members
+    of another body are refused first: pydantic would describe every one of them.
     """
     if isinstance(value, dict):
+        if issubclass(model, Message):
+            value = _known(model, value)
         for member in value:
             if member not in model.model_fields:
                 raise Malformed(code, f"{_shown(member)}: Extra inputs are not permitted.")
@@ -212,6 +239,24 @@ def validate(model: type[_Model], value: object, code: str = "request-malformed"
         member = ".".join(str(part) for part in first["loc"]) or "the body"
         message = first["msg"].removeprefix("Value error, ")
         raise Malformed(code, f"{_shown(member)}: {message[:120]}.") from None
+
+
+def _known(model: type[Message], value: Mapping[str, object]) -> dict[str, object]:
+    """Return the members of *value* that *model* knows, without optional ones that are null.
+
+    Raises ``extension-unsupported``.
+    """
+    fields, critical = model.model_fields, value.get("critical")
+    for member in critical if isinstance(critical, list) else ():
+        if isinstance(member, str) and member not in fields:
+            raise Malformed(
+                "extension-unsupported", f"{_shown(member)}: This server does not know this member."
+            )
+    return {
+        name: member
+        for name, member in value.items()
+        if name in fields and (member is not None or fields[name].is_required())
+    }
 
 
 def _shown(member: str) -> str:

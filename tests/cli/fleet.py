@@ -102,7 +102,7 @@ class Machines:
         async with opened(Settings(state=Path("state"))) as state:
             use_case = state.attestation(Polls()).announce
             kid = await _kid(state, name)
-            challenge, _ = await use_case.challenge(kid)
+            challenge = await use_case.challenge(kid)
             values = _twin(machine, pcr).values(str(challenge.selection))
             binding = announce_digest(challenge.nonce, kid, values, label)
             evidence = _evidence(machine, challenge.nonce, binding, str(challenge.selection))

@@ -9,7 +9,7 @@ from datetime import UTC, timedelta
 import pytest
 
 from tang_attest.errors import Conflict, NotFound, TangAttestError, Unavailable
-from tang_attest.ports.decisions import BoundKey, Snapshot
+from tang_attest.ports.decisions import BoundKey, PolicyPcrs, Snapshot
 from tang_attest.ports.enrollment import EkRoot
 from tang_attest.ports.machines import Learning, Reach
 from tang_attest.ports.store import Store
@@ -98,12 +98,12 @@ async def test_find_selection(store: SqlStore) -> None:
     await store.keys.add_key(key("open"), None, entry())
     await store.keys.add_key(key("signs", "sign"), None, entry())
     kids = ("mine", "open", "signs", "none")
-    found, *selections = await asyncio.gather(
-        store.decisions.find_key("mine"), *(store.decisions.find_selection(kid) for kid in kids)
+    found, *pcrs = await asyncio.gather(
+        store.decisions.find_key("mine"), *(store.decisions.find_pcrs(kid) for kid in kids)
     )
     assert isinstance(found, BoundKey)
     assert found.policy == policy()
-    assert selections == [policy().selection, None, None, None]
+    assert pcrs == [PolicyPcrs(policy().selection, policy().cap_pcr), None, None, None]
 
 
 async def test_find_key_in_one_batch(store: SqlStore) -> None:

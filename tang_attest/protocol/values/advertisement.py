@@ -48,7 +48,7 @@ def compact(value: object) -> bytes:
 def advertise(
     keys: Sequence[Mapping[str, Any]],
     signers: Sequence[AdvertisementSigner],
-    more: Mapping[str, str] | None = None,
+    more: Mapping[str, object] | None = None,
 ) -> bytes:
     """A JWS over ``{"keys": [...]}`` in JSON serialization (RFC 7515, section 7.2).
 

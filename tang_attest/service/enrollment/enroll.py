@@ -29,7 +29,6 @@ from tang_attest.protocol.enrollment import (
     accept_ak,
     begin_activation,
     check_activation,
-    check_name,
     enrollment_digest,
     matches,
 )
@@ -67,7 +66,7 @@ class SessionCipher(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Application:
-    """A machine's application: names are text, the rest TPM2B_PUBLIC and (perhaps padded) DER."""
+    """A machine's application: a device name (:func:`check_name`), a token, TPM2B_PUBLIC twice, and (perhaps padded) DER."""
 
     name: str
     token: str
@@ -127,12 +126,12 @@ class Enroll:
 
     async def begin(self, application: Application, caller: Caller) -> Begun:
         """Check the token, the AK and the EK; wrap a secret for the TPM that has both.  Nothing is stored."""
-        now, name = self._challenges.now(), check_name(application.name)
+        now, name = self._challenges.now(), application.name
         try:
             token = await self._token(application.token, name, now)
             ak, ek = accept_ak(application.ak), tpm.parse_ek(application.ek)
             endorsement = await self._endorse(ek, application.ek_certificate, token, now)
-            selection = await self._selection(token)
+            selection, cap_pcr = await self._pcrs(token)
         except Refused as refusal:
             await self._audit_refusal(name, refusal, now, caller)
             raise
@@ -153,7 +152,7 @@ class Enroll:
         return Begun(
             self._sessions.encrypt(session.model_dump_json().encode()),
             begin_activation(ek, ak, secret),
-            Challenge(nonce, selection, self._challenges.ttl_s),
+            Challenge(nonce, selection, self._challenges.ttl_s, cap_pcr=cap_pcr),
             log_wanted=token.proposes,
         )
 
@@ -162,11 +161,16 @@ class Enroll:
         why.
 
         Nothing of the log is proven yet: :meth:`finish` judges by the quote and the log that comes with it.
-        Raises ``session-invalid``, and ``selection-invalid`` when the operator chose the selection.
+        Raises ``session-invalid``, the codes of a token that cannot be used, ``nonce-expired``, and
+        ``selection-invalid`` when the operator chose the selection.
         """
-        session = self._open(session_text)
+        session, now = self._open(session_text), self._challenges.now()
         token = await self._store.enrollment.find_token(session.token)
-        if token is None or not token.proposes:
+        if token is None:
+            raise _withdrawn()
+        _check_usable(token, now)
+        self._challenges.check(Purpose.ENROLL, session.name, session.nonce, now)
+        if not token.proposes:
             raise Refused("selection-invalid", "The selection of this token is not left to the event log.")
         # The sender of the log chose how long it takes to read, so nobody else waits for that.
         selection, reasons = await asyncio.to_thread(fitting, event_log, token)
@@ -194,7 +198,7 @@ class Enroll:
         try:
             token = await self._store.enrollment.find_token(session.token)
             if token is None:
-                raise Refused("token-invalid", "The token was withdrawn.")
+                raise _withdrawn()
             known = await self._known(session, token)
             if known is not None and _may_be_lost(known, token, now):
                 check_activation(session.nonce, session.secret, proof)
@@ -243,10 +247,12 @@ class Enroll:
                 return EndorsementKey(ek.spki, certificate=_readable(certificate))
             raise
 
-    async def _selection(self, token: Token) -> Selection:
+    async def _pcrs(self, token: Token) -> tuple[Selection, int]:
+        """Return the selection and the cap PCR of the policy that the device will have."""
         if token.policy is None:
-            return token.selection
-        return (await self._store.policies.get_policy(token.policy)).selection
+            return token.selection, token.cap_pcr
+        policy = await self._store.policies.get_policy(token.policy)
+        return policy.selection, policy.cap_pcr
 
     # --- finish ---
 
@@ -348,6 +354,10 @@ def _readable(certificate: bytes) -> bytes | None:
         return trim_certificate(certificate)
     except Malformed:
         return None
+
+
+def _withdrawn() -> Refused:
+    return Refused("token-invalid", "The token was withdrawn.")
 
 
 def _check_usable(token: Token, now: datetime) -> None:

@@ -43,13 +43,16 @@ MAX_ANNOUNCED: Final = 64
 
 @dataclass(frozen=True, slots=True)
 class Announcement:
-    """A machine's announcement: ``values`` as in :attr:`Evidence.pcrs`, ``notes`` sentences for the
-    operator's eyes.
+    """A machine's announcement: ``label`` of a state, ``values`` as in :attr:`Evidence.pcrs`, ``notes`` sentences for
+    the operator's eyes.  Raises ``request-malformed`` for a label that is none.
     """
 
     label: str
     values: bytes
     notes: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        check_label(self.label)
 
 
 class AnnouncementStore(HasDecisions, HasPolicies, Protocol):
@@ -62,11 +65,12 @@ class Announce:
     def __init__(self, store: AnnouncementStore, challenges: Challenges, refusals: Refusals) -> None:
         self._store, self._challenges, self._refusals = store, challenges, refusals
 
-    async def challenge(self, kid: str) -> tuple[Challenge, int]:
-        """Return a challenge, and the policy's cap PCR.  Raises ``key-unknown``.  Nothing is stored."""
+    async def challenge(self, kid: str) -> Challenge:
+        """Return a challenge for the machine that uses *kid*.  Raises ``key-unknown``.  Nothing is stored."""
         bound = await find_device_key(self._store.decisions, kid)
         nonce = self._challenges.make(Purpose.ANNOUNCE, kid, Mark(bound.device.clock))
-        return Challenge(nonce, bound.policy.selection, self._challenges.ttl_s), bound.policy.cap_pcr
+        policy = bound.policy
+        return Challenge(nonce, policy.selection, self._challenges.ttl_s, cap_pcr=policy.cap_pcr)
 
     async def announce(
         self, kid: str, announcement: Announcement, evidence: Evidence, caller: Caller
@@ -74,7 +78,7 @@ class Announce:
         """Return the state that has the announced values, and True if it is new.
 
         Raises what verification raises, ``pcr-mismatch`` when the machine itself runs nothing approved,
-        ``request-malformed`` (label), ``values-invalid``, ``values-all-zero``, ``announcements-full``.
+        ``values-invalid``, ``values-all-zero``, ``announcements-full``.
         """
         bound, now = await find_device_key(self._store.decisions, kid), self._challenges.now()
         entry = caller.entry(now, "announce", bound.device.name, kid)
@@ -99,7 +103,7 @@ class Announce:
     ) -> tuple[Fresh, VerifiedQuote]:
         kid, nonce = bound.key.kid, evidence.nonce
         fresh = self._challenges.check(Purpose.ANNOUNCE, kid, nonce, now)
-        binding = announce_digest(nonce, kid, announcement.values, check_label(announcement.label))
+        binding = announce_digest(nonce, kid, announcement.values, announcement.label)
         device = fresh.enrolled(bound.device)
         return fresh, verify_quote(device, evidence, bound.policy.selection, binding)
 

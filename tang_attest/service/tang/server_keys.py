@@ -15,6 +15,7 @@ from tang_attest.ports.keys import OPEN, EncryptedKey, KeyStore
 from tang_attest.ports.machines import Device
 from tang_attest.ports.store import HasDecisions, HasDevices, HasKeys, HasPolicies
 from tang_attest.ports.world import Clock
+from tang_attest.protocol.challenge import VERSIONS
 from tang_attest.protocol.values.advertisement import AdvertisementSigner, advertise
 from tang_attest.protocol.values.points import DEFAULT_CURVE
 from tang_attest.service.tang.plain import KeySet, KeySetProvider, TangKey, current_keys
@@ -108,7 +109,8 @@ class ServerKeys:
     async def device_advertisement(self, kid: str) -> bytes:
         """Return the signed advertisement of a device's newest exchange key, given any of its keys.
 
-        It names the AK that the key answers to, so that a machine is never bound to another one's key.
+        It names the AK that the key answers to, so that a machine is never bound to another one's key, and the
+        cap PCR, which no unauthenticated answer may choose.
         Raises ``key-unknown``.
         """
         asked = await find_device_key(self._store.decisions, kid)
@@ -119,7 +121,7 @@ class ServerKeys:
         return advertise(
             [*(key.public for key in signing), exchange],
             [key.signer for key in signing if key.signer is not None],
-            {"ak_name": bound.device.ak_name.hex()},
+            {"ak_name": bound.device.ak_name.hex(), "cap_pcr": bound.policy.cap_pcr, "versions": VERSIONS},
         )
 
     async def enrolled(self, device: Device) -> Mapping[str, Any]:
@@ -131,10 +133,12 @@ class ServerKeys:
             "kid": kid,
             "policy": policy.name,
             "selection": str(policy.selection),
+            "cap_pcr": policy.cap_pcr,
             "ek_verified": device.ek_verified,
             "learning": device.learning is not None,
             "coverage": device.coverage if device.grade else None,
             "advertisement": json.loads(await self.device_advertisement(kid)),
+            "versions": VERSIONS,
         }
 
     async def create_signing_key(self) -> str:

@@ -7,14 +7,13 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from tang_attest.errors import NotFound
-from tang_attest.ports.decisions import Basis, DecisionStore
+from tang_attest.ports.decisions import Basis, DecisionStore, PolicyPcrs
 from tang_attest.ports.keys import EncryptedKey
 from tang_attest.ports.machines import Device
 from tang_attest.ports.store import HasDecisions, HasDevices, HasPolicies
 from tang_attest.protocol.changes.rollout import Rollout, RolloutSubject, judged_by
 from tang_attest.protocol.policy import ReferencePolicy
 from tang_attest.protocol.tpm import ClockInfo
-from tang_attest.protocol.values.pcr import Selection
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,16 +88,16 @@ async def find_judged_device(store: JudgingStore, name: str) -> JudgedDevice:
     )
 
 
-async def find_question(store: DecisionStore, kid: str) -> tuple[Selection, ClockInfo | None]:
-    """Return the PCR selection required to use key *kid*, and the clock of its device's newest evidence.
+async def find_question(store: DecisionStore, kid: str) -> tuple[PolicyPcrs, ClockInfo | None]:
+    """Return the PCRs required to use key *kid*, and the clock of its device's newest evidence.
 
-    Raises ``key-unknown``.  A rollout changes the good values, never the selection.
+    Raises ``key-unknown``.  A rollout changes the good values, never the PCRs.
     """
     # The two share a query.
-    selection, newest = await asyncio.gather(store.find_selection(kid), store.find_clock(kid))
-    if selection is None:
+    pcrs, newest = await asyncio.gather(store.find_pcrs(kid), store.find_clock(kid))
+    if pcrs is None:
         raise _unknown()
-    return selection, newest
+    return pcrs, newest
 
 
 def _unknown() -> NotFound:

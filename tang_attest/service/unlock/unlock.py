@@ -58,13 +58,14 @@ class Unlock:
 
     async def challenge(self, kid: str) -> Challenge:
         """Return a challenge for the machine that uses *kid*.  Raises ``key-unknown``.  Nothing is stored."""
-        selection, newest = await find_question(self._store.decisions, kid)
+        pcrs, newest = await find_question(self._store.decisions, kid)
         # The log explains a refusal to the operator who decides about it.
         return Challenge(
             self._challenges.make(Purpose.UNLOCK, kid, Mark(newest)),
-            selection,
+            pcrs.selection,
             self._challenges.ttl_s,
             event_log_wanted=True,
+            cap_pcr=pcrs.cap_pcr,
         )
 
     async def check_known(self, kid: str) -> None:

@@ -11,10 +11,9 @@ from typing import Any, NamedTuple
 import sqlalchemy as sa
 
 from tang_attest.errors import Conflict, NotFound
-from tang_attest.ports.decisions import BoundKey
+from tang_attest.ports.decisions import BoundKey, PolicyPcrs
 from tang_attest.ports.keys import OPEN, EncryptedKey, holder
 from tang_attest.protocol.tpm import ClockInfo
-from tang_attest.protocol.values.pcr import Selection
 from tang_attest.store.database import authentic, tables
 from tang_attest.store.database.failures import Tampered
 from tang_attest.store.database.sql import among
@@ -112,12 +111,12 @@ def rotate(connection: sa.Connection, kids: Sequence[str], at: datetime) -> None
 
 
 class Part(Enum):
-    """A question about an exchange key: everything, the selection to quote, or the clock of the newest
+    """A question about an exchange key: everything, the PCRs of its policy, or the clock of the newest
     evidence.
     """
 
     WHOLE = auto()
-    SELECTION = auto()
+    PCRS = auto()
     CLOCK = auto()
 
 
@@ -128,11 +127,11 @@ class Wanted(NamedTuple):
     part: Part = Part.WHOLE
 
 
-Found = BoundKey | Selection | ClockInfo | Tampered | None
+Found = BoundKey | PolicyPcrs | ClockInfo | Tampered | None
 
 
 def find(connection: sa.Connection, wanted: Sequence[Wanted]) -> list[Found]:
-    """Return the *wanted* facts of each key: one query for selections and clocks and three for the rest,
+    """Return the *wanted* facts of each key: one query for PCRs and clocks and three for the rest,
     however many there are.
 
     While a policy is being changed by a rollout there are two more.  A key that rests on a row without a
@@ -142,9 +141,9 @@ def find(connection: sa.Connection, wanted: Sequence[Wanted]) -> list[Found]:
     whole = {each.kid for each in wanted if each.part is Part.WHOLE}
     found: dict[Wanted, Found] = {}
     for values in connection.execute(_QUESTIONS, {"kids": [*narrow]}) if narrow else ():
-        selection, clock = _ask(connection, values)
+        pcrs, clock = _ask(connection, values)
         found |= {
-            Wanted(values.key_kid, Part.SELECTION): selection,
+            Wanted(values.key_kid, Part.PCRS): pcrs,
             Wanted(values.key_kid, Part.CLOCK): clock,
         }
     if whole:
@@ -154,7 +153,7 @@ def find(connection: sa.Connection, wanted: Sequence[Wanted]) -> list[Found]:
 
 
 def _ask(connection: sa.Connection, values: Any) -> tuple[Found, Found]:
-    """The selection and the clock of one row of :data:`_QUESTIONS`."""
+    """The PCRs and the clock of one row of :data:`_QUESTIONS`."""
     try:
         key = authentic.check(connection, _key, values[:_DEVICE_AT])
         device = _device_of(connection, key, values)
@@ -163,7 +162,7 @@ def _ask(connection: sa.Connection, values: Any) -> tuple[Found, Found]:
         policy = authentic.check(connection, _policy, values[_POLICY_AT:])
     except Tampered as error:
         return error, error
-    return policy["selection"], devices.clock_of(device)
+    return PolicyPcrs(policy["selection"], policy["cap_pcr"]), devices.clock_of(device)
 
 
 class _Found(NamedTuple):

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime
 
-from tang_attest.ports.decisions import BoundKey, Decision, DecisionStore
+from tang_attest.ports.decisions import BoundKey, Decision, DecisionStore, PolicyPcrs
 from tang_attest.protocol.tpm import ClockInfo
-from tang_attest.protocol.values.pcr import Selection
 from tang_attest.store.database.batch import Batcher
 from tang_attest.store.database.engine import Database
 from tang_attest.store.records import (
@@ -34,9 +33,9 @@ class SqlDecisions(Role, DecisionStore):
         found = await self.finds.submit(keys.Wanted(kid))
         return found if isinstance(found, BoundKey) else None
 
-    async def find_selection(self, kid: str) -> Selection | None:
-        found = await self.finds.submit(keys.Wanted(kid, keys.Part.SELECTION))
-        return found if isinstance(found, Selection) else None
+    async def find_pcrs(self, kid: str) -> PolicyPcrs | None:
+        found = await self.finds.submit(keys.Wanted(kid, keys.Part.PCRS))
+        return found if isinstance(found, PolicyPcrs) else None
 
     async def find_clock(self, kid: str) -> ClockInfo | None:
         found = await self.finds.submit(keys.Wanted(kid, keys.Part.CLOCK))

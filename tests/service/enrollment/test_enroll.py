@@ -30,6 +30,8 @@ async def test_the_answer_names_everything_a_pin_needs(server: Server, attester:
         "encrypted_secret",
         "nonce",
         "selection",
+        "cap_pcr",
+        "versions",
         "expires_in",
     }
     assert len(begun.body["session"]) <= 8192
@@ -42,6 +44,8 @@ async def test_the_answer_names_everything_a_pin_needs(server: Server, attester:
         "kid": kid,
         "policy": "pi-b",
         "selection": "sha256:0,2,4,7",
+        "cap_pcr": 15,
+        "versions": ["1.1"],
         "ek_verified": False,
         "learning": False,
         "coverage": "unknown: no event log came with the values",

@@ -149,7 +149,7 @@ async def test_a_running_machine_in_a_retired_state_announces_nothing(
         ({"label": ""}, "request-malformed"),
         ({"changes": ["x" * 257]}, "request-malformed"),
         ({"changes": ["x"] * 65}, "request-malformed"),
-        ({"extra": 1}, "request-malformed"),
+        ({"extra": 1, "critical": ["extra"]}, "extension-unsupported"),
         ({"nonce": "A" * 76}, "nonce-invalid"),
     ],
 )

@@ -59,7 +59,7 @@ async def listed(store: SqlStore) -> object:
 READERS: dict[str, list[Callable[[SqlStore], Awaitable[object]]]] = {
     "policy": [
         bound,
-        lambda store: store.decisions.find_selection(KID),
+        lambda store: store.decisions.find_pcrs(KID),
         lambda store: store.policies.get_policy("policy"),
         lambda store: store.rounds.list_watched(),
     ],

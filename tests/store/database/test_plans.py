@@ -10,12 +10,12 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from tang_attest.ports.decisions import RolloutResult, Snapshot
+from tang_attest.ports.decisions import PolicyPcrs, RolloutResult, Snapshot
 from tang_attest.protocol.changes.rollout import RolloutOutcome
 from tang_attest.store import open_store
 from tests.fakes import ROW_KEY
 from tests.store.records.test_rollouts import begin
-from tests.store.samples import SELECTION, clock, decision, state, values
+from tests.store.samples import SELECTION, clock, decision, policy, state, values
 
 Statement = tuple[str, Any]
 
@@ -51,7 +51,7 @@ async def test_an_unlock_reads_no_whole_table(tmp_path: Path) -> None:
     store = await open_store(f"sqlite:///{file}", ROW_KEY, create=True)
     _, ids = await begin(store, 1)
     with statements() as seen:
-        assert await store.decisions.find_selection("kid-d0") == SELECTION
+        assert await store.decisions.find_pcrs("kid-d0") == PolicyPcrs(SELECTION, policy().cap_pcr)
         bound = await store.decisions.find_key("kid-d0")
         assert bound is not None
         assert bound.rollout is not None

@@ -135,7 +135,7 @@ async def test_an_unknown_token_is_told_first(server: Server, attester: Attester
     for token, code in (("A" * 43, "token-invalid"), (None, "token-invalid"), (7, "token-invalid")):
         answer = await server.post("/attest/enroll", {"name": "pi-b", "token": token, "surplus": 1})
         assert (answer.status, answer.code) == (403, code)
-    answer = await server.begin(attester, "pi-b", await server.token(), surplus=1)
+    answer = await server.begin(attester, "pi-b", await server.token(), ak=7)
     assert (answer.status, answer.code) == (400, "request-malformed")
 
 
