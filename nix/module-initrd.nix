@@ -480,7 +480,7 @@ in
         ${certificatePlace} = cfg.server.clientCertificate;
         ${keyPlace} = cfg.server.clientKey;
       };
-      # Where the running system looks, too.
+      # The running system looks in the same place.
       environment.etc = mkMerge [
         (mkIf (isLiteral cfg.server.clientCertificate) {
           "clevis-attest/client.crt".source = cfg.server.clientCertificate;
