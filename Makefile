@@ -111,6 +111,10 @@ simulate: setup ## send a fleet through a kernel update, a bad image and a reboo
 docs: setup ## write the documents that are made from the program: errors, settings, commands, the manual page
 	$(BIN)/python -m tools.generate_docs
 
+.PHONY: vectors
+vectors: setup ## write the test vectors of the protocol, vectors/*.json, the same bytes each time
+	$(BIN)/python -m tools.generate_vectors
+
 .PHONY: lock
 lock: setup ## resolve pyproject.toml again into requirements.lock; LOCK_FLAGS=--upgrade takes new versions
 	UV_CUSTOM_COMPILE_COMMAND='make lock' $(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url \

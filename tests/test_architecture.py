@@ -221,7 +221,19 @@ MAX_FILES = 15
 MAX_METHODS = 20
 MAX_POSITIONAL = 5
 #: Folders that people work in.
-TREES = ("tang_attest", "tests", "clevis-pin", "initrd", "tools", "docs", "nix", "packaging", "model", "man")
+TREES = (
+    "tang_attest",
+    "tests",
+    "clevis-pin",
+    "initrd",
+    "tools",
+    "docs",
+    "nix",
+    "packaging",
+    "model",
+    "man",
+    "vectors",
+)
 
 
 def _arrows() -> set[tuple[str, str]]:

@@ -12,7 +12,7 @@ from tang_attest.cli import group
 from tang_attest.store.database.schema import REVISION
 from tools.generate_docs import DOCUMENTS, ROOT
 
-MARKDOWN = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
+MARKDOWN = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), ROOT / "vectors" / "README.md"])
 each_document = pytest.mark.parametrize("path", MARKDOWN, ids=lambda path: str(path.relative_to(ROOT)))
 
 

@@ -26,6 +26,7 @@ PERSON = re.compile(r"\b(he|him|his|himself)\b", re.IGNORECASE)
 
 PYTHON = sorted(path for tree in TREES for path in (ROOT / tree).rglob("*.py"))
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "man").iterdir()])
+PAGES += [ROOT / "vectors" / "README.md"]
 PAGES += sorted((ROOT / "clevis-pin" / "man").iterdir())
 
 

@@ -1,0 +1,1 @@
+"""Checks of a client: the kit is a server that behaves, and one that does not."""
