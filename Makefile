@@ -23,22 +23,24 @@ demo: setup ## see the whole story on this machine, with software TPMs
 .PHONY: test
 test: lint ## lint and run every test but the speed tests, the boots of whole machines last; under an hour
 	@echo 'Every test but those that boot or install whole systems, which come afterwards.'
-	$(BIN)/pytest --numprocesses auto -m 'not bench and not boot'
+	$(in-memory) $(BIN)/pytest --numprocesses auto -m 'not bench and not boot'
 	$(run-boots)
 
 .PHONY: test-boot
 test-boot: setup ## boot encrypted virtual machines and install the packages, as root; a quarter of an hour
 	$(run-boots)
 
-# Neighbors in a file share what they boot, so each process begins with a part of its own.  An emulated machine on a busy
-# host may hang, so what failed is booted once more, and only that; failing twice is a failure.
+# Neighbors in a file share what they boot, so each process begins with a part of its own.
 boots := $(BIN)/pytest --verbose --numprocesses auto --dist worksteal --durations 10 -m boot tests
 
 define run-boots
 @[ "$$(id -u)" -eq 0 ] || { echo 'The boots make root file systems, so they need root. make check does not.' >&2; exit 1; }
 @echo 'Booting and installing whole systems. Without images in the cache the first result takes some minutes.'
-$(boots) || { echo 'These failed. Once more, to tell a defect from a machine that hung:' >&2; $(boots) --last-failed; }
+@$(call in-memory,boots) $(boots)
 endef
+
+# Files of tests are in memory where it has room: whole systems ("boots") need more.
+in-memory = PYTEST_DEBUG_TEMPROOT=$$($(BIN)/python -m tests.scratch $(1))
 
 # Half as many processes again as processors: a third of the time is waiting for other processes.  With worksteal each
 # begins with a part of its own, so the tests of a file mostly share what the file sets up.
@@ -46,8 +48,7 @@ check-processes := $(shell echo $$(($$(nproc) * 3 / 2)))
 
 .PHONY: check
 check: lint ## lint and run the quick tests, in under two minutes
-	PYTEST_DEBUG_TEMPROOT=$$($(BIN)/python -m tests.scratch) \
-		$(BIN)/pytest --numprocesses $(check-processes) --dist worksteal --durations 15 -m 'not boot and not bench and not slow'
+	$(in-memory) $(BIN)/pytest --numprocesses $(check-processes) --dist worksteal --durations 15 -m 'not boot and not bench and not slow'
 
 .PHONY: lint
 lint: setup ## check style, types and shell scripts; changes nothing

@@ -17,13 +17,15 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
 from typing import Final
 
 from tests.boot.hardware.interposer import Interposer
 from tests.boot.hardware.platform import PC, Platform
+from tests.boot.hardware.pulse import EmulatorHung, Pulse
+from tests.boot.hardware.qmp import connect
 from tests.boot.hardware.reset_line import ResetLine
 from tests.swtpm import Swtpm
 
@@ -43,6 +45,12 @@ COMMAND_LINE: Final = (
 )
 
 
+#: Seconds after which a prompt that is still shown has lost what was typed.
+_LOST_S: Final = 15.0
+#: Characters of the console that a failure shows.
+_SHOWN: Final = 4000
+
+
 class NotSeen(AssertionError):
     """The console did not say what a test waited for."""
 
@@ -51,12 +59,13 @@ class Console:
     """The serial console: everything it said is kept, and waited for in order."""
 
     def __init__(self, path: Path, log: Path) -> None:
-        self._socket = _connect(path)
+        self._socket = connect(path)
         self._log = log.open("ab")
         self._condition = threading.Condition()
         self._said = ""
         self._position = 0
         self._open = True
+        self._hung = ""
         self.started = time.monotonic()
         threading.Thread(target=self._read, daemon=True).start()
 
@@ -67,7 +76,11 @@ class Console:
             return self._said
 
     def wait_for(self, pattern: str, timeout: float = PATIENCE) -> re.Match[str]:
-        """The next place where *pattern* matches, after the last one that was waited for."""
+        """The next place where *pattern* matches, after the last one that was waited for.
+
+        Raises :exc:`NotSeen` after *timeout* seconds or when the machine goes off, and :exc:`EmulatorHung` at once when
+        the emulator hangs.
+        """
         deadline = time.monotonic() + timeout
         with self._condition:
             while True:
@@ -75,10 +88,12 @@ class Console:
                 if match:
                     self._position = match.end()
                     return match
+                if self._hung:
+                    raise EmulatorHung(f"{self._hung}; the console said last:\n{self._said[-_SHOWN:]}")
                 left = deadline - time.monotonic()
                 if left <= 0 or not self._open:
                     why = f"in {timeout:.0f} s" if self._open else "before the machine went off"
-                    raise NotSeen(f"no {pattern!r} {why}; the console said:\n{self._said[-4000:]}")
+                    raise NotSeen(f"no {pattern!r} {why}; the console said:\n{self._said[-_SHOWN:]}")
                 self._condition.wait(left)
 
     def elapsed(self) -> float:
@@ -89,6 +104,31 @@ class Console:
         """Type a line."""
         self._socket.sendall(line.encode() + b"\r")
 
+    def answer(self, prompt: str, line: str, pattern: str) -> re.Match[str]:
+        """Type *line* at *prompt*, and return the match of *pattern* that follows.
+
+        sulogin discards its input after it has prompted (TCSAFLUSH in getpasswd), so a line that comes at once may be lost.
+        It is typed again only while the prompt is the last thing that the console shows.
+        """
+        self.wait_for(prompt)
+        deadline = time.monotonic() + PATIENCE
+        while True:
+            self.type(line)
+            try:
+                return self.wait_for(pattern, _LOST_S)
+            except NotSeen:
+                left = deadline - time.monotonic()
+                if left <= 0:
+                    raise
+                if not re.search(rf"(?:{prompt})\s*\Z", self.said):
+                    return self.wait_for(pattern, left)
+
+    def hang(self, reason: str) -> None:
+        """Let everybody who waits, now or later, fail with *reason*."""
+        with self._condition:
+            self._hung = reason
+            self._condition.notify_all()
+
     def shell(self, command: str, timeout: float = PATIENCE) -> str:
         """Return the output of *command* in the shell that first-init (or the initrd) runs on the console."""
         marker = f"done-{time.monotonic_ns()}"
@@ -98,6 +138,8 @@ class Console:
         return match[1].replace("\r", "")
 
     def close(self) -> None:
+        with suppress(OSError):  # a machine that is off hung up already
+            self._socket.shutdown(socket.SHUT_RDWR)
         self._socket.close()
         self._log.close()
 
@@ -191,12 +233,13 @@ class Machine:
 
     @contextmanager
     def _start(self, chardev: Path) -> Iterator[Console]:
-        serial = self.directory / "serial"
-        serial.unlink(missing_ok=True)
+        serial, qmp = self.directory / "serial", self.directory / "qmp"
+        for path in (serial, qmp):
+            path.unlink(missing_ok=True)
         with ExitStack() as stack:
             log = stack.enter_context((self.directory / "qemu.log").open("ab"))
             qemu = subprocess.Popen(
-                self._command(serial, chardev), stdin=subprocess.DEVNULL, stdout=log, stderr=log
+                self._command(serial, qmp, chardev), stdin=subprocess.DEVNULL, stdout=log, stderr=log
             )
             stack.callback(_end, qemu)
             try:
@@ -204,6 +247,7 @@ class Machine:
             except OSError:
                 raise AssertionError((self.directory / "qemu.log").read_text(errors="replace")) from None
             stack.callback(console.close)
+            stack.enter_context(Pulse(qemu.pid, qmp, console.hang))
             yield console
 
     @contextmanager
@@ -233,7 +277,7 @@ class Machine:
         finally:
             _end(process)
 
-    def _command(self, console: Path, tpm: Path) -> list[str]:
+    def _command(self, console: Path, qmp: Path, tpm: Path) -> list[str]:
         command = [self.platform.emulator, "-nodefaults", "-display", "none", *self.platform.board]
         command += self.platform.flash(self.directory / "variables")
         if self.has_tpm:
@@ -249,6 +293,7 @@ class Machine:
                 self.command_line,
             ]
         command += ["-serial", f"unix:{console},server=on,wait=off", "-monitor", "none"]
+        command += ["-qmp", f"unix:{qmp},server=on,wait=off"]
         for number, disk in enumerate(self.disks):
             command += ["-drive", f"if=none,id=d{number},format=raw,cache=unsafe,file={disk}"]
             serial = "systemd" if self.systemd else f"disk{number}"
@@ -301,21 +346,6 @@ def _kept_tpm(directory: Path) -> Swtpm:
     )
     tpm.port, tpm._process = 0, None
     return tpm
-
-
-def _connect(path: Path) -> socket.socket:
-    deadline = time.monotonic() + 60
-    while True:
-        connection = socket.socket(socket.AF_UNIX)
-        try:
-            connection.connect(str(path))
-        except OSError:
-            connection.close()
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(0.02)
-        else:
-            return connection
 
 
 def _wait_until_exists(path: Path) -> None:

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import itertools
-import json
-import socket
 import subprocess
 import threading
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Final, Self, TextIO
+from typing import Final, Self
 
+from tests.boot.hardware.qmp import Qmp
 from tests.boot.test_attacks import file_system
 
 #: Line that its init prints.
@@ -59,19 +58,8 @@ class ChangeEvents:
             self._thread.join()
 
     def _run(self) -> None:
-        with suppress(OSError), socket.socket(socket.AF_UNIX) as connection:
-            connection.connect(str(self._path))
-            with connection.makefile("rw") as channel:
-                channel.readline()
-                self._command(channel, "qmp_capabilities")
-                for more in itertools.cycle((1, 0)):
-                    if self._ended.wait(0.1):
-                        return
-                    size = self._size + more * 65536
-                    self._command(channel, "block_resize", device=self._drive, size=size)
-
-    def _command(self, channel: TextIO, name: str, **arguments: object) -> None:
-        channel.write(json.dumps({"execute": name, "arguments": arguments}) + "\n")
-        channel.flush()
-        while "return" not in (answer := json.loads(channel.readline())):
-            assert "error" not in answer, answer
+        with suppress(OSError), Qmp(self._path) as qmp:
+            for more in itertools.cycle((1, 0)):
+                if self._ended.wait(0.1):
+                    return
+                qmp.execute("block_resize", device=self._drive, size=self._size + more * 65536)
