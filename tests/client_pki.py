@@ -63,6 +63,17 @@ class ClientCa:
         self, name: str, public: Any, usage: x509.ObjectIdentifier = CLIENT, days: int = 30
     ) -> x509.Certificate:
         """A certificate; with negative *days* it has expired."""
+        return self._builder(name, public, usage, days).sign(self.key, hashes.SHA256())
+
+    def issue_server(self, host: str, public: Any) -> x509.Certificate:
+        """A certificate of a TLS server with the name *host*."""
+        names = x509.SubjectAlternativeName([x509.DNSName(host)])
+        builder = self._builder(host, public, SERVER, 30).add_extension(names, critical=False)
+        return builder.sign(self.key, hashes.SHA256())
+
+    def _builder(
+        self, name: str, public: Any, usage: x509.ObjectIdentifier, days: int
+    ) -> x509.CertificateBuilder:
         now = datetime.now(UTC)
         return (
             x509.CertificateBuilder(self.subject, named(name), public)
@@ -70,7 +81,6 @@ class ClientCa:
             .not_valid_before(now - 100 * DAY)
             .not_valid_after(now + days * DAY)
             .add_extension(x509.ExtendedKeyUsage([usage]), critical=False)
-            .sign(self.key, hashes.SHA256())
         )
 
     def machine(

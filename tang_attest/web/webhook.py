@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import hmac
+import ssl
 import time
 from pathlib import Path
 from typing import Final
@@ -11,6 +13,7 @@ from typing import Final
 import aiohttp
 
 from tang_attest.errors import Unavailable
+from tang_attest.web.trust import context_for
 
 LIMIT_S: Final = 10.0
 #: The least bytes of a secret; a shorter one could be guessed.
@@ -32,9 +35,14 @@ async def post_signed(secret_file: Path | None, url: str, body: bytes, limit_s: 
         "Tang-Attest-Signature": f"sha256={mac.hexdigest()}",
     }
     limit = aiohttp.ClientTimeout(total=limit_s)
+    # Reading the certificates of the system takes longer than a loop may wait.
+    tls = await asyncio.to_thread(context_for, ssl.Purpose.SERVER_AUTH)
+    connector = aiohttp.TCPConnector(ssl=tls)
     try:
         async with (
-            aiohttp.ClientSession(timeout=limit, cookie_jar=aiohttp.DummyCookieJar()) as session,
+            aiohttp.ClientSession(
+                connector=connector, timeout=limit, cookie_jar=aiohttp.DummyCookieJar()
+            ) as session,
             session.post(url, data=body, headers=headers, allow_redirects=False) as response,
         ):
             status = response.status

@@ -13,6 +13,7 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 
 from tang_attest.errors import Malformed
+from tang_attest.web.trust import context_for
 
 _WHAT: Final = {"tls_certificate": "certificate", "tls_key": "key", "tls_client_ca": "certificate"}
 #: The first line of a CRL in PEM.
@@ -29,8 +30,7 @@ def server_context(certificate: Path, key: Path, client_ca: Path | None = None) 
     """
     _check_pem("tls_certificate", certificate, x509.load_pem_x509_certificates)
     _check_pem("tls_key", key, lambda pem: serialization.load_pem_private_key(pem, None))
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context = context_for(ssl.Purpose.CLIENT_AUTH)
     try:
         context.load_cert_chain(certificate, key)
     except ssl.SSLError as error:
@@ -53,8 +53,8 @@ def shown_name(transport: asyncio.BaseTransport | None) -> str | None:
 
 
 def _demand_certificates(context: ssl.SSLContext, authorities: Path) -> None:
-    """Demand of every client a chain to a CA in *authorities* (PEM), whose leaf is good for TLS clients (RFC
-    5280).
+    """Demand of every client a chain to a self-signed CA in *authorities* (PEM), whose leaf is good for TLS
+    clients (RFC 5280).  Intermediate CAs may be in the file too.
 
     If the file has CRLs too, each CA that issues to clients needs a current one in it, or OpenSSL refuses its
     certificates.  Not checked: names.  The certificate's subject decides nothing.

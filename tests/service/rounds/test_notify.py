@@ -8,6 +8,7 @@ import hmac
 import json
 import os
 import socket
+import ssl
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -17,6 +18,8 @@ import pytest
 import pytest_asyncio
 from aiohttp import web
 from aiohttp.test_utils import TestServer
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding
 
 from tang_attest.config import Settings
 from tang_attest.errors import Unavailable
@@ -28,6 +31,7 @@ from tang_attest.server.courier import SettingsCourier
 from tang_attest.service.rounds.notify import Notify
 from tang_attest.web.webhook import post_signed
 from tests.attester import Attester
+from tests.client_pki import ClientCa, write_key
 from tests.server import Server
 
 SECRET = b"sixteen bytes or more"
@@ -176,6 +180,28 @@ async def test_a_webhook_that_does_not_answer(settings: Settings) -> None:
         with pytest.raises(Unavailable, match="not reached: TimeoutError"):
             await post_signed(settings.webhook_secret, url, b"{}", limit_s=0.3)
     assert time.monotonic() - begun < 20
+
+
+async def test_a_webhook_trusts_the_systems_certificates(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A CA without key identifiers in the system's store counts, with any Python; without it there is no delivery."""
+    ca = ClientCa(tmp_path / "ca")
+    key = ec.generate_private_key(ec.SECP256R1())
+    crt = tmp_path / "server.crt"
+    crt.write_bytes(ca.issue_server("localhost", key.public_key()).public_bytes(Encoding.PEM))
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    tls.load_cert_chain(crt, write_key(tmp_path / "server.key", key))
+    app = web.Application()
+    app.router.add_post("/", Listener(204).answer)
+    started = TestServer(app, scheme="https", host="localhost")
+    await started.start_server(ssl=tls)
+    url = str(started.make_url("/"))
+    with pytest.raises(Unavailable, match="not reached: ClientConnectorCertificateError"):
+        await post_signed(settings.webhook_secret, url, b"{}")
+    monkeypatch.setenv("SSL_CERT_FILE", str(ca.file))
+    await post_signed(settings.webhook_secret, url, b"{}")
+    await started.close()
 
 
 async def test_bad_hooks(settings: Settings, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import ssl
 import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from aiohttp import ClientError
@@ -152,6 +153,39 @@ async def test_a_revoked_certificate(tmp_path: Path, ca: ClientCa, days: int) ->
                 await server.request("GET", "/adv")
         else:
             assert (await server.request("GET", "/adv")).status == 200
+
+
+@pytest.fixture(params=["here", "Python 3.13"])
+def default_contexts(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let ``ssl.create_default_context`` give the flags of this Python, and those that Python 3.13 introduced."""
+    original = ssl.create_default_context
+
+    def newer(*arguments: Any, **keywords: Any) -> ssl.SSLContext:
+        context = original(*arguments, **keywords)
+        context.verify_flags |= ssl.VerifyFlags.VERIFY_X509_STRICT | ssl.VerifyFlags.VERIFY_X509_PARTIAL_CHAIN
+        return context
+
+    if request.param != "here":
+        monkeypatch.setattr(ssl, "create_default_context", newer)
+
+
+@pytest.mark.usefixtures("default_contexts")
+async def test_a_ca_without_key_identifiers_counts(tmp_path: Path, ca: ClientCa) -> None:
+    """Operators' CAs have no authority key identifier or key usage, which VERIFY_X509_STRICT demands."""
+    async with Server(tmp_path / "s", tls=server_context(*server_certificate(tmp_path), ca.file)) as server:
+        server.client_tls = client_context(ca.machine())
+        assert (await server.request("GET", "/adv")).status == 200
+
+
+@pytest.mark.usefixtures("default_contexts")
+async def test_only_a_self_signed_certificate_ends_a_chain(tmp_path: Path, ca: ClientCa) -> None:
+    """A machine's own certificate in the file does not let the machine in without its CA."""
+    shown = ca.machine()
+    ca.file.write_bytes(shown[0].read_bytes())
+    async with Server(tmp_path / "s", tls=server_context(*server_certificate(tmp_path), ca.file)) as server:
+        server.client_tls = client_context(shown)
+        with pytest.raises((ClientError, OSError)):
+            await server.request("GET", "/adv")
 
 
 def test_the_whole_listener_demands_it(tmp_path: Path, ca: ClientCa) -> None:
