@@ -138,6 +138,28 @@ def test_regenerate_and_agent(
         assert (done.returncode, sentence in done.stderr) == (1, True), done.stderr
 
 
+@pytest.mark.parametrize("kind", ["file"])
+def test_no_option_of_curl_is_empty(
+    machine: Machine, demanding: Demanding, shown: tuple[Path, Path], name: str, kind: str
+) -> None:
+    """curl 8 (Debian 13) ends with code 2 if it gets an empty passphrase, certificate or URL."""
+    strict = machine.directory / "bin/curl"
+    strict.parent.mkdir()
+    strict.write_text(
+        f"""#!/bin/bash
+for option; do [[ -n $option ]] || exit 2; done
+exec {shutil.which("curl")} "$@"
+"""
+    )
+    strict.chmod(0o755)
+    machine.extra["PATH"] = f"{strict.parent}:{machine.environment['PATH']}"
+    for client in (None, shown):
+        refused = machine.try_encrypt("-y", **demanding.config(client, name=name, token="x" * 22))
+        assert b"curl failed" not in refused.stderr
+    jwe = machine.encrypt(**demanding.config(shown, name=name, token=demanding.operator.token(name)))
+    assert machine.decrypt(jwe).stdout == SECRET
+
+
 def broken(kind: str, machine: Machine, ca: ClientCa, shown: tuple[Path, Path], name: str) -> None:
     """Make what the machine shows no certificate that counts."""
     match kind:
