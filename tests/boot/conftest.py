@@ -23,7 +23,7 @@ def enrolled(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Variant], Wo
     """An enrolled and approved machine of a variant; to be copied, not used."""
 
     def get(variant: Variant) -> World:
-        path = shared(tmp_path_factory) / f"enrolled-second-{variant.second}"
+        path = shared(tmp_path_factory) / f"enrolled-second-{variant.second}-{variant.suite}"
         return World.at(cache.once(path, lambda new: World.new(new, variant).enroll()), variant)
 
     return get

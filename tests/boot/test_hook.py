@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.boot.images import disk
-from tests.boot.images.base import base_tree
+from tests.boot.images.base import base_tree, suites
 from tests.boot.images.provider import PROVIDER_NEEDS, client_files, provider
 from tests.boot.images.tree import (
     ROOT_UUID,
@@ -22,6 +22,7 @@ from tests.boot.images.tree import (
     chroot,
     list_initrd,
     make_initrd,
+    module_only_kernel,
     prepare,
     without,
     without_tpm_drivers,
@@ -32,11 +33,11 @@ VOLUME_UUID = "0f6e5a3c-0000-4000-8000-00000000000c"
 pytestmark = [pytest.mark.boot, pytest.mark.timeout(2400)]
 
 
-@pytest.fixture(scope="module")
-def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A root tree in which an initrd can be built."""
+@pytest.fixture(scope="module", params=suites())
+def root(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A root tree in which an initrd can be built, of each supported Debian."""
     path = tmp_path_factory.mktemp("hook") / "root"
-    prepare(path, base_tree()[0], Variant())
+    prepare(path, base_tree(suite=request.param)[0], Variant())
     return path
 
 
@@ -82,6 +83,19 @@ def test_a_kernel_without_a_tpm_driver_fails_the_build(root: Path, tmp_path: Pat
     """A cloud kernel has the drivers built in; take them out of its list."""
     with without_tpm_drivers(root), pytest.raises(AssertionError, match="has no TPM driver"):
         make_initrd(root, tmp_path / "initrd")
+
+
+@pytest.mark.parametrize(
+    ("driver", "suffix"), [("tpm_tis_spi", ".xz"), ("tpm_tis", ".zst"), ("tpm_crb", ""), ("tpm_ftpm_tee", ".xz")]
+)  # fmt: skip
+def test_a_driver_that_is_a_module_is_put_into_the_image(
+    root: Path, tmp_path: Path, driver: str, suffix: str
+) -> None:
+    """Kernels of the Raspberry Pi have each TPM driver as a compressed module."""
+    with module_only_kernel(root, driver, suffix):
+        make_initrd(root, tmp_path / "initrd")
+        names = list_initrd(root, tmp_path / "initrd")
+    assert [name for name in names if f"/{driver}.ko" in name]
 
 
 @contextmanager
@@ -139,7 +153,7 @@ def test_the_client_certificate_is_put_into_the_image(root: Path, tmp_path: Path
             assert "W: clevis-attest: /etc/ssl/m.key is a private key: who can read the image has it" in said
             names = list_initrd(root, tmp_path / "initrd")
         assert {"etc/ssl/m.crt", "etc/ssl/m.key"} <= set(names)
-        assert not [name for name in names if "tpm2.so" in name]
+        assert not [name for name in names if Path(name).name == "tpm2.so"]
 
 
 def test_the_provider_of_a_key_in_the_tpm_is_put_into_the_image(root: Path, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.boot.images.base import suites
 from tests.boot.images.tree import Variant, build
 from tests.boot.network.namespace import ROUTER, ROUTER_6, guest, unpack
 
@@ -60,6 +61,31 @@ def test_a_network_without_an_answer_is_named_and_does_not_hold_the_pin_for_ever
         machine.wait_for_network()
         assert "tang-attest: no network yet: no address for eth0" in machine.console
         assert "no response" in machine.log
+
+
+#: The part of init that follows the open root, and the script before it; the root is as it should be.
+_AFTER_THE_ROOT = """
+read -r starttime _ </proc/uptime
+export BOOT=local rootmnt=/root IP={ip} DEVICE= BOOTIF= starttime=${{starttime%.*}} quiet=y
+. /scripts/functions
+sed -n '/^local_bottom$/,/^maybe_break bottom/p' /init | sed '1d;$d' >/rest
+run_scripts /scripts/local-bottom
+. /rest
+"""
+
+
+@pytest.mark.parametrize("ip", ["dhcp", ":::::eth7:dhcp", "192.0.2.77::192.0.2.1:255.255.255.0::eth7:off"])
+@pytest.mark.parametrize("suite", suites())
+def test_an_open_root_does_not_wait_for_a_silent_network(tmp_path: Path, suite: str, ip: str) -> None:
+    """Debian 13's init does ip= after the scripts of local-bottom, for minutes; the pin has tried it in vain by then."""
+    root = unpack(build(Variant(suite=suite)), tmp_path)
+    (root / "usr/lib/clevis-attest/clevis-attest-root-check").write_text("#!/bin/sh\n")
+    (root / "after").write_text(_AFTER_THE_ROOT.format(ip=ip))
+    with guest(root, f"ip={ip}") as machine:
+        machine.raise_network()
+        begun = time.monotonic()
+        machine.run("timeout 30 sh /after")
+        assert time.monotonic() - begun < 20
 
 
 def test_ip_none_leaves_the_network_down(root: Path) -> None:

@@ -34,6 +34,8 @@ ARM64_PACKAGES: Final = (
     "grub-efi-arm64-bin",
     "systemd-boot-efi",
 )
+#: The second Debian whose parts of the initrd are tested; on a machine with it, the only one.
+NEWER: Final = "trixie"
 #: Debian 12, wherever the tests run: its GRUB for arm64 measures no initrd, and Debian 13's does.
 _ARM64_SUITE: Final = "bookworm"
 
@@ -41,9 +43,20 @@ _SOURCES: Final = (Path("/etc/apt/sources.list"), Path("/etc/apt/sources.list.d/
 _NEEDLESS: Final = ("doc", "man", "locale", "info", "lintian", "bash-completion")
 
 
-def base_tree(packages: tuple[str, ...] = PACKAGES, kind: str = "base") -> tuple[Path, str]:
-    """The tree and the name of this version of it; another set of packages has a *kind* of its own in the cache."""
-    return _tree(kind, packages, _own_suite(), "")
+def base_tree(
+    packages: tuple[str, ...] = PACKAGES, kind: str = "base", suite: str | None = None
+) -> tuple[Path, str]:
+    """Return a root tree of a Debian *suite* (this machine's by default), and the name of this version of it.
+
+    Each other set of packages has a *kind* of its own in the cache.
+    """
+    suite = suite or own_suite()
+    return _tree(kind if suite == own_suite() else f"{suite}{kind}", packages, suite, "")
+
+
+def suites() -> tuple[str, ...]:
+    """Return the suites in which parts of the initrd are tested: this machine's, and the newer one."""
+    return (own_suite(),) if own_suite() == NEWER else (own_suite(), NEWER)
 
 
 def arm64_tree() -> tuple[Path, str]:
@@ -61,7 +74,8 @@ def _tree(kind: str, packages: tuple[str, ...], suite: str, architecture: str) -
     return cache.entry(kind, name, build, keep=2), name
 
 
-def _own_suite() -> str:
+def own_suite() -> str:
+    """Return the code name of this machine's Debian."""
     return next(
         line.partition("=")[2]
         for line in Path("/etc/os-release").read_text().splitlines()
@@ -71,7 +85,7 @@ def _own_suite() -> str:
 
 def _for_suite(sources: Path, suite: str) -> str:
     """Return the text of an apt sources file with another suite of Debian in it."""
-    return re.sub(rf"\b{_own_suite()}\b", suite, sources.read_text())
+    return re.sub(rf"\b{own_suite()}\b", suite, sources.read_text())
 
 
 def _bootstrap(

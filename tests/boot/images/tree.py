@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import lzma
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -89,7 +90,7 @@ _MASKED: Final = (
 )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Variant:
     """Differences between the trees of the tests."""
 
@@ -98,6 +99,7 @@ class Variant:
     touched: str = ""  #: a file in the initrd with this content: an initrd that differs
     architecture: str = "amd64"
     python: bool = False  #: Python in the running system, for the prediction
+    suite: str | None = None  #: another Debian than this machine's
 
 
 @dataclass(frozen=True)
@@ -149,7 +151,9 @@ def build(variant: Variant) -> Built:
 def _base(variant: Variant) -> tuple[Path, str]:
     if variant.architecture == "arm64":
         return arm64_tree()
-    return base_tree((*PACKAGES, "python3"), "pythonbase") if variant.python else base_tree()
+    if variant.python:
+        return base_tree((*PACKAGES, "python3"), "pythonbase", variant.suite)
+    return base_tree(suite=variant.suite)
 
 
 def _build(path: Path, base: Path, variant: Variant) -> None:
@@ -240,6 +244,32 @@ def without_tpm_drivers(root: Path) -> Iterator[None]:
         yield
     finally:
         builtin.write_text(before)
+
+
+@contextmanager
+def module_only_kernel(root: Path, driver: str, suffix: str) -> Iterator[None]:
+    """For a while, the kernel of *root* has no TPM driver but the module *driver*, as kernels of the Raspberry Pi do.
+
+    *suffix* is that of a compressed module (``.xz``, ``.zst``) or empty.  The file is another module of that kernel,
+    because nobody loads it here.
+    """
+    with without_tpm_drivers(root):
+        (modules,) = (root / "usr/lib/modules").iterdir()
+        (some,) = modules.glob("kernel/drivers/md/dm-crypt.ko*")
+        module = some.read_bytes()
+        plain = lzma.decompress(module) if some.suffix == ".xz" else module
+        target = Path(f"/usr/lib/modules/{modules.name}/kernel/drivers/char/tpm/{driver}.ko{suffix}")
+        file = root / target.relative_to("/")
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(lzma.compress(plain, check=lzma.CHECK_CRC32) if suffix == ".xz" else plain)
+        if suffix == ".zst":
+            chroot(root, f"zstd --quiet --rm -o {target}.new {target} && mv {target}.new {target}")
+        chroot(root, f"depmod {modules.name}")
+        try:
+            yield
+        finally:
+            file.unlink()
+            chroot(root, f"depmod {modules.name}")
 
 
 def chroot(root: Path, script: str) -> str:

@@ -50,7 +50,7 @@ class Guest:
 
     def run(self, script: str) -> str:
         """Return the output of *script* in the initrd."""
-        command = ["nsenter", "-t", str(self.pid), "-n", "-m", "-p", "chroot", str(self.root)]
+        command = ["nsenter", "-t", str(self.pid), "-n", "-m", "-p", "-u", "chroot", str(self.root)]
         environment = ["/usr/bin/env", "-i", "PATH=/usr/sbin:/usr/bin:/sbin:/bin"]
         return _run([*command, *environment, "/bin/sh", "-c", script])
 
@@ -91,7 +91,7 @@ def guest(root: Path, command_line: str, *, dhcp: bool = False, prefix: str = ""
     """An initrd with *command_line* whose cable leads to a router, which answers DHCP, advertises *prefix*, or neither."""
     with ExitStack() as stack:
         router = stack.enter_context(_held("--net"))
-        machine = stack.enter_context(_held("--net", "--mount", "--pid"))
+        machine = stack.enter_context(_held("--net", "--mount", "--pid", "--uts"))
         at_router, in_machine = (
             ["nsenter", "-t", str(router), "-n"],
             ["nsenter", "-t", str(machine), "-n", "-m"],
@@ -129,7 +129,8 @@ def _furnish(root: Path, command_line: str) -> None:
     for path in (card, root / "real", root / "proc", root / "dev", root / "run"):
         path.mkdir(parents=True, exist_ok=True)
     (card / "device").touch()
-    (card / "operstate").symlink_to("/real/class/net/eth0/operstate")
+    for name in ("operstate", "flags"):
+        (card / name).symlink_to(f"/real/class/net/eth0/{name}")
     (root / "cmdline").write_text(f"quiet {command_line}\n")
     # Not a file: every line would replace the one before.
     os.mkfifo(root / "dev/console")
