@@ -178,6 +178,9 @@ def test_only_verification_makes_verified_quotes() -> None:
 def test_only_the_exchange_and_plain_tang_multiply() -> None:
     """There are two ways to Y: with a permit, and without for an open key."""
     assert _calls("multiply") == {"protocol/exchange.py:respond", "service/tang/plain.py:recover"}
+    for way in ("multiply_once", "multiply_twice"):
+        assert _calls(way) == {"protocol/exchange.py:multiply", "protocol/exchange.py:multiplies_once"}
+    assert _calls("Scalar") == {"protocol/exchange.py:multiply_once"}
     assert _calls("zgen") == {"keys/server_tpm.py:_zgen"}
     assert _calls("_zgen") == {"keys/server_tpm.py:multiply"}
 

@@ -1,8 +1,9 @@
 """Step 5: Y = s·X, for the holder of a :class:`Permit`.  The only user of a private exchange key.
 
-The scalar s never becomes a Python integer: it stays inside OpenSSL, which gives the x-coordinate of s·P for any
-P we choose.  Two of them give the whole point, without a square root.  With S = s·G, Y = s·X and
-Z = s·(X + G) = Y + S, the chord rule for the sum Y + S says
+The scalar s never becomes a Python integer: it stays inside OpenSSL.  One multiplication there gives the whole point
+(:mod:`tang_attest.protocol.multiplication`).  Where no libcrypto for that is at hand, OpenSSL's ECDH gives the
+x-coordinate of s·P for any P we choose, and two of them give the whole point, without a square root.  With S = s·G,
+Y = s·X and Z = s·(X + G) = Y + S, the chord rule for the sum Y + S says
 
     x_Z + x_Y + x_S = ((y_Y - y_S) / (x_Y - x_S))^2
 
@@ -16,6 +17,8 @@ x_Y = x_S happens only for X = G and X = -G, which are answered S and -S directl
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
@@ -23,11 +26,11 @@ from typing import TYPE_CHECKING, Protocol
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from tang_attest.errors import Malformed
-from tang_attest.protocol import tpm
+from tang_attest.protocol import multiplication, tpm
 from tang_attest.protocol.challenge import unlock_digest
 from tang_attest.protocol.policy import Permit
 from tang_attest.protocol.values.advertisement import thumbprint
-from tang_attest.protocol.values.points import Curve, Point, curve_of
+from tang_attest.protocol.values.points import CURVES, Curve, Point, curve_of
 
 if TYPE_CHECKING:
     from concurrent.futures import Executor
@@ -77,7 +80,7 @@ class ExchangeKey:
     Holds the OpenSSL key and what can be computed about its public half once.  Never prints itself.
     """
 
-    __slots__ = ("_half_inverse", "_private", "kid", "public")
+    __slots__ = ("_half_inverse", "_private", "_scalar", "kid", "public")
 
     def __init__(self, private: ec.EllipticCurvePrivateKey) -> None:
         curve = curve_of(private.curve)
@@ -85,7 +88,9 @@ class ExchangeKey:
         self._private = private
         self.public = Point(curve, numbers.x, numbers.y)
         self.kid = thumbprint(self.public.members())
-        self._half_inverse = pow(2 * self.public.y, -1, self.curve.p)
+        # Made at the first use: many keys are read for their public half alone.
+        self._scalar: multiplication.Scalar | None = None
+        self._half_inverse = 0
 
     @property
     def curve(self) -> Curve:
@@ -111,17 +116,49 @@ class ExchangeKey:
         """s·X.  For :func:`respond` and for plain Tang, which has no permits (web/tang.py); nobody else."""
         if x.curve is not self.curve:
             raise Malformed("curve-mismatch", f"X is on {x.curve.name}, the key on {self.curve.name}.")
+        if multiplies_once(self.curve.name):
+            with contextlib.suppress(ArithmeticError):
+                return self.multiply_once(x)
+        return self.multiply_twice(x)
+
+    def multiply_once(self, x: Point) -> Point:
+        """s·X by one multiplication.  Raises :class:`ArithmeticError` without a libcrypto that can do it."""
+        if self._scalar is None:
+            if (lib := multiplication.library()) is None:
+                raise ArithmeticError("no libcrypto")
+            self._scalar = multiplication.Scalar(lib, self._private, self.curve)
+        return self._scalar.times(x)
+
+    def multiply_twice(self, x: Point) -> Point:
+        """s·X by two ECDHs."""
         if x.is_generator():
             return self.public
         if x.is_negated_generator():
             return self.public.negated()
         p, s = self.curve.p, self.public
+        self._half_inverse = self._half_inverse or pow(2 * s.y, -1, p)
         x_y = self._x_of_multiple(x)
         x_z = self._x_of_multiple(x.plus_generator())
         on_curve = x_y**3 - 3 * x_y + self.curve.b + s.y**2
         return Point(
             self.curve, x_y, (on_curve - (x_z + x_y + s.x) * (x_y - s.x) ** 2) * self._half_inverse % p
         )
+
+
+@functools.cache
+def multiplies_once(curve: str) -> bool:
+    """Return True when this process gets s·X on *curve* by one multiplication, after a test with a key of its own.
+
+    The test multiplies a random point, the key's own, and the generator, and compares with two ECDHs each time.
+    """
+    implementation = CURVES[curve].implementation
+    key = ExchangeKey(ec.generate_private_key(implementation))
+    other = ExchangeKey(ec.generate_private_key(implementation)).public
+    generator = Point(key.curve, key.curve.gx, key.curve.gy)
+    try:
+        return all(key.multiply_once(x) == key.multiply_twice(x) for x in (other, key.public, generator))
+    except (ArithmeticError, Malformed):
+        return False
 
 
 def respond(permit: Permit, nonce: str, key: Multiplier, x: Point) -> Reply:

@@ -22,6 +22,8 @@ from tang_attest.daemon.sockets import bind, inherited, port_of
 from tang_attest.daemon.supervisor import Supervisor, Work, WorkerSlot
 from tang_attest.errors import Malformed, TangAttestError
 from tang_attest.keys.secret import load_secret
+from tang_attest.protocol.exchange import multiplies_once
+from tang_attest.protocol.values.points import CURVES
 from tang_attest.server.compose import World
 from tang_attest.server.worker import Listeners, run_worker
 from tang_attest.store.database.engine import parse_url
@@ -49,6 +51,7 @@ def serve(load: Callable[[], Settings], world: World, report: Callable[[TangAtte
         _warn_of_fixed(settings, current)
         _make_room(current)
         _check_before_work(current)
+        _try_multiplication()
         if current.admin_api:
             import tang_attest.web.admin.routes  # noqa: F401 - slow to load: once, for all workers
         tls = _tls(current)
@@ -104,6 +107,12 @@ def _warn_of_fixed(first: Settings, current: Settings) -> None:
     for name in ("host", "port", "port_file", "workers", "metrics_listen"):
         if getattr(first, name) != getattr(current, name):
             _log.warning("setting-needs-restart", setting=name)
+
+
+def _try_multiplication() -> None:
+    """Find out, once for all workers, on which curves one multiplication is enough for an exchange."""
+    if slow := [curve for curve in CURVES if not multiplies_once(curve)]:
+        _log.warning("two-multiplications", curves=slow)
 
 
 def _check_before_work(settings: Settings) -> None:
