@@ -5,7 +5,8 @@ Rules of this module:
 * The supervisor holds the listening sockets and nothing else that matters: no database, no keys, no threads.
   A connection that waits in a socket's queue is therefore not lost when the worker that would take it dies.
 * A worker of the first generation that ends before it answers ends the whole service, with its exit code; it
-  has logged the reason.  A later one is started again, after a pause that doubles each time.
+  has logged the reason.  So does one with the exit code :data:`ENDS_SERVICE` at any time.  Another is started
+  again, after a pause that doubles each time.
 * A reload starts a whole new generation first, and ends the old one only when every new worker answers.
 * Events coincide: one event may handle another of the same moment, and a signal during a reload waits for its
   end.  So an event belongs to a worker, never to the number of a descriptor.
@@ -30,6 +31,9 @@ from tang_attest.daemon.notify import Notifier
 _SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD)
 #: Seconds between the death of a worker and the next try: doubled from the first to the last.
 _BACKOFF_S: Final = (0.1, 5.0)
+
+#: Exit code of a worker that no other worker could replace (EX_CONFIG of sysexits.h).
+ENDS_SERVICE: Final = 78
 
 _log = structlog.get_logger("supervisor")
 
@@ -219,8 +223,8 @@ class Supervisor:
         self._close_channel(worker)
         if worker.stopping or self._stopping:
             return
-        if not self._serving:
-            self._exit_code = code if code > 0 else 1
+        if not self._serving or code == ENDS_SERVICE:
+            self._exit_code = code if 0 < code != ENDS_SERVICE else 1
             self._stop()
             return
         if not worker.ready and self._others_serve(worker):

@@ -53,6 +53,8 @@ async def look_at_database(url: str) -> tuple[Finding, ...]:
     """Return the findings about the database at *url*: it can be used, and is whole."""
     try:
         status = await store.look(url)
+        if status.mark is not None:
+            raise status.mark.error()
         if status.schema is None or status.schema < status.needed:
             sentence = f"the schema is {status.schema or 'missing'}, this program needs {status.needed}"
             return (problem("database", sentence, ACTIONS["schema-old"]),)

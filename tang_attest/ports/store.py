@@ -111,7 +111,7 @@ class Store(
     """
 
     async def check(self) -> None:
-        """Raise ``unavailable``, ``schema-old``, ``schema-new`` when the database cannot be used."""
+        """Raise ``unavailable``, ``schema-old``, ``schema-new``, ``database-moved`` when it cannot be used."""
 
     def queues(self) -> Mapping[str, QueueFigures]:
         """Return the figures of each queue, by name."""

@@ -22,7 +22,10 @@ from tang_attest.keys.secret import (
     make_directory,
     parse_secret,
 )
+from tang_attest.ports.audit import AuditEntry
 from tang_attest.ports.world import Clock
+from tang_attest.server.compose import World, wrong_secret
+from tang_attest.server.rekeying import is_under
 
 #: The label of the key that authenticates backups.
 _BACKUP_LABEL: Final = "backup"
@@ -48,7 +51,7 @@ async def upgrade(settings: Settings, report: Report) -> store.Upgraded:
     status = await store.look(settings.database_url)
     if status.schema is None:
         raise Unavailable("state-missing", "The database has no tables yet.")
-    if status.schema == status.needed:
+    if status.schema == status.needed and status.mark is None:  # a mark is refused below
         return store.Upgraded(status.schema, status.needed)
     secret = load_secret(settings.state)
     async with report("upgrading"):
@@ -57,19 +60,44 @@ async def upgrade(settings: Settings, report: Report) -> store.Upgraded:
         )
 
 
-async def copy(settings: Settings, target: str, report: Report) -> Filled:
-    """Copy the database to the empty one at the URL *target*."""
-    # It authenticates the bytes that this process writes for itself.
-    key = os.urandom(32)
-    status = await store.look(settings.database_url)
-    # Rows bring their seals along; only those of an older schema get new ones.
-    secret = ServerSecret(key) if status.schema == status.needed else load_secret(settings.state)
+async def copy(settings: Settings, target: str, clock: Clock, report: Report) -> Filled:
+    """Copy the database to the empty one at the URL *target*; this one refuses every use from then on.
+
+    Raises ``database-not-empty``, ``database-moved``, and ``setting-invalid`` (the URL, or another kek than
+    the database's).
+    """
+    place, secret = store.place_of(target), load_secret(settings.state)
+    if place == store.place_of(settings.database_url):
+        # It would wait for its own lock.
+        raise Conflict("database-not-empty", "The target is the database itself.")
+    await _refuse_other_secret(settings, secret)
+    key = os.urandom(32)  # authenticates the bytes that this process writes for itself
     with tempfile.TemporaryFile() as opened:
         file = cast(BinaryIO, opened)
-        async with report("reading") as progress:
-            await store.back_up(settings.database_url, file, key, {}, progress)
-        file.seek(0)
-        return await _fill(target, store.Reader(file), key, secret, report)
+        async with report("copying") as progress:
+
+            async def fill() -> Filled:
+                file.seek(0)
+                return await _fill(target, store.Reader(file), key, secret, progress)
+
+            snapshot = store.SnapshotFile(file, key, progress)
+            destination = store.Destination(place, clock.now(), fill)
+            row_key = secret.derive(store.KEY_LABEL)
+            return cast(Filled, await store.move_out(settings.database_url, snapshot, row_key, destination))
+
+
+async def _refuse_other_secret(settings: Settings, secret: ServerSecret) -> None:
+    """Raise ``setting-invalid`` unless *secret* is the database's; one of an older schema is not asked."""
+    status = await store.look(settings.database_url)
+    if status.schema == status.needed and not await is_under(settings.database_url, secret):
+        raise wrong_secret()
+
+
+async def reclaim(settings: Settings, world: World) -> store.MovedMark | None:
+    """Take a database that was copied away back into use; ``None`` when it was in use already."""
+    secret = load_secret(settings.state)
+    entry = AuditEntry(world.clock.now(), "db reclaim", f"operator:{world.operator}", "done")
+    return await store.reclaim(settings.database_url, secret.derive(store.KEY_LABEL), entry)
 
 
 async def back_up(
@@ -83,7 +111,8 @@ async def back_up(
     if with_secret:
         head["secret"] = secret.text()
     async with report("reading") as progress:
-        return await store.back_up(settings.database_url, file, secret.derive(_BACKUP_LABEL), head, progress)
+        key, row_key = secret.derive(_BACKUP_LABEL), secret.derive(store.KEY_LABEL)
+        return await store.back_up(settings.database_url, file, key, head, progress, row_key=row_key)
 
 
 async def restore(settings: Settings, reader: store.Reader, report: Report) -> Filled:
@@ -93,15 +122,16 @@ async def restore(settings: Settings, reader: store.Reader, report: Report) -> F
     """
     with _secret_for(settings.state, reader) as secret:
         key = secret.derive(_BACKUP_LABEL)
-        return await _fill(settings.database_url, reader, key, secret, report)
+        async with report("writing") as progress:
+            return await _fill(settings.database_url, reader, key, secret, progress)
 
 
-async def _fill(url: str, reader: store.Reader, key: bytes, secret: ServerSecret, report: Report) -> Filled:
+async def _fill(
+    url: str, reader: store.Reader, key: bytes, secret: ServerSecret, progress: Callable[[int, int], None]
+) -> Filled:
     """Fill the empty database at *url*; *key* authenticates the contents of *reader*, *secret* seals rows."""
     row_key, rebind = secret.derive(store.KEY_LABEL), EncryptedKeys(secret).rebind
-    async with report("writing") as progress:
-        rows, upgraded = await store.restore(url, reader, key, progress, row_key, rebind)
-    return Filled(rows, upgraded)
+    return Filled(*await store.restore(url, reader, key, progress, row_key, rebind))
 
 
 @contextmanager

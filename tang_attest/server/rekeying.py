@@ -63,8 +63,8 @@ def _text(head: Seal | None) -> str | None:
 
 async def _move(url: str, old: ServerSecret, new: ServerSecret, world: World) -> Rekeyed | None:
     """Move the database from *old* to *new*; ``None`` when an interrupted run has done that."""
-    if not await _is_under(url, old):
-        if await _is_under(url, new):
+    if not await is_under(url, old):
+        if await is_under(url, new):
             return None
         raise wrong_secret()
     keys, new_keys = EncryptedKeys(old), EncryptedKeys(new)
@@ -76,7 +76,8 @@ def _side(secret: ServerSecret) -> store.Side:
     return store.Side(store.Authenticity(secret.derive(store.KEY_LABEL)), secret.derive(KEY_LABEL))
 
 
-async def _is_under(url: str, secret: ServerSecret) -> bool:
+async def is_under(url: str, secret: ServerSecret) -> bool:
+    """Return True if the database at *url* is sealed under *secret*, or has no keys yet."""
     opened = await store.open_store(url, secret.derive(store.KEY_LABEL))
     try:
         there, ours = await opened.keys.count_signing_keys()

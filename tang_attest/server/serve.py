@@ -19,13 +19,13 @@ from tang_attest.config import Settings
 from tang_attest.daemon.files import allow_open_files
 from tang_attest.daemon.notify import Notifier
 from tang_attest.daemon.sockets import bind, inherited, port_of
-from tang_attest.daemon.supervisor import Supervisor, Work, WorkerSlot
+from tang_attest.daemon.supervisor import ENDS_SERVICE, Supervisor, Work, WorkerSlot
 from tang_attest.errors import Malformed, TangAttestError
 from tang_attest.keys.secret import load_secret
 from tang_attest.protocol.exchange import multiplies_once
 from tang_attest.protocol.values.points import CURVES
 from tang_attest.server.compose import World
-from tang_attest.server.worker import Listeners, run_worker
+from tang_attest.server.worker import ENDING, Listeners, run_worker
 from tang_attest.store.database.engine import parse_url
 from tang_attest.web.gate.tls import server_context
 
@@ -62,7 +62,7 @@ def serve(load: Callable[[], Settings], world: World, report: Callable[[TangAtte
                 run_worker(current, world, listeners, place)
             except TangAttestError as error:
                 report(error)
-                return 1
+                return ENDS_SERVICE if error.code in ENDING else 1
             return 0
 
         return work

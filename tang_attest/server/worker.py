@@ -12,12 +12,14 @@ from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 from tang_attest.config import Settings
 from tang_attest.daemon.files import OpenFiles
 from tang_attest.daemon.supervisor import WorkerSlot
-from tang_attest.errors import NotFound
+from tang_attest.errors import NotFound, TangAttestError
+from tang_attest.ports.store import Store
 from tang_attest.server.background import background
 from tang_attest.server.chores import chore
 from tang_attest.server.compose import World, opened
@@ -30,6 +32,10 @@ from tang_attest.web.monitoring import health
 
 #: Seconds between two checks that files can be opened.
 _FILES_EVERY_S: Final = 1
+#: Seconds between two checks that the database is still in use.
+_DATABASE_EVERY_S: Final = 1
+#: Codes after which no worker can go on: the database was copied away, or has a foreign mark that says so.
+ENDING: Final = frozenset({"database-moved", "registry-tampered"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,7 +48,10 @@ class Listeners:
 
 
 def run_worker(settings: Settings, world: World, listeners: Listeners, place: WorkerSlot) -> None:
-    """Answer on *listeners* until a signal, or until the supervisor is gone."""
+    """Answer on *listeners* until a signal, or until the supervisor is gone.
+
+    Raises what keeps a worker from starting, and ``database-moved`` once the database was copied away.
+    """
     import uvloop
 
     # Objects made so far stay: no collection has to look at them again, and workers go on sharing their
@@ -53,17 +62,41 @@ def run_worker(settings: Settings, world: World, listeners: Listeners, place: Wo
 
 async def _serve(settings: Settings, world: World, listeners: Listeners, place: WorkerSlot) -> None:
     stop, polls = asyncio.Event(), Polls()
+    ending = _Ending(stop)
     loop = asyncio.get_running_loop()
     for name in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(name, stop.set)
     loop.add_reader(place.life, stop.set)  # the supervisor was killed
     release = asyncio.create_task(_release(stop, polls))
     with chore("files", _FILES_EVERY_S, OpenFiles().look):
-        async with _site(settings, world, polls) as site, _shown_metrics(site, listeners.metrics):
+        async with _site(settings, world, polls, ending) as site, _shown_metrics(site, listeners.metrics):
             await runner.run(
                 make_app(site), listeners.machines, listeners.tls, place.ready, stop, site.limiter
             )
     release.cancel()
+    ending.raise_error()
+
+
+class _Ending:
+    """The end of a worker by an error, after which it answers nobody."""
+
+    def __init__(self, stop: asyncio.Event) -> None:
+        self._stop = stop
+        self._error: TangAttestError | None = None
+
+    async def look(self, store: Store) -> None:
+        """Stop the worker if *store* cannot be used by any server again; other failures pass."""
+        try:
+            await store.check()
+        except TangAttestError as error:
+            if error.code in ENDING:
+                self._error = error
+                self._stop.set()
+
+    def raise_error(self) -> None:
+        """Raise the error that ended the worker, if there was one."""
+        if self._error is not None:
+            raise self._error
 
 
 async def _release(stop: asyncio.Event, polls: Polls) -> None:
@@ -73,7 +106,7 @@ async def _release(stop: asyncio.Event, polls: Polls) -> None:
 
 
 @asynccontextmanager
-async def _site(settings: Settings, world: World, polls: Polls) -> AsyncIterator[Site]:
+async def _site(settings: Settings, world: World, polls: Polls, ending: _Ending) -> AsyncIterator[Site]:
     """Compose the site of *settings*, with the installation open and its periodic work running."""
     limiter = make_limiter(settings)
     async with AsyncExitStack() as stack:
@@ -88,6 +121,7 @@ async def _site(settings: Settings, world: World, polls: Polls) -> AsyncIterator
             return
         served = compose_site(installation, polls=polls, limiter=limiter, executor=executor)
         await stack.enter_async_context(background(served))
+        stack.enter_context(chore("database", _DATABASE_EVERY_S, partial(ending.look, installation.store)))
         yield served.site
 
 

@@ -1,13 +1,18 @@
 """The store: devices, policies, keys, tokens and the audit record, in SQLite or PostgreSQL."""
 
 from tang_attest.store.database.authentic import KEY_LABEL, Authenticity
+from tang_attest.store.database.moved import MovedMark, place_of
 from tang_attest.store.maintenance.archive_file import Reader
 from tang_attest.store.maintenance.operations import (
     DatabaseStatus,
+    Destination,
+    SnapshotFile,
     back_up,
     check_rows,
     find_damage,
     look,
+    move_out,
+    reclaim,
     rekey,
     restore,
     upgrade,
@@ -21,16 +26,22 @@ __all__ = [
     "KEY_LABEL",
     "Authenticity",
     "DatabaseStatus",
+    "Destination",
+    "MovedMark",
     "Reader",
     "RowCheck",
     "Side",
+    "SnapshotFile",
     "SqlStore",
     "Upgraded",
     "back_up",
     "check_rows",
     "find_damage",
     "look",
+    "move_out",
     "open_store",
+    "place_of",
+    "reclaim",
     "rekey",
     "restore",
     "upgrade",

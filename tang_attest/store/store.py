@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import sqlalchemy as sa
+
 from tang_attest.ports.store import QueueFigures
-from tang_attest.store.database import schema
+from tang_attest.store.database import moved, schema
 from tang_attest.store.database.authentic import Authenticity
 from tang_attest.store.database.engine import AuthenticDatabase, Database, connect, parse_url
 from tang_attest.store.maintenance import row_check
@@ -26,19 +28,24 @@ async def open_store(url: str, key: bytes, *, create: bool = False) -> SqlStore:
 
     *key* (32 bytes, of the server's secret under :data:`tang_attest.store.database.authentic.KEY_LABEL`)
     seals rows and checks their seals.  With *create* the database is made.  Raises ``state-missing`` when
-    there is none, ``schema-old``, ``schema-new``, ``setting-invalid`` (the URL, or a server that does not
-    flush).
+    there is none, ``schema-old``, ``schema-new``, ``database-moved``, ``setting-invalid`` (the URL, or a
+    server that does not flush).
     """
     if create:
         await upgrade(url, key)
     authenticity = Authenticity(key)
     database = AuthenticDatabase(connect(parse_url(url)), authenticity)
     try:
-        await database.read(schema.check)
+        await database.read(lambda connection: _check(connection, authenticity))
     except BaseException:
         await database.close()
         raise
     return SqlStore(database, authenticity)
+
+
+def _check(connection: sa.Connection, authenticity: Authenticity) -> None:
+    moved.refuse(connection, authenticity)
+    schema.check(connection)
 
 
 class SqlStore:
@@ -57,8 +64,8 @@ class SqlStore:
         self.rounds = SqlRounds(database)
 
     async def check(self) -> None:
-        """Raise ``unavailable``, ``schema-old``, ``schema-new`` when the database cannot be used."""
-        await self._database.read(schema.check)
+        """Raise ``unavailable``, ``schema-old``, ``schema-new``, ``database-moved`` when it cannot be used."""
+        await self._database.read(lambda connection: _check(connection, self._authenticity))
 
     def queues(self) -> Mapping[str, QueueFigures]:
         """Return the figures of each queue, by name."""

@@ -12,11 +12,12 @@ from tang_attest.cli.installation.upgraded import say_sealed, upgrade_as_json
 from tang_attest.cli.invocation import settings
 from tang_attest.cli.progress import shown
 from tang_attest.server import databases
+from tang_attest.server.compose import SystemClock, World
 
 
 @click.group()
 def db() -> None:
-    """The database: its status, upgrade and copy.
+    """The database: its status, upgrade and move.
 
     \b
     tang-attest db status
@@ -38,12 +39,15 @@ def status(as_json: bool) -> None:
                 "needed": found.needed,
                 "flushes": found.flushes,
                 "rows": dict(sorted(found.rows.items())),
+                "moved_to": found.mark.place if found.mark is not None else None,
             }
         )
     else:
         filled = sorted((name, count) for name, count in found.rows.items() if count)
         output.table(("table", "rows"), filled, empty="the database is empty")
         output.say(f"{found.server}, schema {found.schema or 'none'}, this program needs {found.needed}")
+    if found.mark is not None:
+        raise found.mark.error()
     if found.schema is not None and found.schema < found.needed:
         output.hint("run 'tang-attest db upgrade'")
     if not found.flushes:
@@ -76,13 +80,35 @@ def copy(target: str, as_json: bool) -> None:
     """Copy everything to another database.
 
     It may be SQLite or PostgreSQL, as the one that is copied.  The target must be empty; it is filled in one
-    transaction, and read again to compare.  Stop the servers first: what they write later is not in the copy.
-    The key-encryption key stays where it is.
+    transaction, and read again to compare.  Nobody writes to this database meanwhile.  Afterwards it refuses
+    every command and server, with the code database-moved, until 'db reclaim'.  Servers that run end within a
+    second: stop them first.  The key-encryption key stays where it is.
     """
-    filled = asyncio.run(databases.copy(settings(), target, shown))
+    current = settings()
+    filled = asyncio.run(databases.copy(current, target, SystemClock(), shown))
     rows, upgraded = filled.rows, filled.upgraded
     say_sealed(upgraded)
     count, devices = sum(rows.values()), rows.get("device", 0)
     sentence = f"copied {count} rows, {devices} of them machines"
     output.done(as_json, sentence, {"rows": count, "devices": devices, **upgrade_as_json(upgraded)})
-    output.hint("name the new database in the setting 'database', and in TANG_ATTEST_DATABASE for commands")
+    output.hint(
+        "name the new database in the setting 'database', then start the server; this one refuses now"
+    )
+
+
+@db.command()
+@output.json_option
+def reclaim(as_json: bool) -> None:
+    """Use this database again, although it was copied.
+
+    Nothing that happened in the copy since then is here.  Stop the servers of the copy first: two databases
+    with the same keys would decide about the same machines.
+    """
+    found = asyncio.run(databases.reclaim(settings(), World()))
+    place = found.place if found is not None else None
+    result = {"reclaimed": found is not None, "copy": place}
+    if found is None:
+        output.done(as_json, "the database is in use already; nothing was changed", result)
+        return
+    output.done(as_json, f"the database is in use again, as it was at {found.at}", result)
+    output.hint(f"see that no server and no command uses the copy at {place} any longer")

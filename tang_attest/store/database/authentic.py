@@ -146,7 +146,10 @@ class Authenticity:
         for name in form.booleans:  # PostgreSQL has a type of its own for them
             if name in values:
                 values[name] = _number(values[name])
-        content = ["tang-attest row", 1, form.name, serial.hex(), version, values]
+        return self.mac(["tang-attest row", 1, form.name, serial.hex(), version, values])
+
+    def mac(self, content: Sequence[object]) -> bytes:
+        """The HMAC over *content*, JSON whose first member names its kind."""
         return hmac.digest(self._key, _ENCODER.encode(content).encode("ascii"), "sha256")
 
     def is_older(self, serial: bytes, version: int, since: float) -> bool:

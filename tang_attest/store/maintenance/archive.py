@@ -70,6 +70,14 @@ def load(connection: sa.Connection, reader: Reader, key: bytes, progress: Progre
     return rows
 
 
+def keep_writers_out(connection: sa.Connection) -> None:
+    """Let no other transaction write until this one ends; on SQLite its beginning did that."""
+    if connection.dialect.name == "postgresql":
+        quote = connection.dialect.identifier_preparer.quote
+        if names := ", ".join(quote(table.name) for table in ours(connection)):
+            connection.exec_driver_sql(f"LOCK TABLE {names} IN SHARE ROW EXCLUSIVE MODE")
+
+
 def ours(connection: sa.Connection) -> list[sa.Table]:
     """Our tables as the database describes them, each after those it refers to."""
     metadata = sa.MetaData()

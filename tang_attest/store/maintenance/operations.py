@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
+from datetime import datetime
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import sqlalchemy as sa
+from sqlalchemy.util import await_only
 
 from tang_attest.ports.audit import AuditEntry
-from tang_attest.store.database import schema
+from tang_attest.store.database import moved, schema
 from tang_attest.store.database.authentic import Authenticity
 from tang_attest.store.database.engine import Database, connect, parse_url
 from tang_attest.store.maintenance import archive, rekeying, resealing, row_check
@@ -21,6 +24,7 @@ from tang_attest.store.maintenance.archive_file import Reader
 from tang_attest.store.maintenance.rekeying import Rekeyed, Rewrap, Side
 from tang_attest.store.maintenance.resealing import Rebind, Upgraded
 from tang_attest.store.maintenance.row_check import RowCheck
+from tang_attest.store.records import audit_log
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +32,7 @@ class DatabaseStatus:
     """Status of a database: ``schema`` and ``needed`` are revisions, ``rows`` by table.
 
     ``schema`` is ``None`` without tables; ``flushes`` is false where acknowledged decisions may be lost.
+    ``mark`` is that of a database that was copied away; its seal was not checked.
     """
 
     server: str
@@ -35,17 +40,24 @@ class DatabaseStatus:
     needed: str
     flushes: bool
     rows: Mapping[str, int]
+    _: KW_ONLY
+    mark: moved.MovedMark | None = None
 
 
 async def upgrade(url: str, key: bytes, rebind: Rebind | None = None) -> Upgraded:
     """Make the tables at *url*, or bring them to this program's schema, in one transaction.
 
-    *key* seals rows.  Raises as :func:`tang_attest.store.maintenance.resealing.upgrade`.
+    *key* seals rows.  Raises ``database-moved``, and as
+    :func:`tang_attest.store.maintenance.resealing.upgrade`.
     """
+    authenticity = Authenticity(key)
+
+    def work(connection: sa.Connection) -> Upgraded:
+        moved.refuse(connection, authenticity)
+        return resealing.upgrade(connection, authenticity, rebind)
+
     async with _opened(url, create=True) as database:
-        return await database.write(
-            lambda connection: resealing.upgrade(connection, Authenticity(key), rebind)
-        )
+        return await database.write(work)
 
 
 async def look(url: str) -> DatabaseStatus:
@@ -62,6 +74,7 @@ async def look(url: str) -> DatabaseStatus:
             schema.REVISION,
             not server or schema.flushes(connection),
             {table.name: archive.count(connection, table) for table in archive.ours(connection)},
+            mark=moved.find(connection),
         )
 
     async with _opened(url) as database:
@@ -99,14 +112,89 @@ async def find_damage(url: str) -> tuple[str, ...]:
         return await database.read(work)
 
 
+@dataclass(frozen=True, slots=True)
+class SnapshotFile:
+    """The file that gets a snapshot, the key (32 bytes) that authenticates it, and the call for rows done."""
+
+    file: BinaryIO
+    key: bytes
+    progress: Progress
+
+
 async def back_up(
-    url: str, file: BinaryIO, key: bytes, head: Mapping[str, object], progress: Progress
+    url: str,
+    file: BinaryIO,
+    key: bytes,
+    head: Mapping[str, object],
+    progress: Progress,
+    *,
+    row_key: bytes | None = None,
 ) -> dict[str, int]:
     """Write a snapshot of the database at *url* to *file*; see
     :func:`tang_attest.store.maintenance.archive.dump`.
+
+    *row_key*, that of the rows' seals, checks the mark of a database that was copied away.  Raises
+    ``database-moved``.
     """
+    authenticity = None if row_key is None else Authenticity(row_key)
+
+    def work(connection: sa.Connection) -> dict[str, int]:
+        moved.refuse(connection, authenticity)
+        return archive.dump(connection, file, key, head, progress)
+
     async with _opened(url) as database:
-        return await database.read(lambda connection: archive.dump(connection, file, key, head, progress))
+        return await database.read(work)
+
+
+@dataclass(frozen=True, slots=True)
+class Destination:
+    """The place of a copy, without a password, the time, and the call that fills it from the snapshot."""
+
+    place: str
+    at: datetime
+    fill: Callable[[], Coroutine[Any, Any, Any]]
+
+
+async def move_out(url: str, snapshot: SnapshotFile, row_key: bytes, to: Destination) -> Any:
+    """Write the database at *url* to *snapshot*, let *to* be filled from it, and mark this database as moved.
+
+    It is one transaction, in which no other program writes here: each row is in the copy, or the mark is not
+    set.  Return the result of the call.  Raises ``database-moved``, and what the call raises.
+    """
+    loop, authenticity = asyncio.get_running_loop(), Authenticity(row_key)
+
+    def work(connection: sa.Connection) -> Any:
+        moved.refuse(connection, authenticity)
+        archive.keep_writers_out(connection)
+        archive.dump(connection, snapshot.file, snapshot.key, {}, snapshot.progress)
+        if connection.dialect.name == "sqlite":  # this is a thread beside the loop's
+            result = asyncio.run_coroutine_threadsafe(to.fill(), loop).result()
+        else:
+            result = await_only(to.fill())
+        moved.mark(connection, authenticity, to.place, to.at)
+        return result
+
+    async with _opened(url) as database:
+        return await database.write(work)
+
+
+async def reclaim(url: str, key: bytes, entry: AuditEntry) -> moved.MovedMark | None:
+    """Take the database at *url* back into use; return its mark, or ``None`` if it was in use already.
+
+    *entry* is appended to the record, unless the schema is another version's.
+    """
+
+    def work(connection: sa.Connection) -> moved.MovedMark | None:
+        found = moved.remove(connection)
+        if found is not None and schema.revision(connection) == schema.REVISION:
+            audit_log.append(connection, entry)
+        return found
+
+    bound, transaction = Authenticity(key).bind(work)
+    async with _opened(url) as database:
+        found = await database.write(bound)
+    transaction.commit()
+    return found
 
 
 async def restore(

@@ -51,7 +51,9 @@ def test_the_way_to_postgresql_and_back(tmp_path: Path, empty_postgres_url: str)
             assert request(server.port, "GET", "/adv")[0] == request(other.port, "GET", "/adv")[0] == 200
     back = f"sqlite:///{tmp_path}/back.db"
     assert at(state, "db", "copy", "--to", back, database=empty_postgres_url)[2] == 0
-    assert at(state, "keys", "list", database=back) == at(state, "keys", "list", database=empty_postgres_url)
+    listed = at(state, "keys", "list", database=back)
+    assert at(state, "db", "reclaim", database=empty_postgres_url)[2] == 0
+    assert listed == at(state, "keys", "list", database=empty_postgres_url)
 
 
 def test_init_on_postgresql(tmp_path: Path, empty_postgres_url: str) -> None:
