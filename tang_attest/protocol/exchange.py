@@ -1,7 +1,7 @@
 """Step 5: Y = s·X, for the holder of a :class:`Permit`.  The only user of a private exchange key.
 
 The scalar s never becomes a Python integer: it stays inside OpenSSL.  One multiplication there gives the whole point
-(:mod:`tang_attest.protocol.multiplication`).  Where no libcrypto for that is at hand, OpenSSL's ECDH gives the
+(:mod:`tang_attest.protocol.multiplication`).  Without a libcrypto for that, OpenSSL's ECDH gives the
 x-coordinate of s·P for any P we choose, and two of them give the whole point, without a square root.  With S = s·G,
 Y = s·X and Z = s·(X + G) = Y + S, the chord rule for the sum Y + S says
 
