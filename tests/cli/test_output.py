@@ -23,7 +23,9 @@ import structlog
 from tang_attest import log
 from tang_attest.cli import main, output
 from tang_attest.errors import Malformed, Reason, Refused
-from tests.cli.serving import PATIENCE_S, clean_environment, command
+from tests.cli import forked
+from tests.cli.forked import command
+from tests.cli.serving import PATIENCE_S, clean_environment
 from tests.cli.transcript import environment, run
 
 
@@ -170,12 +172,11 @@ def test_a_reader_that_left(arguments: list[str], state: Path) -> None:
     reader, writer = os.pipe()
     os.close(reader)
     try:
-        done = subprocess.run(
+        done = forked.run(
             command("--state", state, *arguments),
             stdout=writer,
             stderr=subprocess.PIPE,
             text=True,
-            check=False,
             timeout=PATIENCE_S,
             env=clean_environment(),
         )
@@ -187,12 +188,11 @@ def test_a_reader_that_left(arguments: list[str], state: Path) -> None:
 def test_a_full_disk(state: Path) -> None:
     """A failed write is not reported as a success."""
     with Path("/dev/full").open("wb") as full:
-        done = subprocess.run(
+        done = forked.run(
             command("--state", state, "audit", "--json"),
             stdout=full,
             stderr=subprocess.PIPE,
             text=True,
-            check=False,
             timeout=PATIENCE_S,
             env=clean_environment(),
         )

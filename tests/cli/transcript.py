@@ -38,6 +38,7 @@ from unittest import mock
 import structlog
 
 from tang_attest.cli import main, progress
+from tests.cli import forked
 
 DIRECTORY = Path(__file__).parent / "transcripts"
 
@@ -204,13 +205,7 @@ def _program(command: str) -> tuple[str, str, int]:
     command, _, source = command.partition(" < ")
     words = shlex.split(command)
     if "serve" in words:  # it has worker processes, which write to the real stderr
-        done = subprocess.run(
-            [sys.executable, "-m", "tang_attest", *words[1:]],
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=60,
-        )
+        done = forked.run(forked.command(*words[1:]), text=True, timeout=60)
         return done.stdout, done.stderr, done.returncode
     return run(*words[1:], stdin=Path(source).read_bytes() if source else b"")
 

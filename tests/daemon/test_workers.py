@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.serving import PATIENCE_S, Serving, clean_environment, command, request, serving
+from tests.cli.forked import command
+from tests.cli.serving import PATIENCE_S, Serving, clean_environment, request, serving
 from tests.cli.transcript import environment, run
 
 

@@ -7,7 +7,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tests.cli import forked
 from tests.swtpm import Swtpm
 
 PIN = Path(__file__).parent.parent.parent / "clevis-pin"
@@ -33,8 +33,7 @@ class Operator:
 
     def try_run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """The command, whatever comes of it."""
-        command = [sys.executable, "-m", "tang_attest", "--state", str(self.state), *arguments]
-        return subprocess.run(command, capture_output=True, text=True, check=False, timeout=100)
+        return forked.run(forked.command("--state", self.state, *arguments), text=True, timeout=100)
 
     def run(self, *arguments: str) -> str:
         """Return the output of the command."""
@@ -52,10 +51,10 @@ class Operator:
         """The server's port, while it runs."""
         port_file = self.state / "port"
         port_file.unlink(missing_ok=True)
-        command = [sys.executable, "-m", "tang_attest", "--state", str(self.state)]
-        command += ["serve", "--host", "127.0.0.1", "--port", "0", "--port-file", str(port_file), *options]
+        listen = ("--host", "127.0.0.1", "--port", "0", "--port-file", port_file)
+        command = forked.command("--state", self.state, "serve", *listen, *options)
         with (self.state / "log").open("ab") as log:
-            process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+            process = forked.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
         try:
             deadline = time.monotonic() + 30
             while not (port_file.exists() and port_file.read_text().strip()):

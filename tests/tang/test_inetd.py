@@ -15,7 +15,9 @@ from pathlib import Path
 import pytest
 
 from tang_attest.protocol.values.base64url import unb64u
-from tests.cli.serving import PATIENCE_S, clean_environment, command
+from tests.cli import forked
+from tests.cli.forked import command
+from tests.cli.serving import PATIENCE_S, clean_environment
 from tests.tang.servers import TANGD, free_port, generate, keygen, public, send, thumbprint
 
 ADV = b"GET /adv HTTP/1.1\r\nHost: x\r\n\r\n"
@@ -45,7 +47,7 @@ def launcher(directory: Path, keys: Path) -> Path:
 def talk(program: list[str], *pieces: bytes) -> bytes:
     """Return the output of a program for a client that sends *pieces*, closes its half, and reads to the end."""
     ours_end, theirs = socket.socketpair()
-    process = subprocess.Popen(
+    process = forked.Popen(
         program,
         stdin=theirs.fileno(),
         stdout=theirs.fileno(),
@@ -116,14 +118,7 @@ def test_an_endpoint(keys: Path, endpoint: str) -> None:
 
 def test_pipes_instead_of_a_socket(keys: Path) -> None:
     """As under a shell, or an inetd that has pipes."""
-    done = subprocess.run(
-        ours(keys),
-        input=ADV * 2,
-        capture_output=True,
-        check=False,
-        timeout=PATIENCE_S,
-        env=clean_environment(),
-    )
+    done = forked.run(ours(keys), sent=ADV * 2, timeout=PATIENCE_S, env=clean_environment())
     assert done.returncode == 0
     assert len(bodies(done.stdout)) == 2
 
@@ -131,7 +126,7 @@ def test_pipes_instead_of_a_socket(keys: Path) -> None:
 def test_inetd_gets_no_line_of_log(keys: Path) -> None:
     """inetd makes standard error the connection, too: nothing but the answer reaches the client."""
     ours_end, theirs = socket.socketpair()
-    process = subprocess.Popen(
+    process = forked.Popen(
         ours(keys),
         stdin=theirs.fileno(),
         stdout=theirs.fileno(),
@@ -190,10 +185,9 @@ def test_a_manager_that_accepts(keys: Path, tmp_path: Path, manner: str) -> None
 def test_a_listening_socket_is_refused(keys: Path) -> None:
     """A socket unit with Accept=no has no connection to give."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        done = subprocess.run(
-            ours(keys), stdin=listener.fileno(), capture_output=True, text=True, check=False, timeout=PATIENCE_S,
-            env=clean_environment(),
-        )  # fmt: skip
+        done = forked.run(
+            ours(keys), stdin=listener.fileno(), text=True, timeout=PATIENCE_S, env=clean_environment()
+        )
     assert done.returncode == 1
     assert "(setting-invalid)" in done.stderr
     assert "Accept=yes" in done.stderr
@@ -201,10 +195,7 @@ def test_a_listening_socket_is_refused(keys: Path) -> None:
 
 def test_a_directory_that_is_none(tmp_path: Path) -> None:
     """One sentence on stderr, and nothing for the client."""
-    done = subprocess.run(
-        ours(tmp_path / "none"), input=ADV, capture_output=True, check=False, timeout=PATIENCE_S,
-        env=clean_environment(),
-    )  # fmt: skip
+    done = forked.run(ours(tmp_path / "none"), sent=ADV, timeout=PATIENCE_S, env=clean_environment())
     assert (done.returncode, done.stdout) == (1, b"")
     assert b"is not a directory" in done.stderr
 

@@ -23,8 +23,9 @@ from tang_attest.keys.secret import load_secret
 from tang_attest.protocol.values.base64url import unb64u
 from tang_attest.store import KEY_LABEL, open_store
 from tests.attester import Attester, members
+from tests.cli.forked import command
 from tests.cli.installation.test_serve import enroll, unlock
-from tests.cli.serving import Serving, clean_environment, command, request, serving
+from tests.cli.serving import Serving, clean_environment, request, serving_started
 from tests.tang.servers import keygen
 
 LABELS = ("nonce", "seal", "session", "backup")
@@ -147,7 +148,7 @@ def test_no_secret_is_anywhere(tmp_path: Path) -> None:
     unused = operator("token", "create", "--name", "pi-c", "--record").strip()
     admin = operator("admin-token", "create", "ci", "--scope", "read", "--scope", "approve").strip()
     answers = b""
-    with serving(tmp_path, *flags) as server:
+    with serving_started(tmp_path, *flags) as server:
         machine, exchanged = Attester(), list[str]()
         kid = enroll(server.port, machine, token, exchanged)
         assert unlock(server.port, machine, kid, exchanged)[0] == 200

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import os
 import pty
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+from tests.cli import forked
 from tests.pin.machine import Operator
 from tests.swtpm import Swtpm
 
@@ -44,15 +43,7 @@ def test_a_person_at_a_terminal_is_asked(tmp_path: Path) -> None:
     operator = Operator(tmp_path / "state")
     with Swtpm(tmp_path / "tpm") as tpm:
         tpm.run("tpm2", "changeauth", "-c", "o", "secret")
-        command = [
-            sys.executable,
-            "-m",
-            "tang_attest",
-            "--state",
-            str(operator.state),
-            "--server-tpm",
-            tpm.tcti,
-        ]
+        command = forked.command("--state", operator.state, "--server-tpm", tpm.tcti)
         said = _typed([*command, "doctor"], b"hierarchy: ", b"secret\n")
     assert "Password of the TPM's owner hierarchy" in said
     assert "it answers" in said
@@ -62,7 +53,7 @@ def test_a_person_at_a_terminal_is_asked(tmp_path: Path) -> None:
 def _typed(command: list[str], prompt: bytes, answer: bytes) -> str:
     """Return the text of a terminal on which a person answers the prompt."""
     terminal, side = pty.openpty()
-    with subprocess.Popen(command, stdin=side, stdout=side, stderr=side, start_new_session=True) as process:
+    with forked.Popen(command, stdin=side, stdout=side, stderr=side, start_new_session=True) as process:
         os.close(side)
         said = b""
         while True:

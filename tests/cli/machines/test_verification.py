@@ -8,8 +8,6 @@ import os
 import pty
 import re
 import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,6 +17,7 @@ from tang_attest.keys import attestation
 from tang_attest.ports.machines import Reach
 from tang_attest.programs import tpm2
 from tang_attest.protocol.values.pcr import Selection
+from tests.cli import forked
 from tests.cli.transcript import environment, run
 from tests.swtpm import Swtpm
 
@@ -336,10 +335,8 @@ def test_menu_is_typed(tmp_path: Path) -> None:
     """At a terminal each question waits for its answer, which the terminal shows once."""
     with contextlib.chdir(tmp_path), environment(), Swtpm(tmp_path / "tpm", banks=("sha256",)) as tpm:
         terminal, side = pty.openpty()
-        command = [sys.executable, "-m", "tang_attest", "menu", "--init", "--tcti", tpm.tcti]
-        with subprocess.Popen(
-            command, stdin=side, stdout=side, stderr=side, start_new_session=True
-        ) as process:
+        command = forked.command("menu", "--init", "--tcti", tpm.tcti)
+        with forked.Popen(command, stdin=side, stdout=side, stderr=side, start_new_session=True) as process:
             os.close(side)
             said = b""
             for answer in (b"1", b"vm1", b"id_tpm.pub", b"2", b"vm1", b"5"):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from click.testing import CliRunner, Result
 from tang_attest.cli import group
 from tang_attest.errors import Refused
 from tests.attester import AK_ATTRIBUTES, Attester
+from tests.cli import forked
 from tests.cli.offline.quote_vectors import ASK_NONCE, NONCE, Vector, make, stored
 from tests.swtpm import Swtpm
 
@@ -44,13 +44,7 @@ def expect(directory: Path, vector: Vector) -> dict[str, Any]:
 
 
 def program(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "tang_attest", "checkquote", *arguments],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    return forked.run(forked.command("checkquote", *arguments), text=True, timeout=60)
 
 
 # --- what a TPM makes --------------------------------------------------------------------------------------------

@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+
+from tests.cli import forked
 
 VECTORS = Path(__file__).parents[2] / "vectors"
 BOOTI = VECTORS / "eventlogs-arm64" / "uboot-booti.bin"
@@ -17,12 +18,10 @@ PARTS = ["firmware", "boot_loader", "secure_boot", "kernel", "initrd", "command_
 
 def coverage(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     """Run the command in a place without a server's state."""
-    return subprocess.run(
-        [sys.executable, "-m", "tang_attest", "eventlog", "coverage", *map(str, arguments)],
-        capture_output=True,
+    return forked.run(
+        forked.command("eventlog", "coverage", *arguments),
         text=True,
         timeout=60,
-        check=False,
         env={**os.environ, "TANG_ATTEST_STATE": "/nonexistent"},
     )
 

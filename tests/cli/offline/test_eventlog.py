@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 from pathlib import Path
 
 from click.testing import CliRunner, Result
@@ -12,6 +11,7 @@ from click.testing import CliRunner, Result
 from tang_attest.cli import group
 from tang_attest.errors import Malformed
 from tang_attest.protocol import eventlog
+from tests.cli import forked
 
 VECTORS = Path(__file__).parents[2] / "vectors" / "eventlogs"
 OVMF = VECTORS / "ovmf.bin"
@@ -22,13 +22,7 @@ def run(*arguments: str | Path, stdin: bytes | None = None) -> Result:
 
 
 def program(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "tang_attest", "eventlog", *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    return forked.run(forked.command("eventlog", *arguments), text=True, timeout=60)
 
 
 def rows(output: str) -> list[list[str]]:
