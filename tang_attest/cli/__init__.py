@@ -106,6 +106,10 @@ class LazyGroup(click.Group):
             "tang_attest.cli.installation.serve:serve",
             "Answer machines.",
         ),
+        "status": _Lazy(
+            "tang_attest.cli.installation.status:status",
+            "Show what wants a person, and what ends when.",
+        ),
         "tangd": _Lazy(
             "tang_attest.cli.installation.tangd:tangd",
             "Answer one connection, as Tang's own tangd does.",

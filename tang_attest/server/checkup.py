@@ -12,9 +12,11 @@ from tang_attest.doctor.server_tpm import look_at_server_tpm
 from tang_attest.errors import Reason, TangAttestError
 from tang_attest.keys.secret import ServerSecret, load_secret
 from tang_attest.protocol.audit_chain import KEY_LABEL as AUDIT_LABEL
+from tang_attest.server.certificates import certificate_ends
 from tang_attest.server.compose import Installation, World, composed
 from tang_attest.service.audit.check import AuditCheck, check_audit
 from tang_attest.service.machines.grading import graded
+from tang_attest.service.machines.overview import Notice, in_order, overview
 from tang_attest.store import KEY_LABEL, check_rows, open_store
 
 
@@ -52,6 +54,13 @@ async def _look_at_records(installation: Installation) -> list[Finding]:
         return list(await look_at_records(installation.store, installation.private_keys, now, graded))
     except TangAttestError as error:
         return [failure("records", error)]
+
+
+async def attention(installation: Installation) -> tuple[int, list[Notice]]:
+    """Return the number of machines, and the notices of the screen ``status``."""
+    now = installation.world.clock.now()
+    machines, notices = await overview(installation.store, now)
+    return machines, in_order([*notices, *certificate_ends(installation.settings, now)])
 
 
 async def check_record(
