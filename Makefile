@@ -116,6 +116,10 @@ docs: setup ## write the documents that are made from the program: errors, setti
 vectors: setup ## write the test vectors of the protocol, vectors/*.json, the same bytes each time
 	$(BIN)/python -m tools.generate_vectors
 
+.PHONY: conformance
+conformance: setup ## run the conformance kit against this server and pin, and against mutants of them; five minutes
+	$(BIN)/pytest --numprocesses auto tests/conformance
+
 .PHONY: lock
 lock: setup ## resolve pyproject.toml again into requirements.lock; LOCK_FLAGS=--upgrade takes new versions
 	UV_CUSTOM_COMPILE_COMMAND='make lock' $(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url \
