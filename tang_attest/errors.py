@@ -15,7 +15,7 @@ Rules of this module:
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Self
 
 ACTIONS: Final[dict[str, str]] = {
     # --- the request itself -------------------------------------------------------------------------------
@@ -88,6 +88,9 @@ ACTIONS: Final[dict[str, str]] = {
     "certificate-malformed": "Give X.509 certificates as PEM or DER, and nothing else in the file.",
     "ek-unsupported": "Use an RSA (2048 bits or more), P-256 or P-384 endorsement key of the TCG EK Credential Profile.",
     "ek-untrusted": "Add the vendor's root or intermediate that is named with 'tang-attest ek-root add', or issue a token with --allow-unverified-ek.",
+    "ek-not-registered": "Register the TPM's EK with 'tang-attest device register NAME --ek-sha256 HASH' on the server.",
+    "ek-registered": "See 'tang-attest device registered'; take it back with 'tang-attest device unregister' first.",
+    "ek-list-invalid": "Correct what is named; nothing was registered (docs/how-to/enroll-a-fleet.md).",
     "activation-failed": "Check that the AK and the EK live in the same TPM.",
     # --- the admin API ----------------------------------------------------------------------------------------
     "admin-token-invalid": "Send a token made with 'tang-attest admin-token create' that is neither expired nor revoked.",
@@ -180,6 +183,15 @@ class TangAttestError(Exception):
         self.reasons: tuple[Reason, ...] = (Reason(code, sentence, tuple(data.items())),)
         super().__init__(self.sentence)
 
+    @classmethod
+    def because(cls, *reasons: Reason) -> Self:
+        """An error for *reasons*, the most important first (at least one)."""
+        if not reasons:
+            raise ValueError("an error needs a reason")
+        error = cls(reasons[0].code, reasons[0].sentence)
+        error.reasons = reasons
+        return error
+
     @property
     def code(self) -> str:
         """The stable code of the first reason."""
@@ -202,15 +214,6 @@ class Malformed(TangAttestError):
 
 class Refused(TangAttestError):
     """The input was read and is not good enough; carries every reason at once."""
-
-    @classmethod
-    def because(cls, *reasons: Reason) -> Refused:
-        """A refusal for *reasons*, the most important first (at least one)."""
-        if not reasons:
-            raise ValueError("a refusal needs a reason")
-        refusal = cls(reasons[0].code, reasons[0].sentence)
-        refusal.reasons = reasons
-        return refusal
 
 
 class NotFound(TangAttestError):

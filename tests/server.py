@@ -99,6 +99,7 @@ class Server:
         )
         self.tokens, self.devices = installation.tokens, installation.devices
         self.ek_roots, self.conditions = installation.ek_roots, installation.conditions
+        self.registered_eks = installation.registered_eks
         self.reference_values = installation.reference_values
         self.admin_tokens, self.keys = installation.admin_tokens, served.keys
         self.verify, self.watching = served.attestation.verify, served.watching
@@ -144,11 +145,11 @@ class Server:
         text, _ = await self.tokens.create(TokenTerms(**(defaults | terms)))
         return text
 
-    async def begin(self, attester: Attester, name: str, token: str, **changes: Any) -> Answer:
+    async def begin(self, attester: Attester, name: str, token: str | None, **changes: Any) -> Answer:
         """The first request of an enrollment; *changes* replace members of its body."""
         body = {
             "name": name,
-            "token": token,
+            **({} if token is None else {"token": token}),
             "ak": b64u(attester.ak_public),
             "ek": b64u(attester.ek_public),
         }

@@ -75,15 +75,40 @@ class EkRoot:
     subject: bytes | None = field(default=None, compare=False)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RegisteredEk:
+    """An EK that an operator registered before its machine enrolls.
+
+    ``ek_sha256`` is :func:`tang_attest.protocol.endorsement.registered.ek_digest` of it.  Its machine enrolls
+    under ``name`` and ``policy`` alone, once: ``used_at`` is the time.  ``without_token`` lets it do so without
+    a token.
+    """
+
+    ek_sha256: bytes
+    name: str
+    policy: str
+    labels: tuple[str, ...] = ()
+    without_token: bool = False
+    added_at: datetime
+    added_by: str
+    used_at: datetime | None = None
+
+    @property
+    def terms(self) -> tuple[str, str, tuple[str, ...], bool]:
+        """Return the terms that a repeated registration has to have, too."""
+        return self.name, self.policy, self.labels, self.without_token
+
+
 @dataclass(frozen=True, slots=True)
 class Enrollment:
     """Everything one enrollment writes, in one transaction.  Exactly one of ``new_policy``, ``policy`` is
     given.
 
-    ``evidence`` is the evidence that the initrd would have given before this first quote.
+    ``token_digest`` and ``registered_ek`` name the token and the registered EK that are used; at least one of
+    them is given.  ``evidence`` is the evidence that the initrd would have given before this first quote.
     """
 
-    token_digest: bytes
+    token_digest: bytes | None
     device: NewDevice
     key: EncryptedKey
     audit: AuditEntry
@@ -91,6 +116,7 @@ class Enrollment:
     _: KW_ONLY
     policy: str | None = None
     evidence: NewEvidence | None = None
+    registered_ek: bytes | None = None
 
 
 class EnrollmentStore(Protocol):
@@ -103,7 +129,8 @@ class EnrollmentStore(Protocol):
         """Count a use of the token and add device, key and (perhaps) policy.
 
         Raises ``token-used``, ``token-used-up``, ``token-revoked``, ``name-taken`` (device or new policy), ``device-exists``
-        (same AK or same EK Name), ``not-found`` (policy).
+        (same AK or same EK Name), ``not-found`` (policy), ``ek-not-registered`` (used or taken back
+        meanwhile).  A name that is registered for another EK is taken.
         """
 
     async def add_token(self, token: Token, audit: AuditEntry) -> None:
@@ -117,6 +144,24 @@ class EnrollmentStore(Protocol):
 
         Raises ``not-found``, ``token-used``, ``token-used-up``.
         """
+
+    async def find_registered_ek(self, ek_sha256: bytes) -> RegisteredEk | None:
+        """Return the registration of the EK with this digest."""
+
+    async def list_registered_eks(self) -> Sequence[RegisteredEk]:
+        """Return every registered EK, by name."""
+
+    async def register_eks(
+        self, registered_eks: Sequence[RegisteredEk], audit: Sequence[AuditEntry]
+    ) -> Sequence[RegisteredEk]:
+        """Register EKs, all or none; return the new ones, whose *audit* entries alone are written.
+
+        One that is registered with the same terms stays as it is.  Raises ``ek-registered`` (other terms, or
+        the name is another EK's), ``not-found`` (policy).
+        """
+
+    async def unregister_ek(self, ek_sha256: bytes, audit: AuditEntry) -> None:
+        """Take a registration back.  The device that it enrolled stays.  Raises ``not-found``."""
 
     async def add_ek_root(self, root: EkRoot, audit: AuditEntry) -> None:
         """Add a trust anchor; one that is there already stays as it is."""

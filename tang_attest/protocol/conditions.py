@@ -70,7 +70,8 @@ class Conditions:
     no authentic evidence for so long is refused until a person allows it.  *ima*: the digest of what is
     required of a running machine's measurement list (:class:`tang_attest.protocol.ima.Requirement`).
     *attested_root*: a running machine has to prove that attestation opened each of its disks
-    (:mod:`tang_attest.protocol.cap`).
+    (:mod:`tang_attest.protocol.cap`).  *registered_ek*: a machine enrolls only if an operator registered its
+    EK before.
     """
 
     watch: Watch | None = None
@@ -78,6 +79,7 @@ class Conditions:
     stale_after_s: int | None = None
     ima: str | None = None
     attested_root: bool = False
+    registered_ek: bool = False
 
     def obstacle(
         self, device: str, allowed_until: datetime | None, seen_at: datetime | None, now: datetime
@@ -100,7 +102,10 @@ class Conditions:
 
     def as_json(self) -> dict[str, Any]:
         """JSON-compatible, and what :meth:`from_json` takes."""
-        return asdict(self)
+        fields = asdict(self)
+        if not self.registered_ek:
+            del fields["registered_ek"]  # as it was before there was this condition
+        return fields
 
     @classmethod
     def from_json(cls, fields: Mapping[str, Any] | None) -> Conditions:

@@ -29,6 +29,7 @@ from tang_attest.service.audit.actors import Author
 from tang_attest.service.audit.refusals import Refusals
 from tang_attest.service.enrollment.ek_roots import EkRoots
 from tang_attest.service.enrollment.enroll import Enroll
+from tang_attest.service.enrollment.registered import RegisteredEks
 from tang_attest.service.enrollment.tokens import EnrollmentTokens
 from tang_attest.service.machines.devices import DeviceAdministration
 from tang_attest.service.policies.announce import Announce
@@ -127,6 +128,7 @@ class Installation:
     private_keys: EncryptedKeys
     tokens: EnrollmentTokens
     ek_roots: EkRoots
+    registered_eks: RegisteredEks
     devices: DeviceAdministration
     conditions: PolicyConditions
     reference_values: ReferenceValues
@@ -232,6 +234,7 @@ def _compose(store: Store, secret: ServerSecret, settings: Settings, world: Worl
         private_keys=private_keys,
         tokens=EnrollmentTokens(store, clock, random, author),
         ek_roots=EkRoots(store.enrollment, clock, author),
+        registered_eks=RegisteredEks(store, clock, author),
         devices=DeviceAdministration(store.devices, private_keys, clock, author),
         conditions=PolicyConditions(store.policies, clock, author),
         reference_values=ReferenceValues(store, clock, author),

@@ -28,6 +28,7 @@ _STATUS_BY_CODE: Final[Mapping[str, int]] = {
     "clock-backwards": 403,
     "token-used": 403,
     "token-used-up": 403,
+    "ek-not-registered": 403,
     "token-revoked": 403,
     "state-retired": 403,
     "state-used-up": 403,

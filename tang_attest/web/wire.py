@@ -148,7 +148,7 @@ class EnrollBody(Message):
     """``POST /attest/enroll`` (docs/protocol.md, 4.1)."""
 
     name: str = Field(max_length=64)
-    token: str = Field(max_length=MAX_TOKEN)
+    token: str | None = Field(None, max_length=MAX_TOKEN)
     ak: B64u = Field(max_length=MAX_STRUCTURE)
     ek: B64u = Field(max_length=MAX_STRUCTURE)
     ek_certificate: B64u | None = Field(None, max_length=MAX_CERTIFICATE)

@@ -8,7 +8,7 @@ from typing import Any
 
 from tang_attest.ports.audit import AuditEntry
 from tang_attest.ports.decisions import Decision
-from tang_attest.ports.enrollment import Enrollment, Token
+from tang_attest.ports.enrollment import Enrollment, RegisteredEk, Token
 from tang_attest.ports.keys import EncryptedKey
 from tang_attest.ports.machines import NewDevice
 from tang_attest.protocol.policy import ReferencePolicy
@@ -100,6 +100,17 @@ def token(text: str = "token", **fields: object) -> Token:
         "learn_for_s": 0,
     }
     return Token(**(known | fields))
+
+
+def registered_ek(name: str = "pi-b", **fields: object) -> RegisteredEk:
+    known: dict[str, Any] = {
+        "ek_sha256": digest(f"ek {name}"),
+        "name": name,
+        "policy": "policy",
+        "added_at": NOW,
+        "added_by": "operator:test",
+    }
+    return RegisteredEk(**(known | fields))
 
 
 def enrollment(name: str = "pi-b", text: str = "token", **fields: object) -> Enrollment:

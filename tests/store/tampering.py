@@ -19,7 +19,19 @@ from tang_attest.protocol.reference_state import Life, ReferenceState
 from tang_attest.protocol.verification import RoundOutcome
 from tang_attest.store import SqlStore
 from tests.postgres import Postgres
-from tests.store.samples import NOW, SELECTION, decision, device, digest, entry, key, policy, token, values
+from tests.store.samples import (
+    NOW,
+    SELECTION,
+    decision,
+    device,
+    digest,
+    entry,
+    key,
+    policy,
+    registered_ek,
+    token,
+    values,
+)
 
 #: The kid of a machine with every row that can stand behind a key.
 KID = "kid-pi-b"
@@ -35,6 +47,7 @@ async def fill(store: SqlStore) -> None:
     await store.keys.add_key(key(OPEN_KID), None, entry())
     await store.enrollment.add_token(token(), entry())
     await store.admin_tokens.add_admin_token(admin_token(), entry())
+    await store.enrollment.register_eks([registered_ek("pi-x")], [entry()])
     await store.enrollment.add_ek_root(EkRoot("ff" * 32, "Vendor", b"der", NOW), entry())
     await store.policies.require_ima("policy", IMA, entry())
     await store.rounds.keep_ima_progress(added.id, {"read": 7})

@@ -26,6 +26,7 @@ from tests.store.samples import (
     entry,
     key,
     policy,
+    registered_ek,
     state,
     token,
     values,
@@ -305,6 +306,52 @@ async def test_a_token_for_several_machines(store: SqlStore) -> None:
     await refused("token-used-up", Conflict, store.enrollment.enroll(enrollment("d", "t", policy="web")))
     await refused("token-used-up", Conflict, store.enrollment.revoke_token(digest("t"), entry()))
     assert [made.name for made in await store.devices.list_devices()] == ["a", "b", "c"]
+
+
+async def test_registered_eks(store: SqlStore) -> None:
+    """They come back as they were registered; the same again is none, and other terms are refused as a whole."""
+    await refused("not-found", NotFound, store.enrollment.register_eks([registered_ek()], [entry()]))
+    await store.policies.add_policy(policy(), entry())
+    made = [
+        registered_ek("b", labels=("x", "y"), without_token=True),
+        registered_ek("a", added_at=NOW + timedelta(days=1)),
+    ]
+    audit = [entry("ek register", device=each.name) for each in made]
+    assert await store.enrollment.register_eks(made, audit) == made
+    assert await store.enrollment.register_eks(made, audit) == []
+    assert await store.enrollment.list_registered_eks() == made[::-1]
+    assert await store.enrollment.find_registered_ek(made[0].ek_sha256) == made[0]
+    assert await store.enrollment.find_registered_ek(b"x") is None
+    events = [each.device for _, each in await store.audit.list_audit() if each.event == "ek register"]
+    assert events == ["a", "b"]
+    for wrong in (
+        registered_ek("b", labels=("x",), without_token=True),
+        registered_ek("b", ek_sha256=digest("another")),
+        registered_ek("c", ek_sha256=made[0].ek_sha256),
+    ):
+        both = [registered_ek("new"), wrong]
+        await refused("ek-registered", Conflict, store.enrollment.register_eks(both, [entry(), entry()]))
+    await store.enrollment.unregister_ek(made[0].ek_sha256, entry())
+    await refused("not-found", NotFound, store.enrollment.unregister_ek(made[0].ek_sha256, entry()))
+    assert await store.enrollment.list_registered_eks() == [made[1]]
+
+
+async def test_an_enrollment_uses_its_registered_ek(store: SqlStore) -> None:
+    """Once; and another TPM does not take its name before."""
+    await store.policies.add_policy(policy("web"), entry())
+    mine = registered_ek("a", policy="web")
+    await store.enrollment.register_eks([mine], [entry()])
+    await store.enrollment.add_token(token("t", policy="web", record=False, machines=9), entry())
+    thief = enrollment("a", "t", policy="web", device=device("a", ak="z", ek="z"))
+    await refused("name-taken", Conflict, store.enrollment.enroll(thief))
+    without = enrollment("a", policy="web", token_digest=None, registered_ek=mine.ek_sha256)
+    await store.enrollment.enroll(without)
+    found = await store.enrollment.find_registered_ek(mine.ek_sha256)
+    assert found is not None
+    assert found.used_at == NOW
+    await store.devices.remove_device("a", entry())
+    await refused("ek-not-registered", Conflict, store.enrollment.enroll(without))
+    await store.enrollment.enroll(thief)
 
 
 async def test_the_rest_of_a_token_is_revoked(store: SqlStore) -> None:

@@ -11,6 +11,7 @@ import click
 from tang_attest.cli import output
 from tang_attest.cli.coverage import accept_option
 from tang_attest.cli.invocation import run
+from tang_attest.cli.machines import registered
 from tang_attest.cli.machines.verification import COMMANDS, DEFAULT_AK, reach_of, spell_disks
 from tang_attest.cli.renamed import Command
 from tang_attest.cli.types import Duration
@@ -113,14 +114,14 @@ def show(name: str, as_json: bool) -> None:
 
 
 @device.command(cls=Command, renamed={"--ak-public": "--file"})
-@click.argument("name")
+@click.argument("name", required=False)
 @click.option(
     "--file",
     type=click.Path(path_type=Path),
-    required=True,
     help="The AK: TPM2B_PUBLIC or TPMT_PUBLIC, as 'tpm2 readpublic -o' writes it; - is stdin.",
 )
-@click.option("--policy", help="The policy it comes under; an empty one of its own by default.")
+@registered.ek_options
+@click.option("--policy", help="The policy it comes under; with --file an empty one of its own by default.")
 @click.option("--tcti", help="Its TPM, if this machine reaches it, such as swtpm:host=127.0.0.1,port=2321.")
 @click.option("--ak-handle", default=DEFAULT_AK, show_default=True, help="Where the AK is in that TPM.")
 @click.option(
@@ -133,19 +134,39 @@ def show(name: str, as_json: bool) -> None:
 )
 @output.json_option
 def register(
-    name: str,
-    file: Path,
+    name: str | None,
+    file: Path | None,
     policy: str | None,
     tcti: str | None,
     ak_handle: str,
     pem: bool,
     verify_only: bool,
     as_json: bool,
+    **ek: Any,
 ) -> None:
-    """Add a device by its AK, without credential activation.
+    """Add a device by its AK, or expect one by its EK.
 
-    Nothing then proves which TPM holds the key; enrollment with a token does.
+    By its AK (--file) the device is there at once.  Nothing then proves which TPM holds the key.
+
+    By its EK, the machine enrolls later, once: under this name and policy, and only with this TPM.  Enrollment
+    proves that it has it.  --from registers a list, all of it or nothing.
+
+    \b
+    tang-attest device register web-1 --ek-sha256 9f86d081884c7d65... --policy webservers
+    tang-attest device register --from machines.csv --policy webservers --without-token
     """
+    sources = [source for source in (file, *(ek[each] for each in registered.SOURCES)) if source is not None]
+    if len(sources) != 1:
+        raise click.UsageError("say one of --file, --ek-sha256, --ek-certificate and --from")
+    if (name is None) != (ek["listed"] is not None):
+        raise click.UsageError("a NAME goes with every option but --from, whose list has the names")
+    if file is None or name is None:
+        if tcti is not None or pem or verify_only:
+            raise click.UsageError("--tcti, --pem and --verify-only go with --file")
+        registered.register(name, policy, as_json, **ek)
+        return
+    if ek["labels"] or ek["without_token"]:
+        raise click.UsageError("--label and --without-token go with an EK")
     if verify_only and tcti is None:
         raise click.UsageError("--verify-only needs --tcti")
     key, reach = read_ak(file, pem=pem), reach_of(tcti, ak_handle)
@@ -292,5 +313,5 @@ def _running(entry: Device) -> str | None:
     return None if entry.standing.outcome is None else entry.standing.outcome.value
 
 
-for command in COMMANDS:
+for command in (*COMMANDS, *registered.COMMANDS):
     device.add_command(command)

@@ -35,6 +35,8 @@ def spell(conditions: Conditions) -> list[str]:
         words.append(f"asks what IMA measured (requirement {conditions.ima[:8]})")
     if conditions.attested_root:
         words.append("verifies running machines only if attestation opened their disks")
+    if conditions.registered_ek:
+        words.append("enrolls only machines whose EK is registered")
     return words
 
 
@@ -154,6 +156,24 @@ def require_attested_root(name: str, required: bool, as_json: bool) -> None:
     _change(name, as_json, sentence, lambda conditions: replace(conditions, attested_root=required))
 
 
+@click.command("require-registered-ek")
+@click.argument("name")
+@_switch("required")
+@output.json_option
+def require_registered_ek(name: str, required: bool, as_json: bool) -> None:
+    """Enroll only machines whose EK is registered.
+
+    'tang-attest device register --ek-sha256' registers one, '--from' a list.  A token alone then enrolls
+    nothing.  Devices that are there stay.
+
+    \b
+    tang-attest policy require-registered-ek webservers on
+    """
+    sentence = f"policy {name} {'enrolls' if required else 'does not ask'}"
+    sentence += " only machines whose EK is registered" if required else " for registered EKs"
+    _change(name, as_json, sentence, lambda conditions: replace(conditions, registered_ek=required))
+
+
 def _old_stale(args: list[str]) -> list[str]:
     """Return *args* with ``on`` before the old ``--after``, which has become ``--for``, and ``off`` for ``--off``."""
     if "--off" in args:
@@ -222,4 +242,11 @@ RENAMED: Final = {
     "watch": Renamed("require-rounds", switched, "require-rounds POLICY on|off"),
     "ima": Renamed("require-ima", switched, "require-ima POLICY on|off"),
 }
-COMMANDS: Final = (require_ima, require_rounds, require_approval, require_attested_root, refuse_stale)
+COMMANDS: Final = (
+    require_ima,
+    require_rounds,
+    require_approval,
+    require_attested_root,
+    require_registered_ek,
+    refuse_stale,
+)

@@ -17,7 +17,6 @@ from tang_attest.ports.decisions import NewEvidence, Snapshot
 from tang_attest.ports.enrollment import Enrollment, Token
 from tang_attest.ports.keys import KeyStore
 from tang_attest.ports.machines import Device, Learning, NewDevice
-from tang_attest.ports.store import HasDevices, HasEnrollment, HasPolicies
 from tang_attest.protocol import tpm
 from tang_attest.protocol.challenge import Challenge, Purpose
 from tang_attest.protocol.coverage import BootPart, acceptance, assess, propose, read_boot, require_covered
@@ -46,6 +45,13 @@ from tang_attest.protocol.values.pcr import Selection
 from tang_attest.protocol.values.points import DEFAULT_CURVE
 from tang_attest.service.audit.actors import Caller
 from tang_attest.service.audit.refusals import Refusals, describe_refusal
+from tang_attest.service.enrollment.admission import (
+    REGISTERED,
+    Admission,
+    Admissions,
+    AdmittingStore,
+    check_usable,
+)
 from tang_attest.service.enrollment.endorsing import endorse
 from tang_attest.service.unlock.appraisal import grade_of
 from tang_attest.service.unlock.challenges import Challenges
@@ -66,10 +72,13 @@ class SessionCipher(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Application:
-    """A machine's application: a device name (:func:`check_name`), a token, TPM2B_PUBLIC twice, and (perhaps padded) DER."""
+    """A machine's application: a device name (:func:`check_name`), a token, TPM2B_PUBLIC twice, and (perhaps padded) DER.
+
+    Without a token its EK has to be registered for that.
+    """
 
     name: str
-    token: str
+    token: str | None
     ak: bytes
     ek: bytes
     ek_certificate: bytes | None
@@ -93,7 +102,7 @@ class _Session(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", ser_json_bytes="base64", val_json_bytes="base64")
 
     name: str
-    token: bytes
+    token: bytes | None
     ak: bytes
     ek: bytes
     ek_certificate: bytes | None
@@ -104,16 +113,12 @@ class _Session(BaseModel):
     selection: str
 
 
-class EnrollingStore(HasDevices, HasEnrollment, HasPolicies, Protocol):
-    """The roles of the store that an enrollment needs."""
-
-
 class Enroll:
     """Answers ``POST /attest/enroll`` and ``POST /attest/enroll/finish``."""
 
     def __init__(
         self,
-        store: EnrollingStore,
+        store: AdmittingStore,
         keys: KeyStore,
         sessions: SessionCipher,
         challenges: Challenges,
@@ -123,14 +128,17 @@ class Enroll:
     ) -> None:
         self._store, self._keys, self._sessions = store, keys, sessions
         self._challenges, self._refusals, self._curve = challenges, refusals, curve
+        self._admissions = Admissions(store)
 
     async def begin(self, application: Application, caller: Caller) -> Begun:
         """Check the token, the AK and the EK; wrap a secret for the TPM that has both.  Nothing is stored."""
         now, name = self._challenges.now(), application.name
         try:
-            token = await self._token(application.token, name, now)
+            shown = None if application.token is None else await self._token(application.token, name, now)
             ak, ek = accept_ak(application.ak), tpm.parse_ek(application.ek)
-            endorsement = await self._endorse(ek, application.ek_certificate, token, now)
+            admission = await self._admissions.admit(shown, name, ek.spki, now)
+            token = admission.token
+            endorsement = await self._endorse(ek, application.ek_certificate, admission, now)
             selection, cap_pcr = await self._pcrs(token)
         except Refused as refusal:
             await self._audit_refusal(name, refusal, now, caller)
@@ -139,12 +147,12 @@ class Enroll:
         nonce = self._challenges.make(Purpose.ENROLL, name)
         session = _Session(
             name=name,
-            token=token.digest,
+            token=None if shown is None else shown.digest,
             ak=application.ak,
             ek=application.ek,
             ek_certificate=endorsement.certificate,
-            ek_issuer=endorsement.issuer,
-            ek_verified=endorsement.verified,
+            ek_issuer=endorsement.issuer or (REGISTERED if admission.registered else None),
+            ek_verified=endorsement.verified or admission.registered is not None,
             secret=secret,
             nonce=nonce,
             selection=str(selection),
@@ -165,12 +173,11 @@ class Enroll:
         ``selection-invalid`` when the operator chose the selection.
         """
         session, now = self._open(session_text), self._challenges.now()
-        token = await self._store.enrollment.find_token(session.token)
-        if token is None:
-            raise _withdrawn()
-        _check_usable(token, now)
+        token = await self._find(session)
+        if token is not None:
+            check_usable(token, now)
         self._challenges.check(Purpose.ENROLL, session.name, session.nonce, now)
-        if not token.proposes:
+        if token is None or not token.proposes:
             raise Refused("selection-invalid", "The selection of this token is not left to the event log.")
         # The sender of the log chose how long it takes to read, so nobody else waits for that.
         selection, reasons = await asyncio.to_thread(fitting, event_log, token)
@@ -196,24 +203,24 @@ class Enroll:
         now = self._challenges.now()
         session = self._open(session_text)
         try:
-            token = await self._store.enrollment.find_token(session.token)
-            if token is None:
-                raise _withdrawn()
+            admission = await self._admissions.admit(
+                await self._find(session), session.name, tpm.parse_ek(session.ek).spki, now
+            )
+            token = admission.token
             known = await self._known(session, token)
             if known is not None and _may_be_lost(known, token, now):
                 check_activation(session.nonce, session.secret, proof)
                 return known
-            _check_usable(token, now)
+            check_usable(token, now)
             quote = self._verify(session, proof, evidence, now)
             if known is not None:
                 return known
-            enrollment = await self._compose(session, token, quote, evidence.event_log, now, caller)
+            enrollment = await self._compose(session, admission, quote, evidence.event_log, now, caller)
             try:
                 return await self._store.enrollment.enroll(enrollment)
             except Conflict:
                 # The same request may have been answered meanwhile, by another worker.
-                token = await self._store.enrollment.find_token(session.token)
-                known = None if token is None else await self._known(session, token)
+                known = await self._known(session, await self._find(session) or token)
                 if known is None:
                     raise
                 return known
@@ -228,22 +235,25 @@ class Enroll:
         token = await self._store.enrollment.find_token(token_digest(text))
         if token is None or (token.name is not None and not matches(token.name, name)):
             raise Refused("token-invalid", "The token is unknown, or was made for another name.")
-        _check_usable(token, now)
+        check_usable(token, now)
         return token
 
     async def _endorse(
-        self, ek: tpm.EkPublic, certificate: bytes | None, token: Token, now: datetime
+        self, ek: tpm.EkPublic, certificate: bytes | None, admission: Admission, now: datetime
     ) -> EndorsementKey:
-        """Return the EK, verified by its certificate, or unverified if the token allows that."""
+        """Return the EK, verified by its certificate, or unverified if the token allows that, or if the
+        operator registered the EK.
+        """
+        unverified = admission.token.allow_unverified_ek or admission.registered is not None
         if certificate is None:
-            if token.allow_unverified_ek:
+            if unverified:
                 return EndorsementKey(ek.spki)
             raise Refused("ek-untrusted", "The TPM has no EK certificate, and the token asks for one.")
         try:
             return await endorse(self._store.enrollment, certificate, ek.spki, now)
         except (Malformed, Refused):
             # The operator's opt-out covers every fault of a certificate, also one that cannot be read.
-            if token.allow_unverified_ek:
+            if unverified:
                 return EndorsementKey(ek.spki, certificate=_readable(certificate))
             raise
 
@@ -255,6 +265,15 @@ class Enroll:
         return policy.selection, policy.cap_pcr
 
     # --- finish ---
+
+    async def _find(self, session: _Session) -> Token | None:
+        """Return the token of *session*, or None if it needs none.  Raises ``token-invalid``."""
+        if session.token is None:
+            return None
+        token = await self._store.enrollment.find_token(session.token)
+        if token is None:
+            raise Refused("token-invalid", "The token was withdrawn.")
+        return token
 
     def _open(self, text: str) -> _Session:
         payload = self._sessions.decrypt(text)
@@ -289,12 +308,13 @@ class Enroll:
     async def _compose(
         self,
         session: _Session,
-        token: Token,
+        admission: Admission,
         quote: VerifiedQuote,
         event_log: bytes,
         now: datetime,
         caller: Caller,
     ) -> Enrollment:
+        token = admission.token
         under = None if token.policy is None else await self._store.policies.get_policy(token.policy)
         cap_pcr = token.cap_pcr if under is None else under.cap_pcr
         loose = {cap_pcr, *MOVING_PCRS}
@@ -320,7 +340,7 @@ class Enroll:
             clock=quote.clock,
             learning=learning,
             opened_reset_count=quote.clock.reset_count,
-            labels=token.labels,
+            labels=admission.labels,
         )
         key = await self._keys.create_exchange(self._curve, now, device.holder)
         policy = (
@@ -331,6 +351,8 @@ class Enroll:
         details: dict[str, object] = {"coverage": found.line()}
         if accepted:
             details["accepted_uncovered"] = [part.value for part in accepted]
+        if admission.registered is not None:
+            details["registered_ek"] = admission.registered.ek_sha256.hex()
         return Enrollment(
             session.token,
             device,
@@ -341,6 +363,7 @@ class Enroll:
             evidence=first_evidence(
                 quote, event_log, cap_pcr, ek_verified=session.ek_verified, accepted=(*accepted, *known)
             ),
+            registered_ek=admission.unused,
         )
 
     async def _audit_refusal(self, name: str, error: TangAttestError, now: datetime, caller: Caller) -> None:
@@ -354,20 +377,6 @@ def _readable(certificate: bytes) -> bytes | None:
         return trim_certificate(certificate)
     except Malformed:
         return None
-
-
-def _withdrawn() -> Refused:
-    return Refused("token-invalid", "The token was withdrawn.")
-
-
-def _check_usable(token: Token, now: datetime) -> None:
-    """Raise ``token-used``, ``token-used-up``, ``token-revoked`` or ``token-expired``."""
-    if token.spent is not None:
-        raise Refused.because(token.spent)
-    if token.revoked_at is not None:
-        raise Refused("token-revoked", "The token was revoked.")
-    if now >= token.expires_at:
-        raise Refused("token-expired", "The token has expired.")
 
 
 def _may_be_lost(device: Device, token: Token, now: datetime) -> bool:

@@ -332,6 +332,23 @@ ek_root: Final = sa.Table(
     _seal(),
 )
 
+registered_ek: Final = sa.Table(
+    "registered_ek",
+    metadata,
+    # EKs whose machines an operator expects: SHA-256 of the DER SubjectPublicKeyInfo.
+    sa.Column("ek_sha256", sa.LargeBinary, primary_key=True),
+    # The only name under which it enrolls; no other TPM takes it meanwhile.
+    sa.Column("name", sa.Text, nullable=False, unique=True),
+    sa.Column("policy", sa.Text, nullable=False),
+    sa.Column("labels", JsonText, nullable=False),
+    sa.Column("without_token", sa.Boolean, nullable=False),
+    sa.Column("added_at", Instant, nullable=False),
+    sa.Column("added_by", sa.Text, nullable=False),
+    # A registration is good for one enrollment; the row stays, so that a list can be registered again.
+    sa.Column("used_at", Instant),
+    _seal(),
+)
+
 audit: Final = sa.Table(
     "audit",
     metadata,

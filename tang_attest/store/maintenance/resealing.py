@@ -191,7 +191,12 @@ def _identity(form: Form, raw: dict[str, Any]) -> tuple[Any, ...]:
 
 
 def _rows(connection: sa.Connection, form: Form) -> Iterator[dict[str, Any]]:
-    """Every row as the columns hold it, NULL for columns that the schema does not have yet."""
+    """Every row as the columns hold it, NULL for columns that the schema does not have yet.
+
+    A table that it does not have yet has no rows.
+    """
+    if not sa.inspect(connection).has_table(form.name):
+        return
     there = {column["name"] for column in sa.inspect(connection).get_columns(form.name)}
     columns = [
         sa.type_coerce(column, sa.types.NullType()).label(column.name)

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import sqlalchemy as sa
+
 from tang_attest.ports.audit import AuditEntry
-from tang_attest.ports.enrollment import EkRoot, Enrollment, EnrollmentStore, Token
+from tang_attest.ports.enrollment import EkRoot, Enrollment, EnrollmentStore, RegisteredEk, Token
 from tang_attest.ports.machines import Device
-from tang_attest.store.records import (
-    roots,
-    tokens,
-)
+from tang_attest.store.records import audit_log, registered, roots, tokens
 from tang_attest.store.roles.role import Role
 
 
@@ -31,6 +30,28 @@ class SqlEnrollment(Role, EnrollmentStore):
 
     async def revoke_token(self, digest: bytes, audit: AuditEntry) -> None:
         await self._change(lambda connection: tokens.revoke(connection, digest, audit.at), audit)
+
+    async def find_registered_ek(self, ek_sha256: bytes) -> RegisteredEk | None:
+        return await self._database.read(lambda connection: registered.find(connection, ek_sha256))
+
+    async def list_registered_eks(self) -> Sequence[RegisteredEk]:
+        return await self._database.read(registered.load)
+
+    async def register_eks(
+        self, registered_eks: Sequence[RegisteredEk], audit: Sequence[AuditEntry]
+    ) -> Sequence[RegisteredEk]:
+        def register(connection: sa.Connection) -> list[RegisteredEk]:
+            new = []
+            for each, entry in zip(registered_eks, audit, strict=True):
+                if registered.add(connection, each):
+                    audit_log.append(connection, entry)
+                    new.append(each)
+            return new
+
+        return await self._database.write(register)
+
+    async def unregister_ek(self, ek_sha256: bytes, audit: AuditEntry) -> None:
+        await self._change(lambda connection: registered.remove(connection, ek_sha256), audit)
 
     async def add_ek_root(self, root: EkRoot, audit: AuditEntry) -> None:
         await self._change(lambda connection: roots.add(connection, root), audit)

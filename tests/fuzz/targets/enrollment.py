@@ -15,6 +15,7 @@ from tang_attest.protocol.endorsement.endorsement import (
     trim_certificate,
     verify_ek_certificate,
 )
+from tang_attest.protocol.endorsement.registered import parse_list
 from tang_attest.protocol.enrollment import SECRET_SIZE, accept_ak, begin_activation, check_name
 from tang_attest.web.wire import EnrollBody, FinishBody, parse_json, validate
 from tests.attester import Attester
@@ -72,6 +73,13 @@ def roots(data: bytes) -> None:
         assert len(subject_digest(root.der)) == 32
 
 
+def ek_list(data: bytes) -> None:
+    """An operator's list of EKs: each machine of it has a digest and a name that can be kept."""
+    for entry in parse_list(data, "web"):
+        assert len(entry.ek_sha256) == 32
+        check_name(entry.name)
+
+
 def seeds() -> Iterator[tuple[Parser, bytes]]:
     """A software TPM's keys, the vectors' AKs and certificates."""
     members = {"name": "pi-b", "token": "t" * 43, "ak": "AAAA", "ek": "AAAA", "ek_certificate": "MIIB"}
@@ -84,6 +92,9 @@ def seeds() -> Iterator[tuple[Parser, bytes]]:
         if (area := public_area(vector["public"])) is not None:
             yield ak, area
             yield ek, area
+    columns = "name,ek_sha256,ek_certificate,policy,labels,without_token"
+    yield ek_list, f"{columns}\r\nweb-1,{'ab' * 32},,web,canary site=berlin,yes\r\n".encode()
+    yield ek_list, f'{columns}\n"web-1",,MIIB,,,\n'.encode()
     for pem in certificates():
         yield roots, pem
         der = parse_roots(pem)[0].der
@@ -98,4 +109,4 @@ def seeds() -> Iterator[tuple[Parser, bytes]]:
         yield intermediate, der
 
 
-TARGET = Target([body, finish, ak, ek, certificate, intermediate, roots], seeds)
+TARGET = Target([body, finish, ak, ek, certificate, intermediate, roots, ek_list], seeds)

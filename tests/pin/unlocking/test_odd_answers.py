@@ -212,7 +212,7 @@ NOT_AT_UNLOCK = {
     "announcements-full", "state-in-use", "device-unreachable", "ima-missing", "ima-incomplete", "ima-malformed",
     "ima-mismatch", "ima-not-allowed", "root-not-attested", "root-not-told", "cap-malformed", "token-invalid", "token-expired", "token-used", "token-used-up", "token-revoked", "name-taken", "device-exists",
     "session-invalid", "ak-unsuitable", "ek-malformed", "ek-mismatch", "ek-expired", "certificate-malformed",
-    "ek-unsupported", "ek-untrusted", "activation-failed", "admin-token-invalid", "transport-insecure",
+    "ek-unsupported", "ek-untrusted", "ek-not-registered", "ek-registered", "ek-list-invalid", "activation-failed", "admin-token-invalid", "transport-insecure",
     "scope-missing", "policy-not-granted", "media-type-unsupported", "selection-invalid", "values-invalid",
     "values-known", "values-all-zero", "change-invalid", "would-refuse", "rollout-unfinished", "rollout-changed",
     "not-suspended", "tpm-unreachable", "hook-failed", "webhook-failed", "program-missing", "observation-missing", "observation-ambiguous",

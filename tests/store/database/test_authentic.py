@@ -86,6 +86,10 @@ READERS: dict[str, list[Callable[[SqlStore], Awaitable[object]]]] = {
     "ima_requirement": [lambda store: store.rounds.find_ima_requirement(IMA.digest)],
     "ima_progress": [lambda store: store.rounds.ima_progress(1)],
     "ek_root": [lambda store: store.enrollment.list_ek_roots()],
+    "registered_ek": [
+        lambda store: store.enrollment.find_registered_ek(digest("ek pi-x")),
+        lambda store: store.enrollment.list_registered_eks(),
+    ],
     "notification": [lambda store: store.rounds.take_notifications(10)],
 }
 
@@ -172,7 +176,7 @@ async def test_an_inserted_row_decides_nothing(store: SqlStore, intruder: Intrud
     await fill(store)
     form = authentic.SEALED[table]
     raw = await newest_row(store, form)
-    fresh = {"name": "x", "label": "x", "ak_spki": b"x", "ek_spki": b"x", "under_way": 77}
+    fresh = {"name": "x", "label": "x", "ak_spki": b"x", "ek_spki": b"x", "under_way": 77, "ek_sha256": b"x"}
     fresh |= {"digest": b"x" if table != "ima_requirement" else "x", "fingerprint": "x", "kid": "x", "id": 77}
     await store.rounds.take_notifications(10)
     intruder.insert(table, raw | {name: value for name, value in fresh.items() if name in raw})
@@ -187,6 +191,7 @@ async def test_an_inserted_row_decides_nothing(store: SqlStore, intruder: Intrud
         "rollout": lambda: store.policies.get_rollout("policy"),
         "ima_requirement": lambda: store.rounds.find_ima_requirement("x"),
         "ek_root": store.enrollment.list_ek_roots,
+        "registered_ek": store.enrollment.list_registered_eks,
         "notification": lambda: store.rounds.take_notifications(10),
     }
     expected = None if table == "notification" else "registry-tampered"
