@@ -70,7 +70,7 @@ def _load(
 ) -> dict[str, float]:
     ports = {"ours": server.port, "tangd": tangd_port}
     runs: dict[str, list[Run]] = defaultdict(list)
-    server_ms = []
+    server_ms, ecdhs = [], []
     for _ in range(rounds):
         for mode in ("", "_keepalive"):
             for prefix, which, kind in _SCENARIOS:
@@ -82,7 +82,12 @@ def _load(
                 if (prefix, mode) == ("attested_unlock", ""):
                     share = seconds / (time.perf_counter() - begin)
                     server_ms.append(1000 * (server.cpu_s() - before) * share / run.count)
-    figures: dict[str, float] = {"server_cpu_ms_per_unlock": median(server_ms)}
+                    # At once: the speed of this machine wanders.
+                    ecdhs.append(server_ms[-1] / exchange.ecdh_ms())
+    figures: dict[str, float] = {
+        "server_cpu_ms_per_unlock": median(server_ms),
+        "unlock_cpu_ratio_ecdh": median(ecdhs),
+    }
     for name, several in runs.items():
         figures |= summarize(name, several)
     for name, prefix in (("unlock", "attested_unlock"), ("rec", "plain_rec")):

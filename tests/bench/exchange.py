@@ -34,6 +34,13 @@ def measure(points: int = 50, rounds: int = 8) -> dict[str, float]:
     }
 
 
+def ecdh_ms(calls: int = 100) -> float:
+    """Median of one raw P-521 ECDH, in ms."""
+    private, algorithm = ec.generate_private_key(ec.SECP521R1()), ec.ECDH()
+    peers = [ec.generate_private_key(ec.SECP521R1()).public_key() for _ in range(calls)]
+    return 1000 * median(_time(lambda peer=peer: private.exchange(algorithm, peer)) for peer in peers)  # type: ignore[misc]
+
+
 def _time(call: Callable[[], object]) -> float:
     begin = time.perf_counter()
     call()

@@ -110,10 +110,13 @@ class _Bench:
         return state
 
     def _databases(self, state: Path) -> Iterator[tuple[str, str | None]]:
-        yield "sqlite", None
         url = self._postgres.url(self._postgres.create())
         self._say(f"{state.name} is copied to PostgreSQL")
-        population.copy_to(state, url)
+        # A database that was copied away serves no longer, so it is another one that is copied.
+        original = shutil.copytree(state, state.with_name(f"{state.name}-copied"))
+        population.copy_to(original, url)
+        shutil.rmtree(original)
+        yield "sqlite", None
         yield "postgresql", url
 
     @contextmanager
