@@ -7,11 +7,12 @@ listing is a table for eyes, and JSON with ``--json``.
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import re
 import sys
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -92,6 +93,34 @@ def print_json(value: object) -> None:
 def print_json_line(value: object) -> None:
     """*value* as one line of JSON on stdout, at once, encoded as by :func:`print_json`."""
     click.echo(json.dumps(value, default=_encode))
+
+
+#: Beginnings of a cell that spreadsheets take for a formula, full-width signs included.
+_FORMULA = re.compile(r"\s*[=+\-@\t\r\n\uff1d\uff0b\uff0d\uff20]")
+
+
+def print_csv(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """A table as CSV on stdout: RFC 4180, UTF-8, with a header; times are RFC 3339 in UTC, other objects JSON.
+
+    Text that a spreadsheet would compute begins with ``'``.
+    """
+    # The lines end with CR LF, also where text streams translate line ends.
+    writer = csv.writer(sys.stdout, lineterminator="\r\n")
+    writer.writerow(columns)
+    for row in rows:
+        writer.writerow([_csv_cell(value) for value in row])
+
+
+def _csv_cell(value: object) -> str | int:
+    if value is None:
+        return ""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return value
+    if isinstance(value, bytes | datetime):
+        text = str(_encode(value))
+    else:
+        text = value if isinstance(value, str) else json.dumps(value, default=_encode)
+    return f"'{text}" if _FORMULA.match(text) else text
 
 
 def done(as_json: bool, sentence: str, result: object) -> None:

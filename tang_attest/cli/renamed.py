@@ -37,11 +37,20 @@ class Renamed:
 
 
 class RenamingGroup(click.Group):
-    """A group whose *renamed* commands, by their old names, work as the new ones do."""
+    """A group whose *renamed* commands, by their old names, work as the new ones do.
 
-    def __init__(self, *args: Any, renamed: Mapping[str, Renamed] = {}, **attributes: Any) -> None:
+    *synonyms* are other words for the name of a command: what people type first, without a note.
+    """
+
+    def __init__(
+        self,
+        *args: Any,
+        renamed: Mapping[str, Renamed] = {},
+        synonyms: Mapping[str, str] = {},
+        **attributes: Any,
+    ) -> None:
         super().__init__(*args, **attributes)
-        self.renamed = renamed
+        self.renamed, self.synonyms = renamed, synonyms
 
     def resolve_command(
         self, ctx: click.Context, args: Arguments
@@ -51,6 +60,8 @@ class RenamingGroup(click.Group):
             path = ctx.command_path
             note(f"{path} {args[0]}", f"{path} {renamed.usage or renamed.name}")
             args = [renamed.name, *renamed.rewrite(args[1:])]
+        elif args and args[0] in self.synonyms:
+            args = [self.synonyms[args[0]], *args[1:]]
         return super().resolve_command(ctx, args)
 
 

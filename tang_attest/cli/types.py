@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from datetime import timedelta
+import time
+from datetime import UTC, datetime, timedelta, timezone
 from typing import Any, Final
 
 import click
@@ -33,6 +34,48 @@ class Duration(click.ParamType[timedelta]):
 
 
 DURATION: Final = Duration()
+
+
+class Moment(click.ParamType[datetime]):
+    """A time: ISO 8601, as a listing prints it, or a duration before now.
+
+    Without a zone it is in the zone of this machine, as listings are.
+    """
+
+    name = "time"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> datetime:
+        """*value* as an aware time, UTC."""
+        if isinstance(value, datetime):
+            return value
+        text = str(value).strip()
+        if re.fullmatch(r"[0-9]+[a-z]", text):
+            return datetime.now(UTC) - DURATION.convert(text, param, ctx)
+        try:
+            found = datetime.fromisoformat(self._without_zone_name(text))
+            return found.astimezone(UTC)
+        except (ValueError, OverflowError):
+            self.fail(
+                f"{value!r} is not a time, such as 2026-11-27T10:20:00+01:00, 2026-11-27 or 2d", param, ctx
+            )
+
+    @staticmethod
+    def _without_zone_name(text: str) -> str:
+        """*text* without the name of a zone that :func:`~tang_attest.cli.output.local` prints."""
+        at, space, zone = text.rpartition(" ")
+        if not space or not zone.isalpha():
+            return text
+        if zone.upper() in ("UTC", "GMT", "Z"):
+            return f"{at}+00:00"
+        if zone in time.tzname:
+            # The name decides in the hour that comes twice when summer time ends.
+            summer = time.daylight and zone == time.tzname[1] != time.tzname[0]
+            offset = timedelta(seconds=-(time.altzone if summer else time.timezone))
+            return datetime.fromisoformat(at).replace(tzinfo=timezone(offset)).isoformat()
+        return text
+
+
+MOMENT: Final = Moment()
 
 
 class Seconds(click.ParamType[float]):
@@ -105,3 +148,13 @@ class Head(click.ParamType[tuple[int, bytes]]):
         if match is None:
             self.fail(f"{value!r} is not a head, such as 812: and 64 hexadecimal digits", param, ctx)
         return int(match[1]), bytes.fromhex(match[2])
+
+
+class OfKey(click.Command):
+    """A command of a thumbprint or a token: 43 characters, of which the first may be ``-`` without being an option."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parse *args*, thumbprints and tokens last."""
+        named = [word for word in args if re.fullmatch(r"-[A-Za-z0-9_-]{42}", word)]
+        others = [word for word in args if word not in named]
+        return super().parse_args(ctx, [*others, "--", *named] if named and "--" not in args else args)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field
 from datetime import datetime
-from typing import Protocol
+from typing import Final, Protocol
 
 from tang_attest.protocol.audit_chain import Row, Seal
 
@@ -35,6 +35,27 @@ class AuditEntry:
     details: Mapping[str, object] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AuditSearch:
+    """Conditions on entries, all of which an entry has to meet; an empty one is met by every entry.
+
+    * ``since``, ``until``: times, the first inclusive, the second exclusive;
+    * ``events``: events, or their first words: ``token`` is met by ``token create``;
+    * ``actors``: actors, or their names: ``alice`` is met by ``operator:alice`` and ``token:alice``.
+    """
+
+    since: datetime | None = None
+    until: datetime | None = None
+    codes: tuple[str, ...] = ()
+    events: tuple[str, ...] = ()
+    actors: tuple[str, ...] = ()
+    kid: str | None = None
+    verdict: str | None = None
+
+
+EVERYTHING: Final = AuditSearch()
+
+
 class AuditStore(Protocol):
     """The audit record and the chain of seals over it (protocol/audit_chain.py)."""
 
@@ -42,9 +63,17 @@ class AuditStore(Protocol):
         """Append one entry."""
 
     async def list_audit(
-        self, device: str | None = None, limit: int = 100, before: int | None = None
+        self,
+        device: str | None = None,
+        limit: int = 100,
+        before: int | None = None,
+        search: AuditSearch = EVERYTHING,
     ) -> Sequence[tuple[int, AuditEntry]]:
-        """Return entries with their row numbers, newest first; with *before*, only those with a lower number."""
+        """Return entries with their row numbers, newest first; with *before*, only those with a lower number.
+
+        *device* is the machine that has this name, had it last, or had it at the end of *search*: its entries
+        under earlier names are there too, and those of earlier machines with this name are not.
+        """
 
     async def newest_seal(self) -> Seal | None:
         """Return the head of the chain.  Raises ``audit-changed`` for a row that cannot be a seal."""

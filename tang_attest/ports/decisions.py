@@ -87,6 +87,7 @@ class Basis:
     rules: RuleSet | None
     rollout: Rollout | None
     labels: tuple[str, ...]
+    policy: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,7 +29,7 @@ class EncryptedKey:
     ``jwe`` is a compact JWE around its PKCS #8 DER, or around the key as the server's TPM has wrapped it.
 
     ``use`` is ``exchange`` or ``sign``; ``public`` the public JWK (crv, kty, x, y).  A rotated key is not
-    advertised, and still serves the volumes that were bound to it.  ``holder`` is the machine that it serves,
+    advertised, and still serves the volumes that were bound to it; a retired one serves none.  ``holder`` is the machine that it serves,
     by the device's row as it is now (:func:`holder`): the key opens only if it was encrypted for the same
     holder.
     """
@@ -43,6 +43,7 @@ class EncryptedKey:
     created_at: datetime
     rotated_at: datetime | None = None
     holder: str = OPEN
+    retired_at: datetime | None = None
 
 
 class KeyStore(Protocol):
@@ -84,11 +85,26 @@ class EncryptedKeyStore(Protocol):
     async def list_keys(self) -> Sequence[tuple[EncryptedKey, str | None]]:
         """Return every key with its device's name, newest first."""
 
+    async def get_key(self, kid: str) -> tuple[EncryptedKey, str | None]:
+        """Return the key *kid* with its device's name.  Raises ``not-found``."""
+
     async def server_keys(self) -> Sequence[EncryptedKey]:
-        """Return the keys that belong to no device: signing keys and open exchange keys, newest first."""
+        """Return the keys that belong to no device and are not retired: signing keys and open exchange keys,
+        newest first.
+        """
 
     async def count_signing_keys(self) -> tuple[int, int]:
         """Return the number of rows, and of those that this server, or one with its secret, wrote."""
 
     async def rotate_keys(self, kids: Sequence[str], at: datetime, audit: AuditEntry) -> None:
         """Mark keys as rotated.  Raises ``not-found``; then none is rotated."""
+
+    async def retire_key(self, kid: str, at: datetime, audit: AuditEntry) -> None:
+        """Let *kid* answer no more; decisions that are committed later see it.
+
+        Raises ``not-found``, ``key-retired`` when it is already, and ``key-last`` for the last key of its
+        holder that is advertised.
+        """
+
+    async def reinstate_key(self, kid: str, audit: AuditEntry) -> None:
+        """Let a retired key answer again.  Raises ``not-found``, ``key-not-retired``."""

@@ -111,7 +111,7 @@ class NewDevice:
 class Device(NewDevice):
     """A registered machine.
 
-    * ``kids``: its exchange keys, newest first;
+    * ``kids``: its exchange keys that answer, newest first;
     * ``last_state``: the label of the reference state that its last permitted unlock met;
     * ``running_policy``: the policy it is verified against while it runs (none: its own, capped);
     * ``allowed_until``: the end of an operator's approval that it may unlock;
@@ -216,6 +216,18 @@ class DeviceStore(Protocol):
         """Add and remove labels, for all of *names* or none.
 
         Raises ``not-found``, and ``request-malformed`` for too many labels.
+        """
+
+    async def rename_device(self, name: str, new: str, audits: Sequence[AuditEntry]) -> None:
+        """Give a device another name, also in states and policies that are for it alone, and in its history.
+
+        The audit record keeps its entries.  Raises ``not-found``, ``name-taken``, and ``rollout-unfinished``.
+        """
+
+    async def move_device(self, name: str, policy: str, expected: str, audit: AuditEntry) -> None:
+        """Bring a device from the policy *expected* under *policy*; a learning use that was armed ends.
+
+        Raises ``not-found`` (either), and ``policy-changed`` when it is under another policy meanwhile.
         """
 
     async def arm_learning(self, device: str, learning: Learning | None, audit: AuditEntry) -> None:

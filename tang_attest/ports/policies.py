@@ -66,6 +66,13 @@ class PolicyStore(Protocol):
     async def add_policy(self, policy: ReferencePolicy, audit: AuditEntry) -> None:
         """Add a policy with its states.  Raises ``name-taken``."""
 
+    async def remove_policy(self, name: str, audit: AuditEntry) -> None:
+        """Remove a policy with its states and rollouts.
+
+        Raises ``not-found``, and ``policy-in-use``, which names the devices, the enrollment tokens that can still
+        be used at the time of *audit*, and the admin tokens that are limited to it.
+        """
+
     async def list_policies(self) -> Sequence[ReferencePolicy]:
         """Return every policy, by name."""
 
@@ -152,6 +159,9 @@ class PolicyStore(Protocol):
 
         Raises ``not-found`` (the device).
         """
+
+    async def dismiss_observations(self, ids: Collection[int], audits: Sequence[AuditEntry]) -> None:
+        """Delete observations, all or none.  Raises ``observation-missing``."""
 
     async def list_observations(
         self,

@@ -32,6 +32,7 @@ from tang_attest.service.enrollment.enroll import Enroll
 from tang_attest.service.enrollment.registered import RegisteredEks
 from tang_attest.service.enrollment.tokens import EnrollmentTokens
 from tang_attest.service.machines.devices import DeviceAdministration
+from tang_attest.service.machines.transfers import DeviceTransfers
 from tang_attest.service.policies.announce import Announce
 from tang_attest.service.policies.changes import PolicyChanges
 from tang_attest.service.policies.conditions import PolicyConditions
@@ -130,6 +131,7 @@ class Installation:
     ek_roots: EkRoots
     registered_eks: RegisteredEks
     devices: DeviceAdministration
+    transfers: DeviceTransfers
     conditions: PolicyConditions
     reference_values: ReferenceValues
     policy_changes: PolicyChanges
@@ -236,6 +238,7 @@ def _compose(store: Store, secret: ServerSecret, settings: Settings, world: Worl
         ek_roots=EkRoots(store.enrollment, clock, author),
         registered_eks=RegisteredEks(store, clock, author),
         devices=DeviceAdministration(store.devices, private_keys, clock, author),
+        transfers=DeviceTransfers(store, clock, author),
         conditions=PolicyConditions(store.policies, clock, author),
         reference_values=ReferenceValues(store, clock, author),
         policy_changes=PolicyChanges(store, clock, author),

@@ -34,7 +34,16 @@ from tang_attest.protocol.tpm import ClockInfo
 from tang_attest.store import locks
 from tang_attest.store.database import authentic, tables
 from tang_attest.store.database.failures import Tampered
-from tang_attest.store.records import audit_log, devices, evidence, nonces, observations, policies, rollouts
+from tang_attest.store.records import (
+    audit_log,
+    devices,
+    evidence,
+    keys,
+    nonces,
+    observations,
+    policies,
+    rollouts,
+)
 
 _device = tables.device
 
@@ -64,6 +73,7 @@ class _Batch:
         self._rollouts: dict[int, Rollout | Tampered] = {}
         self._used: set[bytes] = set()
         self._counting: set[tuple[int, str]] = set()
+        self._retired: set[str] = set()
         if decisions:
             self._rows, self._policies, rolling = locks.take(connection, decisions)
             self._devices = {key: dict(row) for key, row in self._rows.items() if isinstance(row, dict)}
@@ -71,6 +81,8 @@ class _Batch:
             labels = {decision.met.label for decision in decisions if decision.met is not None}
             ids = {row["policy_id"] for row in self._devices.values()}
             self._counting = policies.counting(connection, ids, labels) if labels else set()
+            kids = {each.audit.kid for each in decisions if each.met is not None and each.audit.kid}
+            self._retired = keys.retired(connection, kids) if kids else set()
             self._rollouts = rollouts.under_way_if_ours(connection, rolling) if rolling else {}
         self._accepted: list[Decision] = []
         self._entries: list[AuditEntry] = []
@@ -144,10 +156,18 @@ class _Batch:
         seen_at = row["verified_at"] or row["enrolled_at"]
         if reason := conditions.obstacle(row["name"], row["allowed_until"], seen_at, decision.audit.at):
             return Conflict(reason.code, reason.sentence)
-        basis = Basis(policy["rules"], rollout, tuple(row["labels"]))
+        basis = Basis(policy["rules"], rollout, tuple(row["labels"]), policy["name"])
         if decision.basis not in (None, basis):
-            sentence = f"Policy '{policy['name']}' was changed while this evidence was appraised."
+            sentence = f"The policy of '{row['name']}' was changed while this evidence was appraised."
             return Conflict("policy-changed", sentence)
+        return self._withdrawn(decision, met, row)
+
+    def _withdrawn(
+        self, decision: Decision, met: ReferenceState, row: dict[str, Any]
+    ) -> TangAttestError | None:
+        """The reason that the key or the state *met* does not count any more, or not in this boot."""
+        if decision.audit.kid in self._retired:
+            return Conflict("key-retired", "The key was retired while its evidence was appraised.")
         if (row["policy_id"], met.label) not in self._counting:
             sentence = f"State '{met.label}' was retired while this evidence was appraised."
             return Conflict("state-retired", sentence)
@@ -156,7 +176,7 @@ class _Batch:
         return None
 
     def _accept(self, decision: Decision, row: dict[str, Any]) -> None:
-        connection, entry = self._connection, decision.audit
+        connection, entry = self._connection, _under_name(decision.audit, row["name"])
         self._used.add(decision.nonce_digest)
         self._accepted.append(decision)
         self._entries.append(entry)
@@ -177,6 +197,13 @@ class _Batch:
             observations.keep(connection, decision, decision.observation)
         if decision.evidence is not None:
             evidence.keep(connection, decision.device_id, entry.at, decision.evidence)
+
+
+def _under_name(entry: AuditEntry, name: str) -> AuditEntry:
+    """Return *entry* with the name of its device now: it may have been renamed during the appraisal."""
+    if entry.device in (None, name):
+        return entry
+    return replace(entry, device=name, actor=f"device:{name}")
 
 
 def is_step_back(stored: ClockInfo | None, new: ClockInfo, *, behind_ms: int) -> bool:

@@ -37,6 +37,7 @@ _STATUS_BY_CODE: Final[Mapping[str, int]] = {
     "device-stale": 403,
     "state-learned": 403,
     "device-suspended": 403,
+    "key-retired": 403,
     "method-not-allowed": 405,
     "request-slow": 408,
     "request-too-large": 413,

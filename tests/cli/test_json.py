@@ -31,6 +31,7 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         assert run("init")[2] == 0
         assert run("policy", "create", "web", "--selection", "sha256:0,7")[2] == 0
         assert run("policy", "record", "web", "--file", "values", "--label", "first")[2] == 0
+        assert run("policy", "create", "db", "--selection", "sha256:0,7")[2] == 0
         assert run("device", "register", "one", "--file", "ak", "--policy", "web")[2] == 0
         yield
 
@@ -46,7 +47,7 @@ def answer(command: str) -> Any:
 @pytest.mark.parametrize(
     ("command", "expected"),
     [
-        ("policy create db --selection sha256:0", {"name": "db", "selection": "sha256:0", "states": []}),
+        ("policy create new --selection sha256:0", {"name": "new", "selection": "sha256:0", "states": []}),
         ("policy record web --file more --label m", {"policy": "web", "label": "m", "life": "active"}),
         (
             "policy stage web --file more --label m --for 2d",
@@ -72,6 +73,13 @@ def answer(command: str) -> Any:
         ("device suspend one --reason lost", {"device": "one", "suspended": True, "reason": "lost"}),
         ("device running-policy one web", {"device": "one", "running_policy": "web"}),
         ("device running-policy one --own", {"device": "one", "running_policy": None}),
+        ("device rename one two", {"device": "two", "before": "one", "policy": "web"}),
+        (
+            "device move one db",
+            {"device": "one", "policy": "db", "before": "web", "last_boot_permitted": None},
+        ),
+        ("policy remove db", {"policy": "db", "removed": True}),
+        ("observation dismiss --device one", {"dismissed": []}),
         ("device remove one --yes", {"device": "one", "removed": True}),
         ("keys rotate", {"device": None}),
         ("keys rotate --device one", {"device": "one"}),

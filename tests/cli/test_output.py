@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import csv
 import io
 import json
 import logging
@@ -242,3 +243,42 @@ def test_an_interrupt_inside_of_the_program(monkeypatch: pytest.MonkeyPatch) -> 
         main()
     assert stop.value.code == 130
     assert error.getvalue().strip() == "tang-attest: interrupted"
+
+
+def csv_of(*rows: tuple[object, ...]) -> str:
+    """Return the output of :func:`output.print_csv` under the columns ``a`` and ``b``."""
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out):
+        output.print_csv(("a", "b"), rows)
+    return out.getvalue()
+
+
+def test_csv_is_rfc_4180() -> None:
+    """CR LF ends a line, quotes are doubled, and a reader gets back what was written."""
+    rows = [('say "hi", twice', "two\nlines"), (None, True), (-1, {"ä": [1, None]})]
+    text = csv_of(*rows)
+    assert text.startswith('a,b\r\n"say ""hi"", twice","two\nlines"\r\n,true\r\n-1,')
+    assert list(csv.reader(io.StringIO(text, newline="")))[3] == ["-1", '{"\\u00e4": [1, null]}']
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "=1+1",
+        "+1",
+        "-1",
+        "@SUM(A1)",
+        "\t=1",
+        "\r=1",
+        "\n=1",
+        " =1",
+        "\uff1d1",
+        "-kid",
+        "=cmd|' /C calc'!A0",
+        "\uff201",
+    ],
+)
+def test_no_cell_is_a_formula(text: str) -> None:
+    """A name or an address comes from outside, and a spreadsheet would compute it."""
+    ((cell, plain),) = list(csv.reader(io.StringIO(csv_of((text, "plain")), newline="")))[1:]
+    assert (cell, plain) == (f"'{text}", "plain")

@@ -21,8 +21,8 @@ from tang_attest.protocol.conditions import Conditions
 from tang_attest.protocol.reference_state import Life
 from tang_attest.protocol.rules import parse_rules
 from tang_attest.protocol.tpm import ClockInfo
-from tang_attest.store import SqlStore, locks
-from tang_attest.store.records import devices, policies, rollouts, tokens
+from tang_attest.store import SqlStore, locks, transfers
+from tang_attest.store.records import devices, keys, policies, rollouts, tokens
 from tests.store.conftest import Opener, Stall
 from tests.store.samples import NOW, clock, decision, device, enrollment, entry, key, policy, state, token
 
@@ -54,6 +54,8 @@ async def device_id(store: SqlStore) -> int:
     """A device with a learning use."""
     await store.policies.add_policy(policy(), entry())
     made = await store.devices.add_device(device(), "policy", key(), entry())
+    await store.keys.add_key(key("kid-new", minutes=1), "pi-b", entry())
+    await store.policies.add_policy(policy("other"), entry())
     await store.devices.arm_learning("pi-b", Learning(NOW + timedelta(hours=1), {}), entry())
     return made.id
 
@@ -189,6 +191,8 @@ CHANGES = {
     "suspend": ("device-suspended", devices, "suspend"),
     "remove": ("key-unknown", devices, "remove"),
     "retire": ("state-retired", policies, "move_state"),
+    "retire key": ("key-retired", keys, "retire"),
+    "move": ("policy-changed", transfers, "move"),
     "rules": ("policy-changed", rollouts, "change"),
     "rollout": ("policy-changed", rollouts, "start"),
     "label": ("policy-changed", devices, "label"),
@@ -196,7 +200,7 @@ CHANGES = {
 CHANGE = pytest.mark.parametrize("what", CHANGES)
 
 
-async def change(store: SqlStore, what: str) -> None:
+async def change(store: SqlStore, what: str) -> None:  # noqa: C901 - a case for each act
     """Acts of an operator during an unlock."""
     match what:
         case "require-approval":
@@ -209,6 +213,10 @@ async def change(store: SqlStore, what: str) -> None:
             await store.devices.remove_device("pi-b", entry())
         case "retire":
             await store.policies.move_state("policy", "recorded", {Life.ACTIVE}, Life.RETIRED, entry())
+        case "retire key":
+            await store.keys.retire_key("kid-pi-b", NOW, entry())
+        case "move":  # to a policy with a state of the same label
+            await store.devices.move_device("pi-b", "other", "policy", entry())
         case "rules":
             await store.policies.change_policy("policy", PolicyChange(rules=RULES), (), entry())
         case "rollout":
@@ -220,9 +228,14 @@ async def change(store: SqlStore, what: str) -> None:
 def permit(device_id: int) -> Decision:
     """A permit that was given by the policy as it was; it is two hours since the device was enrolled."""
     late = entry(
-        "unlock", at=NOW + timedelta(hours=2), verdict="permitted", actor="device:pi-b", device="pi-b"
+        "unlock",
+        at=NOW + timedelta(hours=2),
+        verdict="permitted",
+        actor="device:pi-b",
+        device="pi-b",
+        kid="kid-pi-b",
     )
-    return decision(device_id, "n", 1, met=state(), basis=Basis(None, None, ()), audit=late)
+    return decision(device_id, "n", 1, met=state(), basis=Basis(None, None, (), "policy"), audit=late)
 
 
 @CHANGE

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from datetime import datetime
 from typing import Any
 
 import click
@@ -11,31 +12,73 @@ from click.core import ParameterSource
 from tang_attest.cli import output
 from tang_attest.cli.invocation import run
 from tang_attest.cli.progress import shown
-from tang_attest.cli.types import Head
+from tang_attest.cli.types import MOMENT, Head
 from tang_attest.errors import Refused
-from tang_attest.ports.audit import AuditEntry
+from tang_attest.ports.audit import AuditEntry, AuditSearch
 from tang_attest.server.checkup import check_record
 from tang_attest.server.compose import Installation
 from tang_attest.service.audit.check import AuditCheck
 
+#: The columns of ``--csv``, which are the members of ``--json``.
+_FIELDS = (
+    "no",
+    "at",
+    "event",
+    "actor",
+    "verdict",
+    "code",
+    "device",
+    "kid",
+    "address",
+    "request_id",
+    "details",
+)
+
 
 def _list_options(command: Any) -> Any:
     """The options of ``audit list``, which ``audit`` alone has too."""
-    limit = click.option(
-        "--limit",
-        type=click.IntRange(1, 100_000),
-        default=50,
-        show_default=True,
-        help="How many, newest first.",
+    options = (
+        click.option(
+            "--since", type=MOMENT, help="Only entries of this time or later; a duration is before now."
+        ),
+        click.option("--until", type=MOMENT, help="Only entries of before this time."),
+        click.option("--device", help="Only of this device, under every name that it had."),
+        click.option(
+            "--event", "events", multiple=True, help="Only this event, or its first word; repeat it for more."
+        ),
+        click.option("--code", "codes", multiple=True, help="Only with this code; repeat it for more."),
+        click.option(
+            "--who",
+            "actors",
+            multiple=True,
+            help="Only of this actor, such as operator:alice or alice; repeat it for more.",
+        ),
+        click.option(
+            "--before",
+            type=click.IntRange(1),
+            metavar="NO",
+            help="Only entries before this number: the next page.",
+        ),
+        click.option(
+            "--limit",
+            type=click.IntRange(1, 100_000),
+            default=50,
+            show_default=True,
+            help="How many, newest first.",
+        ),
+        click.option("--csv", "as_csv", is_flag=True, help="CSV on stdout (RFC 4180), with times in UTC."),
+        output.wide_option,
+        output.json_option,
     )
-    device = click.option("--device", help="Only of this device.")
-    return device(limit(output.wide_option(output.json_option(command))))
+    for option in reversed(options):
+        command = option(command)
+    return command
 
 
 @click.group(invoke_without_command=True)
 @_list_options
 @click.pass_context
-def audit(ctx: click.Context, device: str | None, limit: int, wide: bool, as_json: bool) -> None:
+def audit(ctx: click.Context, /, **options: Any) -> None:
     """The audit record: decisions and changes.
 
     Without a command, list them.
@@ -45,36 +88,76 @@ def audit(ctx: click.Context, device: str | None, limit: int, wide: bool, as_jso
     tang-attest audit verify
     """
     if ctx.invoked_subcommand is None:
-        _list(device, limit, wide, as_json)
+        _list(**options)
     elif any(ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE for name in ctx.params):
         raise click.UsageError(f"options of 'audit {ctx.invoked_subcommand}' come after it", ctx)
 
 
 @audit.command("list")
 @_list_options
-def list_entries(device: str | None, limit: int, wide: bool, as_json: bool) -> None:
+def list_entries(**options: Any) -> None:
     """List decisions and changes, newest first.
 
-    Each entry says who, when, about which device, and why.
+    Each entry says who, when, about which device, and why.  An entry has to meet every option; an option that is
+    repeated is met by any of its values.  A time is ISO 8601, such as 2026-11-27T10:20:00+01:00, with the zone of
+    this machine if it names none; or a duration before now, such as 2d.
+
+    In CSV, a value that a spreadsheet would take for a formula has ' in front.
+
+    \b
+    tang-attest audit list --since 2d --code pcr-mismatch
+    tang-attest audit list --who alice --event token --event 'device remove'
+    tang-attest audit list --since 2026-11-01 --until 2026-12-01 --limit 100000 --csv > november.csv
     """
-    _list(device, limit, wide, as_json)
+    _list(**options)
 
 
-def _list(device: str | None, limit: int, wide: bool, as_json: bool) -> None:
+def _list(
+    *,
+    since: datetime | None,
+    until: datetime | None,
+    device: str | None,
+    events: tuple[str, ...],
+    codes: tuple[str, ...],
+    actors: tuple[str, ...],
+    before: int | None,
+    limit: int,
+    as_csv: bool,
+    wide: bool,
+    as_json: bool,
+) -> None:
+    if as_csv and as_json:
+        raise click.UsageError("--csv and --json exclude each other")
+    if since is not None and until is not None and since >= until:
+        raise click.UsageError("--since is not before --until")
+    search = AuditSearch(since=since, until=until, codes=codes, events=events, actors=actors)
+
     async def load(installation: Installation) -> list[tuple[int, AuditEntry]]:
-        return list(await installation.store.audit.list_audit(device, limit))
+        return list(await installation.store.audit.list_audit(device, limit + 1, before, search))
 
-    rows = run(load)
+    found = run(load)
+    rows = found[:limit]
     if as_json:
         output.print_json([_as_json(number, entry) for number, entry in rows])
-        return
-    output.table(
-        ("no", "when", "who", "event", "verdict", "code", "machine", "from", "pcrs"),
-        [(n, e.at, e.actor, e.event, e.verdict, e.code, e.device, e.address, _pcrs(e)) for n, e in rows],
-        empty="nothing is recorded" if device is None else f"nothing is recorded of {device}",
-        extra=("no", "from", "pcrs"),
-        wide=wide,
-    )
+    elif as_csv:
+        output.print_csv(_FIELDS, [tuple(_as_json(number, entry).values()) for number, entry in rows])
+    else:
+        searched = (search, before) != (AuditSearch(), None)
+        output.table(
+            ("no", "when", "who", "event", "verdict", "code", "machine", "from", "pcrs"),
+            [(n, e.at, e.actor, e.event, e.verdict, e.code, e.device, e.address, _pcrs(e)) for n, e in rows],
+            empty=_nothing(device, searched=searched),
+            extra=("no", "from", "pcrs"),
+            wide=wide,
+        )
+    if len(found) > limit:
+        output.hint(f"older ones follow with --before {rows[-1][0]}")
+
+
+def _nothing(device: str | None, *, searched: bool) -> str:
+    if searched:
+        return "no entry meets that"
+    return "nothing is recorded" if device is None else f"nothing is recorded of {device}"
 
 
 def _pcrs(entry: AuditEntry) -> str | None:

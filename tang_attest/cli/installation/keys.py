@@ -12,6 +12,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from tang_attest.cli import output
 from tang_attest.cli.invocation import at_terminal, run, settings
 from tang_attest.cli.progress import shown
+from tang_attest.cli.types import OfKey
 from tang_attest.errors import Conflict, Malformed, NotFound
 from tang_attest.files import read_file
 from tang_attest.keys.jwk import load_private
@@ -19,6 +20,7 @@ from tang_attest.ports.keys import EncryptedKey
 from tang_attest.server.compose import Installation
 from tang_attest.server.rekeying import Rotated, rotate_secret
 from tang_attest.service.tang.plain import load_json, permits
+from tang_attest.service.tang.server_keys import KeyUse
 
 
 @click.group()
@@ -32,7 +34,7 @@ def keys() -> None:
 def list_keys(wide: bool, as_json: bool) -> None:
     """List the keys, rotated ones too.
 
-    A rotated key still answers, but is advertised no longer.  A key that lives in the TPM can be used with
+    A rotated key still answers, but is advertised no longer.  A retired key does neither.  A key that lives in the TPM can be used with
     that TPM only; the others with the database and the kek.
     """
 
@@ -55,13 +57,14 @@ def list_keys(wide: bool, as_json: bool) -> None:
                     "lives_in": place,
                     "created_at": k.created_at,
                     "rotated_at": k.rotated_at,
+                    "retired_at": k.retired_at,
                 }
                 for k, device, place in rows
             ]
         )
         return
     output.table(
-        ("kid", "use", "curve", "lives in", "serves", "created", "rotated"),
+        ("kid", "use", "curve", "lives in", "serves", "created", "rotated", "retired"),
         [
             (
                 k.kid,
@@ -71,6 +74,7 @@ def list_keys(wide: bool, as_json: bool) -> None:
                 device or ("anybody" if k.use == "exchange" else "advertisements"),
                 k.created_at,
                 k.rotated_at,
+                k.retired_at,
             )
             for k, device, place in rows
         ],
@@ -100,6 +104,54 @@ def rotate(device: str | None, as_json: bool) -> None:
             click.echo(kid)
     result = {"device": device, "made": list(made), "rotated": list(old)}
     output.done(as_json, f"{len(made)} made, {len(old)} rotated", result)
+
+
+@keys.command(cls=OfKey)
+@click.argument("kid")
+@click.option("--force", is_flag=True, help="Retire it although the newest boot of its machine used it.")
+@output.json_option
+def retire(kid: str, force: bool, as_json: bool) -> None:
+    """Let a key answer no more.
+
+    Every server refuses it at once: a disk that is still bound to it opens by passphrase only, until 'keys
+    reinstate'.  Nothing is destroyed.  The last key that is advertised stays: rotate first.
+
+    A server knows the use of a machine's key from the audit record.  It does not know which disks the tang pin
+    bound to an open key.
+
+    \b
+    tang-attest keys rotate --device pi-b        then on pi-b: clevis luks attest-regen
+    tang-attest keys list                        the old key is the rotated one
+    tang-attest keys retire KID
+    """
+    used = run(lambda state: state.keys.retire(kid, force=force))
+    output.done(as_json, f"key {kid} is retired; {_spell(used)}", asdict(used))
+
+
+@keys.command(cls=OfKey)
+@click.argument("kid")
+@output.json_option
+def reinstate(kid: str, as_json: bool) -> None:
+    """Let a retired key answer again.
+
+    It is advertised again unless it was rotated.
+    """
+    used = run(lambda state: state.keys.reinstate(kid))
+    output.done(as_json, f"key {kid} answers again", asdict(used))
+
+
+def _spell(used: KeyUse) -> str:
+    """The known use of a key."""
+    if used.use == "sign":
+        return "it signs no advertisement any more"
+    if used.device is None:
+        return "nobody knows which disks the tang pin bound to it"
+    if used.last_at is None:
+        return f"the audit record has no unlock of {used.device} with it"
+    when = output.minute(used.last_at)
+    if used.in_use:
+        return f"{used.device} is still bound to it, and last unlocked with it at {when}"
+    return f"{used.device} last unlocked with it at {when}, and its newest boot used another"
 
 
 @keys.command("rotate-kek")

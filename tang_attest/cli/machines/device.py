@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from tang_attest.cli.coverage import accept_option
 from tang_attest.cli.invocation import run
 from tang_attest.cli.machines import registered
 from tang_attest.cli.machines.verification import COMMANDS, DEFAULT_AK, reach_of, spell_disks
+from tang_attest.cli.policies.conditions import spell
 from tang_attest.cli.renamed import Command
 from tang_attest.cli.types import Duration
 from tang_attest.errors import Malformed
@@ -23,6 +25,7 @@ from tang_attest.protocol.enrollment import accept_ak
 from tang_attest.protocol.tpm import AttestationKey, ak_from_pem, public_from_tpmt
 from tang_attest.server.compose import Installation
 from tang_attest.service.machines.grading import graded
+from tang_attest.service.machines.transfers import Move
 from tang_attest.service.unlock.device_keys import find_device_key
 
 
@@ -212,6 +215,91 @@ def label(names: tuple[str, ...], add: tuple[str, ...], remove: tuple[str, ...],
     changes = [f"+{each}" for each in add] + [f"-{each}" for each in remove]
     result = {"devices": list(names), "added": list(add), "removed": list(remove)}
     output.done(as_json, f"labels of {', '.join(names)}: {' '.join(changes)}", result)
+
+
+@device.command()
+@click.argument("name")
+@click.argument("new", metavar="NEW-NAME")
+@output.json_option
+def rename(name: str, new: str, as_json: bool) -> None:
+    """Give a device another name.
+
+    Its keys, states, history and approvals stay its own: nothing has to be done on the machine.  The audit record
+    keeps the old name in its old entries, and 'audit --device' finds them by the new one.  A policy that has the
+    name of the device keeps it.
+
+    \b
+    tang-attest device rename pi-b kitchen
+    """
+    renamed = run(lambda state: state.transfers.rename(name, new))
+    output.done(
+        as_json, f"device {name} is {new} now", {"device": new, "before": name, "policy": renamed.policy}
+    )
+    if renamed.policy == name:
+        output.hint(f"its policy is still called {name}")
+
+
+@device.command()
+@click.argument("name")
+@click.argument("policy")
+@click.option(
+    "--force",
+    is_flag=True,
+    help="Move it although it would be refused there, or quotes other PCRs of the bank.",
+)
+@output.json_option
+def move(name: str, policy: str, force: bool, as_json: bool) -> None:
+    """Bring a device under another policy.
+
+    The policy has to be over the PCRs that the machine quotes, with the same cap, and to permit its last boot.
+    From now on its states, rules and conditions count, on every server.  Approvals for this device alone stay
+    with the old policy, and count again if it comes back.
+
+    \b
+    tang-attest device move pi-b webservers
+    """
+    moved = run(lambda state: state.transfers.move(name, policy, force=force))
+    result = {
+        "device": name,
+        "policy": moved.after.name,
+        "before": moved.before.name,
+        "selection": str(moved.after.selection),
+        "last_boot_permitted": moved.permitted,
+        "reason": moved.reason.as_json() if moved.reason else None,
+        "states_left": list(moved.left),
+        "learning_ended": moved.unarmed,
+        "old_policy_unused": moved.disused,
+    }
+    output.done(
+        as_json,
+        f"device {name} is under policy {moved.after.name} now, before it was under {moved.before.name}",
+        result,
+    )
+    if as_json:
+        return
+    for line in _consequences(name, moved):
+        output.say(line)
+    if moved.disused:
+        output.hint(
+            f"no device is under {moved.before.name} any more: 'tang-attest policy remove {moved.before.name}'"
+        )
+
+
+def _consequences(name: str, moved: Move) -> Iterator[str]:
+    if moved.reason is not None:
+        reason = output.decapitalize(moved.reason.sentence.rstrip("."))
+        yield f"its last boot would be refused: {reason} ({moved.reason.code})"
+    elif moved.permitted:
+        yield "its last boot is permitted there"
+    else:
+        yield "no evidence of it shows whether it is permitted there"
+    if moved.after.selection != moved.before.selection:
+        yield f"it quotes {moved.after.selection} from now on, before {moved.before.selection}"
+    yield from spell(moved.after.conditions)
+    if moved.left:
+        yield f"states for {name} alone stay with {moved.before.name}: {', '.join(moved.left)}"
+    if moved.unarmed:
+        yield "its next boot is not learned any more"
 
 
 @device.command()

@@ -11,7 +11,7 @@ from tang_attest.cli import output
 from tang_attest.cli.coverage import accept_option
 from tang_attest.cli.invocation import run
 from tang_attest.cli.renamed import Command, note
-from tang_attest.cli.types import Duration, SelectionType
+from tang_attest.cli.types import Duration, OfKey, SelectionType
 from tang_attest.ports.enrollment import Token
 from tang_attest.protocol.coverage import BootPart
 from tang_attest.protocol.policy import DEFAULT_CAP_PCR, DEFAULT_SELECTION
@@ -166,7 +166,7 @@ def list_tokens(wide: bool, as_json: bool) -> None:
     )
 
 
-@token.command()
+@token.command(cls=OfKey)
 @click.argument("named", metavar="ID")
 @output.json_option
 def revoke(named: str, as_json: bool) -> None:

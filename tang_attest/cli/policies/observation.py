@@ -118,6 +118,41 @@ def show(number: int, as_json: bool) -> None:
     output.hint(f"if you made this change: tang-attest approve {entry.device} --observation {entry.id}")
 
 
+@observation.command()
+@click.argument("numbers", type=click.IntRange(1), nargs=-1, metavar="[ID...]")
+@click.option("--device", help="All of this machine.")
+@output.json_option
+def dismiss(numbers: tuple[int, ...], device: str | None, as_json: bool) -> None:
+    """Forget refused evidence that you are not going to approve.
+
+    It then waits in no list, and no approval can mean it.  The audit record keeps the refusal, and says who
+    dismissed it.  A machine that boots the same again is observed again.
+
+    \b
+    tang-attest observation dismiss 17 18
+    tang-attest observation dismiss --device pi-b
+    """
+    if bool(numbers) == (device is not None):
+        raise click.UsageError("Say either ID... or --device.")
+
+    async def work(installation: Installation) -> list[Observation]:
+        if device is not None:
+            found = list(await installation.store.policies.list_observations(device, 10_000))
+        else:
+            found = [await installation.explanations.find(number) for number in sorted(set(numbers))]
+        if found:
+            await installation.reference_values.dismiss(found)
+        return found
+
+    found = run(work)
+    told = ", ".join(f"{seen.id} of {seen.device}" for seen in found)
+    result = {"dismissed": [{"id": seen.id, "device": seen.device, "code": seen.code} for seen in found]}
+    if found:
+        output.done(as_json, f"dismissed: {told}", result)
+    else:
+        output.done(as_json, f"{device} has no observation", result)
+
+
 def _explanation_as_json(found: Explanation) -> dict[str, object]:
     return {
         **_as_json(found.observation),

@@ -20,7 +20,9 @@ from tang_attest.protocol.values.pcr import Selection
 from tang_attest.server.compose import Installation
 
 
-@click.group(cls=RenamingGroup, renamed={**conditions.RENAMED, **states.RENAMED})
+@click.group(
+    cls=RenamingGroup, renamed={**conditions.RENAMED, **states.RENAMED}, synonyms={"delete": "remove"}
+)
 def policy() -> None:
     """Policies: reference states, rules and conditions."""
 
@@ -116,6 +118,27 @@ def create(name: str, selection: Selection, cap_pcr: int, as_json: bool) -> None
     made = run(lambda state: state.reference_values.create_policy(name, selection, cap_pcr))
     output.done(as_json, f"policy {made.name} made over {made.selection}", _as_json(made))
     output.hint(f"add values with 'tang-attest policy record {made.name} --file FILE'")
+
+
+@policy.command()
+@click.argument("name")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@output.json_option
+def remove(name: str, yes: bool, as_json: bool) -> None:
+    """Remove a policy that nothing uses.
+
+    Its states and rollouts go with it.
+
+    A policy that a device is under, that an unused token names, or that an admin token is limited to stays; the
+    error names them.  'policy delete' does the same.
+    """
+    states = len(run(lambda state: state.store.policies.get_policy(name)).states)
+    counted = "its state" if states == 1 else f"its {states} states"
+    if not yes and states and not click.confirm(f"Remove policy {name} and {counted}?", err=True):
+        output.say("nothing was removed")
+        click.get_current_context().exit(1)
+    run(lambda state: state.reference_values.remove_policy(name))
+    output.done(as_json, f"policy {name} is removed", {"policy": name, "removed": True})
 
 
 def _audience(state: ReferenceState) -> str:

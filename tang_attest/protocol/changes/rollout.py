@@ -32,7 +32,7 @@ WHOLE: Final = 10_000
 #: Refusals that say nothing about the change: a running system asks, one boot was there to be learned, or the
 #: device gets nothing whatever it boots.
 _NOT_THE_CHANGE: Final = frozenset(
-    {"capped", "state-learned", "device-suspended", "approval-required", "device-stale"}
+    {"capped", "state-learned", "device-suspended", "key-retired", "approval-required", "device-stale"}
 )
 
 

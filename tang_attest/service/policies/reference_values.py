@@ -85,6 +85,12 @@ class ReferenceValues:
         await self._store.policies.add_policy(policy, self._entry("policy create", None, details))
         return policy
 
+    async def remove_policy(self, name: str) -> None:
+        """Remove a policy that nothing uses, with its states and rollouts.  Raises ``not-found``,
+        ``policy-in-use``.
+        """
+        await self._store.policies.remove_policy(name, self._entry("policy remove", None, {"policy": name}))
+
     async def trust_predictions(self, policy: str, trusted: bool) -> None:
         """Set whether values that machines announce for their next boot count at once.  Raises
         ``not-found``.
@@ -179,6 +185,18 @@ class ReferenceValues:
         return observation, await self._add(
             policy, replace(state, limits=limits, accepted=accepted), device_name
         )
+
+    async def dismiss(self, observations: Sequence[Observation]) -> None:
+        """Forget refused evidence that nobody is going to approve.  Raises ``observation-missing``."""
+        entries = [
+            self._entry(
+                "observation dismiss",
+                seen.device,
+                {"observation": seen.id, "code": seen.code, "observed_at": seen.at.isoformat()},
+            )
+            for seen in observations
+        ]
+        await self._store.policies.dismiss_observations([seen.id for seen in observations], entries)
 
     # --- a state's life -------------------------------------------------------------------------------------
 

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from datetime import datetime
-from typing import Any, Protocol
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any, Final, Protocol
 
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from tang_attest.errors import Malformed, NotFound, Unavailable
-from tang_attest.ports.audit import AuditEntry
+from tang_attest.errors import Conflict, Malformed, NotFound, Unavailable
+from tang_attest.ports.audit import AuditEntry, AuditSearch
 from tang_attest.ports.keys import OPEN, EncryptedKey, KeyStore
 from tang_attest.ports.machines import Device
-from tang_attest.ports.store import HasDecisions, HasDevices, HasKeys, HasPolicies
+from tang_attest.ports.store import HasAudit, HasDecisions, HasDevices, HasKeys, HasPolicies
 from tang_attest.ports.world import Clock
 from tang_attest.protocol.challenge import VERSIONS
 from tang_attest.protocol.values.advertisement import AdvertisementSigner, advertise
@@ -66,8 +67,27 @@ class _BesideDirectory(KeySet):
         return super().advertisement(kid)
 
 
-class ServerKeyStore(HasDecisions, HasDevices, HasKeys, HasPolicies, Protocol):
+class ServerKeyStore(HasAudit, HasDecisions, HasDevices, HasKeys, HasPolicies, Protocol):
     """The roles of the store that the server's keys needs."""
+
+
+#: The time in which one boot opens all its disks.
+_ONE_BOOT: Final = timedelta(minutes=15)
+
+
+@dataclass(frozen=True, slots=True)
+class KeyUse:
+    """Use of a key as far as the audit record knows: ``device`` is its machine, ``None`` for a key of no device.
+
+    ``last_at`` is the time of its last permitted unlock, and ``in_use`` is true if the newest boot of the machine
+    used it.  Plain Tang and advertisements leave no entry.
+    """
+
+    kid: str
+    use: str
+    device: str | None
+    last_at: datetime | None
+    in_use: bool
 
 
 class ServerKeys:
@@ -184,6 +204,39 @@ class ServerKeys:
             old, self._clock.now(), self._entry("keys rotate", None, old, device=name)
         )
         return key.kid, old
+
+    async def key_use(self, kid: str) -> KeyUse:
+        """Return the use of *kid* as far as it is known.  Raises ``not-found``."""
+        key, device = await self._store.keys.get_key(kid)
+        if device is None:
+            return KeyUse(kid, key.use, None, None, in_use=False)
+        last, newest = await self._last_unlock(device, kid), await self._last_unlock(device, None)
+        in_use = last is not None and newest is not None and last > newest - _ONE_BOOT
+        return KeyUse(kid, key.use, device, last, in_use=in_use)
+
+    async def _last_unlock(self, device: str, kid: str | None) -> datetime | None:
+        search = AuditSearch(events=("unlock",), verdict="permitted", kid=kid)
+        found = await self._store.audit.list_audit(device, 1, search=search)
+        return found[0][1].at if found else None
+
+    async def retire(self, kid: str, *, force: bool = False) -> KeyUse:
+        """Let a key answer no more, on every server; return its use until now.
+
+        Raises ``not-found``, ``key-retired``, ``key-last``, and ``key-in-use`` (unless *force*) when the newest
+        boot of its machine used it.
+        """
+        used = await self.key_use(kid)
+        if used.in_use and not force:
+            raise Conflict("key-in-use", f"The newest boot of '{used.device}' opened a disk with this key.")
+        entry = self._entry("keys retire", kid, device=used.device)
+        await self._store.keys.retire_key(kid, entry.at, entry)
+        return used
+
+    async def reinstate(self, kid: str) -> KeyUse:
+        """Let a retired key answer again.  Raises ``not-found``, ``key-not-retired``."""
+        used = await self.key_use(kid)
+        await self._store.keys.reinstate_key(kid, self._entry("keys reinstate", kid, device=used.device))
+        return used
 
     async def import_key(self, private: ec.EllipticCurvePrivateKey, use: str, *, rotated: bool) -> str:
         """Add a key of a Tang server, encrypted; it becomes a signing key or an open exchange key."""

@@ -19,10 +19,12 @@ from tang_attest.protocol.quote import VerifiedQuote
 from tang_attest.protocol.reference_state import ReferenceState, learnable
 from tang_attest.protocol.verification import blames_the_log_only
 from tang_attest.service.unlock.device_keys import DeviceKey
-from tang_attest.service.unlock.suspension import check_admitted, check_not_suspended
+from tang_attest.service.unlock.suspension import check_admitted, check_not_retired, check_not_suspended
 
 #: Refusals that do not depend on the quoted values, or that concern approved values.
-_NOT_THE_VALUES: Final = frozenset({"device-suspended", "approval-required", "device-stale", "state-learned"})
+_NOT_THE_VALUES: Final = frozenset(
+    {"device-suspended", "key-retired", "approval-required", "device-stale", "state-learned"}
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +69,7 @@ def _judge(
 ) -> tuple[Permit | Refused, ReferenceState | None]:
     try:
         check_not_suspended(bound.device)
+        check_not_retired(bound.key)
         permit = bound.policy.appraise(quote, now, event_log)
         _check_learned(bound.device, permit, quote)
         check_admitted(bound.policy, bound.device, now)

@@ -152,6 +152,8 @@ sealed_key: Final = sa.Table(
     sa.Column("created_at", Instant, nullable=False),
     sa.Column("rotated_at", Instant),
     sa.Column("device_id", BIG, sa.ForeignKey("device.id"), index=True),
+    # It answers no more: the key of a device is refused, and a key of no device is as if it were not here.
+    sa.Column("retired_at", Instant),
     _seal(),
 )
 
@@ -365,6 +367,25 @@ audit: Final = sa.Table(
     sa.Column("details", JsonText, nullable=False),
     sqlite_autoincrement=True,  # a row that was taken away leaves a gap
 )
+
+#: Conditions of the partial indexes below; a query that repeats one can use its index.
+REFUSED_CODE: Final[sa.ColumnElement[bool]] = audit.c.code != sa.literal_column("'ok'")
+NO_UNLOCK: Final[sa.ColumnElement[bool]] = audit.c.event != sa.literal_column("'unlock'")
+
+# For searches.  An unlock that is permitted, the most frequent entry, is in the first and in that of devices only.
+sa.Index("ix_audit_at", audit.c.at)
+sa.Index(
+    "ix_audit_code_id", audit.c.code, audit.c.id, sqlite_where=REFUSED_CODE, postgresql_where=REFUSED_CODE
+)
+sa.Index(
+    "ix_audit_event_id",
+    audit.c.event,
+    audit.c.id,
+    sqlite_where=NO_UNLOCK,
+    postgresql_where=NO_UNLOCK,
+    postgresql_ops={"event": "text_pattern_ops"},  # for first words
+)
+sa.Index("ix_audit_actor_id", audit.c.actor, audit.c.id, sqlite_where=NO_UNLOCK, postgresql_where=NO_UNLOCK)
 
 audit_seal: Final = sa.Table(
     "audit_seal",

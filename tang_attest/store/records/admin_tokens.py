@@ -17,7 +17,7 @@ _token = tables.admin_token
 def add(connection: sa.Connection, token: AdminToken) -> None:
     """Add *token*.  Raises ``not-found`` when it is limited to a policy that is not there, ``name-taken``."""
     for policy in token.policies or ():
-        policies.find_id(connection, policy)
+        policies.hold(connection, policy)
     row = {
         "digest": token.digest,
         "name": token.name,

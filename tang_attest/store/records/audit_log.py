@@ -3,20 +3,31 @@
 The first entry that a transaction appends lists, beside its own details, the sealed rows that the transaction
 changed, with their versions (authentic.py).  The list is for ``audit verify``, and left out when entries are
 read.
+
+Searches read an index, or walk the record backwards from its end.  Entries of unlocks are most of the record, so
+that the indexes of events and actors leave them out, and the index of codes leaves ``ok`` out
+(:data:`tang_attest.store.database.tables.audit`): a search repeats these conditions, or no database uses the
+index.
 """
 
 from __future__ import annotations
 
+import operator
 from typing import Any, Final
 
 import sqlalchemy as sa
 
-from tang_attest.ports.audit import AuditEntry
+from tang_attest.ports.audit import EVERYTHING, AuditEntry, AuditSearch
 from tang_attest.store.database import authentic, tables
+from tang_attest.store.records.names import spans
+
+_audit = tables.audit
 
 #: The member of an entry's details that lists rows: table, key, serial (hex), version; version 0: it was
 #: removed.
 ROWS: Final = "sealed_rows"
+#: Kinds of actors that have a name.
+_KINDS: Final = ("operator", "token", "device")
 
 
 def append(connection: sa.Connection, *entries: AuditEntry) -> None:
@@ -28,15 +39,60 @@ def append(connection: sa.Connection, *entries: AuditEntry) -> None:
 
 
 def newest(
-    connection: sa.Connection, device: str | None, limit: int, before: int | None = None
+    connection: sa.Connection,
+    device: str | None,
+    limit: int,
+    before: int | None = None,
+    search: AuditSearch = EVERYTHING,
 ) -> list[tuple[int, AuditEntry]]:
-    """The newest entries, perhaps only those about *device* or *before* a number, with their row numbers."""
-    query = sa.select(tables.audit).order_by(tables.audit.c.id.desc()).limit(limit)
-    if device is not None:
-        query = query.where(tables.audit.c.device == device)
+    """The newest entries that meet *search*, with their row numbers; see :class:`~tang_attest.ports.audit.AuditStore`."""
+    query = (
+        sa.select(_audit).order_by(_audit.c.id.desc()).limit(limit).where(*_conditions(connection, search))
+    )
     if before is not None:
-        query = query.where(tables.audit.c.id < before)
+        query = query.where(_audit.c.id < before)
+    if device is not None:
+        query = query.where(sa.or_(*(span.condition() for span in spans(connection, device, search.until))))
     return [_entry(row) for row in connection.execute(query).mappings()]
+
+
+def _conditions(connection: sa.Connection, search: AuditSearch) -> list[sa.ColumnElement[bool]]:
+    compared = (
+        (_audit.c.at, operator.ge, search.since),
+        (_audit.c.at, operator.lt, search.until),
+        (_audit.c.kid, operator.eq, search.kid),
+        (_audit.c.verdict, operator.eq, search.verdict),
+    )
+    found = [compare(column, value) for column, compare, value in compared if value is not None]
+    if search.codes:
+        found.append(_audit.c.code.in_(search.codes))
+        if "ok" not in search.codes:
+            found.append(tables.REFUSED_CODE)
+    if search.events:
+        found.append(sa.or_(*(_is_event(connection, words) for words in search.events)))
+        if "unlock" not in search.events:
+            found.append(tables.NO_UNLOCK)
+    if search.actors:
+        actors = [name for actor in search.actors for name in _actors(actor)]
+        found.append(_audit.c.actor.in_(actors))
+        if not any(actor == "server" or actor.startswith("device:") for actor in actors):
+            found.append(tables.NO_UNLOCK)
+    return found
+
+
+def _is_event(connection: sa.Connection, words: str) -> sa.ColumnElement[bool]:
+    """True for the event *words*, and for those of which they are the first words.
+
+    In SQLite as a range of bytes, a space being followed by ``!``: its LIKE reads no index.
+    """
+    if connection.dialect.name == "sqlite":
+        return sa.and_(_audit.c.event >= words, _audit.c.event < f"{words}!")
+    return sa.or_(_audit.c.event == words, _audit.c.event.startswith(f"{words} ", autoescape=True))
+
+
+def _actors(actor: str) -> list[str]:
+    named = ":" in actor or actor == "server"
+    return [actor] if named else [f"{kind}:{actor}" for kind in _KINDS]
 
 
 def _row(entry: AuditEntry) -> dict[str, object]:

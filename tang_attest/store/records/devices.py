@@ -67,7 +67,7 @@ _NO_KEY: Final = b"shared "
 
 _KIDS: Final = (
     sa.select(_key.c.device_id, _key.c.kid)
-    .where(among(_key.c.device_id, "ids"))
+    .where(among(_key.c.device_id, "ids"), _key.c.retired_at.is_(None))
     .order_by(_key.c.created_at.desc(), _key.c.kid)
 )
 
@@ -82,7 +82,7 @@ def add(connection: sa.Connection, device: NewDevice, policy_id: int) -> int:
     row |= clock_columns(device.clock) | {"learning": dump_learning(device.learning), "policy_id": policy_id}
     row |= {"labels": list(device.labels)}
     if device.verified_only:
-        row |= {"ak_spki": _NO_KEY + device.name.encode(), "shared_ak_spki": device.ak_spki}
+        row |= {"ak_spki": _no_key(device.name), "shared_ak_spki": device.ak_spki}
     if device.reach is not None:
         row |= {"tcti": device.reach.tcti, "ak_handle": device.reach.ak_handle}
     rival = _rival(connection, device)
@@ -93,6 +93,16 @@ def add(connection: sa.Connection, device: NewDevice, policy_id: int) -> int:
     raise Conflict(
         "device-exists", f"Device '{rival or _owner(connection, device)}' has this TPM key already."
     )
+
+
+def naming(row: authentic.Row, name: str) -> dict[str, object]:
+    """The columns that hold *name* for the device of *row*."""
+    return {"name": name} if row["shared_ak_spki"] is None else {"name": name, "ak_spki": _no_key(name)}
+
+
+def _no_key(name: str) -> bytes:
+    """A value for `ak_spki` that no other device has."""
+    return _NO_KEY + name.encode()
 
 
 def load(connection: sa.Connection, *names: str) -> list[Device]:
@@ -144,9 +154,9 @@ def remove(connection: sa.Connection, name: str) -> None:
     authentic.delete(connection, _key, _key.c.device_id == row.id)
     for table in (tables.observation, tables.evidence, tables.rollout_device, tables.ima_progress):
         authentic.delete(connection, table, table.c.device_id == row.id)
-    # A state for this device only would meet the next device that enrolls under its name.
-    own = sa.and_(_state.c.policy_id == row.policy_id, _state.c.device == name)
-    authentic.delete(connection, _state, own)
+    # A state for this device only would meet the next device that enrolls under its name.  One that it left behind
+    # when it was moved would, too.
+    authentic.delete(connection, _state, _state.c.device == name)
     authentic.delete(connection, _device, _device.c.id == row.id)
     policies.remove_recorded_for(connection, name)
 
@@ -203,7 +213,7 @@ def suspension_columns(suspension: Suspension | None) -> dict[str, object]:
 
 
 def kids_of(connection: sa.Connection, ids: Collection[int]) -> dict[int, tuple[str, ...]]:
-    """The exchange keys of each of the devices *ids*, newest first."""
+    """The exchange keys of each of the devices *ids* that answer, newest first."""
     kids: dict[int, list[str]] = defaultdict(list)
     for device_id, kid in connection.execute(_KIDS, {"ids": list(ids)}):
         kids[device_id].append(kid)

@@ -28,6 +28,11 @@ def require(connection: sa.Connection, policy: str, required: ImaRequirement | N
     policies.set_conditions(connection, policy, replace(conditions, ima=digest))
     if required is not None:
         authentic.insert(connection, _requirement, {"digest": digest, "document": required.document})
+    forget_unused(connection)
+
+
+def forget_unused(connection: sa.Connection) -> None:
+    """Delete requirements without a policy."""
     in_use = {watched.conditions.ima for watched in policies.load_conditions(connection)}
     for known in connection.scalars(sa.select(_requirement.c.digest)).all():
         if known not in in_use:

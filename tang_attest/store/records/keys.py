@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 from datetime import datetime
 from enum import Enum, auto
@@ -69,10 +69,12 @@ def add(connection: sa.Connection, key: EncryptedKey, device_id: int | None) -> 
         raise Conflict("name-taken", f"There is a key '{key.kid}' already.")
 
 
-def load(connection: sa.Connection) -> list[tuple[EncryptedKey, str | None]]:
-    """Every key with its device's name, newest first."""
+def load(connection: sa.Connection, *kids: str) -> list[tuple[EncryptedKey, str | None]]:
+    """The keys *kids*, or every key, with its device's name, newest first."""
     query = sa.select(*authentic.form(_key).labelled("key_"), *authentic.form(_device).labelled("device_"))
     query = query.select_from(_key.outerjoin(_device)).order_by(_key.c.created_at.desc(), _key.c.kid)
+    if kids:
+        query = query.where(_key.c.kid.in_(kids))
     found = []
     for values in connection.execute(query):
         key = authentic.check(connection, _key, values[:_DEVICE_AT])
@@ -81,13 +83,26 @@ def load(connection: sa.Connection) -> list[tuple[EncryptedKey, str | None]]:
     return found
 
 
+def get(connection: sa.Connection, kid: str) -> tuple[EncryptedKey, str | None]:
+    """The key *kid*, with its device's name.  Raises ``not-found``."""
+    for found in load(connection, kid):
+        return found
+    raise _missing(kid)
+
+
+def _missing(kid: str) -> NotFound:
+    return NotFound("not-found", f"There is no key '{kid}'.")
+
+
 def load_server(connection: sa.Connection) -> list[EncryptedKey]:
-    """Return the keys of no device, newest first.
+    """Return the keys of no device that are not retired, newest first.
 
     Rows without a valid seal are left out, so that they interrupt no service.
     """
     query = sa.select(*authentic.form(_key).raw)
-    query = query.where(_key.c.device_id.is_(None)).order_by(_key.c.created_at.desc(), _key.c.kid)
+    query = query.where(_key.c.device_id.is_(None), _key.c.retired_at.is_(None)).order_by(
+        _key.c.created_at.desc(), _key.c.kid
+    )
     found = []
     for values in connection.execute(query):
         with suppress(Tampered):  # it is logged and counted
@@ -105,9 +120,48 @@ def rotate(connection: sa.Connection, kids: Sequence[str], at: datetime) -> None
     """Mark *kids* as rotated at *at*; one that is keeps its time.  Raises ``not-found``."""
     known = set(connection.scalars(sa.select(_key.c.kid).where(_key.c.kid.in_(kids))))
     if missing := sorted(set(kids) - known):
-        raise NotFound("not-found", f"There is no key '{missing[0]}'.")
+        raise _missing(missing[0])
     unrotated = sa.and_(_key.c.kid.in_(kids), _key.c.rotated_at.is_(None))
     authentic.update(connection, _key, unrotated, {"rotated_at": at})
+
+
+def retire(connection: sa.Connection, kid: str, at: datetime) -> None:
+    """Let *kid* answer no more.  Raises as :meth:`tang_attest.ports.keys.EncryptedKeyStore.retire_key`.
+
+    The row of its device, or the rows of all keys without one, are locked first: decisions and other
+    retirements take turns with it.
+    """
+    found = connection.execute(sa.select(_key.c.device_id, _key.c.use).where(_key.c.kid == kid)).one_or_none()
+    if found is None:
+        raise _missing(kid)
+    if found.device_id is None:
+        mine = sa.and_(_key.c.device_id.is_(None), _key.c.use == found.use)
+        connection.execute(sa.select(_key.c.kid).where(mine).order_by(_key.c.kid).with_for_update()).all()
+    else:
+        mine = _key.c.device_id == found.device_id
+        connection.execute(sa.select(_device.c.id).where(_device.c.id == found.device_id).with_for_update())
+    advertised = sa.and_(mine, _key.c.rotated_at.is_(None), _key.c.retired_at.is_(None))
+    if list(connection.scalars(sa.select(_key.c.kid).where(advertised))) == [kid]:
+        raise Conflict("key-last", f"Key '{kid}' is the last of its kind that is advertised.")
+    answering = sa.and_(_key.c.kid == kid, _key.c.retired_at.is_(None))
+    if authentic.update(connection, _key, answering, {"retired_at": at}) != 1:
+        raise Conflict("key-retired", f"Key '{kid}' is retired already.")
+
+
+def reinstate(connection: sa.Connection, kid: str) -> None:
+    """Let a retired key answer again.  Raises ``not-found``, ``key-not-retired``."""
+    retired = sa.and_(_key.c.kid == kid, _key.c.retired_at.is_not(None))
+    if authentic.update(connection, _key, retired, {"retired_at": None}) == 1:
+        return
+    if connection.scalar(sa.select(_key.c.kid).where(_key.c.kid == kid)) is None:
+        raise _missing(kid)
+    raise Conflict("key-not-retired", f"Key '{kid}' is not retired.")
+
+
+def retired(connection: sa.Connection, kids: Collection[str]) -> set[str]:
+    """Those of *kids* that are retired."""
+    query = sa.select(_key.c.kid).where(among(_key.c.kid, "kids"), _key.c.retired_at.is_not(None))
+    return set(connection.scalars(query, {"kids": sorted(kids)}))
 
 
 class Part(Enum):
@@ -237,4 +291,5 @@ def _sealed(row: authentic.Row, device: authentic.Row | None) -> EncryptedKey:
         created_at=row["created_at"],
         rotated_at=row["rotated_at"],
         holder=OPEN if device is None else holder(device["ak_name"], device["ak_spki"]),
+        retired_at=row["retired_at"],
     )

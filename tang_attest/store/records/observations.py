@@ -7,6 +7,7 @@ from typing import Any, Final
 
 import sqlalchemy as sa
 
+from tang_attest.errors import NotFound
 from tang_attest.ports.decisions import Decision, Snapshot
 from tang_attest.ports.policies import Observation
 from tang_attest.store.database import authentic, tables
@@ -35,6 +36,13 @@ def keep(connection: sa.Connection, decision: Decision, observed: Snapshot) -> N
     mine = _observation.c.device_id == decision.device_id
     kept = sa.select(_observation.c.id).where(mine).order_by(_observation.c.id.desc()).limit(KEPT)
     authentic.delete(connection, _observation, sa.and_(mine, _observation.c.id.not_in(kept)))
+
+
+def remove(connection: sa.Connection, ids: Collection[int]) -> None:
+    """Delete the observations *ids*.  Raises ``observation-missing``."""
+    for number in sorted(ids):
+        if authentic.delete(connection, _observation, _observation.c.id == number) != 1:
+            raise NotFound("observation-missing", f"There is no observation {number}.")
 
 
 def load(

@@ -73,6 +73,17 @@ def find_id(connection: sa.Connection, name: str) -> int:
     return int(policy_id)
 
 
+def hold(connection: sa.Connection, name: str) -> int:
+    """Return the id of the policy *name*, which nobody removes until the transaction ends.  Raises
+    ``not-found``.
+    """
+    query = sa.select(_policy.c.id).where(_policy.c.name == name).with_for_update(read=True)
+    policy_id = connection.scalar(query)
+    if policy_id is None:
+        raise NotFound("not-found", f"There is no policy '{name}'.")
+    return int(policy_id)
+
+
 def add_state(connection: sa.Connection, policy_id: int, policy: str, state: ReferenceState) -> None:
     """Append *state*.  Raises ``name-taken``."""
     if authentic.insert(connection, _state, _state_row(policy_id, state.label, state)) is None:
@@ -149,9 +160,14 @@ def remove_recorded_for(connection: sa.Connection, device: str) -> None:
     used = sa.or_(tables.device.c.policy_id == _policy.c.id, tables.device.c.running_policy == _policy.c.name)
     disused = sa.and_(_policy.c.recorded_for == device, ~sa.exists().where(used))
     for policy_id in connection.scalars(sa.select(_policy.c.id).where(disused)).all():
-        _remove_rollouts(connection, policy_id)
-        authentic.delete(connection, _state, _state.c.policy_id == policy_id)
-        authentic.delete(connection, _policy, _policy.c.id == policy_id)
+        remove(connection, policy_id)
+
+
+def remove(connection: sa.Connection, policy_id: int) -> None:
+    """Remove the policy *policy_id*, which no device uses, with its rollouts and states."""
+    _remove_rollouts(connection, policy_id)
+    authentic.delete(connection, _state, _state.c.policy_id == policy_id)
+    authentic.delete(connection, _policy, _policy.c.id == policy_id)
 
 
 def _remove_rollouts(connection: sa.Connection, policy_id: int) -> None:

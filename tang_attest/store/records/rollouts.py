@@ -182,6 +182,12 @@ def start(connection: sa.Connection, rollout: Rollout, states: Sequence[Referenc
         policies.add_state(connection, policy_id, rollout.policy, limited)
 
 
+def unfinished(connection: sa.Connection, policy_id: int) -> str | None:
+    """The name of the rollout of a policy that is not over."""
+    name: str | None = connection.scalar(sa.select(_rollout.c.name).where(_rollout.c.under_way == policy_id))
+    return name
+
+
 def newest(connection: sa.Connection, policy: str) -> Rollout | None:
     """The newest rollout of *policy*.  Raises ``not-found``."""
     query = sa.select(*authentic.form(_rollout).raw)

@@ -20,7 +20,7 @@ _COLUMNS = tuple(field.name for field in fields(Token))
 def add(connection: sa.Connection, token: Token) -> None:
     """Add *token*.  Raises ``not-found`` when it names a policy that is not there."""
     if token.policy is not None:
-        policies.find_id(connection, token.policy)
+        policies.hold(connection, token.policy)
     if authentic.insert(connection, _token, _to_row(token)) is None:
         raise Conflict("name-taken", "There is this token already.")
 

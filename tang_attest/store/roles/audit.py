@@ -9,7 +9,7 @@ from typing import Final
 
 import sqlalchemy as sa
 
-from tang_attest.ports.audit import AuditEntry, AuditStore
+from tang_attest.ports.audit import EVERYTHING, AuditEntry, AuditSearch, AuditStore
 from tang_attest.protocol.audit_chain import Row, Seal
 from tang_attest.store.database.engine import Database
 from tang_attest.store.records import (
@@ -39,10 +39,14 @@ class SqlAudit(Role, AuditStore):
         await self._writes.submit(entry)
 
     async def list_audit(
-        self, device: str | None = None, limit: int = 100, before: int | None = None
+        self,
+        device: str | None = None,
+        limit: int = 100,
+        before: int | None = None,
+        search: AuditSearch = EVERYTHING,
     ) -> Sequence[tuple[int, AuditEntry]]:
         return await self._database.read(
-            lambda connection: audit_log.newest(connection, device, limit, before)
+            lambda connection: audit_log.newest(connection, device, limit, before, search)
         )
 
     async def newest_seal(self) -> Seal | None:

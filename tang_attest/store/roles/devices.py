@@ -11,6 +11,7 @@ from tang_attest.ports.audit import AuditEntry
 from tang_attest.ports.keys import EncryptedKey
 from tang_attest.ports.machines import Device, DeviceStore, Learning, NewDevice, Suspension
 from tang_attest.protocol.policy import ReferencePolicy
+from tang_attest.store import transfers
 from tang_attest.store.records import (
     audit_log,
     devices,
@@ -72,15 +73,26 @@ class SqlDevices(Role, DeviceStore):
 
         await self._database.write(work)
 
+    async def rename_device(self, name: str, new: str, audits: Sequence[AuditEntry]) -> None:
+
+        def work(connection: sa.Connection) -> None:
+            transfers.rename(connection, name, new)
+            audit_log.append(connection, *audits)
+
+        await self._database.write(work)
+
+    async def move_device(self, name: str, policy: str, expected: str, audit: AuditEntry) -> None:
+        await self._change(lambda connection: transfers.move(connection, name, policy, expected), audit)
+
     async def arm_learning(self, device: str, learning: Learning | None, audit: AuditEntry) -> None:
         await self._change(lambda connection: devices.arm_learning(connection, device, learning), audit)
 
     async def set_running_policy(self, device: str, policy: str | None, audit: AuditEntry) -> None:
 
         def work(connection: sa.Connection) -> None:
-            if policy is not None:
-                policies.find_id(connection, policy)
             devices.change(connection, device, running_policy=policy)
+            if policy is not None:
+                policies.hold(connection, policy)
 
         await self._change(work, audit)
 

@@ -38,6 +38,9 @@ class SqlKeys(Role, EncryptedKeyStore):
     async def list_keys(self) -> Sequence[tuple[EncryptedKey, str | None]]:
         return await self._database.read(keys.load)
 
+    async def get_key(self, kid: str) -> tuple[EncryptedKey, str | None]:
+        return await self._database.read(lambda connection: keys.get(connection, kid))
+
     async def server_keys(self) -> Sequence[EncryptedKey]:
         return await self.loads.submit(None)
 
@@ -46,6 +49,12 @@ class SqlKeys(Role, EncryptedKeyStore):
 
     async def rotate_keys(self, kids: Sequence[str], at: datetime, audit: AuditEntry) -> None:
         await self._change(lambda connection: keys.rotate(connection, kids, at), audit)
+
+    async def retire_key(self, kid: str, at: datetime, audit: AuditEntry) -> None:
+        await self._change(lambda connection: keys.retire(connection, kid, at), audit)
+
+    async def reinstate_key(self, kid: str, audit: AuditEntry) -> None:
+        await self._change(lambda connection: keys.reinstate(connection, kid), audit)
 
     async def _load(self, callers: Sequence[None]) -> Sequence[Sequence[EncryptedKey]]:
         """Return one answer, the same for every caller."""

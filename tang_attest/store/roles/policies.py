@@ -14,7 +14,9 @@ from tang_attest.protocol.conditions import Conditions
 from tang_attest.protocol.coverage import BootPart
 from tang_attest.protocol.policy import ReferencePolicy
 from tang_attest.protocol.reference_state import Life, ReferenceState
+from tang_attest.store import transfers
 from tang_attest.store.records import (
+    audit_log,
     evidence,
     ima,
     observations,
@@ -29,6 +31,9 @@ class SqlPolicies(Role, PolicyStore):
 
     async def add_policy(self, policy: ReferencePolicy, audit: AuditEntry) -> None:
         await self._change(lambda connection: policies.add(connection, policy), audit)
+
+    async def remove_policy(self, name: str, audit: AuditEntry) -> None:
+        await self._change(lambda connection: transfers.remove_policy(connection, name, audit.at), audit)
 
     async def list_policies(self) -> Sequence[ReferencePolicy]:
         return await self._database.read(policies.load)
@@ -105,6 +110,14 @@ class SqlPolicies(Role, PolicyStore):
         return await self._database.read(
             lambda connection: evidence.get(connection, device, permitted=permitted)
         )
+
+    async def dismiss_observations(self, ids: Collection[int], audits: Sequence[AuditEntry]) -> None:
+
+        def work(connection: sa.Connection) -> None:
+            observations.remove(connection, ids)
+            audit_log.append(connection, *audits)
+
+        await self._database.write(work)
 
     async def list_observations(
         self,

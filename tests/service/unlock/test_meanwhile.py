@@ -47,6 +47,13 @@ async def retire(server: Server) -> None:
     await server.reference_values.retire("pi-b", label, force=True)
 
 
+async def retire_key(server: Server) -> None:
+    """The disk was bound to another."""
+    await server.keys.rotate_device("pi-b")
+    old = (await server.store.devices.get_device("pi-b")).kids[-1]
+    await server.keys.retire(old)
+
+
 async def remove(server: Server) -> None:
     """For good."""
     await server.devices.remove("pi-b")
@@ -72,6 +79,7 @@ DEEDS: dict[Deed, tuple[int, str]] = {
     refuse_stale: (403, "device-stale"),
     suspend: (403, "device-suspended"),
     retire: (403, "state-retired"),
+    retire_key: (403, "key-retired"),
     remove: (404, "key-unknown"),
     judge_by_rules: (403, "log-missing"),
     roll_out: (403, "log-missing"),
