@@ -160,7 +160,7 @@ def test_no_file(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["state", "a?b", "50%25", "%3F", "a#b", "a b", "ä", "a@b:c", "a'\"b", "?"])
 def test_the_database_is_in_the_state(tmp_path: Path, name: str) -> None:
-    """Whatever the directory is called: a part that a URL takes for its own would put the keys elsewhere."""
+    """Any name of the directory: a part that a URL takes for its own would put the keys elsewhere."""
     url = parse_url(Settings(state=tmp_path / name).database_url)
     assert url.database == f"{tmp_path}/{name}/tang-attest.db"
     assert not url.query

@@ -45,7 +45,7 @@ def test_json_lines_are_json(capsys: pytest.CaptureFixture[str]) -> None:
 
 @pytest.mark.parametrize("log_format", ["console", "json"])
 def test_a_line_and_its_end_are_one_write(monkeypatch: pytest.MonkeyPatch, log_format: str) -> None:
-    """Whatever other threads log, nothing comes between a line and its end."""
+    """Nothing that other threads log comes between a line and its end."""
 
     class Writes(io.StringIO):
         seen: ClassVar[list[str]] = []

@@ -230,7 +230,7 @@ def wait_until_it_reads(pid: int) -> None:
 
 
 def test_an_interrupt_inside_of_the_program(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever a command does at the moment."""
+    """At any point of a command."""
 
     def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt

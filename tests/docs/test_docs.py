@@ -98,7 +98,7 @@ def _shown(text: str) -> list[str]:
 
 @each_document
 def test_commands_that_are_shown_exist(path: Path) -> None:
-    """Whatever a document tells people to type has the commands and options that the program has."""
+    """Every line that a document tells people to type has the commands and options that the program has."""
     for line in _shown(path.read_text()):
         command, known = _options(line.split())
         for flag in re.findall(r"(?<=\s)--?[a-z][a-z0-9-]*", line):

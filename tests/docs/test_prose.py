@@ -15,10 +15,10 @@ ROOT = Path(__file__).parents[2]
 TREES = ("tang_attest", "tests", "tools", "clevis-pin", "nix")
 SHELL = ("clevis-pin", "initrd", "tools", "nix", "packaging")
 #: Words that put the subject of a sentence after it.
-OPENER = re.compile(r"(what|who|whom|whoever|whose|whether|how|which|where|why)\b", re.IGNORECASE)
+OPENER = re.compile(r"(what|whatever|who|whom|whoever|whose|whether|how|which|where|why)\b", re.IGNORECASE)
 #: The same at the beginning of a sentence, of a paragraph or of an item; questions may open so.
 SENTENCE = re.compile(
-    r"(?:^|[.:;!?]\s+|\n\n|\n\s*[*-] )((?:What|Who|Whom|Whoever|Whose|Whether|How|Which|Where|Why)\b[^.?]*\.)"
+    r"(?:^|[.:;!?]\s+|\n\n|\n\s*[*-] )((?:What|Whatever|Who|Whom|Whoever|Whose|Whether|How|Which|Where|Why)\b[^.?]*\.)"
 )
 #: A person is "they".
 PERSON = re.compile(r"\b(he|him|his|himself)\b", re.IGNORECASE)

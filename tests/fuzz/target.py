@@ -47,7 +47,7 @@ class Target:
 
 
 def check_error(error: TangAttestError) -> None:
-    """Whatever came in, an error has a known code, and sentences that a database, a log and a console can take."""
+    """An error of any input has a known code, and sentences that a database, a log and a console can take."""
     assert error.reasons, "no reason"
     for reason in error.reasons:
         assert reason.code in ACTIONS, reason.code

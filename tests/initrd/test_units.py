@@ -46,7 +46,7 @@ _GENERATED: Final = {
         "Before=initrd-cleanup.service\n[Service]\nType=oneshot\nExecStart=/bin/true\n"
     ),
 }
-#: Whatever reads, checks, mounts or resumes a disk, or goes on with what was mounted.
+#: Units that read, check, mount or resume a disk, or go on with what was mounted.
 _BEHIND_THE_CAP: Final = (
     *("sysroot.mount", "sysroot-.mount", "sysusr-.mount", "initrd-root-fs.target", "initrd-usr-fs.target"),
     *("initrd-parse-etc.service", "initrd-switch-root.service"),

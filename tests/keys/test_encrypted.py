@@ -173,7 +173,7 @@ KEY = KEYS.create("exchange", "P-256", NOW)
 @example("bnVsbA....")
 @example("MQ....")
 def test_any_text(text: str) -> None:
-    """Whatever the database holds, the error is ours and names the key."""
+    """With any bytes in the database, the error is ours and names the key."""
     assert KEY.kid in refusal(replace(KEY, jwe=text))
 
 

@@ -299,7 +299,7 @@ def test_a_tpm_that_comes_back(swtpm: Swtpm, server_tpm: ServerTpm, monkeypatch:
 
 @pytest.mark.parametrize("tcti", ["device:/dev/no-such-tpm", "device:/dev/null", "swtpm:host=127.0.0.1,port=1", "tabrmd:bus_name=no.such"])  # fmt: skip
 def test_a_tpm_that_is_not_there(tcti: str) -> None:
-    """Whatever is wrong with the TCTI is said with one code."""
+    """Every fault of the TCTI has one code."""
     with pytest.raises(Unavailable) as refused:
         ServerTpm(tcti).check()
     assert refused.value.code == "server-tpm-unavailable"

@@ -131,7 +131,7 @@ def test_reset_line_and_chip_select_can_be_chosen(tmp_path: Path, u_boot: Path) 
 def test_the_image_has_the_firmware_and_all_that_it_starts(
     tmp_path: Path, u_boot: Path, firmware: Path
 ) -> None:
-    """Of the old partition only the firmware's own files go in: no kernel and no settings of another boot."""
+    """Only the firmware's own files of the old partition go in: no kernel and no settings of another boot."""
     image = tmp_path / "boot.img"
     result = run("--u-boot", u_boot, "--firmware", firmware, "--image", image, tmp_path / "pi")
     assert result.returncode == 0, result.stderr

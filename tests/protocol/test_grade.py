@@ -70,7 +70,7 @@ UBOOT = log(Measurement(0, w.EV_S_CRTM_VERSION, b"U-Boot 2024.01\0"), Measuremen
     ],
 )
 def test_self_measured(change: dict[str, object], reason: str) -> None:
-    """Whatever is missing for a verified chain is said."""
+    """Everything that is missing for a verified chain is said."""
     evidence = {"ek_verified": True, "log": OVMF, "replayed": True, "values": VALUES, **change}
     found = grade(**evidence)  # type: ignore[arg-type] # the parameters above
     assert found == Grade(GradeLevel.SELF_MEASURED, (reason,))
@@ -131,7 +131,7 @@ def test_a_chain_that_measures_no_initrd_is_incomplete() -> None:
 
 
 def test_what_was_accepted_stays_in_the_grade() -> None:
-    """Whatever the grade, and also where the log that would show it did not come."""
+    """For any grade, and also where the log that would show it did not come."""
     told = "the operator accepted that nothing covers the initrd"
     for sent in (OVMF, None):
         found = grade(ek_verified=True, log=sent, replayed=True, values=VALUES, accepted=[BootPart.INITRD])

@@ -93,7 +93,7 @@ def test_size_limit(read: Callable[[bytes], object], data: bytes) -> None:
 
 @reader
 def test_changed_bytes(read: Callable[[bytes], object], data: bytes) -> None:
-    """Whatever the bytes are, they are read or refused; nothing else escapes."""
+    """Any bytes are read or refused; nothing else escapes."""
 
     @given(st.lists(st.tuples(st.integers(0, len(data) - 1), st.integers(0, 255)), min_size=1, max_size=4))
     @example([(24, 0)])

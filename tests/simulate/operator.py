@@ -38,7 +38,7 @@ class Operator:
         return self.run("policy", "rollout", verb, POLICY, *arguments, document=document)
 
     def status(self) -> dict[str, Any]:
-        """Of the rollout."""
+        """Return the rollout as --json shows it."""
         status: dict[str, Any] = json.loads(self.rollout("status", "--json"))
         return status
 

@@ -20,7 +20,7 @@ from tang_attest.store import KEY_LABEL, check_rows
 from tests.attester import Attester, members
 from tests.server import Answer, Server, new_x
 
-#: Of an admin token, and of an enrollment token, that the attacker chose.
+#: A text and its digest: an admin token and of an enrollment token that the attacker chose.
 TEXT = "c" * 43
 DIGEST = hashlib.sha256(TEXT.encode()).hexdigest()
 

@@ -198,7 +198,7 @@ def test_a_client_that_closed_its_side_is_answered(server: Serving, known: str, 
 )
 @pytest.mark.parametrize("expect", ["", "Expect: 100-continue\r\n", "Expect: the-unexpected\r\n"])
 def test_an_answered_half_closed_connection_ends_at_once(server: Serving, target: str, expect: str) -> None:
-    """Whatever the target is, no idle time passes between the answer and the end."""
+    """No idle time passes between the answer and the end, for any target."""
     began = time.monotonic()
     received = send(server.port, f"{target} HTTP/1.1\r\nHost: t\r\n{expect}\r\n".encode(), half=True)
     assert received.startswith(b"HTTP/1.1 ")

@@ -147,7 +147,7 @@ def _payload(jws: bytes) -> bytes:
 
 
 def test_private_part_is_not_advertised() -> None:
-    """Of a private JWK only the public half is kept."""
+    """Only the public half of a private JWK is kept."""
     jwk = {
         "kty": "EC",
         "crv": "P-256",

@@ -35,7 +35,7 @@ from tang_attest.service.rounds.verify import Round
 
 DEFAULT_AK: Final = "0x81010002"
 EXIT_CODES: Final = {RoundOutcome.VERIFIED: 0, RoundOutcome.REFUSED: 1, RoundOutcome.UNREACHABLE: 3}
-#: Of verify and watch: there is no such device, or it has no key that a round could name.
+#: Exit code of verify and watch: there is no such device, or it has no key that a round could name.
 NOT_REGISTERED: Final = 4
 PATIENCE_S: Final = 15
 

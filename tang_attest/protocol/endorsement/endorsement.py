@@ -5,8 +5,8 @@ TCG EK Credential Profile for TPM Family 2.0. A device sends what it read from N
 
 Rules of this module:
 
-* Whatever the operator adds is a trust anchor: a root, an intermediate or one TPM's own EK certificate
-  (OpenSSL calls it partial chain). Whatever a device sends along is only a step on the way to one.
+* Every certificate that the operator adds is a trust anchor: a root, an intermediate or one TPM's own EK certificate
+  (OpenSSL calls it partial chain). A certificate that a device sends along is only a step on the way to one.
 * A refusal says which certificate is at fault, and which root is missing. Users who are only told "invalid"
   switch the check off (keylime#944, #1027, #1681, #1775).
 * A certificate proves nothing about the machine that presents it: certificates are public. That its TPM holds

@@ -112,7 +112,7 @@ def _unaligned(old: Sequence[Event], new: Sequence[Event], bank: str) -> list[_P
 
 
 def _paired(old: Sequence[Event], new: Sequence[Event], bank: str) -> list[_Pair]:
-    """Of a stretch that was replaced: first who are about the same thing, then of one type, then who is left."""
+    """Pair the events of a replaced stretch: those about the same thing, then those of one type, then the rest."""
     pairs: list[_Pair] = []
     left_old, left_new = list(old), list(new)
     subjects = {id(event): subject_of(event, bank) for event in (*old, *new)}
@@ -201,7 +201,7 @@ def _only_in(words: Sequence[str], other: Sequence[str]) -> list[str]:
 
 
 def _first(words: Sequence[str], counts: Counter[str]) -> list[str]:
-    """Of each word as many as *counts* says, where they come first."""
+    """Return the first occurrences of each word, as many as *counts* says."""
     found = []
     for word in words:
         if counts[word] > 0:

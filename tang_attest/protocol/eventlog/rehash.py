@@ -28,7 +28,7 @@ REHASHABLE: Final = frozenset(
 """Types whose digest is over the data itself (PFP "Event Types"), or often so (:data:`OFTEN_LABELED`)."""
 
 OFTEN_LABELED: Final = frozenset({EventType.EV_IPL, EventType.EV_PLATFORM_CONFIG_FLAGS})
-"""Of these, types whose data may as well be a name or something else about what was measured."""
+"""Those types whose data may as well be a name or something else about the measured bytes."""
 
 GRUB_PREFIXES: Final = (b"grub_cmd: ", b"kernel_cmdline: ", b"module_cmdline: ")
 """Prefixes that GRUB writes before a text that it measured; not measured themselves."""

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 
 class Octets:
-    """A cursor over *data*.  Whatever takes more than is there raises :class:`ValueError`, and so does a
+    """A cursor over *data*.  A read of more than is there raises :class:`ValueError`, and so does a
     rest.
     """
 

@@ -114,7 +114,7 @@ CURVES: Final[Mapping[str, Curve]] = {
 }
 
 
-#: Of signing keys and exchange keys that are made here: what tangd makes.
+#: The curve of signing keys and exchange keys that are made here, as of tangd's.
 DEFAULT_CURVE: Final = "P-521"
 
 _CURVES_BY_IMPLEMENTATION: Final = {curve.implementation.name: curve for curve in CURVES.values()}

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 Work = Callable[[sa.Connection], T]
 
-#: Of each process.  The request path has one batch of each kind at a time: finds, server keys, writes; the
+#: Connections of each process.  The request path has one batch of each kind at a time: finds, server keys, writes; the
 #: rest is for enrollments and operators.
 CONNECTIONS: Final = 5
 #: Seconds to get a connection, and seconds that a transaction may take.  A waiting machine gets an error
@@ -121,7 +121,7 @@ class ServerDatabase:
                 timeout=CONNECT_S,
                 server_settings={
                     "application_name": "tang-attest",
-                    # Whatever the cluster's default: a decision counts once it is on the disk.
+                    # A decision counts once it is on the disk; the cluster's default may be another.
                     "synchronous_commit": "on",
                     # So that the server, too, gives up a lock or a wait without a waiting client.
                     "statement_timeout": str(limit_ms),

@@ -138,7 +138,7 @@ def test_what_runs_first_is_ours_and_so_is_what_hands_on_a_key(root: Path, tmp_p
 
 
 def test_the_image_knows_the_volumes_of_this_machine(root: Path, tmp_path: Path) -> None:
-    """Of crypttab and of the kernel's command line, as their headers say; an image for any machine knows none.
+    """The volumes of crypttab and of the kernel's command line, as their headers say; an image for any machine knows none.
 
     To resume from one of them is no risk, but this image does not, and says so.
     """

@@ -327,7 +327,7 @@ class Machine:
         return directory
 
     def _netdev(self, number: int) -> str:
-        # Of several cards only the last one is plugged in: the first to answer is not the first in the list.
+        # Only the last of several cards is plugged in: the first to answer is not the first in the list.
         if self.network.silent or number < self.network.cards - 1:
             return f"hubport,id=n{number},hubid={number}"
         options = f"user,id=n{number},restrict=on,net=192.0.2.0/24,host=192.0.2.2,dhcpstart=192.0.2.15,dns=192.0.2.3"

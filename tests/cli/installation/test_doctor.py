@@ -91,7 +91,7 @@ def test_a_key_of_another_certificate(state: Path) -> None:
 
 
 def test_permissions(state: Path) -> None:
-    """Of the directory, the database and the secret."""
+    """Permissions of the directory, the database and the secret."""
     database = state / "tang-attest.db"
     database.touch(0o644)
     (state / "kek").chmod(0o440)

@@ -29,7 +29,7 @@ def mode(path: Path) -> int:
 
 
 def test_modes(tmp_path: Path) -> None:
-    """Whatever the umask, only the owner reads the state; the parents it makes are ordinary directories."""
+    """Only the owner reads the state, with any umask; the parents it makes are ordinary directories."""
     state = tmp_path / "var" / "state"
     assert run("--state", str(state), "init")[2] == 0
     assert run("--state", str(state), "token", "create", "--record")[2] == 0

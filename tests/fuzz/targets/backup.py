@@ -22,7 +22,7 @@ KEY = bytes(range(32))
 
 
 def file(data: bytes) -> None:
-    """Whatever is changed is noticed: only what was written with the key is read to its end."""
+    """Every change is noticed: only what was written with the key is read to its end."""
     reader = Reader(io.BytesIO(data))
     for value in reader.content():
         for column in value if isinstance(value, list) else ():

@@ -31,7 +31,7 @@ _SELECTION = "sha256:" + ",".join(map(str, range(16)))
 
 
 def log(data: bytes) -> None:
-    """Whatever a log says was measured, each PCR has a value or a sentence."""
+    """Each PCR has a value or a sentence, for any measurements that a log names."""
     read = parse_log(data, limit=MAX_LOG)
     if read.format == "sha1" or "sha256" not in {algorithm.name for algorithm in read.algorithms}:
         return
@@ -60,7 +60,7 @@ def script(data: bytes) -> None:
 
 
 def image(data: bytes) -> None:
-    """Of an image no more than twice its size is hashed."""
+    """No more than twice the size of an image is hashed."""
     read = parse_image(Window(lambda: io.BytesIO(data), 0, len(data), len(data)))
     assert sum(map(len, read.authenticode())) <= 2 * len(data)
 

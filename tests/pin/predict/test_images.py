@@ -33,7 +33,7 @@ def parse(image: bytes) -> pe.Image:
 
 
 def digest(image: bytes) -> bytes:
-    """Of the Authenticode kind."""
+    """Return the Authenticode digest of *image*."""
     return hashlib.sha256(b"".join(parse(image).authenticode())).digest()
 
 

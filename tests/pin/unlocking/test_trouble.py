@@ -239,7 +239,7 @@ def test_a_tpm_that_hangs_does_not_hold_up_the_end(bound: tuple[Machine, bytes])
 
 
 def test_a_tcti_that_hangs_is_a_tpm_that_hangs(bound: tuple[Machine, bytes]) -> None:
-    """Whatever is between us and the TPM."""
+    """Any program may be between the pin and the TPM."""
     machine, jwe = bound
     silent = {"TPM2TOOLS_TCTI": "cmd:exec sleep 20", "CLEVIS_ATTEST_TPM_TIMEOUT": "1"}
     begun = time.monotonic()

@@ -120,7 +120,7 @@ _JSON = st.recursive(
 
 @given(_JSON)
 def test_nothing_else_is_raised(document: object) -> None:
-    """Whatever a reader makes of a file is a change, or refused as one."""
+    """Every file that a reader takes is a change, or refused as one."""
     change = None
     try:
         change = parse_change(document, POLICY)

@@ -76,7 +76,7 @@ def test_broken(at: int, data: bytes, message: str) -> None:
 
 @given(st.binary(max_size=400), st.integers(0, len(FILE)))
 def test_anything(data: bytes, at: int) -> None:
-    """Whatever the bytes are, they are read or refused; nothing else escapes."""
+    """Any bytes are read or refused; nothing else escapes."""
     key = parse_ak(VECTORS["p256"]["public"])
     for file in (data, (FILE[:at] + data + FILE[at + len(data) :])[: len(FILE)]):
         with suppress(Malformed):

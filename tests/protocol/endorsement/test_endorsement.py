@@ -170,7 +170,7 @@ def test_anchors_may_hold_the_intermediate_too() -> None:
 
 
 def test_an_intermediate_alone_is_an_anchor() -> None:
-    """Whatever the operator adds is a trust anchor, self-signed or not."""
+    """Every certificate that the operator adds is a trust anchor, self-signed or not."""
     assert verify(EK, [INTERMEDIATE]).verified
 
 

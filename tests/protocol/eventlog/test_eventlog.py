@@ -378,7 +378,7 @@ def test_every_truncation_is_noticed_or_ends_between_events(name: str) -> None:
 
 @given(st.binary(max_size=300))
 def test_random_bytes_raise_nothing_but_malformed(content: bytes) -> None:
-    """Whatever a stranger sends, the answer is a parsed log or Malformed."""
+    """Any bytes of a stranger are a parsed log or Malformed."""
     for start in (b"", w.spec_id([(w.SHA256, 32)]), ONE_BANK):
         try:
             log = parse(start + content)

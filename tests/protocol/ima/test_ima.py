@@ -298,7 +298,7 @@ def _broken() -> dict[str, tuple[bytes, str]]:
 
 @pytest.mark.parametrize("what", list(_broken()))
 def test_other_signatures_do_not_pass(what: str) -> None:
-    """Whatever is in the extended attribute, which root writes."""
+    """Any bytes may be in the extended attribute, which root writes."""
     extra, sentence = _broken()[what]
     [found] = why([GOOD[0], measured("/opt/tool", EVIL, extra)], signed_by("rsa"))
     assert found.startswith("Entry 2, /opt/tool: ")
@@ -489,7 +489,7 @@ _PIECES = st.sampled_from(
     st.booleans(),
 )
 def test_reading_raises_nothing_else(data: bytes, cut: bool) -> None:
-    """Whatever comes, it is read or malformed."""
+    """Any bytes are read or malformed."""
     try:
         entries = read_entries(data, cut=cut)
     except Malformed:

@@ -752,7 +752,7 @@ def test_a_command_line_rule_needs_a_pcr() -> None:
 
 
 def test_certificates_are_named_by_sha256() -> None:
-    """Whatever the bank: it is the fingerprint people know."""
+    """The fingerprint that people know, with any bank."""
     with pytest.raises(Malformed, match="a certificate is named by its sha256"):
         rules([4], {"boot-applications": {"signed-by": ["sha384:" + "0" * 96]}})
 

@@ -36,7 +36,7 @@ def refusal(text: str | bytes) -> str:
 
 @given(st.data())
 def test_round_trip(data: st.DataObject) -> None:
-    """Of any banks and PCRs exactly the selected ones are read, from either form."""
+    """Exactly the selected banks and PCRs are read, from either form."""
     banks = {
         bank: {
             pcr: data.draw(st.binary(min_size=size, max_size=size))
@@ -55,7 +55,7 @@ def test_round_trip(data: st.DataObject) -> None:
 
 @given(st.binary(max_size=200))
 def test_any_bytes(data: bytes) -> None:
-    """Whatever a file holds is values or one named error."""
+    """Any file holds values or gives one named error."""
     with contextlib.suppress(Malformed):
         assert set(parse_values(data, SELECTION)) == {0, 7}
 

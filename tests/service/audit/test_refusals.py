@@ -115,7 +115,7 @@ async def test_a_new_minute_begins_with_full_entries(
 async def test_a_day_of_noise_is_a_hundred_entries(
     refusals: Refusals, record: Record, clock: FakeClock, every_s: int, kid: str | None
 ) -> None:
-    """Whatever the pace: the record cannot be shortened, so it does not grow with what strangers send."""
+    """At any pace: the record cannot be shortened, so it does not grow with what strangers send."""
     for _ in range(86_400 // every_s):
         clock.advance(seconds=every_s)
         await refusals.note(refused(clock, kid))

@@ -100,7 +100,7 @@ async def test_a_log_that_was_swapped_is_no_verdict(server: Server, attester: At
 
 @pytest.mark.parametrize("seed", range(4))
 async def test_no_byte_of_a_log_suspends_a_machine(server: Server, attester: Attester, seed: int) -> None:
-    """Whatever is changed on the way: verified, or no verdict."""
+    """Any change on the way: verified, or no verdict."""
     kid = await running(server, attester, TYPED)
     chance = random.Random(seed)
     answers = set()

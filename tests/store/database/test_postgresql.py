@@ -331,7 +331,7 @@ async def _until(postgres: Postgres, value: str) -> None:
 
 
 async def test_every_connection_flushes(postgres: Postgres, url: str) -> None:
-    """Whatever the cluster's default, a commit here returns when it is on the disk."""
+    """With any default of the cluster, a commit here returns when it is on the disk."""
     name = re.findall(r"/(\w+)\?", url)[0]
     postgres.sql(f"ALTER DATABASE {name} SET synchronous_commit = off")
     store = await open_store(url, ROW_KEY)

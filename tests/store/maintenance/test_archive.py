@@ -260,7 +260,7 @@ def with_a_long_line(data: bytes) -> bytes:
 async def test_damage_restores_nothing(
     empty_url: str, tmp_path: Path, damage: Callable[[bytes], bytes]
 ) -> None:
-    """Whatever is missing or changed is found, and the database has not even tables then."""
+    """Everything that is missing or changed is found, and the database has not even tables then."""
     source = f"sqlite:///{tmp_path}/source.db"
     await fill(source)
     with pytest.raises(TangAttestError) as refused:

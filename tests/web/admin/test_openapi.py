@@ -45,7 +45,7 @@ def test_every_operation_needs_a_scope() -> None:
 
 @pytest.mark.slow
 def test_schemathesis_finds_nothing(tmp_path: Path) -> None:
-    """Whatever it asks a real server: no defect, no status or answer that is not documented, no way around the token."""
+    """Random requests to a real server: no defect, no status or answer that is not documented, no way around the token."""
     state = ["--state", str(tmp_path / "state")]
     assert program(*state, "init").returncode == 0
     assert program(*state, "policy", "create", "web", "--selection", "sha256:0,4,7").returncode == 0

@@ -401,7 +401,7 @@ async def test_when_full_a_request_that_is_worked_for_stays(tmp_path: Path) -> N
 
 
 def test_whoever_holds_most_gives_way() -> None:
-    """Of several addresses; a /64 is one; an exempt network only when nobody else can."""
+    """The address with most connections yields; a /64 is one; an exempt network only when nobody else can."""
     limits = RequestLimits(connections=9, exempt=(ip_network("192.0.2.0/24"),))
     time = Time()
     limiter, cut = Limiter(limits, clock=time), list[str]()
