@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any, Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic_core import ErrorDetails
 
-from tang_attest.errors import Malformed, NotFound
+from tang_attest.errors import Malformed, NotFound, Reason
 
 #: Read by the service and by every command, unless another file is named.
 DEFAULT_FILE: Final = Path("/etc/tang-attest.toml")
@@ -196,7 +197,7 @@ def load_settings(file: Path | None, flags: Mapping[str, Any]) -> Settings:
     try:
         return Settings.model_validate(merged)
     except ValidationError as error:
-        raise Malformed("setting-invalid", _sentence(error)) from None
+        raise _invalid(error) from None
     except UnicodeEncodeError:  # pydantic raises it instead
         raise Malformed("setting-invalid", "A setting is not UTF-8.") from None
 
@@ -214,9 +215,16 @@ def settings_in(environment: Mapping[str, str]) -> dict[str, str]:
     return {name: value for name, value in given.items() if value}
 
 
-def _sentence(error: ValidationError) -> str:
-    """Return the first error with the setting's name; never its value, which may hold a password."""
-    first = error.errors(include_input=False)[0]
+def _invalid(error: ValidationError) -> Malformed:
+    """Return every error at once, each with the setting's name."""
+    sentences = [_sentence(each) for each in error.errors(include_input=False)]
+    invalid = Malformed("setting-invalid", sentences[0])
+    invalid.reasons = tuple(Reason("setting-invalid", sentence) for sentence in sentences)
+    return invalid
+
+
+def _sentence(first: ErrorDetails) -> str:
+    """Return an error with the setting's name; never its value, which may hold a password."""
     name = ".".join(str(part) for part in first["loc"])
     message = first["msg"].removeprefix("Value error, ")
     if first["type"] == "extra_forbidden":

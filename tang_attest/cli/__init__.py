@@ -56,7 +56,7 @@ class LazyGroup(click.Group):
         ),
         "db": _Lazy(
             "tang_attest.cli.installation.db:db",
-            "The database: its status, upgrade and copy.",
+            "The database: its status, upgrade and move.",
         ),
         "device": _Lazy(
             "tang_attest.cli.machines.device:device",

@@ -116,17 +116,26 @@ def _port(settings: Settings) -> Finding:
     if not settings.port:
         return well("port", "a free one is taken at each start")
     where = f"{settings.host} port {settings.port}"
-    status: int | None = None
+    tls, status, strange = settings.tls_certificate is not None, None, False
     try:
-        status = _ask(settings)
+        status = _ask(settings, tls=tls)
     except ssl.SSLError as error:
         # We have no machine's certificate; a demand for one is an answer.
-        if settings.tls_client_ca is not None and "ALERT" in str(error.reason):
-            status = 200
-    except (OSError, http.client.HTTPException):
+        demanded = settings.tls_client_ca is not None and "ALERT" in str(error.reason)
+        status, strange = (200, False) if demanded else (None, True)
+    except (ConnectionResetError, http.client.HTTPException):
+        strange = True
+    except OSError:
         pass
     if status == 200:
         return well("port", f"the server answers at {where}")
+    if strange and _answers_otherwise(settings, tls=not tls):
+        spoken, said = ("http", "https") if tls else ("https", "http")
+        return problem(
+            "port",
+            f"a server at {where} speaks {spoken}, and these settings say {said}",
+            "name the file of that server's settings with --config, or restart the server with these",
+        )
     try:
         for listener in bind(settings.host, settings.port, 1)[0]:
             listener.close()
@@ -137,10 +146,17 @@ def _port(settings: Settings) -> Finding:
     return warning("port", f"nothing listens at {where}", "start it: systemctl start tang-attest")
 
 
-def _ask(settings: Settings) -> int:
+def _answers_otherwise(settings: Settings, *, tls: bool) -> bool:
+    try:
+        return _ask(settings, tls=tls) > 0
+    except (OSError, http.client.HTTPException):
+        return False
+
+
+def _ask(settings: Settings, *, tls: bool) -> int:
     host = _ANYWHERE.get(settings.host, settings.host)
     connection: http.client.HTTPConnection
-    if settings.tls_certificate is None:
+    if not tls:
         connection = http.client.HTTPConnection(host, settings.port, timeout=_PATIENCE_S)
     else:
         # Only an answer is checked here; the server's identity is for its clients to check.

@@ -29,6 +29,9 @@ _ROOT_ENDS_SOON: Final = timedelta(days=90)
 
 
 _COVER_IT: Final = "see 'tang-attest eventlog coverage' for the selection that covers it; a boot chain that measures it may be needed"
+_REACH_IT: Final = (
+    "check the setting 'database': the path, owner and mode of its file, or the address of its server"
+)
 _MEASURE_IT: Final = "switch Secure Boot on there; else see with 'clevis attest status' that its initrd looks before systemd does"
 
 
@@ -63,7 +66,11 @@ async def look_at_database(url: str) -> tuple[Finding, ...]:
             return (problem("database", sentence, ACTIONS["schema-new"]),)
         damages = await store.find_damage(url)
     except TangAttestError as error:
-        return (failure("database", error),)
+        cause = store.describe(error)
+        sentence = (
+            f"{error.sentence.rstrip('.')}: {store.place_of(url)}: {cause}" if cause else error.sentence
+        )
+        return (problem("database", sentence, _REACH_IT if cause else error.action),)
     if damages:
         action = (
             "stop the server, keep a copy of the file, and run 'tang-attest restore' with the newest backup"

@@ -3,27 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 from tang_attest.config import Settings
 from tang_attest.doctor.finding import Finding, Severity, failure
 from tang_attest.doctor.host import look_at_host
+from tang_attest.doctor.ownership import look_at_owners
 from tang_attest.doctor.registry import look_at_database, look_at_records, look_at_rows
 from tang_attest.doctor.server_tpm import look_at_server_tpm
-from tang_attest.errors import Reason, TangAttestError
+from tang_attest.errors import Reason, TangAttestError, Unavailable
 from tang_attest.keys.secret import ServerSecret, load_secret
 from tang_attest.protocol.audit_chain import KEY_LABEL as AUDIT_LABEL
 from tang_attest.server.certificates import certificate_ends
-from tang_attest.server.compose import Installation, World, composed
+from tang_attest.server.compose import Installation, World, composed, opened
+from tang_attest.server.serve import check_files
 from tang_attest.service.audit.check import AuditCheck, check_audit
 from tang_attest.service.machines.grading import graded
 from tang_attest.service.machines.overview import Notice, in_order, overview
 from tang_attest.store import KEY_LABEL, check_rows, open_store
 
 
-async def examine(settings: Settings, world: World) -> list[Finding]:
-    """Return the findings about the host, the database, its rows, and the server's TPM."""
+async def examine(settings: Settings, world: World, file: Path | None = None) -> list[Finding]:
+    """Return the findings about the host, the database, its rows, and the server's TPM.
+
+    *file* is that of the settings.
+    """
     findings = [
         *look_at_host(settings, world.clock.now()),
+        *look_at_owners(settings, file),
         *await look_at_database(settings.database_url),
     ]
     try:
@@ -54,6 +61,32 @@ async def _look_at_records(installation: Installation) -> list[Finding]:
         return list(await look_at_records(installation.store, installation.private_keys, now, graded))
     except TangAttestError as error:
         return [failure("records", error)]
+
+
+async def check_start(settings: Settings, world: World) -> tuple[list[TangAttestError], list[str]]:
+    """Open all that ``serve`` opens, and serve nothing; return each problem, and the thumbprints otherwise."""
+    problems = list(check_files(settings))
+    thumbprints: list[str] = []
+    try:
+        async with opened(settings, world) as installation:
+            thumbprints = await _check_keys(installation)
+    except TangAttestError as error:
+        # A drop-in tangd needs no installation of ours.
+        if settings.tang_dir is None or error.code != "state-missing":
+            problems.append(error)
+    return problems, thumbprints
+
+
+async def _check_keys(installation: Installation) -> list[str]:
+    for key in await installation.store.keys.server_keys():
+        if key.use == "sign":
+            installation.private_keys.open_signer(key)
+        else:
+            installation.private_keys.open_exchange(key)
+    thumbprints = list((await installation.served_keys().usable()).thumbprints)
+    if not thumbprints and installation.settings.tang_dir is None:
+        raise Unavailable("state-missing", "There is no signing key.")
+    return thumbprints
 
 
 async def attention(installation: Installation) -> tuple[int, list[Notice]]:

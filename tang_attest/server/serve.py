@@ -7,7 +7,7 @@ import os
 import socket
 import ssl
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -24,10 +24,10 @@ from tang_attest.errors import Malformed, TangAttestError
 from tang_attest.keys.secret import load_secret
 from tang_attest.protocol.exchange import multiplies_once
 from tang_attest.protocol.values.points import CURVES
-from tang_attest.server.compose import World
+from tang_attest.server.compose import World, password_in_file
 from tang_attest.server.worker import ENDING, Listeners, run_worker
 from tang_attest.store.database.engine import parse_url
-from tang_attest.web.gate.tls import server_context
+from tang_attest.web.gate.tls import server_context, spki_pin
 
 #: Open files beside the connections of machines: database, log, sockets.
 _OTHER_FILES: Final = 128
@@ -120,14 +120,45 @@ def _check_before_work(settings: Settings) -> None:
     parse_url(settings.database_url)
     if settings.tang_dir is None:
         load_secret(settings.state)  # to hear whether it can be; each worker loads its own
-    if settings.tang_dir is not None and not settings.tang_dir.is_dir():
-        raise Malformed("setting-invalid", f"Setting tang_dir: {settings.tang_dir} is not a directory.")
+    _check_directory("tang_dir", settings.tang_dir)
+
+
+def check_files(settings: Settings) -> Iterator[TangAttestError]:
+    """Yield a problem for each file that the settings name and a start, or the first notification, would need."""
+    checks: list[Callable[[], object]] = [
+        partial(_check_directory, "tang_dir", settings.tang_dir),
+        partial(_check_directory, "hook_dir", settings.hook_dir),
+        partial(password_in_file, settings),
+    ]
+    if settings.webhook_secret is not None:
+        checks.append(partial(_check_webhook_secret, settings.webhook_secret))
+    if settings.tls_certificate is not None and settings.tls_key is not None:
+        certificate, key, authorities = settings.tls_certificate, settings.tls_key, settings.tls_client_ca
+        checks.append(partial(server_context, certificate, key, authorities))
+    for check in checks:
+        try:
+            check()
+        except TangAttestError as error:
+            yield error
+
+
+def _check_directory(setting: str, path: Path | None) -> None:
+    if path is not None and not path.is_dir():
+        raise Malformed("setting-invalid", f"Setting {setting}: {path} is not a directory.")
+
+
+def _check_webhook_secret(path: Path) -> None:
+    from tang_attest.web.webhook import read_secret  # slow to load
+
+    read_secret(path)
 
 
 def _tls(settings: Settings) -> ssl.SSLContext | None:
     if settings.tls_certificate is None or settings.tls_key is None:
         return None
-    return server_context(settings.tls_certificate, settings.tls_key, settings.tls_client_ca)
+    context = server_context(settings.tls_certificate, settings.tls_key, settings.tls_client_ca)
+    _log.info("tls", certificate=str(settings.tls_certificate), spki=spki_pin(settings.tls_certificate))
+    return context
 
 
 def _started(settings: Settings, port: int, metrics: Sequence[Sequence[socket.socket]]) -> None:

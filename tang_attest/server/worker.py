@@ -10,10 +10,12 @@ import socket
 import ssl
 from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, nullcontext
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Final
+
+import structlog
 
 from tang_attest.config import Settings
 from tang_attest.daemon.files import OpenFiles
@@ -26,6 +28,7 @@ from tang_attest.server.compose import World, opened
 from tang_attest.server.site import compose_site, make_limiter
 from tang_attest.server.tang import tang_site
 from tang_attest.service.rounds.polls import Polls
+from tang_attest.service.tang.plain import current_keys
 from tang_attest.web import runner
 from tang_attest.web.app import Site, make_app
 from tang_attest.web.monitoring import health
@@ -36,6 +39,9 @@ _FILES_EVERY_S: Final = 1
 _DATABASE_EVERY_S: Final = 1
 #: Codes after which no worker can go on: the database was copied away, or has a foreign mark that says so.
 ENDING: Final = frozenset({"database-moved", "registry-tampered"})
+
+
+_log = structlog.get_logger("serve")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,11 +76,19 @@ async def _serve(settings: Settings, world: World, listeners: Listeners, place: 
     release = asyncio.create_task(_release(stop, polls))
     with chore("files", _FILES_EVERY_S, OpenFiles().look):
         async with _site(settings, world, polls, ending) as site, _shown_metrics(site, listeners.metrics):
+            if place.index == 0:
+                await _log_keys(site)
             await runner.run(
                 make_app(site), listeners.machines, listeners.tls, place.ready, stop, site.limiter
             )
     release.cancel()
     ending.raise_error()
+
+
+async def _log_keys(site: Site) -> None:
+    """Log the thumbprints that machines compare; a failure is reported by the readiness check."""
+    with suppress(TangAttestError):
+        _log.info("signing-keys", thumbprints=list((await current_keys(site.advertised)).thumbprints))
 
 
 class _Ending:

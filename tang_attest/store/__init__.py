@@ -1,6 +1,7 @@
 """The store: devices, policies, keys, tokens and the audit record, in SQLite or PostgreSQL."""
 
 from tang_attest.store.database.authentic import KEY_LABEL, Authenticity
+from tang_attest.store.database.failures import describe
 from tang_attest.store.database.moved import MovedMark, place_of
 from tang_attest.store.maintenance.archive_file import Reader
 from tang_attest.store.maintenance.operations import (
@@ -36,6 +37,7 @@ __all__ = [
     "Upgraded",
     "back_up",
     "check_rows",
+    "describe",
     "find_damage",
     "look",
     "move_out",

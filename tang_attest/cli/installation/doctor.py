@@ -23,7 +23,7 @@ from tang_attest.server.checkup import examine
 def doctor(ctx: click.Context, named: Path | None, as_json: bool) -> None:
     """Examine this installation, and say what to do.
 
-    It looks at keys, permissions, disk, certificate, port, database, clock, trust anchors, the server's TPM,
+    It looks at keys, permissions, owners, disk, certificate, port, database, clock, trust anchors, the server's TPM,
     and each device's last evidence. Nothing is changed.  The exit code is 1 when something is a problem;
     warnings leave it 0.
 
@@ -52,4 +52,4 @@ def _look(named: Path | None) -> list[Finding]:
     except TangAttestError as error:
         return [failure("settings", error)]
     where = str(file) if file is not None else f"the defaults; there is no {DEFAULT_FILE}"
-    return [well("settings", where), *asyncio.run(examine(current, at_terminal()))]
+    return [well("settings", where), *asyncio.run(examine(current, at_terminal(), file))]

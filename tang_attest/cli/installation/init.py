@@ -9,6 +9,7 @@ import click
 from tang_attest.cli import output
 from tang_attest.cli.invocation import at_terminal, settings
 from tang_attest.config import Settings
+from tang_attest.doctor.ownership import chown_command
 from tang_attest.server.initialize import initialize
 
 
@@ -30,6 +31,10 @@ def init(as_json: bool) -> None:
         output.say(f"state made in {current.state}")
         output.say("the signing key's thumbprint, to compare when a disk is bound:")
         click.echo(thumbprint)
+    if (command := chown_command(current.state)) is not None:
+        output.hint(
+            f"the state directory belongs to the service's user, its new files do not: run '{command}'"
+        )
     output.hint(
         f"keep a copy of {current.state}/kek apart from the database's backups; one without the other opens nothing"
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -9,7 +10,7 @@ from typing import Any, TypeVar
 import click
 
 from tang_attest.cli import output
-from tang_attest.cli.invocation import config_option, settings
+from tang_attest.cli.invocation import at_terminal, config_option, settings
 from tang_attest.config import Settings
 from tang_attest.server import serve as server
 from tang_attest.server.compose import World
@@ -61,8 +62,11 @@ _path = click.Path(path_type=Path)
 @_option("--limit-exempt")
 @_option("--log-format")
 @_option("--log-level")
+@click.option(
+    "--check", is_flag=True, help="Open all that a start needs, say each problem, and serve nothing."
+)
 @click.pass_context
-def serve(ctx: click.Context, /, named: Path | None, **flags: Any) -> None:
+def serve(ctx: click.Context, /, named: Path | None, check: bool, **flags: Any) -> None:
     """Answer machines.
 
     Without --plain-tang no exchange key answers anybody without evidence.  With --plain-tang --tang-dir DIR
@@ -72,5 +76,26 @@ def serve(ctx: click.Context, /, named: Path | None, **flags: Any) -> None:
     \b
     tang-attest serve --port 7500
     tang-attest serve --plain-tang --tang-dir /var/db/tang --port 80
+    tang-attest serve --check && systemctl restart tang-attest
     """
+    if check:
+        ctx.exit(_check(settings(named, flags)))
     ctx.exit(server.serve(lambda: settings(named, flags), World(), output.error))
+
+
+def _check(current: Settings) -> int:
+    """Say each problem of a start with *current*, or the values that machines compare; return the exit code."""
+    from tang_attest.server.checkup import check_start  # slow to load, and not needed to answer
+    from tang_attest.web.gate.tls import spki_pin
+
+    problems, thumbprints = asyncio.run(check_start(current, at_terminal()))
+    for problem in problems:
+        output.error(problem)
+    if problems:
+        return 1
+    for thumbprint in thumbprints:
+        output.say(f"signing key: {thumbprint}")
+    if current.tls_certificate is not None:
+        output.say(f"key of the TLS certificate: {spki_pin(current.tls_certificate)}")
+    output.say("the server can start")
+    return 0

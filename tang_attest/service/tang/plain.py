@@ -139,6 +139,11 @@ class KeySet:
         """Return the key with this thumbprint, by any of the five hashes."""
         return self._by_thumbprint.get(kid)
 
+    @property
+    def thumbprints(self) -> tuple[str, ...]:
+        """The thumbprints (SHA-256) of the advertised signing keys, which machines compare when they bind."""
+        return tuple(thumbprint(key.public) for key in self._signing)
+
     def place(self, kid: str) -> Executor | None:
         """Executor in which :meth:`recover` has to run for *kid*, None for any (:attr:`Multiplier.place`)."""
         key = self.find(kid)

@@ -108,6 +108,7 @@ class SqliteDatabase:
             _create_private(path)
         elif not path.is_file():
             raise Unavailable("state-missing", f"There is no database at {path}.")
+        self._place = str(path)
         self._engine = sa.create_engine(url, pool_size=READERS + 1, max_overflow=0)
         sa.event.listen(self._engine, "connect", _prepare_connection)
         sa.event.listen(self._engine, "begin", _begin)
@@ -140,13 +141,13 @@ class SqliteDatabase:
         return await asyncio.get_running_loop().run_in_executor(executor, job)
 
     def _transact(self, work: Work[T], *, write: bool) -> T:
-        with translate_errors(), self._engine.connect() as connection:
+        with translate_errors(self._place), self._engine.connect() as connection:
             connection.execution_options(tang_attest_write=write)  # for _begin
             with connection.begin():
                 return work(connection)
 
     def _checkpoint(self) -> None:
-        with translate_errors(), self._engine.connect() as connection:
+        with translate_errors(self._place), self._engine.connect() as connection:
             raw = connection.connection.driver_connection
             assert isinstance(raw, sqlite3.Connection)  # noqa: S101 - for the type checker
             for _ in range(_CHECKPOINT_TRIES):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,13 +11,27 @@ from typing import Final
 
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, SQLAlchemyError, StatementError
 
-from tang_attest.errors import Unavailable
+from tang_attest.errors import TangAttestError, Unavailable
 
 _log: Final = logging.getLogger(__name__)
 
 #: SQLSTATE classes (PostgreSQL, appendix A) that blame the values: data exception, integrity constraint
 #: violation.
 _VALUES_REFUSED: Final = ("22", "23")
+
+
+#: Primary result codes of SQLite that speak of the file: it cannot be opened or written, or it is no database.
+_PLACE_CODES: Final = frozenset(
+    {
+        sqlite3.SQLITE_CANTOPEN,
+        sqlite3.SQLITE_CORRUPT,
+        sqlite3.SQLITE_NOTADB,
+        sqlite3.SQLITE_PERM,
+        sqlite3.SQLITE_READONLY,
+        sqlite3.SQLITE_READONLY_DBMOVED,
+        sqlite3.SQLITE_READONLY_DIRECTORY,
+    }
+)
 
 
 class Spoiled(Unavailable):
@@ -33,15 +48,20 @@ def is_away(error: Exception) -> bool:
 
 
 @contextmanager
-def translate_errors() -> Iterator[None]:
+def translate_errors(place: str = "") -> Iterator[None]:
     """Turn the database's errors into ``unavailable``; the cause goes to the log, without statement or
     values.
+
+    *place* is the path or the URL of the database, without a password: it is for the log, not for clients.
     """
     try:
         yield
     except (SQLAlchemyError, sqlite3.Error, OSError) as error:
         spoiled = isinstance(error, StatementError) and blames_values(error)
-        _log.error("the database failed: %s", _cause(error, with_message=not spoiled))
+        cause = _cause(error, with_message=not spoiled)
+        _log.error(
+            "the database failed: %s", f"{cause} ({place})" if place and _concerns_place(error) else cause
+        )
         kind = Spoiled if spoiled else Unavailable
         raise kind("unavailable", "The database could not be used.") from error
 
@@ -71,10 +91,27 @@ def _driver_error(error: BaseException) -> BaseException:
     return error if original is None else original.__cause__ or original
 
 
+def describe(problem: TangAttestError) -> str:
+    """Return the cause of an error of :func:`translate_errors` in words, or nothing if it has none."""
+    cause = problem.__cause__
+    return "" if cause is None else _cause(cause, with_message=not isinstance(problem, Spoiled))
+
+
+def _concerns_place(error: BaseException) -> bool:
+    """Return True if the file or the server could not be opened or used; a lock of another program is elsewhere."""
+    cause = _driver_error(error)
+    if isinstance(cause, sqlite3.Error):
+        return getattr(cause, "sqlite_errorcode", sqlite3.SQLITE_BUSY) in _PLACE_CODES
+    return isinstance(cause, OSError)
+
+
 def _cause(error: BaseException, *, with_message: bool) -> str:
     cause = _driver_error(error)
     name = type(cause).__name__
-    if not with_message:
+    if not with_message and not (isinstance(cause, sqlite3.Error) and _concerns_place(error)):
         return name  # a driver repeats the value that it cannot encode
+    if isinstance(cause, OSError):  # asyncpg's own, for a socket that is not there, has no words
+        words = cause.strerror or (os.strerror(cause.errno) if cause.errno else str(cause))
+        return f"{words}: {cause.filename}" if cause.filename else words
     # The first argument only: PostgreSQL's DETAIL has keys in it.
     return f"{name}: {cause.args[0] if cause.args else cause}"

@@ -100,7 +100,7 @@ class ServerDatabase:
     async def _run(self, engine: AsyncEngine, work: Work[T]) -> T:
         if self._closed:  # the engine itself would connect again
             raise Unavailable("unavailable", "The server is stopping.")
-        with translate_errors():
+        with translate_errors(self._url.render_as_string(hide_password=True)):
             for number in range(1, self._tries + 1):
                 attempt = _Attempt(engine, self._transaction_s)
                 try:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import hashlib
 import ssl
 from collections.abc import Callable
 from pathlib import Path
@@ -40,6 +42,17 @@ def server_context(certificate: Path, key: Path, client_ca: Path | None = None) 
     if client_ca is not None:
         _demand_certificates(context, client_ca)
     return context
+
+
+def spki_pin(certificate: Path) -> str:
+    """Return the pin of the first certificate's public key, as curl's ``--pinnedpubkey`` and the pin's ``spki`` take it.
+
+    It is ``sha256//`` and the SHA-256 of the SubjectPublicKeyInfo in base64 (RFC 7469, 2.4).  The file was
+    checked by :func:`server_context`.
+    """
+    key = x509.load_pem_x509_certificates(certificate.read_bytes())[0].public_key()
+    der = key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
+    return f"sha256//{base64.b64encode(hashlib.sha256(der).digest()).decode()}"
 
 
 def shown_name(transport: asyncio.BaseTransport | None) -> str | None:

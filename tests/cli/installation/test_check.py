@@ -1,0 +1,251 @@
+"""``serve --check``, the values that a start logs, and owners as ``doctor`` and ``init`` see them."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tang_attest.config import Settings
+from tang_attest.doctor import ownership
+from tang_attest.doctor.finding import Severity
+from tang_attest.doctor.host import look_at_host
+from tang_attest.doctor.ownership import look_at_owners
+from tests.cli.installation.test_doctor import NOW, about
+from tests.cli.installation.test_serve import self_signed
+from tests.cli.serving import initialize, serving
+from tests.cli.transcript import environment, run
+
+NOBODY = 65534
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A directory with an installation in ``state``."""
+    monkeypatch.chdir(tmp_path)
+    initialize(tmp_path / "state")
+    with environment():
+        yield tmp_path
+
+
+def thumbprint() -> str:
+    """The thumbprint of the signing key."""
+    return str(json.loads(run("keys", "list", "--json")[0])[0]["kid"])
+
+
+def pin_of(certificate: Path) -> str:
+    """The pin of a certificate's key, made by openssl's own tools."""
+    line = 'openssl x509 -in "$1" -noout -pubkey | openssl pkey -pubin -outform DER | openssl dgst -sha256 -binary | base64'
+    der = subprocess.run(
+        ["bash", "-c", line, "pin", certificate],
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    return f"sha256//{der.stdout.strip()}"
+
+
+# --- serve --check ---------------------------------------------------------------------------------------------
+
+
+def test_a_good_configuration(home: Path) -> None:
+    """It prints the values that machines compare, listens nowhere, and changes nothing."""
+    certificate, key = self_signed(home, "one")
+    before = (home / "state/tang-attest.db").read_bytes()
+    _, stderr, code = run("serve", "--check", "--tls-certificate", str(certificate), "--tls-key", str(key))
+    assert (code, stderr.splitlines()) == (
+        0,
+        [
+            f"tang-attest: signing key: {thumbprint()}",
+            f"tang-attest: key of the TLS certificate: {pin_of(certificate)}",
+            "tang-attest: the server can start",
+        ],
+    )
+    assert (home / "state/tang-attest.db").read_bytes() == before
+
+
+def test_each_problem_is_said_at_once(home: Path) -> None:
+    """Files, keys and the database; each with its code and its action."""
+    certificate, _ = self_signed(home, "one")
+    _, key = self_signed(home, "two")
+    (home / "secret").write_text("short")
+    (home / "state/kek").unlink()
+    flags = {
+        "--tls-certificate": certificate,
+        "--tls-key": key,
+        "--webhook-secret": home / "secret",
+        "--hook-dir": home / "none",
+        "--owner-auth-file": home / "no-password",
+    }
+    _, stderr, code = run("serve", "--check", *(str(word) for pair in flags.items() for word in pair))
+    assert code == 1
+    for words in (
+        "setting tls_key: it is not the key of tls_certificate (setting-invalid)",
+        "(webhook-failed)",
+        f"setting hook_dir: {home}/none is not a directory (setting-invalid)",
+        f"file {home}/no-password cannot be read: No such file or directory (file-unreadable)",
+        "there is no key-encryption key at state/kek (state-missing)",
+    ):
+        assert words in stderr
+    assert stderr.count("hint: ") == 5
+
+
+def test_each_wrong_setting_is_named_at_once(home: Path) -> None:
+    """An operator corrects the file once, not once for each line."""
+    file = home / "settings.toml"
+    file.write_text('port = 70000\nnonsense = 1\nworkers = "many"\n')
+    _, stderr, code = run("serve", "--check", "--config", str(file))
+    assert code == 1
+    for name in ("port", "nonsense", "workers"):
+        assert f"setting {name}: " in stderr
+
+
+@pytest.mark.parametrize("fault", ["kek", "database", "schema", "signing key"])
+def test_keys_and_database_are_opened(home: Path, fault: str) -> None:
+    """Each fault that would stop a start."""
+    if fault == "kek":
+        initialize(home / "other")
+        shutil.copy(home / "other/kek", home / "state/kek")
+    elif fault == "database":
+        (home / "state/tang-attest.db").write_bytes(b"not a database, but long enough for its header" * 40)
+    else:
+        statement = (
+            "UPDATE alembic_version SET version_num = '0001'"
+            if fault == "schema"
+            else "DELETE FROM sealed_key"
+        )
+        subprocess.run(["sqlite3", "state/tang-attest.db", statement], check=True)
+    _, stderr, code = run("serve", "--check")
+    assert code == 1
+    expected = {
+        "kek": "(setting-invalid)",
+        "database": "(unavailable)",
+        "schema": "(schema-old)",
+        "signing key": "there is no signing key (state-missing)",
+    }[fault]
+    assert expected in stderr
+
+
+def test_a_drop_in_tangd_needs_no_state(home: Path) -> None:
+    """Its keys are those of the directory."""
+    (home / "tang").mkdir()
+    assert run("--state", "none", "serve", "--check", "--plain-tang", "--tang-dir", "tang")[2] == 0
+    assert run("--state", "none", "serve", "--check", "--plain-tang", "--tang-dir", "none")[2] == 1
+
+
+def test_a_start_logs_what_machines_compare(home: Path) -> None:
+    """The thumbprint of the signing key, and the pin of the certificate's key."""
+    certificate, key = self_signed(home, "one")
+    with serving(home, "--tls-certificate", certificate, "--tls-key", key, "--log-format", "json") as server:
+        records = {record["event"]: record for record in server.records()}
+    assert records["signing-keys"]["thumbprints"] == [thumbprint()]
+    assert records["tls"]["spki"] == pin_of(certificate)
+
+
+# --- owners ----------------------------------------------------------------------------------------------------
+
+
+def given(home: Path) -> Path:
+    """The state, as a package gives it to the service's user."""
+    state = home / "state"
+    for path in (state, *state.iterdir()):
+        os.chown(path, NOBODY, -1)
+    return state
+
+
+def owners(state: Path, **settings: Any) -> list[tuple[str, str, str]]:
+    """Subject, sentence and action of each problem."""
+    found = look_at_owners(Settings(state=state, **settings), None)
+    return [(f.subject, f.sentence, f.action) for f in found if f.level is Severity.PROBLEM]
+
+
+def test_a_kek_of_root_is_a_problem(home: Path) -> None:
+    """A recovery as root leaves it so: the service could not start."""
+    state = given(home)
+    assert owners(state) == []
+    os.chown(state / "kek", 0, 0)
+    assert owners(state) == [
+        (
+            "owner",
+            f"the service runs as nobody, but {state}/kek belongs to others",
+            f"run 'chown nobody: {state}/kek'",
+        )
+    ]
+    stdout, _, code = run("--state", str(state), "doctor")
+    assert (code, f"hint: run 'chown nobody: {state}/kek'" in stdout) == (1, True)
+
+
+def test_many_files_of_root_are_given_at_once(home: Path) -> None:
+    """A restored directory has more files than a command line should name."""
+    state = given(home)
+    for number in range(8):
+        (state / f"copy {number}").touch()
+    [(_, sentence, action)] = owners(state)
+    assert " and 3 more belong to others" in sentence
+    assert action == f"run 'chown -R nobody: {state}'"
+
+
+@pytest.mark.parametrize("part", ["file", "directory"])
+def test_files_that_the_service_cannot_read(home: Path, part: str) -> None:
+    """A key of root, mode 0600, and a directory that only root enters; the group's permission is enough."""
+    home.chmod(0o755)
+    for parent in home.parents:
+        if parent.is_relative_to("/tmp") and parent != Path("/tmp"):
+            parent.chmod(parent.stat().st_mode | 0o011)
+    state, tls = given(home), home / "tls"
+    tls.mkdir(mode=0o755)
+    certificate, key = self_signed(tls, "one")
+    certificate.chmod(0o644)
+    key.chmod(0o644)
+    settings = {"tls_certificate": certificate, "tls_key": key}
+    assert owners(state, **settings) == []
+    closed = key if part == "file" else tls
+    closed.chmod(0o600 if part == "file" else 0o700)
+    bit = "r" if part == "file" else "x"
+    assert ("tls_key", f"run 'chgrp nobody {closed} && chmod g+{bit} {closed}'") in [
+        (subject, action) for subject, _, action in owners(state, **settings)
+    ]
+    group = next(iter(ownership.service_user(state).groups))  # type: ignore[union-attr]
+    os.chown(closed, 0, group)
+    closed.chmod(0o640 if part == "file" else 0o750)
+    assert owners(state, **settings) == []
+
+
+def test_init_as_root_says_chown(home: Path) -> None:
+    """The directory was made for the service's user, and root filled it."""
+    (home / "made").mkdir(mode=0o700)
+    os.chown(home / "made", NOBODY, -1)
+    _, stderr, code = run("--state", str(home / "made"), "init")
+    assert (code, f"chown nobody: {home}/made/kek {home}/made/tang-attest.db" in stderr) == (0, True)
+    assert "run 'chown" not in run("--state", str(home / "own"), "init")[1]
+
+
+# --- messages --------------------------------------------------------------------------------------------------
+
+
+def test_a_database_that_cannot_be_used_is_named(home: Path) -> None:
+    """Its path or its address, and the reason in words."""
+    stdout, stderr, _ = run("--database", f"postgresql://tang@/tang?host={home}/no-socket", "doctor")
+    assert f"host={home}/no-socket" in stdout.replace("%2F", "/")
+    assert "No such file or directory" in stdout
+    assert "Error: 2" not in stdout + stderr
+    database = home / "state/tang-attest.db"
+    database.write_bytes(b"not a database, but long enough for its header" * 40)
+    stdout, _, _ = run("doctor")
+    assert f"sqlite:///{database}: DatabaseError: file is not a database" in stdout
+
+
+def test_a_server_of_another_protocol_is_recognized(home: Path) -> None:
+    """``doctor`` does not say to stop the server that runs, only because it was given other settings."""
+    certificate, key = self_signed(home, "one")
+    tls = ("--tls-certificate", certificate, "--tls-key", key)
+    with serving(home, "--host", "127.0.8.2", *tls) as server:
+        settings = Settings(state=home / "state", host="127.0.8.2", port=server.port)
+        [(level, sentence)] = about(look_at_host(settings, NOW), "port")
+    assert (level, "speaks https, and these settings say http" in sentence) == ("problem", True)
