@@ -32,6 +32,7 @@ from tang_attest.web.app import make_app
 from tang_attest.web.gate.limits import Limiter, RequestLimits
 from tang_attest.web.runner import handling
 from tests.attester import Attester, members
+from tests.conformance.registered import check_registered
 from tests.fakes import FakeClock, RealRandomness
 
 SELECTION = "sha256:0,2,4,7"
@@ -118,6 +119,9 @@ class Server:
         async with self.client.request(method, target, allow_redirects=False, **options) as response:
             is_json = "json" in response.content_type
             body = await response.json(content_type=None) if is_json else await response.read()
+            check_registered(
+                str(target).removeprefix(self.endpoint), response.status, response.content_type, body
+            )
             return Answer(response.status, body, response.headers)
 
     async def post(self, target: str, body: Any) -> Answer:

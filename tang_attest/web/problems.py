@@ -25,6 +25,8 @@ _STATUS_BY_CODE: Final[Mapping[str, int]] = {
     "evidence-required": 401,
     "nonce-expired": 401,
     "nonce-used": 403,
+    "pcr-mismatch": 403,
+    "token-invalid": 403,
     "clock-backwards": 403,
     "token-used": 403,
     "token-used-up": 403,

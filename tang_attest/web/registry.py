@@ -121,6 +121,7 @@ CODES: Final = (
     WireCode("nonce-used", 403, _at("10", *_QUOTED), Audience.TPM),
     # --- the policy ---
     WireCode("device-suspended", 403, _at("12", "rec", "announce"), Audience.TPM),
+    WireCode("key-retired", 403, _at("12", "rec"), Audience.TPM),
     WireCode("policy-empty", 403, _at("12", *_JUDGED), Audience.TPM, verdict=True),
     WireCode("pcr-mismatch", 403, _at("12", *_QUOTED), Audience.TPM, verdict=True),
     WireCode("capped", 403, _at("12", "rec"), Audience.TPM),
@@ -158,9 +159,11 @@ CODES: Final = (
         for code in ("token-used", "token-used-up", "token-revoked")
     ),
     WireCode("token-expired", 403, _at("3", "enroll", "selection", "finish"), Audience.TOKEN),
-    WireCode("ak-unsuitable", 403, {"enroll": "4"}, Audience.TOKEN),
-    WireCode("ek-malformed", 400, {"enroll": "5, 6"}, Audience.TOKEN),
-    WireCode("ek-unsupported", 403, {"enroll": "5, 6"}, Audience.TOKEN),
+    # An enrollment by a registered EK needs no token.
+    WireCode("ak-unsuitable", 403, {"enroll": "4"}, Audience.ANYBODY),
+    WireCode("ek-malformed", 400, {"enroll": "5, 6"}, Audience.ANYBODY),
+    WireCode("ek-unsupported", 403, {"enroll": "5, 6"}, Audience.ANYBODY),
+    WireCode("ek-not-registered", 403, {"enroll": "5", "finish": "3, 9"}, Audience.ANYBODY),
     *(
         WireCode(code, 403, {"enroll": "6"}, Audience.TOKEN)
         for code in ("ek-untrusted", "ek-mismatch", "ek-expired")

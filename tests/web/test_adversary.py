@@ -741,7 +741,7 @@ async def test_deep_and_odd_json(server: Server, kid: str, exchanges: list[Point
         [],
         {},
         {"nonce": 1},
-        {"nonce": "n", "quote": "", "signature": "", "pcrs": "", "more": 1},
+        {"nonce": "n", "quote": "", "signature": "", "pcrs": "", "critical": 1},
         {"nonce": "n", "quote": "=", "signature": "", "pcrs": ""},
         {"nonce": "n", "quote": "A", "signature": "", "pcrs": ""},
         {"nonce": None, "quote": "", "signature": "", "pcrs": ""},

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Final, Protocol
 
-from tang_attest.errors import Conflict, Malformed, NotFound, Refused
+from tang_attest.errors import Conflict, Malformed, NotFound, Refused, Unavailable
 from tang_attest.ports.audit import AuditEntry
 from tang_attest.ports.decisions import Decision
 from tang_attest.ports.store import HasDecisions, HasPolicies
@@ -39,6 +39,8 @@ from tang_attest.service.unlock.suspension import check_not_suspended
 #: The most announced states of one policy that wait or were never booted, so that no machine fills the
 #: operator's list.
 MAX_ANNOUNCED: Final = 64
+#: Labels that are tried for one state.
+_LABELS: Final = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,20 +129,28 @@ class Announce:
             raise
 
     async def _add(self, bound: DeviceKey, state: ReferenceState, entry: AuditEntry) -> ReferenceState:
-        policy = bound.policy
-        if any(known.label == state.label for known in policy.states):
-            # No operator is present to choose another label.
-            suffix = f" {self._challenges.now():%Y%m%d%H%M%S}"
-            state = replace(state, label=state.label[: MAX_LABEL - len(suffix)] + suffix)
-        try:
-            await self._keep(policy, state, entry)
-        except Conflict as lost:
-            if lost.code != "policy-changed":
-                raise
-            # Predictions are not trusted any more: it waits for the operator, as it would now.
-            state = replace(state, life=Life.PROPOSED, limits=StateLimits())
-            await self._keep(policy, state, entry)
-        return state
+        policy, label = bound.policy, state.label
+        if any(known.label == label for known in policy.states):
+            state = replace(state, label=self._with_time(label))
+        for later_s in range(_LABELS):
+            try:
+                await self._keep(policy, state, entry)
+            except Conflict as lost:
+                if lost.code == "policy-changed":
+                    # Predictions are not trusted any more: it waits for the operator, as it would now.
+                    state = replace(state, life=Life.PROPOSED, limits=StateLimits())
+                elif lost.code == "name-taken":  # by a machine that announces the same update now
+                    state = replace(state, label=self._with_time(label, later_s))
+                else:
+                    raise
+            else:
+                return state
+        raise Unavailable("unavailable", "Too many machines announce this label now.", retry_after=1)
+
+    def _with_time(self, label: str, later_s: int = 0) -> str:
+        """Return another label for a state, because no operator is present to choose one."""
+        suffix = f" {self._challenges.now() + timedelta(seconds=later_s):%Y%m%d%H%M%S}"
+        return label[: MAX_LABEL - len(suffix)] + suffix
 
     async def _keep(self, policy: ReferencePolicy, state: ReferenceState, entry: AuditEntry) -> None:
         details = describe_state(policy.name, state)

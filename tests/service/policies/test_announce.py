@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -117,6 +118,16 @@ async def test_a_label_that_is_taken_gets_the_time(server: Server, attester: Att
     second = await say(server, attester, kid, next_boot(attester, b"two"), "x" * 64)
     assert second.status == 201
     assert second.body["label"] == "x" * 49 + " 20260101120000"
+
+
+async def test_a_label_that_several_machines_announce_at_once(server: Server, attester: Attester) -> None:
+    """Each announcement is kept under a label of its own: the nonce of one that lost a race would be spent for nothing."""
+    kid = await enroll(server, attester)
+    boots = [next_boot(attester, b"%d" % number) for number in range(4)]
+    said = await asyncio.gather(*(say(server, attester, kid, values, "kernel") for values in boots))
+    assert [each.status for each in said] == [201] * 4
+    assert len({each.body["label"] for each in said}) == 4
+    assert set(await states(server)) == {each.body["label"] for each in said}
 
 
 async def test_a_machine_in_an_unapproved_state_announces_nothing(server: Server, attester: Attester) -> None:
