@@ -14,7 +14,7 @@
 # dracut sources this file into its own shell, so every name that is ours begins with attest_: a plain `drivers`
 # would overwrite dracut's setting of that name, and leave the disk's drivers out of the image.
 #
-# shellcheck disable=SC2154  # dracut sets initdir, moddir, systemdsystemunitdir and kernel
+# shellcheck disable=SC2154  # dracut sets initdir, moddir, dracutbasedir, systemdutildir, systemdsystemunitdir and kernel
 
 attest_drivers='tpm_crb tpm_tis tpm_tis_spi tpm_tis_i2c tpm_tis_i2c_cr50 tpm_ftpm_tee'
 attest_ours=/usr/lib/clevis-attest
@@ -31,8 +31,18 @@ check() {
     return 0
 }
 
+# attest_own_cryptsetup: this dracut has a module for systemd-cryptsetup (since 104); before, its module crypt did all
+attest_own_cryptsetup() {
+    compgen -G "$dracutbasedir/modules.d/[0-9][0-9]systemd-cryptsetup" >/dev/null
+}
+
 depends() {
-    echo bash clevis network
+    local modules='bash clevis network'
+    # Not where its program is missing: then install() says which package to install.
+    if attest_own_cryptsetup && [[ -x $systemdutildir/systemd-cryptsetup ]]; then
+        modules+=' systemd-cryptsetup'
+    fi
+    echo "$modules"
 }
 
 # attest_ancestors DEVICE: the drivers of a device and of what it hangs on (an SPI controller, a USB hub)
@@ -240,8 +250,22 @@ attest_install_facts() {
     fi
 }
 
+# attest_check_cryptsetup: the program of systemd that opens the volumes, a package of its own in newer distributions
+attest_check_cryptsetup() {
+    local file
+    for file in systemd-cryptsetup system-generators/systemd-cryptsetup-generator; do
+        [[ -x $systemdutildir/$file ]] ||
+            attest_die "$systemdutildir/$file is missing, so no volume would be opened: install the package systemd-cryptsetup"
+    done
+    if attest_own_cryptsetup; then
+        dracut_module_included systemd-cryptsetup ||
+            attest_die "dracut's module systemd-cryptsetup is not in the image, so no volume would be opened: add it to dracutmodules"
+    fi
+}
+
 attest_install_systemd() {
     local file
+    attest_check_cryptsetup
     [[ -r $attest_ours/systemd/clevis-attest-cap.service ]] ||
         attest_die "$attest_ours/systemd/clevis-attest-cap.service is missing"
     while read -r file; do

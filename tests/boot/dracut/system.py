@@ -8,12 +8,12 @@ from typing import Final
 
 from tests.boot.hardware.machine import FASTER
 from tests.boot.images import cache, tree
-from tests.boot.images.base import base_tree
+from tests.boot.images.base import NEWER, base_tree, own_suite
 from tests.boot.images.disk import ROOT_FILESYSTEM
 from tests.boot.images.tree import ROOT_UUID, SECOND_UUID, Built, Variant
 
 #: Files that Fedora and openSUSE have in their own packages; Debian's dracut takes the place of initramfs-tools.
-PACKAGES: Final = (
+_PACKAGES: Final = (
     "linux-image-cloud-amd64",  # TPM drivers built in, and few modules
     "dracut",
     "dracut-network",
@@ -36,6 +36,9 @@ PACKAGES: Final = (
     "kmod",
     "iproute2",
 )
+
+#: In Debian 13 a package, and a module of dracut.
+_OF_THE_NEWER: Final = ("systemd-cryptsetup",)
 
 COMMAND_LINE: Final = (
     f"console=ttyS0 quiet loglevel=3 no_timer_check net.ifnames=0 {FASTER}"
@@ -61,9 +64,15 @@ _FILES: Final = {
 }
 
 
-def build() -> Built:
+def dracut_base(suite: str | None = None) -> tuple[Path, str]:
+    """Return the tree of a Debian *suite* (this machine's by default) with dracut, and the name of this version of it."""
+    newer = (suite or own_suite()) == NEWER
+    return base_tree((*_PACKAGES, *_OF_THE_NEWER) if newer else _PACKAGES, "dracutbase", suite)
+
+
+def build(suite: str | None = None) -> Built:
     """A machine's root tree, its kernel and its initrd."""
-    base, base_name = base_tree(PACKAGES, "dracutbase")
+    base, base_name = dracut_base(suite)
     ours = cache.files_below(
         *(cache.ROOT / name for name in ("clevis-pin", "initrd/dracut", "initrd/systemd"))
     )
@@ -89,9 +98,16 @@ def prepare(root: Path, base: Path) -> None:
     for name, text in _FILES.items():
         path = root / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
+        path.write_text(text.replace(" systemd ", _modules(root)))
         path.chmod(0o755)
     tree.install(root, "install-dracut")
+
+
+def _modules(root: Path) -> str:
+    """Return dracut's modules for systemd in *root*, in a list of modules; newer versions have more of them."""
+    there = sorted(path.name[2:] for path in (root / "usr/lib/dracut/modules.d").iterdir())
+    wanted = ("systemd", "systemd-cryptsetup", "systemd-networkd", "systemd-ask-password", "systemd-udevd")
+    return f" {' '.join(name for name in wanted if name in there)} "
 
 
 def make_initrd(root: Path, target: Path) -> str:

@@ -11,22 +11,22 @@ from typing import Final
 
 import pytest
 
-from tests.boot.dracut.system import PACKAGES, make_initrd, prepare
+from tests.boot.dracut.system import dracut_base, make_initrd, prepare
 from tests.boot.images import cache, disk
-from tests.boot.images.base import base_tree
+from tests.boot.images.base import suites
 from tests.boot.images.provider import PROVIDER_NEEDS, client_files, provider
-from tests.boot.images.tree import chroot, without, without_tpm_drivers
+from tests.boot.images.tree import chroot, module_only_kernel, without, without_tpm_drivers
 
 SWAP: Final = "/dev/disk/by-partuuid/0f6e5a3c-05"
 
 pytestmark = [pytest.mark.boot, pytest.mark.timeout(2400)]
 
 
-@pytest.fixture(scope="module")
-def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A root tree in which an image can be built."""
+@pytest.fixture(scope="module", params=suites())
+def root(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A root tree in which an image can be built, of each supported Debian."""
     path = tmp_path_factory.mktemp("dracut-module") / "root"
-    prepare(path, base_tree(PACKAGES, "dracutbase")[0])
+    prepare(path, dracut_base(request.param)[0])
     return path
 
 
@@ -65,6 +65,27 @@ def test_a_missing_part_fails_the_build(root: Path, tmp_path: Path, missing: str
         make_initrd(root, tmp_path / "initrd")
     assert said in str(failure.value)
     assert not (root / "tmp/initrd").exists()
+
+
+@pytest.mark.parametrize("name", ["systemd-cryptsetup", "system-generators/systemd-cryptsetup-generator"])
+def test_an_image_that_would_open_nothing_is_not_made(root: Path, tmp_path: Path, name: str) -> None:
+    """systemd-cryptsetup is a package of its own in Debian 13; without it dracut makes an image in silence."""
+    with without(root / "usr/lib/systemd" / name), pytest.raises(AssertionError) as failure:
+        make_initrd(root, tmp_path / "initrd")
+    said = str(failure.value)
+    assert f"clevis-pin-attest: /usr/lib/systemd/{name} is missing, so no volume would be opened" in said
+    assert "install the package systemd-cryptsetup" in said
+    assert not (root / "tmp/initrd").exists()
+
+
+@pytest.mark.parametrize(("driver", "suffix"), [("tpm_tis_spi", ".xz"), ("tpm_crb", ".zst")])
+def test_a_driver_that_is_a_module_is_put_into_the_image(
+    root: Path, tmp_path: Path, driver: str, suffix: str
+) -> None:
+    """Kernels of the Raspberry Pi have each TPM driver as a compressed module."""
+    with module_only_kernel(root, driver, suffix):
+        make_initrd(root, tmp_path / "initrd")
+        assert f"/{driver}.ko" in contents(root, tmp_path / "initrd")
 
 
 def test_a_kernel_without_a_tpm_driver_fails_the_build(root: Path, tmp_path: Path) -> None:
@@ -183,7 +204,7 @@ def test_a_client_certificate_and_the_provider_of_its_key(root: Path, tmp_path: 
         with client_files(root, "PRIVATE KEY"):
             said = make_initrd(root, tmp_path / "initrd")
             assert "/etc/ssl/m.key is a private key: who can read the image has it" in said
-            assert "tpm2.so" not in contents(root, tmp_path / "initrd")
+            assert "ossl-modules/tpm2.so" not in contents(root, tmp_path / "initrd")
         with client_files(root, "TSS2 PRIVATE KEY"):
             with pytest.raises(AssertionError, match="install tpm2-openssl"):
                 make_initrd(root, tmp_path / "initrd2")
