@@ -206,6 +206,7 @@ RECOVERIES: dict[str, tuple[int, Request]] = {
     "float without digits": (400, ask_member(b'"a":1.')),
     "leading zero": (400, ask_member(b'"a":01')),
     "nested 3000 deep": (400, ask_member(b'"a":' + b"[" * 3000 + b"]" * 3000)),
+    "nested 9000 deep": (400, ask_member(b'"a":' + b"[" * 9000 + b"]" * 9000)),
     "nested 30000 deep": (400, lambda world: (world.kid("exc"), b"[" * 30000 + b"]" * 30000)),
     "nested 500 deep": (200, ask_member(b'"a":' + b"[" * 500 + b"]" * 500)),
     "escaped NUL escape": (200, ask_member(rb'"a":"\\u0000"')),

@@ -178,11 +178,25 @@ def test_permits(members: dict[str, Any], implicit: bool, explicit: bool) -> Non
     assert permits(members, "deriveKey", explicit=True) is explicit
 
 
-@pytest.mark.parametrize("text", [b"[" * 60000, b'{"a":' * 10000, b"[" * 30000 + b"]" * 30000])
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"[" * 60000,
+        b'{"a":' * 10000,
+        *(b"[" * depth + b"]" * depth for depth in (513, 9000, 30000)),
+        *(b'{"a":' * depth + b"0" + b"}" * depth for depth in (513, 9000)),
+    ],
+)
 def test_deep_nesting(text: bytes) -> None:
-    """Nesting is an error like another, not the end of the stack."""
-    with pytest.raises(ValueError, match="nested too deeply"):
+    """Nesting is an error like another, and its limit is not that of Python, which grew with 3.12 and 3.13."""
+    with pytest.raises(ValueError, match="nested deeper than 512"):
         load_json(text)
+
+
+def test_nesting_of_key_files() -> None:
+    """A member that a person added to a key may be an object."""
+    text = b'{"a":' * 512 + b"0" + b"}" * 512
+    assert json.dumps(load_json(text), separators=(",", ":")).encode() == text
 
 
 # --- handlers ----------------------------------------------------------------------------------------------------

@@ -38,6 +38,8 @@ from tang_attest.protocol.values.points import CURVES, Curve, Point
 BODY_LIMIT: Final = 65_535
 #: A point has four members; a request without evidence may not have many more.
 _REQUEST_BOUNDS: Final = Bounds(depth=512, parts=1024)
+#: Limits of a key file, whose size is limited by its reader.
+_FILE_BOUNDS: Final = Bounds(depth=512, parts=2**16, escapes=2**16)
 
 #: Operations that a private key alone can do; libjose takes them out of a public key's ``key_ops``.
 _PRIVATE_OPERATIONS: Final = frozenset({"sign", "decrypt", "unwrapKey"})
@@ -237,8 +239,7 @@ def permits(jwk: Mapping[str, Any], operation: str, *, explicit: bool = False) -
 
 def _read_request(body: bytes) -> Mapping[str, Any]:
     try:
-        check_bounds(body, _REQUEST_BOUNDS)
-        request = load_json(body)
+        request = load_json(body, _REQUEST_BOUNDS)
     except ValueError:
         raise TangStatus(400) from None
     if not isinstance(request, dict):
@@ -316,13 +317,14 @@ _DECODER: Final = json.JSONDecoder(
 )
 
 
-def load_json(text: bytes) -> dict[str, Any] | list[Any]:
-    """Return an object or array; of members with the same name the last counts.
+def load_json(text: bytes, bounds: Bounds = _FILE_BOUNDS) -> dict[str, Any] | list[Any]:
+    """Return an object or array within *bounds*; of members with the same name the last counts.
 
     Raises :class:`ValueError` for text that jansson does not read either: text that is not UTF-8, NaN,
-    numbers that fit neither 64 bits nor a double, NUL, half surrogate pairs.  Python's stack limits the
-    nesting (jansson: 2,048).
+    numbers that fit neither 64 bits nor a double, NUL, half surrogate pairs.  The nesting that Python reads
+    depends on its version; jansson reads 2,048.
     """
+    check_bounds(text, bounds)
     characters = text.decode()
     try:
         value = _DECODER.decode(characters)
