@@ -64,7 +64,7 @@ def test_a_file_imports_the_kit_the_standard_library_and_cryptography(path: Path
             assert name.partition(".")[0] in {*sys.stdlib_module_names, "cryptography", "conformance"}, name
 
 
-@pytest.mark.parametrize("words", [(), ("server",)])
+@pytest.mark.parametrize("words", [(), ("server",), ("client",)])
 def test_help_teaches(words: tuple[str, ...], tmp_path: Path) -> None:
     """Each command says what it needs, and how to get it."""
     done = run_alone(tmp_path, *words, "--help")
