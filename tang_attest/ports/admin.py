@@ -17,6 +17,9 @@ class Scope(StrEnum):
     READ = "read"  # see devices, policies, observations, the audit record
     STAGE = "stage"  # add values that no machine has shown yet
     APPROVE = "approve"  # approve observations and announcements, retire and restore states
+    ENROLL = "enroll"  # create and revoke enrollment tokens, register EKs
+    OPERATE = "operate"  # label, suspend and resume devices
+    REMOVE = "remove"  # remove devices: their disks then open by passphrase only
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -69,7 +69,7 @@ class PolicyStore(Protocol):
     async def remove_policy(self, name: str, audit: AuditEntry) -> None:
         """Remove a policy with its states and rollouts.
 
-        Raises ``not-found``, and ``policy-in-use``, which names the devices, the enrollment tokens that can still
+        Raises ``not-found``, and ``policy-in-use``, which names the devices, the registered EKs, the enrollment tokens that can still
         be used at the time of *audit*, and the admin tokens that are limited to it.
         """
 

@@ -185,7 +185,7 @@ class Installation:
 
     def administration(self) -> Administration:
         """Return the use cases behind the admin API."""
-        return Administration(self.store, self.world.clock, self.world.random)
+        return Administration(self.store, self.private_keys, self.world.clock, self.world.random)
 
     def served_keys(self) -> ServerKeys:
         """Return the keys that a server shows; open keys count only with the setting ``plain_tang``."""

@@ -18,11 +18,12 @@ from sqlalchemy.exc import IntegrityError
 
 from tang_attest.errors import Conflict, NotFound
 from tang_attest.store.database import authentic, tables
-from tang_attest.store.records import devices, ima, policies, rollouts
+from tang_attest.store.records import devices, eks, ima, policies, rollouts
 
 _device = tables.device
 _policy = tables.policy
 _state = tables.reference_state
+_registered = tables.registered_ek
 _token = tables.token
 _admin_token = tables.admin_token
 _verification = tables.verification
@@ -39,11 +40,14 @@ def rename(connection: sa.Connection, name: str, new: str) -> None:
     row = _take(connection, name)
     if connection.scalar(sa.select(_device.c.id).where(_device.c.name == new)) is not None:
         raise _taken(new)
+    eks.check_name(connection, new, None)
     if (rollout := rollouts.unfinished(connection, row["policy_id"])) is not None:
         sentence = f"Rollout '{rollout}' chooses the machines of its policy by their names."
         raise Conflict("rollout-unfinished", sentence)
     try:
         authentic.update(connection, _device, _device.c.name == name, devices.naming(row, new))
+        used = sa.and_(_registered.c.name == name, _registered.c.used_at.is_not(None))
+        authentic.update(connection, _registered, used, {"name": new})
     except IntegrityError:  # another transaction was faster
         raise _taken(new) from None
     authentic.update(connection, _policy, _policy.c.recorded_for == name, {"recorded_for": new})
@@ -88,6 +92,7 @@ def remove_policy(connection: sa.Connection, name: str, now: datetime) -> None:
     users = [
         *_spell("device", _devices_under(connection, policy_id, name)),
         *_spell("token", _tokens_for(connection, name, now)),
+        *_spell("registered EK", _eks_for(connection, name)),
         *_spell("admin token", _admin_tokens_for(connection, name, now)),
     ]
     if users:
@@ -111,6 +116,12 @@ def _tokens_for(connection: sa.Connection, name: str, now: datetime) -> list[str
     )
     found = connection.scalars(sa.select(_token.c.digest).where(usable).order_by(_token.c.digest))
     return [digest.hex()[:16] for digest in found]
+
+
+def _eks_for(connection: sa.Connection, name: str) -> Sequence[str]:
+    """Names of the machines that are expected under the policy by their EK."""
+    unused = sa.and_(_registered.c.policy == name, _registered.c.used_at.is_(None))
+    return connection.scalars(sa.select(_registered.c.name).where(unused).order_by(_registered.c.name)).all()
 
 
 def _admin_tokens_for(connection: sa.Connection, name: str, now: datetime) -> list[str]:

@@ -11,6 +11,7 @@ from tang_attest.cli.invocation import run
 from tang_attest.cli.types import Duration
 from tang_attest.ports.admin import AdminToken, Scope
 from tang_attest.server.compose import Installation
+from tang_attest.service.admin.tokens import SCOPES
 
 
 @click.group("admin-token")
@@ -45,12 +46,15 @@ def create(
     read      see machines, policies, observations, the audit record
     stage     add values that no machine has shown yet; they count at once
     approve   approve what a machine booted or announced, retire and restore states
+    enroll    create and revoke enrollment tokens, register EKs
+    operate   label, suspend and resume machines
+    remove    remove machines, whose disks then open by passphrase only
 
     \b
     tang-attest admin-token create image-build --scope stage --policy webservers
     """
     if not scopes:
-        raise click.UsageError("missing option '--scope': read, stage or approve")
+        raise click.UsageError(f"missing option '--scope': {SCOPES}")
     text, made = run(
         lambda state: state.admin_tokens.create(
             name, [Scope(scope) for scope in scopes], policies or None, valid_for

@@ -15,15 +15,17 @@ from typing import Final, Generic, Protocol, TypeVar
 
 from tang_attest.errors import Conflict, NotFound, Refused
 from tang_attest.ports.audit import AuditEntry
+from tang_attest.ports.keys import KeyStore
 from tang_attest.ports.machines import Device
 from tang_attest.ports.policies import Observation
-from tang_attest.ports.store import HasAudit, HasDecisions, HasDevices, HasPolicies
+from tang_attest.ports.store import HasAudit
 from tang_attest.ports.world import Clock, Randomness
 from tang_attest.protocol.coverage import BootPart
 from tang_attest.protocol.policy import ReferencePolicy
 from tang_attest.protocol.reference_state import Life, ReferenceState
 from tang_attest.protocol.values.pcr import PcrValues, Selection
 from tang_attest.service.admin.changes import AdministeredChanges
+from tang_attest.service.admin.fleet import AdministeredFleet, FleetStore
 from tang_attest.service.admin.tokens import AdminClient
 from tang_attest.service.policies.explanation import Explanation, Explanations
 from tang_attest.service.policies.reference_values import NO_BACKING, Approval, Backing, ReferenceValues
@@ -46,20 +48,21 @@ class Page(Generic[_Item]):
     more: bool
 
 
-class AdministrationStore(HasAudit, HasDecisions, HasDevices, HasPolicies, Protocol):
+class AdministrationStore(FleetStore, HasAudit, Protocol):
     """The roles of the store that the admin API needs."""
 
 
 class Administration:
     """The operator's use cases within a grant; each change is one transaction with its audit entry.
 
-    ``changes`` are those of whole policies.
+    ``changes`` are those of whole policies, ``fleet`` those of enrollment and machines.
     """
 
-    def __init__(self, store: AdministrationStore, clock: Clock, random: Randomness) -> None:
+    def __init__(self, store: AdministrationStore, keys: KeyStore, clock: Clock, random: Randomness) -> None:
         self._store, self._clock = store, clock
         self._explanations = Explanations(store, clock)
         self.changes = AdministeredChanges(store, clock, random)
+        self.fleet = AdministeredFleet(store, keys, clock, random)
 
     # --- reading --------------------------------------------------------------------------------------------
 

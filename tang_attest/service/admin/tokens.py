@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Final
 
 from tang_attest.errors import Malformed, Refused
 from tang_attest.ports.admin import AdminToken, AdminTokenStore, Scope
@@ -18,6 +19,9 @@ from tang_attest.protocol.enrollment import check_name
 from tang_attest.protocol.values.base64url import b64u
 from tang_attest.service.audit.actors import Author, Caller
 from tang_attest.service.enrollment.enroll import token_digest
+
+#: The scopes in a sentence.
+SCOPES: Final = f"{', '.join(list(Scope)[:-1])} or {list(Scope)[-1]}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +80,7 @@ class AdminTokens:
         ``not-found`` (a policy), ``name-taken``.
         """
         if not scopes:
-            raise Malformed("setting-invalid", "An admin token needs a scope: read, stage or approve.")
+            raise Malformed("setting-invalid", f"An admin token needs a scope: {SCOPES}.")
         if policies is not None and not policies:
             raise Malformed("setting-invalid", "A limit to policies names at least one.")
         now, text = self._clock.now(), b64u(self._random.bytes(32))

@@ -30,6 +30,7 @@ class RegisteredEks:
         One that is registered with the same terms stays as it is, used or not.  An EK whose device is enrolled
         already counts as used.  Raises ``ek-list-invalid`` with the fault of each line, ``ek-registered``.
         """
+        raise_faults(repeated(entries))
         entries = list({entry.ek_sha256: entry for entry in reversed(entries)}.values())[::-1]
         used = await self._check(entries)
         now = self._clock.now()
@@ -69,7 +70,7 @@ class RegisteredEks:
         registered = await self._store.enrollment.list_registered_eks()
         known = {each.ek_sha256: each for each in registered}
         names = {each.name: each for each in registered}
-        reasons: list[Reason] = repeated(entries)
+        reasons: list[Reason] = []
         used = set()
         for entry in entries:
             mine, other = known.get(entry.ek_sha256), names.get(entry.name)

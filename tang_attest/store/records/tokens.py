@@ -11,7 +11,7 @@ from tang_attest.errors import Conflict, NotFound
 from tang_attest.ports.enrollment import Enrollment, Token
 from tang_attest.ports.machines import Device
 from tang_attest.store.database import authentic, tables
-from tang_attest.store.records import audit_log, devices, evidence, keys, policies, registered
+from tang_attest.store.records import audit_log, devices, eks, evidence, keys, policies
 
 _token = tables.token
 _COLUMNS = tuple(field.name for field in fields(Token))
@@ -92,14 +92,14 @@ def enroll(connection: sa.Connection, enrollment: Enrollment) -> Device:
     at = enrollment.audit.at
     if enrollment.token_digest is not None:
         use(connection, enrollment.token_digest, at)
-    registered.check_name(connection, new.name, enrollment.registered_ek)
+    eks.check_name(connection, new.name, enrollment.registered_ek)
     if enrollment.new_policy is not None:
         policy_id = policies.add(connection, enrollment.new_policy, recorded_for=new.name)
     else:
         policy_id = policies.find_id(connection, enrollment.policy or "")
     device_id = devices.add(connection, new, policy_id)
     if enrollment.registered_ek is not None:
-        registered.use(connection, enrollment.registered_ek, at)
+        eks.use(connection, enrollment.registered_ek, at)
     keys.add(connection, enrollment.key, device_id)
     if enrollment.evidence is not None:
         evidence.keep(connection, device_id, new.enrolled_at, enrollment.evidence)

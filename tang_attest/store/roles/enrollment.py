@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from tang_attest.ports.audit import AuditEntry
 from tang_attest.ports.enrollment import EkRoot, Enrollment, EnrollmentStore, RegisteredEk, Token
 from tang_attest.ports.machines import Device
-from tang_attest.store.records import audit_log, registered, roots, tokens
+from tang_attest.store.records import audit_log, eks, tokens
 from tang_attest.store.roles.role import Role
 
 
@@ -32,10 +32,10 @@ class SqlEnrollment(Role, EnrollmentStore):
         await self._change(lambda connection: tokens.revoke(connection, digest, audit.at), audit)
 
     async def find_registered_ek(self, ek_sha256: bytes) -> RegisteredEk | None:
-        return await self._database.read(lambda connection: registered.find(connection, ek_sha256))
+        return await self._database.read(lambda connection: eks.find(connection, ek_sha256))
 
     async def list_registered_eks(self) -> Sequence[RegisteredEk]:
-        return await self._database.read(registered.load)
+        return await self._database.read(eks.load)
 
     async def register_eks(
         self, registered_eks: Sequence[RegisteredEk], audit: Sequence[AuditEntry]
@@ -43,7 +43,7 @@ class SqlEnrollment(Role, EnrollmentStore):
         def register(connection: sa.Connection) -> list[RegisteredEk]:
             new = []
             for each, entry in zip(registered_eks, audit, strict=True):
-                if registered.add(connection, each):
+                if eks.add(connection, each):
                     audit_log.append(connection, entry)
                     new.append(each)
             return new
@@ -51,16 +51,16 @@ class SqlEnrollment(Role, EnrollmentStore):
         return await self._database.write(register)
 
     async def unregister_ek(self, ek_sha256: bytes, audit: AuditEntry) -> None:
-        await self._change(lambda connection: registered.remove(connection, ek_sha256), audit)
+        await self._change(lambda connection: eks.remove(connection, ek_sha256), audit)
 
     async def add_ek_root(self, root: EkRoot, audit: AuditEntry) -> None:
-        await self._change(lambda connection: roots.add(connection, root), audit)
+        await self._change(lambda connection: eks.add_root(connection, root), audit)
 
     async def find_ek_roots(self, subject: bytes, fingerprint: str) -> Sequence[EkRoot]:
-        return await self._database.read(lambda connection: roots.find(connection, subject, fingerprint))
+        return await self._database.read(lambda connection: eks.find_roots(connection, subject, fingerprint))
 
     async def list_ek_roots(self) -> Sequence[EkRoot]:
-        return await self._database.read(roots.load)
+        return await self._database.read(eks.load_roots)
 
     async def remove_ek_root(self, fingerprint: str, audit: AuditEntry) -> None:
-        await self._change(lambda connection: roots.remove(connection, fingerprint), audit)
+        await self._change(lambda connection: eks.remove_root(connection, fingerprint), audit)

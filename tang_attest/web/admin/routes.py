@@ -18,7 +18,7 @@ from tang_attest.ports.admin import Scope
 from tang_attest.service.admin.administration import Administration
 from tang_attest.service.admin.tokens import AdminClient, AdminTokens
 from tang_attest.service.audit.actors import Caller
-from tang_attest.web.admin import PREFIX, change_routes, openapi, wire
+from tang_attest.web.admin import PREFIX, change_routes, fleet_routes, openapi, wire
 from tang_attest.web.admin.bearer import authenticate
 from tang_attest.web.admin.operation import Answer, Call, Operation, find, perform
 
@@ -236,6 +236,7 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
         answers={200: wire.AuditPage},
     ),
     *change_routes.OPERATIONS,
+    *fleet_routes.OPERATIONS,
 )
 
 

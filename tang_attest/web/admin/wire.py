@@ -17,6 +17,7 @@ from tang_attest.ports.audit import AuditEntry
 from tang_attest.ports.machines import Device
 from tang_attest.ports.policies import Observation
 from tang_attest.protocol.coverage import BootPart
+from tang_attest.protocol.endorsement.registered import ek_digest
 from tang_attest.protocol.policy import ReferencePolicy
 from tang_attest.protocol.reference_state import MAX_LABEL, ReferenceState, check_label
 from tang_attest.protocol.values.pcr import PcrValues, Selection
@@ -372,12 +373,17 @@ class DeviceView(View):
     origin: str
     kids: list[str] = Field(description="Thumbprints of its exchange keys.")
     enrolled_at: datetime
+    ek_sha256: str | None = Field(description="Of the EK's DER SubjectPublicKeyInfo, in hex.")
     ek_verified: bool
     ek_issuer: str | None
     grade: dict[str, Any] | None
     last_seen_at: datetime | None
     last_code: str | None
     last_state: str | None = Field(description="The state that its last permitted unlock met.")
+    suspended_at: datetime | None = Field(description="While it is suspended, its keys answer nobody.")
+    suspended_by: str | None
+    suspended_reason: str | None
+    allowed_until: datetime | None = Field(description="The end of an approval to unlock.")
     disks: DisksView = Field(description="The way in which its newest boot opened its disks.")
 
     @classmethod
@@ -390,12 +396,17 @@ class DeviceView(View):
             origin=device.origin,
             kids=list(device.kids),
             enrolled_at=device.enrolled_at,
+            ek_sha256=None if device.ek_spki is None else ek_digest(device.ek_spki).hex(),
             ek_verified=device.ek_verified,
             ek_issuer=device.ek_issuer,
             grade=None if device.grade is None else dict(device.grade),
             last_seen_at=device.last_seen_at,
             last_code=device.last_code,
             last_state=device.last_state,
+            suspended_at=device.suspension.at if device.suspension else None,
+            suspended_by=device.suspension.by if device.suspension else None,
+            suspended_reason=device.suspension.reason if device.suspension else None,
+            allowed_until=device.allowed_until,
             disks=DisksView.of(device),
         )
 

@@ -655,7 +655,7 @@ async def test_making_and_revoking_is_audited(server: Server, admin: Admin) -> N
     assert (made.event, made.actor, made.details["scopes"]) == (
         "admin-token create",
         "operator:tester",
-        ["read", "stage", "approve"],
+        ["read", "stage", "approve", "enroll", "operate", "remove"],
     )
     assert (revoked.event, revoked.details) == ("admin-token revoke", {"name": "ci"})
     assert str(admin.token) not in str([made, revoked])

@@ -1,4 +1,4 @@
-"""EKs that an operator registered before their machines enroll."""
+"""Endorsement keys: those that an operator registered, and trust anchors for the certificates of others."""
 
 from __future__ import annotations
 
@@ -8,12 +8,14 @@ from datetime import datetime
 import sqlalchemy as sa
 
 from tang_attest.errors import Conflict, NotFound
-from tang_attest.ports.enrollment import RegisteredEk
+from tang_attest.ports.enrollment import EkRoot, RegisteredEk
 from tang_attest.store.database import authentic, tables
 from tang_attest.store.records import policies
 
 _registered = tables.registered_ek
+_root = tables.ek_root
 _COLUMNS = tuple(field.name for field in fields(RegisteredEk))
+_ROOT_COLUMNS = tuple(field.name for field in fields(EkRoot))
 
 
 def add(connection: sa.Connection, new: RegisteredEk) -> bool:
@@ -66,3 +68,33 @@ def remove(connection: sa.Connection, ek_sha256: bytes) -> None:
 
 def _from_row(row: authentic.Row) -> RegisteredEk:
     return RegisteredEk(**{name: row[name] for name in _COLUMNS} | {"labels": tuple(row["labels"])})
+
+
+# --- trust anchors ------------------------------------------------------------------------------------------
+
+
+def add_root(connection: sa.Connection, root: EkRoot) -> None:
+    """Add *root*; one that is here already stays as it is."""
+    authentic.insert(connection, _root, {name: getattr(root, name) for name in _ROOT_COLUMNS})
+
+
+def find_roots(connection: sa.Connection, subject: bytes, fingerprint: str) -> list[EkRoot]:
+    """The roots with that subject or fingerprint, and those whose subject is not known."""
+    wanted = sa.or_(_root.c.subject == subject, _root.c.subject.is_(None), _root.c.fingerprint == fingerprint)
+    return _read_roots(connection, wanted)
+
+
+def load_roots(connection: sa.Connection) -> list[EkRoot]:
+    """Every root, by label."""
+    return _read_roots(connection)
+
+
+def _read_roots(connection: sa.Connection, *where: sa.ColumnElement[bool]) -> list[EkRoot]:
+    rows = authentic.load(connection, _root, *where, order_by=[_root.c.label, _root.c.fingerprint])
+    return [EkRoot(**{name: row[name] for name in _ROOT_COLUMNS}) for row in rows]
+
+
+def remove_root(connection: sa.Connection, fingerprint: str) -> None:
+    """Remove a root, with a valid seal or without.  Raises ``not-found``."""
+    if authentic.delete(connection, _root, _root.c.fingerprint == fingerprint) != 1:
+        raise NotFound("not-found", f"There is no root {fingerprint}.")
