@@ -31,6 +31,26 @@ def test_second_disk_needs_no_token(machine: Machine, server: Server, name: str)
     assert machine.leftovers() == []
 
 
+def test_the_cap_of_the_policy_is_told_where_it_is_not_the_usual_one(
+    machine: Machine, server: Server, name: str
+) -> None:
+    """An initrd that caps PCR 15 under a policy that expects PCR 14 lets the running system unlock."""
+    options = ("--selection", "sha256:0,7,14", "--cap-pcr", "14")
+    token = server.operator.token(name, *options)
+    bound = machine.try_encrypt("-y", url=server.url, name=name, token=token)
+    assert bound.returncode == 0, bound.stderr
+    assert b"the cap of this machine's policy is PCR 14" in bound.stderr
+    assert b"PCR 14" in machine.try_encrypt("-y", url=server.url).stderr
+    assert header(bound.stdout)["clevis"]["attest"]["adv"]["cap_pcr"] == 14
+
+
+def test_the_usual_cap_is_no_news(machine: Machine, server: Server, name: str) -> None:
+    """PCR 15, which an initrd caps by itself."""
+    bound = machine.try_encrypt("-y", url=server.url, name=name, token=server.operator.token(name))
+    assert bound.returncode == 0, bound.stderr
+    assert b"cap of this" not in bound.stderr
+
+
 def test_without_enrollment(machine: Machine, server: Server) -> None:
     """A machine that is not enrolled is told how to become it; nothing is made."""
     attempt = machine.try_encrypt("-y", url=server.url)
