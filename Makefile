@@ -69,8 +69,20 @@ test-nix: setup ## test the NixOS modules, as `make test` does; NIXPKGS or NIXPK
 	$(BIN)/pytest --numprocesses auto tests/nix
 
 .PHONY: deb
-deb: setup ## build Debian packages of the server, the pin and its initrd parts, into build/deb
-	tools/build-deb
+deb: setup ## build Debian packages into build/deb, as root; SUITE=bookworm or trixie, ARCH=amd64 or arm64
+	tools/build-deb $(if $(SUITE),--suite $(SUITE)) $(if $(ARCH),--arch $(ARCH))
+
+.PHONY: install-server
+install-server: ## install the server and what it needs to run, in PREFIX=/usr/local; not for development
+	@tools/install-server $(PREFIX)
+
+.PHONY: release
+release: setup ## build everything of a release into build/release, as root; RELEASE_KEY=FILE signs it
+	tools/release/all
+
+.PHONY: test-lowest
+test-lowest: setup ## run the quick tests with the lowest version of each library that pyproject.toml allows
+	tools/release/test-lowest
 
 .PHONY: test-fresh
 test-fresh: ## run CI in a new minimal Debian root under /var/tmp; needs root and mmdebstrap
@@ -121,9 +133,14 @@ conformance: setup ## run the conformance kit against this server and pin, and a
 	$(BIN)/pytest --numprocesses auto tests/conformance
 
 .PHONY: lock
-lock: setup ## resolve pyproject.toml again into requirements.lock; LOCK_FLAGS=--upgrade takes new versions
-	UV_CUSTOM_COMPILE_COMMAND='make lock' $(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url \
-		--python-version 3.11 --extra dev $(LOCK_FLAGS) --output-file requirements.lock pyproject.toml
+lock: setup ## resolve pyproject.toml again into requirements*.lock; LOCK_FLAGS=--upgrade takes new versions
+	$(compile) --extra dev --group build $(LOCK_FLAGS) --output-file requirements.lock pyproject.toml
+	$(compile) --constraints requirements.lock --output-file requirements-server.lock pyproject.toml
+	$(compile) --constraints requirements.lock --group build --output-file requirements-build.lock
+	$(compile) --constraints requirements.lock --group release --output-file requirements-release.lock
+
+compile := UV_CUSTOM_COMPILE_COMMAND='make lock' $(BIN)/uv pip compile --quiet --universal --generate-hashes \
+	--no-emit-index-url --python-version 3.11
 
 .PHONY: clean
 clean: ## remove everything that a target made, .venv too

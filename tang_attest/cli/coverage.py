@@ -13,7 +13,7 @@ from tang_attest.protocol.coverage import ENFORCED, Assessment, BootPart, assess
 from tang_attest.protocol.values.pcr import PcrValues, Selection
 
 
-class PartType(click.ParamType[BootPart]):
+class PartType(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.4
     """A part of a boot that has to be covered: kernel, initrd, command-line."""
 
     name = "part"

@@ -15,7 +15,7 @@ from tang_attest.protocol.changes.rollout import WHOLE
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 
 
-class Duration(click.ParamType[timedelta]):
+class Duration(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.4
     """A number and a unit out of s, m, h, d."""
 
     name = "duration"
@@ -36,7 +36,7 @@ class Duration(click.ParamType[timedelta]):
 DURATION: Final = Duration()
 
 
-class Moment(click.ParamType[datetime]):
+class Moment(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.4
     """A time: ISO 8601, as a listing prints it, or a duration before now.
 
     Without a zone it is in the zone of this machine, as listings are.
@@ -78,7 +78,7 @@ class Moment(click.ParamType[datetime]):
 MOMENT: Final = Moment()
 
 
-class Seconds(click.ParamType[float]):
+class Seconds(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.4
     """A number of seconds between *least* and *most*, or a duration as :class:`Duration` takes it."""
 
     name = "seconds"
@@ -97,7 +97,7 @@ class Seconds(click.ParamType[float]):
         return seconds
 
 
-class Share(click.ParamType[int]):
+class Share(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.4
     """A share of the machines: 10%, 0.5%; becomes a number of 10,000."""
 
     name = "share"
@@ -115,7 +115,7 @@ class Share(click.ParamType[int]):
         return share
 
 
-class SelectionType(click.ParamType[Any]):
+class SelectionType(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.4
     """A PCR selection, such as sha256:0,2,4,7."""
 
     name = "selection"
@@ -133,7 +133,7 @@ class SelectionType(click.ParamType[Any]):
             self.fail(output.decapitalize(error.sentence), param, ctx)
 
 
-class Head(click.ParamType[tuple[int, bytes]]):
+class Head(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.4
     """The head of the chain over the audit record: SEQ:HASH."""
 
     name = "head"

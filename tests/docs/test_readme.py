@@ -14,8 +14,8 @@ ROOT = Path(__file__).parents[2]
 
 #: Differences on the machine of a test: (text of the README, command to run), in this order.
 CHANGES = (
-    (r"make setup\n", ""),
-    (r"\.venv/bin/tang-attest serve &", "start_server"),
+    (r"make install-server .*\n", ""),
+    (r"tang-attest serve &", "start_server"),
     (r"apt-get install .*\n", ""),
     (r"make -C (\S+ \S+ \S+)", r'make -sC \1 DESTDIR="$work"'),
     (r"install -m 600", r'tail -n 1 "$work/printed" | install -m 600'),
@@ -29,7 +29,7 @@ CHANGES = (
 
 BEFORE = """
 set -euo pipefail
-export PATH="$work/usr/bin:$PATH" TANG_ATTEST_STATE="$work/state"
+export PATH="$work/usr/bin:$PWD/.venv/bin:$PATH" TANG_ATTEST_STATE="$work/state"
 export CLEVIS_ATTEST_STATE_DIR="$work/enrolled" CLEVIS_ATTEST_RUN_DIR="$work/run"
 trap '[ -z "${server-}" ] || kill "$server"' EXIT
 start_server() {

@@ -1,147 +1,84 @@
-"""The Debian packages, in a Debian 12 that has nothing else: they install, work, and go without a trace but the keys."""
+"""The Debian packages, in a Debian that has nothing else: they install, work, and go without a trace but the keys."""
 
 from __future__ import annotations
 
-import fcntl
-import os
 import re
 import shutil
 import subprocess
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 import tang_attest
+from tang_attest.store.database.schema import REVISION
 from tests.boot.images import cache
-from tools.runtime_lock import runtime_lock
+from tests.packaging import machines
+from tests.packaging.machines import SUITES, Machine
 
 DRACUT = "clevis-dracut-attest"
 NAMES = ["clevis-initramfs-attest", "clevis-pin-attest", "tang-attest"]
-SOURCES = [
-    path
-    for path in (Path("/etc/apt/sources.list"), Path("/etc/apt/sources.list.d/debian.sources"))
-    if path.exists() and path.stat().st_size
-]
-
-
-@pytest.fixture(scope="session")
-def packages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """The packages of this working tree, built once in a run; by name."""
-    directory = tmp_path_factory.getbasetemp()
-    if "PYTEST_XDIST_WORKER" in os.environ:
-        directory = directory.parent  # shared by the workers
-    built = directory / "deb"
-    with (directory / "deb.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not built.exists():
-            subprocess.run(["tools/build-deb", str(directory / "deb.partial")], cwd=cache.ROOT, check=True)
-            (directory / "deb.partial").rename(built)
-    return {path.name.split("_")[0]: path for path in built.rglob("*.deb")}
-
-
-def _bootstrap(path: Path) -> None:
-    """A minimal Debian of this machine's release, with this machine's way to the archive."""
-    suite = re.search(r"^VERSION_CODENAME=(\w+)", Path("/etc/os-release").read_text(), re.MULTILINE)
-    assert suite
-    options = subprocess.run(["apt-config", "dump"], capture_output=True, text=True, check=True).stdout
-    with tempfile.NamedTemporaryFile("w", suffix=".conf") as file:
-        # Proxies and what a snapshot archive needs, but no hooks of this machine.
-        file.write("\n".join(re.findall(r"^Acquire::(?:https?|Check|Retries).*", options, re.MULTILINE)))
-        file.flush()
-        subprocess.run(
-            [
-                *("mmdebstrap", "--quiet", "--mode=root", "--variant=minbase", "--include=ca-certificates"),
-                *(f"--aptopt={file.name}", suite[1], str(path), *map(str, SOURCES)),
-            ],
-            check=True,
-        )
-
-
-class Machine:
-    """A root file system, in which commands run as root."""
-
-    def __init__(self, root: Path) -> None:
-        self.root = root
-
-    def run(self, script: str) -> str:
-        """Return the output of *script*, on either stream; its mounts and processes end with it."""
-        mounts = "".join(f"mount --rbind /{name} {self.root}/{name} && " for name in ("dev", "sys"))
-        environment = [
-            *("HOME=/root", "LANG=C.UTF-8", "USER=root", "DEBIAN_FRONTEND=noninteractive"),
-            "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
-            *(f"{name}={value}" for name, value in os.environ.items() if name.endswith("_proxy")),
-        ]
-        result = subprocess.run(
-            [
-                *("unshare", "--mount", "--pid", "--fork", "--kill-child", "sh", "-ec"),
-                f'{mounts} mount -t proc proc {self.root}/proc; exec chroot "$@"',
-                *("sh", str(self.root), "env", "-i", *environment, "bash", "-euc", script),
-            ],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            check=False,
-        )
-        assert result.returncode == 0, f"{script}\n{result.stdout[-3000:]}"
-        return result.stdout
-
-    def traces(self) -> list[str]:
-        """Every file and directory that has our name, and what dpkg and systemd remember of us."""
-        return self.run(
-            r"find / -xdev '(' -path /proc -o -path /sys -o -path /dev -o -path /srv ')' -prune -o "
-            r"'(' -name '*tang-attest*' -o -name '*clevis*attest*' ')' -print -prune | sort"
-        ).splitlines()
+each_suite = pytest.mark.parametrize("suite", SUITES)
 
 
 @pytest.fixture
-def machine(tmp_path: Path) -> Iterator[Machine]:
+def machine(tmp_path: Path, suite: str) -> Iterator[Machine]:
     """A Debian of its own."""
-    name = cache.key("1", *(path.read_text() for path in SOURCES))
-    base = cache.entry("minbase", name, _bootstrap, keep=1)
-    root = tmp_path / "root"
-    subprocess.run(["cp", "-a", "--reflink=auto", str(base), str(root)], check=True)
-    for path in map(Path, ("/etc/resolv.conf", "/etc/hosts", "/etc/ssl/certs/ca-certificates.crt")):
-        if path.is_file():
-            shutil.copyfile(path, root / path.relative_to("/"))
-    yield Machine(root)
-    shutil.rmtree(root)
+    with machines.machine(tmp_path, suite) as made:
+        yield made
+
+
+def _output(*command: object) -> str:
+    return subprocess.run(list(map(str, command)), capture_output=True, text=True, check=True).stdout
 
 
 def _field(package: Path, name: str) -> str:
-    return subprocess.run(
-        ["dpkg-deb", "--field", str(package), name], capture_output=True, text=True, check=True
-    ).stdout.strip()
+    return _output("dpkg-deb", "--field", package, name).strip()
 
 
 def test_the_changelog_has_the_version() -> None:
     """The packages' version is the program's."""
     changelog = (cache.ROOT / "packaging/debian/changelog").read_text()
-    assert changelog.startswith(f"tang-attest ({tang_attest.__version__}) ")
+    assert changelog.startswith(f"tang-attest ({tang_attest.__version__}-1) ")
 
 
-def test_a_library_that_is_not_locked_is_not_shipped() -> None:
-    """Every library in the package has a hash in requirements.lock."""
-    with pytest.raises(SystemExit, match=r"requirements\.lock lacks nothing-known"):
-        runtime_lock("known==1 \\\n    --hash=sha256:00\n", {"nothing-known"})  # type: ignore[arg-type]
+def test_a_wrong_argument_of_the_build_is_named_in_one_sentence(tmp_path: Path) -> None:
+    """Nothing is built for a suite or an architecture that nobody tried."""
+    for arguments, sentence in (
+        (["--suite", "sid"], "there are no packages for 'sid': use --suite bookworm or --suite trixie."),
+        (["--suite", "trixie", "--arch", "armhf"], "there are no packages for the architecture 'armhf'"),
+        (["--suite"], "--suite needs a value."),
+        (["--frobnicate"], "there is no option --frobnicate"),
+    ):
+        done = subprocess.run(
+            ["tools/build-deb", *arguments, tmp_path / "deb"],
+            cwd=cache.ROOT,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert (done.returncode, done.stdout) == (1, ""), arguments
+        assert done.stderr.startswith(f"build-deb: {sentence}")
+        assert len(done.stderr.splitlines()) == 1
+    assert list(tmp_path.iterdir()) == []
 
 
+@each_suite
 @pytest.mark.boot
 @pytest.mark.timeout(2400)
-def test_packages_hold_what_they_should(packages: dict[str, Path]) -> None:
+def test_packages_hold_what_they_should(suite: str, shared: Path) -> None:
     """Root owns every file, nothing of the build is left, and the libraries are those that run, not those that test."""
+    packages = machines.built(shared, suite)
     assert sorted(packages) == sorted([DRACUT, *NAMES])
     listings = {}
     for name, package in packages.items():
-        listing = subprocess.run(
-            ["dpkg-deb", "--contents", str(package)], capture_output=True, text=True, check=True
-        ).stdout
+        listing = _output("dpkg-deb", "--contents", package)
         assert {line.split()[1] for line in listing.splitlines()} == {"root/root"}
         assert {line[:10] for line in listing.splitlines()} <= {
-            *("drwxr-xr-x", "-rw-r--r--", "-rwxr-xr-x", "lrwxrwxrwx")
+            *("drwxr-xr-x", "drwx------", "-rw-r--r--", "-rwxr-xr-x", "lrwxrwxrwx")
         }
+        closed = {line.split()[5] for line in listing.splitlines() if line.startswith("drwx------")}
+        assert closed == ({"./etc/clevis-attest/"} if name == "clevis-pin-attest" else set())
         listings[name] = {line.split()[5] for line in listing.splitlines()}
     libraries = {
         path.split("/")[7]
@@ -158,14 +95,40 @@ def test_packages_hold_what_they_should(packages: dict[str, Path]) -> None:
     files = [path for listing in listings.values() for path in listing if path[-1] != "/"]
     assert [path for path in set(files) if files.count(path) > 1] == []
     for name in (DRACUT, "clevis-initramfs-attest"):
-        trigger = subprocess.run(
-            ["dpkg-deb", "--info", str(packages[name]), "triggers"],
-            capture_output=True,
-            text=True,
-            check=True,
-        ).stdout
+        trigger = _output("dpkg-deb", "--info", packages[name], "triggers")
         assert "activate-noawait update-initramfs" in trigger
     assert "libtss2-esys" in _field(packages["tang-attest"], "Depends")
+    assert {_field(packages[name], "Architecture") for name in packages if name != "tang-attest"} == {"all"}
+
+
+@each_suite
+@pytest.mark.boot
+@pytest.mark.timeout(2400)
+def test_lintian_has_nothing_to_say(suite: str, shared: Path) -> None:
+    """Neither errors nor warnings of the newer suite's lintian; exceptions carry their reason."""
+    packages = machines.built(shared, suite)
+    directory = packages["tang-attest"].parent
+    root = subprocess.run(
+        ["tools/release/root", "trixie", "tools"], cwd=cache.ROOT, capture_output=True, text=True, check=True
+    ).stdout.strip()
+    files = [f"./{path.relative_to(directory)}" for path in packages.values()]
+    done = subprocess.run(
+        [
+            "tools/release/in-root",
+            root,
+            directory,
+            "lintian",
+            "--allow-root",
+            "--fail-on",
+            "error,warning",
+            *files,
+        ],
+        cwd=cache.ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (0, ""), done.stdout + done.stderr
 
 
 SERVE = """
@@ -181,10 +144,12 @@ rm port
 """
 
 
+@each_suite
 @pytest.mark.boot
 @pytest.mark.timeout(2400)
-def test_a_debian_machine_from_install_to_purge(packages: dict[str, Path], machine: Machine) -> None:
+def test_a_debian_machine_from_install_to_purge(suite: str, shared: Path, machine: Machine) -> None:
     """apt finds every dependency; an administrator needs no more than the commands that are shown; keys survive."""
+    packages = machines.built(shared, suite)
     for name in NAMES:
         shutil.copy(packages[name], machine.root / "srv")
     assert machine.traces() == []
@@ -199,6 +164,9 @@ def test_a_debian_machine_from_install_to_purge(packages: dict[str, Path], machi
     machine.run(f"systemd-analyze security --offline=true --threshold=15 --no-pager {unit}")
     assert machine.run("systemctl is-enabled tang-attest") == "enabled\n"
     assert machine.run("stat -c '%U %G %a' /var/lib/tang-attest") == "tang-attest tang-attest 700\n"
+    assert machine.run("stat -c '%U %G %a' /etc/tang-attest") == "root tang-attest 750\n"
+    assert machine.run("stat -c '%U %G %a' /etc/clevis-attest") == "root root 700\n"
+    assert machine.run("zcat /usr/share/doc/tang-attest/NEWS.Debian.gz").startswith("tang-attest (0.1.0-1) ")
     assert machine.run("clevis encrypt attest --summary").startswith("Encrypts using")
     assert machine.run("find /usr/lib/tang-attest -name '*.pyc' | wc -l") != "0\n"
     machine.run("[ -s /usr/share/man/man8/tang-attest.8.gz ]")
@@ -247,3 +215,139 @@ def test_a_debian_machine_from_install_to_purge(packages: dict[str, Path], machi
     assert "still in /var/lib/clevis-attest" in said
     assert machine.traces() == ["/var/lib/clevis-attest", "/var/lib/tang-attest"]
     machine.run("cmp /var/lib/tang-attest/kek /srv/kek; [ -s /var/lib/clevis-attest/pi-b ]")
+
+
+OLD_SCHEMA = """
+import asyncio, sys
+from pathlib import Path
+from alembic import command
+from tang_attest.store.database import schema
+from tang_attest.store.database.engine import connect, parse_url
+
+async def make():
+    database = connect(parse_url("sqlite:////var/lib/tang-attest/tang-attest.db"), create=True)
+    await database.write(lambda connection: command.upgrade(schema.config(connection), "0009"))
+    await database.close()
+
+asyncio.run(make())
+"""
+
+
+@pytest.mark.parametrize("suite", [SUITES[-1]])
+@pytest.mark.boot
+@pytest.mark.timeout(2400)
+def test_an_upgrade_takes_the_database_with_it(shared: Path, suite: str, machine: Machine) -> None:
+    """SQLite is backed up and upgraded, and said; PostgreSQL is left to the administrator; foreign owners are named."""
+    package = machines.built(shared, suite)["tang-attest"]
+    shutil.copy(package, machine.root / "srv")
+    machine.run("apt-get --quiet update; apt-get --quiet --yes install --no-install-recommends /srv/*.deb")
+    machine.run("tang-attest init; rm /var/lib/tang-attest/tang-attest.db*")
+    (machine.root / "srv/old.py").write_text(OLD_SCHEMA)
+    machine.run(
+        "setpriv --reuid tang-attest --regid tang-attest --clear-groups /usr/lib/tang-attest/bin/python -I /srv/old.py"
+    )
+
+    again = "dpkg --install /srv/*.deb 2>&1 | grep '^tang-attest: ' || true"
+    said = machine.run(again).splitlines()
+    assert said[1:] == [f"tang-attest: upgraded from schema 0009 to {REVISION}"], said
+    backup = re.fullmatch(
+        r"tang-attest: the database \(schema 0009\) is backed up in (/var/backups/tang-attest/\S+)\.", said[0]
+    )
+    assert backup, said
+    assert machine.run(f"stat -c '%U %a' {backup[1]} /var/backups/tang-attest") == "root 600\nroot 700\n"
+    assert f"schema {REVISION}, this program needs {REVISION}" in machine.run("tang-attest db status")
+    assert machine.run("find /var/lib/tang-attest ! -user tang-attest") == ""
+    assert machine.run(again) == ""
+
+    # The backup is the way back
+    machine.run(
+        "mkdir -m 700 /root/back; cp /var/lib/tang-attest/kek /root/back;"
+        f" tang-attest --state /root/back restore {backup[1]}"
+    )
+
+    # A file of root's
+    machine.run("touch /var/lib/tang-attest/kek.new; rm -r /root/back")
+    assert machine.run(again) == (
+        "tang-attest: /var/lib/tang-attest/kek.new does not belong to the service, which may not start. "
+        "Run: chown -R tang-attest: /var/lib/tang-attest\n"
+    )
+    machine.run("rm /var/lib/tang-attest/kek.new")
+
+    # A backup that cannot be written changes nothing
+    machine.run(
+        "rm -r /var/lib/tang-attest/tang-attest.db* /var/backups/tang-attest; : >/var/backups/tang-attest"
+    )
+    machine.run(
+        "setpriv --reuid tang-attest --regid tang-attest --clear-groups /usr/lib/tang-attest/bin/python -I /srv/old.py"
+    )
+    assert "it could not be backed up, so it stays as it is." in machine.run(again)
+    assert "schema 0009" in machine.run("tang-attest db status")
+
+
+@pytest.mark.boot
+@pytest.mark.timeout(3000)
+def test_a_server_goes_through_an_upgrade_of_the_distribution(tmp_path: Path, shared: Path) -> None:
+    """From Debian 12 to 13 with the newer suite's package at hand: state and settings stay, and the server answers.
+
+    Between the two, with Python and libraries of Debian 13 and the package of 12, it answers as well.
+    """
+    old, new = SUITES
+    with machines.machine(tmp_path, old) as machine:
+        shutil.copy(machines.built(shared, old)["tang-attest"], machine.root / "srv")
+        machine.run(
+            "apt-get --quiet update; apt-get --quiet --yes install --no-install-recommends curl /srv/*.deb"
+        )
+        machine.run("tang-attest init; echo 'port = 7501' >>/etc/tang-attest.toml")
+        before = machine.run(SERVE)
+        for name, text in machines.sources(new).items():
+            folder = "" if name.endswith(".list") else "sources.list.d/"
+            machine.run("find /etc/apt/sources.list /etc/apt/sources.list.d -type f -delete")
+            (machine.root / "etc/apt" / folder / name).write_text(text)
+        machine.run(
+            "apt-get --quiet update; apt-get --quiet --yes -o Dpkg::Options::=--force-confold full-upgrade"
+        )
+        assert machine.run("cat /etc/debian_version").startswith("13")
+        assert machine.run("dpkg-query -W -f '${Version}' tang-attest").endswith("~deb12u1")
+        assert machine.run(SERVE) == before
+
+        shutil.copy(machines.built(shared, new)["tang-attest"], machine.root / "srv")
+        machine.run(
+            "apt-get --quiet --yes -o Dpkg::Options::=--force-confold install --no-install-recommends /srv/*13u1*.deb"
+        )
+        assert machine.run("dpkg-query -W -f '${Version}' tang-attest").endswith("~deb13u1")
+        assert machine.run("tang-attest --version") == f"tang-attest, version {tang_attest.__version__}\n"
+        assert machine.run("grep 7501 /etc/tang-attest.toml")
+        assert machine.run(SERVE) == before
+        assert machine.run("ls /usr/lib/tang-attest/lib") == "python3.13\n"
+
+
+@each_suite
+@pytest.mark.boot
+@pytest.mark.timeout(2400)
+def test_the_server_for_arm64_is_the_same_program(suite: str, shared: Path, tmp_path: Path) -> None:
+    """Everything compiled is for the other architecture, and the rest is the same files as in this machine's package."""
+    trees = {}
+    for architecture in ("amd64", "arm64"):
+        package = machines.built(shared, suite, architecture)["tang-attest"]
+        assert _field(package, "Architecture") == architecture
+        trees[architecture] = tmp_path / architecture
+        _output("dpkg-deb", "--extract", package, trees[architecture])
+    files = {
+        architecture: {
+            str(path.relative_to(tree)).replace("x86_64", "aarch64"): path
+            for path in tree.rglob("*")
+            if path.is_file() and not path.is_symlink() and path.name not in ("WHEEL", "sbom.json")
+        }
+        for architecture, tree in trees.items()
+    }
+    compiled = [path for name, path in files["arm64"].items() if name.endswith(".so")]
+    assert any(path.name.startswith("_libtpm2_pytss") for path in compiled)
+    for path in compiled:
+        assert path.read_bytes()[18:20] == b"\xb7\0", path  # e_machine: AArch64
+    assert files["arm64"].keys() == files["amd64"].keys()
+    different = {
+        name
+        for name, path in files["arm64"].items()
+        if not name.endswith(".so") and path.read_bytes() != files["amd64"][name].read_bytes()
+    }
+    assert different == set()

@@ -18,9 +18,12 @@ from packaging.version import Version
 import tang_attest
 
 ROOT = Path(__file__).resolve().parents[2]
-PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+DOCUMENT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+PROJECT = DOCUMENT["project"]
 RUNTIME = [Requirement(line) for line in PROJECT["dependencies"]]
 DEV = [Requirement(line) for line in PROJECT["optional-dependencies"]["dev"]]
+BUILD = [Requirement(line) for line in DOCUMENT["dependency-groups"]["build"]]
+RELEASE = [Requirement(line) for line in DOCUMENT["dependency-groups"]["release"]]
 
 # Split, so that this file passes its own test.
 REGISTRY_HOSTS = [
@@ -43,9 +46,9 @@ def tracked_files() -> list[Path]:
     return [path for path in paths if path.is_file() and not path.is_symlink()]
 
 
-def locked() -> dict[NormalizedName, Version]:
-    """Pins of requirements.lock for a machine like this one."""
-    lines = re.findall(r"^(\S+==.*) \\$", (ROOT / "requirements.lock").read_text(), re.MULTILINE)
+def locked(name: str = "requirements.lock") -> dict[NormalizedName, Version]:
+    """Pins of a lock for a machine like this one."""
+    lines = re.findall(r"^(\S+==.*) \\$", (ROOT / name).read_text(), re.MULTILINE)
     pins = [pin for pin in map(Requirement, lines) if pin.marker is None or pin.marker.evaluate()]
     return {canonicalize_name(pin.name): Version(str(pin.specifier).removeprefix("==")) for pin in pins}
 
@@ -79,12 +82,33 @@ def test_every_import_is_a_declared_dependency():
     assert imported_packages(ROOT / "tang_attest") - allowed == set()
 
 
-@pytest.mark.parametrize("requirement", RUNTIME + DEV, ids=str)
+@pytest.mark.parametrize("requirement", RUNTIME + DEV + BUILD, ids=str)
 def test_lock_satisfies_pyproject(requirement: Requirement):
     """The lock pins every declared dependency, within its bounds; `make lock` brings it up to date."""
     version = locked().get(canonicalize_name(requirement.name))
     assert version is not None
     assert version in requirement.specifier
+
+
+@pytest.mark.parametrize(
+    ("name", "declared", "absent"),
+    [
+        ("requirements-server.lock", RUNTIME, {"pytest", "uv", "mypy", "setuptools", "pip"}),
+        ("requirements-build.lock", BUILD, {"pytest", "uv", "aiohttp"}),
+        ("requirements-release.lock", RELEASE, {"pytest", "uv", "aiohttp"}),
+    ],
+)
+def test_other_locks_are_parts_with_the_same_versions(
+    name: str, declared: list[Requirement], absent: set[str]
+) -> None:
+    """A server gets the versions that are tested, and no tools; its builds get the tools that have hashes."""
+    part, whole = locked(name), locked()
+    assert {canonicalize_name(requirement.name) for requirement in declared} <= part.keys()
+    assert not absent & part.keys()
+    assert {key: whole[key] for key in part.keys() & whole.keys()} == {
+        key: part[key] for key in part.keys() & whole.keys()
+    }
+    assert name == "requirements-release.lock" or part.keys() <= whole.keys()
 
 
 @pytest.mark.parametrize("requirement", RUNTIME, ids=str)
@@ -100,11 +124,12 @@ def test_environment_is_the_lock():
     assert {name: installed.get(name) for name in pins} == pins
 
 
-def test_every_pin_has_hashes():
-    """Nothing is installed that a hash in the lock does not vouch for."""
-    text = (ROOT / "requirements.lock").read_text()
+@pytest.mark.parametrize("name", sorted(path.name for path in ROOT.glob("requirements*.lock")))
+def test_every_pin_has_hashes(name: str):
+    """Nothing is installed that a hash in a lock does not vouch for."""
+    text = (ROOT / name).read_text()
     blocks = re.split(r"^(?=[A-Za-z0-9])", text, flags=re.MULTILINE)[1:]
-    assert len(blocks) >= len(locked()) > 50
+    assert len(blocks) >= len(locked(name)) > 5
     assert [block.split("\n")[0] for block in blocks if "--hash=sha256:" not in block] == []
 
 

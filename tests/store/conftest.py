@@ -10,7 +10,7 @@ from typing import ParamSpec, TypeVar
 
 import pytest
 import pytest_asyncio
-from sqlalchemy.util.concurrency import await_
+from sqlalchemy.util import await_only
 
 from tang_attest.store import SqlStore, open_store
 from tests import registry
@@ -95,7 +95,7 @@ class Stall:
             asyncio.get_running_loop()
         except RuntimeError:
             return self._go.wait(10)
-        return await_(asyncio.to_thread(self._go.wait, 10))
+        return await_only(asyncio.to_thread(self._go.wait, 10))
 
     async def entered(self) -> None:
         """Wait until the call is held."""

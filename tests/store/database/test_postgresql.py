@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
-from sqlalchemy.util.concurrency import await_
+from sqlalchemy.util import await_only
 
 from tang_attest.errors import Malformed, TangAttestError, Unavailable
 from tang_attest.protocol.reference_state import Life
@@ -127,7 +127,7 @@ async def test_a_transaction_that_takes_too_long(
     def hold(connection: sa.Connection) -> None:
         connection.exec_driver_sql("SELECT id FROM device FOR UPDATE")
         entered.set()
-        await_(go.wait())
+        await_only(go.wait())
 
     holding = asyncio.create_task(holder._database.write(hold))
     await entered.wait()
@@ -190,7 +190,7 @@ async def test_a_deadlock_is_tried_again(store: SqlStore, open_another: Opener) 
             tries.append(one)
             authentic.update(connection, tables.device, row.id == one, {"last_code": str(one)})
             if len(tries) <= 2:
-                await_(meet.wait())
+                await_only(meet.wait())
             authentic.update(connection, tables.device, row.id == two, {"last_code": str(one)})
 
         return work
@@ -213,7 +213,7 @@ async def test_a_policy_that_goes_while_a_device_comes(store: SqlStore, open_ano
         if found is None:
             raise Malformed("not-found", "There is no policy 'p'.")
         entered.set()
-        await_(asyncio.sleep(0.3))
+        await_only(asyncio.sleep(0.3))
         row = {"policy_id": found, "label": "x", "pcr_values": {}, "origin": "imported"}
         connection.execute(tables.reference_state.insert(), row)
 
@@ -245,7 +245,7 @@ async def test_reads_are_one_moment(store: SqlStore, open_another: Opener) -> No
         for _ in range(2):
             counts.append(connection.exec_driver_sql("SELECT count(*) FROM device").scalar_one())
             entered.set()
-            await_(go.wait())
+            await_only(go.wait())
 
     reading = asyncio.create_task(store._database.read(twice))
     await entered.wait()
