@@ -151,6 +151,13 @@ MUTANTS: Final = (
         r"\"nonce${IS}([^\"]+)\"",
         "has not its grammar",
     ),
+    _one(
+        "any version is answered",
+        _DECRYPT,
+        r"${BASH_REMATCH[1]} != *\"1.* ]]; then",
+        r"${BASH_REMATCH[1]} != *.* ]]; then",
+        "a server of another version",
+    ),
     # --- binding ---
     _one(
         "the thumbprint is not compared",

@@ -161,6 +161,31 @@ def _(world: Tested) -> None:
     expect(outcome.opened, f"it does not open: {outcome.said.strip()[-200:]}")
 
 
+@collect(DUTIES, "12.1", "a server of another version gets no evidence, and a person is told why")
+def _(world: Tested) -> None:
+    verifier = Verifier(Disk(), world.ak, more={"versions": ["2.0", "11.1"]})
+    outcome = unlock(world, {"later": verifier}, verifier.disk)
+    expect(not any(b'"attest"' in it.body for it in outcome.seen), "it got evidence")
+    expect(outcome.status != 0 and not outcome.stdout, "it ended well")
+    expect("version" in outcome.said, f"the reason is not told: {outcome.said.strip()[-200:]}")
+    older = Verifier(Disk(), world.ak)
+    outcome = unlock(world, {"1.0": lambda seen: _without_versions(older, seen)}, older.disk)
+    expect(outcome.opened, f"a server without versions, of 1.0, opens nothing: {outcome.said.strip()[-200:]}")
+
+
+def _without_versions(verifier: Verifier, seen: Seen) -> bytes:
+    if "attest" in seen.json:
+        return verifier.prove(seen)
+    verifier.ask(seen)
+    challenge = {
+        "nonce": verifier.nonces[-1],
+        "selection": verifier.selection,
+        "expires_in": 120,
+        "evidence": ["quote"],
+    }
+    return problem(401, "evidence-required", challenge=challenge)
+
+
 def _odd_answers(verifier: Verifier) -> dict[str, Behavior]:
     """Return answers that are no answer of this protocol, or say to go on, by the name of their address."""
     curve = verifier.disk.curve

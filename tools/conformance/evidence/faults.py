@@ -11,7 +11,7 @@ from typing import Final
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from ..primitives.curve import CURVES
-from ..primitives.encoding import b64u, thumbprint
+from ..primitives.encoding import b64u, thumbprint, unb64u
 from ..primitives.texts import CAP_HEADER, extend, unlock_data
 from ..tpm.machine import CAP_PCR
 from ..tpm.structures import ST_TIME, split_selection
@@ -84,6 +84,10 @@ def _padded(draft: Draft) -> None:
 
 def _number(draft: Draft) -> None:
     draft.attest["quote"] = 7
+
+
+def _critical(draft: Draft) -> None:
+    draft.attest |= {"critical": ["future"], "future": 1}
 
 
 # --- (2) X ------------------------------------------------------------------------------------------------------
@@ -312,6 +316,7 @@ FAULTS: Final = (
     Fault("signature-too-long", 1.1, 400, "evidence-malformed", _oversized("signature", 2049), reason="a signature of 2049 bytes"),
     Fault("pcrs-too-long", 1.1, 400, "evidence-malformed", _oversized("pcrs", 24 * 64 + 1), reason="PCR values of 1537 bytes"),
     Fault("nonce-too-long", 1.1, 400, "evidence-malformed", _long_nonce, reason="a nonce of 129 characters"),
+    Fault("critical-member", 1.1, 400, "extension-unsupported", _critical, reason="critical names a member that nobody knows"),
     Fault("padded-base64", 1.1, 400, "evidence-malformed", _padded, reason="pcrs ends with ="),
     Fault("off-curve", 2.0, 400, "point-invalid", _off_curve, reason="X is not on its curve", stands_for_step=True),
     Fault("other-curve", 2.0, 400, "curve-mismatch", _other_curve, reason="X is on another curve than the key",
@@ -354,6 +359,45 @@ FAULTS: Final = (
     Fault("other-pcr", 12.0, 403, "pcr-mismatch", _extended(_first_pcr, b"other"), reason="a PCR is not as approved", stands_for_step=True),
     Fault("capped", 12.1, 403, "capped", _extended(lambda _: CAP_PCR, CAP_HEADER), reason="only the cap PCR differs", stands_for_step=True),
 )  # fmt: skip
+
+
+# --- variants that a verifier takes ---------------------------------------------------------------------------------
+
+
+def _unknown_members(draft: Draft) -> None:
+    draft.attest["future"] = {"a": [1]}
+    draft.x |= {"future": 1}
+
+
+def _null_log(draft: Draft) -> None:
+    draft.text = lambda body: body.replace(b'"attest":{', b'"attest":{"event_log":null,', 1)
+
+
+def _known_critical(draft: Draft) -> None:
+    draft.attest["critical"] = ["nonce", "quote"]
+
+
+def _short_x(draft: Draft) -> None:
+    """Leave out the zeros of a coordinate; the thumbprint has them.  X of the vector is one with zeros."""
+    draft.x |= {name: b64u(unb64u(draft.x[name]).lstrip(b"\0")) for name in "xy"}
+
+
+def _unsafe_clock(draft: Draft) -> None:
+    draft.moved(safe=0)
+
+
+def _after_a_reset(draft: Draft) -> None:
+    draft.moved(clock=5, reset_count=(draft.before.reset_count + 1) % 2**32, restart_count=0)
+
+
+VARIANTS: Final = (
+    Fault("unknown-members", 0, 200, "", _unknown_members, reason="members that nobody knows are ignored"),
+    Fault("null-event-log", 0, 200, "", _null_log, reason="null is the same as absent"),
+    Fault("known-critical-members", 0, 200, "", _known_critical, reason="critical names known members"),
+    Fault("short-coordinate", 0, 200, "", _short_x, reason="a coordinate of X comes without its zeros"),
+    Fault("unsafe-clock", 0, 200, "", _unsafe_clock, reason="safe is 0"),
+    Fault("after-a-reset", 0, 200, "", _after_a_reset, reason="the TPM was reset, and its clock fell"),
+)
 
 BY_NAME: Final = {fault.name: fault for fault in FAULTS}
 
