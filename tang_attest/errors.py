@@ -62,6 +62,7 @@ ACTIONS: Final[dict[str, str]] = {
     "device-stale": "If the machine is in good hands, run 'tang-attest device allow DEVICE --for 30m' on the server; it tries again.",
     "device-unreachable": "See that the machine is on, that clevis-attest-agent runs there, and that 'serve' runs here.",
     "state-learned": "Restart the machine; from the next boot on, this state opens the disk.",
+    "cap-missing": "See that the initrd there has the cap's hook, and reboot the machine; then run 'tang-attest device verify DEVICE' on the server.",
     "root-not-attested": "If an operator typed the passphrase, reboot the machine; if not, examine it: another root may run.",
     "root-not-told": "Update the pin there, rebuild the initrd, reboot, and see that clevis-attest-agent runs (docs/how-to/continuous-verification.md).",
     "cap-malformed": "Send the file /run/clevis-attest/cap-events as it is; docs/protocol.md, 10.6, describes it.",

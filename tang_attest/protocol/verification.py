@@ -20,7 +20,7 @@ from dataclasses import replace
 from enum import StrEnum
 from typing import Final
 
-from tang_attest.errors import Malformed, Refused
+from tang_attest.errors import Malformed, Reason, Refused
 from tang_attest.protocol import cap
 from tang_attest.protocol.cap import Opened
 from tang_attest.protocol.policy import ReferencePolicy, differing_pcrs
@@ -154,16 +154,30 @@ def recordable(values: PcrValues, selection: Selection, cap_pcr: int, *, explain
     return kept | {cap_pcr: cap_value(selection.bank)} if explained and cap_pcr in kept else kept
 
 
+def cap_missing(cap_pcr: int, values: PcrValues) -> Reason | None:
+    """Return the reason that the cap PCR is quoted and was never extended, or ``None``."""
+    if cap_pcr not in values or any(values[cap_pcr]):
+        return None
+    return Reason(
+        "cap-missing",
+        "This machine did not extend its cap: its initrd has no hook, or it has not rebooted since binding;"
+        f" PCR {cap_pcr} is zero.",
+    )
+
+
 def with_cause(
     refusal: Refused, policy: ReferencePolicy, values: PcrValues, opened: Opened, *, required: bool
 ) -> Refused:
-    """*refusal*; where only an extended cap PCR is in the way, with the reason that nothing explains its
-    value.
+    """*refusal*; where the cap PCR is in the way, with the reason for its value.
 
-    That reason comes first where *policy* requires an explanation.
+    A cap PCR that was never extended is named whatever else differs.  If it is extended and nothing else differs,
+    the reason is that nothing explains its value; it comes first where *policy* requires an explanation.
     """
+    differing = differing_pcrs(refusal)
+    if (missing := cap_missing(policy.cap_pcr, values)) is not None and policy.cap_pcr in differing:
+        return Refused.because(*refusal.reasons, missing)
     extended = any(values.get(policy.cap_pcr, b""))
     reason = None if opened.explained or not extended else opened.obstacle()
-    if reason is None or differing_pcrs(refusal) != (policy.cap_pcr,):
+    if reason is None or differing != (policy.cap_pcr,):
         return refusal
     return Refused.because(*((reason, *refusal.reasons) if required else (*refusal.reasons, reason)))

@@ -150,6 +150,7 @@ CODES: Final = (
     ),
     WireCode("ima-malformed", 400, {"evidence": "12"}, Audience.TPM),
     WireCode("ima-not-allowed", 200, {"evidence": "12"}, Audience.TPM, verdict=True),
+    WireCode("cap-missing", 200, {"evidence": "12"}, Audience.TPM, verdict=True),
     WireCode("root-not-attested", 200, {"evidence": "12"}, Audience.TPM, verdict=True),
     WireCode("root-not-told", 200, {"evidence": "12"}, Audience.TPM, verdict=True),
     # --- enrollment ---

@@ -159,8 +159,15 @@ def tell(name: str, ended: Round | None) -> int:
     click.echo(f"FAILURE: instance {name} {ended.outcome}: {_sentence(ended)}")
     for reason in ended.reasons[1:]:
         click.echo(f"  {output.printable(reason.sentence.rstrip('.'))}")
-    output.hint(output.decapitalize(ended.reasons[0].action.rstrip(".")))
+    output.hint(_next_step(name, ended))
     return EXIT_CODES[ended.outcome]
+
+
+def _next_step(name: str, ended: Round) -> str:
+    """Return the action for *name*: that of the first reason, unless an approval would not help."""
+    missing = [reason for reason in ended.reasons if reason.code == "cap-missing"]
+    action = (missing or ended.reasons)[0].action
+    return output.decapitalize(action.rstrip(".").replace(" DEVICE", f" {name}"))
 
 
 def _sentence(ended: Round) -> str:

@@ -13,6 +13,7 @@ import click
 from tang_attest.cli import output
 from tang_attest.cli.invocation import run
 from tang_attest.cli.offline.ima import read_requirement
+from tang_attest.cli.policies.bells import ring, warn_of_silent
 from tang_attest.cli.renamed import Command, Renamed, note, switched
 from tang_attest.cli.types import Duration
 from tang_attest.protocol.conditions import Conditions, Watch
@@ -47,16 +48,22 @@ def _switch(meaning: str) -> Callable[[Any], Any]:
     )
 
 
-def _change(name: str, as_json: bool, sentence: str, change: Callable[[Conditions], Conditions]) -> None:
-    """Change the conditions of policy *name* and report it."""
+def _change(
+    name: str, as_json: bool, sentence: str | None, change: Callable[[Conditions], Conditions]
+) -> Conditions:
+    """Change the conditions of policy *name*, report it with *sentence* if there is one, and return them."""
 
     async def use(installation: Installation) -> Conditions:
-        changed = change((await installation.store.policies.get_policy(name)).conditions)
-        await installation.conditions.set(name, changed)
+        before = (await installation.store.policies.get_policy(name)).conditions
+        changed = change(before)
+        if changed != before or sentence is not None:
+            await installation.conditions.set(name, changed)
         return changed
 
     changed = run(use)
-    output.done(as_json, sentence, {"policy": name, "conditions": changed.as_json()})
+    if as_json or sentence is not None:
+        output.done(as_json, sentence or "", {"policy": name, "conditions": changed.as_json()})
+    return changed
 
 
 @click.command("require-rounds")
@@ -93,8 +100,13 @@ def _change(name: str, as_json: bool, sentence: str, change: Callable[[Condition
     show_default=True,
     help="When a machine is unreachable; the same words.",
 )
+@click.option(
+    "--test", is_flag=True, help="Then ring each hook and webhook once; alone, it changes nothing else."
+)
 @output.json_option
+@click.pass_context
 def require_rounds(
+    ctx: click.Context,
     name: str,
     required: bool,
     every: timedelta,
@@ -102,17 +114,22 @@ def require_rounds(
     misses: int,
     on_failure: tuple[str, ...],
     on_unreachable: tuple[str, ...],
+    test: bool,
     as_json: bool,
 ) -> None:
     """Verify machines at an interval, by their agents.
 
     A machine that is refused or unreachable has the given consequences.  A hook is a program in the directory
-    of 'serve --hook-dir'; a webhook is signed with 'serve --webhook-secret'.
+    of 'serve --hook-dir'; a webhook is signed with 'serve --webhook-secret'.  One that cannot ring is reported
+    at once; --test rings them all, and fails with the first that does not answer.
 
     \b
     tang-attest policy require-rounds webservers on --every 60s --misses 3 --on-failure suspend
+    tang-attest policy require-rounds webservers on --test
     tang-attest policy require-rounds webservers off
     """
+    if test and not required:
+        raise click.UsageError("--test needs on: without rounds nothing rings")
     terms = None
     if required:
         terms = Watch(
@@ -122,9 +139,21 @@ def require_rounds(
             on_refused=on_failure,
             on_unreachable=on_unreachable,
         )
+    given = [ctx.get_parameter_source(parameter) for parameter in _TERMS]
+    only_test = test and set(given) == {click.core.ParameterSource.DEFAULT}
+
+    def change(conditions: Conditions) -> Conditions:
+        return conditions if only_test and conditions.watch else replace(conditions, watch=terms)
+
     how = "not watched" if terms is None else f"verified every {terms.interval_s} s"
-    sentence = f"the machines of policy {name} are {how}"
-    _change(name, as_json, sentence, lambda conditions: replace(conditions, watch=terms))
+    sentence = None if only_test else f"the machines of policy {name} are {how}"
+    watch = _change(name, as_json, sentence, change).watch
+    if watch is not None:
+        (ring if test else warn_of_silent)(name, watch)
+
+
+#: The parameters of :func:`require_rounds` that are terms of a watch.
+_TERMS: Final = ("every", "jitter", "misses", "on_failure", "on_unreachable")
 
 
 @click.command("require-approval")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Final, Protocol
@@ -138,7 +138,9 @@ def _machine(device: Device, observation: Observation | None) -> Iterator[Notice
     standing = device.standing
     if standing.outcome is RoundOutcome.REFUSED:
         code = standing.code or "pcr-mismatch"
-        yield _refused(device, f"its running system was refused: {code}", code, standing.since)
+        refused = _refused(device, f"its running system was refused: {code}", code, standing.since)
+        # An approval of values helps only some of these refusals; the history has every reason.
+        yield replace(refused, action=f"see the reasons with 'tang-attest device history {device.name}'")
     if standing.outcome is RoundOutcome.UNREACHABLE:
         yield Notice(
             topic=Topic.SILENT,

@@ -34,6 +34,7 @@ from tang_attest.protocol.verification import (
     RoundOutcome,
     as_capped,
     blames_the_log_only,
+    cap_missing,
     read_cap,
     recordable,
     running_policy,
@@ -211,10 +212,13 @@ class RoundVerifier:
         """Make verified values the running policy of a device; a policy that was recorded before gets a
         further state.
 
-        Raises ``selection-invalid``, and ``name-taken`` when that policy is over other PCRs.
+        Raises ``selection-invalid``, ``name-taken`` when that policy is over other PCRs, and ``cap-missing`` for
+        a machine with a disk that did not extend its cap: its next good boot would be refused.
         """
         now = self._challenges.now()
         boot = await self._store.policies.get_policy(device.policy)
+        if device.origin == "enrolled" and (missing := cap_missing(boot.cap_pcr, values)) is not None:
+            raise Refused.because(missing)
         state = reference_state(
             check_policy_selection(selection),
             f"running {now:%Y-%m-%d %H:%M:%S.%f}",

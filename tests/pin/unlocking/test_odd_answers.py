@@ -210,7 +210,7 @@ def test_binding_goes_on_to_the_next_server_too(pair: Pair, server: Server, kind
 #: Codes that no unlock is answered with: of enrollment, announcements, running machines, the admin API and commands.
 NOT_AT_UNLOCK = {
     "announcements-full", "state-in-use", "device-unreachable", "ima-missing", "ima-incomplete", "ima-malformed",
-    "ima-mismatch", "ima-not-allowed", "root-not-attested", "root-not-told", "cap-malformed", "token-invalid", "token-expired", "token-used", "token-used-up", "token-revoked", "name-taken", "device-exists",
+    "ima-mismatch", "ima-not-allowed", "cap-missing", "root-not-attested", "root-not-told", "cap-malformed", "token-invalid", "token-expired", "token-used", "token-used-up", "token-revoked", "name-taken", "device-exists",
     "session-invalid", "ak-unsuitable", "ek-malformed", "ek-mismatch", "ek-expired", "certificate-malformed",
     "ek-unsupported", "ek-untrusted", "ek-not-registered", "ek-registered", "ek-list-invalid", "activation-failed", "admin-token-invalid", "transport-insecure",
     "scope-missing", "policy-not-granted", "media-type-unsupported", "selection-invalid", "values-invalid",

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
 import pytest
 
+from tang_attest.errors import Refused
 from tang_attest.protocol.challenge import unlock_digest, verify_digest
 from tang_attest.protocol.conditions import Conditions, Watch
 from tang_attest.protocol.values.base64url import b64u, unb64u
@@ -75,6 +77,26 @@ async def test_a_machine_that_is_not_capped_is_refused(server: Server, attester:
     kid = await server.enroll(attester, selection=Selection.parse(SELECTION))
     answer = await prove(server, attester, kid)
     assert (answer.body["outcome"], answer.body["code"]) == ("refused", "pcr-mismatch")
+    reasons: Any = (await server.store.rounds.list_rounds("pi-b"))[0].details["reasons"]
+    assert [reason["code"] for reason in reasons][-1] == "cap-missing"
+    assert "its initrd has no hook, or it has not rebooted since binding" in reasons[-1]["sentence"]
+
+
+async def test_a_zero_cap_is_not_recorded(server: Server, attester: Attester) -> None:
+    """The next good boot, whose initrd extends the cap, would be refused and suspended."""
+    await server.enroll(attester, selection=Selection.parse(SELECTION))
+    device = await server.store.devices.get_device("pi-b")
+    selection = Selection.parse(SELECTION)
+    values = {pcr: attester.pcrs["sha256"][pcr] for pcr in selection.pcrs}
+    verifier = server.installation.verifier()
+    with pytest.raises(Refused) as refused:
+        await verifier.record_values(device, selection, values, "operator:alice")
+    assert refused.value.code == "cap-missing"
+    assert (await server.store.devices.get_device("pi-b")).running_policy is None
+    capped = values | {15: b"\x15" * 32}
+    await verifier.record_values(device, selection, capped, "operator:alice")
+    # A machine that is registered without a disk of its own has no hook, and needs none.
+    await verifier.record_values(replace(device, origin="registered"), selection, values, "operator:alice")
 
 
 async def test_rounds_that_end_alike_leave_one_row(server: Server, attester: Attester) -> None:
