@@ -76,6 +76,11 @@ def token() -> None:
     help="The old place of 'device learn --for'.",
 )
 @click.option("--label", "labels", multiple=True, help="Give the machine this label; repeat it for more.")
+@click.option(
+    "--again",
+    is_flag=True,
+    help="Although there is a device of that name, which you remove before it enrolls.",
+)
 @output.json_option
 def create(
     name: str | None,
@@ -90,6 +95,7 @@ def create(
     valid_for: timedelta,
     learn_for: timedelta,
     labels: tuple[str, ...],
+    again: bool,
     as_json: bool,
 ) -> None:
     """Create a token and print it, this once.
@@ -118,6 +124,7 @@ def create(
         accepted_uncovered=accepted,
         proposes=selection is None and record,
         machines=machines,
+        name_free=not again,
     )
     text, made = run(lambda state: state.tokens.create(terms))
     if as_json:

@@ -365,16 +365,20 @@ def allow(name: str, window: timedelta, as_json: bool) -> None:
 @click.command()
 @click.argument("name")
 @click.option("--limit", type=click.IntRange(1, 10_000), default=20, show_default=True, help="How many.")
+@click.option("--all", "every", is_flag=True, help="Also those of removed devices that had this name.")
 @output.wide_option
 @output.json_option
-def history(name: str, limit: int, wide: bool, as_json: bool) -> None:
+def history(name: str, limit: int, every: bool, wide: bool, as_json: bool) -> None:
     """List the rounds that changed an outcome, newest first.
 
-    Also works for a device that was removed.
+    They are those of the device that has this name now, whose TPM it was.  Also works for a device that was
+    removed.
     """
 
     async def load(installation: Installation) -> list[PastRound]:
-        return list(await installation.store.rounds.list_rounds(name, limit))
+        rounds = await installation.store.rounds.list_rounds(name, limit)
+        since = None if every else await installation.devices.enrolled_at(name)
+        return [past for past in rounds if since is None or past.at >= since]
 
     past = run(load)
     if as_json:

@@ -7,10 +7,10 @@ from dataclasses import KW_ONLY, dataclass
 from datetime import timedelta
 from typing import Final, Protocol
 
-from tang_attest.errors import Malformed, NotFound
+from tang_attest.errors import Conflict, Malformed, NotFound
 from tang_attest.ports.audit import AuditEntry
 from tang_attest.ports.enrollment import Token
-from tang_attest.ports.store import HasEnrollment, HasPolicies
+from tang_attest.ports.store import HasDevices, HasEnrollment, HasPolicies
 from tang_attest.ports.world import Clock, Randomness
 from tang_attest.protocol.coverage import BootPart
 from tang_attest.protocol.enrollment import check_name_pattern
@@ -29,7 +29,10 @@ _LEAST_DIGITS: Final = 8
 
 @dataclass(frozen=True, slots=True)
 class TokenTerms:
-    """Terms of a token; see :class:`tang_attest.ports.enrollment.Token`."""
+    """Terms of a token; see :class:`tang_attest.ports.enrollment.Token`.
+
+    With *name_free* a token for the name of a device that exists is refused: nobody could enroll with it.
+    """
 
     name: str | None
     policy: str | None
@@ -45,9 +48,10 @@ class TokenTerms:
     accepted_uncovered: tuple[BootPart, ...] = ()
     proposes: bool = False
     machines: int = 1
+    name_free: bool = False
 
 
-class TokenStore(HasEnrollment, HasPolicies, Protocol):
+class TokenStore(HasDevices, HasEnrollment, HasPolicies, Protocol):
     """The roles of the store that enrollment tokens need."""
 
 
@@ -62,7 +66,7 @@ class EnrollmentTokens:
 
         A token for several machines needs a policy that exists: the first quote of a machine that enrolls
         under one adds no reference state.  Raises ``request-malformed``, ``selection-invalid``,
-        ``setting-invalid``, ``not-found`` (policy).
+        ``setting-invalid``, ``not-found`` (policy), ``name-taken``.
         """
         if not 1 <= terms.machines <= MAX_MACHINES:
             raise Malformed("setting-invalid", f"A token is for 1 to {MAX_MACHINES} machines.")
@@ -75,6 +79,8 @@ class EnrollmentTokens:
             raise Malformed("setting-invalid", "A token either records a policy or names an existing one.")
         if terms.name is not None:
             check_name_pattern(terms.name)
+        if terms.name_free and terms.name is not None:
+            await self._refuse_taken(terms.name)
         if terms.policy is not None:
             await self._store.policies.get_policy(terms.policy)
         now, text = self._clock.now(), b64u(self._random.bytes(32))
@@ -108,6 +114,12 @@ class EnrollmentTokens:
             details["accepted_uncovered"] = [part.value for part in terms.accepted_uncovered]
         await self._store.enrollment.add_token(token, self._entry("token create", terms.name, details))
         return text, token
+
+    async def _refuse_taken(self, name: str) -> None:
+        if all(device.name != name for device in await self._store.devices.list_devices()):
+            return
+        sentence = f"There is a device '{name}' already; with --again the token is made all the same."
+        raise Conflict("name-taken", sentence)
 
     async def revoke(self, name: str) -> Token:
         """Revoke a token that can still be used; *name* is its text, its id's first 8 digits or more, or the device name in

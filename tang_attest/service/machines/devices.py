@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 
-from tang_attest.errors import Malformed
+from tang_attest.errors import Malformed, NotFound
 from tang_attest.ports.audit import AuditEntry
 from tang_attest.ports.keys import KeyStore
 from tang_attest.ports.machines import Device, DeviceStore, NewDevice, Reach, Suspension
@@ -97,6 +97,13 @@ class DeviceAdministration:
     async def resume(self, name: str) -> None:
         """Let the keys of a device answer again.  Raises ``not-found``, ``not-suspended``."""
         await self._store.resume_device(name, self._entry("device resume", name))
+
+    async def enrolled_at(self, name: str) -> datetime | None:
+        """Return the time since which a device has this *name* and its TPM; ``None`` if there is no such device."""
+        try:
+            return (await self._store.get_device(name)).enrolled_at
+        except NotFound:
+            return None
 
     async def allow(self, name: str, window: timedelta) -> datetime:
         """Allow a machine to unlock for *window*; return the time of its end.  Raises ``not-found``."""

@@ -8,6 +8,7 @@ import os
 import pty
 import re
 import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -478,3 +479,16 @@ async def test_the_caps_text_of_this_machine_goes_with_its_own_tpm_only(
     asked = (Reach(tcti, "0x81010002"), Selection.parse("sha256:15"), bytes(32), "nonce")
     assert (await tpm2.Tpm2Tools().quote(*asked)).cap_events == (b"x" * 67 if sent else None)
     assert (await tpm2.Tpm2Tools(cap_events=b"named").quote(*asked)).cap_events == b"named"
+
+
+def test_a_name_that_is_used_again_has_no_old_history(vms: tuple[Swtpm, Swtpm]) -> None:
+    """The rounds of the old TPM are not those of the new one; they stay in the record, and --all shows them."""
+    register("vm1", vms[0])
+    old = run("device", "history", "vm1")[0]
+    assert "verified" in old
+    assert run("device", "remove", "vm1", "--yes")[2] == 0
+    assert run("device", "history", "vm1")[0] == old
+    time.sleep(0.01)
+    register("vm1", vms[0], record=False)
+    assert "was never verified" in run("device", "history", "vm1")[1]
+    assert run("device", "history", "vm1", "--all")[0] == old

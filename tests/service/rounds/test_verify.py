@@ -95,6 +95,7 @@ async def test_a_zero_cap_is_not_recorded(server: Server, attester: Attester) ->
     assert (await server.store.devices.get_device("pi-b")).running_policy is None
     capped = values | {15: b"\x15" * 32}
     await verifier.record_values(device, selection, capped, "operator:alice")
+    server.clock.advance(seconds=1)
     # A machine that is registered without a disk of its own has no hook, and needs none.
     await verifier.record_values(replace(device, origin="registered"), selection, values, "operator:alice")
 
