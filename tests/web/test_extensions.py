@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tpm2_pytss.constants import TPMA_OBJECT
 
 from tang_attest.protocol.challenge import VERSIONS, verify_digest
 from tang_attest.protocol.enrollment import activation_proof, enrollment_digest
 from tang_attest.protocol.tpm import parse_ak
 from tang_attest.protocol.values.base64url import b64u, unb64u
 from tang_attest.protocol.values.pcr import Selection
-from tests.attester import Attester, members
+from tests.attester import AK_ATTRIBUTES, Attester, members
 from tests.server import Answer, Server, announcement, evidence, new_x
 
 SELECTION = "sha256:0,4,7,14"
@@ -341,3 +343,73 @@ async def test_a_client_of_revision_1_0_works_as_before(server: Server) -> None:
     await client.send("poll", {})
     challenge = client.last.body["challenge"]
     await client.send("evidence", client.evidence(challenge, verify_digest(challenge["nonce"], client.kid)))
+
+
+async def test_an_ak_without_noda_enrolls(server: Server) -> None:
+    """Section 4.3: the client should have made it with noDA, and the Verifier may not refuse it."""
+    attester = Attester(attributes=int(AK_ATTRIBUTES) & ~int(TPMA_OBJECT.NODA))
+    assert (await server.unlock(attester, await server.enroll(attester))).status == 200
+
+
+@pytest.mark.parametrize(("seconds", "code"), [(5, "ok"), (6, "nonce-invalid")])
+async def test_a_replicas_clock_may_be_five_seconds_ahead(
+    server: Server, attester: Attester, seconds: int, code: str
+) -> None:
+    """Section 3.3, step 3."""
+    kid = await server.enroll(attester)
+    challenge = await server.challenge(kid)
+    server.clock.advance(seconds=-seconds)
+    assert (await server.unlock(attester, kid, challenge=challenge)).code == code
+
+
+async def test_a_nonce_is_good_until_its_last_second(server: Server, attester: Attester) -> None:
+    """From `expires_in` seconds on it is too old, and the 401 has another one."""
+    kid = await server.enroll(attester)
+    challenge = await server.challenge(kid)
+    server.clock.advance(seconds=challenge["expires_in"])
+    late = await server.unlock(attester, kid, challenge=challenge)
+    assert (late.status, late.code) == (401, "nonce-expired")
+    assert late.headers["WWW-Authenticate"] == "TPM2-Quote"
+    assert (await server.unlock(attester, kid, challenge=late.body["challenge"])).status == 200
+
+
+@pytest.mark.parametrize(
+    ("label", "kept"), [("next", "next 20260101120000"), ("x" * 64, "x" * 49 + " 20260101120000")]
+)
+async def test_an_announced_label_that_is_taken_is_told(
+    server: Server, attester: Attester, label: str, kept: str
+) -> None:
+    """Section 9: the answer has the label under which the values are kept; the quote covers the one that was sent."""
+    kid = await server.enroll(attester, selection=Selection.parse("sha256:0,7,15"))
+    for number, expected in ((b"1", label), (b"2", kept)):
+        challenge = (await server.post(f"/attest/announce/{kid}", {})).body
+        values = hashlib.sha256(number).digest() * 2 + bytes(32)
+        said = await server.post(
+            f"/attest/announce/{kid}", announcement(attester, kid, challenge, values, label)
+        )
+        assert (said.status, said.body["label"]) == (201, expected)
+
+
+@pytest.mark.parametrize("route", ["rec", "announce", "evidence"])
+async def test_an_identical_replay_is_nonce_used(server: Server, attester: Attester, route: str) -> None:
+    """Section 3.3, step 10: although its clock did not move forward either."""
+    kid = await server.enroll(attester, selection=Selection.parse("sha256:0,7,15"))
+    body: dict[str, Any]
+    match route:
+        case "rec":
+            x, challenge = dict(members(new_x())), await server.challenge(kid)
+            target, body = f"/rec/{kid}", x | {"attest": evidence(attester, kid, x, challenge)}
+        case "announce":
+            challenge = (await server.post(f"/attest/announce/{kid}", {})).body
+            target = f"/attest/announce/{kid}"
+            body = announcement(attester, kid, challenge, attester.values("sha256:0,7,15"))
+        case _:
+            attester.extend(15, b"tang-attest/v1 cap\n")
+            challenge = (await server.post(f"/attest/agent/{kid}", {})).body["challenge"]
+            binding = verify_digest(challenge["nonce"], kid)
+            target = f"/attest/agent/{kid}/evidence"
+            body = attester.evidence(challenge["nonce"], binding, challenge["selection"])
+    assert (await server.post(target, body)).status < 300
+    assert (await server.post(target, body)).code == "nonce-used"
+    assert (await server.unlock(attester, kid)).code in ("ok", "capped")
+    assert (await server.post(target, body)).code == "nonce-used"
