@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Protocol
+from typing import Final, Protocol
 
 from tang_attest.ports.audit import AuditEntry
 from tang_attest.ports.keys import EncryptedKey, holder
@@ -172,6 +172,25 @@ class Device(NewDevice):
         return self.told.opened
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeviceSearch:
+    """Conditions on devices, all of which a device has to meet; an empty one is met by every device.
+
+    * ``policies``: any of these;
+    * ``labels``: all of these;
+    * ``refused``: its last boot or its last round was refused, or it is suspended;
+    * ``silent_since``: it gave no evidence since then, of a boot or of a round, and was enrolled before.
+    """
+
+    policies: tuple[str, ...] = ()
+    labels: tuple[str, ...] = ()
+    refused: bool = False
+    silent_since: datetime | None = None
+
+
+EVERY_DEVICE: Final = DeviceSearch()
+
+
 class DeviceStore(Protocol):
     """Devices: the records of enrolled and registered machines."""
 
@@ -184,8 +203,8 @@ class DeviceStore(Protocol):
         Raises ``name-taken``, ``device-exists``, ``not-found`` (policy).
         """
 
-    async def list_devices(self) -> Sequence[Device]:
-        """Return every device, by name."""
+    async def list_devices(self, search: DeviceSearch = EVERY_DEVICE) -> Sequence[Device]:
+        """Return the devices that meet *search*, by name."""
 
     async def get_device(self, name: str) -> Device:
         """Return the device *name*.  Raises ``not-found``."""

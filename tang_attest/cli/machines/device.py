@@ -19,7 +19,7 @@ from tang_attest.cli.renamed import Command
 from tang_attest.cli.types import Duration
 from tang_attest.errors import Malformed
 from tang_attest.files import read_file
-from tang_attest.ports.machines import Device
+from tang_attest.ports.machines import Device, DeviceSearch
 from tang_attest.protocol.coverage import BootPart
 from tang_attest.protocol.enrollment import accept_ak
 from tang_attest.protocol.tpm import AttestationKey, ak_from_pem, public_from_tpmt
@@ -35,17 +35,50 @@ def device() -> None:
 
 
 @device.command("list")
-@click.option("--label", "labels", multiple=True, help="Only those that have this label; repeat it for more.")
+@click.option("--policy", "policies", multiple=True, help="Only those under this policy; repeat it for more.")
+@click.option(
+    "--label",
+    "labels",
+    multiple=True,
+    help="Only those that have this label, and each other one that is given.",
+)
+@click.option(
+    "--refused", is_flag=True, help="Only those whose last boot or round was refused, and suspended ones."
+)
+@click.option(
+    "--stale",
+    type=Duration(),
+    is_flag=False,
+    flag_value="30d",
+    metavar="[DURATION]",
+    help="Only those that gave no evidence for so long, 30d unless you say: no boot and no round.",
+)
 @output.wide_option
 @output.json_option
-def list_devices(labels: tuple[str, ...], wide: bool, as_json: bool) -> None:
-    """List devices, with their last evidence and round."""
+def list_devices(
+    policies: tuple[str, ...],
+    labels: tuple[str, ...],
+    refused: bool,
+    stale: timedelta | None,
+    wide: bool,
+    as_json: bool,
+) -> None:
+    """List devices, with their last evidence and round.
+
+    A device has to meet every option.
+
+    \b
+    tang-attest device list --policy webservers --refused
+    tang-attest device list --stale 14d --label site=berlin
+    """
 
     async def load(installation: Installation) -> list[Device]:
-        found = [d for d in await installation.store.devices.list_devices() if set(labels) <= set(d.labels)]
-        return await graded(installation.store, found)
+        since = None if stale is None else installation.world.clock.now() - stale
+        search = DeviceSearch(policies=policies, labels=labels, refused=refused, silent_since=since)
+        return await graded(installation.store, list(await installation.store.devices.list_devices(search)))
 
     devices = run(load)
+    searched = bool(policies or labels or refused or stale)
     if as_json:
         output.print_json([_as_json(entry) for entry in devices])
         return
@@ -80,7 +113,7 @@ def list_devices(labels: tuple[str, ...], wide: bool, as_json: bool) -> None:
             for d in devices
         ],
         empty="no machine has that"
-        if labels
+        if searched
         else "no machines yet; make a token with 'tang-attest token create'",
         extra=("labels", "ek", "grade", "learning until", "disks"),
         prose=("disks",),

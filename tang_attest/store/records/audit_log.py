@@ -19,7 +19,7 @@ import sqlalchemy as sa
 
 from tang_attest.ports.audit import EVERYTHING, AuditEntry, AuditSearch
 from tang_attest.store.database import authentic, tables
-from tang_attest.store.records.names import spans
+from tang_attest.store.names import spans
 
 _audit = tables.audit
 

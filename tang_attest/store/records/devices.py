@@ -12,6 +12,7 @@ import sqlalchemy as sa
 from tang_attest.errors import Conflict, Malformed, NotFound
 from tang_attest.ports.machines import (
     Device,
+    DeviceSearch,
     Learning,
     NewDevice,
     OpenedReport,
@@ -107,10 +108,30 @@ def _no_key(name: str) -> bytes:
 
 def load(connection: sa.Connection, *names: str) -> list[Device]:
     """The devices *names*, or all of them, by name."""
+    return _load(connection, *([_device.c.name.in_(names)] if names else []))
+
+
+def search(connection: sa.Connection, wanted: DeviceSearch) -> list[Device]:
+    """The devices that meet *wanted*, by name; the database chooses them."""
+    where: list[sa.ColumnElement[bool]] = []
+    if wanted.policies:
+        where.append(tables.policy.c.name.in_(wanted.policies))
+    # Labels are a JSON list of words without quotes.
+    labels = sa.type_coerce(_device.c.labels, sa.Text())
+    where += [labels.contains(f'"{label}"', autoescape=True) for label in wanted.labels]
+    if wanted.refused:
+        boot = sa.and_(_device.c.last_code.is_not(None), _device.c.last_code != "ok")
+        round_ = sa.and_(_device.c.outcome.is_not(None), _device.c.outcome == RoundOutcome.REFUSED.value)
+        where.append(sa.or_(boot, round_, _device.c.suspended_at.is_not(None)))
+    if wanted.silent_since is not None:
+        times = (_device.c.enrolled_at, _device.c.last_seen_at, _device.c.answered_at)
+        where += [sa.or_(at.is_(None), at < wanted.silent_since) for at in times]
+    return _load(connection, *where)
+
+
+def _load(connection: sa.Connection, *where: sa.ColumnElement[bool]) -> list[Device]:
     query = sa.select(*authentic.form(_device).raw, tables.policy.c.name.label("policy_name"))
-    query = query.join(tables.policy).order_by(_device.c.name)
-    if names:
-        query = query.where(_device.c.name.in_(names))
+    query = query.join(tables.policy).where(*where).order_by(_device.c.name)
     found = connection.execute(query).all()
     rows = [(authentic.check(connection, _device, values[:-1]), values.policy_name) for values in found]
     kids = kids_of(connection, [row["id"] for row, _ in rows])

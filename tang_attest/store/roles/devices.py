@@ -9,7 +9,15 @@ import sqlalchemy as sa
 
 from tang_attest.ports.audit import AuditEntry
 from tang_attest.ports.keys import EncryptedKey
-from tang_attest.ports.machines import Device, DeviceStore, Learning, NewDevice, Suspension
+from tang_attest.ports.machines import (
+    EVERY_DEVICE,
+    Device,
+    DeviceSearch,
+    DeviceStore,
+    Learning,
+    NewDevice,
+    Suspension,
+)
 from tang_attest.protocol.policy import ReferencePolicy
 from tang_attest.store import transfers
 from tang_attest.store.records import (
@@ -40,8 +48,8 @@ class SqlDevices(Role, DeviceStore):
 
         return await self._change(work, audit)
 
-    async def list_devices(self) -> Sequence[Device]:
-        return await self._database.read(devices.load)
+    async def list_devices(self, search: DeviceSearch = EVERY_DEVICE) -> Sequence[Device]:
+        return await self._database.read(lambda connection: devices.search(connection, search))
 
     async def get_device(self, name: str) -> Device:
         return await self._database.read(lambda connection: devices.get(connection, name))
