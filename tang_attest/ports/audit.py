@@ -56,6 +56,23 @@ class AuditSearch:
 EVERYTHING: Final = AuditSearch()
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Archive:
+    """A stretch of the record that is in a file: the seals from ``first_seq`` to ``head``, over ``rows`` rows.
+
+    ``file`` is the file's name when it was made, ``sha256`` the digest of its lines (32 bytes).
+    """
+
+    first_seq: int
+    first_id: int
+    head: Seal
+    rows: int
+    file: str
+    sha256: bytes
+    archived_at: datetime
+    archived_by: str
+
+
 class AuditStore(Protocol):
     """The audit record and the chain of seals over it (protocol/audit_chain.py)."""
 
@@ -73,6 +90,12 @@ class AuditStore(Protocol):
 
         *device* is the machine that has this name, had it last, or had it at the end of *search*: its entries
         under earlier names are there too, and those of earlier machines with this name are not.
+        """
+
+    async def list_archives(self) -> Sequence[Archive]:
+        """Return the stretches that are in files, oldest first: the chain goes on after the last of them.
+
+        Raises ``registry-tampered``.
         """
 
     async def newest_seal(self) -> Seal | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from tang_attest.config import Settings
@@ -14,6 +14,7 @@ from tang_attest.doctor.server_tpm import look_at_server_tpm
 from tang_attest.errors import Reason, TangAttestError, Unavailable
 from tang_attest.keys.secret import ServerSecret, load_secret
 from tang_attest.protocol.audit_chain import KEY_LABEL as AUDIT_LABEL
+from tang_attest.server.audit.archiving import check_archives, compare, met
 from tang_attest.server.certificates import certificate_ends
 from tang_attest.server.compose import Installation, World, composed, opened
 from tang_attest.server.serve import check_files
@@ -97,15 +98,25 @@ async def attention(installation: Installation) -> tuple[int, list[Notice]]:
 
 
 async def check_record(
-    installation: Installation, progress: Callable[[int, int], None], expected: tuple[int, bytes] | None
+    installation: Installation,
+    progress: Callable[[int, int], None],
+    expected: tuple[int, bytes] | None,
+    archives: Sequence[Path] = (),
+    keks: Sequence[Path] = (),
 ) -> AuditCheck:
     """Check the audit record against its seals and *expected* (see :func:`check_audit`), and every row's own
-    seal.
+    seal; and the files *archives*, before which it goes on (see :func:`check_archives`).
     """
     store, secret = installation.store, installation.secret
+    state = installation.settings.state
+    stretches, findings = check_archives(state, archives, keks, progress, expected) if archives else ([], [])
+    if expected is not None and met(stretches, expected):
+        expected = None
     check = await check_audit(
         store.audit, secret.derive(AUDIT_LABEL), installation.world.clock, progress, expected
     )
+    for reason in (*findings, *compare(stretches, check.archives)):
+        check.add(reason)
     rows = await check_rows(installation.settings.database_url, secret.derive(KEY_LABEL))
     for found in rows.findings:
         check.add(Reason("registry-tampered", found.sentence, (("table", found.table), ("row", found.key))))

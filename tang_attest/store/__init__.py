@@ -4,6 +4,9 @@ from tang_attest.store.database.authentic import KEY_LABEL, Authenticity
 from tang_attest.store.database.failures import describe
 from tang_attest.store.database.moved import MovedMark, place_of
 from tang_attest.store.maintenance.archive_file import Reader
+from tang_attest.store.maintenance.audit_archive import Keys as ArchiveKeys
+from tang_attest.store.maintenance.audit_archive import Stretch
+from tang_attest.store.maintenance.audit_archive import read as read_archive
 from tang_attest.store.maintenance.operations import (
     DatabaseStatus,
     Destination,
@@ -16,7 +19,9 @@ from tang_attest.store.maintenance.operations import (
     reclaim,
     rekey,
     restore,
+    take_out,
     upgrade,
+    write_archive,
 )
 from tang_attest.store.maintenance.rekeying import Side
 from tang_attest.store.maintenance.resealing import Upgraded
@@ -25,6 +30,7 @@ from tang_attest.store.store import SqlStore, open_store
 
 __all__ = [
     "KEY_LABEL",
+    "ArchiveKeys",
     "Authenticity",
     "DatabaseStatus",
     "Destination",
@@ -34,6 +40,7 @@ __all__ = [
     "Side",
     "SnapshotFile",
     "SqlStore",
+    "Stretch",
     "Upgraded",
     "back_up",
     "check_rows",
@@ -43,8 +50,11 @@ __all__ = [
     "move_out",
     "open_store",
     "place_of",
+    "read_archive",
     "reclaim",
     "rekey",
     "restore",
+    "take_out",
     "upgrade",
+    "write_archive",
 ]

@@ -91,11 +91,15 @@ class SqlStore:
         while page := await self._database.read(
             lambda connection, after=after: row_check.page_of(connection, after)  # type: ignore[misc]
         ):
-            for serial, known in row_check.read_page(page).items():
-                self._authenticity.saw(bytes.fromhex(serial), known.version)
+            for serial, row in row_check.read_page(page).items():
+                self._authenticity.saw(bytes.fromhex(serial), row.version)
                 count += 1
             after = page[-1].id
-        return count
+        # The last, so that entries which are archived meanwhile are missed nowhere.
+        known = await self._database.read(row_check.authentic_archived)
+        for serial, row in known.items():
+            self._authenticity.saw(bytes.fromhex(serial), row.version)
+        return count + len(known)
 
     async def close(self) -> None:
         """Finish pending work and release the database."""

@@ -97,7 +97,10 @@ def test_options_mean_the_same_everywhere() -> None:
     for path, command in leaves():
         for parameter in command.params:
             if isinstance(parameter, click.Option) and isinstance(parameter.type, Duration):
-                assert parameter.opts[0] in ("--for", "--every") or parameter.hidden, (path, parameter.opts)
+                assert parameter.opts[0] in ("--for", "--every", "--stale") or parameter.hidden, (
+                    path,
+                    parameter.opts,
+                )
             assert "--off" not in parameter.opts, path
 
 

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import asdict
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 import click
 from click.core import ParameterSource
 
 from tang_attest.cli import output
-from tang_attest.cli.invocation import run
+from tang_attest.cli.invocation import at_terminal, run, settings
 from tang_attest.cli.progress import shown
 from tang_attest.cli.types import MOMENT, Head
-from tang_attest.errors import Refused
-from tang_attest.ports.audit import AuditEntry, AuditSearch
+from tang_attest.errors import Reason, Refused
+from tang_attest.ports.audit import Archive, AuditEntry, AuditSearch
+from tang_attest.server.audit import archiving
+from tang_attest.server.audit.archiving import Archived
 from tang_attest.server.checkup import check_record
 from tang_attest.server.compose import Installation
 from tang_attest.service.audit.check import AuditCheck
@@ -132,10 +136,12 @@ def _list(
         raise click.UsageError("--since is not before --until")
     search = AuditSearch(since=since, until=until, codes=codes, events=events, actors=actors)
 
-    async def load(installation: Installation) -> list[tuple[int, AuditEntry]]:
-        return list(await installation.store.audit.list_audit(device, limit + 1, before, search))
+    async def load(installation: Installation) -> tuple[list[tuple[int, AuditEntry]], Archive | None]:
+        found = list(await installation.store.audit.list_audit(device, limit + 1, before, search))
+        archives = await installation.store.audit.list_archives()
+        return found, archives[-1] if archives else None
 
-    found = run(load)
+    found, archived = run(load)
     rows = found[:limit]
     if as_json:
         output.print_json([_as_json(number, entry) for number, entry in rows])
@@ -149,6 +155,10 @@ def _list(
             empty=_nothing(device, searched=searched),
             extra=("no", "from", "pcrs"),
             wide=wide,
+        )
+    if len(found) <= limit and archived is not None:
+        output.hint(
+            f"entries up to {archived.head.last_id} are in archives, the newest of them {archived.file}"
         )
     if len(found) > limit:
         output.hint(f"older ones follow with --before {rows[-1][0]}")
@@ -182,6 +192,77 @@ def _as_json(number: int, entry: AuditEntry) -> dict[str, object]:
 
 
 @audit.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option(
+    "--before", type=MOMENT, required=True, help="Move what was sealed before this time, such as 90d."
+)
+@output.json_option
+def archive(file: Path, before: datetime, as_json: bool) -> None:
+    """Move old sealed entries to FILE.
+
+    So the record need not grow for ever.  FILE is new, compressed, of mode 0600, and holds the seals too: 'audit verify --archive FILE' checks it, with the
+    record or alone.  It is on the disk and was read again before an entry is deleted.  The chain goes on after it.
+    After an interruption, run the same command again.
+
+    Keep FILE, and the kek of its time: both are needed to check it.
+
+    \b
+    tang-attest audit archive --before 90d /backup/audit-$(date +%F).gz
+    """
+
+    async def work() -> Archived:
+        async with shown("archiving") as progress:
+            return await archiving.archive(settings(), file, before, at_terminal(), progress)
+
+    done = asyncio.run(work())
+    result = {"file": str(file), "resumed": done.resumed, "archive": _archive_as_json(done.archive)}
+    if done.archive is None:
+        output.done(as_json, f"nothing was sealed before {output.local(before)}; {file} was not made", result)
+        return
+    made = done.archive
+    output.done(
+        as_json,
+        f"{made.rows} entries under {made.head.seq - made.first_seq + 1} seals, up to number {made.head.last_id},"
+        f" are in {file}, and no longer in the database",
+        result,
+    )
+    output.hint("keep it with the kek of now; the head of the record goes on from it")
+
+
+def _archive_as_json(made: Archive | None) -> dict[str, object] | None:
+    if made is None:
+        return None
+    return {
+        "file": made.file,
+        "sha256": made.sha256,
+        "first_seal": made.first_seq,
+        "head": made.head.head,
+        "first": made.first_id,
+        "last": made.head.last_id,
+        "rows": made.rows,
+        "archived_at": made.archived_at,
+        "archived_by": made.archived_by,
+    }
+
+
+@audit.command()
+@click.option(
+    "--archive",
+    "archives",
+    type=click.Path(path_type=Path),
+    multiple=True,
+    metavar="FILE",
+    help="Check this archive too, and that the record goes on after it; repeat it for more.",
+)
+@click.option(
+    "--kek",
+    "keks",
+    type=click.Path(path_type=Path),
+    multiple=True,
+    metavar="FILE",
+    help="A key-encryption key of before, for archives of its time; repeat it for more.",
+)
+@click.option("--offline", is_flag=True, help="Check the archives alone: no database is opened.")
 @click.option(
     "--expect",
     type=Head(),
@@ -189,7 +270,13 @@ def _as_json(number: int, entry: AuditEntry) -> dict[str, object]:
     help="A head that was noted before: it has to be in the chain. The server's log has one a minute.",
 )
 @output.json_option
-def verify(expect: tuple[int, bytes] | None, as_json: bool) -> None:
+def verify(
+    archives: tuple[Path, ...],
+    keks: tuple[Path, ...],
+    offline: bool,
+    expect: tuple[int, bytes] | None,
+    as_json: bool,
+) -> None:
     """Verify that no row was changed since it was sealed.
 
     A row that was added, removed or moved is found, too.  The same holds for the rows that decide: devices,
@@ -202,11 +289,17 @@ def verify(expect: tuple[int, bytes] | None, as_json: bool) -> None:
     \b
     tang-attest audit verify
     tang-attest audit verify --expect 812:5f0c...
+    tang-attest audit verify --archive audit-2026.gz --kek kek.old-2026-12-01
     """
+    if offline and not archives:
+        raise click.UsageError("--offline needs --archive FILE")
+    if offline:
+        _verify_alone(archives, keks, expect, as_json)
+        return
 
     async def work(installation: Installation) -> AuditCheck:
         async with shown("checking") as progress:
-            return await check_record(installation, progress, expect)
+            return await check_record(installation, progress, expect, archives, keks)
 
     check = run(work)
     if as_json:
@@ -226,11 +319,41 @@ def _verdict(check: AuditCheck) -> str:
     if check.first is None or check.head is None:
         return f"nothing is sealed; {waiting}"
     since = output.local(check.first.sealed_at)
-    return f"{check.rows} rows under {check.seals} seals are as they were, the first sealed on {since}; {waiting}"
+    before = f"; those up to number {check.archived.last_id} are archived" if check.archived else ""
+    return f"{check.rows} rows under {check.seals} seals are as they were, the first sealed on {since}{before}; {waiting}"
+
+
+def _verify_alone(
+    archives: tuple[Path, ...], keks: tuple[Path, ...], expect: tuple[int, bytes] | None, as_json: bool
+) -> None:
+    """Check archives without the record that they are from."""
+    found, reasons = archiving.check_archives(
+        settings().state, archives, keks, lambda _done, _total: None, expect
+    )
+    if expect is not None and not archiving.met(found, expect):
+        reasons.append(Reason("audit-cut", f"Seal {expect[0]} with that hash is in none of the archives."))
+    if as_json:
+        stretches = [
+            {
+                "previous": each.previous or None,
+                "head": each.head.head,
+                "seals": each.seals,
+                "rows": each.rows,
+            }
+            for each in found
+        ]
+        output.print_json({"archives": stretches, "named": [reason.as_json() for reason in reasons]})
+    if reasons:
+        raise Refused.because(*reasons)
+    if not as_json:
+        rows, seals = sum(each.rows for each in found), sum(each.seals for each in found)
+        output.say(f"{rows} rows under {seals} seals are as they were, in {len(found)} archives")
+        click.echo(found[-1].head.head)
 
 
 def _check_as_json(check: AuditCheck) -> dict[str, object]:
     return {
+        "archives": [_archive_as_json(each) for each in check.archives],
         "head": asdict(check.head) if check.head is not None else None,
         "first": asdict(check.first) if check.first is not None else None,
         "seals": check.seals,

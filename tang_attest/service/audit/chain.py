@@ -91,6 +91,11 @@ class AuditSealer:
             return True
         if newest is None or newest.seq <= self._head.seq:
             return False
+        archives = await self._store.list_archives()
+        if (
+            archives and self._head.seq <= archives[-1].head.seq
+        ):  # it was archived meanwhile, after it was checked
+            return True
         return list(await self._store.list_seals(self._head.seq - 1, 1)) == [self._head]
 
     def _tell(self, now: datetime) -> None:

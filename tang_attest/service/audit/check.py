@@ -8,13 +8,13 @@ rows.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import KW_ONLY, dataclass
 from datetime import datetime, timedelta
 from typing import Final
 
 from tang_attest.errors import Reason
-from tang_attest.ports.audit import AuditStore
+from tang_attest.ports.audit import Archive, AuditStore
 from tang_attest.ports.world import Clock
 from tang_attest.protocol.audit_chain import Row, Seal, SealCheck
 
@@ -32,7 +32,7 @@ class AuditCheck:
     later.
 
     ``reasons`` are the first findings, ``first`` and ``head`` the ends of the chain, ``oldest`` the time of
-    the oldest row that is not sealed.
+    the oldest row that is not sealed, ``archives`` the stretches before the chain, which are in files.
     """
 
     seals: int = 0
@@ -44,6 +44,17 @@ class AuditCheck:
     unsealed: int = 0
     oldest: datetime | None = None
     reasons: tuple[Reason, ...] = ()
+    archives: tuple[Archive, ...] = ()
+
+    @property
+    def archived(self) -> Seal | None:
+        """The seal after which the chain goes on."""
+        return self.archives[-1].head if self.archives else None
+
+    @property
+    def end(self) -> Seal | None:
+        """The newest seal that was met, archived or not."""
+        return self.head or self.archived
 
     def add(self, reason: Reason) -> None:
         """Add a finding."""
@@ -61,30 +72,55 @@ async def check_audit(
 ) -> AuditCheck:
     """Check the whole chain, and that it has the seal *expected*: a number and a hash that were noted.
 
-    *progress* is called with the number of rows done.  Findings are ``audit-changed``, ``audit-cut`` and
-    ``audit-unsealed``.  Raises errors of the store; ``audit-changed`` for a row that cannot be a seal.
+    *progress* is called with the number of rows done.  Findings are ``audit-changed``, ``audit-cut``,
+    ``audit-archived`` and ``audit-unsealed``.  Raises errors of the store; ``audit-changed`` for a row that cannot be
+    a seal.  The part in files is not read here.
     """
-    check = AuditCheck()
-    noted: Seal | None = None
-    while seals := await store.list_seals(check.head.seq if check.head else 0, _PAGE):
-        done = check.head.last_id if check.head else None
+    while True:
+        check = await _check_audit(store, key, clock, progress, expected)
+        if not check.bad or tuple(await store.list_archives()) == check.archives:
+            return check
+        # A part of it was archived meanwhile, and seemed to be missing.
+
+
+async def _check_audit(
+    store: AuditStore,
+    key: bytes,
+    clock: Clock,
+    progress: Callable[[int, int], None],
+    expected: tuple[int, bytes] | None,
+) -> AuditCheck:
+    check = AuditCheck(archives=tuple(await store.list_archives()))
+    noted = next((each.head for each in check.archives if expected and each.head.seq == expected[0]), None)
+    if check.archived is not None:
+        await _check_nothing_before(check, store, check.archived)
+    while seals := await store.list_seals(check.end.seq if check.end else 0, _PAGE):
+        done = check.end.last_id if check.end else None
         rows = _Rows(store, done, max(seal.last_id for seal in seals))
         for seal in seals:
             if expected is not None and seal.seq == expected[0]:
                 noted = seal
             await _check_seal(check, key, rows, seal)
             progress(check.rows, 0)
-    check.unsealed, check.oldest = await store.unsealed_audit(check.head.last_id if check.head else None)
+    check.unsealed, check.oldest = await store.unsealed_audit(check.end.last_id if check.end else None)
     if check.oldest is not None and clock.now() - check.oldest > GRACE:
         check.add(_unsealed(check.unsealed, check.oldest))
     if expected is not None and (noted is None or noted.hash != expected[1]):
-        check.add(_cut(expected[0], noted, check.head))
+        within = noted is None and check.archived is not None and expected[0] < check.archived.seq
+        check.add(_archived(expected[0], check.archives) if within else _cut(expected[0], noted, check.head))
     return check
+
+
+async def _check_nothing_before(check: AuditCheck, store: AuditStore, archived: Seal) -> None:
+    """An archived row is in its file, and nowhere else."""
+    if rows := await store.list_audit_rows(None, archived.last_id, 1):
+        sentence = f"Rows up to {archived.last_id} are archived, and row {rows[0][0]} is there."
+        check.add(Reason("audit-changed", sentence, (("first", rows[0][0]), ("last", archived.last_id))))
 
 
 async def _check_seal(check: AuditCheck, key: bytes, rows: _Rows, seal: Seal) -> None:
     """Check a seal against the rows from the seal before it to its own last row."""
-    before = check.head
+    before = check.end
     check.head = seal
     check.first = check.first or seal
     check.seals += 1
@@ -167,6 +203,13 @@ def _unsealed(count: int, oldest: datetime) -> Reason:
         "audit-unsealed",
         f"The newest {count} rows are not sealed, the oldest of them since {_when(oldest)}.",
         (("rows", count), ("oldest", oldest.isoformat())),
+    )
+
+
+def _archived(number: int, archives: Sequence[Archive]) -> Reason:
+    file = next((each.file for each in archives if number <= each.head.seq), "")
+    return Reason(
+        "audit-archived", f"Seal {number} is in the archive '{file}'.", (("seal", number), ("file", file))
     )
 
 

@@ -387,6 +387,35 @@ sa.Index(
 )
 sa.Index("ix_audit_actor_id", audit.c.actor, audit.c.id, sqlite_where=NO_UNLOCK, postgresql_where=NO_UNLOCK)
 
+audit_archive: Final = sa.Table(
+    "audit_archive",
+    metadata,
+    # Stretches of the record that are in files, by their last seals.  The newest is where the chain goes on.
+    sa.Column("seq", BIG, primary_key=True, autoincrement=False),
+    sa.Column("first_seq", sa.BigInteger, nullable=False),
+    sa.Column("first_id", sa.BigInteger, nullable=False),
+    sa.Column("last_id", sa.BigInteger, nullable=False),
+    sa.Column("rows", sa.BigInteger, nullable=False),
+    sa.Column("hash", sa.LargeBinary, nullable=False),
+    sa.Column("sealed_at", Instant, nullable=False),
+    # The file's name when it was made, and the digest of its lines.
+    sa.Column("file", sa.Text, nullable=False),
+    sa.Column("sha256", sa.LargeBinary, nullable=False),
+    sa.Column("archived_at", Instant, nullable=False),
+    sa.Column("archived_by", sa.Text, nullable=False),
+    _seal(),
+)
+
+audit_version: Final = sa.Table(
+    "audit_version",
+    metadata,
+    # Versions of rows that archived entries have (authentic.py), as entries list them: [TABLE, KEY, SERIAL, VERSION].
+    sa.Column("id", BIG, primary_key=True),
+    sa.Column("versions", JsonText, nullable=False),
+    _seal(),
+    sqlite_autoincrement=True,
+)
+
 audit_seal: Final = sa.Table(
     "audit_seal",
     metadata,

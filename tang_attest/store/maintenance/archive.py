@@ -17,7 +17,7 @@ from sqlalchemy.exc import StatementError
 from tang_attest.errors import Conflict, Unavailable
 from tang_attest.store.database import ids, schema, tables
 from tang_attest.store.database.failures import blames_values
-from tang_attest.store.maintenance.archive_file import Reader, Writer, damaged, decode
+from tang_attest.store.maintenance.archive_file import BACKUP, Reader, Writer, damaged, decode
 
 #: Rows of one SELECT and of one INSERT.  The longest rows have an event log of 128 KiB.
 _PAGE: Final = 200
@@ -40,7 +40,7 @@ def dump(
     schema.refuse_newer(revision)
     found = ours(connection)
     writer = Writer(file)
-    writer.head(revision, head)
+    writer.head(BACKUP, {"schema": revision, **head})
     rows = _dump_rows(connection, found, writer, progress)
     writer.line({"rows": rows, "last_ids": ids.last_ids(connection, found)})
     writer.end(key)

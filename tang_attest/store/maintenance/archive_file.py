@@ -19,12 +19,33 @@ import hashlib
 import hmac
 import json
 from collections.abc import Iterator, Mapping
+from dataclasses import KW_ONLY, dataclass
 from typing import Any, BinaryIO, Final
 
 from tang_attest.errors import Conflict, Malformed
 
-FORMAT: Final = "tang-attest backup"
 VERSION: Final = 1
+
+
+@dataclass(frozen=True, slots=True)
+class FileKind:
+    """A kind of file in this form: ``format`` and the member ``needs`` in its first line, ``noun`` in sentences, and
+    the codes of errors.
+    """
+
+    format: str
+    needs: str
+    noun: str
+    damaged: str
+    _: KW_ONLY
+    foreign: str
+
+    def error(self, how: str) -> Malformed:
+        """The error that says *how* a file is not whole."""
+        return Malformed(self.damaged, f"The {self.noun} cannot be used: {how}.")
+
+
+BACKUP: Final = FileKind("tang-attest backup", "schema", "backup", "backup-damaged", foreign="backup-foreign")
 #: Bytes of one line.  The longest rows have an event log of 128 KiB; base64 makes 171 KiB of it.
 _MAX_LINE: Final = 4 * 1024 * 1024
 
@@ -43,9 +64,9 @@ class Writer:
         if self._file is not None:
             self._file.write(data)
 
-    def head(self, revision: str, members: Mapping[str, object]) -> None:
+    def head(self, kind: FileKind, members: Mapping[str, object]) -> None:
         """The first line."""
-        self.line({"format": FORMAT, "version": VERSION, "schema": revision, **members})
+        self.line({"format": kind.format, "version": VERSION, **members})
 
     def end(self, key: bytes) -> None:
         """The last line."""
@@ -54,21 +75,26 @@ class Writer:
 
 
 class Reader:
-    """Reads lines of *file* and keeps their digest.  Raises ``backup-damaged`` for any other form."""
+    """Reads lines of *file* and keeps their digest.  Raises the *kind*'s error for any other form."""
 
-    def __init__(self, file: BinaryIO) -> None:
-        self._file = file
+    def __init__(self, file: BinaryIO, kind: FileKind = BACKUP) -> None:
+        self._file, self._kind = file, kind
         self._digest = hashlib.sha256()
         self.head = self._object()
-        if self.head.get("format") != FORMAT:
-            raise damaged("it is not one of this program")
-        if self.head.get("version") != VERSION or not isinstance(self.head.get("schema"), str):
-            raise Malformed("backup-damaged", "The backup has a form that this program does not know.")
+        if self.head.get("format") != kind.format:
+            raise kind.error("it is not one of this program")
+        if self.head.get("version") != VERSION or not isinstance(self.head.get(kind.needs), str):
+            raise Malformed(kind.damaged, f"The {kind.noun} has a form that this program does not know.")
 
     @property
     def revision(self) -> str:
         """The schema's revision."""
-        return str(self.head["schema"])
+        return str(self.head.get("schema"))
+
+    @property
+    def sha256(self) -> bytes:
+        """The digest of the lines that were read."""
+        return self._digest.digest()
 
     def content(self) -> Iterator[dict[str, Any] | list[Any]]:
         """Tables and rows; the foot, an object with the member ``rows``, is the last."""
@@ -78,36 +104,45 @@ class Reader:
             if isinstance(value, dict) and "rows" in value:
                 return
 
-    def check_end(self, key: bytes) -> None:
-        """Compare the digests in the last line.  Raises ``backup-damaged``, ``backup-foreign``."""
+    def check_end(self, *keys: bytes) -> bytes:
+        """Compare the digests in the last line; return the one of *keys* that it was made with.
+
+        Raises the kind's errors.
+        """
         digest = self._digest.digest()
         end = self._object()
         if end.get("sha256") != digest.hex():
-            raise damaged("its digest is not the one that it ends with")
-        if not hmac.compare_digest(str(end.get("hmac")), hmac.digest(key, digest, "sha256").hex()):
-            raise Conflict(
-                "backup-foreign", "The backup was made under another key-encryption key, or changed."
-            )
+            raise self._kind.error("its digest is not the one that it ends with")
+        found = str(end.get("hmac")).encode()
+        fitting = [
+            key
+            for key in keys
+            if hmac.compare_digest(found, hmac.digest(key, digest, "sha256").hex().encode())
+        ]
+        if not fitting:
+            sentence = f"The {self._kind.noun} was made under another key-encryption key, or changed."
+            raise Conflict(self._kind.foreign, sentence)
         if self._file.read(1):
-            raise damaged("it goes on after its end")
+            raise self._kind.error("it goes on after its end")
+        return fitting[0]
 
     def _object(self) -> dict[str, Any]:
         value = self._value()
         if not isinstance(value, dict):
-            raise damaged("a line is missing")
+            raise self._kind.error("a line is missing")
         return value
 
     def _value(self) -> dict[str, Any] | list[Any]:
         line = self._file.readline(_MAX_LINE)
         if not line.endswith(b"\n"):
-            raise damaged("it is cut off" if len(line) < _MAX_LINE else "a line is too long")
+            raise self._kind.error("it is cut off" if len(line) < _MAX_LINE else "a line is too long")
         self._digest.update(line)
         try:
             value = json.loads(line)
         except (ValueError, RecursionError):
-            raise damaged("a line is not JSON") from None
+            raise self._kind.error("a line is not JSON") from None
         if not isinstance(value, dict | list):
-            raise damaged("a line is neither a table nor a row")
+            raise self._kind.error("a line is neither a table nor a row")
         return value
 
 
@@ -123,7 +158,7 @@ def decode(value: object) -> object:
 
 def damaged(how: str) -> Malformed:
     """The error that says *how* a backup is not whole."""
-    return Malformed("backup-damaged", f"The backup cannot be used: {how}.")
+    return BACKUP.error(how)
 
 
 def _encode(value: object) -> object:

@@ -14,11 +14,11 @@ from typing import Any, BinaryIO
 import sqlalchemy as sa
 from sqlalchemy.util import await_only
 
-from tang_attest.ports.audit import AuditEntry
+from tang_attest.ports.audit import Archive, AuditEntry
 from tang_attest.store.database import moved, schema
 from tang_attest.store.database.authentic import Authenticity
-from tang_attest.store.database.engine import Database, connect, parse_url
-from tang_attest.store.maintenance import archive, rekeying, resealing, row_check
+from tang_attest.store.database.engine import AuthenticDatabase, Database, connect, parse_url
+from tang_attest.store.maintenance import archive, audit_archive, rekeying, resealing, row_check
 from tang_attest.store.maintenance.archive import Progress
 from tang_attest.store.maintenance.archive_file import Reader
 from tang_attest.store.maintenance.rekeying import Rekeyed, Rewrap, Side
@@ -87,6 +87,32 @@ async def rekey(url: str, old: Side, new: Side, rewrap: Rewrap, entry: AuditEntr
     """
     async with _opened(url) as database:
         return await database.write(lambda connection: rekeying.rekey(connection, old, new, rewrap, entry))
+
+
+async def write_archive(
+    url: str, key: bytes, path: Path, keys: audit_archive.Keys, before: datetime, by: str, progress: Progress
+) -> bool:
+    """Write old seals and rows to the file *path*; see :func:`tang_attest.store.maintenance.audit_archive.write`.
+
+    *key* checks rows.
+    """
+    async with _opened(url) as database:
+        return await AuthenticDatabase(database, Authenticity(key)).read(
+            lambda connection: audit_archive.write(connection, path, keys, before, by, progress)
+        )
+
+
+async def take_out(
+    url: str, key: bytes, stretch: audit_archive.Stretch, file: str, entry: AuditEntry
+) -> Archive:
+    """Delete what is in a file; see :func:`tang_attest.store.maintenance.audit_archive.take_out`.
+
+    *key* seals rows.
+    """
+    async with _opened(url) as database:
+        return await AuthenticDatabase(database, Authenticity(key)).write(
+            lambda connection: audit_archive.take_out(connection, stretch, file, entry)
+        )
 
 
 async def check_rows(url: str, key: bytes) -> RowCheck:

@@ -49,16 +49,19 @@ class Rekeyed:
 
 def rekey(connection: sa.Connection, old: Side, new: Side, rewrap: Rewrap, entry: AuditEntry) -> Rekeyed:
     """Move everything from *old* to *new*, and append *entry*.  Raises ``audit-changed``, ``internal``."""
-    old_head, new_head = _rekey_chain(connection, old.chain, new.chain)
+    # The archived part stays under the old secret: its hash is where the chain goes on, under both.
+    archived = audit_chain.archived_head(connection, old.rows)
+    old_head, new_head = _rekey_chain(connection, old.chain, new.chain, archived)
     foreign = len(resealing.look(connection, old.rows)[1])
     rows = resealing.reseal(connection, old.rows, new.rows, {tables.sealed_key.name: {"sealed": rewrap}})
     audit_log.append(connection, entry)
     return Rekeyed(rows, foreign, old_head, new_head)
 
 
-def _rekey_chain(connection: sa.Connection, old: bytes, new: bytes) -> tuple[Seal | None, Seal | None]:
-    before: Seal | None = None
-    after: Seal | None = None
+def _rekey_chain(
+    connection: sa.Connection, old: bytes, new: bytes, archived: Seal | None
+) -> tuple[Seal | None, Seal | None]:
+    before = after = archived
     while page := audit_chain.seals(connection, before.seq if before else 0, _PAGE):
         for seal in page:
             known = SealCheck(old, before, seal)

@@ -13,13 +13,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final
 
 import sqlalchemy as sa
 
-from tang_attest.store.database import tables
+from tang_attest.store.database import authentic, tables
 from tang_attest.store.database.authentic import REMOVED, Authenticity
+from tang_attest.store.database.failures import Tampered
 from tang_attest.store.database.types import BIG
 from tang_attest.store.maintenance import resealing
 from tang_attest.store.records.audit_log import ROWS
@@ -81,8 +83,8 @@ def compare(connection: sa.Connection, authenticity: Authenticity) -> RowCheck:
 
 
 def recorded(connection: sa.Connection) -> dict[str, Recorded]:
-    """Return the last versions in the whole audit record, by the row's serial (hex)."""
-    said: dict[str, Recorded] = {}
+    """Return the last versions in the whole audit record, archived entries included, by the row's serial (hex)."""
+    said = archived(connection)
     after: int | None = None
     while page := page_of(connection, after):
         said |= read_page(page)
@@ -90,8 +92,39 @@ def recorded(connection: sa.Connection) -> dict[str, Recorded]:
     return said
 
 
-def page_of(connection: sa.Connection, after: int | None) -> Sequence[Any]:
-    """Return the next entries after the id *after*: their ids, and the details of those that list rows.
+def archived(connection: sa.Connection) -> dict[str, Recorded]:
+    """Return the last versions that archived entries have, by the row's serial (hex).
+
+    The seals of the rows that hold them are checked by the caller; what cannot be read is skipped.
+    """
+    texts = connection.scalars(sa.select(sa.type_coerce(tables.audit_version.c.versions, sa.Text())))
+    return {
+        serial: Recorded(table, key, version or REMOVED)
+        for text in texts
+        for table, key, serial, version in _listed(text)
+    }
+
+
+def checked_archived(connection: sa.Connection) -> dict[str, Recorded]:
+    """Return :func:`archived`, after the seals of its rows were checked.  Raises ``registry-tampered``."""
+    authentic.load(connection, tables.audit_version)
+    return archived(connection)
+
+
+def authentic_archived(connection: sa.Connection) -> dict[str, Recorded]:
+    """Return :func:`archived` of the rows that have a valid seal; the others are logged and counted."""
+    said: dict[str, Recorded] = {}
+    for values in connection.execute(sa.select(*authentic.form(tables.audit_version).raw)):
+        with suppress(Tampered):
+            row = authentic.check(connection, tables.audit_version, values)
+            for table, key, serial, version in _each(row["versions"]):
+                said[serial] = Recorded(table, key, version or REMOVED)
+    return said
+
+
+def page_of(connection: sa.Connection, after: int | None, up_to: int | None = None) -> Sequence[Any]:
+    """Return the next entries after the id *after*, and not above *up_to*: their ids, and the details of those
+    that list rows.
 
     All entries count, so that a page takes as long even if few of them list rows.
     """
@@ -100,6 +133,8 @@ def page_of(connection: sa.Connection, after: int | None) -> Sequence[Any]:
     query = sa.select(_audit.c.id, told).order_by(_audit.c.id)
     if after is not None:
         query = query.where(_audit.c.id > sa.literal(after, BIG))
+    if up_to is not None:
+        query = query.where(_audit.c.id <= sa.literal(up_to, BIG))
     return connection.execute(query.limit(_PAGE)).all()
 
 
@@ -114,9 +149,19 @@ def read_page(page: Sequence[Any]) -> dict[str, Recorded]:
 
 def _rows_of(details: object) -> Iterator[tuple[str, str, str, int]]:
     try:
-        listed = json.loads(details)[ROWS] if isinstance(details, str) else []
+        yield from _each(json.loads(details)[ROWS] if isinstance(details, str) else [])
     except (ValueError, RecursionError, KeyError, TypeError):
         return
+
+
+def _listed(text: object) -> Iterator[tuple[str, str, str, int]]:
+    try:
+        yield from _each(json.loads(text) if isinstance(text, str) else [])
+    except (ValueError, RecursionError):
+        return
+
+
+def _each(listed: object) -> Iterator[tuple[str, str, str, int]]:
     for each in listed if isinstance(listed, list) else []:
         match each:
             case [str(table), str(key), str(serial), int(version)]:

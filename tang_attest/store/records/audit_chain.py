@@ -10,21 +10,23 @@ Rules of this module:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
-from typing import Final
+from typing import Any, Final
 
 import sqlalchemy as sa
 
 from tang_attest.errors import Refused
+from tang_attest.ports.audit import Archive
 from tang_attest.protocol.audit_chain import COLUMNS, Row, Seal
-from tang_attest.store.database import tables
+from tang_attest.store.database import authentic, tables
 from tang_attest.store.database.sql import insert_new
 from tang_attest.store.database.types import EPOCH, MICROSECOND
 
 _audit = tables.audit
 _seal = tables.audit_seal
+_archives = tables.audit_archive
 _RAW: Final = [
     sa.type_coerce(column, sa.BigInteger() if column.name in ("id", "at") else sa.Text()).label(column.name)
     for column in (_audit.c[name] for name in COLUMNS)
@@ -68,6 +70,41 @@ def unsealed(connection: sa.Connection, after: int | None) -> tuple[int, datetim
         query = query.where(_audit.c.id > after)
     count, oldest = connection.execute(query).one()
     return count, _time(oldest)
+
+
+def archives(connection: sa.Connection) -> list[Archive]:
+    """The stretches that are in files, oldest first.  Raises ``registry-tampered``."""
+    return [_archive(row) for row in authentic.load(connection, _archives, order_by=[_archives.c.seq])]
+
+
+def archived_head(connection: sa.Connection, authenticity: authentic.Authenticity) -> Seal | None:
+    """The seal after which the chain goes on, read in a transaction that checks no seals.
+
+    Raises ``audit-changed`` when this server did not write the row.
+    """
+    form = authentic.form(_archives)
+    found = connection.execute(sa.select(*form.raw).order_by(_archives.c.seq.desc()).limit(1)).one_or_none()
+    if found is None:
+        return None
+    raw = dict(zip(form.names, found, strict=True))
+    if authentic.genuine(authenticity, form, raw) is None:
+        raise Refused("audit-changed", "The row of the newest archive is not what this server wrote.")
+    return _archive(form.read(raw)).head
+
+
+def _archive(row: Mapping[str, Any]) -> Archive:
+    return Archive(
+        first_seq=row["first_seq"],
+        first_id=row["first_id"],
+        head=Seal(
+            row["seq"], row["first_id"], row["last_id"], row["rows"], row["hash"], sealed_at=row["sealed_at"]
+        ),
+        rows=row["rows"],
+        file=row["file"],
+        sha256=row["sha256"],
+        archived_at=row["archived_at"],
+        archived_by=row["archived_by"],
+    )
 
 
 def newest_seal(connection: sa.Connection) -> Seal | None:

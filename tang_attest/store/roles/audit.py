@@ -9,7 +9,7 @@ from typing import Final
 
 import sqlalchemy as sa
 
-from tang_attest.ports.audit import EVERYTHING, AuditEntry, AuditSearch, AuditStore
+from tang_attest.ports.audit import EVERYTHING, Archive, AuditEntry, AuditSearch, AuditStore
 from tang_attest.protocol.audit_chain import Row, Seal
 from tang_attest.store.database.engine import Database
 from tang_attest.store.records import (
@@ -48,6 +48,9 @@ class SqlAudit(Role, AuditStore):
         return await self._database.read(
             lambda connection: audit_log.newest(connection, device, limit, before, search)
         )
+
+    async def list_archives(self) -> Sequence[Archive]:
+        return await self._database.read(audit_chain.archives)
 
     async def newest_seal(self) -> Seal | None:
         return await self._database.read(audit_chain.newest_seal)

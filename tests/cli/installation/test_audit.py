@@ -304,3 +304,74 @@ def test_an_older_row_of_ours_is_found(state: Path) -> None:
     _, stderr, code = at(state, "audit", "verify")
     assert code == 1
     assert "row 'p1' of table policy is older than the audit record says: version 1, not 2" in stderr
+
+
+def test_an_archive(state: Path, tmp_path: Path) -> None:
+    """Made, checked with the record and alone, taken up again after an interruption, and refused where it does not fit."""
+    file, other = tmp_path / "a.gz", tmp_path / "b.gz"
+    old = at(state, "audit", "verify")[0].strip()
+    stdout, stderr, code = at(state, "audit", "archive", "--before", "1s", str(file), "--json")
+    assert code == 0, stderr
+    made = json.loads(stdout)
+    assert (made["resumed"], made["archive"]["rows"], made["archive"]["first"]) == (False, 5, 1), made
+    # The record goes on; its newest seal is the one of before.
+    assert at(state, "audit", "verify", "--archive", str(file), "--expect", old)[::2] == (f"{old}\n", 0)
+    archived = at(state, "audit", "verify", "--archive", str(file), "--offline")[0].strip()
+    assert archived == made["archive"]["head"]
+    for expect, known in ((archived, True), (f"1:{'00' * 32}", False)):
+        for words in (["--archive", str(file)], ["--archive", str(file), "--offline"]):
+            _, stderr, code = at(state, "audit", "verify", *words, "--expect", expect)
+            assert (code == 0) is known, stderr
+    # An interruption after the last step: the same command says the same again.
+    stdout, _, code = at(state, "audit", "archive", "--before", "1s", str(file), "--json")
+    assert (code, json.loads(stdout)["resumed"]) == (0, True)
+    assert json.loads(stdout)["archive"]["head"] == archived
+    # Nothing is old enough; a file that is something else stays.
+    assert at(state, "audit", "archive", "--before", "1s", str(other))[2] == 0
+    assert not other.exists()
+    other.write_text("mine")
+    _, stderr, code = at(state, "audit", "archive", "--before", "1s", str(other))
+    assert (code, "(file-exists)" in stderr, other.read_text()) == (1, True, "mine")
+    # The actor is recorded, and a listing says where older entries are.
+    stdout, stderr, _ = at(state, "audit", "list", "--json")
+    newest = json.loads(stdout)[0]
+    assert (newest["event"], newest["actor"]) == ("audit archive", "operator:alice")
+    assert "entries up to 5 are in archives, the newest of them a.gz" in stderr
+    assert at(state, "doctor")[2] in (0, 1)
+    assert "as new as the audit record says" in at(state, "doctor")[0]
+
+
+def test_an_archive_of_another_kek(state: Path, tmp_path: Path) -> None:
+    """It is checked with the key of its time; a backup of the record goes on from it."""
+    file = tmp_path / "a.gz"
+    assert at(state, "audit", "archive", "--before", "1s", str(file))[2] == 0
+    kek = (state / "kek").read_bytes()
+    assert at(state, "keys", "rotate-kek")[2] == 0
+    (tmp_path / "old").write_bytes(kek)
+    _, stderr, code = at(state, "audit", "verify", "--archive", str(file))
+    assert (code, "(archive-foreign)" in stderr, "--kek FILE" in stderr) == (1, True, True)
+    words = ("audit", "verify", "--archive", str(file), "--kek", str(tmp_path / "old"))
+    stdout, stderr, code = at(state, *words)
+    assert code == 0, stderr
+    assert at(state, *words, "--offline")[2] == 0
+    assert at(state, "backup", str(tmp_path / "backup"))[2] == 0
+    restored = tmp_path / "restored"
+    restored.mkdir()
+    (restored / "kek").write_bytes((state / "kek").read_bytes())
+    (restored / "kek").chmod(0o400)
+    assert at(restored, "restore", str(tmp_path / "backup"))[2] == 0
+    assert at(restored, *words)[:1] == (stdout,)
+    # Another record does not go on from it.
+    elsewhere = tmp_path / "elsewhere"
+    assert at(elsewhere, "init")[2] == 0
+    _, stderr, code = at(elsewhere, *words)
+    assert (code, "(archive-elsewhere)" in stderr) == (1, True), stderr
+
+
+def test_an_archive_of_a_changed_record(state: Path, tmp_path: Path) -> None:
+    """Nothing is written, and nothing leaves the database."""
+    sql(state, "UPDATE audit SET actor = 'operator:eve' WHERE id = 2")
+    _, stderr, code = at(state, "audit", "archive", "--before", "1s", str(tmp_path / "a.gz"))
+    assert (code, "(audit-changed)" in stderr) == (1, True)
+    assert [path.name for path in tmp_path.iterdir() if "gz" in path.name] == []
+    assert len(json.loads(at(state, "audit", "list", "--json")[0])) == 7
