@@ -13,6 +13,7 @@ from hypothesis import settings
 from tang_attest.protocol.exchange import ExchangeKey
 from tang_attest.protocol.values.points import Point
 from tang_attest.store import store, upgrade
+from tang_attest.store.database import engine, postgresql
 from tests import registry, rsa_keys
 from tests.attester import Attester
 from tests.fakes import ROW_KEY
@@ -37,9 +38,25 @@ os.environ["TANG_ATTEST_CONFIG"] = os.devnull
 
 @pytest.fixture(scope="session", autouse=True)
 def copied_registries() -> Iterator[None]:
-    """New SQLite registries are copies of one."""
-    with pytest.MonkeyPatch.context() as patch:
+    """New SQLite registries are copies of one, and statements are compiled once."""
+    with pytest.MonkeyPatch.context() as patch, registry.compiled_once():
         patch.setattr(store, "upgrade", registry.create)
+        yield
+
+
+#: Seconds that a database may take in this process.  The five of the product are a promise to machines that wait; a busy
+#: disk breaks it, and that is no defect.  Tests of the limits set their own.
+_DATABASE_S = 60
+
+
+@pytest.fixture(scope="session", autouse=True)
+def patient_databases() -> Iterator[None]:
+    """A transaction that a busy machine delays is late, and not refused."""
+    pragmas = [pragma for pragma in engine._PRAGMAS if not pragma.startswith("busy_timeout")]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(postgresql, "CONNECT_S", float(_DATABASE_S))
+        patch.setattr(postgresql, "TRANSACTION_S", float(_DATABASE_S))
+        patch.setattr(engine, "_PRAGMAS", (*pragmas, f"busy_timeout={_DATABASE_S * 1000}"))
         yield
 
 

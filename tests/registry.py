@@ -1,14 +1,25 @@
-"""An empty SQLite registry, made once in each process and copied: migrating one takes half of a test's time.
+"""Things that a registry costs at its start, made once in each process of the tests.
 
-:func:`create` replaces ``upgrade`` where ``open_store`` calls it.  Tests of ``upgrade`` itself, ``tang-attest init``
-and every program of its own migrate as users do.
+An empty SQLite registry is copied, because migrating one takes half of a test's time. :func:`create` replaces ``upgrade`` where
+``open_store`` calls it. Tests of ``upgrade`` itself, ``tang-attest init`` and every program of its own migrate as users do.
+
+Statements are compiled to SQL once for each kind of database (:func:`compiled_once`), as a server does in its life; each test has a
+database of its own, and would compile all of them again.
 """
 
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
+
+import pytest
+from sqlalchemy.dialects.postgresql.asyncpg import PGDialect_asyncpg
+from sqlalchemy.dialects.sqlite.pysqlite import SQLiteDialect_pysqlite
+from sqlalchemy.engine import Engine
+from sqlalchemy.util import LRUCache
 
 from tang_attest.store import upgrade
 from tests.fakes import ROW_KEY
@@ -40,3 +51,21 @@ async def copy_empty(path: Path) -> None:
 def _write(path: Path, data: bytes) -> None:
     path.touch(0o600, exist_ok=False)
     path.write_bytes(data)
+
+
+@contextmanager
+def compiled_once() -> Iterator[None]:
+    """Let all engines of one dialect share their cache of compiled statements, whose keys have the dialect in them."""
+    cache: LRUCache[Any, Any] = LRUCache(4000)
+    original = Engine.__init__
+
+    def init(engine: Engine, *arguments: Any, **options: Any) -> None:
+        original(engine, *arguments, **options)
+        engine._compiled_cache = cache
+
+    with pytest.MonkeyPatch.context() as patch:
+        for dialect in (SQLiteDialect_pysqlite, PGDialect_asyncpg):
+            patch.setattr(dialect, "__hash__", lambda self: hash(type(self)))
+            patch.setattr(dialect, "__eq__", lambda self, other: type(self) is type(other))
+        patch.setattr(Engine, "__init__", init)
+        yield

@@ -218,7 +218,7 @@ class Boot:
     def goes_on(self) -> str:
         """Wait until the volume is open; what was printed."""
         self.wait_for("stage 1 goes on")
-        self.process.wait(10)
+        self.process.wait(60)
         deadline = time.monotonic() + 10
         while self.stage_1.agents():
             assert time.monotonic() < deadline, "the agent outlives the prompt"
@@ -234,7 +234,7 @@ class Boot:
                 os.killpg(pid, signal.SIGKILL)
             except ProcessLookupError:
                 continue
-        self.process.wait(10)
+        self.process.wait(60)
 
 
 @pytest.fixture
@@ -441,7 +441,7 @@ def agent(stage_1: Stage1) -> Iterator[None]:
         yield
     finally:
         os.killpg(process.pid, signal.SIGKILL)
-        process.wait(10)
+        process.wait(60)
 
 
 def ask(stage_1: Stage1, question: str, identity: str) -> Path:

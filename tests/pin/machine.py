@@ -56,7 +56,7 @@ class Operator:
         with (self.state / "log").open("ab") as log:
             process = forked.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
         try:
-            deadline = time.monotonic() + 30
+            deadline = time.monotonic() + 60
             while not (port_file.exists() and port_file.read_text().strip()):
                 assert process.poll() is None, (self.state / "log").read_text()
                 assert time.monotonic() < deadline, "the server does not start"
@@ -64,7 +64,7 @@ class Operator:
             yield int(port_file.read_text())
         finally:
             process.terminate()
-            process.wait(20)
+            process.wait(60)
 
 
 @dataclass
@@ -262,7 +262,7 @@ def ended(process: subprocess.Popen[bytes], how: int = signal.SIGTERM) -> float:
     """Send a signal to one process only, as sss does; seconds until it was gone."""
     begun = time.monotonic()
     process.send_signal(how)
-    process.wait(20)
+    process.wait(60)
     return time.monotonic() - begun
 
 

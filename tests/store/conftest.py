@@ -41,6 +41,9 @@ def empty_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     return f"sqlite:///{tmp_path}/registry.db"
 
 
+#: Seconds for what comes at once on an idle machine.
+_PATIENCE_S = 60
+
 Opener = Callable[[], Awaitable[SqlStore]]
 
 
@@ -94,12 +97,12 @@ class Stall:
         try:
             asyncio.get_running_loop()
         except RuntimeError:
-            return self._go.wait(10)
-        return await_only(asyncio.to_thread(self._go.wait, 10))
+            return self._go.wait(_PATIENCE_S)
+        return await_only(asyncio.to_thread(self._go.wait, _PATIENCE_S))
 
     async def entered(self) -> None:
         """Wait until the call is held."""
-        assert await asyncio.to_thread(self._entered.wait, 10), "nobody called"
+        assert await asyncio.to_thread(self._entered.wait, _PATIENCE_S), "nobody called"
 
     def go(self) -> None:
         """Let go."""

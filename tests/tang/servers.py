@@ -108,7 +108,7 @@ def tangd(directory: Path, port: int = 0) -> Iterator[int]:
         yield port
     finally:
         server.terminate()
-        server.wait(10)
+        server.wait(60)
 
 
 def _wait_for(port: int) -> None:
@@ -182,7 +182,7 @@ def send(port: int, method: str, target: str, body: bytes = b"") -> Answer:
     """One request with exactly this target, which need not be a valid one."""
     length = f"Content-Length: {len(body)}\r\n" if body or method == "POST" else ""
     head = f"{method} {target} HTTP/1.1\r\nHost: localhost\r\n{length}\r\n"
-    with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
+    with socket.create_connection(("127.0.0.1", port), timeout=60) as connection:
         connection.sendall(head.encode() + body)
         return _read_answer(connection, method)
 
