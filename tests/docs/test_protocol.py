@@ -14,6 +14,8 @@ from tang_attest import errors
 from tang_attest.errors import ACTIONS
 from tang_attest.protocol import cap
 from tang_attest.protocol.challenge import Purpose
+from tang_attest.protocol.values.sizes import MAX_EVENT_LOG, MAX_IMA_PART
+from tang_attest.web import wire
 from tang_attest.web.problems import status_of
 from tang_attest.web.registry import BY_CODE, CODES, ROUTES, Audience
 from tools.protocol_tables import MAX_REPLY
@@ -136,6 +138,29 @@ def test_the_value_of_the_cap(bank: str) -> None:
 def test_the_largest_answer() -> None:
     """The pin reads what the document says."""
     assert f"readonly ATTEST_MAX_REPLY={MAX_REPLY}\n" in PIN
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "limit"),
+    [
+        ("clevis-pin/lib/clevis-attest-functions", "readonly ATTEST_MAX_EVENT_LOG={}\n", MAX_EVENT_LOG),
+        ("clevis-pin/clevis-attest-agent", " MAX_IMA={}\n", MAX_IMA_PART),
+        ("clevis-pin/clevis-attest-agent", " MAX_CAP={}\n", cap.MAX_TEXTS),
+        ("clevis-pin/lib/clevis-attest-setup-functions", "((${{#c_token}} > {}))", wire.MAX_TOKEN),
+        # With the quotes around it.
+        ("clevis-pin/lib/clevis-attest-setup-functions", "((${{#session}} <= {}))", wire.MAX_SESSION + 2),
+    ],
+)
+def test_the_clients_limits_are_the_servers(file: str, text: str, limit: int) -> None:
+    """Section 14: a client sends no more, and takes as much."""
+    assert text.format(limit) in (ROOT / file).read_text()
+
+
+def test_a_text_of_the_cap_is_not_too_long() -> None:
+    """The initrd begins another text before a TPM would refuse this one."""
+    [most] = re.findall(r"^most=(\d+)", (ROOT / "initrd" / "clevis-attest-cap").read_text(), re.MULTILINE)
+    line = len("passphrase 0f6e5a3c-0000-4000-8000-000000000002\n")
+    assert len(cap.HEADER) + int(most) * line <= cap.MAX_TEXT
 
 
 def test_bcp_14_words_have_a_subject() -> None:
