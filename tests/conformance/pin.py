@@ -90,8 +90,12 @@ class PinUnderTest:
     def patch(self, file: str, changes: Sequence[tuple[str, str]]) -> None:
         """Replace fragments of a file of the pin, or of ``cap``; each has to be there exactly once."""
         path = self.directory / "initrd/lib/clevis-attest-cap" if file == "cap" else self.pin / file
-        text = path.read_text()
-        for old, new in changes:
-            assert text.count(old) == 1, f"{file} has {text.count(old)} times: {old}"
-            text = text.replace(old, new)
-        path.write_text(text)
+        path.write_text(patched(path.read_text(), file, changes))
+
+
+def patched(text: str, file: str, changes: Sequence[tuple[str, str]]) -> str:
+    """Return *text* of *file* with fragments replaced; each has to be there exactly once."""
+    for old, new in changes:
+        assert text.count(old) == 1, f"{file} has {text.count(old)} times: {old}"
+        text = text.replace(old, new)
+    return text

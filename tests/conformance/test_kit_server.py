@@ -29,6 +29,12 @@ async def test_a_mutant_is_found(mutant: Mutant, tmp_path: Path) -> None:
     assert [it for it in results if it.outcome == "broken"], "the kit found nothing"
 
 
+@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda it: it.name.replace(" ", "-"))
+def test_a_patch_fits(mutant: Mutant) -> None:
+    """A change of the function that a mutant changes is noticed at once."""
+    changed_code(mutant)
+
+
 def test_a_patch_that_does_not_fit_fails() -> None:
     """A mutant never becomes the server itself because its source moved."""
     for changes in ((("no such text", ""),), (("a", "b"),)):

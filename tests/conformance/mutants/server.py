@@ -253,7 +253,7 @@ MUTANTS: Final = (
     ),
     _one(
         "a used token is good",
-        "service.enrollment.enroll:_check_usable",
+        "service.enrollment.admission:check_usable",
         "if token.spent is not None:",
         "if False:",
     ),
@@ -318,7 +318,7 @@ def _find(where: str) -> FunctionType:
     module_name, _, path = where.partition(":")
     found: Any = importlib.import_module(f"tang_attest.{module_name}")
     for name in path.split("."):
-        found = getattr(found, name)
+        found = getattr(found, name, None)
     found = inspect.unwrap(found)
     if not isinstance(found, FunctionType):
         raise PatchError(f"{where} is no function")
