@@ -247,6 +247,8 @@ def _tokens(tokens: Sequence[Token], now: datetime) -> Iterator[Notice]:
     for token in tokens:
         if token.spent is None and token.revoked_at is None and token.expires_at > now:
             what = "a token to enroll with"
+            if token.machines > 1:
+                what += f" ({token.uses} of {token.machines} machines have)"
             yield ends(token.name or "any name", what, token.expires_at, now, soon=timedelta(0), action="")
 
 
