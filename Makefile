@@ -92,8 +92,8 @@ test-lowest: setup ## run the quick tests with the lowest version of each librar
 	tools/release/test-lowest
 
 .PHONY: test-fresh
-test-fresh: ## run CI in a new minimal Debian root under /var/tmp; needs root and mmdebstrap
-	tools/fresh-root
+test-fresh: ## run CI in a new minimal Debian root under /var/tmp, of SUITE=bookworm or trixie; needs root and mmdebstrap
+	SUITE=$(SUITE) tools/fresh-root
 
 .PHONY: bench
 bench: setup ## measure this server beside Debian's tangd, in ten minutes; writes build/bench*.json

@@ -8,6 +8,7 @@ Rules of this module:
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import Iterator
 from typing import Final
@@ -128,7 +129,7 @@ def _file_name(context: click.Context) -> str:
 
 def _page(command: click.Command, context: click.Context) -> str:
     name = context.command_path.replace(" ", "-")
-    summary, _, rest = (command.help or "").replace("\f", "").strip().partition("\n\n")
+    summary, _, rest = _help(command).partition("\n\n")
     parts = [
         f'.\\" made by tools/generate_manual.py\n.TH {_escape(name.upper())} 8 "" "tang-attest {__version__}" "System Manager\'s Manual"\n',
         f".SH NAME\n{_escape(name)} \\- {_escape(_summary(summary))}\n",
@@ -181,14 +182,18 @@ def _usage(command: click.Command, context: click.Context) -> str:
 
 def _prose(command: click.Command) -> str:
     r"""The help text; a paragraph that click leaves alone (\b) is an example, set as it is."""
-    paragraphs = (command.help or "").replace("\f", "").strip().split("\n\n")
-    return "".join(_paragraph(paragraph) for paragraph in paragraphs)
+    return "".join(_paragraph(paragraph) for paragraph in _help(command).split("\n\n"))
+
+
+def _help(command: click.Command) -> str:
+    """The help text without indentation, which a docstring has until Python 3.13."""
+    return inspect.cleandoc((command.help or "").replace("\f", "")).strip()
 
 
 def _paragraph(text: str) -> str:
     lines = [line.rstrip() for line in text.strip("\n").split("\n")]
     if lines[0].strip() == "\b":
-        return ".PP\n.nf\n" + "".join(f"{_line(line)}\n" for line in lines[1:]) + ".fi\n"
+        return ".PP\n.nf\n" + "".join(f"{_line(f'    {line}')}\n" for line in lines[1:]) + ".fi\n"
     return ".PP\n" + "".join(f"{_line(line.strip())}\n" for line in lines)
 
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import sqlite3
 import subprocess
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -120,7 +122,8 @@ def test_keys_and_database_are_opened(home: Path, fault: str) -> None:
             if fault == "schema"
             else "DELETE FROM sealed_key"
         )
-        subprocess.run(["sqlite3", "state/tang-attest.db", statement], check=True)
+        with closing(sqlite3.connect(home / "state/tang-attest.db")) as database, database:
+            database.execute(statement)
     _, stderr, code = run("serve", "--check")
     assert code == 1
     expected = {
