@@ -24,6 +24,7 @@ from aiohttp.streams import StreamReader
 
 from tang_attest.daemon.sockets import BACKLOG
 from tang_attest.errors import Malformed, TangAttestError, Unavailable
+from tang_attest.web.gate import handshakes
 from tang_attest.web.gate.holdings import Held
 from tang_attest.web.gate.limits import Limiter
 from tang_attest.web.problems import raw_problem, status_of
@@ -113,6 +114,8 @@ class Connection(web.RequestHandler):
         if not data:  # aiohttp goes on with the bytes it has
             super().data_received(data)
             return
+        if not self._seen and handshakes.is_tls(data):
+            handshakes.FAILED.note(self._held.address, handshakes.HTTPS_TO_HTTP)
         while data and not self._force_close:
             if self._kept or self._is_whole():
                 self._keep(data)
@@ -399,6 +402,8 @@ class _Accepting:
             )
         except (OSError, asyncio.CancelledError) as error:  # ssl.SSLError is an OSError
             self._limiter.disconnect(held)
+            if isinstance(error, ssl.SSLError):
+                handshakes.FAILED.note(held.address, handshakes.reason_of(error))
             connection.close()
             if isinstance(error, asyncio.CancelledError):
                 raise

@@ -205,6 +205,17 @@ def test_binding_goes_on_to_the_next_server_too(pair: Pair, server: Server, kind
         pair.odd.gets = answer(503, b"", "text/html")
 
 
+def test_https_to_a_port_that_speaks_http(pair: Pair, server: Server) -> None:
+    """Its own sentence: neither the certificate nor the clock is at fault."""
+    url = server.url.replace("http://", "https://")
+    said = pair.machine.try_encrypt(
+        "-y", url=f"{url}/other", name="elsewhere", token="t" * 20, spki="sha256//" + "A" * 43 + "="
+    )
+    assert said.returncode == 1
+    assert b"it speaks http, and the URL says https" in said.stderr
+    assert b"clock" not in said.stderr
+
+
 # --- words at the prompt -----------------------------------------------------------------------------------------
 
 #: Codes that no unlock is answered with: of enrollment, announcements, running machines, the admin API and commands.
