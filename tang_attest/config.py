@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any, Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
-from pydantic_core import ErrorDetails
 
 from tang_attest.errors import Malformed, NotFound, Reason
 
@@ -223,7 +222,7 @@ def _invalid(error: ValidationError) -> Malformed:
     return invalid
 
 
-def _sentence(first: ErrorDetails) -> str:
+def _sentence(first: Mapping[str, Any]) -> str:
     """Return an error with the setting's name; never its value, which may hold a password."""
     name = ".".join(str(part) for part in first["loc"])
     message = first["msg"].removeprefix("Value error, ")
