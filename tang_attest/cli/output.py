@@ -12,7 +12,7 @@ import json
 import os
 import re
 import sys
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -129,6 +129,15 @@ def done(as_json: bool, sentence: str, result: object) -> None:
         print_json(result)
     else:
         say(sentence)
+
+
+def new_token(as_json: bool, text: str, good: str, until: datetime, document: Mapping[str, object]) -> None:
+    """Print a new token, this once: its *text*, with a hint that it is *good*; or with its *document* as JSON."""
+    if as_json:
+        print_json({"token": text, **document})
+    else:
+        click.echo(text)
+        hint(f"it is {good} until {minute(until)}, and is not shown again")
 
 
 def _encode(value: object) -> object:

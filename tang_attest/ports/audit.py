@@ -34,6 +34,21 @@ class AuditEntry:
     request_id: str | None = None
     details: Mapping[str, object] = field(default_factory=dict)
 
+    def members(self) -> dict[str, object]:
+        """Return every member by its name, which is that of its column and of its JSON member too."""
+        return {
+            "at": self.at,
+            "event": self.event,
+            "actor": self.actor,
+            "verdict": self.verdict,
+            "code": self.code,
+            "device": self.device,
+            "kid": self.kid,
+            "address": self.address,
+            "request_id": self.request_id,
+            "details": dict(self.details),
+        }
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AuditSearch:

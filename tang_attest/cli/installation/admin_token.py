@@ -60,11 +60,7 @@ def create(
             name, [Scope(scope) for scope in scopes], policies or None, valid_for
         )
     )
-    if as_json:
-        output.print_json({"token": text, **_as_json(made)})
-    else:
-        click.echo(text)
-        output.hint(f"it is valid until {output.minute(made.expires_at)}, and is not shown again")
+    output.new_token(as_json, text, "valid", made.expires_at, _as_json(made))
 
 
 @admin_token.command("list")

@@ -176,19 +176,7 @@ def _pcrs(entry: AuditEntry) -> str | None:
 
 
 def _as_json(number: int, entry: AuditEntry) -> dict[str, object]:
-    return {
-        "no": number,
-        "at": entry.at,
-        "event": entry.event,
-        "actor": entry.actor,
-        "verdict": entry.verdict,
-        "code": entry.code,
-        "device": entry.device,
-        "kid": entry.kid,
-        "address": entry.address,
-        "request_id": entry.request_id,
-        "details": dict(entry.details),
-    }
+    return {"no": number, **entry.members()}
 
 
 @audit.command()

@@ -127,12 +127,8 @@ def create(
         name_free=not again,
     )
     text, made = run(lambda state: state.tokens.create(terms))
-    if as_json:
-        output.print_json({"token": text, **_as_json(made)})
-    else:
-        click.echo(text)
-        good = "once" if machines == 1 else f"for {machines} machines"
-        output.hint(f"it is good {good}, until {output.minute(made.expires_at)}, and is not shown again")
+    good = "once" if machines == 1 else f"for {machines} machines"
+    output.new_token(as_json, text, f"good {good},", made.expires_at, _as_json(made))
 
 
 @token.command("list")

@@ -12,13 +12,14 @@ from tang_attest.cli.coverage import accept_option, say_coverage
 from tang_attest.cli.invocation import run
 from tang_attest.cli.policies.states import state_as_json
 from tang_attest.cli.types import Duration
+from tang_attest.errors import TangAttestError
 from tang_attest.ports.policies import Observation
 from tang_attest.protocol.coverage import BootPart
 from tang_attest.protocol.policy import ReferencePolicy
 from tang_attest.protocol.reference_state import COUNTING, ReferenceState
 from tang_attest.server.compose import Installation
 from tang_attest.service.policies.explanation import Explanation
-from tang_attest.service.policies.reference_values import Approval
+from tang_attest.service.policies.reference_values import Approval, Waiting
 
 #: Machines that a line names.
 _NAMED: Final = 5
@@ -183,6 +184,10 @@ def _differences(entry: Observation, policy: ReferencePolicy) -> tuple[int, ...]
 @click.option("--only-this-device", is_flag=True, help="Not for the other machines under the same policy.")
 @click.option("--once", is_flag=True, help="For one boot only.")
 @click.option("--for", "valid_for", type=Duration(), help="For this long only, such as 30m or 7d.")
+@click.option(
+    "--same", is_flag=True, help="Approve also each machine whose refused boot differs in the same way."
+)
+@click.option("--yes", is_flag=True, help="With --same: do not ask.")
 @accept_option
 @click.option("--force", is_flag=True, help="Accept a capped state, or a boot that nothing measured.")
 @output.json_option
@@ -193,6 +198,8 @@ def approve(
     only_this_device: bool,
     once: bool,
     valid_for: timedelta | None,
+    same: bool,
+    yes: bool,
     accepted: tuple[BootPart, ...],
     force: bool,
     as_json: bool,
@@ -204,10 +211,17 @@ def approve(
 
     \b
     tang-attest approve pi-b --once --for 30m     one boot, within half an hour
+    tang-attest approve pi-b --same               and the others after the same update
+
+    With --same it lists the machines that wait with the same new values in the same PCRs, under any policy, and
+    asks once.
     """
     approval = Approval(
         only_this_device=only_this_device, once=once, valid_for=valid_for, force=force, accepted=accepted
     )
+    if same:
+        _approve_alike(device, label, observation_id, approval, yes=yes, as_json=as_json)
+        return
 
     async def work(
         installation: Installation,
@@ -239,6 +253,59 @@ def approve(
     output.say(f"{_novelty(seen, policy)}; it counts for {_audience(made, policy, machines)}")
     observed = seen.snapshot
     say_coverage(observed.event_log, observed.selection, observed.values, policy.cap_pcr, made.accepted)
+
+
+def _approve_alike(
+    device: str,
+    label: str | None,
+    observation_id: int | None,
+    approval: Approval,
+    *,
+    yes: bool,
+    as_json: bool,
+) -> None:
+    machines = run(
+        lambda state: state.reference_values.waiting_alike(device, observation_id, capped=approval.force)
+    )
+    if not yes:
+        for each in machines:
+            seen = each.observation
+            output.say(
+                f"{each.device.name}, policy {each.policy.name}: observation {seen.id}, {output.local(seen.at)}"
+            )
+        output.say(_novelty(machines[0].observation, machines[0].policy))
+        counted = "this machine" if len(machines) == 1 else f"these {len(machines)} machines"
+        if not click.confirm(f"Approve {counted}?", err=True):
+            output.say("nothing was approved")
+            click.get_current_context().exit(1)
+    # The observations that were shown, and no others.
+    done = run(lambda state: state.reference_values.approve_alike(machines, label, approval))
+    failed = [result for _, result in done if isinstance(result, TangAttestError)]
+    if as_json:
+        output.print_json([_alike_as_json(each, result) for each, result in done])
+    else:
+        for each, result in done:
+            word = (
+                f"approved{_limits(result)}: {result.label}"
+                if isinstance(result, ReferenceState)
+                else (f"not approved: {output.decapitalize(result.sentence.rstrip('.'))} ({result.code})")
+            )
+            output.say(f"{each.device.name}, policy {each.policy.name}: {word}")
+    if failed:
+        if not as_json:
+            output.hint(output.decapitalize(failed[0].action.rstrip(".")))
+        click.get_current_context().exit(1)
+
+
+def _alike_as_json(each: Waiting, result: ReferenceState | TangAttestError) -> dict[str, object]:
+    failed = isinstance(result, TangAttestError)
+    return {
+        "device": each.device.name,
+        "policy": each.policy.name,
+        "observation": each.observation.id,
+        "state": None if isinstance(result, TangAttestError) else state_as_json(result),
+        "reason": result.reasons[0].as_json() if isinstance(result, TangAttestError) and failed else None,
+    }
 
 
 def _novelty(seen: Observation, policy: ReferencePolicy) -> str:

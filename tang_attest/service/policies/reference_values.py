@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Final, Protocol
 
-from tang_attest.errors import Conflict, NotFound, Refused
+from tang_attest.errors import Conflict, NotFound, Refused, TangAttestError
 from tang_attest.ports.audit import AuditEntry
 from tang_attest.ports.decisions import Snapshot
-from tang_attest.ports.machines import Device, Learning
+from tang_attest.ports.machines import Device, DeviceSearch, Learning
 from tang_attest.ports.policies import Observation
 from tang_attest.ports.store import HasDevices, HasPolicies
 from tang_attest.ports.world import Clock
@@ -20,6 +20,7 @@ from tang_attest.protocol.enrollment import check_name
 from tang_attest.protocol.policy import ReferencePolicy, check_policy_selection
 from tang_attest.protocol.reference_state import (
     COUNTING,
+    MAX_LABEL,
     Life,
     ReferenceState,
     StateLimits,
@@ -59,6 +60,15 @@ class Backing:
 
 
 NO_BACKING: Final = Backing()
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """A machine, its policy, and the observation by which it waits for an approval."""
+
+    device: Device
+    policy: ReferencePolicy
+    observation: Observation
 
 
 class ReferenceValueStore(HasDevices, HasPolicies, Protocol):
@@ -155,13 +165,9 @@ class ReferenceValues:
         ``uncovered``, ``values-known``, ``name-taken``, and ``selection-mismatch`` when the policy's
         selection changed since.
         """
-        device = await self._store.devices.get_device(device_name)
-        policy = await self._store.policies.get_policy(device.policy)
-        newest_first = await self._store.policies.list_observations(device_name)
-        if observation_id is None:
-            observation = choose(device, newest_first, policy.cap_pcr, capped=approval.force)
-        else:
-            observation = self._named(newest_first, device_name, observation_id)
+        device, policy, observation = await self._candidate(
+            device_name, observation_id, capped=approval.force
+        )
         observed = observation.snapshot
         if observed.selection != policy.selection:
             raise Conflict(
@@ -185,6 +191,77 @@ class ReferenceValues:
         return observation, await self._add(
             policy, replace(state, limits=limits, accepted=accepted), device_name
         )
+
+    async def _candidate(
+        self, name: str, observation_id: int | None, *, capped: bool
+    ) -> tuple[Device, ReferencePolicy, Observation]:
+        """Return a machine, its policy, and the observation that an approval of it means."""
+        device = await self._store.devices.get_device(name)
+        policy = await self._store.policies.get_policy(device.policy)
+        newest_first = await self._store.policies.list_observations(name)
+        if observation_id is None:
+            return device, policy, choose(device, newest_first, policy.cap_pcr, capped=capped)
+        return device, policy, self._named(newest_first, name, observation_id)
+
+    async def waiting_alike(
+        self, name: str, observation_id: int | None = None, *, capped: bool = False
+    ) -> list[Waiting]:
+        """Return the machines whose refused boot differs from what was approved as that of *name* does, itself first.
+
+        Alike are machines in which the same PCRs have the same new values, under any policy.  A machine for which
+        no single observation can be meant is not among them.  Raises as :meth:`approve` about *name*.
+        """
+        first = Waiting(*await self._candidate(name, observation_id, capped=capped))
+        wanted = self._news(first)
+        found = [first]
+        if not wanted[1]:  # its values are approved already, and so may be those of anybody
+            return found
+        for device in await self._store.devices.list_devices(DeviceSearch(refused=True)):
+            if device.name == name:
+                continue
+            try:
+                other = Waiting(*await self._candidate(device.name, None, capped=capped))
+            except (Conflict, NotFound):
+                continue
+            if other.observation.snapshot.selection == other.policy.selection and self._news(other) == wanted:
+                found.append(other)
+        return found
+
+    def _news(self, waiting: Waiting) -> tuple[str, PcrValues]:
+        """Return the bank, and the values that no state near them has, by PCR."""
+        values = waiting.observation.snapshot.values
+        counting = waiting.policy.counting(waiting.device.name, self._clock.now())
+        differing = min((state.differences(values) for state in counting), key=len, default=tuple(values))
+        return waiting.policy.selection.bank, {pcr: values[pcr] for pcr in differing}
+
+    async def approve_alike(
+        self, machines: Sequence[Waiting], label: str | None, approval: Approval
+    ) -> list[tuple[Waiting, ReferenceState | TangAttestError]]:
+        """Approve each of *machines*, as they were returned; a state that covers several is made once.
+
+        An approval that fails stands beside the others.  One for a single boot is for each machine alone.
+        """
+        if approval.once:
+            approval = replace(approval, only_this_device=True)
+        base = label or self._label("approved")
+        done: list[tuple[Waiting, ReferenceState | TangAttestError]] = []
+        made: dict[tuple[str, tuple[tuple[int, bytes], ...]], ReferenceState] = {}
+        for number, each in enumerate(machines):
+            key = each.policy.name, tuple(sorted(each.observation.snapshot.values.items()))
+            if key in made and not approval.only_this_device:
+                done.append((each, made[key]))
+                continue
+            # A policy has each label once, and machines under it may need several states.
+            suffix = f" {each.observation.id}" if number else ""
+            own = base[: MAX_LABEL - len(suffix)].rstrip() + suffix
+            try:
+                _, made[key] = await self.approve(
+                    each.device.name, own, observation_id=each.observation.id, approval=approval
+                )
+                done.append((each, made[key]))
+            except TangAttestError as error:
+                done.append((each, error))
+        return done
 
     async def dismiss(self, observations: Sequence[Observation]) -> None:
         """Forget refused evidence that nobody is going to approve.  Raises ``observation-missing``."""

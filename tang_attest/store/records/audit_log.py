@@ -32,7 +32,7 @@ _KINDS: Final = ("operator", "token", "device")
 
 def append(connection: sa.Connection, *entries: AuditEntry) -> None:
     """Append *entries* in their order."""
-    rows = [_row(entry) for entry in entries]
+    rows = [entry.members() for entry in entries]
     if changes := authentic.changes(connection):
         rows[0]["details"] = {**entries[0].details, ROWS: changes}
     connection.execute(tables.audit.insert(), rows)
@@ -93,21 +93,6 @@ def _is_event(connection: sa.Connection, words: str) -> sa.ColumnElement[bool]:
 def _actors(actor: str) -> list[str]:
     named = ":" in actor or actor == "server"
     return [actor] if named else [f"{kind}:{actor}" for kind in _KINDS]
-
-
-def _row(entry: AuditEntry) -> dict[str, object]:
-    return {
-        "at": entry.at,
-        "event": entry.event,
-        "actor": entry.actor,
-        "verdict": entry.verdict,
-        "code": entry.code,
-        "device": entry.device,
-        "kid": entry.kid,
-        "address": entry.address,
-        "request_id": entry.request_id,
-        "details": dict(entry.details),
-    }
 
 
 def _entry(row: sa.RowMapping) -> tuple[int, AuditEntry]:
