@@ -101,6 +101,19 @@ async def restored(url: str, data: bytes, key: bytes = KEY) -> dict[str, int]:
     return rows
 
 
+#: The archive of a filled registry, made once.
+_sample: list[bytes] = []
+
+
+async def sample(directory: Path) -> bytes:
+    """Return a good archive, for tests that damage it or restore it elsewhere."""
+    if not _sample:
+        source = f"sqlite:///{directory}/source.db"
+        await fill(source)
+        _sample.append(await archived(source))
+    return _sample[0]
+
+
 def content(data: bytes) -> list[bytes]:
     """The lines between the head and the foot."""
     return data.splitlines()[1:-2]
@@ -192,14 +205,13 @@ async def test_an_older_schema_is_upgraded(empty_url: str, tmp_path: Path) -> No
 
 async def test_a_target_that_is_not_empty(url: str, tmp_path: Path) -> None:
     """Is refused, and stays as it is."""
-    source = f"sqlite:///{tmp_path}/source.db"
-    await fill(source)
+    good = await sample(tmp_path)
     store = await open_store(url, ROW_KEY, create=True)
     await store.policies.add_policy(policy("mine"), entry())
     await store.close()
     before = await archived(url)
     with pytest.raises(TangAttestError) as refused:
-        await restored(url, await archived(source))
+        await restored(url, good)
     assert refused.value.code == "database-not-empty"
     assert content(await archived(url)) == content(before)
 
@@ -261,10 +273,9 @@ async def test_damage_restores_nothing(
     empty_url: str, tmp_path: Path, damage: Callable[[bytes], bytes]
 ) -> None:
     """Everything that is missing or changed is found, and the database has not even tables then."""
-    source = f"sqlite:///{tmp_path}/source.db"
-    await fill(source)
+    good = await sample(tmp_path)
     with pytest.raises(TangAttestError) as refused:
-        await restored(empty_url, damage(await archived(source)))
+        await restored(empty_url, damage(good))
     assert refused.value.code == "backup-damaged"
     assert refused.value.sentence.count(".") == 1
     await is_untouched(empty_url)
@@ -272,10 +283,9 @@ async def test_damage_restores_nothing(
 
 async def test_another_key(empty_url: str, tmp_path: Path) -> None:
     """Somebody without the server's secret can make a digest, but not the HMAC."""
-    source = f"sqlite:///{tmp_path}/source.db"
-    await fill(source)
+    good = await sample(tmp_path)
     with pytest.raises(TangAttestError) as refused:
-        await restored(empty_url, await archived(source), bytes(32))
+        await restored(empty_url, good, bytes(32))
     assert refused.value.code == "backup-foreign"
     await is_untouched(empty_url)
 
@@ -292,9 +302,7 @@ async def test_what_arrived_is_compared(
     empty_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A database that stored something else than it was given is found out."""
-    source = f"sqlite:///{tmp_path}/source.db"
-    await fill(source)
-    data = await archived(source)
+    data = await sample(tmp_path)
     finish = archive._Inserter.finish
 
     def lossy(self: Any) -> None:
