@@ -324,8 +324,9 @@ async def test_no_tables_no_backup(empty_url: str, tmp_path: Path) -> None:
     assert file.getvalue() == b""
 
 
-async def test_long_tables_come_in_pages(empty_url: str, url: str) -> None:
+async def test_long_tables_come_in_pages(empty_url: str, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every row once, whatever the size of a page; text keys too."""
+    monkeypatch.setattr(archive, "_PAGE", 20)
     target = empty_url if empty_url != url else f"{empty_url}-2"
     store = await open_store(url, ROW_KEY, create=True)
     for number in range(archive._PAGE + 3):
