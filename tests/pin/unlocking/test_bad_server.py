@@ -46,10 +46,10 @@ def test_every_lie_is_refused(machine: Machine, bound: bytes, bad: str) -> None:
 
 @pytest.mark.parametrize("mode", ["hang", "trickle", "huge"])
 def test_time_and_memory_are_bounded(machine: Machine, bound: bytes, bad: str, mode: str) -> None:
-    """A server that never finishes costs one time limit."""
+    """A server that never finishes costs one time limit: without its setting, that is ten seconds."""
     begun = time.monotonic()
     attempt = machine.decrypt(readdressed(bound, f"{bad}/{mode}"))
-    assert time.monotonic() - begun < 4
+    assert time.monotonic() - begun < 9
     assert attempt.returncode == 1
     assert is_printable(attempt.stderr.decode())
     assert machine.leftovers() == []
@@ -58,8 +58,8 @@ def test_time_and_memory_are_bounded(machine: Machine, bound: bytes, bad: str, m
 def test_whole_time_is_bounded(machine: Machine, bound: bytes, bad: str) -> None:
     """Many servers that hang cost the limit for all of them, not one limit each."""
     begun = time.monotonic()
-    attempt = machine.decrypt(readdressed(bound, *(f"{bad}/hang/{number}" for number in range(8))))
-    assert time.monotonic() - begun < 6
+    attempt = machine.decrypt(readdressed(bound, *(f"{bad}/hang/{number}" for number in range(30))))
+    assert time.monotonic() - begun < 20
     assert b"no time left" in attempt.stderr
 
 
