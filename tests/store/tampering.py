@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from typing import Any
 
 import sqlalchemy as sa
@@ -110,7 +111,7 @@ class Intruder:
             text = "SET session_replication_role = replica; BEGIN; " + "; ".join(statements) + "; COMMIT"
             self._postgres.sql(text, str(self._url.database))
             return
-        with sqlite3.connect(str(self._url.database)) as connection:
+        with closing(sqlite3.connect(str(self._url.database))) as connection, connection:
             for statement in statements:
                 connection.execute(statement)
         connection.close()

@@ -6,6 +6,7 @@ import shutil
 import socket
 import sqlite3
 from collections.abc import AsyncIterator
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
@@ -213,7 +214,7 @@ async def test_all_is_well(server: Server) -> None:
 @pytest.mark.parametrize(("version", "words"), [("0001", "this program needs"), ("9999", "knows only")])
 async def test_another_schema(server: Server, version: str, words: str) -> None:
     """Older and newer."""
-    with sqlite3.connect(server.directory / "tang-attest.db") as connection:
+    with closing(sqlite3.connect(server.directory / "tang-attest.db")) as connection, connection:
         connection.execute("UPDATE alembic_version SET version_num = ?", [version])
     connection.close()
     findings = await look_at_database(Settings(state=server.directory).database_url)
@@ -262,7 +263,7 @@ async def test_a_record_that_nobody_seals(server: Server) -> None:
     assert (level, sentence.partition(", the")[0]) == ("warning", "its newest 1 rows are not sealed")
     await sealer.round()
     assert about(await records(server, minutes=2), "audit record")[0][0] == "ok"
-    with sqlite3.connect(server.directory / "tang-attest.db") as connection:
+    with closing(sqlite3.connect(server.directory / "tang-attest.db")) as connection, connection:
         connection.execute("UPDATE audit_seal SET hash = 1")
     connection.close()
     assert about(await records(server), "audit record") == [
@@ -272,7 +273,7 @@ async def test_a_record_that_nobody_seals(server: Server) -> None:
 
 async def test_a_missing_signing_key(server: Server) -> None:
     """Nothing could be advertised."""
-    with sqlite3.connect(server.directory / "tang-attest.db") as connection:
+    with closing(sqlite3.connect(server.directory / "tang-attest.db")) as connection, connection:
         connection.execute("DELETE FROM sealed_key")
     connection.close()
     assert about(await records(server), "server keys") == [("problem", "there is no signing key")]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -113,7 +114,7 @@ def test_reclaim_takes_it_back(moved: Path) -> None:
 
 def test_a_forged_mark_sends_nobody_anywhere(home: Path) -> None:
     """An attacker who writes a mark stops the use, but their place is not repeated."""
-    with sqlite3.connect(home / "state/tang-attest.db") as database:
+    with closing(sqlite3.connect(home / "state/tang-attest.db")) as database, database:
         database.execute("CREATE TABLE moved (place TEXT, at TEXT, seal BLOB)")
         database.execute(
             "INSERT INTO moved VALUES ('sqlite:////evil.db', '2026-11-27T00:00:00+00:00', X'00')"

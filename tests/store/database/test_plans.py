@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +39,7 @@ def statements() -> Iterator[list[Statement]]:
 def scans(file: Path, sql: str, parameters: Any) -> list[str]:
     """Steps of the plan that read a whole table; a list that came as a parameter is none."""
     one = parameters[0] if isinstance(parameters, list) else parameters
-    with sqlite3.connect(file) as connection:
+    with closing(sqlite3.connect(file)) as connection, connection:
         plan = connection.execute(f"EXPLAIN QUERY PLAN {sql}", one).fetchall()
     connection.close()
     return [step for *_, step in plan if step.startswith("SCAN") and "json_each" not in step]
@@ -70,7 +70,7 @@ async def test_an_unlock_reads_no_whole_table(tmp_path: Path) -> None:
 def test_a_scan_is_noticed(tmp_path: Path) -> None:
     """The premise of the test above."""
     file = tmp_path / "some.db"
-    with sqlite3.connect(file) as connection:
+    with closing(sqlite3.connect(file)) as connection, connection:
         connection.execute("CREATE TABLE some (kid TEXT PRIMARY KEY, name TEXT)")
     connection.close()
     assert scans(file, "SELECT * FROM some WHERE kid = ?", ("k",)) == []

@@ -7,6 +7,7 @@ import os
 import signal
 import sqlite3
 import time
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -138,7 +139,7 @@ async def test_not_ready(server: Server, what: str) -> None:
     if what == "away":
         await server.store.close()
     else:
-        with sqlite3.connect(database) as connection:
+        with closing(sqlite3.connect(database)) as connection, connection:
             if what == "schema-old":
                 connection.execute("UPDATE alembic_version SET version_num = '0001'")
             else:
