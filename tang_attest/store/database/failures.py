@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import sqlite3
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
@@ -56,7 +57,7 @@ def translate_errors(place: str = "") -> Iterator[None]:
     """
     try:
         yield
-    except (SQLAlchemyError, sqlite3.Error, OSError) as error:
+    except _database_errors() as error:
         spoiled = isinstance(error, StatementError) and blames_values(error)
         cause = _cause(error, with_message=not spoiled)
         _log.error(
@@ -64,6 +65,16 @@ def translate_errors(place: str = "") -> Iterator[None]:
         )
         kind = Spoiled if spoiled else Unavailable
         raise kind("unavailable", "The database could not be used.") from error
+
+
+def _database_errors() -> tuple[type[Exception], ...]:
+    """Return the classes of a database's errors.
+
+    SQLAlchemy 2.0 hands on what asyncpg raises while it connects; only a process that uses PostgreSQL has loaded it.
+    """
+    asyncpg = sys.modules.get("asyncpg")
+    own = () if asyncpg is None else (asyncpg.PostgresError, asyncpg.InterfaceError)
+    return (SQLAlchemyError, sqlite3.Error, OSError, *own)
 
 
 def sqlstate(error: BaseException) -> str | None:

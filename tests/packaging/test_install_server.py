@@ -1,0 +1,44 @@
+"""`make install-server`: what a server runs, and nothing that only builds or tests."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+import tang_attest
+from tests.boot.images import cache
+from tests.packaging import machines
+
+#: Kilobytes of everything below /, but what apt keeps and the tree that is installed from.
+SIZE = "du -skx --exclude=/work --exclude=/var/lib/apt --exclude=/var/cache --exclude=/srv / | cut -f1"
+TOOLS = r"^(gcc|g\+\+|cpp|binutils|make|python3-dev|python3-venv|libtss2-dev|libc6-dev|qemu|nix|postgresql|gnuplot|git)"
+
+
+@pytest.mark.boot
+@pytest.mark.timeout(2400)
+def test_a_server_gets_what_it_runs_and_stays_small(tmp_path: Path) -> None:
+    """Under 120 MB beside Python; no compiler, QEMU, Nix or database server stays; the program makes keys and answers."""
+    with machines.machine(tmp_path, machines.own_suite()) as machine:
+        before = int(
+            machine.run(
+                "apt-get --quiet update >/dev/null; apt-get --quiet --yes install --no-install-recommends python3 "
+                f">/dev/null 2>&1; {SIZE}"
+            )
+        )
+        said = machine.run("cd /work; tools/install-server", binds={cache.ROOT: "/work"})
+        assert said.splitlines()[-1].startswith(
+            f"install-server: installed tang-attest, version {tang_attest.__version__}"
+        )
+        assert int(machine.run(SIZE)) - before < 120_000
+        assert machine.run(f"dpkg-query -W -f '${{Package}}\\n' | grep -E '{TOOLS}' || true") == ""
+        assert machine.run("tang-attest --version") == f"tang-attest, version {tang_attest.__version__}\n"
+        machine.run("tang-attest init; [ -s /usr/local/share/man/man8/tang-attest.8 ]")
+        answered = machine.run(
+            "export TANG_ATTEST_HOST=127.0.0.1 TANG_ATTEST_PORT=0 TANG_ATTEST_PORT_FILE=/root/port;"
+            "tang-attest serve & for _ in $(seq 600); do [ ! -s /root/port ] || break; sleep 0.1; done;"
+            "python3 -c 'import urllib.request as r;"
+            ' print(r.urlopen("http://127.0.0.1:%s/adv" % open("/root/port").read().strip()).read().decode())\';'
+            "kill -TERM $!; wait $!"
+        )
+        assert '"payload"' in answered
