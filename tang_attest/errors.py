@@ -144,6 +144,7 @@ ACTIONS: Final[dict[str, str]] = {
     "audit-unsealed": "See that 'tang-attest serve' runs; if it did all the time, seals were removed.",
     "file-exists": "Name a file that does not exist yet.",
     "file-unreadable": "Check the path and the permissions.",
+    "permission-denied": "Run the command with sudo, as root or as the service's user: its state is closed to others.",
     "document-invalid": "Correct the named line; the file is YAML or JSON without anchors, aliases and tags.",
     "rules-invalid": "Correct the named rule; docs/rules.md describes them all.",
     "eventlog-bank-missing": "Name a bank that the firmware logs; 'tang-attest eventlog FILE' lists them.",

@@ -138,7 +138,7 @@ def load_secret(directory: Path) -> ServerSecret:
     """Return the secret of the state directory *directory*, or of the systemd credential if the service
     manager gave one.
 
-    Raises ``state-missing``, ``key-malformed``, and ``setting-invalid`` when others may read the file.
+    Raises ``state-missing``, ``permission-denied``, ``key-malformed``, and ``setting-invalid`` when others may read the file.
     """
     credentials = os.environ.get("CREDENTIALS_DIRECTORY")
     credential = Path(credentials) / CREDENTIAL if credentials else None
@@ -154,6 +154,10 @@ def load_secret(directory: Path) -> ServerSecret:
             text = file.read(256)
     except FileNotFoundError:
         raise NotFound("state-missing", f"There is no key-encryption key at {path}.") from None
+    except PermissionError:
+        raise NotFound(
+            "permission-denied", f"You may not read {path}, the service's key-encryption key."
+        ) from None
     except OSError as error:
         raise NotFound("file-unreadable", f"File {path} cannot be read: {error.strerror}.") from None
     if stat.S_IMODE(mode) & forbidden:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import os
 import sqlite3
+import stat
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -106,7 +107,7 @@ class SqliteDatabase:
         path = Path(url.database or "")
         if create:
             _create_private(path)
-        elif not path.is_file():
+        elif not _is_file(path):
             raise Unavailable("state-missing", f"There is no database at {path}.")
         self._place = str(path)
         self._engine = sa.create_engine(url, pool_size=READERS + 1, max_overflow=0)
@@ -184,6 +185,21 @@ class AuthenticDatabase:
     async def close(self) -> None:
         """See :class:`Database`."""
         await self._database.close()
+
+
+def _is_file(path: Path) -> bool:
+    """Return True if *path* is a file.  Raises ``permission-denied`` if that is not for this user to know, or to read."""
+    try:
+        found = stat.S_ISREG(path.stat().st_mode)
+    except PermissionError:
+        readable = False
+    except (OSError, ValueError):
+        return False
+    else:
+        readable = not found or os.access(path, os.R_OK, effective_ids=True)
+    if not readable:
+        raise Unavailable("permission-denied", f"You may not read the database at {path}.")
+    return found
 
 
 def _create_private(path: Path) -> None:

@@ -8,7 +8,7 @@ import shutil
 import sqlite3
 import subprocess
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -242,6 +242,29 @@ def test_a_database_that_cannot_be_used_is_named(home: Path) -> None:
     database.write_bytes(b"not a database, but long enough for its header" * 40)
     stdout, _, _ = run("doctor")
     assert f"sqlite:///{database}: DatabaseError: file is not a database" in stdout
+
+
+@pytest.mark.parametrize("command", ["device list", "status", "db status", "audit list", "policy list"])
+def test_another_user_is_told_to_use_sudo(home: Path, command: str) -> None:
+    """The state is closed to others, also for commands that only read."""
+    for parent in home.parents:
+        if parent.is_relative_to("/tmp") and parent != Path("/tmp"):
+            parent.chmod(parent.stat().st_mode | 0o011)
+    home.chmod(0o755)
+    given(home)
+    with as_user(NOBODY - 1):
+        _, stderr, code = run("--state", str(home / "state"), *command.split())
+    assert (code, "(permission-denied)\nhint: run the command with sudo" in stderr) == (1, True)
+
+
+@contextmanager
+def as_user(number: int) -> Iterator[None]:
+    """Another user for the block, in this process's threads too."""
+    os.seteuid(number)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
 
 
 def test_a_server_of_another_protocol_is_recognized(home: Path) -> None:

@@ -229,7 +229,7 @@ NOT_AT_UNLOCK = {
     "not-suspended", "tpm-unreachable", "hook-failed", "webhook-failed", "program-missing", "observation-missing", "observation-ambiguous",
     "setting-invalid", "state-missing", "state-exists", "schema-old", "schema-new", "database-not-empty",
     "backup-damaged", "backup-foreign", "secret-missing", "audit-changed", "audit-cut", "audit-unsealed",
-    "file-exists", "file-unreadable", "document-invalid", "rules-invalid", "key-malformed",
+    "file-exists", "file-unreadable", "permission-denied", "database-moved", "document-invalid", "rules-invalid", "key-malformed",
 }  # fmt: skip
 
 
