@@ -79,7 +79,7 @@ def token() -> None:
 @click.option(
     "--again",
     is_flag=True,
-    help="Although there is a device of that name, which you remove before it enrolls.",
+    help="Although there is a device of that name.",
 )
 @output.json_option
 def create(
