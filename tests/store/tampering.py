@@ -19,6 +19,8 @@ from tang_attest.protocol.changes.rollout import Rollout, RolloutOutcome
 from tang_attest.protocol.reference_state import Life, ReferenceState
 from tang_attest.protocol.verification import RoundOutcome
 from tang_attest.store import SqlStore
+from tang_attest.store.database import authentic, tables
+from tang_attest.store.records import audit_log
 from tests.postgres import Postgres
 from tests.store.samples import (
     NOW,
@@ -73,6 +75,28 @@ async def fill(store: SqlStore) -> None:
     seen = NewEvidence(shown, True)
     await store.decisions.decide(decision(added.id, "n", 1, observation=shown, evidence=seen, rollout=result))
     await store.rounds.record_round(ended(added.id))
+    await store._database.write(_note_archive)
+
+
+def _note_archive(connection: sa.Connection) -> None:
+    """The note of an archive, as if entries of before had been archived, and the versions that they had."""
+    noted = {
+        "seq": 1,
+        "first_seq": 1,
+        "first_id": -1,
+        "last_id": -1,
+        "rows": 1,
+        "hash": bytes(32),
+        "sealed_at": NOW,
+        "file": "a.gz",
+        "sha256": bytes(32),
+        "archived_at": NOW,
+        "archived_by": "operator:test",
+    }
+    authentic.insert(connection, tables.audit_archive, noted)
+    versions = [["policy", "gone", "ff" * 8, 0]]
+    authentic.insert(connection, tables.audit_version, {"versions": versions})
+    audit_log.append(connection, entry("audit archive"))
 
 
 def ended(device_id: int, code: str = "pcr-mismatch") -> RoundRecord:

@@ -17,6 +17,7 @@ from tang_attest.ports.machines import Suspension
 from tang_attest.protocol.reference_state import Life
 from tang_attest.store import SqlStore, check_rows
 from tang_attest.store.database import authentic, tables
+from tang_attest.store.maintenance import row_check
 from tests.fakes import ROW_KEY
 from tests.store.conftest import Opener, Stall
 from tests.store.samples import NOW, decision, digest, entry
@@ -55,6 +56,11 @@ async def listed(store: SqlStore) -> object:
     return [found for found in await store.devices.list_devices() if found.name == "pi-b"]
 
 
+async def archived_versions(store: SqlStore) -> object:
+    """The versions below which no row counts."""
+    return await store._database.read(row_check.checked_archived)
+
+
 #: table -> what reads its rows to decide something; nothing, or registry-tampered, is the answer to a changed row.
 READERS: dict[str, list[Callable[[SqlStore], Awaitable[object]]]] = {
     "policy": [
@@ -91,6 +97,8 @@ READERS: dict[str, list[Callable[[SqlStore], Awaitable[object]]]] = {
         lambda store: store.enrollment.list_registered_eks(),
     ],
     "notification": [lambda store: store.rounds.take_notifications(10)],
+    "audit_archive": [lambda store: store.audit.list_archives()],
+    "audit_version": [archived_versions],
 }
 
 
@@ -178,6 +186,7 @@ async def test_an_inserted_row_decides_nothing(store: SqlStore, intruder: Intrud
     raw = await newest_row(store, form)
     fresh = {"name": "x", "label": "x", "ak_spki": b"x", "ek_spki": b"x", "under_way": 77, "ek_sha256": b"x"}
     fresh |= {"digest": b"x" if table != "ima_requirement" else "x", "fingerprint": "x", "kid": "x", "id": 77}
+    fresh |= {"seq": 77}
     await store.rounds.take_notifications(10)
     intruder.insert(table, raw | {name: value for name, value in fresh.items() if name in raw})
     asked: dict[str, Callable[[], Awaitable[object]]] = {
@@ -193,6 +202,8 @@ async def test_an_inserted_row_decides_nothing(store: SqlStore, intruder: Intrud
         "ek_root": store.enrollment.list_ek_roots,
         "registered_ek": store.enrollment.list_registered_eks,
         "notification": lambda: store.rounds.take_notifications(10),
+        "audit_archive": store.audit.list_archives,
+        "audit_version": lambda: archived_versions(store),
     }
     expected = None if table == "notification" else "registry-tampered"
     assert await outcome(asked[table]()) == expected
