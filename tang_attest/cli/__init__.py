@@ -116,7 +116,7 @@ class LazyGroup(click.Group):
         ),
         "token": _Lazy(
             "tang_attest.cli.machines.token:token",
-            "One-time tokens with which machines enroll.",
+            "Tokens with which machines enroll.",
         ),
     }
 
