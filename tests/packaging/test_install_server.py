@@ -12,7 +12,7 @@ from tests.packaging import machines
 
 #: Kilobytes of everything below /, but what apt keeps and the tree that is installed from.
 SIZE = "du -skx --exclude=/work --exclude=/var/lib/apt --exclude=/var/cache --exclude=/srv / | cut -f1"
-TOOLS = r"^(gcc|g\+\+|cpp|binutils|make|python3-dev|python3-venv|libtss2-dev|libc6-dev|qemu|nix|postgresql|gnuplot|git)"
+TOOLS = r"^(gcc(-[0-9]+)?$|g\+\+|cpp|binutils|make|python3-dev|python3-venv|libtss2-dev|libc6-dev|qemu|nix|postgresql|gnuplot|git)"
 
 
 @pytest.mark.boot
