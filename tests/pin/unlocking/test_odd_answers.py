@@ -230,6 +230,8 @@ NOT_AT_UNLOCK = {
     "setting-invalid", "state-missing", "state-exists", "schema-old", "schema-new", "database-not-empty",
     "backup-damaged", "backup-foreign", "secret-missing", "audit-changed", "audit-cut", "audit-unsealed",
     "file-exists", "file-unreadable", "permission-denied", "database-moved", "document-invalid", "rules-invalid", "key-malformed",
+    "archive-damaged", "archive-elsewhere", "archive-foreign", "audit-archived", "key-in-use", "key-last", "key-not-retired",
+    "policy-in-use", "policy-same", "policy-unfit",
 }  # fmt: skip
 
 
