@@ -166,7 +166,9 @@ def test_a_debian_machine_from_install_to_purge(suite: str, shared: Path, machin
     assert machine.run("stat -c '%U %G %a' /var/lib/tang-attest") == "tang-attest tang-attest 700\n"
     assert machine.run("stat -c '%U %G %a' /etc/tang-attest") == "root tang-attest 750\n"
     assert machine.run("stat -c '%U %G %a' /etc/clevis-attest") == "root root 700\n"
-    assert machine.run("zcat /usr/share/doc/tang-attest/NEWS.Debian.gz").startswith("tang-attest (0.1.0-1~deb")
+    assert machine.run("zcat /usr/share/doc/tang-attest/NEWS.Debian.gz").startswith(
+        "tang-attest (0.1.0-1~deb"
+    )
     assert machine.run("clevis encrypt attest --summary").startswith("Encrypts using")
     assert machine.run("find /usr/lib/tang-attest -name '*.pyc' | wc -l") != "0\n"
     machine.run("[ -s /usr/share/man/man8/tang-attest.8.gz ]")
