@@ -137,7 +137,7 @@ def test_old_names_are_in_no_help(tmp_path: Path) -> None:
     for path in PATHS:
         text = run(*path, "--help")[0]
         for word in OLD_WORDS:
-            assert word not in text, (path, word)
+            assert not re.search(rf"{re.escape(word)}(?![\w-])", text), (path, word)
     for command in ("watch", "approve", "restore", "ima"):
         assert f"\n  {command} " not in run("policy", "--help")[0]
 
@@ -183,5 +183,8 @@ def test_documents_and_scripts_use_the_new_names() -> None:
         ):
             continue
         if name != "CHANGELOG.md":
-            found = _OLD_USAGE.findall((root / name).read_text())
-            assert found == [], name
+            # The conformance kit is a program of its own, with options of its own.
+            lines = [
+                line for line in (root / name).read_text().splitlines() if "tools/conformance" not in line
+            ]
+            assert _OLD_USAGE.findall("\n".join(lines)) == [], name

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import json
 import os
 import resource
 import socket
@@ -82,16 +83,18 @@ def test_the_database_cannot_be_opened(tmp_path: Path) -> None:
     with serving(tmp_path, "--log-format", "json") as server:
         [worker] = workers(server.process.pid)
         question = head("POST", machine.target, len(x.jwk)).replace(_CLOSE, b"") + x.jwk
+        token = json.dumps({"token": "A" * 43, "name": "a-machine"}).encode()
+        enrollment = head("POST", "/attest/enroll", len(token)).replace(_CLOSE, b"") + token
         with contextlib.ExitStack() as stack:
             askers = [stack.enter_context(connected(server)) for _ in range(16)]
             with no_files(worker, 0):
-                # The first connection to the database is open; only who asks at the same time needs the next.
+                # Some connections to the database are open; questions of two kinds at the same time need the next.
                 heard: set[bytes] = set()
                 deadline = time.monotonic() + 60
                 while b"503" not in heard:
                     assert time.monotonic() < deadline, heard
-                    heard |= answers(askers, question)
-                assert heard <= {b"401", b"503"}
+                    heard |= answers(askers, question, enrollment)
+                assert heard <= {b"401", b"403", b"503"}
             assert answers(askers, question) == {b"401"}
         assert server.stop() == 0
         records = server.records()
@@ -131,9 +134,9 @@ def connected(server: Serving) -> Iterator[socket.socket]:
         yield connection
 
 
-def answers(askers: Sequence[socket.socket], question: bytes) -> set[bytes]:
-    """The statuses with which *question* is answered when all ask it at once."""
-    for asker in askers:
+def answers(askers: Sequence[socket.socket], *questions: bytes) -> set[bytes]:
+    """The statuses with which *questions* are answered when all askers ask one of them at once."""
+    for asker, question in zip(askers, itertools.cycle(questions), strict=False):
         asker.sendall(question)
     return {asker.recv(65536).split(maxsplit=2)[1] for asker in askers}
 

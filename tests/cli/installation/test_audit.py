@@ -250,7 +250,8 @@ def test_backups_and_copies_keep_the_chain(
     stdout, stderr, code = at(restored, "audit", "verify", "--expect", head)
     assert (stdout, code) == (at(state, "audit", "verify", database=empty_postgres_url)[0], 0)
     assert "9 rows under " in stderr
-    # An older backup is noticed by the newer head.
+    # The database that was copied is an older backup, once it is taken back; the newer head notices it.
+    assert at(state, "db", "reclaim")[2] == 0
     _, stderr, code = at(state, "audit", "verify", "--expect", stdout.strip())
     assert (code, "(audit-cut)" in stderr) == (1, True)
     other = tmp_path / "other"

@@ -199,7 +199,7 @@ def test_files_that_the_service_cannot_read(home: Path, part: str) -> None:
     """A key of root, mode 0600, and a directory that only root enters; the group's permission is enough."""
     home.chmod(0o755)
     for parent in home.parents:
-        if parent.is_relative_to("/tmp") and parent != Path("/tmp"):
+        if any(part.startswith("pytest-of-") for part in parent.parts):
             parent.chmod(parent.stat().st_mode | 0o011)
     state, tls = given(home), home / "tls"
     tls.mkdir(mode=0o755)
@@ -248,7 +248,7 @@ def test_a_database_that_cannot_be_used_is_named(home: Path) -> None:
 def test_another_user_is_told_to_use_sudo(home: Path, command: str) -> None:
     """The state is closed to others, also for commands that only read."""
     for parent in home.parents:
-        if parent.is_relative_to("/tmp") and parent != Path("/tmp"):
+        if any(part.startswith("pytest-of-") for part in parent.parts):
             parent.chmod(parent.stat().st_mode | 0o011)
     home.chmod(0o755)
     given(home)
