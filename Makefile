@@ -24,19 +24,26 @@ demo: setup ## see the whole story on this machine, with software TPMs
 test: lint ## lint and run every test but the speed tests, the boots of whole machines last; under an hour
 	@echo 'Every test but those that boot or install whole systems, which come afterwards.'
 	$(in-memory) $(BIN)/pytest --numprocesses auto -m 'not bench and not boot'
-	$(run-boots)
+	$(call run-boots,$(every-boot))
 
 .PHONY: test-boot
-test-boot: setup ## boot encrypted virtual machines and install the packages, as root; a quarter of an hour
-	$(run-boots)
+test-boot: setup ## boot encrypted virtual machines and install the packages, as root; half an hour
+	$(call run-boots,$(every-boot))
+
+.PHONY: test-release
+test-release: setup ## make and install packages, repository and image of a release for both Debians, as root; a quarter of an hour
+	$(call run-boots,-m release)
 
 # Neighbors in a file share what they boot, so each process begins with a part of its own.
-boots := $(BIN)/pytest --verbose --numprocesses auto --dist worksteal --durations 10 -m boot tests
+boots := $(BIN)/pytest --verbose --numprocesses auto --dist worksteal --durations 10 tests
+
+# Releases have packages for two Debians and two architectures; most of it says nothing new about a change.
+every-boot := -m 'boot and not release'
 
 define run-boots
 @[ "$$(id -u)" -eq 0 ] || { echo 'The boots make root file systems, so they need root. make check does not.' >&2; exit 1; }
 @echo 'Booting and installing whole systems. Without images in the cache the first result takes some minutes.'
-@$(call in-memory,boots) $(boots)
+@$(call in-memory,boots) $(boots) $(1)
 endef
 
 # Files of tests are in memory where it has room: whole systems ("boots") need more.

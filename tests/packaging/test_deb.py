@@ -14,11 +14,15 @@ import tang_attest
 from tang_attest.store.database.schema import REVISION
 from tests.boot.images import cache
 from tests.packaging import machines
-from tests.packaging.machines import SUITES, Machine
+from tests.packaging.machines import SUITES, Machine, own_suite
 
 DRACUT = "clevis-dracut-attest"
 NAMES = ["clevis-initramfs-attest", "clevis-pin-attest", "tang-attest"]
-each_suite = pytest.mark.parametrize("suite", SUITES)
+#: The other Debian's packages are made and installed before a release, and not in each run.
+each_suite = pytest.mark.parametrize(
+    "suite",
+    [pytest.param(suite, marks=[] if suite == own_suite() else [pytest.mark.release]) for suite in SUITES],
+)
 
 
 @pytest.fixture
@@ -244,6 +248,7 @@ asyncio.run(make())
 
 @pytest.mark.parametrize("suite", [SUITES[-1]])
 @pytest.mark.boot
+@pytest.mark.release
 @pytest.mark.timeout(2400)
 def test_an_upgrade_takes_the_database_with_it(shared: Path, suite: str, machine: Machine) -> None:
     """SQLite is backed up and upgraded, and said; PostgreSQL is left to the administrator; foreign owners are named."""
@@ -294,6 +299,7 @@ def test_an_upgrade_takes_the_database_with_it(shared: Path, suite: str, machine
 
 
 @pytest.mark.boot
+@pytest.mark.release
 @pytest.mark.timeout(3000)
 def test_a_server_goes_through_an_upgrade_of_the_distribution(tmp_path: Path, shared: Path) -> None:
     """From Debian 12 to 13 with the newer suite's package at hand: state and settings stay, and the server answers.
@@ -330,8 +336,9 @@ def test_a_server_goes_through_an_upgrade_of_the_distribution(tmp_path: Path, sh
         assert machine.run("ls /usr/lib/tang-attest/lib") == "python3.13\n"
 
 
-@each_suite
+@pytest.mark.parametrize("suite", SUITES)
 @pytest.mark.boot
+@pytest.mark.release
 @pytest.mark.timeout(2400)
 def test_the_server_for_arm64_is_the_same_program(suite: str, shared: Path, tmp_path: Path) -> None:
     """Everything compiled is for the other architecture, and the rest is the same files as in this machine's package."""

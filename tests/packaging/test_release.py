@@ -81,6 +81,7 @@ def test_wheel_and_source_are_the_same_twice(tmp_path: Path) -> None:
 
 
 @pytest.mark.boot
+@pytest.mark.release
 @pytest.mark.timeout(2400)
 def test_packages_are_the_same_twice(tmp_path: Path, shared: Path) -> None:
     """Another directory and another time make no difference."""
@@ -93,6 +94,7 @@ def test_packages_are_the_same_twice(tmp_path: Path, shared: Path) -> None:
 
 
 @pytest.mark.boot
+@pytest.mark.release
 @pytest.mark.timeout(2400)
 def test_apt_installs_and_upgrades_from_the_repository_and_refuses_a_changed_one(
     tmp_path: Path, shared: Path, key: Path
@@ -161,6 +163,7 @@ def _refusals(machine: Machine) -> None:
 
 
 @pytest.mark.boot
+@pytest.mark.release
 @pytest.mark.timeout(2400)
 def test_the_image_is_the_same_twice_and_answers(tmp_path: Path, shared: Path) -> None:
     """Unpacked by the same tool as any runtime's, it shows its version, makes keys and answers /adv."""
@@ -200,6 +203,7 @@ def test_the_image_is_the_same_twice_and_answers(tmp_path: Path, shared: Path) -
 
 
 @pytest.mark.boot
+@pytest.mark.release
 @pytest.mark.timeout(2400)
 def test_the_bill_of_materials_has_what_is_installed(tmp_path: Path, shared: Path) -> None:
     """The same twice; each library of the server's lock with its version and a license, and no tool."""
