@@ -73,8 +73,8 @@ def test_bash_completes(share: Path) -> None:
     script = share / "bash-completion/completions/tang-attest"
     assert complete(script, "tang-attest", "ob") == ["observation"]
     assert complete(script, "tang-attest", "policy", "re") == [
-        *("record", "refuse-stale", "reinstate", "require-approval", "require-attested-root"),
-        *("require-ima", "require-rounds", "retire"),
+        *("record", "refuse-stale", "reinstate", "remove", "require-approval", "require-attested-root"),
+        *("require-ima", "require-registered-ek", "require-rounds", "retire"),
     ]
     assert complete(script, "tang-attest", "device", "verify", "--js") == ["--json"]
     assert complete(script, "tang-attest", "policy", "require-approval", "web", "o") == ["on", "off"]

@@ -42,8 +42,8 @@ class Operator:
         return result.stdout
 
     def token(self, name: str, *options: str) -> str:
-        """A token that records the machine's state as its policy."""
-        always = ("--record", "--force", "--allow-unverified-ek")
+        """A token that records the machine's state as its policy, also for a name that a machine has."""
+        always = ("--record", "--force", "--allow-unverified-ek", "--again")
         return self.run("token", "create", "--name", name, *always, *options).strip()
 
     @contextmanager
