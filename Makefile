@@ -43,11 +43,11 @@ every-boot := -m 'boot and not release'
 define run-boots
 @[ "$$(id -u)" -eq 0 ] || { echo 'The boots make root file systems, so they need root. make check does not.' >&2; exit 1; }
 @echo 'Booting and installing whole systems. Without images in the cache the first result takes some minutes.'
-@$(call in-memory,boots) $(boots) $(1)
+@$(boots) $(1)
 endef
 
-# Files of tests are in memory where it has room: whole systems ("boots") need more.
-in-memory = PYTEST_DEBUG_TEMPROOT=$$($(BIN)/python -m tests.scratch $(1))
+# Files of tests are in memory where it has room; those of whole systems are not.
+in-memory = PYTEST_DEBUG_TEMPROOT=$$($(BIN)/python -m tests.scratch)
 
 # Half as many processes again as processors: a third of the time is waiting for other processes.  With worksteal each
 # begins with a part of its own, so the tests of a file mostly share what the file sets up.

@@ -24,26 +24,15 @@ def memory(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     return machine
 
 
-def test_much_memory_takes_the_files_of_every_test(memory: SimpleNamespace) -> None:
-    assert scratch.directory() == scratch.directory(boots=True) == Path("/dev/shm")
+def test_much_memory_takes_the_files_of_tests(memory: SimpleNamespace) -> None:
+    assert scratch.directory() == Path("/dev/shm")
 
 
 @pytest.mark.parametrize("limit", ["available", "free"])
-def test_whole_systems_need_more_memory(memory: SimpleNamespace, limit: str) -> None:
+def test_little_memory_is_left_to_programs(memory: SimpleNamespace, limit: str) -> None:
     """A file system in memory may promise more than there is: both count."""
-    setattr(memory, limit, 4 * GIB)
-    assert scratch.directory() == Path("/dev/shm")
-    assert scratch.directory(boots=True) == Path("/tmp")
     setattr(memory, limit, 1 * GIB)
     assert scratch.directory() == Path("/tmp")
-
-
-@pytest.mark.parametrize("option", [os.ST_NODEV, os.ST_NOSUID])
-def test_whole_systems_need_devices_and_setuid(memory: SimpleNamespace, option: int) -> None:
-    """As most distributions mount /dev/shm."""
-    memory.options = option
-    assert scratch.directory() == Path("/dev/shm")
-    assert scratch.directory(boots=True) == Path("/tmp")
 
 
 def test_a_memory_that_runs_no_programs_is_not_used(memory: SimpleNamespace) -> None:

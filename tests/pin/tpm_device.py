@@ -67,6 +67,8 @@ def with_devices(machine: Machine, devices: Mapping[str, str], jwe: bytes, more:
             "set -e",
             f"mount -t tmpfs none {new}",
             f"ln -s /proc/self/fd {new}/fd",
+            # The machine's own files may be there.
+            f"mkdir {new}/shm; mount --bind /dev/shm {new}/shm",
             *(f": >{new}/{name}; mount --bind {path} {new}/{name}" for name, path in binds.items()),
             f"mount --rbind {new} /dev",
             more,

@@ -70,11 +70,13 @@ def send(port: int, *parts: bytes, pause_s: float = 0.02, half: bool = False, he
         return received
 
 
+#: Events that belong to no request; a failed handshake is told once in a while, beside the request that it looks like.
+OF_THE_SERVER = ("listening", "limited", "audit-head", "handshake-failed")
+
+
 def lines_of(server: Serving) -> list[dict[str, Any]]:
     """The log without what the server says of itself."""
-    return [
-        record for record in server.records() if record["event"] not in ("listening", "limited", "audit-head")
-    ]
+    return [record for record in server.records() if record["event"] not in OF_THE_SERVER]
 
 
 def settled(server: Serving, before: int) -> list[dict[str, Any]]:
