@@ -12,9 +12,11 @@ import pytest
 import pytest_asyncio
 from sqlalchemy.util import await_only
 
+from tang_attest.service.audit.chain import AuditSealer
 from tang_attest.store import SqlStore, open_store
 from tests import registry
-from tests.fakes import ROW_KEY
+from tests.fakes import ROW_KEY, FakeClock
+from tests.store.samples import NOW
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -67,6 +69,24 @@ async def open_another(url: str) -> AsyncIterator[Opener]:
 async def store(open_another: Opener) -> SqlStore:
     """A registry with its tables and nothing in them."""
     return await open_another()
+
+
+#: The key of the audit record's chain.
+CHAIN_KEY = bytes(range(32))
+
+
+@pytest.fixture
+def clock() -> FakeClock:
+    """The time of the samples."""
+    clock = FakeClock()
+    clock.time = NOW
+    return clock
+
+
+@pytest.fixture
+def sealer(store: SqlStore, clock: FakeClock) -> AuditSealer:
+    """A sealer of the registry's audit record."""
+    return AuditSealer(store.audit, CHAIN_KEY, clock)
 
 
 class Stall:

@@ -26,7 +26,7 @@ def admin_token() -> None:
     "scopes",
     type=click.Choice([scope.value for scope in Scope]),
     multiple=True,
-    help="What it is good for; repeat it for more.",
+    help="One of its scopes; repeat it for more.",
 )
 @click.option(
     "--policy", "policies", multiple=True, help="Only for this policy and its machines; repeat it for more."

@@ -122,7 +122,7 @@ def check_archives(
 
 def compare(stretches: Sequence[store.Stretch], archives: Sequence[Archive]) -> list[Reason]:
     """Return the findings about files and the record's own notes of them: each file is one that was archived."""
-    noted = {each.head.head: each for each in archives}
+    noted = {each.head.head for each in archives}
     return [
         Reason(
             "archive-elsewhere", f"Seals {each.first.seq} to {each.head.seq} are not noted as archived here."

@@ -21,24 +21,11 @@ from tang_attest.service.audit.chain import AuditSealer
 from tang_attest.service.audit.check import AuditCheck, check_audit
 from tang_attest.store import ArchiveKeys, Authenticity, Side, SqlStore, Stretch
 from tests.fakes import ROW_KEY, FakeClock
-from tests.store.conftest import Opener
+from tests.store.conftest import CHAIN_KEY, Opener
 from tests.store.records.test_audit_chain import codes, sql
 from tests.store.samples import NOW, entry, policy, state
 
-CHAIN = bytes(range(32))
-KEYS = ArchiveKeys(CHAIN, b"f" * 32)
-
-
-@pytest.fixture
-def clock() -> FakeClock:
-    clock = FakeClock()
-    clock.time = NOW
-    return clock
-
-
-@pytest.fixture
-def sealer(store: SqlStore, clock: FakeClock) -> AuditSealer:
-    return AuditSealer(store.audit, CHAIN, clock)
+KEYS = ArchiveKeys(CHAIN_KEY, b"f" * 32)
 
 
 @pytest_asyncio.fixture
@@ -61,7 +48,7 @@ async def seal(sealer: AuditSealer, clock: FakeClock) -> None:
 
 
 async def check(
-    store: SqlStore, clock: FakeClock, expected: tuple[int, bytes] | None = None, key: bytes = CHAIN
+    store: SqlStore, clock: FakeClock, expected: tuple[int, bytes] | None = None, key: bytes = CHAIN_KEY
 ) -> AuditCheck:
     return await check_audit(store.audit, key, clock, lambda _done, _total: None, expected)
 
@@ -141,7 +128,7 @@ async def test_a_sealer_that_saw_an_archived_head_goes_on(
 ) -> None:
     """It was asleep meanwhile; that is no cut record."""
     await seal(sealer, clock)
-    other = AuditSealer(sealed.audit, CHAIN, clock)
+    other = AuditSealer(sealed.audit, CHAIN_KEY, clock)
     await sealed.audit.append(entry("more"))
     await seal(other, clock)
     await archive(url, tmp_path / "a.gz", hours=1000)
@@ -254,7 +241,7 @@ async def test_files_follow_each_other_under_another_secret(
     """The archived part stays under the secret of its time, and the chain goes on from it under the new one."""
     first = await archive(url, tmp_path / "a.gz")
     new, row_key = ArchiveKeys(b"n" * 32, b"g" * 32), b"r" * 32
-    old_side, new_side = Side(Authenticity(ROW_KEY), CHAIN), Side(Authenticity(row_key), new.chain)
+    old_side, new_side = Side(Authenticity(ROW_KEY), CHAIN_KEY), Side(Authenticity(row_key), new.chain)
     await maintenance.rekey(url, old_side, new_side, lambda text: text, entry("keys rotate-kek"))
     store = await maintenance.open_store(url, row_key)
     resealer = AuditSealer(store.audit, new.chain, clock)

@@ -20,22 +20,8 @@ from tang_attest.store import SqlStore
 from tang_attest.store.database.engine import Work
 from tang_attest.store.records import audit_chain, audit_log
 from tests.fakes import FakeClock
-from tests.store.conftest import Opener, Stall
+from tests.store.conftest import CHAIN_KEY, Opener, Stall
 from tests.store.samples import NOW, entry
-
-KEY = bytes(range(32))
-
-
-@pytest.fixture
-def clock() -> FakeClock:
-    clock = FakeClock()
-    clock.time = NOW
-    return clock
-
-
-@pytest.fixture
-def sealer(store: SqlStore, clock: FakeClock) -> AuditSealer:
-    return AuditSealer(store.audit, KEY, clock)
 
 
 @pytest_asyncio.fixture
@@ -56,7 +42,7 @@ async def write(store: SqlStore, count: int, number: int = 0) -> None:
 
 
 async def check(store: SqlStore, clock: FakeClock, expected: tuple[int, bytes] | None = None) -> AuditCheck:
-    return await check_audit(store.audit, KEY, clock, lambda _done, _total: None, expected)
+    return await check_audit(store.audit, CHAIN_KEY, clock, lambda _done, _total: None, expected)
 
 
 async def sql(store: SqlStore, *statements: str) -> None:
@@ -96,7 +82,7 @@ async def test_a_backlog_is_sealed_bit_by_bit(
     monkeypatch.setattr(sealing, "SEALS", 2)
     monkeypatch.setattr(audit_check, "_PAGE", 2)
     await write(store, 14)
-    sealer = AuditSealer(store.audit, KEY, clock)
+    sealer = AuditSealer(store.audit, CHAIN_KEY, clock)
     made = []
     for _ in range(4):
         made.append(seal.seq if (seal := await sealer.round()) else None)
@@ -161,7 +147,7 @@ async def test_many_changes_are_counted(
     monkeypatch.setattr(sealing, "ROWS", 1)
     monkeypatch.setattr(sealing, "SEALS", 30)
     await write(store, 30)
-    await AuditSealer(store.audit, KEY, clock).round()
+    await AuditSealer(store.audit, CHAIN_KEY, clock).round()
     await sql(store, "UPDATE audit SET code = 'x'")
     found = await check(store, clock)
     assert (found.bad, len(found.reasons)) == (30, audit_check.NAMED)
@@ -201,7 +187,7 @@ async def test_a_chain_that_was_made_anew(sealed: SqlStore, clock: FakeClock) ->
     head = await sealed.audit.newest_seal()
     assert head is not None
     await sql(sealed, "DELETE FROM audit_seal", "UPDATE audit SET actor = 'operator:eve'")
-    anew = AuditSealer(sealed.audit, KEY, clock)
+    anew = AuditSealer(sealed.audit, CHAIN_KEY, clock)
     await anew.round()
     assert (await check(sealed, clock)).bad == 0
     assert codes(await check(sealed, clock, (head.seq, head.hash))) == ["audit-cut"]
@@ -252,7 +238,7 @@ async def test_a_head_that_another_sealer_replaced(
 ) -> None:
     """A longer chain is no excuse."""
     await sql(sealed, "DELETE FROM audit_seal WHERE seq = 4")
-    foreign = AuditSealer(sealed.audit, KEY, clock)
+    foreign = AuditSealer(sealed.audit, CHAIN_KEY, clock)
     await foreign.round()
     await write(sealed, 1)
     clock.advance(seconds=1)
@@ -264,7 +250,7 @@ async def test_a_head_that_another_sealer_replaced(
 async def test_two_sealers(store: SqlStore, open_another: Opener, clock: FakeClock) -> None:
     """At the same moment: one of them seals, the other goes on from there; whoever comes a moment later leaves it."""
     stores = [store, await open_another()]
-    sealers = [AuditSealer(each.audit, KEY, clock) for each in stores]
+    sealers = [AuditSealer(each.audit, CHAIN_KEY, clock) for each in stores]
     for number in range(8):
         await write(store, 2, number)
         made = await asyncio.gather(*(sealer.round() for sealer in sealers))
@@ -286,9 +272,9 @@ async def test_a_seal_lost_to_another(
     """Both read the same rows; the number is given once."""
     await write(sealed, 3)
     monkeypatch.setattr(audit_chain, "rows", stall.around(audit_chain.rows))
-    slow = asyncio.create_task(AuditSealer(sealed.audit, KEY, clock).round())
+    slow = asyncio.create_task(AuditSealer(sealed.audit, CHAIN_KEY, clock).round())
     await stall.entered()
-    other = AuditSealer((await open_another()).audit, KEY, clock)
+    other = AuditSealer((await open_another()).audit, CHAIN_KEY, clock)
     assert (await other.round()).seq == 5  # type: ignore[union-attr]
     stall.go()
     assert await slow is None
@@ -301,7 +287,7 @@ async def test_the_last_round_continues_after_an_interrupted_one(
     """A server that stops seals every row, even if the seal of a round it canceled is committed meanwhile."""
     monkeypatch.setattr(sealing, "ROWS", 3)
     await write(store, 8)
-    sealer = AuditSealer(store.audit, KEY, clock)
+    sealer = AuditSealer(store.audit, CHAIN_KEY, clock)
     add_seal = audit_chain.add_seal
     with monkeypatch.context() as patch:
         patch.setattr(audit_chain, "add_seal", stall.around(add_seal))
@@ -325,7 +311,7 @@ async def test_the_last_round_seals_a_backlog_of_any_size(
     monkeypatch.setattr(sealing, "ROWS", 3)
     monkeypatch.setattr(sealing, "SEALS", 2)
     await write(store, 14)
-    assert (await AuditSealer(store.audit, KEY, clock).round(last=True)).seq == 5  # type: ignore[union-attr]
+    assert (await AuditSealer(store.audit, CHAIN_KEY, clock).round(last=True)).seq == 5  # type: ignore[union-attr]
     found = await check(store, clock)
     assert (found.rows, found.seals, found.bad, found.unsealed) == (14, 5, 0, 0)
 
@@ -345,7 +331,7 @@ async def test_rows_that_are_committed_out_of_order(
     await stall.entered()
     other = await open_another()
     fast = asyncio.create_task(other.audit.append(entry("fast", at=NOW)))
-    sealer = AuditSealer((await open_another()).audit, KEY, clock)
+    sealer = AuditSealer((await open_another()).audit, CHAIN_KEY, clock)
     if url.startswith("postgresql"):
         await asyncio.wait_for(fast, 10)  # PostgreSQL's writers do not wait for each other
         assert [row.event for _, row in await other.audit.list_audit()] == ["fast"]
@@ -365,7 +351,7 @@ async def test_writers_and_sealers_and_a_check_at_once(
     """Four processes that write and seal as fast as they can: nothing is sealed too early, at no moment."""
     monkeypatch.setattr(sealing, "FRESH", timedelta(0))
     stores = [store, *[await open_another() for _ in range(3)]]
-    sealers = [AuditSealer(each.audit, KEY, clock) for each in stores]
+    sealers = [AuditSealer(each.audit, CHAIN_KEY, clock) for each in stores]
     done = asyncio.Event()
 
     async def note(each: SqlStore, number: int) -> None:
@@ -412,14 +398,14 @@ async def test_a_round_that_is_interrupted(
     """A seal is there or it is not; the next process goes on."""
     await write(sealed, 3)
     monkeypatch.setattr(audit_chain, "rows", stall.around(audit_chain.rows))
-    task = asyncio.create_task(AuditSealer(sealed.audit, KEY, clock).round())
+    task = asyncio.create_task(AuditSealer(sealed.audit, CHAIN_KEY, clock).round())
     await stall.entered()
     task.cancel()
     stall.go()
     with pytest.raises(asyncio.CancelledError):
         await task
     assert (await check(sealed, clock)).unsealed == 3
-    assert (await AuditSealer(sealed.audit, KEY, clock).round()).seq == 5  # type: ignore[union-attr]
+    assert (await AuditSealer(sealed.audit, CHAIN_KEY, clock).round()).seq == 5  # type: ignore[union-attr]
     assert (await check(sealed, clock)).bad == 0
 
 
