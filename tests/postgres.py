@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Final, Self
 
 from tests import scratch
-from tests.tang.servers import free_port
+from tests.ports import free_port
 
 _BINARIES: Final = max(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda path: int(path.parent.name))
 _PATIENCE_S: Final = 60

@@ -23,7 +23,8 @@ from tests.bench.load.attester import SELECTION
 from tests.bench.load.generator import CONCURRENCY, Kind, LoadGenerator, Run, summarize
 from tests.bench.pin import Pin
 from tests.bench.workplace import BUILD, workplace
-from tests.tang.servers import free_port, keygen
+from tests.ports import free_port
+from tests.tang.servers import keygen
 
 #: Prefix of the names in the JSON, which server, what is asked of it.
 _SCENARIOS: Final[tuple[tuple[str, str, Kind], ...]] = (

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import datetime as dt
 import json
-import socket
 import statistics
 import subprocess
 import sys
@@ -24,6 +23,7 @@ from tests.boot.hardware.machine import SERVER, SERVER_PORT, Machine, Network
 from tests.boot.images import disk
 from tests.boot.images.tree import Variant
 from tests.boot.world import ROOT_IS_OPEN, World
+from tests.ports import free_port
 
 _TANGD: Final = "/usr/libexec/tangd"
 _STAMPS: Final = ROOT_IS_OPEN + r"[^\n]*, initrd ([0-9.]+) root ([0-9.]+)\n"
@@ -80,8 +80,7 @@ def _tang(directory: Path) -> World:
 @contextmanager
 def _tangd(keys: Path) -> Iterator[int]:
     """Debian's tangd behind socat, as its socket unit would start it; the port."""
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = int(probe.getsockname()[1])
+    port = free_port()
     listen = f"TCP-LISTEN:{port},bind=127.0.0.1,reuseaddr,fork"
     process = subprocess.Popen(["socat", listen, f"EXEC:{_TANGD} {keys}"], stderr=subprocess.DEVNULL)
     try:

@@ -14,6 +14,7 @@ from tests.boot.hardware.machine import SERVER, SERVER_PORT, Machine
 from tests.boot.images.cache import ROOT
 from tests.boot.images.disk import clevis_bind
 from tests.pin.machine import certificate, pin_of
+from tests.ports import free_port
 from tests.swtpm import Swtpm
 
 _COMMAND: Final = Path(sys.executable).parent / "tang-attest"
@@ -24,7 +25,7 @@ class Site:
 
     def __init__(self, directory: Path, *, https: bool = False) -> None:
         self.directory = directory
-        self.port = 0
+        self.port = free_port()
         self._process: subprocess.Popen[bytes] | None = None
         if not directory.exists():
             directory.mkdir(parents=True)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.cli import forked
+from tests.ports import free_port
 from tests.swtpm import Swtpm
 
 PIN = Path(__file__).parent.parent.parent / "clevis-pin"
@@ -51,7 +52,7 @@ class Operator:
         """The server's port, while it runs."""
         port_file = self.state / "port"
         port_file.unlink(missing_ok=True)
-        listen = ("--host", "127.0.0.1", "--port", "0", "--port-file", port_file)
+        listen = ("--host", "127.0.0.1", "--port", str(free_port()), "--port-file", port_file)
         command = forked.command("--state", self.state, "serve", *listen, *options)
         with (self.state / "log").open("ab") as log:
             process = forked.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)

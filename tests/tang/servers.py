@@ -22,6 +22,7 @@ from aiohttp import web
 from tang_attest.keys.tang_dir import TangDirectory
 from tang_attest.service.tang.plain import KeySetProvider
 from tang_attest.web.tang_routes import handle_adv, handle_rec, match
+from tests.ports import free_port
 
 TANGD = "/usr/libexec/tangd"
 KEYGEN = "/usr/libexec/tangd-keygen"
@@ -84,14 +85,6 @@ def rotate(directory: Path) -> None:
 
 
 # --- the servers -------------------------------------------------------------------------------------------------
-
-
-def free_port() -> int:
-    """A TCP port of the loopback that nobody listens on."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port
 
 
 @contextmanager

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.tang.servers import free_port, generate, keygen, ours, public, rotate, send, tangd, thumbprint
+from tests.ports import free_port
+from tests.tang.servers import generate, keygen, ours, public, rotate, send, tangd, thumbprint
 
 SECRET = b"the passphrase\0of a disk\xff"
 

@@ -18,7 +18,8 @@ from tang_attest.protocol.values.base64url import unb64u
 from tests.cli import forked
 from tests.cli.forked import command
 from tests.cli.serving import PATIENCE_S, clean_environment
-from tests.tang.servers import TANGD, free_port, generate, keygen, public, send, thumbprint
+from tests.ports import free_port
+from tests.tang.servers import TANGD, generate, keygen, public, send, thumbprint
 
 ADV = b"GET /adv HTTP/1.1\r\nHost: x\r\n\r\n"
 

@@ -19,7 +19,8 @@ from tang_attest.protocol.values.pcr import Selection
 from tang_attest.server.compose import opened
 from tang_attest.service.enrollment.tokens import TokenTerms
 from tests.bench.load.client import ask
-from tests.tang.servers import TANGD, free_port
+from tests.ports import free_port
+from tests.tang.servers import TANGD
 
 #: The program as it is installed.
 PROGRAM: Final = Path(sys.executable).parent / "tang-attest"

@@ -41,7 +41,8 @@ from tests.cli.serving import (
     serving_started,
 )
 from tests.cli.transcript import environment, run
-from tests.tang.servers import free_port, keygen
+from tests.ports import free_port
+from tests.tang.servers import keygen
 
 UNKNOWN = "A" * 43
 

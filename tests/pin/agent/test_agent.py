@@ -16,7 +16,7 @@ import pytest
 
 from tests.pin.conftest import Server
 from tests.pin.machine import Machine, Operator, certificate, ended, header, pin_of
-from tests.tang.servers import free_port
+from tests.ports import free_port
 
 pytestmark = pytest.mark.slow
 

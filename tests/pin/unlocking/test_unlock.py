@@ -23,7 +23,7 @@ from tests.pin.machine import (
     readdressed,
     with_header,
 )
-from tests.tang.servers import free_port
+from tests.ports import free_port
 
 pytestmark = pytest.mark.slow
 

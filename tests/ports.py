@@ -1,0 +1,63 @@
+"""TCP ports of the loopback for servers that are named before they listen, or that come back at the same address.
+
+Linux gives ephemeral ports to every client and to every server that asks for port 0, so a port found by asking for port 0
+may be gone a moment later, and again while its server restarts.  These lie below the ephemeral range, and belong to
+the process that got them until it ends.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import functools
+import itertools
+import os
+import random
+import socket
+import tempfile
+from pathlib import Path
+from typing import Final
+
+#: Beside the ports of swtpm.py; 32768 and up are ephemeral.
+_PORTS: Final = range(10000, 20000)
+
+
+def free_port() -> int:
+    """A TCP port that nobody listens on, and that no other call returns, in this process or beside it."""
+    first = random.randrange(len(_PORTS))
+    for port in itertools.chain(_PORTS[first:], _PORTS[:first]):
+        if port not in _mine() and _is_free(port) and _reserve(port):
+            return port
+    raise AssertionError("no port of the loopback is free")
+
+
+@functools.cache
+def _mine() -> set[int]:
+    return set()
+
+
+@functools.cache
+def _reservations(owner: int) -> int:
+    """A descriptor whose locks belong to process *owner*: a child that was forked does not have its parent's."""
+    path = Path(tempfile.gettempdir()) / f"tang-attest-ports-{os.getuid()}"
+    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+
+
+def _reserve(port: int) -> bool:
+    """Lock the byte at *port* (fcntl(2)); the lock ends with the process."""
+    try:
+        fcntl.lockf(_reservations(os.getpid()), fcntl.LOCK_EX | fcntl.LOCK_NB, 1, port)
+    except OSError:
+        return False
+    _mine().add(port)
+    return True
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        # Servers set this too; without it, a port that a test used a moment ago would look taken.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+        return True
