@@ -102,6 +102,8 @@ ACTIONS: Final[dict[str, str]] = {
     "method-not-allowed": "Use a method that the answer's Allow header names; docs/protocol.md and /admin/v1/openapi.json have them all.",
     "encoding-unsupported": "Send the body as it is, without compression and without the header Content-Encoding.",
     "media-type-unsupported": "Send the body as /admin/v1/openapi.json describes it, with its Content-Type.",
+    # --- the console ------------------------------------------------------------------------------------------
+    "role-missing": "Ask for the role; 'tang-attest operator role NAME --role ROLE' on the server gives it.",
     # --- the operator's commands and settings -----------------------------------------------------------------
     "selection-invalid": "Name a SHA-2 bank and PCRs 0 to 23, such as sha256:0,2,4,7; 16 and 23 are resettable.",
     "values-invalid": "Give one value of the bank's size for each PCR of the policy's selection.",

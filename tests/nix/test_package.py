@@ -35,6 +35,7 @@ IN_NIXPKGS = {
     "alembic",
     "asn1crypto",
     "asyncpg",
+    "cbor2",
     "click",
     "cryptography",
     "google-re2",
@@ -47,6 +48,7 @@ IN_NIXPKGS = {
     "structlog",
     "tpm2-pytss",
     "uvloop",
+    "webauthn",
 }
 
 
