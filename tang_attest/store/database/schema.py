@@ -89,5 +89,6 @@ def config(connection: sa.Connection) -> Config:
         "script_location", str(Path(__file__).parents[1] / "migrations").replace("%", "%%")
     )
     settings.set_main_option("path_separator", "os")
+    settings.set_main_option("recursive_version_locations", "true")  # a folder has few files
     settings.attributes["connection"] = connection
     return settings

@@ -1,1 +1,1 @@
-"""One file for each revision of the schema."""
+"""One file for each revision of the schema; those up to 0009 are in `first`."""
