@@ -78,6 +78,10 @@ fmt: setup ## format Python and shell, and fix what ruff can fix
 	$(BIN)/ruff format
 	tools/shell-scripts | xargs --no-run-if-empty $(BIN)/shfmt --write
 
+.PHONY: test-console
+test-console: setup ## test the console in a real browser with a software TPM and the real pin, as `make test` does; four minutes
+	$(in-memory) $(BIN)/pytest --numprocesses auto --durations 10 tests/console
+
 .PHONY: test-nix
 test-nix: setup ## test the NixOS modules, as `make test` does; NIXPKGS or NIXPKGS_LIB name a real nixpkgs
 	$(BIN)/pytest --numprocesses auto tests/nix
