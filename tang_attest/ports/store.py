@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from tang_attest.ports.admin import AdminTokenStore
+from tang_attest.ports.attention import AttentionStore
 from tang_attest.ports.audit import AuditStore
 from tang_attest.ports.decisions import DecisionStore
 from tang_attest.ports.enrollment import EnrollmentStore
@@ -33,6 +34,14 @@ class HasAdminTokens(Protocol):
 
     @property
     def admin_tokens(self) -> AdminTokenStore:
+        """The role."""
+
+
+class HasAttention(Protocol):
+    """A store of bounded reads for a person's page."""
+
+    @property
+    def attention(self) -> AttentionStore:
         """The role."""
 
 
@@ -94,6 +103,7 @@ class HasRounds(Protocol):
 
 class Store(
     HasAdminTokens,
+    HasAttention,
     HasAudit,
     HasDecisions,
     HasDevices,

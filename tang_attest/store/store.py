@@ -13,6 +13,7 @@ from tang_attest.store.database.engine import AuthenticDatabase, Database, conne
 from tang_attest.store.maintenance import row_check
 from tang_attest.store.maintenance.operations import upgrade
 from tang_attest.store.roles.admin_tokens import SqlAdminTokens
+from tang_attest.store.roles.attention import SqlAttention
 from tang_attest.store.roles.audit import SqlAudit
 from tang_attest.store.roles.decisions import SqlDecisions
 from tang_attest.store.roles.devices import SqlDevices
@@ -55,6 +56,7 @@ class SqlStore:
         self._database, self._authenticity = database, authenticity
         self._writes = WriteQueue(database)
         self.admin_tokens = SqlAdminTokens(database)
+        self.attention = SqlAttention(database)
         self.audit = SqlAudit(database, self._writes)
         self.decisions = SqlDecisions(database, self._writes)
         self.devices = SqlDevices(database)

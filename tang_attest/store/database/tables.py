@@ -141,6 +141,26 @@ device: Final = sa.Table(
     sqlite_autoincrement=True,  # an id is never used again: a decision under way must not meet another device
 )
 
+#: Conditions of the partial indexes of devices and states that want a person; see store/attention.py.
+REFUSED_BOOT: Final[sa.ColumnElement[bool]] = sa.and_(
+    device.c.last_code.is_not(None), device.c.last_code != sa.literal_column("'ok'")
+)
+SUSPENDED: Final[sa.ColumnElement[bool]] = device.c.suspended_at.is_not(None)
+UNWELL: Final[sa.ColumnElement[bool]] = sa.and_(
+    device.c.outcome.is_not(None), device.c.outcome != sa.literal_column("'verified'")
+)
+PROPOSED: Final[sa.ColumnElement[bool]] = reference_state.c.life == sa.literal_column("'proposed'")
+
+
+for _name, _column, _where in (
+    ("ix_device_refused", device.c.last_seen_at, REFUSED_BOOT),
+    ("ix_device_suspended", device.c.suspended_at, SUSPENDED),
+    ("ix_device_unwell", device.c.outcome_since, UNWELL),
+    ("ix_reference_state_proposed", reference_state.c.created_at, PROPOSED),
+):
+    sa.Index(_name, _column, sqlite_where=_where, postgresql_where=_where)
+sa.Index("ix_device_policy_id_last_state", device.c.policy_id, device.c.last_state, device.c.name)
+
 sealed_key: Final = sa.Table(
     "sealed_key",
     metadata,
@@ -277,6 +297,13 @@ rollout_device: Final = sa.Table(
     sa.Column("at", Instant, nullable=False),
     _seal(),
 )
+
+#: Condition of a partial index, as those of devices above.
+STOPPED: Final[sa.ColumnElement[bool]] = sa.and_(
+    rollout.c.under_way.is_not(None), rollout.c.status == sa.literal_column("'stopped'")
+)
+sa.Index("ix_rollout_stopped", rollout.c.under_way, sqlite_where=STOPPED, postgresql_where=STOPPED)
+sa.Index("ix_rollout_device_outcome", rollout_device.c.rollout_id, rollout_device.c.outcome)
 
 verification: Final = sa.Table(
     "verification",

@@ -129,9 +129,24 @@ def search(connection: sa.Connection, wanted: DeviceSearch) -> list[Device]:
     return _load(connection, *where)
 
 
-def _load(connection: sa.Connection, *where: sa.ColumnElement[bool]) -> list[Device]:
+def choose(
+    connection: sa.Connection,
+    *where: sa.ColumnElement[bool],
+    newest: sa.Column[datetime] | None = None,
+    limit: int,
+) -> list[Device]:
+    """At most *limit* devices that meet *where*: those with the *newest* time, or else by name."""
+    return _load(connection, *where, order=_device.c.name if newest is None else newest.desc(), limit=limit)
+
+
+def _load(
+    connection: sa.Connection,
+    *where: sa.ColumnElement[bool],
+    order: sa.ColumnElement[Any] = _device.c.name,
+    limit: int | None = None,
+) -> list[Device]:
     query = sa.select(*authentic.form(_device).raw, tables.policy.c.name.label("policy_name"))
-    query = query.join(tables.policy).where(*where).order_by(_device.c.name)
+    query = query.join(tables.policy).where(*where).order_by(order).limit(limit)
     found = connection.execute(query).all()
     rows = [(authentic.check(connection, _device, values[:-1]), values.policy_name) for values in found]
     kids = kids_of(connection, [row["id"] for row, _ in rows])

@@ -149,7 +149,7 @@ def states_if_ours(
     spoiled: dict[int, Tampered] = {}
     for values in connection.execute(_STATES, {"ids": list(ids)}):
         try:
-            states[values.policy_id].append(_state_of(authentic.check(connection, _state, values)))
+            states[values.policy_id].append(state_from(authentic.check(connection, _state, values)))
         except Tampered as error:
             spoiled[values.policy_id] = error
     return {policy_id: spoiled.get(policy_id) or tuple(states[policy_id]) for policy_id in ids}
@@ -285,7 +285,8 @@ def _state_row(policy_id: int, label: str, state: ReferenceState) -> dict[str, o
     }
 
 
-def _state_of(row: authentic.Row) -> ReferenceState:
+def state_from(row: authentic.Row) -> ReferenceState:
+    """The reference state of a row."""
     return ReferenceState(
         label=row["label"],
         values=row["pcr_values"],
