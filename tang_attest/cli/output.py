@@ -7,13 +7,12 @@ listing is a table for eyes, and JSON with ``--json``.
 
 from __future__ import annotations
 
-import csv
 import json
 import os
 import re
 import sys
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any, Final
 
 import click
@@ -23,6 +22,7 @@ from rich.table import Table
 from rich.text import Text
 
 from tang_attest.errors import TangAttestError
+from tang_attest.service.audit.table import csv_text, plain
 
 #: On a pipe; wider than any row, or rich would cut cells.
 _NO_WIDTH: Final = 1_000_000
@@ -86,41 +86,19 @@ def no_color() -> bool:
 
 def print_json(value: object) -> None:
     """*value* as indented JSON on stdout; bytes become hex, times RFC 3339 in UTC (``Z``)."""
-    json.dump(value, sys.stdout, indent=2, default=_encode, sort_keys=False)
+    json.dump(value, sys.stdout, indent=2, default=plain, sort_keys=False)
     sys.stdout.write("\n")
 
 
 def print_json_line(value: object) -> None:
     """*value* as one line of JSON on stdout, at once, encoded as by :func:`print_json`."""
-    click.echo(json.dumps(value, default=_encode))
-
-
-#: Beginnings of a cell that spreadsheets take for a formula, full-width signs included.
-_FORMULA = re.compile(r"\s*[=+\-@\t\r\n\uff1d\uff0b\uff0d\uff20]")
+    click.echo(json.dumps(value, default=plain))
 
 
 def print_csv(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """A table as CSV on stdout: RFC 4180, UTF-8, with a header; times are RFC 3339 in UTC, other objects JSON.
-
-    Text that a spreadsheet would compute begins with ``'``.
-    """
+    """Print a table as :func:`tang_attest.service.audit.table.csv_text` makes it."""
     # The lines end with CR LF, also where text streams translate line ends.
-    writer = csv.writer(sys.stdout, lineterminator="\r\n")
-    writer.writerow(columns)
-    for row in rows:
-        writer.writerow([_csv_cell(value) for value in row])
-
-
-def _csv_cell(value: object) -> str | int:
-    if value is None:
-        return ""
-    if isinstance(value, int) and not isinstance(value, bool):
-        return value
-    if isinstance(value, bytes | datetime):
-        text = str(_encode(value))
-    else:
-        text = value if isinstance(value, str) else json.dumps(value, default=_encode)
-    return f"'{text}" if _FORMULA.match(text) else text
+    sys.stdout.write(csv_text(columns, rows))
 
 
 def done(as_json: bool, sentence: str, result: object) -> None:
@@ -138,14 +116,6 @@ def new_token(as_json: bool, text: str, good: str, until: datetime, document: Ma
     else:
         click.echo(text)
         hint(f"it is {good} until {minute(until)}, and is not shown again")
-
-
-def _encode(value: object) -> object:
-    if isinstance(value, bytes):
-        return value.hex()
-    if isinstance(value, datetime):
-        return value.astimezone(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
-    raise TypeError(f"cannot print {type(value).__name__}")
 
 
 def local(at: datetime, form: str = "%Y-%m-%d %H:%M:%S") -> str:

@@ -22,21 +22,7 @@ from tang_attest.server.audit.archiving import Archived
 from tang_attest.server.checkup import check_record
 from tang_attest.server.compose import Installation
 from tang_attest.service.audit.check import AuditCheck
-
-#: The columns of ``--csv``, which are the members of ``--json``.
-_FIELDS = (
-    "no",
-    "at",
-    "event",
-    "actor",
-    "verdict",
-    "code",
-    "device",
-    "kid",
-    "address",
-    "request_id",
-    "details",
-)
+from tang_attest.service.audit.table import COLUMNS
 
 
 def _list_options(command: Any) -> Any:
@@ -146,7 +132,7 @@ def _list(
     if as_json:
         output.print_json([_as_json(number, entry) for number, entry in rows])
     elif as_csv:
-        output.print_csv(_FIELDS, [tuple(_as_json(number, entry).values()) for number, entry in rows])
+        output.print_csv(COLUMNS, [tuple(_as_json(number, entry).values()) for number, entry in rows])
     else:
         searched = (search, before) != (AuditSearch(), None)
         output.table(

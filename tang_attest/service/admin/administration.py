@@ -7,16 +7,16 @@ forced: acts that need ``--force`` on the command line are left to an operator.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from itertools import islice
 from typing import Final, Generic, Protocol, TypeVar
 
-from tang_attest.errors import Conflict, NotFound, Refused
-from tang_attest.ports.audit import AuditEntry
+from tang_attest.errors import Conflict, NotFound, Refused, TangAttestError
+from tang_attest.ports.audit import EVERYTHING, AuditEntry, AuditSearch
 from tang_attest.ports.keys import KeyStore
-from tang_attest.ports.machines import Device
+from tang_attest.ports.machines import EVERY_DEVICE, Device, DeviceSearch
 from tang_attest.ports.policies import Observation
 from tang_attest.ports.store import HasAudit
 from tang_attest.ports.world import Clock, Randomness
@@ -28,7 +28,13 @@ from tang_attest.service.admin.changes import AdministeredChanges
 from tang_attest.service.admin.fleet import AdministeredFleet, FleetStore
 from tang_attest.service.admin.tokens import AdminClient
 from tang_attest.service.policies.explanation import Explanation, Explanations
-from tang_attest.service.policies.reference_values import NO_BACKING, Approval, Backing, ReferenceValues
+from tang_attest.service.policies.reference_values import (
+    NO_BACKING,
+    Approval,
+    Backing,
+    ReferenceValues,
+    Waiting,
+)
 
 #: The most states of one policy that tokens staged and no machine has booted.  Each makes every appraisal a
 #: little slower.
@@ -66,9 +72,22 @@ class Administration:
 
     # --- reading --------------------------------------------------------------------------------------------
 
-    async def devices(self, asker: AdminClient, limit: int, after: str | None) -> Page[Device]:
-        """Return the machines whose names come *after* one, by name."""
-        every = await self._store.devices.list_devices()
+    async def devices(
+        self,
+        asker: AdminClient,
+        limit: int,
+        after: str | None,
+        *,
+        search: DeviceSearch = EVERY_DEVICE,
+        stale: timedelta | None = None,
+    ) -> Page[Device]:
+        """Return the machines that meet *search* and whose names come *after* one, by name.
+
+        With *stale*, only machines that gave no evidence for so long.
+        """
+        if stale is not None:
+            search = replace(search, silent_since=self._clock.now() - stale)
+        every = await self._store.devices.list_devices(search)
         granted = (device for device in every if asker.grant.covers(device.policy))
         return _page([device for device in granted if after is None or device.name > after], limit)
 
@@ -104,26 +123,52 @@ class Administration:
         ]
 
     async def observations(
-        self, asker: AdminClient, limit: int, before: int | None, device: str | None
+        self,
+        asker: AdminClient,
+        limit: int,
+        before: int | None,
+        device: str | None,
+        policy: str | None = None,
     ) -> Page[Observation]:
-        """Return the observations, newest first.  Raises ``not-found`` (the device)."""
+        """Return the observations, newest first, of one *device* or of those under one *policy*.
+
+        Raises ``not-found`` (the device), ``policy-not-granted``.
+        """
+        policies = asker.grant.policies
         if device is not None:
             await self.device(asker, device)
-        return _page(
-            await self._store.policies.list_observations(device, limit + 1, before, asker.grant.policies),
-            limit,
-        )
+        if policy is not None:
+            asker.grant.require_policy(policy)
+            policies = frozenset({policy})
+        return _page(await self._store.policies.list_observations(device, limit + 1, before, policies), limit)
 
     async def observation(self, asker: AdminClient, number: int) -> Explanation:
         """Return one refused quote, explained.  Raises ``observation-missing``."""
         return await self._explanations.explain(await self._explanations.find(number, asker.grant.policies))
 
     async def audit(
-        self, asker: AdminClient, limit: int, before: int | None, device: str | None
+        self,
+        asker: AdminClient,
+        limit: int,
+        before: int | None,
+        device: str | None,
+        search: AuditSearch = EVERYTHING,
     ) -> Page[tuple[int, AuditEntry]]:
-        """Return the audit record, newest first.  Raises ``policy-not-granted``: it is about every policy."""
+        """Return the entries that meet *search*, newest first.
+
+        Raises ``policy-not-granted``: the record is about every policy.
+        """
         asker.grant.require_every_policy()
-        return _page(await self._store.audit.list_audit(device, limit + 1, before), limit)
+        return _page(await self._store.audit.list_audit(device, limit + 1, before, search), limit)
+
+    async def alike(self, asker: AdminClient, number: int) -> list[Waiting]:
+        """Return the machines whose refused boot has the same difference as observation *number*, its own first.
+
+        Raises as :meth:`ReferenceValues.waiting_alike`, ``observation-missing``.
+        """
+        seen = await self._explanations.find(number, asker.grant.policies)
+        found = await self._changes(asker).waiting_alike(seen.device, number)
+        return [each for each in found if asker.grant.covers(each.policy.name)]
 
     # --- changing -------------------------------------------------------------------------------------------
 
@@ -195,6 +240,33 @@ class Administration:
             device.name, label, observation_id=observation, approval=approval
         )
         return state
+
+    async def approve_observation(
+        self, asker: AdminClient, number: int, label: str | None, approval: Approval
+    ) -> ReferenceState:
+        """Turn an observation into a state, whatever machine showed it.  Raises as :meth:`approve`."""
+        seen = await self._explanations.find(number, asker.grant.policies)
+        return await self.approve(asker, seen.device, number, label, approval)
+
+    async def approve_alike(
+        self,
+        asker: AdminClient,
+        number: int,
+        shown: Collection[int],
+        label: str | None,
+        approval: Approval,
+    ) -> list[tuple[Waiting, ReferenceState | TangAttestError]]:
+        """Approve the observations *shown* that are alike *number*; a failure stands beside the other results.
+
+        Raises as :meth:`alike`, and ``observation-missing`` when one of *shown* is not alike any more: nothing is
+        approved then.
+        """
+        found = await self.alike(asker, number)
+        if gone := sorted(set(shown) - {each.observation.id for each in found}):
+            sentence = f"Observation {gone[0]} is not alike observation {number}, or does not wait any more."
+            raise NotFound("observation-missing", sentence)
+        chosen = [each for each in found if each.observation.id in shown]
+        return await self._changes(asker).approve_alike(chosen, label, approval)
 
     def _changes(self, asker: AdminClient) -> ReferenceValues:
         return ReferenceValues(self._store, self._clock, asker.author)

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import replace
 from datetime import timedelta
 from typing import Protocol
 
 from tang_attest.errors import Conflict, NotFound
-from tang_attest.ports.enrollment import RegisteredEk, Token
+from tang_attest.ports.enrollment import EkRoot, RegisteredEk, Token
 from tang_attest.ports.keys import KeyStore
 from tang_attest.ports.machines import Device
 from tang_attest.ports.policies import Observation
@@ -29,6 +30,7 @@ from tang_attest.protocol.endorsement.registered import EkEntry
 from tang_attest.protocol.policy import ReferencePolicy
 from tang_attest.protocol.values.pcr import Selection
 from tang_attest.service.admin.tokens import AdminClient
+from tang_attest.service.enrollment.ek_roots import EkRoots
 from tang_attest.service.enrollment.registered import RegisteredEks
 from tang_attest.service.enrollment.tokens import EnrollmentTokens, TokenTerms
 from tang_attest.service.machines.devices import DeviceAdministration
@@ -65,13 +67,22 @@ class AdministeredFleet:
     async def create_token(self, asker: AdminClient, terms: TokenTerms) -> tuple[str, Token]:
         """Create a token; one that records makes a policy, so it takes a grant for every policy.
 
-        Raises as :meth:`EnrollmentTokens.create`.
+        With ``name_free`` the name of a device is refused.  Raises as :meth:`EnrollmentTokens.create`.
         """
         if terms.policy is None:
             asker.grant.require_every_policy()
         else:
             asker.grant.require_policy(terms.policy)
-        return await self._tokens(asker).create(terms)
+        if terms.name_free and terms.name is not None:
+            await self._refuse_taken(asker, terms.name)
+        return await self._tokens(asker).create(replace(terms, name_free=False))
+
+    async def _refuse_taken(self, asker: AdminClient, name: str) -> None:
+        """Raise ``name-taken`` for the name of a device; one that the grant does not cover does not exist here."""
+        with suppress(NotFound):
+            await self._device(asker, name)
+            sentence = f"There is a device '{name}' already; with `again` the token is made all the same."
+            raise Conflict("name-taken", sentence)
 
     async def revoke_token(self, asker: AdminClient, named: str) -> Token:
         """Revoke a token by its id, at least 8 digits of it; one that is revoked stays so.
@@ -121,7 +132,39 @@ class AdministeredFleet:
         return await self._registered(asker).unregister(name)
 
     def _registered(self, asker: AdminClient) -> RegisteredEks:
-        return RegisteredEks(self._store, self._clock, asker.author)
+        return RegisteredEks(self._store, self._clock, asker.author, shown=asker.grant.covers)
+
+    # --- trust anchors --------------------------------------------------------------------------------------
+
+    async def ek_roots(self, asker: AdminClient) -> Sequence[EkRoot]:
+        """Return the trust anchors of EK certificates, by label; every policy trusts them."""
+        asker.grant.require_every_policy()
+        return await self._store.enrollment.list_ek_roots()
+
+    async def add_ek_roots(
+        self, asker: AdminClient, data: bytes, label: str | None
+    ) -> tuple[list[EkRoot], int]:
+        """Trust every certificate in *data* (PEM or DER); return them as they are trusted, and the number of new ones.
+
+        One that is trusted keeps its label.  Raises ``certificate-malformed``.
+        """
+        asker.grant.require_every_policy()
+        before = {root.fingerprint for root in await self._store.enrollment.list_ek_roots()}
+        given = {root.fingerprint for root in await self._ek_roots(asker).add(data, label, known=before)}
+        kept = [root for root in await self._store.enrollment.list_ek_roots() if root.fingerprint in given]
+        return kept, len(given - before)
+
+    async def remove_ek_root(self, asker: AdminClient, fingerprint: str) -> EkRoot:
+        """Trust a certificate no longer; return it.  Raises ``not-found``."""
+        asker.grant.require_every_policy()
+        for root in await self._store.enrollment.list_ek_roots():
+            if root.fingerprint == fingerprint.lower():
+                await self._ek_roots(asker).remove(root.fingerprint)
+                return root
+        raise NotFound("not-found", f"There is no root {fingerprint}.")
+
+    def _ek_roots(self, asker: AdminClient) -> EkRoots:
+        return EkRoots(self._store.enrollment, self._clock, asker.author)
 
     # --- devices --------------------------------------------------------------------------------------------
 
@@ -211,7 +254,13 @@ class AdministeredFleet:
         """Remove a policy that nothing uses; return what it was.  Raises ``not-found``, ``policy-in-use``."""
         asker.grant.require_policy(name)
         policy = await self._store.policies.get_policy(name)
-        await self._policies(asker).remove_policy(name)
+        try:
+            await self._policies(asker).remove_policy(name)
+        except Conflict as used:
+            if asker.grant.policies is None or used.code != "policy-in-use":
+                raise
+            # A machine under another policy may run by this one, and its name is not for a limited token.
+            raise Conflict("policy-in-use", f"Policy '{name}' is used.") from None
         return policy
 
     async def dismiss(self, asker: AdminClient, number: int) -> Observation:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Collection
 
 from tang_attest.ports.audit import AuditEntry
 from tang_attest.ports.enrollment import EkRoot, EnrollmentStore
@@ -17,15 +18,19 @@ class EkRoots:
     def __init__(self, store: EnrollmentStore, clock: Clock, author: Author) -> None:
         self._store, self._clock, self._author = store, clock, author
 
-    async def add(self, data: bytes, label: str | None) -> list[EkRoot]:
-        """Add every certificate in *data* (PEM or DER) as a trust anchor.  Raises ``ek-malformed``."""
+    async def add(self, data: bytes, label: str | None, known: Collection[str] = ()) -> list[EkRoot]:
+        """Return every certificate in *data* (PEM or DER), added as a trust anchor unless its fingerprint is *known*.
+
+        Raises ``certificate-malformed``.
+        """
         added = []
         for root in parse_roots(data):
             fingerprint = hashlib.sha256(root.der).hexdigest()
             record = EkRoot(
                 fingerprint, label or root.label, root.der, self._clock.now(), subject_digest(root.der)
             )
-            await self._store.add_ek_root(record, self._entry("ek-root add", fingerprint))
+            if fingerprint not in known:
+                await self._store.add_ek_root(record, self._entry("ek-root add", fingerprint))
             added.append(record)
         return added
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 from tang_attest.errors import NotFound, Reason
@@ -19,10 +19,20 @@ class RegisteringStore(HasDevices, HasEnrollment, HasPolicies, Protocol):
 
 
 class RegisteredEks:
-    """Registers EKs and takes registrations back; each change is one transaction with its audit entries."""
+    """Registers EKs and takes registrations back; each change is one transaction with its audit entries.
 
-    def __init__(self, store: RegisteringStore, clock: Clock, author: Author) -> None:
-        self._store, self._clock, self._author = store, clock, author
+    A refusal names only machines under policies that are *shown*; by default all are.
+    """
+
+    def __init__(
+        self,
+        store: RegisteringStore,
+        clock: Clock,
+        author: Author,
+        *,
+        shown: Callable[[str], bool] = lambda _: True,
+    ) -> None:
+        self._store, self._clock, self._author, self._shown = store, clock, author, shown
 
     async def register(self, entries: Sequence[EkEntry]) -> Sequence[RegisteredEk]:
         """Register the EKs of *entries*, all or none; return the new ones.
@@ -83,11 +93,13 @@ class RegisteredEks:
                 entry.labels,
                 entry.without_token,
             ):
-                reasons.append(fault(entry.line, f"The EK is registered with other terms, as '{mine.name}'."))
+                known_as = f", as '{mine.name}'" if self._shown(mine.policy) else ""
+                reasons.append(fault(entry.line, f"The EK is registered with other terms{known_as}."))
             elif mine is None and other is not None:
                 reasons.append(fault(entry.line, f"The name '{entry.name}' is registered for another EK."))
             elif owner is not None and owner != entry.name:
-                reasons.append(fault(entry.line, f"The EK is that of device '{owner}'."))
+                held_by = f"device '{owner}'" if self._shown(devices[owner].policy) else "another device"
+                reasons.append(fault(entry.line, f"The EK is that of {held_by}."))
             elif owner is None and mine is None and entry.name in devices:
                 reasons.append(
                     fault(entry.line, f"There is a device '{entry.name}' with another EK already.")

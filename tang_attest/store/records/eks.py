@@ -31,7 +31,8 @@ def add(connection: sa.Connection, new: RegisteredEk) -> bool:
     if known is None:
         raise Conflict("ek-registered", f"The name '{new.name}' is registered for another EK.")
     if known.terms != new.terms:
-        raise Conflict("ek-registered", f"The EK is registered with other terms, as '{known.name}'.")
+        # Without its name: the asker may not be allowed to know it.
+        raise Conflict("ek-registered", "The EK is registered with other terms.")
     return False
 
 

@@ -60,6 +60,23 @@ async def _unregister(admin: Administration, call: Call) -> Answer:
     )
 
 
+async def _ek_roots(admin: Administration, call: Call) -> Answer:
+    return Answer(200, wire.EkRootList.of(await admin.fleet.ek_roots(call.asker)))
+
+
+async def _add_ek_roots(admin: Administration, call: Call) -> Answer:
+    body: wire.AddEkRoots = call.body
+    return Answer(
+        200, wire.AddedEkRoots.of_list(*await admin.fleet.add_ek_roots(call.asker, body.data(), body.label))
+    )
+
+
+async def _remove_ek_root(admin: Administration, call: Call) -> Answer:
+    return Answer(
+        200, wire.EkRootView.of(await admin.fleet.remove_ek_root(call.asker, call.body.fingerprint))
+    )
+
+
 async def _labels(admin: Administration, call: Call) -> Answer:
     device = await admin.fleet.set_labels(call.asker, call.path.device, call.body.labels)
     return Answer(200, DeviceView.of(device))
@@ -192,6 +209,38 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
         handler=_unregister,
         parameters=DevicePath,
         answers={200: wire.RegisteredEkView},
+    ),
+    Operation(
+        name="listEkRoots",
+        method="GET",
+        path="/ek-roots",
+        scope=Scope.READ,
+        summary="The trust anchors of EK certificates; not for a token that is limited to policies.",
+        handler=_ek_roots,
+        answers={200: wire.EkRootList},
+    ),
+    Operation(
+        name="addEkRoots",
+        method="POST",
+        path="/ek-roots",
+        scope=Scope.ENROLL,
+        summary=(
+            "Trust certificates of TPM vendors; one that is trusted stays as it is.  Not for a token that is "
+            "limited to policies."
+        ),
+        handler=_add_ek_roots,
+        body=wire.AddEkRoots,
+        answers={200: wire.AddedEkRoots},
+    ),
+    Operation(
+        name="removeEkRoot",
+        method="POST",
+        path="/ek-roots/remove",
+        scope=Scope.ENROLL,
+        summary="Trust a certificate no longer; devices that enrolled with it stay.",
+        handler=_remove_ek_root,
+        body=wire.RemoveEkRoot,
+        answers={200: wire.EkRootView},
     ),
     Operation(
         name="setLabels",

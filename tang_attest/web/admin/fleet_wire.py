@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
+from cryptography import x509
 from pydantic import Field
 
 from tang_attest.errors import Malformed
-from tang_attest.ports.enrollment import RegisteredEk, Token
+from tang_attest.ports.enrollment import EkRoot, RegisteredEk, Token
 from tang_attest.protocol.endorsement.endorsement import MAX_CERTIFICATE
 from tang_attest.protocol.endorsement.registered import EkEntry, certificate_digest
 from tang_attest.protocol.policy import DEFAULT_CAP_PCR, DEFAULT_SELECTION
@@ -17,7 +18,7 @@ from tang_attest.protocol.values.labels import MAX_LABELS, check_labels
 from tang_attest.protocol.values.pcr import Selection
 from tang_attest.service.enrollment.tokens import MAX_MACHINES, TokenTerms
 from tang_attest.service.machines.overview import Notice
-from tang_attest.web.admin.wire import ACCEPT, Accepted, Limit, Name, Seconds, View, parts
+from tang_attest.web.admin.wire import ACCEPT, Accepted, Label, Limit, Name, Seconds, View, parts
 from tang_attest.web.wire import B64u, Body
 
 Words = Annotated[
@@ -32,6 +33,10 @@ EkDigest = Annotated[
 ]
 CapPcr = Annotated[int, Field(ge=0, le=15, description="The PCR that is extended once the disks are open.")]
 SelectionText = Annotated[str, Field(max_length=80, description="Such as sha256:0,2,4,7,15.")]
+
+
+#: Characters of PEM that a body has room for; a vendor's whole bundle goes in several requests.
+MAX_ROOTS: Final = 32_768
 
 
 # --- queries and bodies -------------------------------------------------------------------------------------
@@ -64,6 +69,7 @@ class CreateToken(Body):
         None, description="With record: the PCRs of the new policy; proposed from the event log by default."
     )
     cap_pcr: CapPcr = DEFAULT_CAP_PCR
+    again: bool = Field(False, description="Although a machine has that name.")
 
     def terms(self) -> TokenTerms:
         """Return the terms of the use case.  Raises ``selection-invalid``."""
@@ -81,6 +87,7 @@ class CreateToken(Body):
             accepted_uncovered=parts(self.accept_uncovered),
             proposes=self.record and self.selection is None,
             machines=self.machines,
+            name_free=not self.again,
         )
 
 
@@ -134,6 +141,30 @@ class RegisterEks(Body):
     def entries(self) -> list[EkEntry]:
         """Return the entries of the use case; a fault names the number of its machine as a line."""
         return [machine.entry(machine.name, number) for number, machine in enumerate(self.machines, 1)]
+
+
+class AddEkRoots(Body):
+    """Certificates to trust as anchors of EK certificates: `pem` or `der` has them."""
+
+    pem: str | None = Field(None, max_length=MAX_ROOTS, description="One or more certificates as PEM.")
+    der: B64u | None = Field(None, max_length=MAX_CERTIFICATE, description="b64u: one certificate as DER.")
+    label: Label | None = Field(
+        None, description="A name for listings; the certificate's subject by default."
+    )
+
+    def data(self) -> bytes:
+        """Return the bytes of the certificates.  Raises ``request-malformed``."""
+        if (self.pem is None) == (self.der is None):
+            raise Malformed("request-malformed", "Trust anchors are given either as pem or as der.")
+        return self.der if self.der is not None else (self.pem or "").encode()
+
+
+class RemoveEkRoot(Body):
+    """A trust anchor to remove."""
+
+    fingerprint: Annotated[
+        str, Field(pattern=r"^[0-9A-Fa-f]{64}$", description="SHA-256 of the certificate's DER.")
+    ]
 
 
 class SetLabels(Body):
@@ -289,6 +320,43 @@ class RegisteredEkList(View):
     def of_list(cls, found: Iterable[RegisteredEk], new: int) -> RegisteredEkList:
         """Return the view of *found*, of which *new* are new."""
         return cls(registered=[RegisteredEkView.of(each) for each in found], new=new)
+
+
+class EkRootView(View):
+    """A trust anchor for EK certificates."""
+
+    fingerprint: str = Field(description="SHA-256 of the certificate's DER, in hex.")
+    label: str
+    added_at: datetime
+    not_after: datetime
+
+    @classmethod
+    def of(cls, root: EkRoot) -> EkRootView:
+        """Return the view of *root*."""
+        until = x509.load_der_x509_certificate(root.der).not_valid_after_utc
+        return cls(fingerprint=root.fingerprint, label=root.label, added_at=root.added_at, not_after=until)
+
+
+class EkRootList(View):
+    """Trust anchors for EK certificates, by label."""
+
+    roots: list[EkRootView]
+
+    @classmethod
+    def of(cls, roots: Iterable[EkRoot]) -> EkRootList:
+        """Return the view of *roots*."""
+        return cls(roots=[EkRootView.of(root) for root in roots])
+
+
+class AddedEkRoots(EkRootList):
+    """Trust anchors as they are kept."""
+
+    new: int = Field(description="How many were not trusted before.")
+
+    @classmethod
+    def of_list(cls, roots: Iterable[EkRoot], new: int) -> AddedEkRoots:
+        """Return the view of *roots*, of which *new* are new."""
+        return cls(roots=[EkRootView.of(root) for root in roots], new=new)
 
 
 class NoticeView(View):

@@ -9,7 +9,7 @@ from pydantic import BaseModel
 from pydantic.json_schema import JsonSchemaMode, models_json_schema
 
 from tang_attest.ports.admin import Scope
-from tang_attest.web.admin.operation import JSON, TEXT, Operation
+from tang_attest.web.admin.operation import CSV, JSON, TEXT, Operation
 from tang_attest.web.admin.wire import Problem
 from tang_attest.web.wire import Body
 
@@ -57,7 +57,7 @@ def document(operations: Sequence[Operation], url: str) -> dict[str, Any]:
 
 def _operation(operation: Operation) -> dict[str, Any]:
     answers = {
-        str(status): {"description": "Done.", "content": {JSON: {"schema": _named(model)}}}
+        str(status): {"description": "Done.", "content": _content(model)}
         for status, model in operation.answers.items()
     }
     refusals = {str(status): {"$ref": f"#/components/responses/{status}"} for status in _statuses(operation)}
@@ -76,6 +76,12 @@ def _operation(operation: Operation) -> dict[str, Any]:
     return entry
 
 
+def _content(model: type[BaseModel] | type[str]) -> dict[str, Any]:
+    if issubclass(model, str):
+        return {CSV: {"schema": {"type": "string"}}}
+    return {JSON: {"schema": _named(model)}}
+
+
 def _statuses(operation: Operation) -> list[int]:
     """Return the refusals of *operation*."""
     impossible = set()
@@ -91,6 +97,8 @@ def _parameters(model: type[Body], place: str) -> list[dict[str, Any]]:
     required = schema.get("required", [])
     return [
         {"name": name, "in": place, "required": name in required, "schema": _parameter(member)}
+        # Words of one parameter have commas in between.
+        | ({"style": "form", "explode": False} if member.get("type") == "array" else {})
         for name, member in schema.get("properties", {}).items()
     ]
 
@@ -109,7 +117,8 @@ def _schemas(operations: Sequence[Operation]) -> dict[str, Any]:
     for operation in operations:
         if operation.body is not None:
             taken[operation.body] = "validation"
-        taken |= dict.fromkeys(operation.answers.values(), "serialization")
+        models = (model for model in operation.answers.values() if not issubclass(model, str))
+        taken |= dict.fromkeys(models, "serialization")
     _, schema = models_json_schema(list(taken.items()), ref_template=_REFERENCE)
     definitions: dict[str, Any] = schema["$defs"]
     return dict(sorted(definitions.items()))

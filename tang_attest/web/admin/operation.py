@@ -27,6 +27,7 @@ from tang_attest.web.wire import ADMIN_BOUNDS, Body, parse_json, validate
 
 JSON: Final = "application/json"
 TEXT: Final = "text/plain"
+CSV: Final = "text/csv"
 
 _PARAMETER: Final = re.compile(r"\{(\w+)\}")
 
@@ -43,16 +44,16 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A status of the operation's ``answers``, and its model."""
+    """A status of the operation's ``answers``, and its model, or the text of a CSV file."""
 
     status: int
-    view: BaseModel
+    view: BaseModel | str
 
 
 @dataclass(frozen=True, kw_only=True)
 class Operation:
     """``path`` is below ``/admin/v1``; ``text`` lets a text body stand in for ``body``; ``answers`` has every
-    success.
+    success; ``str`` is a CSV file.
     """
 
     name: str
@@ -61,7 +62,7 @@ class Operation:
     scope: Scope
     summary: str
     handler: Callable[[Administration, Call], Awaitable[Answer]]
-    answers: Mapping[int, type[BaseModel]]
+    answers: Mapping[int, type[BaseModel] | type[str]]
     parameters: type[Body] = Nothing
     query: type[Body] = Nothing
     body: type[Body] | None = None

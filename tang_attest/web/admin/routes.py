@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from datetime import timedelta
 from functools import cache
 from typing import Final
 
@@ -15,12 +16,14 @@ import structlog
 from aiohttp import web
 
 from tang_attest.ports.admin import Scope
-from tang_attest.service.admin.administration import Administration
+from tang_attest.ports.audit import AuditEntry
+from tang_attest.service.admin.administration import Administration, Page
 from tang_attest.service.admin.tokens import AdminClient, AdminTokens
 from tang_attest.service.audit.actors import Caller
+from tang_attest.service.audit.table import as_csv
 from tang_attest.web.admin import PREFIX, change_routes, fleet_routes, openapi, wire
 from tang_attest.web.admin.bearer import authenticate
-from tang_attest.web.admin.operation import Answer, Call, Operation, find, perform
+from tang_attest.web.admin.operation import CSV, JSON, Answer, Call, Operation, find, perform
 
 _DOCUMENT: Final = "/openapi.json"
 
@@ -28,9 +31,10 @@ _log = structlog.get_logger("admin")
 
 
 async def _devices(admin: Administration, call: Call) -> Answer:
-    return Answer(
-        200, wire.DevicePage.of(await admin.devices(call.asker, call.query.limit, call.query.after))
-    )
+    query: wire.DeviceQuery = call.query
+    stale = None if query.stale is None else timedelta(seconds=query.stale)
+    page = await admin.devices(call.asker, query.limit, query.after, search=query.search(), stale=stale)
+    return Answer(200, wire.DevicePage.of(page))
 
 
 async def _device(admin: Administration, call: Call) -> Answer:
@@ -80,8 +84,8 @@ async def _staged(admin: Administration, call: Call) -> Answer:
 
 
 async def _observations(admin: Administration, call: Call) -> Answer:
-    query: wire.Newest = call.query
-    page = await admin.observations(call.asker, query.limit, query.before, query.device)
+    query: wire.ObservationQuery = call.query
+    page = await admin.observations(call.asker, query.limit, query.before, query.device, query.policy)
     return Answer(200, wire.ObservationPage.of(page))
 
 
@@ -89,10 +93,36 @@ async def _observation(admin: Administration, call: Call) -> Answer:
     return Answer(200, wire.ExplanationView.of(await admin.observation(call.asker, call.path.observation)))
 
 
+async def _approve_observation(admin: Administration, call: Call) -> Answer:
+    body: wire.ApproveAny = call.body
+    number = call.path.observation
+    state = await admin.approve_observation(call.asker, number, body.label, body.approval())
+    return Answer(200, wire.StateView.of(state))
+
+
+async def _alike(admin: Administration, call: Call) -> Answer:
+    return Answer(200, wire.AlikeList.of(await admin.alike(call.asker, call.path.observation)))
+
+
+async def _approve_alike(admin: Administration, call: Call) -> Answer:
+    body: wire.ApproveAlike = call.body
+    done = await admin.approve_alike(
+        call.asker, call.path.observation, body.observations, body.label, body.approval()
+    )
+    return Answer(200, wire.AlikeResults.of(done))
+
+
+async def _found_in_audit(admin: Administration, call: Call) -> Page[tuple[int, AuditEntry]]:
+    query: wire.AuditQuery = call.query
+    return await admin.audit(call.asker, query.limit, query.before, query.device, query.search())
+
+
 async def _audit(admin: Administration, call: Call) -> Answer:
-    query: wire.Newest = call.query
-    page = await admin.audit(call.asker, query.limit, query.before, query.device)
-    return Answer(200, wire.AuditPage.of(page))
+    return Answer(200, wire.AuditPage.of(await _found_in_audit(admin, call)))
+
+
+async def _audit_csv(admin: Administration, call: Call) -> Answer:
+    return Answer(200, as_csv((await _found_in_audit(admin, call)).items))
 
 
 _STATE: Final = "/policies/{policy}/states/{label}"
@@ -105,7 +135,7 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
         scope=Scope.READ,
         summary="The machines, by name, with their last outcome.",
         handler=_devices,
-        query=wire.ByName,
+        query=wire.DeviceQuery,
         answers={200: wire.DevicePage},
     ),
     Operation(
@@ -212,7 +242,7 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
         scope=Scope.READ,
         summary="What was authentic and refused, newest first.",
         handler=_observations,
-        query=wire.Newest,
+        query=wire.ObservationQuery,
         answers={200: wire.ObservationPage},
     ),
     Operation(
@@ -226,13 +256,61 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
         answers={200: wire.ExplanationView},
     ),
     Operation(
+        name="approveAnyObservation",
+        method="POST",
+        path="/observations/{observation}/approve",
+        scope=Scope.APPROVE,
+        summary="Accept refused evidence by its number, for its machine or for the whole policy.",
+        handler=_approve_observation,
+        parameters=wire.ObservationPath,
+        body=wire.ApproveAny,
+        answers={200: wire.StateView},
+    ),
+    Operation(
+        name="listAlike",
+        method="GET",
+        path="/observations/{observation}/alike",
+        scope=Scope.READ,
+        summary="The machines whose refused boot has the same difference, itself first.",
+        handler=_alike,
+        parameters=wire.ObservationPath,
+        answers={200: wire.AlikeList},
+    ),
+    Operation(
+        name="approveAlike",
+        method="POST",
+        path="/observations/{observation}/approve-alike",
+        scope=Scope.APPROVE,
+        summary=(
+            "Accept refused evidence of several machines that has the same difference; each machine has its own "
+            "result."
+        ),
+        handler=_approve_alike,
+        parameters=wire.ObservationPath,
+        body=wire.ApproveAlike,
+        answers={200: wire.AlikeResults},
+    ),
+    Operation(
+        name="exportAudit",
+        method="GET",
+        path="/audit.csv",
+        scope=Scope.READ,
+        summary=(
+            "Decisions and changes as CSV (RFC 4180), newest first; text that a spreadsheet would take for a "
+            "formula has ' in front.  Not for a token that is limited to policies."
+        ),
+        handler=_audit_csv,
+        query=wire.AuditExport,
+        answers={200: str},
+    ),
+    Operation(
         name="listAudit",
         method="GET",
         path="/audit",
         scope=Scope.READ,
         summary="Decisions and changes, newest first; not for a token that is limited to policies.",
         handler=_audit,
-        query=wire.Newest,
+        query=wire.AuditQuery,
         answers={200: wire.AuditPage},
     ),
     *change_routes.OPERATIONS,
@@ -273,13 +351,16 @@ class AdminRoutes:
         operation, raw = find(OPERATIONS, request.method, path)
         _log.info("admin", request_id=caller.request_id, token=asker.grant.name, operation=operation.name)
         answer = await perform(operation, self.administration, asker, raw, query, request)
+        if isinstance(answer.view, str):
+            return _response(answer.status, answer.view, CSV)
         return _response(answer.status, answer.view.model_dump_json())
 
 
-def _response(status: int, text: str) -> web.Response:
+def _response(status: int, text: str, content_type: str = JSON) -> web.Response:
     return web.Response(
         status=status,
         body=text.encode(),
-        content_type="application/json",
+        content_type=content_type,
+        charset="utf-8" if content_type == CSV else None,
         headers={"Cache-Control": "no-store"},
     )

@@ -6,15 +6,15 @@ Models of requests are strict; models of answers are built by their ``of``.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Annotated, Any, Final, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
-from tang_attest.errors import Malformed
-from tang_attest.ports.audit import AuditEntry
-from tang_attest.ports.machines import Device
+from tang_attest.errors import Malformed, TangAttestError
+from tang_attest.ports.audit import AuditEntry, AuditSearch
+from tang_attest.ports.machines import Device, DeviceSearch
 from tang_attest.ports.policies import Observation
 from tang_attest.protocol.coverage import BootPart
 from tang_attest.protocol.endorsement.registered import ek_digest
@@ -25,7 +25,7 @@ from tang_attest.protocol.values.pcr_file import parse_values
 from tang_attest.protocol.values.sizes import MAX_EVENT_LOG
 from tang_attest.service.admin.administration import Page, ValuesOf
 from tang_attest.service.policies.explanation import Explanation
-from tang_attest.service.policies.reference_values import Approval, Backing
+from tang_attest.service.policies.reference_values import Approval, Backing, Waiting
 from tang_attest.web.wire import B64u, Body, validate
 
 #: As long as the command line allows.
@@ -68,6 +68,35 @@ Pcr = Annotated[str, Field(pattern=r"^(?:[0-9]|1[0-9]|2[0-3])$")]
 Digest = Annotated[str, Field(pattern=r"^(?:[0-9A-Fa-f]{64}|[0-9A-Fa-f]{96}|[0-9A-Fa-f]{128})$")]
 
 
+def _truth(value: object) -> object:
+    """Return the truth value of a query parameter, which is text."""
+    return {"true": True, "false": False}.get(value, value) if isinstance(value, str) else value
+
+
+def _tuple(value: object) -> object:
+    """Return the words of a query parameter."""
+    return tuple(value.split(",")) if isinstance(value, str) else value
+
+
+def _moment(value: object) -> object:
+    """Return the time of a query parameter; one without a zone is of no use to a server elsewhere."""
+    if isinstance(value, str):
+        # Unescaped, the plus sign of a zone arrives as a space.
+        at = datetime.fromisoformat(value.replace(" ", "+"))
+        if at.tzinfo is None:
+            raise ValueError("a time needs its zone, such as 2026-11-27T10:20:00Z")
+        try:
+            return at.astimezone(UTC)
+        except OverflowError:
+            raise ValueError("no time that a server can have recorded") from None
+    return value
+
+
+Truth = BeforeValidator(_truth)
+Moment = Annotated[datetime, BeforeValidator(_moment)]
+SearchWords = Annotated[
+    tuple[Annotated[str, Field(min_length=1, max_length=100, pattern=r"^[ -~]+$")], ...], Field(max_length=32)
+]
 Accepted = list[Literal["kernel", "initrd", "command_line"]]
 ACCEPT: Final = "Parts of the boot that nothing covers, and that are accepted all the same."
 
@@ -115,6 +144,27 @@ class ByName(Body):
     after: Name | None = Field(None, description="Only names after this one: `next` of the page before.")
 
 
+class DeviceQuery(ByName):
+    """A page of machines that meet every condition."""
+
+    policy: Annotated[tuple[Name, ...], BeforeValidator(_tuple)] = Field(
+        (), description="Only under one of these policies, with commas in between."
+    )
+    label: Annotated[
+        tuple[Annotated[str, Field(min_length=1, max_length=63)], ...], BeforeValidator(_tuple)
+    ] = Field((), description="Only with all of these labels, with commas in between.")
+    refused: Annotated[bool, Truth] = Field(
+        False, description="Only those whose last boot or round was refused, and suspended ones."
+    )
+    stale: Annotated[Seconds | None, Decimal] = Field(
+        None, description="Only those that gave no evidence for so many seconds."
+    )
+
+    def search(self) -> DeviceSearch:
+        """Return the conditions of the use case, without ``stale``."""
+        return DeviceSearch(policies=self.policy, labels=self.label, refused=self.refused)
+
+
 class Newest(Body):
     """A page of numbered entries."""
 
@@ -123,6 +173,43 @@ class Newest(Body):
         None, description="Only numbers below this one: `next` of the page before."
     )
     device: Name | None = Field(None, description="Only of this device.")
+
+
+class ObservationQuery(Newest):
+    """A page of observations."""
+
+    policy: Name | None = Field(None, description="Only of machines under this policy.")
+
+
+class AuditQuery(Newest):
+    """A page of audit entries that meet every condition."""
+
+    device: Name | None = Field(None, description="Only of this device, under every name that it had.")
+    since: Moment | None = Field(None, description="Only of this time or later.")
+    until: Moment | None = Field(None, description="Only of before this time.")
+    event: Annotated[SearchWords, BeforeValidator(_tuple)] = Field(
+        (), description="Only these events, or their first words, with commas in between."
+    )
+    code: Annotated[SearchWords, BeforeValidator(_tuple)] = Field(
+        (), description="Only with one of these codes, with commas in between."
+    )
+    who: Annotated[SearchWords, BeforeValidator(_tuple)] = Field(
+        (), description="Only of these actors, such as operator:alice or alice, with commas in between."
+    )
+
+    def search(self) -> AuditSearch:
+        """Return the conditions of the use case.  Raises ``request-malformed``."""
+        if self.since is not None and self.until is not None and self.since >= self.until:
+            raise Malformed("request-malformed", "The time since is not before the time until.")
+        return AuditSearch(
+            since=self.since, until=self.until, codes=self.code, events=self.event, actors=self.who
+        )
+
+
+class AuditExport(AuditQuery):
+    """Audit entries for a spreadsheet."""
+
+    limit: Annotated[int, Field(ge=1, le=10_000, description="How many at most."), Decimal] = 1000
 
 
 class StageQuery(Body):
@@ -168,10 +255,9 @@ class Stage(Body):
         return Backing(event_log=self.event_log, accepted=parts(self.accept_uncovered))
 
 
-class Approve(Body):
-    """An observation to accept, and the limits of the approval."""
+class ApproveAny(Body):
+    """The limits of an approval."""
 
-    observation: Number
     label: Label | None = Field(None, description="The new state's name; the time by default.")
     once: bool = Field(False, description="For one boot only.")
     for_seconds: Seconds | None = Field(None, description="For so many seconds only.")
@@ -186,6 +272,20 @@ class Approve(Body):
             valid_for=_span(self.for_seconds),
             accepted=parts(self.accept_uncovered),
         )
+
+
+class Approve(ApproveAny):
+    """An observation to accept, and the limits of the approval."""
+
+    observation: Number
+
+
+class ApproveAlike(ApproveAny):
+    """The observations that were looked at, and the limits of their approval."""
+
+    observations: list[Number] = Field(
+        min_length=1, max_length=1000, fail_fast=True, description="Of those that are alike."
+    )
 
 
 def parts(names: Iterable[str]) -> tuple[BootPart, ...]:
@@ -487,6 +587,69 @@ class ObservationPage(View):
         """Return the view of *page*."""
         views = [ObservationView.of(seen) for seen in page.items]
         return cls(observations=views, next=views[-1].id if page.more else None)
+
+
+class WaitingView(View):
+    """A machine that waits for an approval, and its observation."""
+
+    device: str
+    policy: str
+    observation: int
+    at: datetime
+    code: str
+
+    @classmethod
+    def of(cls, each: Waiting) -> WaitingView:
+        """Return the view of *each*."""
+        seen = each.observation
+        return cls(
+            device=each.device.name, policy=each.policy.name, observation=seen.id, at=seen.at, code=seen.code
+        )
+
+
+class AlikeList(View):
+    """Machines in which the same PCRs have the same new values."""
+
+    waiting: list[WaitingView]
+
+    @classmethod
+    def of(cls, found: Iterable[Waiting]) -> AlikeList:
+        """Return the view of *found*."""
+        return cls(waiting=[WaitingView.of(each) for each in found])
+
+
+class AlikeResult(View):
+    """The approval of one machine: its state, or the refusal."""
+
+    device: str
+    policy: str
+    observation: int
+    state: str | None = Field(description="The label of the state that covers it; null: it was refused.")
+    code: str = Field(description="ok, or that of the refusal.")
+    detail: str | None
+
+    @classmethod
+    def of(cls, each: Waiting, result: ReferenceState | TangAttestError) -> AlikeResult:
+        """Return the view of the *result* for *each*."""
+        return cls(
+            device=each.device.name,
+            policy=each.policy.name,
+            observation=each.observation.id,
+            state=None if isinstance(result, TangAttestError) else result.label,
+            code=result.code if isinstance(result, TangAttestError) else "ok",
+            detail=result.sentence if isinstance(result, TangAttestError) else None,
+        )
+
+
+class AlikeResults(View):
+    """The approvals of machines, each with its own result."""
+
+    results: list[AlikeResult]
+
+    @classmethod
+    def of(cls, done: Iterable[tuple[Waiting, ReferenceState | TangAttestError]]) -> AlikeResults:
+        """Return the view of *done*."""
+        return cls(results=[AlikeResult.of(each, result) for each, result in done])
 
 
 class AuditView(View):
