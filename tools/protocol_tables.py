@@ -13,6 +13,9 @@ from tang_attest.protocol.cap import MAX_TEXT, MAX_TEXTS
 from tang_attest.protocol.challenge import CLOCK_SKEW_MS
 from tang_attest.protocol.enrollment import SECRET_SIZE
 from tang_attest.protocol.reference_state import MAX_LABEL
+from tang_attest.protocol.signed_values.examine import MAX_STATEMENTS, MAX_TOTAL
+from tang_attest.protocol.signed_values.pcrsig import MAX_ENTRIES, MAX_PCRSIG
+from tang_attest.protocol.signed_values.statement import MAX_POLICIES, MAX_STATEMENT
 from tang_attest.protocol.values.pcr import PCR_COUNT
 from tang_attest.protocol.values.sizes import MAX_EVENT_LOG, MAX_IMA_PART, MAX_PCRS
 from tang_attest.service.enrollment.enroll import ANSWERED_AGAIN_FOR
@@ -46,6 +49,12 @@ _ROWS: Final = (
     ("`event_log`, and `event_log_limit`", MAX_EVENT_LOG, "bytes", "as a wrong type"),
     ("`event_log_size`, `ima_offset`", wire.MAX_SIZE, "", "as a wrong type"),
     ("`ima`", MAX_IMA_PART, "bytes", "as a wrong type"),
+    ("`signed_values.pcrsig`, as compact JSON", MAX_PCRSIG, "bytes", "as if it were not there"),
+    ("its entries, in all banks", MAX_ENTRIES, "", "as if it were not there"),
+    ("one of `signed_values.statements`", MAX_STATEMENT, "characters", "as if it were not there"),
+    ("`signed_values.statements`", MAX_STATEMENTS, "statements", "as if they were not there"),
+    ("all of them together", MAX_TOTAL, "characters", "as if they were not there"),
+    ("`policies` of a statement", MAX_POLICIES, "names", "as if it were not there"),
     ("`cap_events`", MAX_TEXTS, "bytes", "as a wrong type"),
     ("one cap-text", MAX_TEXT, "bytes", "*not told*"),
     ("`nonce`, `ticket`", wire.MAX_NONCE, "characters", "as a wrong type"),

@@ -37,7 +37,7 @@ _SIZES: Final = {
 }
 
 #: Revisions of docs/protocol.md that this program speaks.
-VERSIONS: Final = ("1.1",)
+VERSIONS: Final = ("1.1", "1.2")
 #: A replica's clock may be ahead of ours by this much; more is refused as not ours.
 CLOCK_SKEW_MS: Final = 5_000
 

@@ -6,7 +6,7 @@ so), and :func:`tang_attest.protocol.exchange.respond` takes nothing else.  An e
 
 from __future__ import annotations
 
-from dataclasses import KW_ONLY, dataclass, field
+from dataclasses import KW_ONLY, dataclass, field, replace
 from datetime import datetime
 from typing import Final
 
@@ -16,6 +16,8 @@ from tang_attest.protocol.coverage import BootPart
 from tang_attest.protocol.quote import VerifiedQuote, advance
 from tang_attest.protocol.reference_state import ReferenceState
 from tang_attest.protocol.rules import RuleSet
+from tang_attest.protocol.signed_values.examine import NOTHING, Brought, Examination, Quoted, examine
+from tang_attest.protocol.signed_values.signer import Signers
 from tang_attest.protocol.values.pcr import PcrValues, Selection
 
 #: systemd extends the volume key into this PCR; we extend it once the initrd's last volume is open.
@@ -44,7 +46,8 @@ class ReferencePolicy:
 
     ``trust_predictions`` lets the values count that machines announce for their next boot; without it they
     wait for the operator (docs/threat-model.md explains the trade).  The PCRs that ``rules`` judge by the
-    events of a log are not compared by value; every rule has to pass as well.
+    events of a log are not compared by value; every rule has to pass as well.  A statement of one of ``signers``
+    stands for the values of the PCRs that it names; the rest of the quote has to equal a state that counts.
     """
 
     name: str
@@ -55,35 +58,113 @@ class ReferencePolicy:
     _: KW_ONLY
     conditions: Conditions = field(default_factory=Conditions)
     rules: RuleSet | None = None
+    signers: Signers = field(default_factory=Signers)
 
-    def appraise(self, quote: VerifiedQuote, now: datetime, event_log: bytes = b"") -> Permit:
+    def appraise(
+        self, quote: VerifiedQuote, now: datetime, event_log: bytes = b"", brought: Brought = NOTHING
+    ) -> Permit:
         """(12) The policy: permit, or raise :class:`Refused` with every PCR that differs from the nearest
         state.
 
         Codes: ``policy-empty``, ``capped``, ``pcr-mismatch``, and for values of a state that does not count
         at *now* ``state-proposed``, ``state-retired``, ``state-not-rolled-out``, ``state-expired``,
-        ``state-used-up``; with rules also those of :meth:`RuleSet.check` over *event_log*.  A quote over
-        another selection is a programming error and raises :class:`ValueError`.
+        ``state-used-up``; with rules also those of :meth:`RuleSet.check` over *event_log*, and with signers those
+        that begin with ``statement-``.  A quote over another selection is a programming error and raises
+        :class:`ValueError`.
         """
         if quote.selection != self.selection:
             raise ValueError("a policy appraises only quotes over its own selection")
-        return Permit(quote.binding, self.judge(quote.device.name, quote.values, now, event_log))
+        return Permit(
+            quote.binding, self.judge(quote.device.name, quote.values, now, event_log, brought=brought)
+        )
 
-    def judge(self, device: str, values: PcrValues, now: datetime, event_log: bytes = b"") -> ReferenceState:
+    def judge(
+        self,
+        device: str,
+        values: PcrValues,
+        now: datetime,
+        event_log: bytes = b"",
+        *,
+        brought: Brought = NOTHING,
+    ) -> ReferenceState:
         """The state that permits *values* of *device*, which proves nothing: for trying a policy on old
         evidence.
 
-        Raises as :meth:`appraise`.  *values* are over the policy's selection.
+        Its ``signed`` is set if signed values of *brought* took the place of some of its own.  Raises as
+        :meth:`appraise`.  *values* are over the policy's selection.
         """
         compared = {pcr: value for pcr, value in values.items() if pcr not in self.judged_pcrs}
         counting = self.counting(device, now)
-        met = [state for state in counting if not self._differences(state, compared)]
+        met = [
+            state
+            for state in counting
+            if not self._differences(state, compared) and self._superseding(state) is None
+        ]
+        found = Examination()
+        if not met and self.signers:
+            # Last: a signature costs more than a comparison.
+            found = examine(self.signers, brought, Quoted(self.name, self.selection.bank, values, now))
+            met = self._vouched_for(counting, compared, found)
         broken = self._broken_rules(event_log, values)
         if met and not broken:
             # A state without limits first: a use is spent only where nothing else would do.
             return min(met, key=lambda state: state.limits.uses_left is not None)
-        reasons = () if met else self._obstacles(device, compared, now) or self._reasons(counting, compared)
+        reasons = () if met else self._refusal(device, compared, now, found)
         raise Refused.because(*reasons, *broken)
+
+    def _vouched_for(
+        self, counting: list[ReferenceState], compared: PcrValues, found: Examination
+    ) -> list[ReferenceState]:
+        """Return the states that the quote equals once one signed state stands for the PCRs that it names.
+
+        Not two of them: nobody signed their values together.
+        """
+        return [
+            replace(state, signed=signed)
+            for signed in found.states
+            for state in counting
+            if signed.values.keys() >= set(self._differences(state, compared))
+            and all(
+                signer.name == signed.signer or signed.values.keys() >= set(signer.pcrs)
+                for signer in self.signers.superseding(state.created_at)
+            )
+        ]
+
+    def _superseding(self, state: ReferenceState) -> Reason | None:
+        """Return the reason that the values of *state* count only with a signature, or None."""
+        for signer in self.signers.superseding(state.created_at):
+            sentence = (
+                f"State '{state.label}' is older than the newest version of signer '{signer.name}', "
+                "which allows no rollback."
+            )
+            return Reason("statement-rolled-back", sentence)
+        return None
+
+    def _refusal(
+        self, device: str, compared: PcrValues, now: datetime, found: Examination
+    ) -> tuple[Reason, ...]:
+        """Return every reason, the most important first.
+
+        A statement's reason comes first where nothing but PCRs that signers may sign differs: there it decides.
+        """
+        counting = self.counting(device, now)
+        states = counting + [
+            replace(state, values={**state.values, **signed.values})
+            for signed in found.states
+            for state in counting
+        ]
+        superseded = [
+            reason
+            for state in states
+            if not self._differences(state, compared) and (reason := self._superseding(state))
+        ]
+        reasons = (*found.reasons, *dict.fromkeys(superseded))
+        if superseded:
+            return reasons
+        plain = self._obstacles(device, compared, now) or self._reasons(states, compared)
+        signable = {pcr for signer in self.signers.signers for pcr in signer.pcrs}
+        decides = any(signable.issuperset(self._differences(state, compared)) for state in states)
+        return (*reasons, *plain) if decides else (*plain, *reasons)
 
     def counting(self, device: str, now: datetime) -> list[ReferenceState]:
         """The states that permit *device* at *now*, in the policy's order."""

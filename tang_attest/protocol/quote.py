@@ -6,6 +6,7 @@ signature holds; PCR numbers are taken from signed bytes only.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass
 
 from tang_attest.errors import Malformed, Refused
@@ -24,7 +25,8 @@ class Evidence:
     ``quote`` is a TPMS_ATTEST, ``signature`` a TPMT_SIGNATURE, ``pcrs`` the values one after the other,
     ``event_log`` a TCG event log or empty; ``event_log_size`` says how many bytes it has where it is over the limit and
     was not sent, else it is 0: it explains a refusal, and decides nothing.  ``ima`` is a part of IMA's measurement list
-    that begins at ``ima_offset``, ``cap_events`` the texts of the machine's cap.
+    that begins at ``ima_offset``, ``cap_events`` the texts of the machine's cap.  ``signed_values`` is the member of
+    that name, read only by an appraisal (:mod:`tang_attest.protocol.signed_values.examine`).
     """
 
     nonce: str
@@ -37,6 +39,7 @@ class Evidence:
     ima_offset: int = 0
     event_log_size: int = 0
     cap_events: bytes | None = None
+    signed_values: Mapping[str, object] | None = None
 
     def __post_init__(self) -> None:
         # (1) each member is within its limit

@@ -16,6 +16,7 @@ from typing import Final
 
 from tang_attest.errors import Malformed, Reason
 from tang_attest.protocol.coverage import BootPart
+from tang_attest.protocol.signed_values.signed_state import SignedState
 from tang_attest.protocol.values.pcr import PcrValues, Selection, as_reset, check_values, nothing_measured
 
 #: PCRs that move between the initrd and the running system besides the cap: IMA's list and systemd's boot
@@ -61,7 +62,8 @@ class ReferenceState:
     ``origin`` says where the values came from: ``recorded`` at enrollment, ``learned`` by the one armed use,
     ``observed`` (an approved observation), ``predicted`` by a machine for its next boot, or ``imported`` by
     the operator or a pipeline.  ``created_by`` is an audit actor; ``notes`` are sentences from the maker of
-    the values. ``accepted`` are parts of the boot that nothing covers, which the operator accepted.
+    the values. ``accepted`` are parts of the boot that nothing covers, which the operator accepted.  ``signed`` is in
+    the result of an appraisal only: the signed values that took the place of some of the state's own.
     """
 
     label: str
@@ -74,6 +76,7 @@ class ReferenceState:
     created_by: str | None = None
     notes: tuple[str, ...] = ()
     accepted: tuple[BootPart, ...] = ()
+    signed: SignedState | None = None
 
     def differences(self, values: PcrValues) -> tuple[int, ...]:
         """The PCRs, ascending, in which *values* is not this state."""

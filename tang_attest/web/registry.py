@@ -130,6 +130,13 @@ CODES: Final = (
         WireCode(f"state-{word}", 403, _at("12", *_JUDGED), Audience.TPM, verdict=True)
         for word in ("proposed", "expired", "used-up", "retired", "not-rolled-out")
     ),
+    *(
+        WireCode(f"statement-{word}", 403, _at("12", *_JUDGED), Audience.TPM, verdict=True)
+        for word in (
+            *("malformed", "untrusted", "out-of-scope", "elsewhere", "mismatch"),
+            *("early", "expired", "retired", "rolled-back"),
+        )
+    ),
     WireCode("state-learned", 403, _at("12", "rec"), Audience.TPM),
     WireCode("uncovered", 403, {"rec": "12", "finish": "8"}, Audience.TPM),
     *(

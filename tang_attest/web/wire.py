@@ -131,6 +131,8 @@ class AttestMember(Message):
     pcrs: B64u = Field(max_length=MAX_PCRS)
     event_log: B64u = Field(b"", max_length=MAX_EVENT_LOG)
     event_log_size: int = Field(0, ge=0, le=MAX_SIZE)
+    # Its contents are looked at once the quote is the TPM's: what is wrong there is as if it were not there (3.8).
+    signed_values: dict[str, Any] | None = None
 
     def evidence(self) -> Evidence:
         """Return it as a value of the core."""
@@ -141,6 +143,7 @@ class AttestMember(Message):
             self.pcrs,
             self.event_log,
             event_log_size=self.event_log_size,
+            signed_values=self.signed_values,
         )
 
 

@@ -36,12 +36,14 @@ OF_OPERATORS = {
     ("Malformed", "eventlog-malformed"),
     ("Malformed", "eventlog-bank-missing"),
     ("NotFound", "token-invalid"),
+    ("Malformed", "statement-malformed"),
 }
 #: Codes in those files that no answer to a machine has.
 ELSEWHERE = {
     *("rules-invalid", "change-invalid", "setting-invalid", "document-invalid", "certificate-malformed"),
     *("key-malformed", "cap-malformed", "observation-missing", "would-refuse", "device-unreachable"),
     *("audit-changed", "audit-cut", "audit-unsealed", "policy-changed", "ek-list-invalid", "program-missing"),
+    *("signer-unsuitable", "signer-unsafe"),
 }
 #: Functions for machines and for operators side by side, so that not every code is of the protocol.
 SHARED = ("store/records/", "service/enrollment/registered.py")

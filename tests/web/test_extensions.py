@@ -76,7 +76,7 @@ async def test_every_answer_names_the_cap_and_the_versions(server: Server) -> No
         _payload(advertised.body),
     ):
         assert named["cap_pcr"] == 14
-        assert named["versions"] == list(VERSIONS) == ["1.1"]
+        assert named["versions"] == list(VERSIONS) == ["1.1", "1.2"]
 
 
 async def test_the_cap_of_a_shared_policy(server: Server, attester: Attester) -> None:

@@ -15,8 +15,9 @@ from tang_attest.protocol.coverage import BootPart, acceptance, assess, require_
 from tang_attest.protocol.eventlog.phases import unexplained
 from tang_attest.protocol.grade import grade, unmeasured_inputs
 from tang_attest.protocol.policy import DEFAULT_CAP_PCR, Permit, differing_pcrs, learned_now
-from tang_attest.protocol.quote import VerifiedQuote
+from tang_attest.protocol.quote import Evidence, VerifiedQuote
 from tang_attest.protocol.reference_state import ReferenceState, learnable
+from tang_attest.protocol.signed_values.examine import Brought
 from tang_attest.protocol.verification import blames_the_log_only
 from tang_attest.service.unlock.device_keys import DeviceKey
 from tang_attest.service.unlock.suspension import check_admitted, check_not_retired, check_not_suspended
@@ -48,12 +49,12 @@ class AppraisalResult:
         return self.outcome.state if isinstance(self.outcome, Permit) else None
 
 
-def appraise(bound: DeviceKey, quote: VerifiedQuote, event_log: bytes, now: datetime) -> AppraisalResult:
-    """Apply the policy.  It takes milliseconds when there is an event log, so run it outside the event
-    loop.
+def appraise(bound: DeviceKey, quote: VerifiedQuote, evidence: Evidence, now: datetime) -> AppraisalResult:
+    """Apply the policy.  It takes milliseconds when there is an event log or a statement, so run it outside the
+    event loop.
     """
-    outcome, learned = _judge(bound, quote, event_log, now)
-    quoted = Snapshot(quote.selection, quote.values, event_log)
+    outcome, learned = _judge(bound, quote, evidence, now)
+    quoted = Snapshot(quote.selection, quote.values, evidence.event_log)
     odd_values = isinstance(outcome, Refused) and not learned and outcome.code not in _NOT_THE_VALUES
     return AppraisalResult(
         outcome,
@@ -65,12 +66,13 @@ def appraise(bound: DeviceKey, quote: VerifiedQuote, event_log: bytes, now: date
 
 
 def _judge(
-    bound: DeviceKey, quote: VerifiedQuote, event_log: bytes, now: datetime
+    bound: DeviceKey, quote: VerifiedQuote, evidence: Evidence, now: datetime
 ) -> tuple[Permit | Refused, ReferenceState | None]:
+    event_log = evidence.event_log
     try:
         check_not_suspended(bound.device)
         check_not_retired(bound.key)
-        permit = bound.policy.appraise(quote, now, event_log)
+        permit = bound.policy.appraise(quote, now, event_log, Brought(evidence.signed_values))
         _check_learned(bound.device, permit, quote)
         check_admitted(bound.policy, bound.device, now)
     except Refused as refusal:

@@ -100,7 +100,7 @@ class Unlock:
         except (Malformed, Refused) as error:
             await self._refusals.note(replace(entry, code=error.code, details=describe_refusal(error)))
             raise
-        verdict = await self._appraise(bound, quote, evidence.event_log, entry.at)
+        verdict = await self._appraise(bound, quote, evidence, entry.at)
         if isinstance(verdict.outcome, Refused):
             refusal = with_log_size(verdict.outcome, evidence.event_log_size)
             await self._decide(bound, evidence, fresh, quote, replace(verdict, outcome=refusal), entry)
@@ -136,15 +136,15 @@ class Unlock:
             raise
 
     async def _appraise(
-        self, bound: DeviceKey, quote: VerifiedQuote, event_log: bytes, now: datetime
+        self, bound: DeviceKey, quote: VerifiedQuote, evidence: Evidence, now: datetime
     ) -> AppraisalResult:
-        """(11), (12) Appraise the quote, in a thread if there is an event log: reading one takes
+        """(11), (12) Appraise the quote, in a thread if there is an event log or a statement: reading one takes
         milliseconds.
         """
-        if not event_log:
-            return appraise(bound, quote, event_log, now)
+        if not (evidence.event_log or evidence.signed_values):
+            return appraise(bound, quote, evidence, now)
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._executor, appraise, bound, quote, event_log, now)
+        return await loop.run_in_executor(self._executor, appraise, bound, quote, evidence, now)
 
     async def _decide(
         self,
@@ -200,5 +200,7 @@ def _read_point(bound: DeviceKey, jwk: Mapping[str, Any]) -> Point:
 
 def _conclude(entry: AuditEntry, verdict: AppraisalResult) -> AuditEntry:
     if isinstance(verdict.outcome, Permit):
-        return replace(entry, verdict="permitted", details={"state": verdict.outcome.state.label})
+        state = verdict.outcome.state
+        signed = {} if state.signed is None else {"signed": state.signed.named()}
+        return replace(entry, verdict="permitted", details={"state": state.label, **signed})
     return replace(entry, code=verdict.outcome.code, details=describe_refusal(verdict.outcome))
