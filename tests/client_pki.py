@@ -124,11 +124,9 @@ class ClientCa:
         self.file.write_bytes(self._pem(self.certificate) + self._pem(crl))
 
 
-def server_certificate(directory: Path, *, ed25519_key: bool = False) -> tuple[Path, Path]:
-    """A self-signed certificate of ``localhost`` and 127.0.0.1, and its key."""
-    key: Any = (
-        ed25519.Ed25519PrivateKey.generate() if ed25519_key else ec.generate_private_key(ec.SECP256R1())
-    )
+def server_certificate(directory: Path, *, key: Any = None) -> tuple[Path, Path]:
+    """A self-signed certificate of ``localhost`` and 127.0.0.1, and its *key*; by default one on P-256."""
+    key = ec.generate_private_key(ec.SECP256R1()) if key is None else key
     now, subject = datetime.now(UTC), named("localhost")
     certificate = (
         x509.CertificateBuilder(subject, subject, key.public_key())
@@ -136,7 +134,7 @@ def server_certificate(directory: Path, *, ed25519_key: bool = False) -> tuple[P
         .not_valid_before(now - DAY)
         .not_valid_after(now + 30 * DAY)
         .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
-        .sign(key, None if ed25519_key else hashes.SHA256())
+        .sign(key, None if isinstance(key, ed25519.Ed25519PrivateKey) else hashes.SHA256())
     )
     directory.mkdir(parents=True, exist_ok=True)
     path = directory / "server.crt"

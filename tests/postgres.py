@@ -28,14 +28,14 @@ ROLE: Final = "tang"
 
 
 class Postgres:
-    """A server; started and stopped with ``with``, its data gone afterwards."""
+    """A server with its data in *parent* (scratch.py's directory); started and stopped with ``with``, its data gone afterwards."""
 
-    def __init__(self, **settings: str) -> None:
-        self._settings = settings
+    def __init__(self, parent: Path | None = None, **settings: str) -> None:
+        self._parent, self._settings = parent or scratch.directory(), settings
         self._databases = 0
 
     def __enter__(self) -> Self:
-        self.directory = Path(tempfile.mkdtemp(prefix="tang-pg-", dir=scratch.directory()))
+        self.directory = Path(tempfile.mkdtemp(prefix="tang-pg-", dir=self._parent))
         self.port = free_port()
         self._user: dict[str, Any] = {}
         if os.geteuid() == 0:
@@ -55,6 +55,11 @@ class Postgres:
             self.thaw()
         self.stop()
         shutil.rmtree(self.directory)
+
+    @property
+    def pid(self) -> int:
+        """The first of its processes, which started the others."""
+        return self._process.pid
 
     # --- databases ---
 

@@ -1,130 +1,178 @@
-"""``python -m tests.bench``: this server beside Debian's tangd, in one run.
+"""``python -m tests.bench``: this server beside Debian's tangd, and everything else that docs/performance.md shows, in one run.
 
-Everything is asked by one load generator (load/generator.py), in turn, several times over: the machine's other work then
-disturbs all alike, and what counts are the ratios of medians.  docs/performance.md says what is measured and why.
+Each part can be measured alone (``--only``), and in short (``--short``), which shows that every way to a figure works and whose
+figures mean nothing.
 """
 
 from __future__ import annotations
 
 import argparse
+import asyncio
 import os
+import platform
 import sys
-import time
-from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
-from statistics import median
-from typing import Final
+from typing import Any, Final
 
-from tests.bench import exchange
-from tests.bench.figures import boot, report
-from tests.bench.load import servers
-from tests.bench.load.attester import SELECTION
-from tests.bench.load.generator import CONCURRENCY, Kind, LoadGenerator, Run, summarize
-from tests.bench.pin import Pin
-from tests.bench.workplace import BUILD, workplace
-from tests.ports import free_port
-from tests.tang.servers import keygen
+from tests.bench import agents, profile, rates, scale, server_tpm, siege, single
+from tests.bench.figures import boot, bounds, report
+from tests.bench.load.besiegers import ATTACKS
+from tests.bench.load.workplace import BUILD, workplace
 
-#: Prefix of the names in the JSON, which server, what is asked of it.
-_SCENARIOS: Final[tuple[tuple[str, str, Kind], ...]] = (
-    ("tangd_adv", "tangd", "adv"),
-    ("adv", "ours", "adv"),
-    ("tangd_rec", "tangd", "rec"),
-    ("plain_rec", "ours", "rec"),
-    ("attested_unlock", "ours", "unlock"),
+
+@dataclass(frozen=True)
+class Extent:
+    """Sizes of everything that is measured, in the parts' own words; *seconds* is the length of one measurement."""
+
+    clients: tuple[int, ...] = (1, 16, 64)
+    rounds: int = 5
+    seconds: float = 1.2
+    storm: int = 1000
+    sizes: tuple[int, ...] = (100, 100_000)
+    agents: int = 1000
+    agents_interval_s: int = 10
+    agents_seconds: float = 20.0
+    attacks: tuple[str, ...] = tuple(ATTACKS)
+    siege_seconds: float = 4.0
+    calls: int = 300
+    decrypts: int = 15
+    profile_seconds: int = 15
+    keylime: Path | None = None
+
+
+SHORT: Final = Extent(
+    clients=(1, 16),
+    rounds=1,
+    seconds=0.3,
+    storm=30,
+    sizes=(16, 50),
+    agents=8,
+    agents_interval_s=1,
+    agents_seconds=2.0,
+    attacks=("unknown", "handshakes"),
+    siege_seconds=1.0,
+    calls=4,
+    decrypts=1,
+    profile_seconds=1,
 )
 
 
-def bench(work: Path, *, rounds: int, seconds: float, starts: int, decrypts: int) -> dict[str, float]:
-    """Every figure of the report."""
-    state, tang_dir, log = work / "state", work / "tang", work / "log"
-    servers.init(state)
-    tang_dir.mkdir()
-    keygen(tang_dir)
-    tokens = servers.create_tokens(state, [SELECTION] * (CONCURRENCY + 1))
-    figures = {"concurrency": float(CONCURRENCY), "fsync_ms": _fsync_ms(work), **exchange.measure()}
-    startups, port = [], free_port()
-    for _ in range(starts):
-        with servers.serve(state, tang_dir, log) as server:
-            startups.append(server.startup_s)
-    figures["startup_s"] = median(startups)
-    with Pin(work) as pin:
-        # Bound without the Tang directory: with it, /adv is signed by keys that the pin then misses in /attest/adv.
-        with servers.serve(state, None, log, port):
-            attest = pin.bind_attest(port, tokens.pop())
-        with servers.serve(state, tang_dir, log, port) as server, servers.tangd(tang_dir) as tangd_port:
-            figures |= pin.measure(attest, pin.bind_tang(port), decrypts)
-            with LoadGenerator() as generator:
-                generator.enroll(port, [f"machine-{number}" for number in range(CONCURRENCY)], tokens)
-                figures |= _load(generator, server, tangd_port, rounds, seconds)
-            figures["rss_mb"] = server.memory_mb()
-    for mode in ("", "_keepalive"):
-        for name, prefix in (("plain_rec", "plain_rec"), ("attested_unlock", "attested_unlock")):
-            ratio = figures[f"{prefix}{mode}_per_s"] / figures[f"tangd_rec{mode}_per_s"]
-            figures[f"{name}_ratio_tangd{mode}"] = ratio
+def _rates(work: Path, extent: Extent) -> dict[str, float]:
+    figures = rates.bench(
+        work, clients=extent.clients, rounds=extent.rounds, seconds=extent.seconds, storm=extent.storm
+    )
+    for name, database in (("", "sqlite"), ("_postgresql", "postgresql")):
+        figures[f"unlock_cpu_ratio_ecdh{name}"] = figures[f"http_{database}_1w_unlock_16c_cpu_ratio_ecdh"]
     return figures
 
 
-def _load(
-    generator: LoadGenerator, server: servers.Server, tangd_port: int, rounds: int, seconds: float
-) -> dict[str, float]:
-    ports = {"ours": server.port, "tangd": tangd_port}
-    runs: dict[str, list[Run]] = defaultdict(list)
-    server_ms, ecdhs = [], []
-    for _ in range(rounds):
-        for mode in ("", "_keepalive"):
-            for prefix, which, kind in _SCENARIOS:
-                before, begin = server.cpu_s(), time.perf_counter()
-                run = generator.run(
-                    ports[which], kind, seconds=seconds, warm_up=seconds / 5, keep_alive=bool(mode)
-                )
-                runs[prefix + mode].append(run)
-                if (prefix, mode) == ("attested_unlock", ""):
-                    share = seconds / (time.perf_counter() - begin)
-                    server_ms.append(1000 * (server.cpu_s() - before) * share / run.count)
-                    # At once: the speed of this machine wanders.
-                    ecdhs.append(server_ms[-1] / exchange.ecdh_ms())
-    figures: dict[str, float] = {
-        "server_cpu_ms_per_unlock": median(server_ms),
-        "unlock_cpu_ratio_ecdh": median(ecdhs),
+def _scale(work: Path, extent: Extent) -> dict[str, float]:
+    return scale.bench(work, sizes=extent.sizes, rounds=extent.rounds, seconds=extent.seconds)
+
+
+def _agents(work: Path, extent: Extent) -> dict[str, float]:
+    measured = asyncio.run(agents.bench(work, extent.agents, extent.agents_interval_s, extent.agents_seconds))
+    return {f"agents_{name}": value for name, value in measured.items()}
+
+
+def _siege(work: Path, extent: Extent) -> dict[str, float]:
+    measured = siege.bench(work, extent.attacks, extent.siege_seconds)
+    worst = {"rate_share": min, "p99_ms": max, "memory_mb": max}
+    extremes = {
+        f"siege_{end}": extreme(value for name, value in measured.items() if name.endswith(f"_{end}"))
+        for end, extreme in worst.items()
     }
-    for name, several in runs.items():
-        figures |= summarize(name, several)
-    for name, prefix in (("unlock", "attested_unlock"), ("rec", "plain_rec")):
-        figures[f"loadgen_ms_per_{name}"] = median(1000 * run.cpu_s / run.count for run in runs[prefix])
+    return {f"siege_{name}": value for name, value in measured.items()} | extremes
+
+
+def _server_tpm(_: Path, extent: Extent) -> dict[str, float]:
+    return {f"server_tpm_{name}": value for name, value in server_tpm.software(extent.calls).items()}
+
+
+def _single(work: Path, extent: Extent) -> dict[str, float]:
+    return single.bench(work, decrypts=extent.decrypts, interpreter=extent.keylime)
+
+
+PARTS: Final[dict[str, Callable[[Path, Extent], dict[str, float]]]] = {
+    "single": _single,
+    "rates": _rates,
+    "scale": _scale,
+    "agents": _agents,
+    "siege": _siege,
+    "server_tpm": _server_tpm,
+}
+
+
+def bench(parts: Sequence[str], extent: Extent) -> dict[str, Any]:
+    """Every figure of *parts*, and for each missed bound that has a cause the profile of its server."""
+    figures: dict[str, Any] = {"run": _run()}
+    for part in parts:
+        print(f"{part}", file=sys.stderr, flush=True)
+        with workplace(f"bench-{part}") as work:
+            figures |= PARTS[part](work, extent)
+    causes = {bound.name: bound.cause for bound in bounds.missed(figures) if bound.cause is not None}
+    profiles = {cause: _profiled(cause, extent.profile_seconds) for cause in set(causes.values())}
+    figures["profiles"] = {name: profiles[cause] for name, cause in causes.items()}
     return figures
 
 
-def _fsync_ms(directory: Path) -> float:
-    """Least time of the disk for a durable commit."""
-    times = []
-    with (directory / "fsync").open("wb", buffering=0) as file:
-        for _ in range(50):
-            begin = time.perf_counter()
-            file.write(bytes(4096))
-            os.fdatasync(file.fileno())
-            times.append(time.perf_counter() - begin)
-    return 1000 * median(times)
+def _profiled(cause: bounds.Cause, seconds: int) -> dict[str, float]:
+    """Shares of the parts; none where nobody may watch."""
+    print(f"profile: {cause.command}", file=sys.stderr, flush=True)
+    try:
+        with workplace("profile") as work:
+            parts, _ = profile.profile(
+                work, seconds=seconds, database=cause.database, workers=cause.workers, kind=cause.kind
+            )
+    except profile.UnwatchedError as error:
+        print(f"    {error}", file=sys.stderr, flush=True)
+        return {}
+    return {name: round(count / parts.total(), 3) for name, count in parts.most_common()}
+
+
+def _run() -> str:
+    """The day, the machine, and what else it did."""
+    models = {
+        line.partition(":")[2].strip()
+        for line in Path("/proc/cpuinfo").read_text().splitlines()
+        if line.startswith("model name")
+    }
+    return (
+        f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC; {os.cpu_count()} processors ({', '.join(models) or platform.machine()}); "
+        f"Linux {platform.release()}; Python {platform.python_version()}; "
+        f"load average {os.getloadavg()[0]:.1f} before the run, 0 on an idle machine"
+    )
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Measure, print the table, write the JSON."""
+    """Measure, print the tables, write the JSON."""
     parser = argparse.ArgumentParser(
-        prog="python -m tests.bench", description="This server beside Debian's tangd."
+        prog="python -m tests.bench", description="This server beside Debian's tangd, and more."
     )
-    parser.add_argument("--rounds", type=int, default=5, help="how often each measurement is repeated")
-    parser.add_argument("--seconds", type=float, default=1.2, help="how long each one takes")
+    parser.add_argument("--only", action="append", choices=PARTS, help="measure this part; repeatable")
+    parser.add_argument("--short", action="store_true", help="show that everything can be measured")
+    parser.add_argument("--rounds", type=int, help="how often each rate is measured")
+    parser.add_argument("--seconds", type=float, help="how long each one takes")
+    parser.add_argument("--storm", type=int, help="machines of the storm")
+    parser.add_argument("--sizes", type=int, nargs="+", help="devices of the registries")
+    parser.add_argument("--keylime", type=Path, help="a Python that has Keylime installed")
     parser.add_argument("--output", type=Path, default=BUILD / "bench.json", help="where the JSON goes")
     parser.add_argument("--boots", type=Path, default=boot.FILE, help="what `make bench-boot` wrote")
     options = parser.parse_args(arguments)
-    before = os.getloadavg()[0]
-    with workplace("bench") as work:
-        figures = bench(work, rounds=options.rounds, seconds=options.seconds, starts=3, decrypts=15)
+    given = {name: getattr(options, name) for name in ("rounds", "seconds", "storm", "keylime")}
+    given["sizes"] = tuple(sorted(options.sizes)) if options.sizes else None
+    extent = replace(
+        SHORT if options.short else Extent(), **{name: value for name, value in given.items() if value}
+    )
+    figures = bench(options.only or list(PARTS), extent)
+    if options.short:
+        figures["run"] += "; in short, so that no figure means anything"
     boots = boot.read(options.boots)
     report.write({**figures, **(boots[0] if boots else {})}, options.output)
-    print(f"{os.cpu_count()} processors; load average {before:.1f} before the run, 0 on an idle machine\n")
-    print(f"{report.table(figures)}\n\n{report.boot_table(boots)}")
+    print(f"{figures['run']}\n\n{report.text(figures)}\n\n{report.boot_table(boots)}")
     return 0
 
 

@@ -116,6 +116,12 @@ def _software_tpm() -> Iterator[str]:
         yield swtpm.tcti
 
 
+def software(calls: int) -> dict[str, float]:
+    """See :func:`measure`, with a software TPM."""
+    with _software_tpm() as tcti:
+        return measure(tcti, calls)
+
+
 def main(arguments: Sequence[str]) -> int:
     """Measure, print and write."""
     parser = argparse.ArgumentParser(prog="python -m tests.bench.server_tpm", description=__doc__)
@@ -123,11 +129,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--calls", type=int, default=300, help="how often each is called")
     parser.add_argument("--output", type=Path, default=_OUTPUT, help="where the JSON goes")
     options = parser.parse_args(arguments)
-    if options.tcti is not None:
-        figures = measure(options.tcti, options.calls)
-    else:
-        with _software_tpm() as tcti:
-            figures = measure(tcti, options.calls)
+    figures = measure(options.tcti, options.calls) if options.tcti else software(options.calls)
     options.output.parent.mkdir(exist_ok=True)
     options.output.write_text(json.dumps(figures, indent=2) + "\n")
     for name, value in figures.items():

@@ -27,7 +27,7 @@ from tests.bench.load import servers
 from tests.bench.load.attester import SELECTION, Blinded, Machine
 from tests.bench.load.besiegers import ATTACKS, OVER_TLS, Target, besiege
 from tests.bench.load.client import Answer, parse, request
-from tests.bench.workplace import BUILD, workplace
+from tests.bench.load.workplace import BUILD, workplace
 from tests.cli.installation.test_serve import self_signed
 
 #: Bytes a second of all attackers together.

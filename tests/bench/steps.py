@@ -26,7 +26,7 @@ from tang_attest.store.database import authentic, tables
 from tang_attest.web.wire import AttestMember, parse_json, validate
 from tests.bench.load import servers
 from tests.bench.load.attester import SELECTION, Blinded, Machine
-from tests.bench.workplace import workplace
+from tests.bench.load.workplace import workplace
 
 _CALLS: Final = 300
 #: Its form counts here, and its text only has to be the one that is signed.

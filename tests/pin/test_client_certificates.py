@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ed25519
 
 from tests.client_pki import SERVER as FOR_SERVERS
 from tests.client_pki import ClientCa, server_certificate
@@ -50,7 +51,7 @@ def demanding(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Demanding]:
     """Its own key is Ed25519, which no TPM of the machines is asked about (docs/how-to/tls.md)."""
     directory = tmp_path_factory.mktemp("demanding")
     operator, ca = Operator(directory / "state"), ClientCa(directory / "ca")
-    crt, key = server_certificate(directory, ed25519_key=True)
+    crt, key = server_certificate(directory, key=ed25519.Ed25519PrivateKey.generate())
     flags = ("--tls-certificate", str(crt), "--tls-key", str(key), "--tls-client-ca", str(ca.file))
     with operator.serve(*flags, "--log-format", "json") as port:
         yield Demanding(operator, ca, f"https://127.0.0.1:{port}", pin_of(crt), flags)

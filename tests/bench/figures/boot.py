@@ -7,14 +7,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
+from tests.bench.figures import bounds
+
 #: Results of tests/boot/bench.py.
 FILE: Final = Path(__file__).parents[3] / "build" / "boot-bench.json"
 
-#: Name, bound, direction, as in :data:`tests.bench.figures.report.TARGETS`.
-TARGETS: Final = (
-    ("boot_ratio_tang", 1.3, "at most"),
-    ("boot_initrd_added_mb", 1.5, "at most"),
-)
 SINGLE: Final = (
     ("boot_attest_s", "start of the initrd to root open, attest pin (s)"),
     ("boot_tang_s", "start of the initrd to root open, tang pin (s)"),
@@ -40,9 +37,9 @@ def read(path: Path) -> tuple[dict[str, float], str] | None:
 
 def names() -> frozenset[str]:
     """The names that :func:`read` gives."""
-    return frozenset(name for name, *_ in TARGETS) | frozenset(name for name, _ in SINGLE)
+    return frozenset(bound.name for bound in bounds.BOOT) | frozenset(name for name, _ in SINGLE)
 
 
 def lines(figures: Mapping[str, float], title: str) -> list[str]:
-    """The figures for eyes; the targets are judged by the report."""
+    """The figures for eyes; the bounds are judged by the report."""
     return [title, *(f"{what:50}{figures[name]:10.3g}" for name, what in SINGLE)]

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from tests.attester import members
+from tests.bench.load.client import trusting
 from tests.server import new_x
 
 #: Bytes that a connection without any costs its maker in packets, as it is counted here.
@@ -34,11 +35,7 @@ class Target:
 
     def context(self) -> ssl.SSLContext | None:
         """For a client that trusts whatever answers."""
-        if not self.tls:
-            return None
-        context = ssl.create_default_context()
-        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-        return context
+        return trusting() if self.tls else None
 
 
 class Besieger:

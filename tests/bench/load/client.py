@@ -1,7 +1,8 @@
 """An HTTP client for the load generator: one thread, epoll, and as little Python for each request as will do.
 
 A client's acts are a generator: it yields requests and is sent the answers.  :func:`drive` runs many of
-them at once, either with a connection for each request or with one connection for each client.
+them at once, either with a connection for each request or with one connection for each client.  Over TLS every
+connection has a whole handshake: each curl of clevis is a process of its own, so no two share a session.
 """
 
 from __future__ import annotations
@@ -9,7 +10,9 @@ from __future__ import annotations
 import errno
 import select
 import socket
+import ssl
 from collections.abc import Generator, Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -43,13 +46,15 @@ class _Slot:
     #: Requests that wait for the connection.
     message: bytes
     received: bytearray = field(default_factory=bytearray)
+    shaking: bool = False
 
 
 class _Loop:
     """The connections of one :func:`drive`."""
 
-    def __init__(self, port: int, keep_alive: bool) -> None:
+    def __init__(self, port: int, keep_alive: bool, tls: bool) -> None:
         self._port, self._keep_alive = port, keep_alive
+        self._context = trusting() if tls else None
         self._poll = select.epoll()
         self._slots: dict[int, _Slot] = {}
 
@@ -66,6 +71,8 @@ class _Loop:
                     slot = self._slots[descriptor]
                     if slot.message and events == select.EPOLLOUT:
                         self._connected(slot)
+                    elif slot.shaking:
+                        self._shake(slot)
                     else:
                         self._receive(slot)
         finally:
@@ -84,10 +91,26 @@ class _Loop:
             self._poll.register(connection, select.EPOLLOUT)
         else:
             self._poll.register(connection, select.EPOLLIN)
-            self._send(slot)
+            self._begin(slot)
 
     def _connected(self, slot: _Slot) -> None:
         self._poll.modify(slot.connection, select.EPOLLIN)
+        self._begin(slot)
+
+    def _begin(self, slot: _Slot) -> None:
+        if self._context is None:
+            self._send(slot)
+            return
+        slot.connection = self._context.wrap_socket(slot.connection, do_handshake_on_connect=False)
+        slot.shaking = True
+        self._shake(slot)
+
+    def _shake(self, slot: _Slot) -> None:
+        try:
+            slot.connection.do_handshake()  # type: ignore[attr-defined]  # an SSLSocket since _begin
+        except ssl.SSLWantReadError:
+            return
+        slot.shaking = False
         self._send(slot)
 
     def _send(self, slot: _Slot) -> None:
@@ -96,7 +119,10 @@ class _Loop:
         slot.message = b""
 
     def _receive(self, slot: _Slot) -> None:
-        data = slot.connection.recv(65536)
+        try:
+            data = slot.connection.recv(65536)
+        except ssl.SSLWantReadError:  # session tickets
+            return
         slot.received += data
         answer = parse(slot.received)
         if answer is None:
@@ -122,16 +148,26 @@ class _Loop:
     def _drop(self, slot: _Slot) -> None:
         self._poll.unregister(slot.connection)
         del self._slots[slot.connection.fileno()]
+        if isinstance(slot.connection, ssl.SSLSocket):
+            with suppress(OSError):  # says that it goes, as curl does, and does not wait for an answer
+                slot.connection.unwrap()
         slot.connection.close()
 
 
-def drive(port: int, clients: Iterable[Client], *, keep_alive: bool) -> None:
+def trusting() -> ssl.SSLContext:
+    """Context of a TLS client that takes every certificate; signatures of handshakes are checked all the same."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    return context
+
+
+def drive(port: int, clients: Iterable[Client], *, keep_alive: bool, tls: bool = False) -> None:
     """Run *clients* against 127.0.0.1:*port* until each of them has returned.
 
     Without *keep_alive* every request has a connection of its own, closed by the client as soon as it has the
     answer.  Raises :class:`RuntimeError` when an answer cannot be read or none comes.
     """
-    _Loop(port, keep_alive).run(clients)
+    _Loop(port, keep_alive, tls).run(clients)
 
 
 def parse(received: bytearray) -> Answer | None:

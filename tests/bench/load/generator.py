@@ -20,10 +20,11 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from tang_attest.protocol.values.advertisement import thumbprint
 from tang_attest.protocol.values.base64url import unb64u
+from tests.bench.exchange import Price
 from tests.bench.load.attester import Blinded, Machine, public_key
 from tests.bench.load.client import Answer, Client, ask, drive, request
 
-Kind = Literal["adv", "rec", "unlock"]
+Kind = Literal["rec", "unlock"]
 
 #: Clients at a time, and enrolled machines: one machine has one TPM, which makes one quote after the other.
 CONCURRENCY: Final = 16
@@ -33,12 +34,18 @@ _BLINDED: Final = 64
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """Results of one run: answers in *seconds*, their latencies, and the processor time of the generator."""
+    """Results of one run: answers in *seconds*, their latencies, and the processor time of the generator.
+
+    *answered* counts the warm-up and the end too: divide a server's processor time over the whole run by it.  *ecdh_ms*
+    is the processor time of one raw P-521 ECDH in these very seconds, in ms.
+    """
 
     count: int
     seconds: float
     latencies: tuple[float, ...]
     cpu_s: float
+    answered: int
+    ecdh_ms: float
 
     @property
     def rate(self) -> float:
@@ -58,16 +65,31 @@ def summarize(name: str, runs: Sequence[Run]) -> dict[str, float]:
 
 @dataclass
 class _Counter:
-    """Counts what ends between the end of the warm-up and the deadline."""
+    """Counts what ends between the end of the warm-up and the deadline, but two answers at least."""
 
     begin: float
     deadline: float
+    price: Price
     latencies: list[float] = field(default_factory=list)
+    answered: int = 0
+    last: float = 0.0
+
+    def goes_on(self, now: float) -> bool:
+        """Return True if something that begins *now* is wanted."""
+        return now < self.deadline or len(self.latencies) < 2
 
     def add(self, started: float) -> None:
         now = time.perf_counter()
-        if self.begin <= now < self.deadline:
+        self.answered += 1
+        if self.begin <= now and self.goes_on(now):
             self.latencies.append(now - started)
+            self.last = now
+        self.price.look(now)
+
+    def run(self, seconds: float, cpu_s: float) -> Run:
+        """The result after *seconds*, or however long the last answer took, with the generator's processor time."""
+        latencies, took = tuple(self.latencies), max(seconds, self.last - self.begin)
+        return Run(len(latencies), took, latencies, cpu_s, self.answered, self.price.ms())
 
 
 class _Generator:
@@ -83,35 +105,32 @@ class _Generator:
         return len(self._machines)
 
     def run(
-        self, port: int, kind: Kind, seconds: float, warm_up: float, keep_alive: bool, clients: int
+        self, port: int, kind: Kind, seconds: float, warm_up: float, keep_alive: bool, clients: int, tls: bool
     ) -> Run:
         """Run *kind* with *clients* at a time for *warm_up* and then *seconds*, of which the count is."""
         make = self._client_of(port, kind)
+        price = Price()
         begin = time.perf_counter() + warm_up
-        counter = _Counter(begin, begin + seconds)
+        counter = _Counter(begin, begin + seconds, price)
         cpu, wall = time.process_time(), time.perf_counter()
-        drive(port, [make(counter, number) for number in range(clients)], keep_alive=keep_alive)
+        drive(port, [make(counter, number) for number in range(clients)], keep_alive=keep_alive, tls=tls)
         # The generator also works before and after what is counted: its cost is scaled to what is.
         share = seconds / (time.perf_counter() - wall)
-        used = (time.process_time() - cpu) * share
-        return Run(len(counter.latencies), seconds, tuple(counter.latencies), used)
+        return counter.run(seconds, (time.process_time() - cpu) * share)
 
     def storm(self, port: int) -> Run:
         """Every machine boots now: one unlock each, all at once."""
         begin = time.perf_counter()
-        counter = _Counter(begin, float("inf"))
+        counter = _Counter(begin, float("inf"), Price())
         cpu = time.process_time()
         clients = [
             _unlock_once(counter, machine, self._blinded[number % _BLINDED])
             for number, machine in enumerate(self._machines)
         ]
         drive(port, clients, keep_alive=False)
-        seconds = time.perf_counter() - begin
-        return Run(len(counter.latencies), seconds, tuple(counter.latencies), time.process_time() - cpu)
+        return counter.run(0.0, time.process_time() - cpu)
 
     def _client_of(self, port: int, kind: Kind) -> Callable[[_Counter, int], Client]:
-        if kind == "adv":
-            return lambda counter, _: _adv(counter)
         if kind == "rec":
             kid, server = _exchange_key(port)
             target = f"/rec/{kid}"
@@ -123,18 +142,11 @@ class _Generator:
         return itertools.cycle(self._blinded[first:] + self._blinded[:first])
 
 
-def _adv(counter: _Counter) -> Client:
-    message = request("GET", "/adv")
-    while (started := time.perf_counter()) < counter.deadline:
-        _expect(200, (yield message))
-        counter.add(started)
-
-
 def _rec(
     counter: _Counter, target: str, server: ec.EllipticCurvePublicKey, blinded: Iterator[Blinded]
 ) -> Client:
     x, answer = next(blinded), None
-    while (started := time.perf_counter()) < counter.deadline:
+    while counter.goes_on(started := time.perf_counter()):
         x = next(blinded)
         answer = _expect(200, (yield request("POST", target, x.jwk)))
         counter.add(started)
@@ -144,7 +156,7 @@ def _rec(
 
 def _unlock(counter: _Counter, machine: Machine, blinded: Iterator[Blinded]) -> Client:
     x, answer = next(blinded), None
-    while (started := time.perf_counter()) < counter.deadline:
+    while counter.goes_on(started := time.perf_counter()):
         x = next(blinded)
         answer = yield from _unlock_with(machine, x)
         counter.add(started)
@@ -224,9 +236,10 @@ class LoadGenerator:
         warm_up: float,
         keep_alive: bool,
         clients: int = CONCURRENCY,
+        tls: bool = False,
     ) -> Run:
         """See :meth:`_Generator.run`."""
-        run: Run = self._call("run", port, kind, seconds, warm_up, keep_alive, clients)
+        run: Run = self._call("run", port, kind, seconds, warm_up, keep_alive, clients, tls)
         return run
 
     def storm(self, port: int) -> Run:

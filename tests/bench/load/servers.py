@@ -38,7 +38,7 @@ class Server:
 
     def memory_mb(self) -> float:
         """Resident memory (RSS) of all its processes."""
-        return sum(_rss_kb(pid) for pid in _family(self.pid)) / 1024
+        return memory_mb(self.pid)
 
     def worker_mb(self) -> float:
         """The same of its largest process, which is a worker."""
@@ -46,11 +46,21 @@ class Server:
 
     def cpu_s(self) -> float:
         """Processor time that it has used, in all its processes."""
-        ticks = 0
-        for pid in _family(self.pid):
-            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-            ticks += int(fields[11]) + int(fields[12])
-        return ticks / os.sysconf("SC_CLK_TCK")
+        return cpu_s(self.pid)
+
+
+def memory_mb(pid: int) -> float:
+    """Resident memory (RSS), in MB, of process *pid* and those that it started."""
+    return sum(_rss_kb(each) for each in _family(pid)) / 1024
+
+
+def cpu_s(pid: int) -> float:
+    """Processor time, in s, of process *pid* and those that it started and that still run."""
+    ticks = 0
+    for each in _family(pid):
+        fields = Path(f"/proc/{each}/stat").read_text().rpartition(")")[2].split()
+        ticks += int(fields[11]) + int(fields[12])
+    return ticks / os.sysconf("SC_CLK_TCK")
 
 
 def _family(pid: int) -> list[int]:

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-BUILD: Final = Path(__file__).parents[2] / "build"
+BUILD: Final = Path(__file__).parents[3] / "build"
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from typing import Final, Self
 
 from tests.swtpm import Swtpm
 
-CLEVIS_PIN: Final = Path(__file__).parents[2] / "clevis-pin"
+CLEVIS_PIN: Final = Path(__file__).parents[3] / "clevis-pin"
 _SECRET: Final = b"the passphrase of a disk"
 
 
