@@ -81,18 +81,22 @@ clevis.overrideAttrs (old: {
 
   # After the fix-up, which would give clevis-decrypt-attest a shell that stage 1 has not.
   postFixup = (old.postFixup or "") + ''
-    line='. "$lib/clevis-attest-functions"'
     for script in $out/bin/clevis-*attest*; do
       case $script in
         */clevis-decrypt-attest)
-          grep -qxF "$line" ${../clevis-pin}/clevis-decrypt-attest
+          for functions in clevis-attest-functions clevis-attest-signed-functions; do
+            grep -q '\. "$lib/'$functions'"$' ${../clevis-pin}/clevis-decrypt-attest
+          done
           {
             sed -e 's,@bash@,${bash},; s,@tools@,${tools},; s,@providers@,${providers},' ${header}
             while IFS= read -r text; do
               case $text in
                 # the search for its functions
                 here=* | 'for lib in '*) ;;
-                "$line") cat ${../clevis-pin}/lib/clevis-attest-functions ;;
+                *'. "$lib/clevis-attest-'*'-functions"' | '. "$lib/clevis-attest-functions"')
+                  text=''${text##*/}
+                  cat ${../clevis-pin}/lib/''${text%\"}
+                  ;;
                 *) printf '%s\n' "$text" ;;
               esac
             done < ${../clevis-pin}/clevis-decrypt-attest

@@ -99,12 +99,16 @@ class OddServer:
     url: str = ""
     says: Callable[[bool], bytes] = lambda _: b""
     gets: bytes = field(default_factory=lambda: answer(503, b"", "text/html"))
+    #: Bodies of the POSTs.
+    posted: list[bytes] = field(default_factory=list)
 
     def serve(self, connection: socket.socket, _stop: threading.Event) -> None:
         """Answer one request."""
         with connection, contextlib.suppress(OSError):
             head, body = _read(connection)
             posted = head.startswith(b"POST")
+            if posted:
+                self.posted.append(body)
             connection.sendall(self.says(b'"attest"' in body) if posted else self.gets)
 
 

@@ -97,11 +97,10 @@ attest_named_files() {
 attest_install_programs() {
     local program pin file
     for program in curl jose tpm2 sha256sum mkdir rm sleep sed sort ls ip modprobe blkid cryptsetup dmsetup grep mount readlink \
-        tr umount; do
+        tr umount dd od; do
         inst_multiple "$program" || attest_die "the program $program is missing"
     done
     pin=$(command -v clevis-decrypt-attest) || attest_die 'the program clevis-decrypt-attest is missing'
-    [[ -r ${pin%/*/*}/lib/clevis-attest/clevis-attest-functions ]] || attest_die "${pin%/*/*}/lib/clevis-attest/clevis-attest-functions is missing"
     for file in clevis-attest-cap clevis-attest-close clevis-attest-look clevis-attest-mark clevis-attest-root-check \
         clevis-attest-volumes clevis-attest-opened clevis-attest-mounted clevis-attest-before-shell clevis-attest-no-resume clevis-attest-wait-network; do
         [[ -x $attest_ours/$file ]] || attest_die "$attest_ours/$file is missing"
@@ -110,8 +109,10 @@ attest_install_programs() {
     inst_libdir_file libtss2-tcti-device.so.0 || attest_die 'the library libtss2-tcti-device.so.0 is missing'
     attest_wrap "$pin" initrd-pin
     attest_wrap "$(command -v clevis-decrypt)" initrd-decrypt
-    inst_simple "${pin%/*/*}/lib/clevis-attest/clevis-attest-functions" "$attest_ours/clevis-attest-functions" ||
-        attest_die 'cannot copy clevis-attest-functions'
+    for file in clevis-attest-functions clevis-attest-signed-functions; do
+        [[ -r ${pin%/*/*}/lib/clevis-attest/$file ]] || attest_die "${pin%/*/*}/lib/clevis-attest/$file is missing"
+        inst_simple "${pin%/*/*}/lib/clevis-attest/$file" "$attest_ours/$file" || attest_die "cannot copy $file"
+    done
 }
 
 # attest_wrap PROGRAM WRAPPER: in the image, PROGRAM is ours, around the program itself
@@ -155,6 +156,20 @@ attest_install_files() {
     fi
     # clevis asks for the network only where it finds a tang binding.
     printf 'noresume\nrd.neednet=1\n' >"$initdir/etc/cmdline.d/99clevis-pin-attest.conf"
+}
+
+# attest_install_signed_values: statements of this machine.  One about a PCR that covers this very image cannot be in it: that
+# has its place on the EFI system partition (docs/how-to/signed-updates.md).
+attest_install_signed_values() {
+    local file
+    for file in /etc/clevis-attest/*.tang-attest.jws; do
+        [[ -e $file ]] || continue
+        if (($(wc -c <"$file") > 16386)); then
+            dwarn "clevis-pin-attest: $file is larger than 16384 bytes; it is left out"
+            continue
+        fi
+        inst_simple "$file" || attest_die "cannot copy $file"
+    done
 }
 
 # attest_command_lines: where the kernel's command line may come from, a line "WHERE:WORDS" each
@@ -295,6 +310,7 @@ install() {
     attest_refuse_resume
     attest_install_programs
     attest_install_files
+    attest_install_signed_values
     attest_install_facts
     if dracut_module_included systemd; then
         attest_install_systemd

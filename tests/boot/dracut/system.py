@@ -106,7 +106,10 @@ def prepare(root: Path, base: Path) -> None:
 def _modules(root: Path) -> str:
     """Return dracut's modules for systemd in *root*, in a list of modules; newer versions have more of them."""
     there = sorted(path.name[2:] for path in (root / "usr/lib/dracut/modules.d").iterdir())
-    wanted = ("systemd", "systemd-cryptsetup", "systemd-networkd", "systemd-ask-password", "systemd-udevd")
+    wanted = ["systemd", "systemd-cryptsetup", "systemd-networkd", "systemd-ask-password", "systemd-udevd"]
+    if (root / "usr/lib/systemd/systemd-pcrphase").exists():
+        # It measures the initrd's phase into PCR 11; signed values are about one phase.
+        wanted.append("systemd-pcrphase")
     return f" {' '.join(name for name in wanted if name in there)} "
 
 

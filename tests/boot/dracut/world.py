@@ -9,6 +9,7 @@ import pytest
 
 from tests.boot.dracut import system
 from tests.boot.hardware.machine import Console, Machine
+from tests.boot.hardware.platform import PC, Platform
 from tests.boot.images import cache, disk
 from tests.boot.images.tree import ROOT_UUID, SECOND_UUID
 from tests.boot.site import Site
@@ -17,7 +18,7 @@ from tests.boot.world import NAME, REFUSED, ROOT_IS_OPEN, SELECTION, World, shar
 PROMPT: Final = r"Please enter passphrase for disk [^\n]*(root|second)"
 
 
-def at(directory: Path, image: Path | None = None) -> World:
+def at(directory: Path, image: Path | None = None, platform: Platform = PC) -> World:
     """The world in *directory*; its machine starts a unified kernel *image*, if there is one."""
     built = system.build()
     machine = Machine(
@@ -27,11 +28,14 @@ def at(directory: Path, image: Path | None = None) -> World:
         [directory / "root.img", directory / "second.img"],
         command_line=system.COMMAND_LINE,
         image=image,
+        platform=platform,
     )
-    return World(directory, built, Site(directory / "site"), machine)
+    return World(directory, built, Site(directory / "site"), machine, {"platform": platform})
 
 
-def approve(directory: Path, selection: str = SELECTION, image: Path | None = None) -> None:
+def approve(
+    directory: Path, selection: str = SELECTION, image: Path | None = None, platform: Platform = PC
+) -> None:
     """Make an enrolled and approved machine in *directory*."""
     built = system.build()
     directory.mkdir()
@@ -39,7 +43,7 @@ def approve(directory: Path, selection: str = SELECTION, image: Path | None = No
     payload = directory / "payload"
     disk.filesystem(payload, 8192)
     disk.luks_image(directory / "second.img", payload, SECOND_UUID)
-    world = at(directory, image)
+    world = at(directory, image, platform)
     with world.site:
         world.site.enroll(world.machine, NAME, world.root_disk, selection=selection)
         with world.machine.tpm as tpm:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -45,6 +45,19 @@ PC: Final = Platform(
     tpm="tpm-crb",
     console="ttyS0",
     boot_file="BOOTX64.EFI",
+)
+
+#: The same with Secure Boot, for images that are signed with Debian's test key (its passphrase is "snakeoil").
+SECURE_PC: Final = replace(
+    PC,
+    board=(
+        *("-machine", "q35,smm=on", "-vga", "none", "-global", "ICH9-LPC.disable_s3=1"),
+        # Only System Management Mode writes the variables.
+        *("-global", "driver=cfi.pflash01,property=secure,value=on"),
+        *("-accel", "tcg,thread=multi", "-cpu", "max,la57=off", "-smp", "2", "-m", "640"),
+    ),
+    firmware=Path("/usr/share/OVMF/OVMF_CODE_4M.secboot.fd"),
+    variables=Path("/usr/share/OVMF/OVMF_VARS_4M.snakeoil.fd"),
 )
 
 _VIRT: Final = (
