@@ -76,21 +76,9 @@ def _sign(image: Path, target: Path) -> None:
     """Sign *image* for Secure Boot, with the key of OVMF's snakeoil variables."""
     certificate, key = _OVMF / "PkKek-1-snakeoil.pem", _OVMF / "PkKek-1-snakeoil.key"
     target.unlink(missing_ok=True)
-    command = [
-        "osslsigncode",
-        "sign",
-        "-certs",
-        certificate,
-        "-key",
-        key,
-        "-pass",
-        "snakeoil",
-        "-h",
-        "sha256",
-    ]
-    result = subprocess.run(
-        [*command, "-in", image, "-out", target], capture_output=True, text=True, check=False
-    )
+    command = ["osslsigncode", "sign", "-certs", str(certificate), "-key", str(key), "-pass", "snakeoil"]
+    command += ["-h", "sha256", "-in", str(image), "-out", str(target)]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stdout + result.stderr
 
 
