@@ -40,7 +40,7 @@ from tpm2_pytss.types import (
 
 from tang_attest.protocol.eventlog import parse, replay
 from tang_attest.protocol.values.base64url import b64u
-from tests import rsa_keys
+from tests.keys import rsa_keys
 
 BANKS = {
     "sha1": TPM2_ALG.SHA1,

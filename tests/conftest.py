@@ -14,9 +14,10 @@ from tang_attest.protocol.exchange import ExchangeKey
 from tang_attest.protocol.values.points import Point
 from tang_attest.store import store, upgrade
 from tang_attest.store.database import engine, postgresql
-from tests import registry, rsa_keys
+from tests import registry
 from tests.attester import Attester
 from tests.fakes import ROW_KEY
+from tests.keys import rsa_keys
 from tests.nix.nix import evaluator_in_words
 from tests.postgres import Postgres
 from tests.server import Server
