@@ -26,6 +26,12 @@ VARIABLES: Final = "TANG_ATTEST_"
 #: In the state directory, when no other database is named.
 DATABASE_NAME: Final = "tang-attest.db"
 
+#: An origin whose host is a DNS name.
+_ORIGIN: Final = re.compile(
+    r"(?P<scheme>https?)://(?P<host>[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*)(:(?P<port>[0-9]{1,5}))?/?"
+)
+_DEFAULT_PORTS: Final = {"https": "443", "http": "80"}
+
 #: TPMs that several processes can use at the same time; any other has one at a time.
 _SHARED_TPMS: Final = ("device:/dev/tpmrm", "tabrmd:")
 
@@ -69,6 +75,10 @@ class Settings(BaseModel):
     tang_dir: Path | None = Field(None, description="Tang key directory that plain Tang serves.")
     admin_api: bool = Field(
         False, description="Answer the admin API below /admin/v1; over TLS, or to this host itself."
+    )
+    console_url: str | None = Field(
+        None,
+        description="Address of the console in browsers, such as https://console.example; passkeys belong to its host name.",
     )
     hook_dir: Path | None = Field(
         None, description="Directory of the programs that policies may name as hook:NAME."
@@ -131,6 +141,22 @@ class Settings(BaseModel):
         inner = value.strip("/")
         return f"/{inner}" if inner else ""
 
+    @field_validator("console_url")
+    @classmethod
+    def _is_origin(cls, value: str | None) -> str | None:
+        """Return the origin as browsers spell it."""
+        if value is None:
+            return None
+        found = _ORIGIN.fullmatch(value.lower())
+        if found is None or int(found["port"] or 0) > 65535 or _is_ip(found["host"]):
+            raise ValueError(
+                "it is https://NAME or https://NAME:PORT, without a path, and NAME is no IP address"
+            )
+        if found["scheme"] == "http" and found["host"] != "localhost":
+            raise ValueError("passkeys need https, but for http://localhost")
+        port = found["port"] if found["port"] != _DEFAULT_PORTS[found["scheme"]] else None
+        return f"{found['scheme']}://{found['host']}" + (f":{int(port)}" if port else "")
+
     @field_validator("metrics_listen")
     @classmethod
     def _is_address(cls, value: str | None) -> str | None:
@@ -184,6 +210,10 @@ class Settings(BaseModel):
         # In a URL a question mark would end the path, and a percent sign begin an escape.
         path = str(self.state.absolute() / DATABASE_NAME)
         return f"sqlite:///{path.replace('%', '%25').replace('?', '%3F')}"
+
+
+def _is_ip(host: str) -> bool:
+    return re.fullmatch(r"[0-9.]+", host) is not None
 
 
 def load_settings(file: Path | None, flags: Mapping[str, Any]) -> Settings:

@@ -23,6 +23,7 @@ from tang_attest.protocol.values.advertisement import thumbprint
 from tang_attest.protocol.values.base64url import b64u, unb64u
 from tang_attest.protocol.values.pcr import Selection
 from tang_attest.server.compose import World, opened
+from tang_attest.server.console.services import console_services
 from tang_attest.server.initialize import initialize
 from tang_attest.server.site import compose_site
 from tang_attest.service.enrollment.tokens import TokenTerms
@@ -71,6 +72,7 @@ class Server:
             endpoint=endpoint,
             server_tpm=server_tpm,
             admin_api=True,
+            console_url="https://console.test",
             metrics_listen="127.0.0.1:0",
         )
         self.directory, self.endpoint, self.tls = directory, endpoint, tls
@@ -103,6 +105,7 @@ class Server:
         self.registered_eks = installation.registered_eks
         self.reference_values = installation.reference_values
         self.admin_tokens, self.keys = installation.admin_tokens, served.keys
+        self.operators, self.console = installation.operators, console_services(installation)
         self.verify, self.watching = served.attestation.verify, served.watching
         self.refusals = served.refusals
         listener = TestServer(make_app(self.site), scheme="https" if self.tls else "http")

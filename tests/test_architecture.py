@@ -381,7 +381,7 @@ def test_roles_are_implemented() -> None:
         if isinstance(node, ast.ClassDef)
         for base in node.bases
     }
-    assert len(roles) == 9
+    assert len(roles) == 11
     assert roles <= implemented
 
 

@@ -94,6 +94,10 @@ class LazyGroup(click.Group):
             "tang_attest.cli.policies.observation:observation",
             "Refused evidence that an operator may approve.",
         ),
+        "operator": _Lazy(
+            "tang_attest.cli.installation.operator:operator",
+            "Operators of the console, who sign in with passkeys.",
+        ),
         "policy": _Lazy(
             "tang_attest.cli.policies.policy:policy",
             "Policies: reference states, rules and conditions.",

@@ -7,6 +7,7 @@ from dataclasses import KW_ONLY, dataclass, field
 from datetime import datetime
 from typing import Final, Protocol
 
+from tang_attest.ports.claims import ActClaim
 from tang_attest.protocol.audit_chain import Row, Seal
 
 
@@ -15,11 +16,12 @@ class AuditEntry:
     """One decision or change.
 
     * ``event``: a short verb phrase (``unlock``, ``enroll``, ``device remove``);
-    * ``actor``: an operator (``operator:NAME``), a token's holder (``token:NAME``), a device
-      (``device:NAME``), or ``server``;
+    * ``actor``: an operator at the server (``operator:NAME``) or at the console (``console:NAME``), a token's
+      holder (``token:NAME``), a device (``device:NAME``), or ``server``;
     * ``verdict``: ``permitted``, ``refused`` or ``done``;
     * ``code``: a code of :mod:`tang_attest.errors`, or ``ok``;
-    * ``details``: JSON-compatible, without secrets.
+    * ``details``: JSON-compatible, without secrets;
+    * ``claim``: the request of a signed act, which is used up with the entry; it is not stored.
     """
 
     at: datetime
@@ -33,9 +35,10 @@ class AuditEntry:
     address: str | None = None
     request_id: str | None = None
     details: Mapping[str, object] = field(default_factory=dict)
+    claim: ActClaim | None = None
 
     def members(self) -> dict[str, object]:
-        """Return every member by its name, which is that of its column and of its JSON member too."""
+        """Return every stored member by its name, which is that of its column and of its JSON member too."""
         return {
             "at": self.at,
             "event": self.event,

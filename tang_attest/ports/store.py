@@ -13,6 +13,7 @@ from tang_attest.ports.decisions import DecisionStore
 from tang_attest.ports.enrollment import EnrollmentStore
 from tang_attest.ports.keys import EncryptedKeyStore
 from tang_attest.ports.machines import DeviceStore
+from tang_attest.ports.operators import OperatorStore, SignedActStore
 from tang_attest.ports.policies import PolicyStore
 from tang_attest.ports.rounds import RoundStore
 
@@ -85,6 +86,22 @@ class HasKeys(Protocol):
         """The role."""
 
 
+class HasOperators(Protocol):
+    """A store of the console's operators."""
+
+    @property
+    def operators(self) -> OperatorStore:
+        """The role."""
+
+
+class HasSignedActs(Protocol):
+    """A store of acts that operators sign."""
+
+    @property
+    def signed_acts(self) -> SignedActStore:
+        """The role."""
+
+
 class HasPolicies(Protocol):
     """A store of policies."""
 
@@ -109,8 +126,10 @@ class Store(
     HasDevices,
     HasEnrollment,
     HasKeys,
+    HasOperators,
     HasPolicies,
     HasRounds,
+    HasSignedActs,
     Protocol,
 ):
     """Every role.  Every write is one transaction that includes its audit entries and is durable on return.

@@ -19,6 +19,8 @@ MAX_ACTIONS: Final = 8
 MAX_INTERVAL_S: Final = 7 * 86400
 MAX_MISSES: Final = 1000
 MAX_JITTER: Final = 50
+#: The most operators that a policy can require.
+MAX_OPERATORS: Final = 5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,7 +73,8 @@ class Conditions:
     required of a running machine's measurement list (:class:`tang_attest.protocol.ima.Requirement`).
     *attested_root*: a running machine has to prove that attestation opened each of its disks
     (:mod:`tang_attest.protocol.cap`).  *registered_ek*: a machine enrolls only if an operator registered its
-    EK before.
+    EK before.  *operators*: so many operators of the console have to sign what adds trust to the policy; with
+    1, an operator at the server or a token's holder can do it, too.
     """
 
     watch: Watch | None = None
@@ -80,6 +83,11 @@ class Conditions:
     ima: str | None = None
     attested_root: bool = False
     registered_ek: bool = False
+    operators: int = 1
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.operators <= MAX_OPERATORS:
+            raise Malformed("setting-invalid", f"A policy requires 1 to {MAX_OPERATORS} operators.")
 
     def obstacle(
         self, device: str, allowed_until: datetime | None, seen_at: datetime | None, now: datetime
@@ -105,6 +113,8 @@ class Conditions:
         fields = asdict(self)
         if not self.registered_ek:
             del fields["registered_ek"]  # as it was before there was this condition
+        if self.operators == 1:
+            del fields["operators"]  # likewise
         return fields
 
     @classmethod

@@ -33,6 +33,7 @@ from tang_attest.service.enrollment.registered import RegisteredEks
 from tang_attest.service.enrollment.tokens import EnrollmentTokens
 from tang_attest.service.machines.devices import DeviceAdministration
 from tang_attest.service.machines.transfers import DeviceTransfers
+from tang_attest.service.operators.accounts import Operators
 from tang_attest.service.policies.announce import Announce
 from tang_attest.service.policies.changes import PolicyChanges
 from tang_attest.service.policies.conditions import PolicyConditions
@@ -138,6 +139,7 @@ class Installation:
     explanations: Explanations
     rollouts: Rollouts
     admin_tokens: AdminTokens
+    operators: Operators
     keys: ServerKeys
 
     def attestation(
@@ -245,6 +247,7 @@ def _compose(store: Store, secret: ServerSecret, settings: Settings, world: Worl
         explanations=Explanations(store, clock),
         rollouts=Rollouts(store, clock, random, author),
         admin_tokens=AdminTokens(store.admin_tokens, clock, random, author),
+        operators=Operators(store.operators, clock, random, author),
         keys=ServerKeys(store, private_keys, clock, author.actor),
     )
 

@@ -19,8 +19,10 @@ from tang_attest.store.roles.decisions import SqlDecisions
 from tang_attest.store.roles.devices import SqlDevices
 from tang_attest.store.roles.enrollment import SqlEnrollment
 from tang_attest.store.roles.keys import SqlKeys
+from tang_attest.store.roles.operators import SqlOperators
 from tang_attest.store.roles.policies import SqlPolicies
 from tang_attest.store.roles.rounds import SqlRounds
+from tang_attest.store.roles.signed_acts import SqlSignedActs
 from tang_attest.store.roles.writes import WriteQueue
 
 
@@ -62,8 +64,10 @@ class SqlStore:
         self.devices = SqlDevices(database)
         self.enrollment = SqlEnrollment(database)
         self.keys = SqlKeys(database)
+        self.operators = SqlOperators(database)
         self.policies = SqlPolicies(database)
         self.rounds = SqlRounds(database)
+        self.signed_acts = SqlSignedActs(database)
 
     async def check(self) -> None:
         """Raise ``unavailable``, ``schema-old``, ``schema-new``, ``database-moved`` when it cannot be used."""

@@ -12,6 +12,15 @@ import sqlalchemy as sa
 from tang_attest.ports.admin import AdminToken, Scope
 from tang_attest.ports.decisions import NewEvidence, RolloutResult, Snapshot
 from tang_attest.ports.enrollment import EkRoot
+from tang_attest.ports.operators import (
+    ActRequest,
+    Operator,
+    OperatorRole,
+    Passkey,
+    RegistrationLink,
+    StoredApproval,
+    StoredSession,
+)
 from tang_attest.ports.policies import ImaRequirement
 from tang_attest.ports.rounds import RoundRecord
 from tang_attest.protocol.changes.change import AddedState, PolicyChange
@@ -50,6 +59,7 @@ async def fill(store: SqlStore) -> None:
     await store.keys.add_key(key(OPEN_KID), None, entry())
     await store.enrollment.add_token(token(), entry())
     await store.admin_tokens.add_admin_token(admin_token(), entry())
+    await fill_operators(store)
     await store.enrollment.register_eks([registered_ek("pi-x")], [entry()])
     await store.enrollment.add_ek_root(EkRoot("ff" * 32, "Vendor", b"der", NOW), entry())
     await store.policies.require_ima("policy", IMA, entry())
@@ -76,6 +86,41 @@ async def fill(store: SqlStore) -> None:
     await store.decisions.decide(decision(added.id, "n", 1, observation=shown, evidence=seen, rollout=result))
     await store.rounds.record_round(ended(added.id))
     await store._database.write(_note_archive)
+
+
+async def fill_operators(store: SqlStore) -> None:
+    """An operator with a link, a passkey and a session; a request and an approval that wait."""
+    operator = Operator(
+        name="alice",
+        handle=bytes(32),
+        role=OperatorRole.APPROVER,
+        created_at=NOW,
+        created_by="operator:test",
+    )
+    await store.operators.add_operator(operator, link("link"), entry())
+    passkey = Passkey(credential_id=b"id", operator="alice", public_key=b"key", sign_count=0, created_at=NOW)
+    await store.operators.add_passkey(digest("link"), passkey, entry())
+    session = StoredSession(
+        digest=digest("session"), operator="alice", challenge=b"c", created_at=NOW, used_at=NOW
+    )
+    await store.operators.add_session(session, b"id", 0, entry())
+    request = ActRequest(
+        number="request", operator="alice", session=b"s", act={"act": "resume"}, text="text", created_at=NOW
+    )
+    await store.signed_acts.add_request(request)
+    approval = StoredApproval(
+        number="approval",
+        subject=digest("subject"),
+        act={"act": "resume"},
+        needed=2,
+        signatures=[{"operator": "alice"}],
+        created_at=NOW,
+    )
+    await store.signed_acts.save_approval(approval, None, entry())
+
+
+def link(text: str) -> RegistrationLink:
+    return RegistrationLink(digest=digest(text), operator="alice", created_at=NOW, expires_at=NOW)
 
 
 def _note_archive(connection: sa.Connection) -> None:

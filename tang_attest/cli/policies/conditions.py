@@ -16,7 +16,7 @@ from tang_attest.cli.offline.ima import read_requirement
 from tang_attest.cli.policies.bells import ring, warn_of_silent
 from tang_attest.cli.renamed import Command, Renamed, note, switched
 from tang_attest.cli.types import Duration
-from tang_attest.protocol.conditions import Conditions, Watch
+from tang_attest.protocol.conditions import MAX_OPERATORS, Conditions, Watch
 from tang_attest.server.compose import Installation
 
 
@@ -38,6 +38,8 @@ def spell(conditions: Conditions) -> list[str]:
         words.append("verifies running machines only if attestation opened their disks")
     if conditions.registered_ek:
         words.append("enrolls only machines whose EK is registered")
+    if conditions.operators > 1:
+        words.append(f"{conditions.operators} operators sign each approval")
     return words
 
 
@@ -203,6 +205,25 @@ def require_registered_ek(name: str, required: bool, as_json: bool) -> None:
     _change(name, as_json, sentence, lambda conditions: replace(conditions, registered_ek=required))
 
 
+@click.command("require-operators")
+@click.argument("name")
+@click.argument("number", type=click.IntRange(1, MAX_OPERATORS))
+@output.json_option
+def require_operators(name: str, number: int, as_json: bool) -> None:
+    """Let several operators sign each approval.
+
+    With 2 or more, an approval waits until so many different operators of the console signed the same with their passkeys.
+    This command line and admin tokens then add no trust to the policy.  With 1, they can again; the audit record
+    has who lowered the number.
+
+    \b
+    tang-attest policy require-operators webservers 2
+    """
+    how = "needs one operator" if number == 1 else f"waits until {number} operators of the console signed it"
+    sentence = f"an approval under policy {name} {how}"
+    _change(name, as_json, sentence, lambda conditions: replace(conditions, operators=number))
+
+
 def _old_stale(args: list[str]) -> list[str]:
     """Return *args* with ``on`` before the old ``--after``, which has become ``--for``, and ``off`` for ``--off``."""
     if "--off" in args:
@@ -277,5 +298,6 @@ COMMANDS: Final = (
     require_approval,
     require_attested_root,
     require_registered_ek,
+    require_operators,
     refuse_stale,
 )

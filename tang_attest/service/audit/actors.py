@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass
 from datetime import datetime
+from typing import Final
 
 from tang_attest.ports.audit import AuditEntry
+from tang_attest.ports.claims import ActClaim
+
+#: The member of an entry's details with the signatures of console operators (protocol/passkeys/signature.py).
+SIGNED: Final = "signed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,18 +39,29 @@ class Caller:
 
 @dataclass(frozen=True, slots=True)
 class Author:
-    """Author of a change: ``actor`` is an operator (``operator:NAME``) or a token's holder (``token:NAME``).
+    """Author of a change: ``actor`` is an operator at the server (``operator:NAME``) or at the console
+    (``console:NAME``), or a token's holder (``token:NAME``).
 
-    ``caller`` is ``None`` for an operator at the server itself.
+    ``caller`` is ``None`` for an operator at the server itself.  ``signed`` are the signatures of console
+    operators for the audit record, JSON-compatible, one an operator; ``claim`` uses up the request of the
+    last of them.
     """
 
     actor: str
     caller: Caller | None = None
+    _: KW_ONLY
+    signed: Sequence[Mapping[str, object]] = ()
+    claim: ActClaim | None = None
 
     @classmethod
     def operator(cls, name: str) -> Author:
         """Return the author for an operator at the server."""
         return cls(f"operator:{name}")
+
+    @property
+    def at_server(self) -> bool:
+        """True for an operator at the server, who can read the kek anyway."""
+        return self.actor.startswith("operator:")
 
     def entry(
         self, at: datetime, event: str, device: str | None, details: Mapping[str, object]
@@ -60,5 +76,6 @@ class Author:
             device=device,
             address=address,
             request_id=request_id,
-            details=details,
+            details={**details, SIGNED: list(self.signed)} if self.signed else details,
+            claim=self.claim,
         )

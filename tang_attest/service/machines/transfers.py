@@ -17,6 +17,7 @@ from tang_attest.protocol.changes.rollout import RolloutSubject, judged_by
 from tang_attest.protocol.enrollment import check_name
 from tang_attest.protocol.policy import ReferencePolicy
 from tang_attest.service.audit.actors import Author
+from tang_attest.service.policies.operators import require_operators
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,12 +68,13 @@ class DeviceTransfers:
         """Bring a device under another policy.
 
         Raises ``not-found`` (either), ``policy-same``, ``policy-unfit`` when the machine's quotes do not fit the
-        policy, ``would-refuse`` (unless *force*) when it would refuse the machine's last boot, and
-        ``policy-changed``.  With *force*, other PCRs of the same bank fit.
+        policy, ``would-refuse`` (unless *force*) when it would refuse the machine's last boot,
+        ``policy-changed``, and ``operators-required`` by the policy that it leaves.  With *force*, other PCRs of the same bank fit.
         """
         device = await self._store.devices.get_device(name)
         before = await self._store.policies.get_policy(device.policy)
         after = await self._store.policies.get_policy(policy)
+        require_operators(before, self._author)
         _check_fits(device, before, after, force=force)
         tried = await self._try(device, before, after)
         reason = tried.refused[0].reason if tried.refused else None

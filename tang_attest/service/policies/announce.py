@@ -189,9 +189,10 @@ def _announced(bound: DeviceKey, announcement: Announcement, now: datetime) -> R
     if any(values.get(policy.cap_pcr, b"")):
         raise Malformed("values-invalid", f"PCR {policy.cap_pcr}, the cap, is zero while a machine boots.")
     state = reference_state(policy.selection, announcement.label, values, "predicted", cap_pcr=policy.cap_pcr)
-    life = Life.STAGED if policy.trust_predictions else Life.PROPOSED
+    trusted = policy.trust_predictions and policy.conditions.operators == 1
+    life = Life.STAGED if trusted else Life.PROPOSED
     # Values that no operator approves count only for the machine that announced them.
-    limits = StateLimits(device=name) if policy.trust_predictions else StateLimits()
+    limits = StateLimits(device=name) if trusted else StateLimits()
     return replace(
         state,
         life=life,

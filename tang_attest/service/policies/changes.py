@@ -18,6 +18,7 @@ from tang_attest.protocol.changes.rollout import RolloutSubject, judged_by
 from tang_attest.protocol.policy import ReferencePolicy
 from tang_attest.protocol.reference_state import ReferenceState
 from tang_attest.service.audit.actors import Author
+from tang_attest.service.policies.operators import require_operators
 
 #: The most names in a sentence.
 _NAMED = 3
@@ -49,8 +50,10 @@ class PolicyChanges:
         """Apply *change* to every device of the policy.
 
         Raises ``not-found``, ``would-refuse`` (unless *force*) when a device would be refused that is not
-        now, ``name-taken`` and ``state-changed`` when the policy changed since the change was read.
+        now, ``name-taken`` and ``state-changed`` when the policy changed since the change was read, and
+        ``operators-required``.
         """
+        require_operators(await self._store.policies.get_policy(policy_name), self._author)
         if not force:
             require_few(await self.dry_run(policy_name, change))
         details = {"policy": policy_name, "change": change.dump()}

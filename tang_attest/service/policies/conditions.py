@@ -10,6 +10,7 @@ from tang_attest.ports.world import Clock
 from tang_attest.protocol.conditions import Conditions
 from tang_attest.protocol.ima import Requirement
 from tang_attest.service.audit.actors import Author
+from tang_attest.service.policies.operators import require_operators
 
 
 class PolicyConditions:
@@ -19,7 +20,14 @@ class PolicyConditions:
         self._store, self._clock, self._author = store, clock, author
 
     async def set(self, policy: str, conditions: Conditions) -> None:
-        """Set a policy's conditions.  Raises ``not-found``."""
+        """Set a policy's conditions.
+
+        Only an operator at the server lowers the number of operators who have to sign: raises
+        ``operators-required`` for others, and ``not-found``.
+        """
+        before = await self._store.get_policy(policy)
+        if conditions.operators < before.conditions.operators and not self._author.at_server:
+            require_operators(before, self._author)
         details = {"policy": policy, **conditions.as_json()}
         await self._store.set_conditions(policy, conditions, self._entry("policy conditions", details))
 

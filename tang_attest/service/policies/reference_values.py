@@ -31,6 +31,7 @@ from tang_attest.protocol.reference_state import (
 from tang_attest.protocol.values.pcr import PcrValues, Selection
 from tang_attest.service.audit.actors import Author
 from tang_attest.service.policies.candidates import choose
+from tang_attest.service.policies.operators import require_operators
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,9 +103,12 @@ class ReferenceValues:
         await self._store.policies.remove_policy(name, self._entry("policy remove", None, {"policy": name}))
 
     async def trust_predictions(self, policy: str, trusted: bool) -> None:
-        """Set whether values that machines announce for their next boot count at once.  Raises
-        ``not-found``.
+        """Set whether values that machines announce for their next boot count at once.
+
+        Raises ``not-found``, ``operators-required``.
         """
+        if trusted:
+            require_operators(await self._store.policies.get_policy(policy), self._author)
         details: dict[str, object] = {"policy": policy, "trusted": trusted}
         await self._store.policies.trust_predictions(
             policy, trusted, self._entry("policy trust-predictions", None, details)
@@ -124,9 +128,9 @@ class ReferenceValues:
         """Add an active state from the operator's values.
 
         Raises ``not-found``, ``request-malformed`` (label), ``values-invalid``, ``values-all-zero``,
-        ``uncovered``, ``values-known``, ``name-taken``.
+        ``uncovered``, ``values-known``, ``name-taken``, ``operators-required``.
         """
-        policy = await self._store.policies.get_policy(policy_name)
+        policy = await self._signed(policy_name)
         state = await self._imported(policy, label, values, backing, force=force)
         return await self._add(policy, state, None)
 
@@ -143,7 +147,7 @@ class ReferenceValues:
         """Add a state that no machine has quoted yet; the first that does makes it active.  Raises as
         :meth:`record`.
         """
-        policy = await self._store.policies.get_policy(policy_name)
+        policy = await self._signed(policy_name)
         state = await self._imported(policy, label, values, backing, force=force)
         expires_at = None if valid_for is None else self._clock.now() + valid_for
         state = replace(state, life=Life.STAGED, limits=StateLimits(expires_at=expires_at))
@@ -162,12 +166,13 @@ class ReferenceValues:
 
         Raises ``not-found``, ``observation-missing``, ``observation-ambiguous`` (:func:`choose`), ``capped``
         (unless forced: the running system's values would let it unlock at any time), ``values-all-zero``,
-        ``uncovered``, ``values-known``, ``name-taken``, and ``selection-mismatch`` when the policy's
+        ``operators-required``, ``uncovered``, ``values-known``, ``name-taken``, and ``selection-mismatch`` when the policy's
         selection changed since.
         """
         device, policy, observation = await self._candidate(
             device_name, observation_id, capped=approval.force
         )
+        require_operators(policy, self._author)
         observed = observation.snapshot
         if observed.selection != policy.selection:
             raise Conflict(
@@ -280,13 +285,14 @@ class ReferenceValues:
     async def approve_state(
         self, policy_name: str, label: str, *, accepted: tuple[BootPart, ...] = ()
     ) -> ReferenceState:
-        """Let an announced state count.  Raises ``not-found``, ``uncovered``, and ``state-changed`` unless it
-        waits for approval.
+        """Let an announced state count.
+
+        Raises ``not-found``, ``uncovered``, ``operators-required``, and ``state-changed`` unless it waits for approval.
 
         Its coverage is that of the last permitted boot of the machine that announced it: an update changes
         the values, and not the software that measures them.
         """
-        policy = await self._store.policies.get_policy(policy_name)
+        policy = await self._signed(policy_name)
         state = next((state for state in policy.states if state.label == label), None)
         if state is not None and state.life is Life.PROPOSED:
             seen = await self._last_boot(policy, state)
@@ -332,7 +338,8 @@ class ReferenceValues:
         await self._move(policy_name, label, expected, Life.RETIRED, "policy state retire")
 
     async def restore(self, policy_name: str, label: str) -> None:
-        """Let a retired state count again.  Raises ``not-found``, ``state-changed``."""
+        """Let a retired state count again.  Raises ``not-found``, ``state-changed``, ``operators-required``."""
+        await self._signed(policy_name)
         await self._move(policy_name, label, {Life.RETIRED}, Life.ACTIVE, "policy state restore")
 
     async def users_of(self, policy_name: str, label: str) -> list[str]:
@@ -364,10 +371,10 @@ class ReferenceValues:
         the parts that are *accepted*, now or when the use was armed before.
 
         Without a state in the policy the stable PCRs could be compared with nothing: raises ``policy-empty``.
-        Raises ``selection-invalid`` when the selection has no moving PCR.
+        Raises ``selection-invalid`` when the selection has no moving PCR, and ``operators-required``.
         """
         device = await self._store.devices.get_device(device_name)
-        policy = await self._store.policies.get_policy(device.policy)
+        policy = await self._signed(device.policy)
         moving = moving_pcrs(policy.selection)
         if not moving:
             raise Refused(
@@ -390,6 +397,12 @@ class ReferenceValues:
         if not counting:
             raise Refused("policy-empty", f"Policy '{policy.name}' has no reference state that counts.")
         return {pcr: value for pcr, value in counting[-1].values.items() if pcr not in moving}
+
+    async def _signed(self, name: str) -> ReferencePolicy:
+        """Return the policy *name*.  Raises ``not-found``, and ``operators-required`` unless enough signed."""
+        policy = await self._store.policies.get_policy(name)
+        require_operators(policy, self._author)
+        return policy
 
     def _named(self, newest_first: Sequence[Observation], device: str, observation_id: int) -> Observation:
         for observation in newest_first:

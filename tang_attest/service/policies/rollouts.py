@@ -22,6 +22,7 @@ from tang_attest.protocol.enrollment import check_name
 from tang_attest.protocol.values.labels import check_labels
 from tang_attest.service.audit.actors import Author
 from tang_attest.service.policies.changes import ChangeStore, PolicyChanges, require_few, subjects
+from tang_attest.service.policies.operators import require_operators
 from tang_attest.service.policies.reference_values import retirable_states
 
 
@@ -60,7 +61,10 @@ class RolloutStatus:
 
 
 class Rollouts:
-    """Rollouts, from the operator's side; each change is one transaction with its audit entry."""
+    """Rollouts, from the operator's side; each change is one transaction with its audit entry.
+
+    To start, widen, resume or finish one raises ``operators-required`` under a policy that requires several.
+    """
 
     def __init__(self, store: ChangeStore, clock: Clock, random: Randomness, author: Author) -> None:
         self._store, self._clock, self._random, self._author = store, clock, random, author
@@ -88,6 +92,7 @@ class Rollouts:
             started_at=self._clock.now(),
             started_by=self._author.actor,
         )
+        await self._require_operators(policy_name)
         known = await self._store.policies.get_rollout(policy_name)
         if known is not None and not known.over:
             raise Conflict(
@@ -107,6 +112,7 @@ class Rollouts:
         :meth:`start`.
         """
         rollout = await self.under_way(policy_name)
+        await self._require_operators(policy_name)
         wider = replace(rollout, share=share)
         if not force:
             await self._require_few(wider)
@@ -127,6 +133,7 @@ class Rollouts:
 
     async def resume(self, policy_name: str) -> Rollout:
         """Go on; refusals are counted from zero again.  Raises ``not-found``, ``rollout-changed``."""
+        await self._require_operators(policy_name)
         return await self._move(policy_name, {RolloutPhase.STOPPED}, RolloutPhase.RUNNING, "resume", None)
 
     async def finish(self, policy_name: str, *, force: bool = False) -> Rollout:
@@ -136,6 +143,7 @@ class Rollouts:
         device would be refused that is not now.
         """
         rollout = await self.under_way(policy_name)
+        await self._require_operators(policy_name)
         if not force:
             policy = finished(await self._store.policies.get_policy(policy_name), rollout)
             require_few(await self._changes.try_on(policy_name, lambda _: policy))
@@ -194,6 +202,9 @@ class Rollouts:
         entry = self._author.entry(self._clock.now(), f"policy rollout {verb}", None, details)
         await self._store.policies.move_rollout(rollout, to, why, entry)
         return replace(rollout, status=to)
+
+    async def _require_operators(self, policy_name: str) -> None:
+        require_operators(await self._store.policies.get_policy(policy_name), self._author)
 
     async def _require_few(self, rollout: Rollout) -> None:
         policy = await self._store.policies.get_policy(rollout.policy)

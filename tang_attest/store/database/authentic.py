@@ -82,6 +82,7 @@ MOVING: Final[Mapping[str, frozenset[str]]] = {
             "told",
         }
     ),
+    "operator_session": frozenset({"used_at"}),
 }
 #: Tables whose rows come and go with every boot: the audit record does not list their versions.
 UNRECORDED: Final = frozenset({"observation", "evidence", "ima_progress", "rollout_device", "notification"})

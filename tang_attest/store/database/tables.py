@@ -378,6 +378,91 @@ registered_ek: Final = sa.Table(
     _seal(),
 )
 
+operator: Final = sa.Table(
+    "operator",
+    metadata,
+    # Operators of the console.  A removed one stays, so that nobody gets the name again.
+    sa.Column("name", sa.Text, primary_key=True),
+    # WebAuthn's user.id: random, so that it says nothing about the person.
+    sa.Column("handle", sa.LargeBinary, nullable=False, unique=True),
+    sa.Column("role", sa.Text, nullable=False),
+    sa.Column("created_at", Instant, nullable=False),
+    sa.Column("created_by", sa.Text, nullable=False),
+    sa.Column("removed_at", Instant),
+    _seal(),
+)
+
+operator_link: Final = sa.Table(
+    "operator_link",
+    metadata,
+    # One-time links that register a passkey: SHA-256 of their text.
+    sa.Column("digest", sa.LargeBinary, primary_key=True),
+    sa.Column("operator", sa.Text, nullable=False, index=True),
+    sa.Column("created_at", Instant, nullable=False),
+    sa.Column("expires_at", Instant, nullable=False),
+    # Used, or withdrawn by a newer one.
+    sa.Column("used_at", Instant),
+    _seal(),
+)
+
+passkey: Final = sa.Table(
+    "passkey",
+    metadata,
+    # A revoked one stays: it verifies the records of what it signed.
+    sa.Column("credential_id", sa.LargeBinary, primary_key=True),
+    sa.Column("operator", sa.Text, nullable=False, index=True),
+    # COSE_Key (RFC 9052).
+    sa.Column("public_key", sa.LargeBinary, nullable=False),
+    sa.Column("sign_count", sa.BigInteger, nullable=False),
+    sa.Column("created_at", Instant, nullable=False),
+    sa.Column("revoked_at", Instant),
+    _seal(),
+)
+
+operator_session: Final = sa.Table(
+    "operator_session",
+    metadata,
+    # SHA-256 of the secret in the cookie.
+    sa.Column("digest", sa.LargeBinary, primary_key=True),
+    sa.Column("operator", sa.Text, nullable=False, index=True),
+    # SHA-256 of the challenge of the sign-in: an assertion opens one session.
+    sa.Column("challenge", sa.LargeBinary, nullable=False, unique=True),
+    sa.Column("created_at", Instant, nullable=False),
+    sa.Column("used_at", Instant, nullable=False),
+    sa.Column("ended_at", Instant),
+    _seal(),
+)
+
+act_request: Final = sa.Table(
+    "act_request",
+    metadata,
+    # Acts that wait for an operator's signature, or had it.
+    sa.Column("number", sa.Text, primary_key=True),
+    sa.Column("operator", sa.Text, nullable=False),
+    sa.Column("session", sa.LargeBinary, nullable=False),
+    sa.Column("act", JsonText, nullable=False),
+    # The text that is signed (protocol/passkeys/signature.py).
+    sa.Column("text", sa.Text, nullable=False),
+    sa.Column("created_at", Instant, nullable=False),
+    sa.Column("used_at", Instant),
+    _seal(),
+)
+
+pending_approval: Final = sa.Table(
+    "pending_approval",
+    metadata,
+    # Approvals that one operator signed, and that wait for others.
+    sa.Column("number", sa.Text, primary_key=True),
+    # SHA-256 of the subject that is signed, which is the same for each operator.
+    sa.Column("subject", sa.LargeBinary, nullable=False, unique=True),
+    sa.Column("act", JsonText, nullable=False),
+    sa.Column("needed", sa.Integer, nullable=False),
+    # A list of signatures, as the audit record has them.
+    sa.Column("signatures", JsonText, nullable=False),
+    sa.Column("created_at", Instant, nullable=False),
+    _seal(),
+)
+
 audit: Final = sa.Table(
     "audit",
     metadata,

@@ -20,6 +20,7 @@ import sqlalchemy as sa
 from tang_attest.ports.audit import EVERYTHING, AuditEntry, AuditSearch
 from tang_attest.store.database import authentic, tables
 from tang_attest.store.names import spans
+from tang_attest.store.records.operators import claims
 
 _audit = tables.audit
 
@@ -27,11 +28,14 @@ _audit = tables.audit
 #: removed.
 ROWS: Final = "sealed_rows"
 #: Kinds of actors that have a name.
-_KINDS: Final = ("operator", "token", "device")
+_KINDS: Final = ("operator", "console", "token", "device")
 
 
 def append(connection: sa.Connection, *entries: AuditEntry) -> None:
-    """Append *entries* in their order."""
+    """Append *entries* in their order, and use up what they claim.  Raises as :func:`claims.use`."""
+    for entry in entries:
+        if entry.claim is not None:
+            claims.use(connection, entry.claim)
     rows = [entry.members() for entry in entries]
     if changes := authentic.changes(connection):
         rows[0]["details"] = {**entries[0].details, ROWS: changes}

@@ -97,6 +97,25 @@ READERS: dict[str, list[Callable[[SqlStore], Awaitable[object]]]] = {
         lambda store: store.enrollment.list_registered_eks(),
     ],
     "notification": [lambda store: store.rounds.take_notifications(10)],
+    "operator": [
+        lambda store: store.operators.get_operator("alice"),
+        lambda store: store.operators.list_operators(),
+        lambda store: store.operators.find_session(digest("session")),
+    ],
+    "operator_link": [lambda store: store.operators.find_link(digest("link"))],
+    "passkey": [
+        lambda store: store.operators.find_passkey(b"id"),
+        lambda store: store.operators.list_passkeys(),
+    ],
+    "operator_session": [
+        lambda store: store.operators.find_session(digest("session")),
+        lambda store: store.operators.list_sessions(),
+    ],
+    "act_request": [lambda store: store.signed_acts.find_request("request")],
+    "pending_approval": [
+        lambda store: store.signed_acts.find_approval(digest("subject")),
+        lambda store: store.signed_acts.list_approvals(),
+    ],
     "audit_archive": [lambda store: store.audit.list_archives()],
     "audit_version": [archived_versions],
 }
@@ -186,7 +205,14 @@ async def test_an_inserted_row_decides_nothing(store: SqlStore, intruder: Intrud
     raw = await newest_row(store, form)
     fresh = {"name": "x", "label": "x", "ak_spki": b"x", "ek_spki": b"x", "under_way": 77, "ek_sha256": b"x"}
     fresh |= {"digest": b"x" if table != "ima_requirement" else "x", "fingerprint": "x", "kid": "x", "id": 77}
-    fresh |= {"seq": 77}
+    fresh |= {
+        "number": "x",
+        "seq": 77,
+        "handle": b"x",
+        "credential_id": b"x",
+        "challenge": b"x",
+        "subject": b"x",
+    }
     await store.rounds.take_notifications(10)
     intruder.insert(table, raw | {name: value for name, value in fresh.items() if name in raw})
     asked: dict[str, Callable[[], Awaitable[object]]] = {
@@ -202,6 +228,12 @@ async def test_an_inserted_row_decides_nothing(store: SqlStore, intruder: Intrud
         "ek_root": store.enrollment.list_ek_roots,
         "registered_ek": store.enrollment.list_registered_eks,
         "notification": lambda: store.rounds.take_notifications(10),
+        "operator": lambda: store.operators.get_operator("x"),
+        "operator_link": lambda: store.operators.find_link(b"x"),
+        "passkey": lambda: store.operators.find_passkey(b"x"),
+        "operator_session": lambda: store.operators.find_session(b"x"),
+        "act_request": lambda: store.signed_acts.find_request("x"),
+        "pending_approval": store.signed_acts.list_approvals,
         "audit_archive": store.audit.list_archives,
         "audit_version": lambda: archived_versions(store),
     }

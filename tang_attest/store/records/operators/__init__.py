@@ -1,0 +1,1 @@
+"""Operators of the console: their accounts, sessions, and the acts that they sign."""
