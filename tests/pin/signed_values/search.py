@@ -14,6 +14,7 @@ _SCRIPT: Final = """
 . "$0/clevis-attest-functions"
 . "$0/clevis-attest-signed-functions"
 attest_signed_begin
+selection=sha256:7,11
 attest_signed_end
 printf %s "$signed_values"
 """

@@ -27,11 +27,13 @@ def test_without_files_nothing_is_sent(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("place", [EXTRA, RUNNING])
-def test_a_pcrsig_is_sent_as_it_is(tmp_path: Path, place: str) -> None:
-    """Only the spaces are gone; every bank and member is there."""
-    signatures = {"sha256": [entry(), entry(ref="initrd")], "sha384": [entry()]}
-    write(tmp_path, place, json.dumps(signatures, indent=1))
-    assert search(tmp_path).members == {"pcrsig": signatures}
+def test_the_bank_of_the_challenge_is_sent_as_it_is(tmp_path: Path, place: str) -> None:
+    """Only spaces and the other banks are gone; unknown members of an entry are there."""
+    entries = [entry(), entry(ref="initrd", more=[1])]
+    write(tmp_path, place, json.dumps({"sha1": [entry()], "sha256": entries, "sha384": [entry()]}, indent=1))
+    assert search(tmp_path).members == {"pcrsig": {"sha256": entries}}
+    write(tmp_path, place, json.dumps({"sha384": entries}))
+    assert search(tmp_path) == Found({}, [])
 
 
 def test_the_pcrsig_of_the_stub_comes_first(tmp_path: Path) -> None:
@@ -45,8 +47,8 @@ def test_the_pcrsig_of_the_stub_comes_first(tmp_path: Path) -> None:
     assert found.notes == [f"{tmp_path}/{EXTRA} is skipped: it is not a JSON object with signatures"]
 
 
-def test_of_too_many_banks_the_used_one_is_sent(tmp_path: Path) -> None:
-    """A server refuses a body of too many members, so the banks that it does not use stay away."""
+def test_each_bank_has_a_limit_of_its_own(tmp_path: Path) -> None:
+    """A server refuses a body of too many members; four banks of twenty signatures are not one."""
     many = [entry(sig=f"{number}") for number in range(20)]
     write(tmp_path, EXTRA, json.dumps(dict.fromkeys(("sha1", "sha256", "sha384", "sha512"), many)))
     assert search(tmp_path).members == {"pcrsig": {"sha256": many}}
