@@ -22,17 +22,18 @@ _OVMF: Final = Path("/usr/share/ovmf")
 
 
 @dataclass(frozen=True)
-class Key:
+class SigningKey:
     """A key for PCR values, as two PEM files."""
 
     private: Path
     public: Path
 
 
-def make_key(directory: Path, name: str) -> Key:
+def make_key(directory: Path, name: str) -> SigningKey:
     """Make an RSA key, of the size that systemd's documentation has."""
     key = rsa.generate_private_key(65537, 2048)
-    made = Key(directory / f"{name}.key", directory / f"{name}.pem")
+    made = SigningKey(directory / f"{name}.key", directory / f"{name}.pem")
+    made.private.touch(0o600)
     made.private.write_bytes(
         key.private_bytes(
             serialization.Encoding.PEM,
@@ -49,9 +50,12 @@ def make_key(directory: Path, name: str) -> Key:
 
 
 def ukify(
-    target: Path, kernel: Path, initrd: Path, command_line: str, signers: Sequence[tuple[Key, str]]
-) -> None:
-    """Make *target* with a ``.pcrsig`` by each of *signers*, a key and the phases that it signs, such as ``enter-initrd``."""
+    target: Path, kernel: Path, initrd: Path, command_line: str, signers: Sequence[tuple[SigningKey, str]]
+) -> str:
+    """Make *target* with a ``.pcrsig`` by each of *signers*, a key and the phases that it signs, such as ``enter-initrd``.
+
+    Returns the output of ukify, which has the value of PCR 11 at each phase.
+    """
     root, _ = base_tree(_PACKAGES, "ukify", NEWER)
     with tempfile.TemporaryDirectory(dir=root / "tmp") as work:
         place = Path(work)
@@ -64,12 +68,19 @@ def ukify(
             shutil.copy(key.private, place / f"{number}.key")
             shutil.copy(key.public, place / f"{number}.pem")
             keys += f" --pcr-private-key={inside}/{number}.key --pcr-public-key={inside}/{number}.pem --phases={phases}"
-        chroot(
+        said = chroot(
             root,
-            f"ukify build --linux={inside}/linux --initrd={inside}/initrd --cmdline=@{inside}/cmdline"
+            f"ukify build --measure --linux={inside}/linux --initrd={inside}/initrd --cmdline=@{inside}/cmdline"
             f" --os-release=ID=test --pcr-banks=sha256{keys} --output={inside}/image.efi",
         )
         _sign(place / "image.efi", target)
+    return said
+
+
+def ukify_version() -> str:
+    """Return the version of ukify."""
+    root, _ = base_tree(_PACKAGES, "ukify", NEWER)
+    return chroot(root, "ukify --version").split()[1]
 
 
 def _sign(image: Path, target: Path) -> None:
