@@ -10,7 +10,7 @@ import os
 import re
 import tomllib
 from collections.abc import Mapping
-from ipaddress import IPv4Network, IPv6Network, ip_network
+from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from pathlib import Path
 from typing import Any, Final, Literal, Self
 
@@ -86,6 +86,15 @@ class Settings(BaseModel):
     webhook_secret: Path | None = Field(
         None, description="File with the secret that signs webhooks; 16 bytes or more."
     )
+    console_listen: str | None = Field(
+        None,
+        description="HOST:PORT of the console for operators, such as 127.0.0.1:7580; off by default, and never the port of machines.",
+    )
+    console_certificate: Path | None = Field(
+        None,
+        description="PEM certificate chain of the console; without it only a proxy on this host reaches it.",
+    )
+    console_key: Path | None = Field(None, description="PEM private key of the console's certificate.")
     challenge_ttl: int = Field(
         120, ge=5, le=3600, description="Seconds in which a challenge has to be answered."
     )
@@ -124,6 +133,8 @@ class Settings(BaseModel):
         "tls_certificate",
         "tls_key",
         "tls_client_ca",
+        "console_certificate",
+        "console_key",
         "tang_dir",
         "hook_dir",
         "webhook_secret",
@@ -157,7 +168,7 @@ class Settings(BaseModel):
         port = found["port"] if found["port"] != _DEFAULT_PORTS[found["scheme"]] else None
         return f"{found['scheme']}://{found['host']}" + (f":{int(port)}" if port else "")
 
-    @field_validator("metrics_listen")
+    @field_validator("console_listen", "metrics_listen")
     @classmethod
     def _is_address(cls, value: str | None) -> str | None:
         if value is not None and not re.fullmatch(r".+:[0-9]{1,5}", value):
@@ -180,6 +191,7 @@ class Settings(BaseModel):
             raise ValueError("tls_certificate and tls_key are given together or not at all")
         if self.tls_client_ca is not None and self.tls_certificate is None:
             raise ValueError("tls_client_ca needs tls_certificate: without TLS nobody can show a certificate")
+        self._check_console()
         last = self.metrics_address(self.workers - 1)
         if last is not None and last[1] > 65535:
             raise ValueError("metrics_listen needs a port of at most 65535 for each worker")
@@ -190,6 +202,26 @@ class Settings(BaseModel):
             raise ValueError("several workers share a server_tpm only through device:/dev/tpmrm0 or tabrmd:")
         return self
 
+    def _check_console(self) -> None:
+        if (self.console_certificate is None) != (self.console_key is None):
+            raise ValueError("console_certificate and console_key are given together or not at all")
+        address = self.console_address
+        if address is None:
+            return
+        if self.console_url is None:
+            raise ValueError("console_listen needs console_url: the address of the console in browsers")
+        if self.console_certificate is None and not _is_loopback(address[0]):
+            raise ValueError(
+                "console_listen needs console_certificate, or an address of this host such as 127.0.0.1 behind a proxy"
+            )
+        if address[1] and address[1] == self.port:
+            raise ValueError("console_listen needs a port of its own, which is not that of machines")
+
+    @property
+    def console_address(self) -> tuple[str, int] | None:
+        """Return host and port of the console; ``None`` when it is off."""
+        return None if self.console_listen is None else _host_and_port(self.console_listen)
+
     @property
     def exempt_networks(self) -> tuple[IPv4Network | IPv6Network, ...]:
         """Return the networks of ``limit_exempt``."""
@@ -199,8 +231,8 @@ class Settings(BaseModel):
         """Return host and port of the metrics of *worker* (from 0); port 0 takes a free one for each."""
         if self.metrics_listen is None:
             return None
-        host, _, port = self.metrics_listen.rpartition(":")
-        return host.strip("[]"), int(port) + worker if int(port) else 0
+        host, port = _host_and_port(self.metrics_listen)
+        return host, port + worker if port else 0
 
     @property
     def database_url(self) -> str:
@@ -214,6 +246,18 @@ class Settings(BaseModel):
 
 def _is_ip(host: str) -> bool:
     return re.fullmatch(r"[0-9.]+", host) is not None
+
+
+def _host_and_port(text: str) -> tuple[str, int]:
+    host, _, port = text.rpartition(":")
+    return host.strip("[]"), int(port)
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def load_settings(file: Path | None, flags: Mapping[str, Any]) -> Settings:

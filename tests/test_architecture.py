@@ -72,6 +72,8 @@ ONLY_IN = {
     # structures that machines send; the server's own TPM; AKs in a TPM at hand
     "tpm2_pytss": ("protocol/tpm.py", "keys/tpm.py", "keys/attestation.py"),
     "aiohttp": "web",
+    "jinja2": "web",
+    "markupsafe": "web",
     "prometheus_client": "web",
     "asyncpg": "store",
     "sqlalchemy": "store",

@@ -43,7 +43,7 @@ def serve(load: Callable[[], Settings], world: World, report: Callable[[TangAtte
     """
     settings = load()
     log.configure(settings.log_format, settings.log_level)
-    machines, metrics = _bind(settings), _bind_metrics(settings)
+    machines, metrics, console = _bind(settings), _bind_metrics(settings), _bind_console(settings)
 
     def prepare() -> Work:
         current = load()
@@ -53,11 +53,20 @@ def serve(load: Callable[[], Settings], world: World, report: Callable[[TangAtte
         _check_before_work(current)
         _try_multiplication()
         if current.admin_api:
-            import tang_attest.web.admin.routes  # noqa: F401 - slow to load: once, for all workers
-        tls = _tls(current)
+            import tang_attest.web.admin.routes
+        if settings.console_listen is not None:
+            import tang_attest.server.console.pages
+            import tang_attest.web.console.app  # noqa: F401 - the same
+        tls, console_tls = _tls(current), _console_tls(current)
 
         def work(place: WorkerSlot) -> int:
-            listeners = Listeners(machines=machines[place.index], metrics=metrics[place.index], tls=tls)
+            listeners = Listeners(
+                machines=machines[place.index],
+                metrics=metrics[place.index],
+                console=console[place.index],
+                tls=tls,
+                console_tls=console_tls,
+            )
             try:
                 run_worker(current, world, listeners, place)
             except TangAttestError as error:
@@ -68,10 +77,10 @@ def serve(load: Callable[[], Settings], world: World, report: Callable[[TangAtte
         return work
 
     def close() -> None:
-        for listener in itertools.chain(*machines, *metrics):
+        for listener in itertools.chain(*machines, *metrics, *console):
             listener.close()
 
-    started = partial(_started, settings, port_of(machines[0][0]), metrics)
+    started = partial(_started, settings, port_of(machines[0][0]), metrics, console)
     try:
         code = Supervisor(settings.workers, prepare, started, close, Notifier()).run()
     finally:
@@ -95,6 +104,13 @@ def _bind_metrics(settings: Settings) -> list[list[socket.socket]]:
     ]
 
 
+def _bind_console(settings: Settings) -> list[list[socket.socket]]:
+    """Return the sockets for the console, by worker: each may answer, as sessions are in the database."""
+    if settings.console_address is None:
+        return [[]] * settings.workers
+    return bind(*settings.console_address, settings.workers, "Setting console_listen")
+
+
 def _make_room(settings: Settings) -> None:
     """Allow each worker its connections, and a few files more."""
     wanted = settings.max_connections + _OTHER_FILES
@@ -104,7 +120,7 @@ def _make_room(settings: Settings) -> None:
 
 def _warn_of_fixed(first: Settings, current: Settings) -> None:
     """Warn of settings that a reload does not change: sockets and processes stay as they were started."""
-    for name in ("host", "port", "port_file", "workers", "metrics_listen"):
+    for name in ("host", "port", "port_file", "workers", "metrics_listen", "console_listen"):
         if getattr(first, name) != getattr(current, name):
             _log.warning("setting-needs-restart", setting=name)
 
@@ -135,6 +151,8 @@ def check_files(settings: Settings) -> Iterator[TangAttestError]:
     if settings.tls_certificate is not None and settings.tls_key is not None:
         certificate, key, authorities = settings.tls_certificate, settings.tls_key, settings.tls_client_ca
         checks.append(partial(server_context, certificate, key, authorities))
+    if settings.console_certificate is not None:
+        checks.append(partial(_console_context, settings))
     for check in checks:
         try:
             check()
@@ -161,7 +179,27 @@ def _tls(settings: Settings) -> ssl.SSLContext | None:
     return context
 
 
-def _started(settings: Settings, port: int, metrics: Sequence[Sequence[socket.socket]]) -> None:
+def _console_context(settings: Settings) -> ssl.SSLContext | None:
+    """Return the TLS of the console; ``None`` behind a proxy.  Raises ``setting-invalid``."""
+    if settings.console_certificate is None or settings.console_key is None:
+        return None
+    names = ("console_certificate", "console_key")
+    return server_context(settings.console_certificate, settings.console_key, names=names)
+
+
+def _console_tls(settings: Settings) -> ssl.SSLContext | None:
+    context = _console_context(settings)
+    if context is not None:
+        _log.info("console-tls", certificate=str(settings.console_certificate))
+    return context
+
+
+def _started(
+    settings: Settings,
+    port: int,
+    metrics: Sequence[Sequence[socket.socket]],
+    console: Sequence[Sequence[socket.socket]],
+) -> None:
     if settings.port_file is not None:
         _write_port(settings.port_file, port)
     _log.info(
@@ -173,6 +211,7 @@ def _started(settings: Settings, port: int, metrics: Sequence[Sequence[socket.so
         client_certificates=settings.tls_client_ca is not None,
         plain_tang=settings.plain_tang,
         metrics=[port_of(listeners[0]) for listeners in metrics if listeners],
+        console=next((port_of(listeners[0]) for listeners in console if listeners), None),
     )
 
 

@@ -24,7 +24,7 @@ from tang_attest.errors import NotFound, TangAttestError
 from tang_attest.ports.store import Store
 from tang_attest.server.background import background
 from tang_attest.server.chores import chore
-from tang_attest.server.compose import World, opened
+from tang_attest.server.compose import Installation, World, opened
 from tang_attest.server.site import compose_site, make_limiter
 from tang_attest.server.tang import tang_site
 from tang_attest.service.rounds.polls import Polls
@@ -46,11 +46,15 @@ _log = structlog.get_logger("serve")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Listeners:
-    """The listening sockets of one worker: for machines, and for its metrics (none when they are off)."""
+    """The listening sockets of one worker: for machines, for its metrics and for the console (none when they are
+    off).
+    """
 
     machines: Sequence[socket.socket]
     metrics: Sequence[socket.socket]
+    console: Sequence[socket.socket] = ()
     tls: ssl.SSLContext | None
+    console_tls: ssl.SSLContext | None = None
 
 
 def run_worker(settings: Settings, world: World, listeners: Listeners, place: WorkerSlot) -> None:
@@ -75,7 +79,10 @@ async def _serve(settings: Settings, world: World, listeners: Listeners, place: 
     loop.add_reader(place.life, stop.set)  # the supervisor was killed
     release = asyncio.create_task(_release(stop, polls))
     with chore("files", _FILES_EVERY_S, OpenFiles().look):
-        async with _site(settings, world, polls, ending) as site, _shown_metrics(site, listeners.metrics):
+        async with (
+            _site(settings, world, polls, ending, listeners) as site,
+            _shown_metrics(site, listeners.metrics),
+        ):
             if place.index == 0:
                 await _log_keys(site)
             await runner.run(
@@ -120,7 +127,9 @@ async def _release(stop: asyncio.Event, polls: Polls) -> None:
 
 
 @asynccontextmanager
-async def _site(settings: Settings, world: World, polls: Polls, ending: _Ending) -> AsyncIterator[Site]:
+async def _site(
+    settings: Settings, world: World, polls: Polls, ending: _Ending, listeners: Listeners
+) -> AsyncIterator[Site]:
     """Compose the site of *settings*, with the installation open and its periodic work running."""
     limiter = make_limiter(settings)
     async with AsyncExitStack() as stack:
@@ -136,7 +145,19 @@ async def _site(settings: Settings, world: World, polls: Polls, ending: _Ending)
         served = compose_site(installation, polls=polls, limiter=limiter, executor=executor)
         await stack.enter_async_context(background(served))
         stack.enter_context(chore("database", _DATABASE_EVERY_S, partial(ending.look, installation.store)))
+        if listeners.console:
+            await stack.enter_async_context(_shown_console(installation, listeners))
         yield served.site
+
+
+def _shown_console(installation: Installation, listeners: Listeners) -> AbstractAsyncContextManager[None]:
+    """Show the console of *installation*, for as long as the block runs."""
+    from tang_attest.server.console.pages import compose_desk  # slow to load, and off by default
+    from tang_attest.web.console.app import make_console
+
+    limiter = make_limiter(installation.settings)
+    app = make_console(compose_desk(installation), limiter)
+    return runner.guarded_beside(app, listeners.console, listeners.console_tls, limiter)
 
 
 def _exchanging(settings: Settings, stack: AsyncExitStack) -> Executor | None:

@@ -96,6 +96,22 @@ async def beside(app: web.Application, sockets: Sequence[socket.socket]) -> Asyn
         await runner.cleanup()
 
 
+@asynccontextmanager
+async def guarded_beside(
+    app: web.Application, sockets: Sequence[socket.socket], tls: ssl.SSLContext | None, limiter: Limiter
+) -> AsyncIterator[None]:
+    """Answer for *app* on *sockets*, within the limits of *limiter*, for as long as the block runs."""
+    async with _running(app, limiter) as (runner, options, _):
+        sites = [LimitedSite(runner, listener, tls, limiter, options) for listener in sockets]
+        for site in sites:
+            await site.start()
+        try:
+            yield
+        finally:
+            for site in sites:
+                await site.stop()
+
+
 async def _sweep(limiter: Limiter) -> None:
     """End the connections whose clients let them wait: nothing else checks while an answer cannot be
     written.

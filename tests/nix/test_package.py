@@ -39,6 +39,7 @@ IN_NIXPKGS = {
     "click",
     "cryptography",
     "google-re2",
+    "jinja2",
     "jwcrypto",
     "prometheus-client",
     "pydantic",

@@ -27,6 +27,8 @@ SCHEMA: dict[str, dict[str, Any]] = json.loads(generate_nix.settings())["propert
 OFFERED = sorted(set(SCHEMA) - {"state", "port_file"})
 #: Settings that need a certain value.
 CHOSEN: dict[str, Any] = {
+    "console_listen": "127.0.0.1:7580",
+    "console_url": "https://console.example",
     "database": "postgresql+asyncpg://tang:a'\"\\b@db/tang",
     "endpoint": "/tang",
     "host": "::1",

@@ -17,28 +17,41 @@ from cryptography.hazmat.primitives import serialization
 from tang_attest.errors import Malformed
 from tang_attest.web.trust import context_for
 
-_WHAT: Final = {"tls_certificate": "certificate", "tls_key": "key", "tls_client_ca": "certificate"}
+_WHAT: Final = {
+    "tls_certificate": "certificate",
+    "tls_key": "key",
+    "tls_client_ca": "certificate",
+    "console_certificate": "certificate",
+    "console_key": "key",
+}
 #: The first line of a CRL in PEM.
 CRL: Final = b"-----BEGIN X509 CRL-----"
 #: Reads (of 256 KiB at most) from a client that was refused, before it is cut off.
 _PATIENCE: Final = 4
 
 
-def server_context(certificate: Path, key: Path, client_ca: Path | None = None) -> ssl.SSLContext:
+def server_context(
+    certificate: Path,
+    key: Path,
+    client_ca: Path | None = None,
+    *,
+    names: tuple[str, str] = ("tls_certificate", "tls_key"),
+) -> ssl.SSLContext:
     """Return a context that shows *certificate* (a PEM chain) and has its *key* (PEM, without a passphrase).
 
     With *client_ca* (see :func:`_demand_certificates`) a client without a certificate of it gets no
-    connection.  Raises ``setting-invalid`` naming the setting whose file is wrong.
+    connection.  *names* are the settings of the two files.  Raises ``setting-invalid`` naming the setting
+    whose file is wrong.
     """
-    _check_pem("tls_certificate", certificate, x509.load_pem_x509_certificates)
-    _check_pem("tls_key", key, lambda pem: serialization.load_pem_private_key(pem, None))
+    _check_pem(names[0], certificate, x509.load_pem_x509_certificates)
+    _check_pem(names[1], key, lambda pem: serialization.load_pem_private_key(pem, None))
     context = context_for(ssl.Purpose.CLIENT_AUTH)
     try:
         context.load_cert_chain(certificate, key)
     except ssl.SSLError as error:
         # Each of the two files can be read.
-        what = "it is not the key of tls_certificate" if error.reason == "KEY_VALUES_MISMATCH" else str(error)
-        raise Malformed("setting-invalid", f"Setting tls_key: {what}.") from None
+        what = f"it is not the key of {names[0]}" if error.reason == "KEY_VALUES_MISMATCH" else str(error)
+        raise Malformed("setting-invalid", f"Setting {names[1]}: {what}.") from None
     if client_ca is not None:
         _demand_certificates(context, client_ca)
     return context

@@ -1,0 +1,1 @@
+"""Handlers of the console's pages: thin, each reads, acts and renders."""
