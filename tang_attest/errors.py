@@ -129,6 +129,8 @@ ACTIONS: Final[dict[str, str]] = {
     "act-changed": "Look at the page again, and sign anew if it is still wanted; nothing was changed.",
     "operator-same": "Ask another operator to sign it on the console's page of waiting approvals.",
     "operators-required": "Let the operators sign it in the console (setting console_url); 'tang-attest policy require-operators' on the server sets their number.",
+    "act-forged": "Find out who could write to the database and read the kek since then; undo the named change if nobody wanted it.",
+    "act-reused": "Find out who could write to the database and read the kek since then; undo the later of the named changes.",
     # --- the operator's commands and settings -----------------------------------------------------------------
     "selection-invalid": "Name a SHA-2 bank and PCRs 0 to 23, such as sha256:0,2,4,7; 16 and 23 are resettable.",
     "values-invalid": "Give one value of the bank's size for each PCR of the policy's selection.",

@@ -14,6 +14,7 @@ from tang_attest.doctor.server_tpm import look_at_server_tpm
 from tang_attest.errors import Reason, TangAttestError, Unavailable
 from tang_attest.keys.secret import ServerSecret, load_secret
 from tang_attest.protocol.audit_chain import KEY_LABEL as AUDIT_LABEL
+from tang_attest.protocol.passkeys.record import SignatureCheck, SignerKey
 from tang_attest.server.audit.archiving import check_archives, compare, met
 from tang_attest.server.certificates import certificate_ends
 from tang_attest.server.compose import Installation, World, composed, opened
@@ -112,8 +113,17 @@ async def check_record(
     stretches, findings = check_archives(state, archives, keks, progress, expected) if archives else ([], [])
     if expected is not None and met(stretches, expected):
         expected = None
+    passkeys = await store.operators.list_genuine_passkeys()
+    keys = {
+        each.credential_id: SignerKey(each.operator, each.public_key, each.revoked_at) for each in passkeys
+    }
     check = await check_audit(
-        store.audit, secret.derive(AUDIT_LABEL), installation.world.clock, progress, expected
+        store.audit,
+        secret.derive(AUDIT_LABEL),
+        installation.world.clock,
+        progress,
+        expected,
+        signatures=lambda: SignatureCheck(keys),
     )
     for reason in (*findings, *compare(stretches, check.archives)):
         check.add(reason)

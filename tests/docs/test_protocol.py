@@ -44,7 +44,7 @@ ELSEWHERE = {
     *("key-malformed", "cap-malformed", "observation-missing", "would-refuse", "device-unreachable"),
     *("audit-changed", "audit-cut", "audit-unsealed", "policy-changed", "ek-list-invalid", "program-missing"),
     *("signer-unsuitable", "signer-unsafe"),
-    "passkey-invalid",
+    *("passkey-invalid", "act-forged", "act-reused"),
 }
 #: Functions for machines and for operators side by side, so that not every code is of the protocol.
 SHARED = ("store/records/", "service/enrollment/registered.py")

@@ -253,7 +253,8 @@ def verify(
 ) -> None:
     """Verify that no row was changed since it was sealed.
 
-    A row that was added, removed or moved is found, too.  The same holds for the rows that decide: devices,
+    A row that was added, removed or moved is found, too.  Signatures of console operators are checked with
+    their passkeys: one that is forged, altered or used again is named.  The same holds for the rows that decide: devices,
     policies, states, tokens, keys.  Each has a seal of its own, and the record says how new each has to be.
 
     A running server seals new rows each second.  When all is well, the head of the chain is printed,
@@ -294,7 +295,8 @@ def _verdict(check: AuditCheck) -> str:
         return f"nothing is sealed; {waiting}"
     since = output.local(check.first.sealed_at)
     before = f"; those up to number {check.archived.last_id} are archived" if check.archived else ""
-    return f"{check.rows} rows under {check.seals} seals are as they were, the first sealed on {since}{before}; {waiting}"
+    signed = f"; {check.signed} are signed by operators of the console" if check.signed else ""
+    return f"{check.rows} rows under {check.seals} seals are as they were, the first sealed on {since}{before}; {waiting}{signed}"
 
 
 def _verify_alone(
@@ -334,6 +336,7 @@ def _check_as_json(check: AuditCheck) -> dict[str, object]:
         "rows": check.rows,
         "unsealed": check.unsealed,
         "unsealed_since": check.oldest,
+        "signed": check.signed,
         "findings": check.bad,
         "named": [reason.as_json() for reason in check.reasons],
     }

@@ -5,13 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass
 from datetime import datetime
-from typing import Final
 
 from tang_attest.ports.audit import AuditEntry
 from tang_attest.ports.claims import ActClaim
-
-#: The member of an entry's details with the signatures of console operators (protocol/passkeys/signature.py).
-SIGNED: Final = "signed"
+from tang_attest.protocol.passkeys.record import CONSOLE, SIGNED
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +59,18 @@ class Author:
     def at_server(self) -> bool:
         """True for an operator at the server, who can read the kek anyway."""
         return self.actor.startswith("operator:")
+
+    @classmethod
+    def at_console(
+        cls,
+        name: str,
+        caller: Caller | None,
+        *,
+        signed: Sequence[Mapping[str, object]] = (),
+        claim: ActClaim | None = None,
+    ) -> Author:
+        """Return the author for an operator at the console."""
+        return cls(f"{CONSOLE}{name}", caller, signed=signed, claim=claim)
 
     def entry(
         self, at: datetime, event: str, device: str | None, details: Mapping[str, object]

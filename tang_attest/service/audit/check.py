@@ -17,9 +17,12 @@ from tang_attest.errors import Reason
 from tang_attest.ports.audit import Archive, AuditStore
 from tang_attest.ports.world import Clock
 from tang_attest.protocol.audit_chain import Row, Seal, SealCheck
+from tang_attest.protocol.passkeys.record import SignatureCheck
 
 #: Seals, and rows, of one query.
 _PAGE: Final = 1000
+#: An id above every row's.
+_LAST: Final = 2**63 - 1
 #: Findings that are named one by one.
 NAMED: Final = 10
 #: The age at which an unsealed row is a finding.
@@ -31,7 +34,7 @@ class AuditCheck:
     """Result of a check: ``rows`` under ``seals`` seals, ``bad`` findings about them; ``unsealed`` rows came
     later.
 
-    ``reasons`` are the first findings, ``first`` and ``head`` the ends of the chain, ``oldest`` the time of
+    ``signed`` entries have signatures of console operators that hold.  ``reasons`` are the first findings, ``first`` and ``head`` the ends of the chain, ``oldest`` the time of
     the oldest row that is not sealed, ``archives`` the stretches before the chain, which are in files.
     """
 
@@ -43,6 +46,7 @@ class AuditCheck:
     _: KW_ONLY
     unsealed: int = 0
     oldest: datetime | None = None
+    signed: int = 0
     reasons: tuple[Reason, ...] = ()
     archives: tuple[Archive, ...] = ()
 
@@ -69,15 +73,18 @@ async def check_audit(
     clock: Clock,
     progress: Callable[[int, int], None],
     expected: tuple[int, bytes] | None = None,
+    *,
+    signatures: Callable[[], SignatureCheck] = lambda: SignatureCheck({}),
 ) -> AuditCheck:
     """Check the whole chain, and that it has the seal *expected*: a number and a hash that were noted.
 
-    *progress* is called with the number of rows done.  Findings are ``audit-changed``, ``audit-cut``,
+    *signatures* makes the check of what operators signed, whose findings are ``act-forged`` and ``act-reused``;
+    rows that are not sealed yet are looked at as well.  *progress* is called with the number of rows done.  Findings are ``audit-changed``, ``audit-cut``,
     ``audit-archived`` and ``audit-unsealed``.  Raises errors of the store; ``audit-changed`` for a row that cannot be
     a seal.  The part in files is not read here.
     """
     while True:
-        check = await _check_audit(store, key, clock, progress, expected)
+        check = await _check_audit(store, key, clock, progress, expected, signed=signatures())
         if not check.bad or tuple(await store.list_archives()) == check.archives:
             return check
         # A part of it was archived meanwhile, and seemed to be missing.
@@ -89,6 +96,8 @@ async def _check_audit(
     clock: Clock,
     progress: Callable[[int, int], None],
     expected: tuple[int, bytes] | None,
+    *,
+    signed: SignatureCheck,
 ) -> AuditCheck:
     check = AuditCheck(archives=tuple(await store.list_archives()))
     noted = next((each.head for each in check.archives if expected and each.head.seq == expected[0]), None)
@@ -100,8 +109,10 @@ async def _check_audit(
         for seal in seals:
             if expected is not None and seal.seq == expected[0]:
                 noted = seal
-            await _check_seal(check, key, rows, seal)
+            await _check_seal(check, key, rows, seal, signed)
             progress(check.rows, 0)
+    await _check_unsealed(check, store, signed)
+    check.signed = signed.good
     check.unsealed, check.oldest = await store.unsealed_audit(check.end.last_id if check.end else None)
     if check.oldest is not None and clock.now() - check.oldest > GRACE:
         check.add(_unsealed(check.unsealed, check.oldest))
@@ -118,7 +129,21 @@ async def _check_nothing_before(check: AuditCheck, store: AuditStore, archived: 
         check.add(Reason("audit-changed", sentence, (("first", rows[0][0]), ("last", archived.last_id))))
 
 
-async def _check_seal(check: AuditCheck, key: bytes, rows: _Rows, seal: Seal) -> None:
+async def _check_unsealed(check: AuditCheck, store: AuditStore, signed: SignatureCheck) -> None:
+    """Look at the signatures of rows that are not sealed yet."""
+    after = check.end.last_id if check.end else None
+    while page := await store.list_audit_rows(after, _LAST, _PAGE):
+        for row in page:
+            _add(check, signed.look(row))
+        after = page[-1][0]
+
+
+def _add(check: AuditCheck, reason: Reason | None) -> None:
+    if reason is not None:
+        check.add(reason)
+
+
+async def _check_seal(check: AuditCheck, key: bytes, rows: _Rows, seal: Seal, signed: SignatureCheck) -> None:
     """Check a seal against the rows from the seal before it to its own last row."""
     before = check.end
     check.head = seal
@@ -131,6 +156,7 @@ async def _check_seal(check: AuditCheck, key: bytes, rows: _Rows, seal: Seal) ->
     sealed = SealCheck(key, before, seal)
     async for row in rows.between(before.last_id if before else None, seal.last_id):
         sealed.add(row)
+        _add(check, signed.look(row))
     check.rows += sealed.rows
     if not sealed.holds():
         check.add(_changed(seal, sealed.rows))

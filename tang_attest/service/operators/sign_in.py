@@ -58,7 +58,7 @@ class OperatorSession:
 
     def author(self, caller: Caller | None = None) -> Author:
         """Return the author of this operator's changes for the audit record."""
-        return Author(f"console:{self.name}", caller)
+        return Author.at_console(self.name, caller)
 
 
 class SignIn:
@@ -110,7 +110,7 @@ class SignIn:
             created_at=now,
         )
         details = {"credential": b64u(made.id), "public_key": b64u(made.public_key)}
-        entry = Author(f"console:{operator.name}", caller).entry(now, "operator register", None, details)
+        entry = Author.at_console(operator.name, caller).entry(now, "operator register", None, details)
         await self._store.add_passkey(link.digest, passkey, entry)
         return operator.name
 

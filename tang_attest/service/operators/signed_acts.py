@@ -171,7 +171,7 @@ class SignedActs:
             roles=frozenset(role.value for role in OperatorRole if role.includes(act.role)),
             at=self._clock.now(),
         )
-        author = Author(f"console:{session.name}", caller, signed=(signature,), claim=claim)
+        author = Author.at_console(session.name, caller, signed=(signature,), claim=claim)
         if subject.operators > 1:
             waiting = await self._waiting(subject.members)
             if waiting is not None and session.name in _signers(waiting):

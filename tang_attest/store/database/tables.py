@@ -441,7 +441,7 @@ act_request: Final = sa.Table(
     sa.Column("operator", sa.Text, nullable=False),
     sa.Column("session", sa.LargeBinary, nullable=False),
     sa.Column("act", JsonText, nullable=False),
-    # The text that is signed (protocol/passkeys/signature.py).
+    # The text that is signed (protocol/passkeys/text.py).
     sa.Column("text", sa.Text, nullable=False),
     sa.Column("created_at", Instant, nullable=False),
     sa.Column("used_at", Instant),

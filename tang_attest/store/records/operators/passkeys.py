@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import asdict, fields
 from datetime import datetime
 
@@ -10,6 +11,7 @@ import sqlalchemy as sa
 from tang_attest.errors import Conflict, Refused
 from tang_attest.ports.operators import Passkey
 from tang_attest.store.database import authentic, tables
+from tang_attest.store.database.failures import Tampered
 
 _passkey = tables.passkey
 _COLUMNS = tuple(field.name for field in fields(Passkey))
@@ -31,6 +33,15 @@ def load(connection: sa.Connection) -> list[Passkey]:
     """Every passkey, oldest first."""
     oldest_first = [_passkey.c.created_at, _passkey.c.credential_id]
     return [_from_row(row) for row in authentic.load(connection, _passkey, order_by=oldest_first)]
+
+
+def load_genuine(connection: sa.Connection) -> list[Passkey]:
+    """The passkeys whose rows have a valid seal; the others are logged and counted."""
+    found = []
+    for values in connection.execute(sa.select(*authentic.form(_passkey).raw)):
+        with suppress(Tampered):
+            found.append(_from_row(authentic.check(connection, _passkey, values)))
+    return found
 
 
 def revoke(connection: sa.Connection, operator: str, at: datetime) -> None:

@@ -1,0 +1,244 @@
+"""The record proves who signed what: a forged, altered or repeated act shows, whoever changed the row."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from tang_attest.protocol.audit_chain import KEY_LABEL
+from tang_attest.protocol.passkeys.text import read_text
+from tang_attest.protocol.values.base64url import b64u, unb64u
+from tang_attest.server.checkup import check_record
+from tang_attest.service.audit.chain import AuditSealer
+from tang_attest.service.operators.acts import (
+    AllowUnlock,
+    ApproveBoots,
+    IssueToken,
+    RemoveDevice,
+    ResumeDevice,
+)
+from tests.attester import Attester
+from tests.server import Server
+from tests.service.operators.conftest import Console, code_of
+from tests.service.operators.test_signed_acts import Signer, require
+from tests.service.policies.test_approve import World
+
+
+@pytest.fixture
+async def world(server: Server, attester: Attester) -> World:
+    """A machine whose update was refused."""
+    made = World(server, attester)
+    await made.begin()
+    assert await made.boot() == "ok"
+    assert await made.boot("update") == "pcr-mismatch"
+    return made
+
+
+async def codes(server: Server) -> list[str]:
+    """Codes of the findings of ``audit verify``; rows that nobody sealed yet are of now."""
+    check = await check_record(server.installation, lambda _done, _all: None, None)
+    return [reason.code for reason in check.reasons if reason.code != "audit-unsealed"]
+
+
+def alter(server: Server, event: str, change: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
+    """Change the newest row of *event*, as somebody with the database can before it is sealed; return it as it was."""
+    with closing(sqlite3.connect(server.directory / "tang-attest.db")) as connection, connection:
+        connection.row_factory = sqlite3.Row
+        query = "SELECT * FROM audit WHERE event = ? ORDER BY id DESC LIMIT 1"
+        row = dict(connection.execute(query, (event,)).fetchone())
+        kept = dict(row)
+        row["details"] = json.loads(row["details"])
+        change(row)
+        row["details"] = json.dumps(row["details"], separators=(",", ":"))
+        sets = ", ".join(f"{name} = :{name}" for name in row)
+        connection.execute(f"UPDATE audit SET {sets} WHERE id = :id", row)  # noqa: S608 - names of columns
+        return kept
+
+
+def put_back(server: Server, row: dict[str, Any]) -> None:
+    """Give a row its old contents."""
+    sets = ", ".join(f"{name} = :{name}" for name in row)
+    with closing(sqlite3.connect(server.directory / "tang-attest.db")) as connection, connection:
+        connection.execute(f"UPDATE audit SET {sets} WHERE id = :id", row)  # noqa: S608 - names of columns
+
+
+def copy(server: Server, event: str, /, **changes: Any) -> None:
+    """Add a copy of the newest row of *event*."""
+    with closing(sqlite3.connect(server.directory / "tang-attest.db")) as connection, connection:
+        connection.row_factory = sqlite3.Row
+        query = "SELECT * FROM audit WHERE event = ? ORDER BY id DESC LIMIT 1"
+        row = dict(connection.execute(query, (event,)).fetchone()) | changes
+        del row["id"]
+        names = ", ".join(row)
+        values = ", ".join(f":{name}" for name in row)
+        connection.execute(f"INSERT INTO audit ({names}) VALUES ({values})", row)  # noqa: S608 - likewise
+
+
+async def all_acts(world: World, console: Console) -> Signer:
+    """Each kind of act once, signed by *alice*."""
+    alice = await Signer.enter(console, "alice")
+    await alice.sign(ApproveBoots(boots=(("pi-b", 1),), once=True, minutes=30, only_this_device=True))
+    await world.server.devices.suspend("pi-b", "lost")
+    await alice.sign(ResumeDevice("pi-b"))
+    await alice.sign(AllowUnlock("pi-b", 30))
+    await alice.sign(IssueToken(name="pi-c", policy="pi-b", labels=("b", "a"), machines=1))
+    return alice
+
+
+async def test_acts_are_verified(world: World, console: Console) -> None:
+    """After they were done, and after the operator was removed; sign-ins need no signature."""
+    alice = await all_acts(world, console)
+    await alice.sign(RemoveDevice("pi-b"))
+    await console.sign_in.sign_out(alice.session)
+    assert await codes(world.server) == []
+    await world.server.operators.remove("alice")
+    check = await check_record(world.server.installation, lambda _done, _all: None, None)
+    assert (check.signed, [r.code for r in check.reasons if r.code != "audit-unsealed"]) == (5, [])
+
+
+def _signature(row: dict[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = row["details"]["signed"][-1]
+    return found
+
+
+def _flip(member: str) -> Callable[[dict[str, Any]], None]:
+    def change(row: dict[str, Any]) -> None:
+        data = bytearray(unb64u(_signature(row)[member]))
+        data[-1] ^= 1
+        _signature(row)[member] = b64u(bytes(data))
+
+    return change
+
+
+def _text(**members: Any) -> Callable[[dict[str, Any]], None]:
+    def change(row: dict[str, Any]) -> None:
+        text = read_text(_signature(row)["text"])
+        _signature(row)["text"] = replace(text, **members).dump()
+
+    return change
+
+
+CHANGES: dict[str, tuple[str, Callable[[dict[str, Any]], Any]]] = {
+    "values": ("policy state add", lambda row: row["details"]["values"].update({"4": "00" * 32})),
+    "policy": ("policy state add", lambda row: row["details"].update(policy="other")),
+    "device": ("policy state add", lambda row: row.update(device="pi-x")),
+    "no limit": ("policy state add", lambda row: row["details"].update(uses=None)),
+    "for everybody": ("policy state add", lambda row: row["details"].update(device=None)),
+    "for ever": ("policy state add", lambda row: row["details"].update(expires_at=None)),
+    "longer": ("device allow", lambda row: row["details"].update(until="2030-01-01T00:00:00+00:00")),
+    "another time": ("device allow", lambda row: row.update(at=row["at"] + 3_600_000_000)),
+    "another event": ("device allow", lambda row: row.update(event="device remove")),
+    "another operator": ("device allow", lambda row: row.update(actor="console:bob")),
+    "another machine": ("device resume", lambda row: row.update(device="pi-x")),
+    "no signature": ("device resume", lambda row: row["details"].pop("signed")),
+    "empty signatures": ("device resume", lambda row: row["details"].update(signed=[])),
+    "no list": ("device resume", lambda row: row["details"].update(signed="x")),
+    "no object": ("device resume", lambda row: row["details"].update(signed=[7])),
+    "no details": ("device resume", lambda row: row.update(details=[])),
+    "twice the same": ("device resume", lambda row: row["details"]["signed"].append(_signature(row))),
+    "labels": ("token create", lambda row: row["details"].update(labels=["c"])),
+    "machines": ("token create", lambda row: row["details"].update(machines=100)),
+    "unverified": ("token create", lambda row: row["details"].update(allow_unverified_ek=True)),
+    "signature": ("device resume", _flip("signature")),
+    "client data": ("device resume", _flip("client_data")),
+    "authenticator data": ("device resume", _flip("authenticator_data")),
+    "credential": ("device resume", _flip("credential")),
+    "text": ("device resume", _text(subject={"act": "resume", "device": "pi-x"})),
+    "text's operator": ("device resume", _text(operator="bob")),
+    "text's nonce": ("device resume", _text(nonce="AAAA")),
+    "text's console": ("device resume", _text(console="https://evil.example")),
+}
+
+
+async def test_an_altered_act_shows(world: World, console: Console) -> None:
+    """One finding each, about the entry."""
+    await all_acts(world, console)
+    found = {}
+    for name, (event, change) in CHANGES.items():
+        kept = alter(world.server, event, change)
+        found[name] = await codes(world.server)
+        put_back(world.server, kept)
+        assert await codes(world.server) == []
+    assert found == {name: ["act-forged"] for name in CHANGES}
+
+
+async def test_an_act_that_nobody_signed_shows(world: World, console: Console) -> None:
+    """In a console operator's name; and with the signature of another act."""
+    await all_acts(world, console)
+    copy(world.server, "device resume", event="device remove")
+    copy(world.server, "device resume", details="{}")
+    copy(world.server, "device resume", details="no json")
+    assert await codes(world.server) == ["act-forged"] * 3
+
+
+async def test_a_repeated_act_shows(world: World, console: Console) -> None:
+    """The same entry again, a moment later."""
+    await all_acts(world, console)
+    copy(world.server, "device allow")
+    assert await codes(world.server) == ["act-reused"]
+
+
+async def test_a_sealed_forgery_shows(world: World, console: Console) -> None:
+    """The chain's seals are made with the kek; an attacker with it cannot make an operator's signature."""
+    await all_acts(world, console)
+    copy(world.server, "device resume", event="device remove")
+    key = world.server.secret.derive(KEY_LABEL)
+    assert await AuditSealer(world.server.store.audit, key, world.server.clock).round(last=True)
+    assert await codes(world.server) == ["act-forged"]
+
+
+async def test_a_forged_passkey_verifies_nothing(world: World, console: Console) -> None:
+    """A public key that somebody wrote into the database is no operator's; nor does it sign in."""
+    alice = await all_acts(world, console)
+    mallory = Signer(console, "alice", type(alice.passkey)(), alice.session)
+    with closing(sqlite3.connect(world.server.directory / "tang-attest.db")) as connection, connection:
+        connection.execute("UPDATE passkey SET public_key = ?", (mallory.passkey.cose,))
+    found = await codes(world.server)
+    assert found == ["act-forged"] * 4 + ["registry-tampered"]
+    mallory.passkey.credential_id, mallory.passkey.handle = alice.passkey.credential_id, None
+    credential = mallory.passkey.get(await console.sign_in.assertion_options())
+    assert await code_of(console.sign_in.sign_in(credential)) == "registry-tampered"
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "UPDATE operator SET role = 'admin'",
+        "UPDATE operator SET removed_at = 1",
+        "UPDATE operator_session SET operator = 'bob'",
+        "UPDATE operator_session SET created_at = created_at + 1",
+        "UPDATE operator_session SET used_at = used_at + 1",
+    ],
+)
+async def test_a_forged_operator_or_session_decides_nothing(
+    world: World, console: Console, statement: str
+) -> None:
+    """More rights, or a longer session, by the database alone."""
+    await console.register("bob", "admin")
+    passkey = await console.register("alice", "viewer")
+    secret, _ = await console.sign_in.sign_in(passkey.get(await console.sign_in.assertion_options()))
+    assert await code_of(console.sign_in.session(secret)) == "ok"
+    with closing(sqlite3.connect(world.server.directory / "tang-attest.db")) as connection, connection:
+        connection.execute(statement)
+    assert await code_of(console.sign_in.session(secret)) == "registry-tampered"
+
+
+async def test_two_signatures_are_verified(world: World, console: Console) -> None:
+    """Both are needed: the entry without one of them, or with another's, shows."""
+    await require(world, 2)
+    alice, bob = await Signer.enter(console, "alice"), await Signer.enter(console, "bob")
+    act = ApproveBoots(boots=(("pi-b", 1),))
+    await alice.sign(act)
+    console.clock.advance(hours=20)
+    bob.session = await console.enter(bob.passkey)
+    await bob.sign(act)
+    check = await check_record(world.server.installation, lambda _done, _all: None, None)
+    assert (check.signed, [r.code for r in check.reasons if r.code != "audit-unsealed"]) == (2, [])
+    alter(world.server, "policy state add", lambda row: row["details"]["signed"].reverse())
+    assert await codes(world.server) == ["act-forged"]
