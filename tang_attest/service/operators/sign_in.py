@@ -183,8 +183,11 @@ class SignIn:
 
     # --- sessions -------------------------------------------------------------------------------------------
 
-    async def session(self, secret: str) -> OperatorSession:
-        """Return the open session of *secret*, and note that it is used.  Raises ``sign-in-required``."""
+    async def session(self, secret: str, *, used: bool = True) -> OperatorSession:
+        """Return the open session of *secret*, and note that it is *used*.  Raises ``sign-in-required``.
+
+        A page that renews itself uses no session: it would keep one open before an empty chair.
+        """
         found = await self._store.find_session(digest_of(secret))
         if found is None:
             raise Refused("sign-in-required", "There is no such session.")
@@ -194,7 +197,7 @@ class SignIn:
             raise Refused("sign-in-required", f"The session {why}.")
         if operator.removed_at is not None:
             raise Refused("sign-in-required", f"Operator '{operator.name}' was removed.")
-        if now - session.used_at >= NOTED:
+        if used and now - session.used_at >= NOTED:
             await self._store.use_session(session.digest, now)
         return _opened(session, operator, secret)
 

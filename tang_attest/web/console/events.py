@@ -28,6 +28,9 @@ PING_S: Final = 15.0
 #: Rows that are read to learn which machines an event is about; more are about every machine.
 _MOST_ROWS: Final = 500
 
+_CHANGED: Final = b"event: changed\ndata: 1\n\n"
+_PING: Final = b": ping\n\n"
+
 _log = structlog.get_logger("console")
 
 
@@ -42,8 +45,8 @@ class _Stream:
 class LiveEvents:
     """The streams of one worker."""
 
-    def __init__(self, desk: Desk, *, look_s: float = LOOK_S, ping_s: float = PING_S) -> None:
-        self._desk, self._look_s, self._ping_s = desk, look_s, ping_s
+    def __init__(self, desk: Desk) -> None:
+        self._desk, self._look_s, self._ping_s = desk, LOOK_S, PING_S
         self._streams: set[_Stream] = set()
         self._mark: ChangeMark | None = None
         self._closed = False
@@ -71,11 +74,13 @@ class LiveEvents:
             raise Unavailable("unavailable", "Too many pages listen for events.", retry_after=5)
         stream = _Stream(visit.request.query.get("machine"))
         stream.changed.set()  # something may have happened since the page was made
+        self._streams.add(stream)
         response = web.StreamResponse(headers={"X-Accel-Buffering": "no"})
         response.content_type = "text/event-stream"
-        await response.prepare(visit.request)
-        self._streams.add(stream)
         try:
+            if self._mark is None:  # the first stream; what happens from now on is news
+                await self.look()
+            await response.prepare(visit.request)
             await self._send(visit.request, response, stream)
         except (ClientConnectionResetError, ConnectionResetError):
             pass  # a closed page shows at the next write
@@ -86,21 +91,18 @@ class LiveEvents:
     async def _send(self, request: web.Request, response: web.StreamResponse, stream: _Stream) -> None:
         await response.write(b"retry: 3000\n\n")
         while not self._closed:
-            try:
+            with suppress(TimeoutError):
                 await asyncio.wait_for(stream.changed.wait(), self._ping_s)
-            except TimeoutError:
-                if await self._is_over(request):
-                    return
-                await response.write(b": ping\n\n")
-                continue
+            piece = _CHANGED if stream.changed.is_set() else _PING
             stream.changed.clear()
-            if not self._closed:
-                await response.write(b"event: changed\ndata: 1\n\n")
+            if await self._is_over(request):
+                return
+            await response.write(piece)
 
     async def _is_over(self, request: web.Request) -> bool:
         """Return True when the session of a stream has ended; without a database nobody knows."""
         try:
-            return await session_of(request, self._desk.sign_in) is None
+            return await session_of(request, self._desk.sign_in, used=False) is None
         except TangAttestError:
             return False
 

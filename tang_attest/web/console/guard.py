@@ -21,6 +21,8 @@ from tang_attest.web.console.forms import SentForm
 
 #: The prefix binds the cookie to this host and to TLS (RFC 6265bis, 4.1.3.2).
 COOKIE: Final = "__Host-tang-attest"
+#: The header of requests that our script makes without a person.
+LIVE: Final = "X-Live"
 #: Characters of a session's secret are 43; a longer cookie is none of ours.
 _MAX_SECRET: Final = 100
 
@@ -47,13 +49,16 @@ class Visit:
         return self.session.author(self.caller)
 
 
-async def session_of(request: web.Request, sign_in: SignIn) -> OperatorSession | None:
-    """Return the session of the request's cookie; ``None`` without one, and for one that is over."""
+async def session_of(request: web.Request, sign_in: SignIn, *, used: bool = True) -> OperatorSession | None:
+    """Return the session of the request's cookie; ``None`` without one, and for one that is over.
+
+    A page that renews itself says so (:data:`LIVE`), and does not count as use.
+    """
     secret = request.cookies.get(COOKIE, "")
     if not secret or len(secret) > _MAX_SECRET:
         return None
     try:
-        return await sign_in.session(secret)
+        return await sign_in.session(secret, used=used and LIVE not in request.headers)
     except TangAttestError as error:
         if error.code == "sign-in-required":
             return None

@@ -21,6 +21,8 @@ STATIC: Final[Mapping[str, str]] = {
     "console.js": "text/javascript",
     "icon.svg": "image/svg+xml",
 }
+#: Lines of a document on a page.
+_MOST_LINES: Final = 200
 _UNITS: Final = ((timedelta(days=1), "d"), (timedelta(hours=1), "h"), (timedelta(minutes=1), "min"))
 
 
@@ -50,7 +52,7 @@ def _templates() -> Environment:
         "moment": moment,
         "data": data,
         "whole": whole,
-        "whole_lines": whole_lines,
+        "lines": lines,
         "span": spell,
     }
     environment.globals |= {"static": static_address}
@@ -102,6 +104,8 @@ def whole(text: str) -> Markup:
     return Markup(escape(neutral(text, None)))  # noqa: S704 - it is escaped
 
 
-def whole_lines(text: str) -> Markup:
-    """Return the lines of *text* as :func:`whole` returns one."""
-    return Markup("\n").join(whole(line) for line in text.split("\n"))
+def lines(text: str) -> Markup:
+    """Return the first lines of *text*, each neutral, bounded and escaped."""
+    found = text.split("\n")
+    shown = [Markup(escape(neutral(line))) for line in found[:_MOST_LINES]]  # noqa: S704 - it is escaped
+    return Markup("\n").join([*shown, *([Markup("…")] if len(found) > _MOST_LINES else [])])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from aiohttp.test_utils import TestClient, TestServer
 from tang_attest.ports.operators import OperatorRole
 from tang_attest.server.console.pages import compose_desk
 from tang_attest.web.console.app import make_console
+from tang_attest.web.runner import handling
 from tests.server import Server
 from tests.service.operators.authenticator import Passkey
 from tests.web.console.visitor import Visitor
@@ -19,10 +21,19 @@ from tests.web.console.visitor import Visitor
 Enter = Callable[[str], Awaitable[Visitor]]
 
 
+@asynccontextmanager
+async def console_of(server: Server) -> AsyncIterator[TestClient[Any, Any]]:
+    """Yield a client of the console of *server*, as a worker of ``serve`` runs it."""
+    listener = TestServer(make_console(compose_desk(server.installation)))
+    await listener.start_server(**handling(server.limiter.limits))
+    async with TestClient(listener) as client:
+        yield client
+
+
 @pytest_asyncio.fixture
 async def client(server: Server) -> AsyncIterator[TestClient[Any, Any]]:
     """A client of the console of *server*."""
-    async with TestClient(TestServer(make_console(compose_desk(server.installation)))) as client:
+    async with console_of(server) as client:
         yield client
 
 

@@ -145,6 +145,15 @@ async def test_a_session_ends(server: Server, enter: Enter) -> None:
     assert (await visitor.get("/")).status == 303
 
 
+async def test_a_page_that_renews_itself_keeps_no_session_open(server: Server, enter: Enter) -> None:
+    """A screen that nobody looks at is signed out after half an hour."""
+    visitor = await enter("viewer")
+    for _ in range(3):
+        server.clock.advance(minutes=11)
+        last = await visitor.get("/", **{"X-Live": "1"})
+    assert last.status == 303
+
+
 async def test_an_administrator_signs_an_operator_out(server: Server, enter: Enter) -> None:
     """From the list of operators."""
     visitor, admin = await enter("viewer"), await enter("admin")

@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from tang_attest.web.console.rendering import moment, spell, whole, whole_lines
+from tang_attest.web.console.rendering import lines, moment, spell, whole
 from tang_attest.web.console.text import MOST, csv_cell, finalized, neutral
 
 NOW = datetime(2026, 11, 27, 8, 30, tzinfo=UTC)
@@ -44,7 +44,8 @@ def test_markup_is_the_templates_alone() -> None:
     assert finalized("<b>") == "<b>"
     assert finalized(5) == 5
     assert whole("<script>\u202e") == r"&lt;script&gt;\u202e"
-    assert whole_lines("a\n<b>\x07") == "a\n&lt;b&gt;\\x07"
+    assert lines("a\n<b>\x07") == "a\n&lt;b&gt;\\x07"
+    assert lines("a\n" * 1000).endswith("a\n…")
 
 
 @pytest.mark.parametrize(
