@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from tang_attest.protocol.conditions import Conditions
 from tang_attest.protocol.reference_state import Life
 from tang_attest.protocol.values.pcr import Selection
 from tang_attest.service.policies import announce
@@ -81,6 +82,19 @@ async def test_approving_the_machine_approves_what_it_announced(server: Server, 
     _, state = await server.reference_values.approve("pi-b", None)
     assert state.label == "next"
     assert (await server.unlock(attester, kid)).status == 200
+
+
+async def test_a_trusted_prediction_waits_where_operators_have_to_sign(
+    server: Server, attester: Attester
+) -> None:
+    """Trust of before the requirement adds no state that nobody signed."""
+    kid = await enroll(server, attester)
+    await server.reference_values.trust_predictions("pi-b", True)
+    await server.conditions.set("pi-b", Conditions(operators=2))
+    values = next_boot(attester)
+    assert (await say(server, attester, kid, values)).body["state"] == "proposed"
+    reboot(attester, values)
+    assert (await server.unlock(attester, kid)).code == "state-proposed"
 
 
 async def test_a_trusted_prediction_counts_at_once(server: Server, attester: Attester) -> None:
