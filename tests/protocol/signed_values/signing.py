@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from tang_attest.protocol.signed_values import statement
 from tang_attest.protocol.signed_values.signer import Signer
 from tang_attest.protocol.signed_values.statement import ValueStatement
-from tests.rsa_keys import draw
+from tests.keys.rsa_keys import draw
 
 NOW = datetime(2026, 11, 27, 12, tzinfo=UTC)
 PrivateKey = rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey

@@ -27,9 +27,9 @@ from tang_attest.protocol.signed_values.signer import (
     unpinned,
 )
 from tang_attest.protocol.values.pcr import Selection
+from tests.keys.rsa_keys import draw
 from tests.protocol.signed_values import signing
 from tests.protocol.signed_values.signing import NOW
-from tests.rsa_keys import draw
 
 SELECTION = Selection("sha256", (4, 7, 9, 11, 15))
 BASE = {4: b"\x04" * 32, 7: b"\x07" * 32, 9: b"\x09" * 32, 11: b"\x0b" * 32, 15: bytes(32)}

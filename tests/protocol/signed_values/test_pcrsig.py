@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tang_attest.protocol.signed_values import pcrsig
+from tests.keys.rsa_keys import draw
 from tests.protocol.signed_values import signing
-from tests.rsa_keys import draw
 
 VALUE = hashlib.sha256(b"image").digest()
 OTHER = hashlib.sha256(b"another phase").digest()

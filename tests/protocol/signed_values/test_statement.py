@@ -19,9 +19,9 @@ from jwcrypto.jws import JWS
 from tang_attest.errors import Malformed, TangAttestError
 from tang_attest.protocol.signed_values import statement
 from tang_attest.protocol.values.base64url import b64u
+from tests.keys.rsa_keys import draw
 from tests.protocol.signed_values import signing
 from tests.protocol.signed_values.signing import NOW, PrivateKey
-from tests.rsa_keys import draw
 
 VALUES = {4: b"\x04" * 32, 9: b"\x09" * 32}
 P256 = ec.generate_private_key(ec.SECP256R1())
