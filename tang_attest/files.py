@@ -1,4 +1,4 @@
-"""Read a file that a command or a setting names, with a limit and a message."""
+"""Read and write files that a command or a setting names, with a limit and a message."""
 
 from __future__ import annotations
 
@@ -25,3 +25,12 @@ def read_file(path: Path, limit: int) -> bytes:
     if len(data) > limit:
         raise Malformed("request-too-large", f"File {path} has more than {limit} bytes.")
     return data
+
+
+def write_line(path: Path, text: str) -> None:
+    """Write *text* and a newline to *path*, in place of what is there.  Raises ``file-unreadable``."""
+    try:
+        path.write_text(f"{text}\n")
+    except (OSError, ValueError) as error:
+        why = error.strerror if isinstance(error, OSError) else error
+        raise NotFound("file-unreadable", f"File {path} cannot be written: {why}.") from None

@@ -104,6 +104,7 @@ class Server:
         self.ek_roots, self.conditions = installation.ek_roots, installation.conditions
         self.registered_eks = installation.registered_eks
         self.reference_values = installation.reference_values
+        self.signers = installation.signers
         self.admin_tokens, self.keys = installation.admin_tokens, served.keys
         self.operators, self.console = installation.operators, console_services(installation)
         self.verify, self.watching = served.attestation.verify, served.watching

@@ -122,6 +122,10 @@ class LazyGroup(click.Group):
             "tang_attest.cli.machines.token:token",
             "Tokens with which machines enroll.",
         ),
+        "values": _Lazy(
+            "tang_attest.cli.offline.values:values",
+            "Signed values of boots, for policies that trust the key.",
+        ),
     }
 
     def list_commands(self, ctx: click.Context) -> list[str]:

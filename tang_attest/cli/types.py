@@ -12,6 +12,7 @@ import click
 from tang_attest.cli import output
 from tang_attest.protocol.changes.rollout import WHOLE
 
+_LAST_PCR: Final = 23
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 
 
@@ -131,6 +132,25 @@ class SelectionType(click.ParamType):  # type: ignore[type-arg]  # generic since
             return Selection.parse(str(value))
         except Malformed as error:
             self.fail(output.decapitalize(error.sentence), param, ctx)
+
+
+class Pcrs(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.4
+    """PCR numbers, such as 4,9."""
+
+    name = "pcrs"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[int, ...]:
+        """*value* as ascending numbers."""
+        if isinstance(value, tuple):
+            return value
+        if re.fullmatch(r"[0-9]{1,2}(?:,[0-9]{1,2})*", str(value)) is None:
+            self.fail(f"{value!r} is no list of PCR numbers, such as 4,9", param, ctx)
+        numbers = sorted(int(number) for number in str(value).split(","))
+        if numbers[-1] > _LAST_PCR or len(set(numbers)) != len(numbers):
+            self.fail(f"{value!r} names a PCR twice, or one above {_LAST_PCR}", param, ctx)
+        return tuple(numbers)
 
 
 class Head(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.4

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import KW_ONLY, dataclass, field
 from datetime import datetime
 from typing import Protocol
 
@@ -15,6 +15,7 @@ from tang_attest.protocol.changes.rollout import Rollout, RolloutOutcome
 from tang_attest.protocol.policy import ReferencePolicy
 from tang_attest.protocol.reference_state import ReferenceState
 from tang_attest.protocol.rules import RuleSet
+from tang_attest.protocol.signed_values.signer import Signers
 from tang_attest.protocol.tpm import ClockInfo
 from tang_attest.protocol.values.pcr import PcrValues, Selection
 
@@ -88,6 +89,7 @@ class Basis:
     rollout: Rollout | None
     labels: tuple[str, ...]
     policy: str
+    signers: Signers = field(default_factory=Signers)
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +124,12 @@ class Decision:
     behind_ms: int = 0
     basis: Basis | None = None
     replay_in_full: bool = True
+
+    @property
+    def raises_version(self) -> bool:
+        """Return True if it permits a higher version of a signer than any before, by its basis."""
+        signed = None if self.met is None else self.met.signed
+        return signed is not None and self.basis is not None and self.basis.signers.raises(signed)
 
 
 class DecisionStore(Protocol):

@@ -12,6 +12,7 @@ from tang_attest.ports.keys import EncryptedKey, holder
 from tang_attest.protocol.cap import Opened, untold
 from tang_attest.protocol.coverage import BootPart
 from tang_attest.protocol.policy import ReferencePolicy
+from tang_attest.protocol.signed_values.signed_state import SignedState
 from tang_attest.protocol.tpm import ClockInfo
 from tang_attest.protocol.verification import RoundOutcome
 
@@ -113,6 +114,7 @@ class Device(NewDevice):
 
     * ``kids``: its exchange keys that answer, newest first;
     * ``last_state``: the label of the reference state that its last permitted unlock met;
+    * ``signed``: the signed state that took part in it;
     * ``running_policy``: the policy it is verified against while it runs (none: its own, capped);
     * ``allowed_until``: the end of an operator's approval that it may unlock;
     * ``labels``: words by which rollouts and listings choose;
@@ -128,6 +130,7 @@ class Device(NewDevice):
     last_seen_at: datetime | None = None
     last_code: str | None = None
     last_state: str | None = None
+    signed: SignedState | None = None
     grade: Mapping[str, object] | None = None
     evidence_digest: bytes | None = None
     kids: tuple[str, ...] = ()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass
 from datetime import datetime
 from typing import Protocol
@@ -15,6 +15,7 @@ from tang_attest.protocol.conditions import Conditions
 from tang_attest.protocol.coverage import BootPart
 from tang_attest.protocol.policy import ReferencePolicy
 from tang_attest.protocol.reference_state import Life, ReferenceState
+from tang_attest.protocol.signed_values.signer import Signers
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +103,14 @@ class PolicyStore(Protocol):
 
     async def trust_predictions(self, policy: str, trusted: bool, audit: AuditEntry) -> None:
         """Set if announced values count at once.  Raises ``not-found``."""
+
+    async def change_signers(
+        self, policy: str, change: Callable[[Signers], Signers], audit: AuditEntry
+    ) -> None:
+        """Replace the signers of a policy by *change* of those that it has then; *change* may be called again.
+
+        Raises ``not-found``, and as *change*, which leaves everything as it was.
+        """
 
     async def set_conditions(self, policy: str, conditions: Conditions, audit: AuditEntry) -> None:
         """Replace a policy's conditions.  Raises ``not-found``."""

@@ -96,7 +96,8 @@ def running_selection(selection: Selection) -> Selection:
 def running_policy(boot: ReferencePolicy) -> ReferencePolicy:
     """The policy *boot*, as a running system shows its states: capped, and without PCR 10 and 11.
 
-    A state that was approved for one boot counts for as long as that boot lasts.  Raises
+    A state that was approved for one boot counts for as long as that boot lasts, and so does an older version of a
+    signer or one that a rollout keeps from other machines.  Raises
     ``selection-invalid``, also when the policy's rules read a PCR that moves: the log does not say how it
     moved.
     """
@@ -105,7 +106,7 @@ def running_policy(boot: ReferencePolicy) -> ReferencePolicy:
         sentence = f"The rules of policy '{boot.name}' read a PCR that moves while a system runs."
         raise Refused("selection-invalid", sentence)
     states = tuple(_running(state, selection, boot.cap_pcr) for state in boot.states)
-    return replace(boot, selection=selection, states=states)
+    return replace(boot, selection=selection, states=states, signers=boot.signers.while_running())
 
 
 def _running(state: ReferenceState, selection: Selection, cap_pcr: int) -> ReferenceState:

@@ -40,6 +40,7 @@ from tang_attest.service.policies.conditions import PolicyConditions
 from tang_attest.service.policies.explanation import Explanations
 from tang_attest.service.policies.reference_values import ReferenceValues
 from tang_attest.service.policies.rollouts import Rollouts
+from tang_attest.service.policies.signers import PolicySigners
 from tang_attest.service.rounds.agents import HOLD_S, Agents
 from tang_attest.service.rounds.on_demand import OnDemandRounds
 from tang_attest.service.rounds.polls import Polls
@@ -135,6 +136,7 @@ class Installation:
     transfers: DeviceTransfers
     conditions: PolicyConditions
     reference_values: ReferenceValues
+    signers: PolicySigners
     policy_changes: PolicyChanges
     explanations: Explanations
     rollouts: Rollouts
@@ -243,6 +245,7 @@ def _compose(store: Store, secret: ServerSecret, settings: Settings, world: Worl
         transfers=DeviceTransfers(store, clock, author),
         conditions=PolicyConditions(store.policies, clock, author),
         reference_values=ReferenceValues(store, clock, author),
+        signers=PolicySigners(store, clock, author),
         policy_changes=PolicyChanges(store, clock, author),
         explanations=Explanations(store, clock),
         rollouts=Rollouts(store, clock, random, author),

@@ -30,6 +30,7 @@ from tang_attest.protocol.conditions import Conditions
 from tang_attest.protocol.policy import learned_now
 from tang_attest.protocol.quote import advance
 from tang_attest.protocol.reference_state import ReferenceState
+from tang_attest.protocol.signed_values.signer import Signers
 from tang_attest.protocol.tpm import ClockInfo
 from tang_attest.store import locks
 from tang_attest.store.database import authentic, tables
@@ -156,7 +157,8 @@ class _Batch:
         seen_at = row["verified_at"] or row["enrolled_at"]
         if reason := conditions.obstacle(row["name"], row["allowed_until"], seen_at, decision.audit.at):
             return Conflict(reason.code, reason.sentence)
-        basis = Basis(policy["rules"], rollout, tuple(row["labels"]), policy["name"])
+        signers = policy["signers"] or Signers()
+        basis = Basis(policy["rules"], rollout, tuple(row["labels"]), policy["name"], signers)
         if decision.basis not in (None, basis):
             sentence = f"The policy of '{row['name']}' was changed while this evidence was appraised."
             return Conflict("policy-changed", sentence)
@@ -187,6 +189,8 @@ class _Batch:
             row.update(opened_reset_count=decision.clock.reset_count, verified_at=entry.at)
         if decision.met is not None:
             row["last_state"] = decision.met.label
+            row["signed"] = None if decision.met.signed is None else decision.met.signed.as_json()
+            self._raise_version(decision, row["policy_id"])
         if decision.learned is not None:
             row.update(learning=None, learned_reset_count=decision.clock.reset_count)
             policies.add_learned_state(connection, row["policy_id"], decision.learned)
@@ -197,6 +201,15 @@ class _Batch:
             observations.keep(connection, decision, decision.observation)
         if decision.evidence is not None:
             evidence.keep(connection, decision.device_id, entry.at, decision.evidence)
+
+    def _raise_version(self, decision: Decision, policy_id: int) -> None:
+        """Write the version that *decision* permits, if it is the highest yet."""
+        policy = self._policies[policy_id]
+        signed = None if decision.met is None else decision.met.signed
+        if signed is None or not decision.raises_version or isinstance(policy, Tampered):
+            return
+        raised = (policy["signers"] or Signers()).raised(signed, decision.audit.at)
+        self._policies[policy_id] = policies.write_signers(self._connection, policy_id, raised)
 
 
 def _under_name(entry: AuditEntry, name: str) -> AuditEntry:

@@ -4,8 +4,8 @@ Two replicas write batches that share devices, and states that are being rolled 
 as it reaches the rows, the two could wait for each other in a circle, and PostgreSQL would end one of them.
 SQLite has one writer at a time, and nothing to order.
 
-A policy is locked against changes only (FOR SHARE): decisions do not wait for each other there.  A
-transaction that changes a policy, a state of it or its rollout takes the policy's row first
+A policy is locked against changes only (FOR SHARE): decisions do not wait for each other there.  A batch that raises
+the highest version of a signer changes its policies, and locks them all for that.  A transaction that changes a policy, a state of it or its rollout takes the policy's row first
 (:func:`tang_attest.store.records.policies.take`), so a change that was committed is seen by every decision
 that is committed after it.
 
@@ -41,6 +41,7 @@ MOVED: Final = (
     "opened_reset_count",
     "learned_reset_count",
     "last_state",
+    "signed",
     "verified_at",
     "learning",
 )
@@ -52,6 +53,13 @@ _HOLD_POLICIES = (
     .where(among(_policy.c.id, "ids"))
     .order_by(_policy.c.id)
     .with_for_update(read=True)
+)
+# FOR NO KEY UPDATE: in place of the above, never after it: two that hold it would wait for each other.
+_CHANGE_POLICIES = (
+    sa.select(_policy.c.id)
+    .where(among(_policy.c.id, "ids"))
+    .order_by(_policy.c.id)
+    .with_for_update(key_share=True)
 )
 # Not in one statement with the lock: it would see a rollout as it was before the wait.
 _POLICIES = (
@@ -93,7 +101,8 @@ def take(connection: sa.Connection, decisions: Sequence[Decision]) -> tuple[Rows
     permitted = {decision.device_id for decision in decisions if decision.met is not None}
     ours = [row for row in rows.values() if isinstance(row, authentic.Row)]
     judging = sorted({row["policy_id"] for row in ours if row["id"] in permitted})
-    judges, rolling = _hold_policies(connection, judging) if judging else ({}, set())
+    raising = any(decision.raises_version for decision in decisions)
+    judges, rolling = _hold_policies(connection, judging, change=raising) if judging else ({}, set())
     met = (decision.met for decision in decisions)
     labels = sorted({state.label for state in met if state is not None and state.changes_when_met})
     if labels and connection.dialect.name != "sqlite":
@@ -101,10 +110,10 @@ def take(connection: sa.Connection, decisions: Sequence[Decision]) -> tuple[Rows
     return rows, judges, rolling
 
 
-def _hold_policies(connection: sa.Connection, ids: Sequence[int]) -> tuple[Rows, set[int]]:
+def _hold_policies(connection: sa.Connection, ids: Sequence[int], *, change: bool) -> tuple[Rows, set[int]]:
     bound = {"ids": ids}
     if connection.dialect.name != "sqlite":
-        connection.execute(_HOLD_POLICIES, bound)
+        connection.execute(_CHANGE_POLICIES if change else _HOLD_POLICIES, bound)
     found = connection.execute(_POLICIES, bound).all()
     rows = {values.id: _checked(connection, _policy, values[:-1]) for values in found}
     return rows, {values.id for values in found if values.rollout_id is not None}

@@ -67,7 +67,12 @@ def move(connection: sa.Connection, name: str, policy: str, expected: str) -> No
     row = _take(connection, name)
     if row["policy_id"] != policies.find_id(connection, expected):
         raise Conflict("policy-changed", f"Device '{name}' was moved by somebody else meanwhile.")
-    changes = {"policy_id": policies.hold(connection, policy), "last_state": None, "learning": None}
+    changes = {
+        "policy_id": policies.hold(connection, policy),
+        "last_state": None,
+        "signed": None,
+        "learning": None,
+    }
     authentic.update(connection, _device, _device.c.name == name, changes)
     outcomes = tables.rollout_device
     authentic.delete(connection, outcomes, outcomes.c.device_id == row["id"])

@@ -6,6 +6,7 @@ import asyncio
 import re
 import shutil
 from collections.abc import Callable, Coroutine, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Self
 
@@ -61,8 +62,9 @@ class Machines:
             return asyncio.run(self._try(self._enroll(machine, name, match[1])))
         if match := re.fullmatch(r"announces a boot with PCR (\d+) extended, as (\S+)", deed):
             return asyncio.run(self._try(self._announce(machine, name, int(match[1]), match[2])))
-        if deed == "unlocks":
-            return asyncio.run(self._try(self._unlock(machine, name)))
+        if match := re.fullmatch(r"unlocks(?: with the statement (\S+))?", deed):
+            text = None if match[1] is None else Path(match[1]).read_text().strip()
+            return asyncio.run(self._try(self._unlock(machine, name, text)))
         raise ValueError(f"no machine can do this: {line}")
 
     async def _try(self, deed: Coroutine[None, None, str]) -> str:
@@ -87,7 +89,7 @@ class Machines:
             await enroll.finish(begun.session, proof, evidence, _CALLER)
             return "enrolled"
 
-    async def _unlock(self, machine: Attester, name: str) -> str:
+    async def _unlock(self, machine: Attester, name: str, statement: str | None) -> str:
         async with opened(Settings(state=Path("state"))) as state:
             unlock = state.attestation(Polls()).unlock
             kid = await _kid(state, name)
@@ -95,6 +97,8 @@ class Machines:
             x = dict(members(ec.generate_private_key(ec.SECP521R1())))
             binding = unlock_digest(challenge.nonce, kid, thumbprint(x))
             evidence = _evidence(machine, challenge.nonce, binding, str(challenge.selection))
+            if statement is not None:
+                evidence = replace(evidence, signed_values={"statements": [statement]})
             await unlock.respond(kid, x, evidence, _CALLER)
             return "unlocked"
 

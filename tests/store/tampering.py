@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Mapping, Sequence
 from contextlib import closing
+from dataclasses import replace
 from typing import Any
 
 import sqlalchemy as sa
@@ -26,11 +27,13 @@ from tang_attest.ports.rounds import RoundRecord
 from tang_attest.protocol.changes.change import AddedState, PolicyChange
 from tang_attest.protocol.changes.rollout import Rollout, RolloutOutcome
 from tang_attest.protocol.reference_state import Life, ReferenceState
+from tang_attest.protocol.signed_values.signer import Signers
 from tang_attest.protocol.verification import RoundOutcome
 from tang_attest.store import SqlStore
 from tang_attest.store.database import authentic, tables
 from tang_attest.store.records import audit_log
 from tests.postgres import Postgres
+from tests.protocol.signed_values import signing
 from tests.store.samples import (
     NOW,
     SELECTION,
@@ -53,7 +56,9 @@ IMA = ImaRequirement("11" * 32, {"ignore": ["/a"]})
 
 async def fill(store: SqlStore) -> None:
     """At least one row in every table that is sealed, for :data:`KID` where that can be."""
-    await store.policies.add_policy(policy(), entry())
+    trusted, _ = signing.pipeline(pcrs=(4,))
+    signed = replace(policy(), signers=Signers((trusted,), ("old",), ("statement",)))
+    await store.policies.add_policy(signed, entry())
     added = await store.devices.add_device(device(), "policy", key(KID), entry())
     await store.devices.add_device(device("pi-c"), "policy", key("kid-pi-c"), entry())
     await store.keys.add_key(key(OPEN_KID), None, entry())

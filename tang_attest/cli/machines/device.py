@@ -143,7 +143,7 @@ def show(name: str, as_json: bool) -> None:
             ("field", "value"),
             [
                 (key.replace("_", " "), ", ".join(value) if isinstance(value, list) else value)
-                for key, value in view.items()
+                for key, value in (view | {"signed": entry.signed}).items()
             ],
             empty="",
         )
@@ -399,6 +399,7 @@ def _as_json(entry: Device) -> dict[str, object]:
         "last_seen_at": entry.last_seen_at,
         "last_code": entry.last_code,
         "last_state": entry.last_state,
+        "signed": None if entry.signed is None else entry.signed.named(),
         "running_policy": entry.running_policy,
         "outcome": entry.standing.outcome,
         "outcome_code": entry.standing.code,

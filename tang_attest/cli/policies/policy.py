@@ -8,7 +8,7 @@ import click
 
 from tang_attest.cli import output
 from tang_attest.cli.invocation import run
-from tang_attest.cli.policies import conditions, states
+from tang_attest.cli.policies import conditions, signers, states
 from tang_attest.cli.policies.change import apply, dry_run
 from tang_attest.cli.policies.rollout import rollout
 from tang_attest.cli.policies.states import hint_retire, state_as_json
@@ -93,6 +93,9 @@ def show(name: str, wide: bool, as_json: bool) -> None:
     if entry.states:
         values = [(s.label, pcr, v.hex()) for s in entry.states for pcr, v in sorted(s.values.items())]
         output.table(("state", "pcr", "value"), values, empty="")
+    if entry.signers:
+        names = ", ".join(signer.name for signer in entry.signers.signers)
+        output.say(f"trusts signed values of {names}: 'tang-attest policy signers {name}'")
     for label in retirable:
         hint_retire(name, label)
 
@@ -158,9 +161,10 @@ def _as_json(entry: ReferencePolicy) -> dict[str, object]:
         "cap_pcr": entry.cap_pcr,
         "trust_predictions": entry.trust_predictions,
         "conditions": entry.conditions.as_json(),
+        "signers": [signers.signer_as_json(entry.name, signer) for signer in entry.signers.signers],
         "states": [state_as_json(state) for state in entry.states],
     }
 
 
-for command in (dry_run, apply, rollout, *states.COMMANDS, *conditions.COMMANDS):
+for command in (dry_run, apply, rollout, *states.COMMANDS, *signers.COMMANDS, *conditions.COMMANDS):
     policy.add_command(command)

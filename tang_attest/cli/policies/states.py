@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Callable
 from datetime import timedelta
@@ -115,11 +116,15 @@ def stage(
 
     States that count now stay valid.  The first machine that boots the staged state makes it active.
 
+    A signed statement ('tang-attest values sign') counts, too, if the policy trusts its signer: for machines that bring
+    none themselves, and for as long as it says.
+
     Before you stage what a machine announced, look at its changes with 'tang-attest policy staged': root on
     the machine can announce anything.
 
     \b
     tang-attest policy stage webservers --file image-42.pcrs --label image-42
+    tang-attest policy stage webservers --file image-43.tang-attest.jws
     tang-attest policy stage pi-b --announced "kernel 6.1.0-29"
     """
     if announced is not None:
@@ -131,6 +136,13 @@ def stage(
     if file is None:
         raise click.UsageError("missing option '--file', or '--announced'")
     data = read_file(file, _MAX_VALUES)
+    if _is_statement(data):
+        if any(option is not None for option in (label, valid_for, log_file)) or force or accepted:
+            raise click.UsageError(
+                "a signed statement says its label and its time itself: it takes no other option"
+            )
+        _post(name, data, as_json)
+        return
     backing = _backing(log_file, accepted)
 
     async def add(installation: Installation) -> tuple[ReferencePolicy, ReferenceState]:
@@ -143,6 +155,20 @@ def stage(
     policy, made = run(add)
     output.done(as_json, f"policy {name} has a staged state: {made.label}", _result(name, made))
     say_coverage(backing.event_log, policy.selection, made.values, policy.cap_pcr, made.accepted)
+
+
+def _is_statement(data: bytes) -> bool:
+    """Return True if *data* looks like a compact JWS, which no list of PCR values does."""
+    return re.fullmatch(rb"eyJ[A-Za-z0-9_-]+\.[A-Za-z0-9_-]*\.[A-Za-z0-9_-]*\s*", data) is not None
+
+
+def _post(name: str, data: bytes, as_json: bool) -> None:
+    posted = run(lambda state: state.signers.post(name, data.decode("ascii")))
+    until = output.minute(posted.statement.not_after)
+    sentence = f"policy {name} has values {posted.state} until {until}"
+    output.done(
+        as_json, sentence, {"policy": name, **posted.state.named(), "not_after": posted.statement.not_after}
+    )
 
 
 def _stage_announced(name: str, label: str, accepted: tuple[BootPart, ...], as_json: bool) -> None:
@@ -197,9 +223,28 @@ def retire(name: str, label: str, force: bool, as_json: bool) -> None:
     """Let a state count no more.
 
     Or reject an announced one.  A kernel that turned out to be vulnerable, for example, opens nothing then.
+
+    If the policy trusts signers, values that they signed with this label, or with a label below it, count no more
+    either, at once and whatever key signs them.
     """
-    run(lambda state: state.reference_values.retire(name, label, force=force))
-    output.done(as_json, f"state {label} of policy {name} is retired", _load(name, label))
+
+    async def end(installation: Installation) -> tuple[bool, bool]:
+        policy = await installation.store.policies.get_policy(name)
+        counts = any(state.label == label and state.life is not Life.RETIRED for state in policy.states)
+        signed = bool(policy.signers) and not (counts and label in policy.signers.retired)
+        if counts or not signed:
+            await installation.reference_values.retire(name, label, force=force)
+        if signed:
+            await installation.signers.retire(name, label)
+        return counts or not signed, signed
+
+    state, signed = run(end)
+    if state:
+        output.done(as_json, f"state {label} of policy {name} is retired", _load(name, label))
+    elif as_json:
+        output.print_json(_signed_label(name, label, retired=True))
+    if signed and not as_json:
+        output.say(f"values signed as {label}, or as {label}/..., count no more under policy {name}")
 
 
 @click.command()
@@ -207,9 +252,28 @@ def retire(name: str, label: str, force: bool, as_json: bool) -> None:
 @click.argument("label")
 @output.json_option
 def reinstate(name: str, label: str, as_json: bool) -> None:
-    """Let a retired state count again."""
-    run(lambda state: state.reference_values.restore(name, label))
-    output.done(as_json, f"state {label} of policy {name} counts again", _load(name, label))
+    """Let a retired state count again.
+
+    Or the label of signed values.
+    """
+
+    async def begin(installation: Installation) -> tuple[bool, bool]:
+        policy = await installation.store.policies.get_policy(name)
+        retired = any(state.label == label and state.life is Life.RETIRED for state in policy.states)
+        signed = label in policy.signers.retired
+        if retired or not signed:
+            await installation.reference_values.restore(name, label)
+        if signed:
+            await installation.signers.reinstate(name, label)
+        return retired or not signed, signed
+
+    state, signed = run(begin)
+    if state:
+        output.done(as_json, f"state {label} of policy {name} counts again", _load(name, label))
+    elif as_json:
+        output.print_json(_signed_label(name, label, retired=False))
+    if signed and not as_json:
+        output.say(f"values signed as {label}, or as {label}/..., count again under policy {name}")
 
 
 @click.command("trust-predictions")
@@ -226,6 +290,10 @@ def trust_predictions(name: str, trusted: str, as_json: bool) -> None:
     how = "trusts" if trusted == "on" else "does not trust"
     result = {"policy": name, "trust_predictions": trusted == "on"}
     output.done(as_json, f"policy {name} {how} predictions", result)
+
+
+def _signed_label(policy: str, label: str, *, retired: bool) -> dict[str, object]:
+    return {"policy": policy, "label": label, "signed": True, "retired": retired}
 
 
 def _load(policy: str, label: str) -> dict[str, object] | None:

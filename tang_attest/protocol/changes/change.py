@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Any, Final
 
 from tang_attest.errors import Malformed
 from tang_attest.protocol.coverage import ENFORCED, BootPart, parse_part
@@ -20,7 +20,7 @@ from tang_attest.protocol.rules import RuleSet, parse_rules
 from tang_attest.protocol.values.pcr import PcrValues, Selection
 from tang_attest.protocol.values.pcr_file import parse_values
 
-_KEYS: Final = ("add", "retire", "rules")
+_KEYS: Final = ("add", "retire", "rules", "signed")
 _STATE_KEYS: Final = {"label", "values"}
 _ACCEPT: Final = "accept-uncovered"
 _NO_RULES: Final = "none"
@@ -40,13 +40,15 @@ class PolicyChange:
     """``add`` is staged, ``retire`` names states that count no more.
 
     ``rules``, when not ``None``, take the place of the policy's rules over event logs; ``drops_rules`` takes
-    those away.
+    those away.  ``signed`` are labels of signed values that wait for the rollout of the change, each with those below
+    it; they count for everybody without one.
     """
 
     add: tuple[AddedState, ...] = ()
     retire: tuple[str, ...] = ()
     rules: RuleSet | None = None
     drops_rules: bool = False
+    signed: tuple[str, ...] = ()
 
     @property
     def added(self) -> frozenset[str]:
@@ -86,10 +88,11 @@ class PolicyChange:
             ],
             "retire": list(self.retire),
             "rules": _NO_RULES if self.drops_rules else self.rules and self.rules.as_json(),
+            **({"signed": list(self.signed)} if self.signed else {}),
         }
 
 
-def load_change(fields: Mapping[str, object]) -> PolicyChange:
+def load_change(fields: Mapping[str, Any]) -> PolicyChange:
     """Rebuild a change from the output of :meth:`PolicyChange.dump`."""
     add, retire, rules = fields["add"], fields["retire"], fields["rules"]
     if not isinstance(add, list) or not isinstance(retire, list):
@@ -102,7 +105,7 @@ def load_change(fields: Mapping[str, object]) -> PolicyChange:
         )
         for state in add
     )
-    return PolicyChange(states, tuple(retire), *_rules(rules))
+    return PolicyChange(states, tuple(retire), *_rules(rules), tuple(fields.get("signed", ())))
 
 
 # --- reading ------------------------------------------------------------------------------------------------
@@ -113,7 +116,8 @@ def parse_change(document: object, policy: ReferencePolicy) -> PolicyChange:
 
     *document* is what a YAML or JSON reader made: a mapping with ``add``, a list of ``label``, ``values``
     (hex by PCR, or the text of ``tpm2 pcrread``) and perhaps ``accept-uncovered`` (parts of the boot),
-    ``retire``, a list of labels, and ``rules``, what :func:`parse_rules` reads or ``none``.
+    ``retire``, a list of labels, ``rules``, what :func:`parse_rules` reads or ``none``, and ``signed``, a list of
+    labels of signed values.
 
     Raises :class:`Malformed` ``change-invalid``, naming the key: unknown or missing keys, values that do not
     fit the policy's selection or are of a boot that nothing measured, labels that the policy has (``add``) or
@@ -128,12 +132,13 @@ def parse_change(document: object, policy: ReferencePolicy) -> PolicyChange:
     rules, drops_rules = _rules(fields.get("rules"))
     if rules is not None:
         check_rules(policy, rules)
-    if not (add or retire or rules or drops_rules):
-        raise _invalid("change", "nothing is added, retired or ruled")
-    for key, labels in (("add", [state.label for state in add]), ("retire", retire)):
+    signed = tuple(_signed(entry, number, policy) for number, entry in enumerate(_list(fields, "signed"), 1))
+    if not (add or retire or rules or drops_rules or signed):
+        raise _invalid("change", "nothing is added, retired, ruled or held back")
+    for key, labels in (("add", [state.label for state in add]), ("retire", retire), ("signed", signed)):
         if len(set(labels)) != len(labels):
             raise _invalid(key, "a label is there twice")
-    return PolicyChange(add, retire, rules, drops_rules)
+    return PolicyChange(add, retire, rules, drops_rules, signed)
 
 
 def _rules(value: object) -> tuple[RuleSet | None, bool]:
@@ -194,6 +199,12 @@ def _retired(entry: object, number: int, policy: ReferencePolicy) -> str:
                 raise _invalid(where, f"state '{label}' is retired already")
             return label
     raise _invalid(where, f"policy '{policy.name}' has no state '{label}'")
+
+
+def _signed(entry: object, number: int, policy: ReferencePolicy) -> str:
+    if not policy.signers:
+        raise _invalid(f"signed[{number}]", f"policy '{policy.name}' trusts no signer")
+    return _label(entry, f"signed[{number}]")
 
 
 def _label(value: object, where: str) -> str:

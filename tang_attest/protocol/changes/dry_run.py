@@ -9,12 +9,17 @@ from datetime import datetime
 
 from tang_attest.errors import Reason, Refused
 from tang_attest.protocol.policy import ReferencePolicy
+from tang_attest.protocol.signed_values.examine import Brought
+from tang_attest.protocol.signed_values.signed_state import SignedState
 from tang_attest.protocol.values.pcr import PcrValues, Selection
 
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """One device, what it quoted last in its initrd (``None``: unknown), and the policies it comes under."""
+    """One device, what it quoted last in its initrd (``None``: unknown), and the policies it comes under.
+
+    ``signed`` vouched for its last permitted boot.
+    """
 
     device: str
     selection: Selection | None
@@ -23,6 +28,7 @@ class Trial:
     now: ReferencePolicy
     _: KW_ONLY
     then: ReferencePolicy
+    signed: SignedState | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +84,9 @@ def dry_run(trials: Iterable[Trial], at: datetime) -> DryRun:
 def _refusal(trial: Trial, policy: ReferencePolicy, at: datetime) -> Reason | None:
     """The first reason of a refusal: it names every PCR that differs, and no value."""
     try:
-        policy.judge(trial.device, trial.values, at, trial.event_log)
+        policy.judge(
+            trial.device, trial.values, at, trial.event_log, brought=Brought(remembered=trial.signed)
+        )
     except Refused as refusal:
         return Reason(refusal.code, refusal.sentence)
     return None

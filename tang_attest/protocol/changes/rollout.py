@@ -25,6 +25,7 @@ from typing import Final
 from tang_attest.protocol.changes.change import PolicyChange
 from tang_attest.protocol.policy import ReferencePolicy
 from tang_attest.protocol.reference_state import Life
+from tang_attest.protocol.signed_values.signer import Signers, covers
 
 #: A share is a number of this many: hundredths of a percent.
 WHOLE: Final = 10_000
@@ -115,6 +116,10 @@ class Rollout:
         )
         return replace(policy, states=(*policy.states, *states))
 
+    def holds(self, label: str) -> bool:
+        """Return True if signed values with *label* wait for this rollout."""
+        return any(covers(wider, label) for wider in self.change.signed)
+
     def includes(self, subject: RolloutSubject) -> bool:
         """True when *subject* is in the audience."""
         return self.label in subject.labels or place(self.salt, subject.name) < self.share
@@ -127,11 +132,14 @@ class Rollout:
             return True
         return self.status is RolloutPhase.RUNNING and self.includes(subject)
 
-    def outcome(self, subject: RolloutSubject, *, met: str | None, code: str) -> RolloutOutcome | None:
+    def outcome(
+        self, subject: RolloutSubject, *, met: str | None, code: str, signed: str | None = None
+    ) -> RolloutOutcome | None:
         """Return the outcome of *subject* with the change, or None if an appraisal adds nothing new.
 
-        *met* is the label of the state that permitted, ``None`` for a refusal with *code*.  A device that
-        still boots what it booted before says nothing, unless the change adds no state.
+        *met* is the label of the state that permitted, ``None`` for a refusal with *code*; *signed* that of the signed
+        values which took part.  A device that still boots what it booted before says nothing, unless the change brings
+        no values.
         """
         if (
             self.status is not RolloutPhase.RUNNING
@@ -140,7 +148,9 @@ class Rollout:
         ):
             return None
         if met is not None:
-            return RolloutOutcome.PASSED if met in self.change.added or not self.change.added else None
+            change = self.change
+            new_values = met in change.added or (signed is not None and self.holds(signed))
+            return RolloutOutcome.PASSED if new_values or not (change.added or change.signed) else None
         new = subject.outcome is None and code not in _NOT_THE_CHANGE
         return RolloutOutcome.REFUSED if new else None
 
@@ -155,10 +165,13 @@ def judged_by(policy: ReferencePolicy, rollout: Rollout | None, subject: Rollout
     """The policy as it is for *subject*.
 
     *rollout* is the newest of *policy*; one that is over changes nothing.  States of a rollout that does not
-    apply keep their limit, which is an obstacle (``state-not-rolled-out``).
+    apply keep their limit, which is an obstacle (``state-not-rolled-out``), and so do its labels of signed values.
     """
-    if rollout is None or not rollout.applies_to(subject):
+    if rollout is None or rollout.over:
         return policy
+    if not rollout.applies_to(subject):
+        held = rollout.change.signed
+        return replace(policy, signers=replace(policy.signers, held=held)) if held else policy
     return rollout.change.narrow(_unlimited(policy, rollout.name))
 
 
@@ -173,7 +186,14 @@ def abandoned(policy: ReferencePolicy, rollout: Rollout) -> ReferencePolicy:
         replace(state, life=Life.RETIRED) if state.limits.rollout == rollout.name else state
         for state in policy.states
     )
-    return replace(policy, states=states)
+    return replace(policy, states=states, signers=withdrawn(policy.signers, rollout))
+
+
+def withdrawn(signers: Signers, rollout: Rollout) -> Signers:
+    """Return *signers* once *rollout* is abandoned: the labels that it held are retired."""
+    for label in rollout.change.signed:
+        signers = signers.with_retired(label)
+    return signers
 
 
 def _unlimited(policy: ReferencePolicy, name: str) -> ReferencePolicy:

@@ -198,6 +198,11 @@ class Signers:
         """Return the signers without rollback that take the place of values that were approved at *created_at*."""
         return tuple(signer for signer in self.signers if signer.superseded(created_at))
 
+    def while_running(self) -> Signers:
+        """Return these for a machine that booted already: it can go back to nothing, and no rollout holds it back."""
+        signers = tuple(replace(signer, no_rollback=False) for signer in self.signers)
+        return replace(self, signers=signers, held=())
+
     def as_json(self) -> dict[str, object]:
         """Return what is stored; :func:`load_signers` reads it."""
         return {

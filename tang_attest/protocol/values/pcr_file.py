@@ -18,14 +18,26 @@ def parse_values(data: bytes, selection: Selection) -> dict[int, bytes]:
     Raises ``values-invalid`` naming the line, for a PCR that no TPM has, a missing PCR or a value of the
     wrong size.
     """
+    values = {pcr: value for pcr, value in _read(data, selection.bank).items() if pcr in selection.pcrs}
+    check_values(selection, values)
+    return values
+
+
+def parse_every_value(data: bytes, bank: str) -> dict[int, bytes]:
+    """The values of *bank* in *data*, whatever PCRs it has.  Raises ``values-invalid``, also if there is none."""
+    values = _read(data, bank)
+    if not values:
+        raise Malformed("values-invalid", f"The values file has no values of the bank {bank}.")
+    check_values(Selection(bank, tuple(sorted(values))), values)
+    return values
+
+
+def _read(data: bytes, bank: str) -> dict[int, bytes]:
     try:
         text = data.decode("ascii")
     except UnicodeDecodeError:
         raise Malformed("values-invalid", "The values file is not text.") from None
-    found = _from_json(text) if text.lstrip().startswith("{") else _from_pcrread(text, selection.bank)
-    values = {pcr: value for pcr, value in found.items() if pcr in selection.pcrs}
-    check_values(selection, values)
-    return values
+    return _from_json(text) if text.lstrip().startswith("{") else _from_pcrread(text, bank)
 
 
 def _from_json(text: str) -> dict[int, bytes]:

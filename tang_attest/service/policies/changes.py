@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Protocol
 
-from tang_attest.errors import Conflict
+from tang_attest.errors import Conflict, Malformed
 from tang_attest.ports.machines import Device
 from tang_attest.ports.policies import RolloutDevice
 from tang_attest.ports.store import HasDevices, HasPolicies
@@ -49,11 +49,16 @@ class PolicyChanges:
     async def apply(self, policy_name: str, change: PolicyChange, *, force: bool) -> None:
         """Apply *change* to every device of the policy.
 
-        Raises ``not-found``, ``would-refuse`` (unless *force*) when a device would be refused that is not
-        now, ``name-taken`` and ``state-changed`` when the policy changed since the change was read, and
-        ``operators-required``.
+        Raises ``not-found``, ``change-invalid`` if it holds signed values back, ``would-refuse`` (unless *force*) when a
+        device would be refused that is not now, ``name-taken`` and ``state-changed`` when the policy changed since the
+        change was read, and ``operators-required``.
         """
         require_operators(await self._store.policies.get_policy(policy_name), self._author)
+        if change.signed:
+            raise Malformed(
+                "change-invalid",
+                "signed: labels of signed values wait for a rollout; start one with this change.",
+            )
         if not force:
             require_few(await self.dry_run(policy_name, change))
         details = {"policy": policy_name, "change": change.dump()}
@@ -68,7 +73,7 @@ class PolicyChanges:
         )
         device_outcomes = await self._store.policies.list_rollout_devices(rollout.id) if rollout else ()
         judges = [
-            (device.name, judged_by(policy, rollout, subject), then(subject))
+            (device, judged_by(policy, rollout, subject), then(subject))
             for device, subject in await subjects(self._store, policy_name, device_outcomes)
         ]
         # Logs are large, and only rules read them.
@@ -76,12 +81,12 @@ class PolicyChanges:
         found = await self._store.policies.list_evidence(policy_name, with_logs=ruled)
         evidence = {last.device: last.snapshot for last in found}
         trials = []
-        for name, now, after in judges:
-            last = evidence.get(name)
+        for device, now, after in judges:
+            last = evidence.get(device.name)
             selection, values, log = (
                 (last.selection, last.values, last.event_log) if last else (None, {}, b"")
             )
-            trials.append(Trial(name, selection, values, log, now, then=after))
+            trials.append(Trial(device.name, selection, values, log, now, then=after, signed=device.signed))
         # Parsing a log for each device takes seconds in a fleet.
         return await asyncio.to_thread(dry_run, trials, self._clock.now())
 

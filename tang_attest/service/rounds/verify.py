@@ -15,6 +15,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
+from functools import partial
 from typing import Final, Protocol
 
 from tang_attest.errors import Conflict, Malformed, NotFound, Reason, Refused
@@ -27,6 +28,7 @@ from tang_attest.protocol.challenge import Challenge, Mark, Purpose, verify_dige
 from tang_attest.protocol.policy import ReferencePolicy, check_policy_selection
 from tang_attest.protocol.quote import Evidence, VerifiedQuote, verify_quote
 from tang_attest.protocol.reference_state import reference_state
+from tang_attest.protocol.signed_values.examine import Brought
 from tang_attest.protocol.values.pcr import PcrValues, Selection
 from tang_attest.protocol.verification import (
     UNPROVEN,
@@ -152,11 +154,12 @@ class RoundVerifier:
         # Not appraise(): nothing here may become a permit.
         quoted = {pcr: quote.values[pcr] for pcr in policy.selection.pcrs}
         judged = (bound.device.name, as_capped(policy, quoted, opened), self._challenges.now(), event_log)
+        judge = partial(policy.judge, *judged, brought=_vouched(bound, quote))
         try:
             if policy.rules is None:
-                policy.judge(*judged)
+                judge()
             else:  # a log takes milliseconds
-                await asyncio.to_thread(policy.judge, *judged)
+                await asyncio.to_thread(judge)
         except Refused as refusal:
             required = bound.policy.conditions.attested_root
             raise with_cause(refusal, policy, quoted, opened, required=required) from None
@@ -190,7 +193,7 @@ class RoundVerifier:
                 continue
             judged = (bound.device.name, values, self._challenges.now(), kept.snapshot.event_log)
             with contextlib.suppress(Refused):
-                await asyncio.to_thread(policy.judge, *judged)
+                await asyncio.to_thread(policy.judge, *judged, brought=_vouched(bound, quote))
                 return True
         return False
 
@@ -344,6 +347,12 @@ def _opened(bound: JudgedDevice, quote: VerifiedQuote, evidence: Evidence) -> Op
         return sent
     known = read_cap(kept, quote.selection, quote.values, cap_pcr)
     return known if known.volumes else sent
+
+
+def _vouched(bound: JudgedDevice, quote: VerifiedQuote) -> Brought:
+    """Return the signed values that permitted this very boot, if any did."""
+    device = bound.device
+    return Brought(remembered=device.signed if device.opened_reset_count == quote.clock.reset_count else None)
 
 
 def _verify(bound: JudgedDevice, selection: Selection, evidence: Evidence, fresh: Fresh) -> VerifiedQuote:

@@ -189,8 +189,13 @@ def _rollout_result(bound: DeviceKey, outcome: Permit | Refused) -> RolloutResul
     """Return the outcome's effect on the rollout of the device's policy."""
     if bound.rollout is None:
         return None
-    about, met = (
-        (outcome.state.label, outcome.state.label) if isinstance(outcome, Permit) else (outcome.code, None)
-    )
-    result = bound.rollout.outcome(bound.subject, met=met, code=about)
+    if isinstance(outcome, Refused):
+        result, about = bound.rollout.outcome(bound.subject, met=None, code=outcome.code), outcome.code
+    else:
+        met, signed = outcome.state.label, outcome.state.signed
+        vouched = None if signed is None else signed.label
+        result, about = (
+            bound.rollout.outcome(bound.subject, met=met, code=met, signed=vouched),
+            vouched or met,
+        )
     return None if result is None else RolloutResult(bound.rollout, result, about)

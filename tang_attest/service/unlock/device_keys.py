@@ -59,7 +59,8 @@ async def find_device_key(store: DecisionStore, kid: str) -> DeviceKey:
         raise _unknown()
     subject = RolloutSubject(bound.device.name, bound.device.labels, bound.outcome)
     policy = judged_by(bound.policy, bound.rollout, subject)
-    basis = Basis(bound.policy.rules, bound.rollout, bound.device.labels, bound.policy.name)
+    stored = bound.policy
+    basis = Basis(stored.rules, bound.rollout, bound.device.labels, stored.name, stored.signers)
     return DeviceKey(
         key=bound.key,
         device=bound.device,
@@ -84,7 +85,7 @@ async def find_judged_device(store: JudgingStore, name: str) -> JudgedDevice:
         policy=judged_by(stored, rollout, subject),
         rollout=rollout,
         subject=subject,
-        basis=Basis(stored.rules, rollout, device.labels, stored.name),
+        basis=Basis(stored.rules, rollout, device.labels, stored.name, stored.signers),
     )
 
 

@@ -73,6 +73,7 @@ MOVING: Final[Mapping[str, frozenset[str]]] = {
             "last_code",
             "opened_reset_count",
             "last_state",
+            "signed",
             "verified_at",
             "outcome",
             "outcome_code",

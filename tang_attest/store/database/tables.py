@@ -17,6 +17,7 @@ from tang_attest.store.database.types import (
     PcrText,
     RulesText,
     SelectionText,
+    SignersText,
     Unsigned64,
 )
 
@@ -49,6 +50,8 @@ policy: Final = sa.Table(
     sa.Column("rules", RulesText),
     # protocol/conditions.py; NULL: none.
     sa.Column("conditions", JsonText),
+    # protocol/signed_values/signer.py; NULL: none.
+    sa.Column("signers", SignersText),
     _seal(),
 )
 
@@ -107,6 +110,8 @@ device: Final = sa.Table(
     sa.Column("last_code", sa.Text),
     # The label of the reference state that the last permitted unlock met.
     sa.Column("last_state", sa.Text),
+    # The signed state that took part in it (protocol/signed_values/signed_state.py); NULL: none did.
+    sa.Column("signed", JsonText),
     # A list of words that rollouts and listings choose by.
     sa.Column("labels", JsonText, nullable=False, server_default="[]"),
     # {"grade": ..., "reasons": [...]} of protocol/grade.py; NULL until evidence was graded.

@@ -13,6 +13,7 @@ from sqlalchemy.engine import Dialect
 from sqlalchemy.types import TypeDecorator
 
 from tang_attest.protocol.rules import RuleSet, parse_rules
+from tang_attest.protocol.signed_values.signer import Signers, load_signers
 from tang_attest.protocol.values.pcr import Selection
 
 #: SQLite makes only an INTEGER PRIMARY KEY count by itself; both hold 64 bits.
@@ -105,6 +106,29 @@ class RulesText(TypeDecorator[RuleSet]):
 def _load_rules(text: str) -> RuleSet:
     """Compiling the patterns takes longer than a query, and each unlock asks."""
     return parse_rules(json.loads(text))
+
+
+class SignersText(TypeDecorator[Signers]):
+    """The signers of a policy; NULL is none of them, no retired label and no statement."""
+
+    impl = sa.Text
+    cache_ok = True
+
+    def process_bind_param(self, value: Signers | None, dialect: Dialect) -> str | None:
+        """Signers to text."""
+        if value is None or value == Signers():
+            return None
+        return json.dumps(value.as_json(), separators=(",", ":"), sort_keys=True)
+
+    def process_result_value(self, value: str | None, dialect: Dialect) -> Signers | None:
+        """Text to signers."""
+        return None if value is None else _load_signers(value)
+
+
+@functools.lru_cache(maxsize=64)
+def _load_signers(text: str) -> Signers:
+    """Each unlock under the policy asks."""
+    return load_signers(json.loads(text))
 
 
 class SelectionText(TypeDecorator[Selection]):

@@ -22,6 +22,7 @@ from tang_attest.ports.machines import (
 )
 from tang_attest.protocol import cap
 from tang_attest.protocol.coverage import BootPart
+from tang_attest.protocol.signed_values.signed_state import load_signed_state
 from tang_attest.protocol.tpm import ClockInfo
 from tang_attest.protocol.values.labels import check_labels
 from tang_attest.protocol.verification import RoundOutcome
@@ -273,6 +274,7 @@ def from_row(row: authentic.Row, policy: str, kids: tuple[str, ...]) -> Device:
         suspension=_suspension(row),
         standing=_standing(row),
         told=load_told(row["told"]),
+        signed=None if row["signed"] is None else load_signed_state(row["signed"]),
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from contextlib import suppress
 from itertools import count
 from typing import Final
@@ -16,6 +16,7 @@ from tang_attest.protocol.conditions import Conditions
 from tang_attest.protocol.coverage import BootPart
 from tang_attest.protocol.policy import ReferencePolicy
 from tang_attest.protocol.reference_state import COUNTING, Life, ReferenceState, StateLimits
+from tang_attest.protocol.signed_values.signer import Signers
 from tang_attest.store.database import authentic, tables
 from tang_attest.store.database.failures import Tampered
 from tang_attest.store.database.sql import among
@@ -43,6 +44,7 @@ def add(connection: sa.Connection, policy: ReferencePolicy, *, recorded_for: str
         "trust_predictions": policy.trust_predictions,
         "rules": policy.rules,
         "conditions": None if policy.conditions == Conditions() else policy.conditions.as_json(),
+        "signers": policy.signers,
     }
     inserted = authentic.insert(connection, _policy, row)
     if inserted is None:
@@ -117,6 +119,7 @@ def from_row(row: authentic.Row, states: tuple[ReferenceState, ...]) -> Referenc
         row["trust_predictions"],
         conditions=Conditions.from_json(row["conditions"]),
         rules=row["rules"],
+        signers=row["signers"] or Signers(),
     )
 
 
@@ -257,6 +260,22 @@ def set_conditions(connection: sa.Connection, name: str, conditions: Conditions)
     row = None if conditions == Conditions() else conditions.as_json()
     if authentic.update(connection, _policy, _policy.c.name == name, {"conditions": row}) != 1:
         raise NotFound("not-found", f"There is no policy '{name}'.")
+
+
+def change_signers(connection: sa.Connection, name: str, change: Callable[[Signers], Signers]) -> None:
+    """Replace the signers of the policy *name* by *change* of them.  Raises ``not-found``, and as *change*."""
+    policy_id = take(connection, name)
+    wanted = _policy.c.id == policy_id
+    authentic.update(
+        connection, _policy, wanted, lambda row: {"signers": change(row["signers"] or Signers())}
+    )
+
+
+def write_signers(connection: sa.Connection, policy_id: int, signers: Signers) -> authentic.Row:
+    """Write *signers* into the policy *policy_id*, which is locked for it; the row as it is then."""
+    authentic.update(connection, _policy, _policy.c.id == policy_id, {"signers": signers})
+    [row] = authentic.load(connection, _policy, _policy.c.id == policy_id)
+    return row
 
 
 def load_conditions(connection: sa.Connection) -> list[Watched]:

@@ -20,7 +20,7 @@ from tang_attest.ports.audit import AuditEntry
 from tang_attest.ports.decisions import RolloutResult
 from tang_attest.ports.policies import RolloutDevice
 from tang_attest.protocol.changes.change import PolicyChange, load_change
-from tang_attest.protocol.changes.rollout import Rollout, RolloutOutcome, RolloutPhase
+from tang_attest.protocol.changes.rollout import Rollout, RolloutOutcome, RolloutPhase, withdrawn
 from tang_attest.protocol.reference_state import Life, ReferenceState
 from tang_attest.store.database import authentic, tables
 from tang_attest.store.database.failures import Tampered
@@ -249,6 +249,8 @@ def move(
         _narrow(connection, policy_id, rollout.change)
     elif to is RolloutPhase.ABANDONED:
         _release(connection, policy_id, rollout, {"life": Life.RETIRED.value})
+        if rollout.change.signed:
+            policies.change_signers(connection, rollout.policy, lambda signers: withdrawn(signers, rollout))
 
 
 def change(

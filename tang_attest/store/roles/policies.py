@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 import sqlalchemy as sa
 
@@ -14,6 +14,7 @@ from tang_attest.protocol.conditions import Conditions
 from tang_attest.protocol.coverage import BootPart
 from tang_attest.protocol.policy import ReferencePolicy
 from tang_attest.protocol.reference_state import Life, ReferenceState
+from tang_attest.protocol.signed_values.signer import Signers
 from tang_attest.store import transfers
 from tang_attest.store.records import (
     audit_log,
@@ -70,6 +71,11 @@ class SqlPolicies(Role, PolicyStore):
 
     async def trust_predictions(self, policy: str, trusted: bool, audit: AuditEntry) -> None:
         await self._change(lambda connection: policies.trust_predictions(connection, policy, trusted), audit)
+
+    async def change_signers(
+        self, policy: str, change: Callable[[Signers], Signers], audit: AuditEntry
+    ) -> None:
+        await self._change(lambda connection: policies.change_signers(connection, policy, change), audit)
 
     async def set_conditions(self, policy: str, conditions: Conditions, audit: AuditEntry) -> None:
         await self._change(lambda connection: policies.set_conditions(connection, policy, conditions), audit)
