@@ -55,6 +55,8 @@ let
       types.strMatching "/.*"
     else if setting.type == "string" then
       types.str
+    else if setting.type == "object" then
+      types.attrsOf (types.attrsOf types.anything)
     else
       throw "nix/settings.json: no type for ${builtins.toJSON setting}";
 

@@ -6,15 +6,25 @@ by a test.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import tomllib
 from collections.abc import Mapping
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from pathlib import Path
-from typing import Any, Final, Literal, Self
+from typing import Annotated, Any, Final, Literal, Self, get_args
+from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from tang_attest.errors import Malformed, NotFound, Reason
 
@@ -34,6 +44,115 @@ _DEFAULT_PORTS: Final = {"https": "443", "http": "80"}
 
 #: TPMs that several processes can use at the same time; any other has one at a time.
 _SHARED_TPMS: Final = ("device:/dev/tpmrm", "tabrmd:")
+
+
+#: A day's events in their kinds; those of tang_attest/ports/notices.py.
+_Kind = Literal["boot", "announcement", "unlock", "suspension", "silence", "rollout", "record", "certificate"]
+_KINDS: Final[tuple[_Kind, ...]] = get_args(_Kind)
+
+
+class _Receiver(BaseModel):
+    """One receiver of notifications."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    events: tuple[_Kind, ...] = Field(_KINDS, min_length=1, description="Kinds of events that it gets.")
+    names: bool = Field(
+        True, description="False leaves names of machines and what differs out of its messages."
+    )
+
+
+def _web_address(value: str) -> str:
+    """Return *value*, when it is an address of the web without secrets in it."""
+    try:
+        parts = urlsplit(value)
+        host, _ = parts.hostname, parts.port
+    except ValueError:
+        raise ValueError("it is not a URL") from None
+    if parts.scheme not in ("http", "https") or not host or not value.isprintable() or " " in value:
+        raise ValueError("it is a URL such as https://example.org/x")
+    if parts.username is not None or parts.password is not None:
+        raise ValueError("a URL has no user and no password; a secret is in a file")
+    return value
+
+
+def _topic(value: str) -> str:
+    parts = urlsplit(_web_address(value))
+    if (
+        not re.fullmatch(r"(/[A-Za-z0-9._~-]+)*/[A-Za-z0-9_-]{1,64}", parts.path)
+        or parts.query
+        or parts.fragment
+    ):
+        raise ValueError("it is the URL of a topic, such as https://ntfy.example.org/alerts")
+    return value
+
+
+def _mail_address(value: str) -> str:
+    """Return *value*, when it is a bare address: nothing that could add a header or a recipient."""
+    if len(value) > 254 or not re.fullmatch(r"[A-Za-z0-9.!#$%&'*+/=?^_`{|}~-]{1,64}@[A-Za-z0-9.-]+", value):
+        raise ValueError("it is a bare mail address such as ops@example.org")
+    return value
+
+
+WebAddress = Annotated[str, AfterValidator(_web_address)]
+MailAddress = Annotated[str, AfterValidator(_mail_address)]
+
+
+class WebhookSettings(_Receiver):
+    """Signed JSON to a web server."""
+
+    kind: Literal["webhook"]
+    url: WebAddress
+    secret_file: Path | None = Field(None, description="The secret that signs; webhook_secret by default.")
+
+
+class NtfySettings(_Receiver):
+    """Push messages by ntfy."""
+
+    kind: Literal["ntfy"]
+    url: Annotated[str, AfterValidator(_topic)]
+    token_file: Path | None = None
+
+
+class AppriseSettings(_Receiver):
+    """Services that Apprise speaks to."""
+
+    kind: Literal["apprise"]
+    url_file: Path = Field(description="Apprise's URLs, one a line: they hold secrets.")
+
+
+class MailSettings(_Receiver):
+    """Mail over SMTP."""
+
+    kind: Literal["mail"]
+    server: str = Field(pattern=r"^([A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?$")
+    tls: Literal["starttls", "tls", "none"] = "starttls"
+    sender: MailAddress
+    to: tuple[MailAddress, ...] = Field(min_length=1, max_length=20)
+    user: str | None = Field(None, min_length=1, max_length=256)
+    password_file: Path | None = None
+
+    @model_validator(mode="after")
+    def _belong_together(self) -> Self:
+        if (self.user is None) != (self.password_file is None):
+            raise ValueError("user and password_file are given together or not at all")
+        if self.password_file is not None and self.tls == "none":
+            raise ValueError("a password needs TLS: tls is starttls or tls")
+        if self.address[1] > 65535:
+            raise ValueError("the server's port is at most 65535")
+        return self
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """Return host and port; the port is that of the kind of TLS by default."""
+        found = re.fullmatch(r"(\[.+\]|[^:]+)(?::([0-9]+))?", self.server)
+        assert found is not None  # noqa: S101 - the pattern of the field says so
+        default = {"starttls": 587, "tls": 465, "none": 25}[self.tls]
+        return found[1].strip("[]"), int(found[2] or default)
+
+
+ReceiverSettings = WebhookSettings | NtfySettings | AppriseSettings | MailSettings
+ReceiverName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")]
 
 
 class Settings(BaseModel):
@@ -95,6 +214,11 @@ class Settings(BaseModel):
         description="PEM certificate chain of the console; without it only a proxy on this host reaches it.",
     )
     console_key: Path | None = Field(None, description="PEM private key of the console's certificate.")
+    notify: dict[ReceiverName, Annotated[ReceiverSettings, Field(discriminator="kind")]] = Field(
+        {},
+        max_length=32,
+        description="Receivers of notifications: a table [notify.NAME] each, or JSON (docs/how-to/notifications.md).",
+    )
     challenge_ttl: int = Field(
         120, ge=5, le=3600, description="Seconds in which a challenge has to be answered."
     )
@@ -144,6 +268,17 @@ class Settings(BaseModel):
         if value is not None and str(value) in ("", "."):
             raise ValueError("a path must not be empty")
         return value
+
+    @field_validator("notify", mode="before")
+    @classmethod
+    def _json_of_a_flag(cls, value: object) -> object:
+        """Return the value of JSON, as a flag and the environment give it."""
+        if not isinstance(value, str):
+            return value
+        try:
+            return json.loads(value)
+        except (ValueError, RecursionError):
+            raise ValueError("it is no JSON") from None
 
     @field_validator("endpoint")
     @classmethod
@@ -298,7 +433,9 @@ def _invalid(error: ValidationError) -> Malformed:
 
 def _sentence(first: Mapping[str, Any]) -> str:
     """Return an error with the setting's name; never its value, which may hold a password."""
-    name = ".".join(str(part) for part in first["loc"])
+    # Without the kind of a receiver, which pydantic adds: notify.NAME.KIND.MEMBER.
+    loc = first["loc"] if first["loc"][:1] != ("notify",) else (*first["loc"][:2], *first["loc"][3:])
+    name = ".".join(str(part) for part in loc)
     message = first["msg"].removeprefix("Value error, ")
     if first["type"] == "extra_forbidden":
         message = "there is no such setting"
@@ -306,6 +443,10 @@ def _sentence(first: Mapping[str, Any]) -> str:
         message = "it is a path such as /tang, of letters, digits, dots, underscores and hyphens"
     elif name == "server_tpm":
         message = "it is a TCTI: device:, swtpm:, mssim: or tabrmd: and its configuration"
+    elif first["type"] == "union_tag_not_found":
+        message = "its kind is missing: webhook, mail, ntfy or apprise"
+    elif first["type"] == "union_tag_invalid":
+        message = "its kind is webhook, mail, ntfy or apprise"
     elif message.startswith("Input should"):
         message = "it should" + message.removeprefix("Input should")
     return f"Setting {name}: {message}." if name else f"{message}."

@@ -153,6 +153,7 @@ ACTIONS: Final[dict[str, str]] = {
     "tpm-unreachable": "Check the TCTI and the AK's handle: 'tpm2 -T TCTI readpublic -c HANDLE' has to work on this machine.",
     "hook-failed": "Run the hook by hand, with the JSON of the audit record on its stdin; 'serve --hook-dir' says where it is.",
     "webhook-failed": "Check the URL, and the file of 'serve --webhook-secret'; the history has the rounds that were not reported.",
+    "notify-failed": "Correct the receiver in the setting notify, then run 'tang-attest notify test --only NAME' on the server.",
     "program-missing": "Install the named program; tpm2 is in tpm2-tools.",
     "observation-missing": "Boot the machine once, so that the server has authentic evidence to approve.",
     "observation-ambiguous": "Look at each with 'tang-attest observation show ID', then name the one that you mean with --observation ID.",

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
 
-from tang_attest.config import Settings, load_settings
+from tang_attest.config import MailSettings, NtfySettings, Settings, load_settings
 from tang_attest.errors import Malformed, NotFound
+from tang_attest.ports.notices import NoticeKind
 from tang_attest.store.database.engine import parse_url
 
 
@@ -175,3 +177,75 @@ def test_a_relative_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
 def test_a_database_of_ones_own() -> None:
     """It is taken as it is."""
     assert load_settings(None, {"database": "postgresql://db/tang"}).database_url == "postgresql://db/tang"
+
+
+MAIL = {"kind": "mail", "server": "mail.example.org", "sender": "a@example.org", "to": ["b@example.org"]}
+NTFY = {"kind": "ntfy", "url": "https://ntfy.example.org/alerts"}
+
+
+def test_receivers_come_as_tables_or_as_json(tmp_path: Path) -> None:
+    """A container has no file: the flag and the environment take JSON."""
+    file = tmp_path / "settings.toml"
+    file.write_text('[notify.ops]\nkind = "ntfy"\nurl = "https://ntfy.example.org/alerts"\n')
+    read = load_settings(file, {})
+    assert read.notify["ops"].kind == "ntfy"
+    assert load_settings(None, {"notify": json.dumps({"ops": NTFY})}) == read
+    mail = load_settings(None, {"notify": {"ops": MAIL}}).notify["ops"]
+    assert isinstance(mail, MailSettings)
+    assert mail.address == ("mail.example.org", 587)
+    other = load_settings(None, {"notify": {"ops": MAIL | {"server": "[::1]:2525"}}}).notify["ops"]
+    assert isinstance(other, MailSettings)
+    assert other.address == ("::1", 2525)
+
+
+def test_the_kinds_of_events_are_those_of_notices() -> None:
+    """A receiver can choose each of them."""
+    assert set(NtfySettings.model_validate(NTFY).events) == {kind.value for kind in NoticeKind}
+
+
+@pytest.mark.parametrize(
+    ("receivers", "sentence"),
+    [
+        ("{", "Setting notify: it is no JSON."),
+        ("[]", "Setting notify: it should be a valid dictionary."),
+        ({"a": {}}, "Setting notify.a: its kind is missing: webhook, mail, ntfy or apprise."),
+        ({"a": {"kind": "fax"}}, "Setting notify.a: its kind is webhook, mail, ntfy or apprise."),
+        ({"a": NTFY | {"token": "x"}}, "Setting notify.a.token: there is no such setting."),
+        (
+            {"a": NTFY | {"url": "ftp://x/y"}},
+            "Setting notify.a.url: it is a URL such as https://example.org/x.",
+        ),
+        ({"a": NTFY | {"url": "https://[x/y"}}, "Setting notify.a.url: it is not a URL."),
+        (
+            {"a": NTFY | {"url": "https://u:p@x/y"}},
+            "Setting notify.a.url: a URL has no user and no password; a secret is in a file.",
+        ),
+        (
+            {"a": NTFY | {"url": "https://x/"}},
+            "Setting notify.a.url: it is the URL of a topic, such as https://ntfy.example.org/alerts.",
+        ),
+        (
+            {"a": MAIL | {"to": []}},
+            "Setting notify.a.to: Tuple should have at least 1 item after validation, not 0.",
+        ),
+        (
+            {"a": MAIL | {"to": ["b@example.org\nBcc: c@example.org"]}},
+            "Setting notify.a.to.0: it is a bare mail address such as ops@example.org.",
+        ),
+        (
+            {"a": MAIL | {"sender": "Tang <a@example.org>"}},
+            "Setting notify.a.sender: it is a bare mail address such as ops@example.org.",
+        ),
+        (
+            {"a": MAIL | {"user": "x"}},
+            "Setting notify.a: user and password_file are given together or not at all.",
+        ),
+        (
+            {"a": MAIL | {"tls": "none", "user": "x", "password_file": "p"}},
+            "Setting notify.a: a password needs TLS: tls is starttls or tls.",
+        ),
+    ],
+)
+def test_wrong_receivers(receivers: object, sentence: str) -> None:
+    """Each fault in one sentence with the receiver's name, and without a value."""
+    assert refusal(notify=receivers) == sentence

@@ -41,7 +41,7 @@ def settings() -> str:
     for name, field in Settings.model_fields.items():
         default = (
             ""
-            if field.default in (None, "")
+            if field.default in (None, "", {})
             else f"`{str(field.default).lower() if isinstance(field.default, bool) else field.default}`"
         )
         flag = "`--state` (before the command)" if name == "state" else f"`--{name.replace('_', '-')}`"

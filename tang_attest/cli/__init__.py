@@ -90,6 +90,10 @@ class LazyGroup(click.Group):
             "tang_attest.cli.machines.menu:menu",
             "Register, verify and remove machines by answering questions.",
         ),
+        "notify": _Lazy(
+            "tang_attest.cli.installation.notify:notify",
+            "Notifications: the receivers, and a test of them.",
+        ),
         "observation": _Lazy(
             "tang_attest.cli.policies.observation:observation",
             "Refused evidence that an operator may approve.",

@@ -13,6 +13,7 @@ from tang_attest.ports.decisions import DecisionStore
 from tang_attest.ports.enrollment import EnrollmentStore
 from tang_attest.ports.keys import EncryptedKeyStore
 from tang_attest.ports.machines import DeviceStore
+from tang_attest.ports.notices import NoticeStore
 from tang_attest.ports.operators import OperatorStore, SignedActStore
 from tang_attest.ports.policies import PolicyStore
 from tang_attest.ports.rounds import RoundStore
@@ -102,6 +103,14 @@ class HasSignedActs(Protocol):
         """The role."""
 
 
+class HasNotices(Protocol):
+    """A store of notices."""
+
+    @property
+    def notices(self) -> NoticeStore:
+        """The role."""
+
+
 class HasPolicies(Protocol):
     """A store of policies."""
 
@@ -126,6 +135,7 @@ class Store(
     HasDevices,
     HasEnrollment,
     HasKeys,
+    HasNotices,
     HasOperators,
     HasPolicies,
     HasRounds,

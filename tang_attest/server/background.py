@@ -14,6 +14,7 @@ from tang_attest.errors import TangAttestError
 from tang_attest.ports.store import Store
 from tang_attest.server.chores import chore
 from tang_attest.server.courier import SettingsCourier
+from tang_attest.server.notify.work import notifying
 from tang_attest.server.sealing import sealing
 from tang_attest.server.site import Served
 from tang_attest.service.audit.refusals import Refusals
@@ -45,7 +46,8 @@ async def background(served: Served) -> AsyncIterator[None]:
         stack.enter_context(chore("sweep", _PRUNE_EVERY_S, Forgetting(store.decisions, clock).sweep))
         remembering = asyncio.create_task(_remember(store))
         stack.callback(remembering.cancel)
-        await stack.enter_async_context(sealing(installation))
+        report = await stack.enter_async_context(notifying(installation))
+        await stack.enter_async_context(sealing(installation, report))
         stack.enter_context(chore("watching", _WATCH_EVERY_S, served.watching.sweep))
         notify = Notify(store, SettingsCourier(settings), clock)
         stack.enter_context(chore("watching", _WATCH_EVERY_S, notify.deliver))

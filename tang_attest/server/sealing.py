@@ -16,6 +16,8 @@ from tang_attest.errors import TangAttestError
 from tang_attest.protocol.audit_chain import KEY_LABEL, Seal
 from tang_attest.server.chores import again_and_again
 from tang_attest.server.compose import Installation
+from tang_attest.server.notify.watch import BROKEN, broken
+from tang_attest.server.notify.work import Report
 from tang_attest.service.audit.chain import AuditSealer
 
 _EVERY_S: Final = 1.0
@@ -47,15 +49,20 @@ class HeadLog:
 
 
 @asynccontextmanager
-async def sealing(installation: Installation) -> AsyncIterator[None]:
-    """Seal new rows while the block runs, and the remaining ones at its end."""
+async def sealing(installation: Installation, report: Report) -> AsyncIterator[None]:
+    """Seal new rows while the block runs, and the remaining ones at its end; *report* a chain that was changed."""
     sealer = AuditSealer(
         installation.store.audit, installation.secret.derive(KEY_LABEL), installation.world.clock
     )
     heads = HeadLog()
 
     async def work() -> None:
-        heads.note(await sealer.round(), time.monotonic())
+        try:
+            heads.note(await sealer.round(), time.monotonic())
+        except TangAttestError as error:
+            if error.code in BROKEN:
+                await report([broken(error.code, error.sentence, installation.world.clock.now())])
+            raise
 
     task = asyncio.create_task(again_and_again("audit-chain", _EVERY_S, work))
     try:

@@ -158,6 +158,10 @@ def check_files(settings: Settings) -> Iterator[TangAttestError]:
             check()
         except TangAttestError as error:
             yield error
+    if settings.notify:
+        from tang_attest.server.notify.receivers import check_receivers  # slow to load
+
+        yield from check_receivers(settings)
 
 
 def _check_directory(setting: str, path: Path | None) -> None:

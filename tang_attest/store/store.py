@@ -19,6 +19,7 @@ from tang_attest.store.roles.decisions import SqlDecisions
 from tang_attest.store.roles.devices import SqlDevices
 from tang_attest.store.roles.enrollment import SqlEnrollment
 from tang_attest.store.roles.keys import SqlKeys
+from tang_attest.store.roles.notices import SqlNotices
 from tang_attest.store.roles.operators import SqlOperators
 from tang_attest.store.roles.policies import SqlPolicies
 from tang_attest.store.roles.rounds import SqlRounds
@@ -64,6 +65,7 @@ class SqlStore:
         self.devices = SqlDevices(database)
         self.enrollment = SqlEnrollment(database)
         self.keys = SqlKeys(database)
+        self.notices = SqlNotices(database)
         self.operators = SqlOperators(database)
         self.policies = SqlPolicies(database)
         self.rounds = SqlRounds(database)

@@ -120,6 +120,7 @@ def _write_change(
     if entries := [
         *([_told_of_disks(name, item, news)] if news is not None else []),
         *([_suspended(name, item)] if change.suspended else []),
+        *([_silent(name, item)] if change.outcome and item.outcome is RoundOutcome.UNREACHABLE else []),
     ]:
         audit_log.append(connection, *entries)
     return change
@@ -193,6 +194,10 @@ def _suspended(device: str, item: RoundRecord) -> AuditEntry:
     return AuditEntry(
         item.at, "device suspend", item.suspend.by, "done", item.code, device=device, details=details
     )
+
+
+def _silent(device: str, item: RoundRecord) -> AuditEntry:
+    return AuditEntry(item.at, "device silent", "server", "done", item.code, device=device)
 
 
 def wanted(connection: sa.Connection) -> list[str]:

@@ -23,7 +23,7 @@ def _option(name: str, **attributes: Any) -> Callable[[_Command], _Command]:
     setting = name.removeprefix("--").replace("-", "_")
     field = Settings.model_fields[setting]
     text = field.description or ""
-    if field.default not in (None, False, ""):
+    if field.default not in (None, False, "", {}):
         text += f"  [default: {field.default}]"
     return click.option(
         name, setting, default=None, help=text, envvar=f"TANG_ATTEST_{setting.upper()}", **attributes
@@ -55,6 +55,7 @@ _path = click.Path(path_type=Path)
 @_option("--console-listen")
 @_option("--console-certificate", type=_path)
 @_option("--console-key", type=_path)
+@_option("--notify", metavar="JSON")
 @_option("--challenge-ttl", type=int)
 @_option("--enroll-ttl", type=int)
 @_option("--metrics-listen")

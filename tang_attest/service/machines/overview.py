@@ -73,7 +73,7 @@ async def overview(store: OverviewStore, now: datetime) -> tuple[int, list[Notic
         *_rollouts(rollout for rollout in rollouts if rollout is not None),
         *_tokens(await store.enrollment.list_tokens(), now),
         *_admin_tokens(await store.admin_tokens.list_admin_tokens(), now),
-        *_roots(await store.enrollment.list_ek_roots(), now),
+        *root_ends(await store.enrollment.list_ek_roots(), now),
         *_ek_certificates(devices),
         *_rotated(await store.keys.list_keys()),
     ]
@@ -259,7 +259,8 @@ def _admin_tokens(tokens: Sequence[AdminToken], now: datetime) -> Iterator[Notic
             yield ends(token.name, "admin token", token.expires_at, now, soon=_TOKEN_SOON, action=action)
 
 
-def _roots(roots: Sequence[EkRoot], now: datetime) -> Iterator[Notice]:
+def root_ends(roots: Sequence[EkRoot], now: datetime) -> Iterator[Notice]:
+    """Yield the ends of the trust anchors of EK certificates."""
     for root in roots:
         until = x509.load_der_x509_certificate(root.der).not_valid_after_utc
         action = "add the vendor's newer certificate with 'tang-attest ek-root add'"

@@ -53,6 +53,9 @@ NOT_SEALED: Final = {
     "audit": "its chain seals it (audit_chain.py)",
     "audit_seal": "it is a seal itself",
     "verification": "history for people",
+    "notice_cursor": "a place in the audit record: moved, messages to people are missing or come again",
+    "notice_group": "messages to people, who look at the console or the server before they act",
+    "delivery": "as notice_group",
 }
 #: Columns that are not sealed, with the reason.
 OUTSIDE: Final[Mapping[str, Mapping[str, str]]] = {

@@ -504,6 +504,39 @@ sa.Index(
 )
 sa.Index("ix_audit_actor_id", audit.c.actor, audit.c.id, sqlite_where=NO_UNLOCK, postgresql_where=NO_UNLOCK)
 
+notice_cursor: Final = sa.Table(
+    "notice_cursor",
+    metadata,
+    # One row: the entries of the audit record that notices were made of, and the last check of the record.
+    sa.Column("id", BIG, primary_key=True, autoincrement=False),
+    sa.Column("audit_id", sa.BigInteger, nullable=False),
+    sa.Column("checked_at", Instant),
+)
+
+notice_group: Final = sa.Table(
+    "notice_group",
+    metadata,
+    # Equal events (ports/notices.py).
+    sa.Column("key", sa.Text, primary_key=True),
+    sa.Column("kind", sa.Text, nullable=False, index=True),
+    sa.Column("body", JsonText, nullable=False),
+    # NULL: every event is in a message.
+    sa.Column("due_at", Instant, index=True),
+    sa.Column("known_until", Instant, nullable=False),
+)
+
+delivery: Final = sa.Table(
+    "delivery",
+    metadata,
+    # Messages on their way; a sender moves due_at first, and removes the row when the receiver has it.
+    sa.Column("id", BIG, primary_key=True),
+    sa.Column("receiver", sa.Text, nullable=False, index=True),
+    sa.Column("message", JsonText, nullable=False),
+    sa.Column("tries", sa.Integer, nullable=False),
+    sa.Column("due_at", Instant, nullable=False),
+    sqlite_autoincrement=True,
+)
+
 audit_archive: Final = sa.Table(
     "audit_archive",
     metadata,

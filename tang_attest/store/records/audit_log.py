@@ -57,7 +57,7 @@ def newest(
         query = query.where(_audit.c.id < before)
     if device is not None:
         query = query.where(sa.or_(*(span.condition() for span in spans(connection, device, search.until))))
-    return [_entry(row) for row in connection.execute(query).mappings()]
+    return [read_entry(row) for row in connection.execute(query).mappings()]
 
 
 def _conditions(connection: sa.Connection, search: AuditSearch) -> list[sa.ColumnElement[bool]]:
@@ -99,7 +99,8 @@ def _actors(actor: str) -> list[str]:
     return [actor] if named else [f"{kind}:{actor}" for kind in _KINDS]
 
 
-def _entry(row: sa.RowMapping) -> tuple[int, AuditEntry]:
+def read_entry(row: sa.RowMapping) -> tuple[int, AuditEntry]:
+    """Return a row's number and its entry."""
     fields: dict[str, Any] = {str(name): value for name, value in row.items()}
     fields["details"] = {name: value for name, value in fields["details"].items() if name != ROWS}
     return fields.pop("id"), AuditEntry(**fields)

@@ -1,0 +1,1 @@
+"""Notifications by the settings: receivers, and the periodic work."""

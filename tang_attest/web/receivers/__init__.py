@@ -1,0 +1,1 @@
+"""The ways to receivers of notifications."""
