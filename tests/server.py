@@ -65,9 +65,11 @@ class Server:
         limits: RequestLimits | None = None,
         tls: ssl.SSLContext | None = None,
         server_tpm: str | None = None,
+        database: str | None = None,
     ) -> None:
         self.settings = Settings(
             state=directory,
+            database=database,
             plain_tang=plain_tang,
             endpoint=endpoint,
             server_tpm=server_tpm,

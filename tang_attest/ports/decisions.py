@@ -47,10 +47,25 @@ class NewEvidence:
 
 
 @dataclass(frozen=True, slots=True)
+class Reading:
+    """The moment at which a key, its device and its policy were read: equal numbers mean equal rows.
+
+    ``registry`` is the version of the registry, but for devices.  ``serial`` and ``version`` are of the seal of the
+    device's row, and ``evidence`` is the digest of its newest evidence, which no seal covers.
+    """
+
+    registry: int
+    serial: bytes
+    version: int
+    evidence: bytes | None
+
+
+@dataclass(frozen=True, slots=True)
 class BoundKey:
     """An exchange key with its device and the device's policy; an open key (plain Tang) has neither.
 
-    ``rollout`` is the policy's that is not over, ``outcome`` the device's outcome under it.
+    ``rollout`` is the policy's that is not over, ``outcome`` the device's outcome under it.  ``reading`` is set if
+    the key was recalled: the moment of which everything here is true.
     """
 
     key: EncryptedKey
@@ -58,6 +73,8 @@ class BoundKey:
     policy: ReferencePolicy | None
     rollout: Rollout | None = None
     outcome: RolloutOutcome | None = None
+    _: KW_ONLY
+    reading: Reading | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +123,7 @@ class Decision:
     * ``evidence``: the quoted evidence, unless the store has it already;
     * ``rollout``: a new outcome under the rollout of the policy;
     * ``basis``: the basis of a permit;
+    * ``reading``: the moment of the rows that were appraised by, if they were recalled;
     * ``replay_in_full``: false if the caller only counts a further use of the nonce, because many refusals
       about the key were written already.
     """
@@ -123,6 +141,7 @@ class Decision:
     rollout: RolloutResult | None = None
     behind_ms: int = 0
     basis: Basis | None = None
+    reading: Reading | None = None
     replay_in_full: bool = True
 
     @property
@@ -138,6 +157,14 @@ class DecisionStore(Protocol):
     async def find_key(self, kid: str) -> BoundKey | None:
         """Return the exchange key with thumbprint *kid*, fresh from the database; ``None`` when there is
         none.
+        """
+
+    def recall_key(self, kid: str) -> BoundKey | None:
+        """Return what was read of the exchange key *kid* a moment ago, without asking the database; ``None`` when
+        that has to be asked.
+
+        It may have changed: :meth:`decide` compares ``reading`` for a permit, and a refusal has to be looked up
+        again with :meth:`find_key`.
         """
 
     async def find_pcrs(self, kid: str) -> PolicyPcrs | None:
@@ -165,7 +192,7 @@ class DecisionStore(Protocol):
         * ``state-retired``, ``state-used-up``: the state that it met does not count any more.
         * ``state-not-rolled-out``: the state counted only by a rollout that was stopped meanwhile.
         * ``approval-required``, ``device-stale``: the policy's conditions ask for an approval now.
-        * ``policy-changed``: its ``basis`` is another one now.
+        * ``policy-changed``: its ``basis``, or the registry since its ``reading``, is another one now.
 
         The refusal that passes a rollout's limit stops it here, with an audit entry of the actor ``server``.
         """

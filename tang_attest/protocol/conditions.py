@@ -89,6 +89,11 @@ class Conditions:
         if not 1 <= self.operators <= MAX_OPERATORS:
             raise Malformed("setting-invalid", f"A policy requires 1 to {MAX_OPERATORS} operators.")
 
+    @property
+    def may_delay(self) -> bool:
+        """True if an unlock that the values permit may have to wait for an operator."""
+        return self.approval or self.stale_after_s is not None
+
     def obstacle(
         self, device: str, allowed_until: datetime | None, seen_at: datetime | None, now: datetime
     ) -> Reason | None:

@@ -7,7 +7,8 @@ Rules of this module:
 * One that loses a race is an exception among the results; it wrote nothing, and its neighbors stand.
 * The nonce comes first: evidence that is replayed is ``nonce-used``, although its clock did not move either.
 * Conditions that held when the evidence was appraised are looked at again here, under the row's lock
-  (locks.py).
+  (locks.py).  A decision by recalled rows is written only if nothing changed in them since, and then has nothing
+  more to look at; else it is ``policy-changed``, and the evidence is appraised again.
 * Two quotes of one boot may overtake each other: the older one stands, and moves no clock back.  One of an
   earlier boot than the newest evidence's does not stand.
 * The common part of all decisions is written once for the batch, at its end: a statement costs more than a
@@ -69,22 +70,23 @@ class _Batch:
     def __init__(self, connection: sa.Connection, decisions: Sequence[Decision]) -> None:
         self._connection = connection
         self._devices: dict[int, dict[str, Any]] = {}
-        self._rows: locks.Rows = {}
-        self._policies: locks.Rows = {}
+        self._held = locks.LockedRows({}, {}, set(), None)
         self._rollouts: dict[int, Rollout | Tampered] = {}
         self._used: set[bytes] = set()
         self._counting: set[tuple[int, str]] = set()
         self._retired: set[str] = set()
         if decisions:
-            self._rows, self._policies, rolling = locks.take(connection, decisions)
-            self._devices = {key: dict(row) for key, row in self._rows.items() if isinstance(row, dict)}
+            self._held = held = locks.take(connection, decisions)
+            self._devices = {key: dict(row) for key, row in held.devices.items() if isinstance(row, dict)}
             self._used = nonces.used(connection, {decision.nonce_digest for decision in decisions})
-            labels = {decision.met.label for decision in decisions if decision.met is not None}
+            asking = [each for each in decisions if each.met is not None and not held.stands(each)]
+            labels = {each.met.label for each in asking if each.met is not None}
             ids = {row["policy_id"] for row in self._devices.values()}
             self._counting = policies.counting(connection, ids, labels) if labels else set()
-            kids = {each.audit.kid for each in decisions if each.met is not None and each.audit.kid}
+            kids = {each.audit.kid for each in asking if each.audit.kid}
             self._retired = keys.retired(connection, kids) if kids else set()
-            self._rollouts = rollouts.under_way_if_ours(connection, rolling) if rolling else {}
+            if held.rolling:
+                self._rollouts = rollouts.under_way_if_ours(connection, held.rolling)
         self._accepted: list[Decision] = []
         self._entries: list[AuditEntry] = []
 
@@ -97,9 +99,11 @@ class _Batch:
             if item.replay_in_full:
                 self._entries.append(replace(item.audit, verdict="refused", code="nonce-used"))
             return Conflict("nonce-used", "The nonce was used before.")
-        if isinstance(foreign := self._rows.get(item.device_id), Tampered):
-            return foreign
-        if lost := rollouts.check_still_counts(self._connection, item.rollout) or self._obstacle(item):
+        if lost := (
+            self._outdated(item)
+            or rollouts.check_still_counts(self._connection, item.rollout)
+            or self._obstacle(item)
+        ):
             return lost
         row = self._devices[item.device_id]
         if item.met is not None and item.met.changes_when_met:
@@ -122,12 +126,20 @@ class _Batch:
 
     def _moved(self, device_id: int) -> dict[str, Any]:
         """The parameters of :data:`_MOVE`."""
-        before, after = self._rows[device_id], self._devices[device_id]
+        before, after = self._held.devices[device_id], self._devices[device_id]
         assert isinstance(before, authentic.Row)  # noqa: S101 - for the type checker: none but these are accepted
         changes = {name: after[name] for name in locks.MOVED if after[name] != before[name]}
         seal = authentic.resealed(self._connection, _device, before, changes)[authentic.SEAL]
         new = {f"new_{name}": after[name] for name in locks.MOVED}
         return {"device_id": device_id, **new, f"new_{authentic.SEAL}": seal}
+
+    def _outdated(self, item: Decision) -> TangAttestError | None:
+        """Return the reason that the rows which *item* was appraised by do not count."""
+        if isinstance(foreign := self._held.devices.get(item.device_id), Tampered):
+            return foreign
+        if item.reading is not None and not self._held.stands(item):
+            return Conflict("policy-changed", "The registry was changed since its rows were recalled.")
+        return None
 
     def _obstacle(self, decision: Decision) -> TangAttestError | None:
         """Return the change since the appraisal that refuses the evidence."""
@@ -150,7 +162,9 @@ class _Batch:
 
     def _lost(self, decision: Decision, met: ReferenceState, row: dict[str, Any]) -> TangAttestError | None:
         """The reason that the state *met* does not permit any more, or not in this boot."""
-        policy, rollout = self._policies[row["policy_id"]], self._rollouts.get(row["policy_id"])
+        if self._held.stands(decision):
+            return _learned(decision, met, row)
+        policy, rollout = self._held.policies[row["policy_id"]], self._rollouts.get(row["policy_id"])
         if isinstance(policy, Tampered) or isinstance(rollout, Tampered):
             return policy if isinstance(policy, Tampered) else rollout  # type: ignore[return-value]  # one of both
         conditions = Conditions.from_json(policy["conditions"])
@@ -173,9 +187,7 @@ class _Batch:
         if (row["policy_id"], met.label) not in self._counting:
             sentence = f"State '{met.label}' was retired while this evidence was appraised."
             return Conflict("state-retired", sentence)
-        if reason := learned_now(met, row["learned_reset_count"], decision.clock.reset_count):
-            return Conflict(reason.code, reason.sentence)
-        return None
+        return _learned(decision, met, row)
 
     def _accept(self, decision: Decision, row: dict[str, Any]) -> None:
         connection, entry = self._connection, _under_name(decision.audit, row["name"])
@@ -204,12 +216,20 @@ class _Batch:
 
     def _raise_version(self, decision: Decision, policy_id: int) -> None:
         """Write the version that *decision* permits, if it is the highest yet."""
-        policy = self._policies[policy_id]
         signed = None if decision.met is None else decision.met.signed
-        if signed is None or not decision.raises_version or isinstance(policy, Tampered):
+        if signed is None or not decision.raises_version:
+            return
+        policy = self._held.policies[policy_id]
+        if isinstance(policy, Tampered):
             return
         raised = (policy["signers"] or Signers()).raised(signed, decision.audit.at)
-        self._policies[policy_id] = policies.write_signers(self._connection, policy_id, raised)
+        self._held.policies[policy_id] = policies.write_signers(self._connection, policy_id, raised)
+
+
+def _learned(decision: Decision, met: ReferenceState, row: dict[str, Any]) -> TangAttestError | None:
+    """The reason that the state *met* does not count in the boot of *decision*, for the device of *row*."""
+    reason = learned_now(met, row["learned_reset_count"], decision.clock.reset_count)
+    return None if reason is None else Conflict(reason.code, reason.sentence)
 
 
 def _under_name(entry: AuditEntry, name: str) -> AuditEntry:

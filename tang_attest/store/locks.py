@@ -11,19 +11,26 @@ that is committed after it.
 
 Rows read under the lock stay true until the transaction ends, also of a device's nonces: each is valid
 for one device (its kid is part of it), so the transaction that uses it up holds that device's row.
+
+A decision by recalled rows (recalled.py) stands if its reading is that of now.  All locks are taken before that is
+read, in a statement of its own: one that waits for a lock sees the other tables as they were before the wait.
+Every change that takes something away holds the row of the device or of the policy, so none is committed between
+the look and the decision.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 
 import sqlalchemy as sa
 
 from tang_attest.ports.decisions import Decision
-from tang_attest.store.database import authentic, tables
+from tang_attest.store.database import authentic, tables, versioned
 from tang_attest.store.database.failures import Tampered
 from tang_attest.store.database.sql import among
+from tang_attest.store.records.keys import reading_of
 
 _device = tables.device
 _policy = tables.policy
@@ -90,33 +97,56 @@ def take_devices(connection: sa.Connection, device_ids: Collection[int]) -> Rows
     }
 
 
-def take(connection: sa.Connection, decisions: Sequence[Decision]) -> tuple[Rows, Rows, set[int]]:
-    """Lock the devices of *decisions*, their policies, then the states that they change.
+@dataclass(frozen=True, slots=True)
+class LockedRows:
+    """Rows that are locked for a batch of decisions.
 
-    Devices and policies by id, and the ids of policies that have a rollout that is not over.  Policies are
-    there only if one of the decisions permits something.
+    ``policies`` are those of decisions that permit and do not stand by their reading; ``rolling`` are the ids of
+    those that have a rollout that is not over.  ``version`` is the registry's, if one of the decisions has a
+    reading.
+    """
+
+    devices: Rows
+    policies: Rows
+    rolling: set[int]
+    version: int | None
+
+    def stands(self, decision: Decision) -> bool:
+        """Return True if *decision* rests on recalled rows, and nothing has changed in them since."""
+        row = self.devices.get(decision.device_id)
+        if decision.reading is None or self.version is None or not isinstance(row, authentic.Row):
+            return False
+        return reading_of(self.version, row) == decision.reading
+
+
+def take(connection: sa.Connection, decisions: Sequence[Decision]) -> LockedRows:
+    """Lock the devices of *decisions*, the policies of those that permit, then the states that they change; then
+    read what the decisions rest on.
     """
     ids = sorted({decision.device_id for decision in decisions})
+    permits = [decision for decision in decisions if decision.met is not None]
     rows = take_devices(connection, ids)
-    permitted = {decision.device_id for decision in decisions if decision.met is not None}
-    ours = [row for row in rows.values() if isinstance(row, authentic.Row)]
-    judging = sorted({row["policy_id"] for row in ours if row["id"] in permitted})
-    raising = any(decision.raises_version for decision in decisions)
-    judges, rolling = _hold_policies(connection, judging, change=raising) if judging else ({}, set())
-    met = (decision.met for decision in decisions)
+    locking = connection.dialect.name != "sqlite"
+    if locking and (judging := _policies_of(rows, permits)):
+        raising = any(decision.raises_version for decision in decisions)
+        connection.execute(_CHANGE_POLICIES if raising else _HOLD_POLICIES, {"ids": judging})
+    met = (decision.met for decision in permits)
     labels = sorted({state.label for state in met if state is not None and state.changes_when_met})
-    if labels and connection.dialect.name != "sqlite":
+    if locking and labels:
         connection.execute(_STATES, {"ids": ids, "labels": labels})
-    return rows, judges, rolling
+    recalled = any(decision.reading is not None for decision in decisions)
+    held = LockedRows(rows, {}, set(), versioned.read(connection) if recalled else None)
+    if asking := _policies_of(rows, [each for each in permits if not held.stands(each)]):
+        found = connection.execute(_POLICIES, {"ids": asking}).all()
+        held.policies.update({each.id: _checked(connection, _policy, each[:-1]) for each in found})
+        held.rolling.update(each.id for each in found if each.rollout_id is not None)
+    return held
 
 
-def _hold_policies(connection: sa.Connection, ids: Sequence[int], *, change: bool) -> tuple[Rows, set[int]]:
-    bound = {"ids": ids}
-    if connection.dialect.name != "sqlite":
-        connection.execute(_CHANGE_POLICIES if change else _HOLD_POLICIES, bound)
-    found = connection.execute(_POLICIES, bound).all()
-    rows = {values.id: _checked(connection, _policy, values[:-1]) for values in found}
-    return rows, {values.id for values in found if values.rollout_id is not None}
+def _policies_of(rows: Rows, decisions: Sequence[Decision]) -> list[int]:
+    """Ids of the policies of the devices of *decisions*, in the order of their locks."""
+    found = (rows.get(decision.device_id) for decision in decisions)
+    return sorted({row["policy_id"] for row in found if isinstance(row, authentic.Row)})
 
 
 def _checked(connection: sa.Connection, table: sa.Table, values: Any) -> authentic.Row | Tampered:

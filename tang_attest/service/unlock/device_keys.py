@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from tang_attest.errors import NotFound
-from tang_attest.ports.decisions import Basis, DecisionStore, PolicyPcrs
+from tang_attest.ports.decisions import Basis, BoundKey, DecisionStore, PolicyPcrs, Reading
 from tang_attest.ports.keys import EncryptedKey
 from tang_attest.ports.machines import Device
 from tang_attest.ports.store import HasDecisions, HasDevices, HasPolicies
@@ -38,9 +38,13 @@ class JudgedDevice:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeviceKey(JudgedDevice):
-    """An exchange key, its device, and the policy that appraises the device, read from the database now."""
+    """An exchange key, its device, and the policy that appraises the device, read from the database now.
+
+    ``reading`` is set if they were recalled instead: the moment at which they were read.
+    """
 
     key: EncryptedKey
+    reading: Reading | None = None
 
     @property
     def identity(self) -> str:
@@ -54,9 +58,20 @@ class JudgingStore(HasDecisions, HasDevices, HasPolicies, Protocol):
 
 async def find_device_key(store: DecisionStore, kid: str) -> DeviceKey:
     """Return the device's key with thumbprint *kid*.  Raises ``key-unknown``."""
-    bound = await store.find_key(kid)
-    if bound is None or bound.device is None or bound.policy is None:
+    found = _judged(await store.find_key(kid))
+    if found is None:
         raise _unknown()
+    return found
+
+
+def recall_device_key(store: DecisionStore, kid: str) -> DeviceKey | None:
+    """Return the device's key as it was read a moment ago, for a permit only; ``None`` when it has to be read."""
+    return _judged(store.recall_key(kid))
+
+
+def _judged(bound: BoundKey | None) -> DeviceKey | None:
+    if bound is None or bound.device is None or bound.policy is None:
+        return None
     subject = RolloutSubject(bound.device.name, bound.device.labels, bound.outcome)
     policy = judged_by(bound.policy, bound.rollout, subject)
     stored = bound.policy
@@ -68,6 +83,7 @@ async def find_device_key(store: DecisionStore, kid: str) -> DeviceKey:
         rollout=bound.rollout,
         subject=subject,
         basis=basis,
+        reading=bound.reading,
     )
 
 

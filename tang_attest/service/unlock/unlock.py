@@ -12,6 +12,7 @@ import asyncio
 import hashlib
 from collections.abc import Mapping
 from concurrent.futures import Executor
+from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime
 from typing import Any, Final, Protocol
@@ -31,11 +32,20 @@ from tang_attest.service.audit.actors import Caller
 from tang_attest.service.audit.refusals import Refusals, describe_refusal, with_log_size
 from tang_attest.service.unlock.appraisal import AppraisalResult, appraise
 from tang_attest.service.unlock.challenges import Challenges, Fresh
-from tang_attest.service.unlock.device_keys import DeviceKey, find_device_key, find_question
+from tang_attest.service.unlock.device_keys import (
+    DeviceKey,
+    find_device_key,
+    find_question,
+    recall_device_key,
+)
 from tang_attest.service.unlock.exchanging import run_in_tpm, run_where
 
-#: Appraisals of one request when the policy is changed meanwhile.
+#: Appraisals of one request by fresh rows when the policy is changed meanwhile.
 _TRIES: Final = 5
+
+
+class _LookAgain(Exception):
+    """Nothing was decided: the evidence has to be appraised by the rows of now."""
 
 
 class UnlockStore(HasAudit, HasDecisions, Protocol):
@@ -79,29 +89,49 @@ class Unlock:
         :class:`~tang_attest.errors.Conflict` when the store lost a race (``nonce-used``,
         ``clock-backwards``).
         """
+        bound = recall_device_key(self._store.decisions, kid)
+        if bound is not None:
+            with suppress(_LookAgain):
+                return await self._respond(bound, jwk, evidence, caller)
         for _ in range(_TRIES):
-            try:
-                return await self._respond(kid, jwk, evidence, caller)
-            except Conflict as lost:
-                if lost.code != "policy-changed":
-                    raise
+            bound = await self._find(kid, bound, caller)
+            with suppress(_LookAgain):
+                return await self._respond(bound, jwk, evidence, caller)
         # The policy changed too often meanwhile; the nonce is still good.
         raise Unavailable("unavailable", "The policy is being changed.")
 
-    async def _respond(self, kid: str, jwk: Mapping[str, Any], evidence: Evidence, caller: Caller) -> Reply:
-        """Answer once; raise ``policy-changed`` when the evidence has to be appraised again, by the policy of
-        now.
+    async def _find(self, kid: str, before: DeviceKey | None, caller: Caller) -> DeviceKey:
+        """Return the device's key, as it is now.  Raises ``key-unknown``.
+
+        The refusal is recorded if evidence was appraised *before*, and the device went away meanwhile.
         """
-        bound = await find_device_key(self._store.decisions, kid)
-        entry = caller.entry(self._challenges.now(), "unlock", bound.device.name, kid)
+        try:
+            return await find_device_key(self._store.decisions, kid)
+        except NotFound as gone:
+            if before is not None:
+                entry = caller.entry(self._challenges.now(), "unlock", before.device.name, kid)
+                await self._refusals.note(replace(entry, code=gone.code, details=describe_refusal(gone)))
+            raise
+
+    async def _respond(
+        self, bound: DeviceKey, jwk: Mapping[str, Any], evidence: Evidence, caller: Caller
+    ) -> Reply:
+        """Answer by *bound*.
+
+        Raises :class:`_LookAgain` when the policy changed meanwhile, and in place of any refusal by recalled rows:
+        only a permit may rest on them, because the store compares these.
+        """
+        entry = caller.entry(self._challenges.now(), "unlock", bound.device.name, bound.key.kid)
         try:
             x = _read_point(bound, jwk)
             fresh, quote = self._verify(bound, x, evidence, entry.at)
         except (Malformed, Refused) as error:
+            _look_again_if_recalled(bound)
             await self._refusals.note(replace(entry, code=error.code, details=describe_refusal(error)))
             raise
         verdict = await self._appraise(bound, quote, evidence, entry.at)
         if isinstance(verdict.outcome, Refused):
+            _look_again_if_recalled(bound)
             refusal = with_log_size(verdict.outcome, evidence.event_log_size)
             await self._decide(bound, evidence, fresh, quote, replace(verdict, outcome=refusal), entry)
             raise refusal
@@ -118,6 +148,7 @@ class Unlock:
             if key.place is not None:
                 await run_in_tpm(key.place, key.check)
         except Unavailable as error:
+            _look_again_if_recalled(bound)
             await self._refusals.note(replace(entry, code=error.code, details=describe_refusal(error)))
             raise
         return key
@@ -155,7 +186,10 @@ class Unlock:
         verdict: AppraisalResult,
         entry: AuditEntry,
     ) -> None:
-        """Write the decision, durably.  (10) The nonce is used up here, also by a refusal."""
+        """Write the decision, durably.  (10) The nonce is used up here, also by a refusal.
+
+        Raises the error of a lost race, recorded, or :class:`_LookAgain`.
+        """
         decision = Decision(
             device_id=bound.device.id,
             nonce_digest=hashlib.sha256(evidence.nonce.encode()).digest(),
@@ -169,14 +203,16 @@ class Unlock:
             evidence=verdict.news,
             rollout=verdict.rollout,
             basis=bound.basis,
+            reading=bound.reading,
             replay_in_full=self._refusals.has_room(bound.key.kid),
         )
         try:
             await self._store.decisions.decide(decision)
         except (Conflict, NotFound) as lost:
-            if lost.code != "policy-changed":
-                lost_entry = replace(entry, code=lost.code, details=describe_refusal(lost))
-                await self._refusals.note_lost(lost_entry, decision)
+            if lost.code == "policy-changed":
+                raise _LookAgain from lost
+            lost_entry = replace(entry, code=lost.code, details=describe_refusal(lost))
+            await self._refusals.note_lost(lost_entry, decision)
             raise
 
     def _verify(
@@ -188,6 +224,11 @@ class Unlock:
         # (4) to (9)
         binding = unlock_digest(nonce, kid, thumbprint(x.members()))
         return fresh, verify_quote(fresh.enrolled(bound.device), evidence, bound.policy.selection, binding)
+
+
+def _look_again_if_recalled(bound: DeviceKey) -> None:
+    if bound.reading is not None:
+        raise _LookAgain
 
 
 def _read_point(bound: DeviceKey, jwk: Mapping[str, Any]) -> Point:

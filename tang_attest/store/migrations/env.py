@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from alembic import context
 
-from tang_attest.store.database.tables import metadata
+from tang_attest.store.database import tables, versioned
 
 context.configure(
     connection=context.config.attributes["connection"],
-    target_metadata=metadata,
+    target_metadata=[tables.metadata, versioned.metadata],
     render_as_batch=True,  # SQLite cannot alter a column
     transactional_ddl=True,  # also in SQLite: a migration happens or does not
 )

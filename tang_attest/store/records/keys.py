@@ -1,8 +1,8 @@
-"""Exchange and signing keys at rest, and the one query of the request path."""
+"""Exchange and signing keys at rest, and the queries of the request path."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
 from enum import Enum, auto
@@ -11,10 +11,10 @@ from typing import Any, NamedTuple
 import sqlalchemy as sa
 
 from tang_attest.errors import Conflict, NotFound
-from tang_attest.ports.decisions import BoundKey, PolicyPcrs
+from tang_attest.ports.decisions import BoundKey, PolicyPcrs, Reading
 from tang_attest.ports.keys import OPEN, EncryptedKey, holder
 from tang_attest.protocol.tpm import ClockInfo
-from tang_attest.store.database import authentic, tables
+from tang_attest.store.database import authentic, tables, versioned
 from tang_attest.store.database.failures import Tampered
 from tang_attest.store.database.sql import among
 from tang_attest.store.records import devices, policies, rollouts
@@ -30,6 +30,7 @@ _BOUND = (
         *authentic.form(_device).labelled("device_"),
         *authentic.form(_policy).labelled("policy_"),
         _rollout.c.id.label("rollout_id"),
+        versioned.VERSION.label("registry_version"),
     )
     .select_from(
         _key.outerjoin(_device, _device.c.id == _key.c.device_id)
@@ -42,14 +43,9 @@ _BOUND = (
 _DEVICE_AT = len(_key.c)
 _POLICY_AT = _DEVICE_AT + len(_device.c)
 
-_QUESTIONS = (
-    sa.select(
-        *authentic.form(_key).labelled("key_"),
-        *authentic.form(_device).labelled("device_"),
-        *authentic.form(_policy).labelled("policy_"),
-    )
-    .select_from(_key.outerjoin(_device, _device.c.id == _key.c.device_id).outerjoin(_policy))
-    .where(among(_key.c.kid, "kids"), _key.c.use == "exchange")
+#: The version alone, and the devices whose clocks a challenge needs.
+_STANDING = sa.select(versioned.VERSION.label("version"), *authentic.form(_device).labelled("device_")).where(
+    among(_device.c.id, "ids")
 )
 
 
@@ -184,39 +180,76 @@ class Wanted(NamedTuple):
 Found = BoundKey | PolicyPcrs | ClockInfo | Tampered | None
 
 
-def find(connection: sa.Connection, wanted: Sequence[Wanted]) -> list[Found]:
-    """Return the *wanted* facts of each key: one query for PCRs and clocks and three for the rest,
-    however many there are.
+class Kept(NamedTuple):
+    """An answer of a moment ago: the device behind a key, the PCRs of its policy, and when they were read."""
 
-    While a policy is being changed by a rollout there are two more.  A key that rests on a row without a
-    valid seal is ``registry-tampered``, and the others are found.
+    device_id: int
+    pcrs: PolicyPcrs
+    reading: Reading
+
+
+#: Keys that were read now, by kid.
+Read = dict[str, tuple[BoundKey, Reading]]
+
+
+def find(
+    connection: sa.Connection, wanted: Sequence[Wanted], kept: Mapping[str, Kept]
+) -> tuple[list[Found], Read]:
+    """Return the *wanted* facts of each key, and the keys with a device that were read for them.
+
+    One query for PCRs and clocks of keys that are *kept* and that nothing changed since, and three for the rest,
+    however many there are.  While a policy is being changed by a rollout there are two more.  A key that rests on
+    a row without a valid seal is ``registry-tampered``, and the others are found.
     """
     narrow = {each.kid for each in wanted if each.part is not Part.WHOLE}
-    whole = {each.kid for each in wanted if each.part is Part.WHOLE}
     found: dict[Wanted, Found] = {}
-    for values in connection.execute(_QUESTIONS, {"kids": [*narrow]}) if narrow else ():
-        pcrs, clock = _ask(connection, values)
-        found |= {
-            Wanted(values.key_kid, Part.PCRS): pcrs,
-            Wanted(values.key_kid, Part.CLOCK): clock,
-        }
+    for kid, facts in _ask(connection, {kid: kept[kid] for kid in narrow if kid in kept}).items():
+        found |= zip((Wanted(kid, Part.PCRS), Wanted(kid, Part.CLOCK)), facts, strict=True)
+    whole = {each.kid for each in wanted if each not in found}
+    read: Read = {}
     if whole:
-        bound = _bind(connection, connection.execute(_BOUND, {"kids": [*whole]}).all())
-        found |= {Wanted(kid): key for kid, key in bound.items()}
-    return [found.get(each) for each in wanted]
+        bound, read = _bind(connection, connection.execute(_BOUND, {"kids": sorted(whole)}).all())
+        for kid, key in bound.items():
+            found[Wanted(kid)] = key
+            if kid in narrow:
+                found |= zip((Wanted(kid, Part.PCRS), Wanted(kid, Part.CLOCK)), _facts(key), strict=True)
+    return [found.get(each) for each in wanted], read
 
 
-def _ask(connection: sa.Connection, values: Any) -> tuple[Found, Found]:
-    """The PCRs and the clock of one row of :data:`_QUESTIONS`."""
-    try:
-        key = authentic.check(connection, _key, values[:_DEVICE_AT])
-        device = _device_of(connection, key, values)
-        if device is None:
-            return None, None
-        policy = authentic.check(connection, _policy, values[_POLICY_AT:])
-    except Tampered as error:
-        return error, error
-    return PolicyPcrs(policy["selection"], policy["cap_pcr"]), devices.clock_of(device)
+def _ask(connection: sa.Connection, kept: Mapping[str, Kept]) -> dict[str, tuple[Found, Found]]:
+    """The PCRs and the clock of those of the *kept* keys that nothing changed since they were read."""
+    if not kept:
+        return {}
+    ids = sorted({each.device_id for each in kept.values()})
+    rows = connection.execute(_STANDING, {"ids": ids}).all()
+    devices_now: dict[int, authentic.Row | Tampered] = {}
+    for values in rows:
+        try:
+            devices_now[values.device_id] = authentic.check(connection, _device, values[1:])
+        except Tampered as error:
+            devices_now[values.device_id] = error
+    found: dict[str, tuple[Found, Found]] = {}
+    for kid, each in kept.items():
+        row = devices_now.get(each.device_id)
+        if isinstance(row, Tampered):
+            found[kid] = row, row
+        elif row is not None and reading_of(rows[0].version, row) == each.reading:
+            found[kid] = each.pcrs, devices.clock_of(row)
+    return found
+
+
+def _facts(key: BoundKey | Tampered) -> tuple[Found, Found]:
+    """The PCRs and the clock of a key that was read as a whole."""
+    if isinstance(key, Tampered):
+        return key, key
+    if key.policy is None or key.device is None:
+        return None, None
+    return PolicyPcrs(key.policy.selection, key.policy.cap_pcr), key.device.clock
+
+
+def reading_of(version: int, device: authentic.Row) -> Reading:
+    """The reading of a key of *device* while the registry has *version*."""
+    return Reading(version, device.serial, device.version, device["evidence_digest"])
 
 
 class _Found(NamedTuple):
@@ -226,11 +259,13 @@ class _Found(NamedTuple):
     device: authentic.Row | None
     policy: authentic.Row | None
     rolls: bool
+    version: int | None
 
 
-def _bind(connection: sa.Connection, rows: Sequence[Any]) -> dict[str, BoundKey | Tampered]:
-    """The keys of *rows* with their devices and policies, by kid."""
+def _bind(connection: sa.Connection, rows: Sequence[Any]) -> tuple[dict[str, BoundKey | Tampered], Read]:
+    """The keys of *rows* with their devices and policies, by kid; and those with a device, with their readings."""
     found: dict[str, _Found] = {}
+    read: Read = {}
     bound: dict[str, BoundKey | Tampered] = {}
     for values in rows:
         try:
@@ -245,7 +280,7 @@ def _bind(connection: sa.Connection, rows: Sequence[Any]) -> dict[str, BoundKey 
     under_way = rollouts.under_way_if_ours(connection, rolling) if rolling else {}
     ours = [rollout for rollout in under_way.values() if not isinstance(rollout, Tampered)]
     outcomes = rollouts.outcomes_if_ours(connection, ours, ids) if ours else {}
-    for kid, (key, device, policy, _) in found.items():
+    for kid, (key, device, policy, _, version) in found.items():
         if device is None or policy is None:
             bound[kid] = BoundKey(_sealed(key, None), None, None)
             continue
@@ -254,14 +289,16 @@ def _bind(connection: sa.Connection, rows: Sequence[Any]) -> dict[str, BoundKey 
             bound[kid] = foreign
             continue
         known, rollout, outcome = parts
-        bound[kid] = BoundKey(
+        bound[kid] = whole = BoundKey(
             _sealed(key, device),
             devices.from_row(device, policy["name"], device_kids[device["id"]]),
             policies.from_row(policy, known),  # type: ignore[arg-type]  # what is foreign has left above
             rollout,  # type: ignore[arg-type]
             outcome,  # type: ignore[arg-type]
         )
-    return bound
+        if version is not None:
+            read[kid] = whole, reading_of(version, device)
+    return bound, read
 
 
 def _check(connection: sa.Connection, values: Any) -> _Found:
@@ -269,9 +306,9 @@ def _check(connection: sa.Connection, values: Any) -> _Found:
     key = authentic.check(connection, _key, values[:_DEVICE_AT])
     device = _device_of(connection, key, values)
     if device is None:
-        return _Found(key, None, None, rolls=False)
+        return _Found(key, None, None, rolls=False, version=None)
     policy = authentic.check(connection, _policy, values[_POLICY_AT : _POLICY_AT + len(_policy.c)])
-    return _Found(key, device, policy, rolls=values.rollout_id is not None)
+    return _Found(key, device, policy, rolls=values.rollout_id is not None, version=values.registry_version)
 
 
 def _device_of(connection: sa.Connection, key: authentic.Row, values: Any) -> authentic.Row | None:

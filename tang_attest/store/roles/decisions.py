@@ -9,6 +9,7 @@ from tang_attest.ports.decisions import BoundKey, Decision, DecisionStore, Polic
 from tang_attest.protocol.tpm import ClockInfo
 from tang_attest.store.database.batch import Batcher
 from tang_attest.store.database.engine import Database
+from tang_attest.store.recalled import RecalledKeys
 from tang_attest.store.records import (
     keys,
     nonces,
@@ -27,11 +28,15 @@ class SqlDecisions(Role, DecisionStore):
     def __init__(self, database: Database, writes: WriteQueue) -> None:
         super().__init__(database)
         self._writes = writes
+        self._recalled = RecalledKeys()
         self.finds: Batcher[keys.Wanted, keys.Found] = Batcher(self._find)
 
     async def find_key(self, kid: str) -> BoundKey | None:
         found = await self.finds.submit(keys.Wanted(kid))
         return found if isinstance(found, BoundKey) else None
+
+    def recall_key(self, kid: str) -> BoundKey | None:
+        return self._recalled.recall(kid)
 
     async def find_pcrs(self, kid: str) -> PolicyPcrs | None:
         found = await self.finds.submit(keys.Wanted(kid, keys.Part.PCRS))
@@ -48,4 +53,13 @@ class SqlDecisions(Role, DecisionStore):
         return await self._database.write(lambda connection: nonces.prune(connection, before))
 
     async def _find(self, wanted: Sequence[keys.Wanted]) -> Sequence[keys.Found | Exception]:
-        return await self._database.read(lambda connection: keys.find(connection, wanted))
+        kids = {each.kid for each in wanted}
+        kept = {kid: known for kid in kids if (known := self._recalled.kept(kid)) is not None}
+        found, read = await self._database.read(lambda connection: keys.find(connection, wanted, kept))
+        for each, fact in zip(wanted, found, strict=True):
+            missing = fact is None and each.part is not keys.Part.CLOCK  # a new device has no clock yet
+            if missing or isinstance(fact, Exception):
+                self._recalled.forget(each.kid)
+        for bound, reading in read.values():
+            self._recalled.keep(bound, reading)
+        return found
