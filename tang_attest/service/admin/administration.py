@@ -26,6 +26,7 @@ from tang_attest.protocol.reference_state import Life, ReferenceState
 from tang_attest.protocol.values.pcr import PcrValues, Selection
 from tang_attest.service.admin.changes import AdministeredChanges
 from tang_attest.service.admin.fleet import AdministeredFleet, FleetStore
+from tang_attest.service.admin.signers import AdministeredSigners
 from tang_attest.service.admin.tokens import AdminClient
 from tang_attest.service.policies.explanation import Explanation, Explanations
 from tang_attest.service.policies.reference_values import (
@@ -61,13 +62,14 @@ class AdministrationStore(FleetStore, HasAudit, Protocol):
 class Administration:
     """The operator's use cases within a grant; each change is one transaction with its audit entry.
 
-    ``changes`` are those of whole policies, ``fleet`` those of enrollment and machines.
+    ``changes`` are those of whole policies, ``signers`` those of signed values, ``fleet`` those of enrollment and machines.
     """
 
     def __init__(self, store: AdministrationStore, keys: KeyStore, clock: Clock, random: Randomness) -> None:
         self._store, self._clock = store, clock
         self._explanations = Explanations(store, clock)
         self.changes = AdministeredChanges(store, clock, random)
+        self.signers = AdministeredSigners(store, clock)
         self.fleet = AdministeredFleet(store, keys, clock, random)
 
     # --- reading --------------------------------------------------------------------------------------------

@@ -50,6 +50,13 @@ class ChangeBody(Body):
         None, description="As docs/rules.md describes them, in place of those before; none takes them away."
     )
 
+    signed: list[Label] = Field(
+        default_factory=list,
+        max_length=64,
+        fail_fast=True,
+        description="Labels of signed values that wait for the rollout; not for a change at once.",
+    )
+
     def document(self) -> object:
         """Return the document that the command line reads from a file."""
         document = self.model_dump()

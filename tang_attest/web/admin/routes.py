@@ -21,7 +21,7 @@ from tang_attest.service.admin.administration import Administration, Page
 from tang_attest.service.admin.tokens import AdminClient, AdminTokens
 from tang_attest.service.audit.actors import Caller
 from tang_attest.service.audit.table import as_csv
-from tang_attest.web.admin import PREFIX, change_routes, fleet_routes, openapi, wire
+from tang_attest.web.admin import PREFIX, change_routes, fleet_routes, openapi, signer_routes, wire
 from tang_attest.web.admin.bearer import authenticate
 from tang_attest.web.admin.operation import CSV, JSON, Answer, Call, Operation, find, perform
 
@@ -314,6 +314,7 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
         answers={200: wire.AuditPage},
     ),
     *change_routes.OPERATIONS,
+    *signer_routes.OPERATIONS,
     *fleet_routes.OPERATIONS,
 )
 

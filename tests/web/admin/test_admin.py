@@ -45,7 +45,7 @@ async def observe(server: Server, attester: Attester, name: str = "pi-b", **term
 
 def address(operation: Operation) -> str:
     """The operation's address, with names of things that are not there."""
-    return operation.path.format(device="none", policy="none", label="none", observation="1")
+    return operation.path.format(device="none", policy="none", label="none", observation="1", signer="none")
 
 
 # --- who may ask ----------------------------------------------------------------------------------------------------
