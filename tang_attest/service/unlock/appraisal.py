@@ -23,7 +23,7 @@ from tang_attest.service.unlock.device_keys import DeviceKey
 from tang_attest.service.unlock.suspension import check_admitted, check_not_retired, check_not_suspended
 
 #: Refusals that do not depend on the quoted values, or that concern approved values.
-_NOT_THE_VALUES: Final = frozenset(
+NOT_THE_VALUES: Final = frozenset(
     {"device-suspended", "key-retired", "approval-required", "device-stale", "state-learned"}
 )
 
@@ -55,7 +55,7 @@ def appraise(bound: DeviceKey, quote: VerifiedQuote, evidence: Evidence, now: da
     """
     outcome, learned = _judge(bound, quote, evidence, now)
     quoted = Snapshot(quote.selection, quote.values, evidence.event_log)
-    odd_values = isinstance(outcome, Refused) and not learned and outcome.code not in _NOT_THE_VALUES
+    odd_values = isinstance(outcome, Refused) and not learned and outcome.code not in NOT_THE_VALUES
     return AppraisalResult(
         outcome,
         observation=quoted if odd_values else None,
@@ -76,7 +76,7 @@ def _judge(
         _check_learned(bound.device, permit, quote)
         check_admitted(bound.policy, bound.device, now)
     except Refused as refusal:
-        if refusal.code in _NOT_THE_VALUES:
+        if refusal.code in NOT_THE_VALUES:
             return refusal, None
         # Values of an approved state need not be learned, with any log.
         if not blames_the_log_only(refusal) and (learned := _learn(bound, quote, event_log, now)):

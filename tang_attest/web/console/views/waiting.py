@@ -13,6 +13,7 @@ from tang_attest.protocol.policy import ReferencePolicy
 from tang_attest.protocol.verification import RoundOutcome
 from tang_attest.service.operators.acts import AllowUnlock, ApproveBoots, RemoveDevice, ResumeDevice
 from tang_attest.service.operators.signed_acts import PendingApproval
+from tang_attest.service.unlock.appraisal import NOT_THE_VALUES
 from tang_attest.web.console.views.common import WAITS_FOR_PERSON, action_for, counted, listed, pcrs
 
 _EARLY: Final = datetime.min.replace(tzinfo=UTC)
@@ -146,10 +147,14 @@ def _refused(group: Alike) -> WaitingEntry:
 
 
 def _others(found: Attention) -> Iterator[WaitingEntry]:
-    """Yield the refused machines for which no approval of values helps; a suspended one has an entry already."""
+    """Yield the refused machines for which no approval of values helps; a suspended one has an entry already.
+
+    A boot whose values were refused, and which is not kept, was dismissed.
+    """
     for device, boot in found.refused:
         waits = device.last_code in WAITS_FOR_PERSON
-        if device.suspension is not None or (boot is not None and not waits):
+        dismissed = boot is None and device.last_code not in NOT_THE_VALUES
+        if device.suspension is not None or dismissed or (boot is not None and not waits):
             continue
         yield WaitingEntry(
             key=f"machine-{device.name}",
