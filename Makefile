@@ -20,6 +20,10 @@ setup: ## install the Debian packages and .venv; done in a second if nothing is 
 demo: setup ## see the whole story on this machine, with software TPMs
 	@./tools/demo
 
+.PHONY: console-demo
+console-demo: setup ## see the console on this machine, over a fleet of software machines in every state, until Ctrl-C
+	@exec $(BIN)/python -m tests.console.demo
+
 .PHONY: test
 test: lint ## lint and run every test but the speed tests, the boots of whole machines last; under an hour
 	@echo 'Every test but those that boot or install whole systems, which come afterwards.'
@@ -146,6 +150,10 @@ model: setup ## check the protocol's model with spin, and that each of its mutan
 .PHONY: simulate
 simulate: setup ## send a fleet through a kernel update, a bad image and a reboot storm; DEVICES=1000 machines, pictures in build
 	$(BIN)/python -m tests.simulate --devices $(or $(DEVICES),1000)
+
+.PHONY: screenshots
+screenshots: setup ## take the pictures of the console for the documents, docs/pictures; look at them before you commit
+	$(BIN)/python -m tests.console.pictures
 
 .PHONY: docs
 docs: setup ## write the documents that are made from the program: errors, settings, commands, the manual page

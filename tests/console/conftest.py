@@ -1,18 +1,20 @@
-"""A browser for the session.
+"""A browser for the session, and a console over a fleet for each test.
 
-Playwright and its fixtures live on one event loop, that of the session; so do the tests that use them
-(``pytestmark = ON_ONE_LOOP``).
+Playwright and its fixtures live on one event loop, that of the session, and so do the tests that use them.
 """
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
 import pytest_asyncio
 from playwright.async_api import Browser
 
 from tests.console.browser.chromium import Trust, launched, make_trust
+from tests.console.fleet.states import Fleet, make_fleet
+from tests.console.served import Site, served
 
 
 @pytest.fixture(scope="session")
@@ -25,4 +27,17 @@ def trust(tmp_path_factory: pytest.TempPathFactory) -> Trust:
 async def browser(trust: Trust) -> AsyncIterator[Browser]:
     """One Chromium; each visitor has a profile of their own."""
     async with launched(trust) as started:
+        yield started
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def made_fleet(tmp_path_factory: pytest.TempPathFactory) -> Fleet:
+    """A fleet in every state, to copy."""
+    return await make_fleet(tmp_path_factory.mktemp("fleet") / "state")
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def site(made_fleet: Fleet, trust: Trust, tmp_path: Path) -> AsyncIterator[Site]:
+    """The console over a fleet of the test's own."""
+    async with served(made_fleet.copy(tmp_path / "state"), trust) as started:
         yield started

@@ -14,7 +14,7 @@ from playwright.async_api import Browser, Error
 from tests.console.browser.chromium import HOST, Trust
 from tests.console.browser.visitor import DESKTOP, PHONE, visiting
 
-pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.slow]
+pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.slow, pytest.mark.timeout(600)]
 
 _POLICY: Final = {"Content-Security-Policy": "default-src 'self'; style-src 'unsafe-inline'"}
 _PAGE: Final = """<!doctype html><html lang="en"><head><title>A page</title></head>

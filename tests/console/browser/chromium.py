@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Final
 
 from cryptography.hazmat.primitives.asymmetric import ec
-from playwright.async_api import Browser, async_playwright
+from playwright.async_api import Browser, async_playwright, expect
 
 from tests.client_pki import ClientCa, write_key
 
@@ -25,6 +25,7 @@ HOST: Final = "console.test"
 _EXECUTABLE: Final = "/usr/bin/chromium"
 #: Milliseconds that a page may take on a busy machine.
 PATIENCE_MS: Final = 60_000
+expect.set_options(timeout=PATIENCE_MS)
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,7 @@ class Trust:
     """A home directory of a browser, and the certificate of :data:`HOST` that it trusts."""
 
     home: Path
+    authority: Path
     certificate: Path
     key: Path
 
@@ -57,7 +59,7 @@ def make_trust(directory: Path) -> Trust:
         subprocess.run(
             ["certutil", "-d", f"sql:{database}", *arguments], check=True, capture_output=True, timeout=60
         )
-    return Trust(directory, certificate, write_key(directory / "console.key", key))
+    return Trust(directory, authority.file, certificate, write_key(directory / "console.key", key))
 
 
 @asynccontextmanager
@@ -74,7 +76,9 @@ async def launched(trust: Trust) -> AsyncIterator[Browser]:
             executable_path=_EXECUTABLE,
             # Chromium's sandbox refuses to work for root, who runs these tests in CI.
             chromium_sandbox=os.getuid() != 0,
-            args=[f"--host-resolver-rules=MAP {HOST} 127.0.0.1, MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"],
+            args=[
+                f"--host-resolver-rules=MAP {HOST} 127.0.0.1, MAP localhost 127.0.0.1, MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"
+            ],
             env=environment,
             timeout=PATIENCE_MS,
         )

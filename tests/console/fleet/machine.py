@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from datetime import UTC, datetime, timedelta
 from functools import cache
 from typing import Final
@@ -39,6 +40,13 @@ class Machine:
         self.tpm = Attester()
         self._caller = Caller(address, "0123456789abcdef")
         self._ek = ek_pki.ek(vendor(), key=self.tpm.ek, not_before=_LONG_AGO + timedelta(days=1))
+
+    def copy(self) -> Machine:
+        """Return the machine as it is now, with PCRs and clock of its own."""
+        twin = copy.copy(self)
+        twin.tpm = copy.copy(self.tpm)
+        twin.tpm.pcrs = {bank: dict(values) for bank, values in self.tpm.pcrs.items()}
+        return twin
 
     def boot(self, log: bytes) -> None:
         """Reset the TPM, and measure what *log* says."""

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
+import shutil
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Final
 
 from tang_attest.config import Settings
+from tang_attest.protocol.changes.rollout import place
 from tang_attest.protocol.conditions import Conditions, Watch
 from tang_attest.protocol.coverage import ENFORCED
 from tang_attest.protocol.eventlog import parse, replay
@@ -26,6 +29,8 @@ MORNING: Final = datetime(2026, 11, 27, 8, 30, tzinfo=UTC)
 _SELECTION: Final = "sha256:0,2,4,7,8,9,15"
 _CAP_PCR: Final = 15
 _HISTORY: Final = timedelta(days=12)
+#: The share of a rollout, in hundredths of a percent.
+_HALF: Final = 5_000
 
 _SERVER: Final = recorded("secure-boot")
 _NEW_SERVER: Final = with_other_kernel(_SERVER, "6.1.0-42")
@@ -45,12 +50,27 @@ _POLICIES: Final = {
 }
 
 
+def _reaching_half() -> str:
+    """Return a salt with which half of the kiosks, the first three, are in the audience of half of the share."""
+    kiosks = _POLICIES["kiosks"][0]
+    for number in itertools.count():
+        places = [place(f"half-{number}", name) for name in kiosks]
+        if [at < _HALF for at in places] == [True] * 3 + [False] * 3:
+            return f"half-{number}"
+    raise AssertionError("there is always one")
+
+
 @dataclass
 class Fleet:
     """The machines, and the installation whose state directory is *state*."""
 
     state: Path
     machines: dict[str, Machine] = field(default_factory=dict)
+
+    def copy(self, state: Path) -> Fleet:
+        """Return the fleet as it is now over a copy of its installation, which nobody has open."""
+        shutil.copytree(self.state, state)
+        return Fleet(state, {name: machine.copy() for name, machine in self.machines.items()})
 
 
 async def make_fleet(state: Path, now: datetime = MORNING) -> Fleet:
@@ -132,7 +152,7 @@ class _Story:
             self.clock.time = self.now - _HISTORY + timedelta(days=day)
             for index, (name, machine) in enumerate(self.fleet.machines.items()):
                 self.clock.advance(minutes=11)
-                if (day + index) % 4 == 0:
+                if (day + index) % 3:
                     await self._boots(machine, self._log_of(name), "ok")
             if day == update:
                 await self._updated("web-1")
@@ -196,7 +216,7 @@ class _Story:
             ]
         }
         change = await self.installation.policy_changes.parse("kiosks", document)
-        terms = RolloutTerms("november", share=10_000, label=None, limit=2)
+        terms = RolloutTerms("november", share=_HALF, label=None, limit=2, salt=_reaching_half())
         await self.installation.rollouts.start("kiosks", change, terms)
         for number in (1, 2, 3):
             self.clock.advance(minutes=3)
