@@ -343,6 +343,8 @@ class Settings(BaseModel):
         address = self.console_address
         if address is None:
             return
+        if address[1] > 65535:
+            raise ValueError("console_listen needs a port of at most 65535")
         if self.console_url is None:
             raise ValueError("console_listen needs console_url: the address of the console in browsers")
         if self.console_certificate is None and not _is_loopback(address[0]):

@@ -249,3 +249,37 @@ def test_the_kinds_of_events_are_those_of_notices() -> None:
 def test_wrong_receivers(receivers: object, sentence: str) -> None:
     """Each fault in one sentence with the receiver's name, and without a value."""
     assert refusal(notify=receivers) == sentence
+
+
+_CONSOLE = {"console_url": "https://console.example"}
+
+
+@pytest.mark.parametrize("listen", ["127.0.0.1:7580", "[::1]:7580", "localhost:7580", "127.1.2.3:0"])
+def test_the_console_is_in_the_clear_on_this_host_only(listen: str) -> None:
+    """A proxy there has the certificate; any other address takes one of the console's own."""
+    settings = load_settings(None, {**_CONSOLE, "console_listen": listen})
+    assert settings.console_address is not None
+    certificate = {"console_certificate": "/c.pem", "console_key": "/k.pem"}
+    for elsewhere in ("0.0.0.0:7580", "[::]:7580", "192.0.2.1:7580", "console.example:7580"):
+        sentence = refusal(**_CONSOLE, console_listen=elsewhere)
+        assert sentence.startswith("console_listen needs console_certificate, or an address of this host")
+        load_settings(None, {**_CONSOLE, **certificate, "console_listen": elsewhere})
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"console_listen": "127.0.0.1:7580"}, "console_listen needs console_url"),
+        ({**_CONSOLE, "console_listen": "7580"}, "Setting console_listen: it is HOST:PORT"),
+        ({**_CONSOLE, "console_listen": "127.0.0.1:7500"}, "console_listen needs a port of its own"),
+        ({"console_certificate": "/c.pem"}, "console_certificate and console_key are given together"),
+        ({"console_key": ""}, "Setting console_key: a path must not be empty"),
+        (
+            {**_CONSOLE, "console_listen": "127.0.0.1:70000"},
+            "console_listen needs a port of at most 65535",
+        ),
+    ],
+)
+def test_settings_of_the_console_belong_together(settings: dict[str, str], sentence: str) -> None:
+    """Each fault is named with its setting."""
+    assert refusal(**settings).startswith(sentence)
