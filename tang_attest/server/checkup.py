@@ -110,20 +110,25 @@ async def check_record(
     """
     store, secret = installation.store, installation.secret
     state = installation.settings.state
-    stretches, findings = check_archives(state, archives, keks, progress, expected) if archives else ([], [])
-    if expected is not None and met(stretches, expected):
-        expected = None
     passkeys = await store.operators.list_genuine_passkeys()
     keys = {
         each.credential_id: SignerKey(each.operator, each.public_key, each.revoked_at) for each in passkeys
     }
+    archived = SignatureCheck(keys)
+    stretches, findings = (
+        check_archives(state, archives, keks, progress, expected, signatures=archived)
+        if archives
+        else ([], [])
+    )
+    if expected is not None and met(stretches, expected):
+        expected = None
     check = await check_audit(
         store.audit,
         secret.derive(AUDIT_LABEL),
         installation.world.clock,
         progress,
         expected,
-        signatures=lambda: SignatureCheck(keys),
+        signatures=lambda: SignatureCheck(keys, archived),
     )
     for reason in (*findings, *compare(stretches, check.archives)):
         check.add(reason)

@@ -59,19 +59,26 @@ class SignerKey:
 
 
 class SignatureCheck:
-    """Looks at entries in their order; *keys* are all passkeys by credential id, revoked ones too."""
+    """Looks at entries in their order; *keys* are all passkeys by credential id, revoked ones too.
 
-    def __init__(self, keys: Mapping[bytes, SignerKey]) -> None:
+    *before* looked at the entries before these, in archives.
+    """
+
+    def __init__(self, keys: Mapping[bytes, SignerKey], before: SignatureCheck | None = None) -> None:
         self._keys = keys
-        self._seen: dict[tuple[str, bool, str | None], int] = {}
+        #: The first entry of each signature, by its nonce, its being the first of several, and the device.
+        self.seen: dict[tuple[str, bool, str | None], int] = dict(before.seen) if before else {}
         #: Entries with signatures that hold.
-        self.good = 0
+        self.good: int = before.good if before else 0
 
     def look(self, row: Row) -> Reason | None:
         """Return the fault of an entry, as its columns hold it, or ``None``."""
-        entry = dict(zip(COLUMNS, row, strict=True))
-        details = _details(entry["details"])
-        actor = entry["actor"] if isinstance(entry["actor"], str) else ""
+        entry = dict(zip(COLUMNS, row, strict=False))
+        if len(entry) < len(COLUMNS):  # a line of an archive, whose seal does not hold either
+            return None
+        for name in ("event", "actor", "device"):
+            entry[name] = entry[name] if isinstance(entry[name], str) else None
+        details, actor = _details(entry["details"]), entry["actor"] or ""
         to_be_signed = actor.startswith(CONSOLE) and entry["event"] in TO_BE_SIGNED
         if not to_be_signed and SIGNED not in details:
             return None
@@ -133,7 +140,7 @@ class SignatureCheck:
         """Raise ``act-reused`` for a signature that is in another entry about the same machine."""
         waiting = entry["event"] == WAITING
         for text in texts[-1:] if waiting else texts:
-            first = self._seen.setdefault((text.nonce, waiting, entry["device"]), entry["id"])
+            first = self.seen.setdefault((text.nonce, waiting, entry["device"]), entry["id"])
             if first != entry["id"]:
                 raise Refused("act-reused", f"its signature is that of entry {first}.")
 

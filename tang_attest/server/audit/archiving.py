@@ -18,6 +18,8 @@ from tang_attest.files import read_file
 from tang_attest.keys.secret import FILE_NAME, ServerSecret, load_secret, parse_secret
 from tang_attest.ports.audit import Archive, AuditEntry
 from tang_attest.protocol.audit_chain import KEY_LABEL as CHAIN_LABEL
+from tang_attest.protocol.audit_chain import Row
+from tang_attest.protocol.passkeys.record import SignatureCheck
 from tang_attest.server.compose import World
 
 #: The label of the key that authenticates archives.
@@ -93,8 +95,12 @@ def check_archives(
     keks: Sequence[Path],
     progress: Progress,
     expected: tuple[int, bytes] | None = None,
+    *,
+    signatures: SignatureCheck | None = None,
 ) -> tuple[list[store.Stretch], list[Reason]]:
     """Check each of *files* and that they follow each other; return their stretches in order, and the findings.
+
+    *signatures* looks at what operators signed; it needs their public keys, which are in the database.
 
     They are checked with the key-encryption key in *state*, if there is one, and those in the files *keks*.  Raises
     ``file-unreadable``, and errors of the secret.
@@ -106,11 +112,15 @@ def check_archives(
         candidates.append(_keys(load_secret(state)))
     stretches: list[store.Stretch] = []
     findings: list[Reason] = []
+
+    def look(row: Row) -> None:
+        if signatures is not None and (reason := signatures.look(row)) is not None:
+            findings.append(reason)
+
+    seq = expected[0] if expected else None
     for path in files:
         try:
-            stretches.append(
-                store.read_archive(path, candidates, progress, wanted=expected[0] if expected else None)
-            )
+            stretches.append(store.read_archive(path, candidates, progress, wanted=seq, look=look))
         except (Refused, Conflict) as error:
             findings.append(Reason(error.code, f"{path}: {error.sentence}"))
     stretches.sort(key=lambda stretch: stretch.first.seq)

@@ -24,7 +24,7 @@ from __future__ import annotations
 import gzip
 import os
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -160,9 +160,10 @@ def read(
     progress: Progress = lambda _done, _total: None,
     *,
     wanted: int | None = None,
+    look: Callable[[Row], None] = lambda _row: None,
 ) -> Stretch:
     """Check the file *path* with the one of *candidates* that it was made with; return its stretch of the chain,
-    with the hash of the seal *wanted*.
+    with the hash of the seal *wanted*.  Each row is given to *look*, before the seal over it is checked.
 
     Raises ``archive-damaged``, ``archive-foreign``, ``file-unreadable``, and ``audit-changed`` for a seal that does
     not hold.  It is read twice: only its end shows which keys are its own.
@@ -175,10 +176,18 @@ def read(
         sha256 = reader.sha256
     chain = next(keys.chain for keys in candidates if keys.file == key)
     with _opened(path) as file:
-        return _check(Reader(file, ARCHIVE), chain, sha256, progress, wanted)
+        return _check(Reader(file, ARCHIVE), chain, sha256, progress, wanted=wanted, look=look)
 
 
-def _check(reader: Reader, key: bytes, sha256: bytes, progress: Progress, wanted: int | None) -> Stretch:
+def _check(
+    reader: Reader,
+    key: bytes,
+    sha256: bytes,
+    progress: Progress,
+    *,
+    wanted: int | None,
+    look: Callable[[Row], None],
+) -> Stretch:
     previous = str(reader.head.get("previous"))
     head, check = _previous(previous), None
     first: Seal | None = None
@@ -189,6 +198,7 @@ def _check(reader: Reader, key: bytes, sha256: bytes, progress: Progress, wanted
             if check is None:
                 raise ARCHIVE.error("a row is under no seal")
             check.add(value)
+            look(value)
             rows += 1
             continue
         _require(check, head)

@@ -7,14 +7,20 @@ import sqlite3
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tang_attest.ports.operators import OperatorRole
 from tang_attest.protocol.audit_chain import KEY_LABEL
+from tang_attest.protocol.passkeys.record import SignatureCheck
 from tang_attest.protocol.passkeys.text import read_text
 from tang_attest.protocol.values.base64url import b64u, unb64u
+from tang_attest.server.audit.archiving import archive
 from tang_attest.server.checkup import check_record
+from tang_attest.server.compose import World as Outside
 from tang_attest.service.audit.chain import AuditSealer
 from tang_attest.service.operators.acts import (
     AllowUnlock,
@@ -24,6 +30,7 @@ from tang_attest.service.operators.acts import (
     ResumeDevice,
 )
 from tests.attester import Attester
+from tests.fakes import RealRandomness
 from tests.server import Server
 from tests.service.operators.conftest import Console, code_of
 from tests.service.operators.test_signed_acts import Signer, require
@@ -191,6 +198,42 @@ async def test_a_sealed_forgery_shows(world: World, console: Console) -> None:
     key = world.server.secret.derive(KEY_LABEL)
     assert await AuditSealer(world.server.store.audit, key, world.server.clock).round(last=True)
     assert await codes(world.server) == ["act-forged"]
+
+
+async def test_signatures_in_archives_are_verified(world: World, console: Console, tmp_path: Path) -> None:
+    """With the database, which has the public keys; an act that was archived is not repeated afterwards."""
+    await all_acts(world, console)
+    server = world.server
+    sealer = AuditSealer(server.store.audit, server.secret.derive(KEY_LABEL), server.clock)
+    await sealer.round(last=True)
+    with closing(sqlite3.connect(server.directory / "tang-attest.db")) as connection:
+        row = connection.execute("SELECT * FROM audit WHERE event = 'device allow'").fetchone()
+    console.clock.advance(minutes=1)
+    await server.operators.add("bob", OperatorRole.VIEWER)
+    await sealer.round(last=True)
+    file = tmp_path / "old.gz"
+    outside = Outside(clock=server.clock, random=RealRandomness(), operator="tester")
+    before = server.clock.now() - timedelta(seconds=30)
+    done = await archive(server.settings, file, before, outside, lambda _done, _all: None)
+    assert done.archive is not None
+    alone = await check_record(server.installation, lambda _done, _all: None, None)
+    assert alone.signed == 0
+    whole = await check_record(server.installation, lambda _done, _all: None, None, [file])
+    assert (whole.signed, [r.code for r in whole.reasons if r.code != "audit-unsealed"]) == (4, [])
+    with closing(sqlite3.connect(server.directory / "tang-attest.db")) as connection, connection:
+        marks = ", ".join("?" for _ in row)
+        connection.execute(f"INSERT INTO audit VALUES ({marks})", (row[0] + 1000, *row[1:]))  # noqa: S608
+    again = await check_record(server.installation, lambda _done, _all: None, None, [file])
+    assert [r.code for r in again.reasons if r.code != "audit-unsealed"] == ["act-reused"]
+
+
+@pytest.mark.parametrize("value", [7, None, [], {}, "x", b"x"])
+def test_a_row_of_anything_is_looked_at(value: Any) -> None:
+    """A hostile archive or database has any value in any column."""
+    row = [1, 1, "device allow", "console:alice", "done", "ok", "pi-b", None, None, None, "{}"]
+    for column in range(len(row)):
+        SignatureCheck({}).look([*row[:column], value, *row[column + 1 :]])
+    assert SignatureCheck({}).look([value]) is None
 
 
 async def test_a_forged_passkey_verifies_nothing(world: World, console: Console) -> None:
