@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from tang_attest.config import Settings
-from tang_attest.doctor.finding import Finding, Severity, failure
+from tang_attest.doctor.finding import Finding, Severity, failure, well
 from tang_attest.doctor.host import look_at_host
 from tang_attest.doctor.ownership import look_at_owners
 from tang_attest.doctor.registry import look_at_database, look_at_records, look_at_rows
@@ -18,6 +18,7 @@ from tang_attest.protocol.passkeys.record import SignatureCheck, SignerKey
 from tang_attest.server.audit.archiving import check_archives, compare, met
 from tang_attest.server.certificates import certificate_ends
 from tang_attest.server.compose import Installation, World, composed, opened
+from tang_attest.server.notify.receivers import check_receivers
 from tang_attest.server.serve import check_files
 from tang_attest.service.audit.check import AuditCheck, check_audit
 from tang_attest.service.machines.grading import graded
@@ -33,6 +34,7 @@ async def examine(settings: Settings, world: World, file: Path | None = None) ->
     findings = [
         *look_at_host(settings, world.clock.now()),
         *look_at_owners(settings, file),
+        *_look_at_receivers(settings),
         *await look_at_database(settings.database_url),
     ]
     try:
@@ -42,6 +44,15 @@ async def examine(settings: Settings, world: World, file: Path | None = None) ->
     if findings[-1].level is Severity.OK:
         findings += await _look_inside(settings, secret, world)
     return findings
+
+
+def _look_at_receivers(settings: Settings) -> Iterator[Finding]:
+    """Yield a finding for each receiver of notifications that could not get a message; nothing is sent."""
+    problems = list(check_receivers(settings))
+    yield from (failure("notifications", problem) for problem in problems)
+    if settings.notify and not problems:
+        names = ", ".join(settings.notify)
+        yield well("notifications", f"{names}: nothing is missing; 'tang-attest notify test' sends a test")
 
 
 async def _look_inside(settings: Settings, secret: ServerSecret, world: World) -> list[Finding]:

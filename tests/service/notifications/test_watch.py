@@ -10,9 +10,11 @@ import sqlalchemy as sa
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from tang_attest.config import Settings
+from tang_attest.config import Settings, load_settings
+from tang_attest.doctor.finding import Severity
 from tang_attest.ports.notices import Occurrence
 from tang_attest.protocol.audit_chain import KEY_LABEL
+from tang_attest.server.checkup import examine
 from tang_attest.server.compose import World, opened
 from tang_attest.server.initialize import initialize
 from tang_attest.server.notify.watch import RecordCheck, ends_soon
@@ -101,3 +103,19 @@ async def test_a_changed_record_is_told(settings: Settings) -> None:
         (event,) = told
         assert "audit-changed" in event.sentence
         assert "audit verify" in event.action
+
+
+async def test_doctor_looks_at_receivers(settings: Settings, tmp_path: Path) -> None:
+    """A secret that is gone shows before it is needed."""
+    token = tmp_path / "token"
+    ntfy = {"kind": "ntfy", "url": "https://ntfy.example.org/alerts", "token_file": str(token)}
+    configured = load_settings(None, settings.model_dump(exclude_defaults=True) | {"notify": {"phone": ntfy}})
+    for level, words in (
+        (Severity.PROBLEM, "Receiver 'phone': The access token cannot be read"),
+        (Severity.OK, "phone"),
+    ):
+        found = [each for each in await examine(configured, World()) if each.subject == "notifications"]
+        assert [each.level for each in found] == [level]
+        assert words in found[0].sentence
+        token.write_text("tk_x")
+    assert [each for each in await examine(settings, World()) if each.subject == "notifications"] == []
