@@ -17,6 +17,7 @@ from tang_attest.service.rounds.sweep import Watching
 from tang_attest.service.tang.plain import KeySetProvider
 from tang_attest.service.tang.recent_keys import RecentKeys
 from tang_attest.service.tang.server_keys import DirectoryFirst, ServerKeys
+from tang_attest.service.unlock.unlock import Unlock
 from tang_attest.service.upkeep.readiness import Readiness
 from tang_attest.web.app import Site
 from tang_attest.web.attest_routes import AttestRoutes
@@ -77,7 +78,7 @@ def compose_site(
         admin=_admin_routes(installation) if settings.admin_api else None,
         limiter=limiter,
         health=Health(readiness),
-        metrics=_metrics(installation, readiness, limiter, polls, refusals),
+        metrics=_metrics(installation, readiness, limiter, (polls, refusals, attestation.unlock)),
     )
     return Served(
         installation=installation,
@@ -115,8 +116,12 @@ def _admin_routes(installation: Installation) -> AdminRoutes:
 
 
 def _metrics(
-    installation: Installation, readiness: Readiness, limiter: Limiter, polls: Polls, refusals: Refusals
+    installation: Installation,
+    readiness: Readiness,
+    limiter: Limiter,
+    counting: tuple[Polls, Refusals, Unlock],
 ) -> Metrics | None:
+    polls, refusals, unlock = counting
     if installation.settings.metrics_listen is None:
         return None
     from tang_attest.web.monitoring.metrics import Sources  # slow to load
@@ -133,5 +138,6 @@ def _metrics(
         held=lambda: polls.count,
         left_out=lambda: refusals.left_out,
         tampered=store.tampered,
+        signed=lambda: unlock.signed_permits,
     )
     return counted(installation.settings, limiter, sources)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+from collections import Counter
 from collections.abc import Mapping
 from concurrent.futures import Executor
 from contextlib import suppress
@@ -26,6 +27,7 @@ from tang_attest.protocol.challenge import Challenge, Mark, Purpose, unlock_dige
 from tang_attest.protocol.exchange import Multiplier, Reply, respond
 from tang_attest.protocol.policy import Permit
 from tang_attest.protocol.quote import Evidence, VerifiedQuote, verify_quote
+from tang_attest.protocol.signed_values.keys import StatementForm
 from tang_attest.protocol.values.advertisement import thumbprint
 from tang_attest.protocol.values.points import Point, parse_point
 from tang_attest.service.audit.actors import Caller
@@ -65,6 +67,8 @@ class Unlock:
     ) -> None:
         self._store, self._keys, self._challenges = store, keys, challenges
         self._refusals, self._executor = refusals, executor
+        #: Permits in which signed values took part, by the form of the signature.
+        self.signed_permits: Counter[str] = Counter()
 
     async def challenge(self, kid: str) -> Challenge:
         """Return a challenge for the machine that uses *kid*.  Raises ``key-unknown``.  Nothing is stored."""
@@ -139,6 +143,10 @@ class Unlock:
         # "permitted".
         key = await self._open(bound, entry)
         await self._decide(bound, evidence, fresh, quote, verdict, entry)
+        if (signed := verdict.outcome.state.signed) is not None:
+            self.signed_permits[
+                StatementForm.PCRSIG if signed.version is None else StatementForm.STATEMENT
+            ] += 1
         return await self._exchange(verdict.outcome, evidence.nonce, key, x, entry)
 
     async def _open(self, bound: DeviceKey, entry: AuditEntry) -> Multiplier:

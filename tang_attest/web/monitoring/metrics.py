@@ -29,6 +29,7 @@ from prometheus_client.registry import Collector
 from tang_attest import __version__
 from tang_attest.errors import TangAttestError
 from tang_attest.ports.store import QueueFigures
+from tang_attest.protocol.signed_values.keys import StatementForm
 from tang_attest.web.gate.limits import NAMES, Limiter
 
 #: Seconds: from a challenge (a millisecond) to a client that gave up.
@@ -48,7 +49,7 @@ class Sources:
     ``queues`` are the store's, by name.  ``seen`` is the number of devices by the time since they were last
     seen.  ``ready`` raises the error that keeps the server from opening a disk.  ``held`` counts held
     requests of agents, ``left_out`` the refusals that the audit record has only as a number, and ``tampered``
-    the reads of rows that were not the server's own, by table.
+    the reads of rows that were not the server's own, by table; ``signed`` counts permits with signed values, by form.
     """
 
     queues: Callable[[], Mapping[str, QueueFigures]]
@@ -58,6 +59,7 @@ class Sources:
     left_out: Callable[[], int]
     _: KW_ONLY
     tampered: Callable[[], Mapping[str, int]]
+    signed: Callable[[], Mapping[str, int]]
 
 
 class Metrics:
@@ -173,6 +175,14 @@ class _Pulled(Collector):
         for table, count in sources.tampered().items():
             tampered.add_metric([table], count)
         yield tampered
+        signed = CounterMetricFamily(
+            "tang_attest_signed_permits",
+            "Unlocks that signed values permitted, by the form of the signature.",
+            labels=["form"],
+        )
+        for form in StatementForm:
+            signed.add_metric([form.value], sources.signed().get(form, 0))
+        yield signed
         counters = [
             CounterMetricFamily(f"tang_attest_store_{name}", what, labels=["queue"])
             for name, what in (

@@ -109,6 +109,11 @@ async def test_an_update_that_a_pipeline_signed_opens_the_disk(server: Server, a
     policy = await server.store.policies.get_policy("pi-b")
     assert len(policy.states) == 1
     assert policy.signers.signers[0].highest["web"].version == 2
+    assert server.site.metrics is not None
+    assert (
+        'tang_attest_signed_permits_total{form="statement"} 1.0'
+        in (await server.site.metrics.text()).decode()
+    )
     # For this boot only: without the statement the next one is refused.
     assert (await unlock(server, attester, kid)).code == "pcr-mismatch"
 
