@@ -34,6 +34,15 @@ CHOSEN: dict[str, Any] = {
     "host": "::1",
     "limit_exempt": "10.0.0.0/8,fd00::/8",
     "metrics_listen": "127.0.0.1:9750",
+    "notify": {
+        "ops": {
+            "kind": "mail",
+            "server": "mail.example.org",
+            "sender": "tang@example.org",
+            "to": ["ops@example.org"],
+            "names": False,
+        },
+    },
     "server_tpm": "device:/dev/tpmrm0",
 }
 
@@ -68,6 +77,8 @@ def nix_value(value: Any) -> str:
     """A Nix literal."""
     if isinstance(value, list):
         return f"[ {' '.join(nix_value(item) for item in value)} ]"
+    if isinstance(value, dict):
+        return f"{{ {' '.join(f'{name} = {nix_value(item)};' for name, item in value.items())} }}"
     return nix_string(value) if isinstance(value, str) else json.dumps(value)
 
 

@@ -123,12 +123,18 @@ let
 
     formats.toml = _: {
       type = lib.types.anything;
-      # A JSON string is a TOML string, and so are numbers and booleans.
+      # A JSON string is a TOML string, and so are numbers and booleans; a table is inline here.
       generate =
-        name: value:
-        writeText name (
-          lib.concatLines (lib.mapAttrsToList (key: setting: "${key} = ${builtins.toJSON setting}") value)
-        );
+        let
+          pair = key: setting: "${key} = ${inline setting}";
+          inline =
+            setting:
+            if builtins.isAttrs setting then
+              "{ ${builtins.concatStringsSep ", " (lib.mapAttrsToList pair setting)} }"
+            else
+              builtins.toJSON setting;
+        in
+        name: value: writeText name (lib.concatLines (lib.mapAttrsToList pair value));
     };
 
     callPackage =
