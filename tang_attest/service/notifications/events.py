@@ -32,6 +32,14 @@ _BOOT: Final = frozenset(
         "rule-failed",
         "uncovered",
         "key-retired",
+        "statement-untrusted",
+        "statement-out-of-scope",
+        "statement-elsewhere",
+        "statement-mismatch",
+        "statement-early",
+        "statement-expired",
+        "statement-retired",
+        "statement-rolled-back",
     }
 )
 #: Refusals that end when a person allows the unlock.
