@@ -75,6 +75,7 @@ async def measure(directory: Path, rounds: int) -> dict[str, float]:
 
 async def _unlock(server: Server, attester: Attester, kid: str, brought: Mapping[str, Any] | None) -> float:
     """Return the processor seconds of one unlock, without those of the client."""
+    assert server.site.attest is not None
     unlock = server.site.attest.unlock
     x = dict(members(new_x()))
     begun = time.process_time()

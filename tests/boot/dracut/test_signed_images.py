@@ -23,7 +23,7 @@ pytestmark = [pytest.mark.boot, pytest.mark.timeout(2400)]
 
 #: Firmware, option ROMs, Secure Boot, the image as the stub measures it, the cap.
 SELECTION: Final = "sha256:0,2,7,11,15"
-#: Where dracut's initrd is when the pin asks.
+#: The phase of dracut's initrd when the pin asks.
 PHASE: Final = "enter-initrd"
 
 
