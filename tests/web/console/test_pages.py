@@ -8,11 +8,14 @@ from typing import Any
 
 import pytest
 import structlog
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from tang_attest.errors import Unavailable
 from tang_attest.ports.machines import NewDevice
 from tang_attest.ports.policies import Observation
 from tang_attest.service.policies.explanation import Explanation, Explanations
+from tang_attest.service.policies.signers import SignerTerms
 from tests.attester import Attester
 from tests.server import Server
 from tests.store.samples import entry
@@ -271,3 +274,16 @@ async def test_a_policy_shows_its_states_and_tries_a_change(server: Server, ente
     distrust = (await visitor.get("/policies/pi-b")).form("/policies/pi-b/distrust")
     assert (await visitor.send(distrust)).status == 303
     assert not (await server.store.policies.get_policy("pi-b")).trust_predictions
+
+
+async def test_a_policy_shows_its_signers(server: Server, enter: Enter) -> None:
+    """Each with its PCRs, its labels, and the digest of its key."""
+    await server.enroll(Attester())
+    key = ec.generate_private_key(ec.SECP256R1()).public_key()
+    pem = key.public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
+    terms = SignerTerms(name="pipeline", pem=pem, pcrs=(4,), label="web", no_rollback=True)
+    signer = await server.signers.trust("pi-b", terms, force=True)
+    visitor = await enter("viewer")
+    shown = (await visitor.get("/policies/pi-b")).text
+    assert "pipeline PCR 4 · labels of web · no older versions" in shown
+    assert signer.key_id in shown
