@@ -63,7 +63,7 @@ check: setup ## lint and run the quick tests, in under two minutes
 	@$(MAKE) --no-print-directory --jobs=2 lint quick-tests
 
 .PHONY: quick-tests
-quick-tests: setup
+quick-tests: setup ## run the quick tests alone, without linting
 	$(in-memory) $(BIN)/pytest --numprocesses $(check-processes) --dist worksteal --durations 15 -m 'not boot and not bench and not slow'
 
 .PHONY: lint
