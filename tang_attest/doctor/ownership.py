@@ -29,6 +29,8 @@ _READ: Final = (
     "tls_certificate",
     "tls_key",
     "tls_client_ca",
+    "console_certificate",
+    "console_key",
     "webhook_secret",
     "owner_auth_file",
     "tang_dir",

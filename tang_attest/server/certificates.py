@@ -14,7 +14,7 @@ from tang_attest.service.machines.overview import CERTIFICATE_SOON, Notice, Topi
 
 def certificate_ends(settings: Settings, now: datetime) -> Iterator[Notice]:
     """Yield the ends of the certificates that the settings name; a file that cannot be read wants a person."""
-    for setting in ("tls_certificate", "tls_client_ca"):
+    for setting in ("tls_certificate", "tls_client_ca", "console_certificate"):
         path: Path | None = getattr(settings, setting)
         if path is None:
             continue
@@ -32,7 +32,7 @@ def certificate_ends(settings: Settings, now: datetime) -> Iterator[Notice]:
             )
             continue
         # A server shows its chain, whose first certificate is its own; of authorities, the first end counts.
-        mine = found[:1] if setting == "tls_certificate" else found
+        mine = found if setting == "tls_client_ca" else found[:1]
         until = min(certificate.not_valid_after_utc for certificate in mine)
         action = "renew it, then run 'systemctl reload tang-attest'"
         yield ends(setting, f"certificate {path}", until, now, soon=CERTIFICATE_SOON, action=action)

@@ -156,13 +156,15 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         yield tmp_path
 
 
-def test_the_servers_certificate(home: Path) -> None:
-    """It ends tomorrow; and a file that is gone is said, not a traceback."""
+@pytest.mark.parametrize("setting", ["tls", "console"])
+def test_the_servers_certificate(home: Path, setting: str) -> None:
+    """It ends tomorrow, that of the console too; and a file that is gone is said, not a traceback."""
     certificate, key = self_signed(home, "one")
-    with environment(TANG_ATTEST_TLS_CERTIFICATE=str(certificate), TANG_ATTEST_TLS_KEY=str(key)):
+    names = {f"TANG_ATTEST_{setting.upper()}_{what}" for what in ("CERTIFICATE", "KEY")}
+    with environment(**dict(zip(sorted(names), (str(certificate), str(key)), strict=True))):
         stdout, _, code = run("status", "--json")
         [found] = json.loads(stdout)["ends"]
-        assert (code, found["name"], found["attention"]) == (1, "tls_certificate", True)
+        assert (code, found["name"], found["attention"]) == (1, f"{setting}_certificate", True)
         assert found["at"].endswith("Z")
         certificate.unlink()
         stdout, stderr, code = run("status")
