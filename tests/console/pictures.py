@@ -18,6 +18,7 @@ from typing import Final, get_args
 
 from playwright.async_api import Browser
 
+from tang_attest.server.console.services import console_address
 from tests.console.browser.chromium import launched, make_trust
 from tests.console.browser.visitor import DESKTOP, PHONE, Scheme, visiting
 from tests.console.fleet.states import make_fleet
@@ -58,9 +59,8 @@ async def make(directory: Path) -> None:
 async def _take_all(browser: Browser, site: Site, directory: Path) -> None:
     for viewport, size in VIEWPORTS.items():
         for scheme in get_args(Scheme):
-            operator = f"ada-{viewport}-{scheme}"
             async with visiting(browser, site.origin, viewport=size, scheme=scheme, scale=2) as visitor:
-                await site.console(visitor).register(await site.link(operator, "admin"))
+                await site.console(visitor).register(await _next_link(site))
                 for picture in PICTURES:
                     if picture.phone or viewport == "desktop":
                         await visitor.page.goto(picture.path)
@@ -69,6 +69,14 @@ async def _take_all(browser: Browser, site: Site, directory: Path) -> None:
                         await visitor.page.screenshot(path=path)
                         _shrink(path)
                 assert visitor.faults == [], visitor.faults
+
+
+async def _next_link(site: Site) -> str:
+    """Return a link of the one operator, whose name is on each picture."""
+    if not await site.installation.operators.list_operators():
+        return await site.link("ada", "admin")
+    made = await site.installation.operators.reset("ada")
+    return console_address(site.installation.settings).link(made.token)
 
 
 def _shrink(path: Path) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from tang_attest.config import Settings
+from tang_attest.protocol.audit_chain import KEY_LABEL
 from tang_attest.protocol.changes.rollout import place
 from tang_attest.protocol.conditions import Conditions, Watch
 from tang_attest.protocol.coverage import ENFORCED
@@ -17,6 +18,7 @@ from tang_attest.protocol.eventlog import parse, replay
 from tang_attest.protocol.values.pcr import Selection
 from tang_attest.server.compose import Attestation, Installation, World, opened
 from tang_attest.server.initialize import initialize
+from tang_attest.service.audit.chain import AuditSealer
 from tang_attest.service.enrollment.tokens import TokenTerms
 from tang_attest.service.policies.rollouts import RolloutTerms
 from tang_attest.service.rounds.polls import Polls
@@ -112,6 +114,8 @@ class _Story:
         await self._refused()
         await self._waiting_for_a_person()
         self.clock.time = self.now
+        key = self.installation.secret.derive(KEY_LABEL)
+        await AuditSealer(self.installation.store.audit, key, self.clock).round(last=True)
 
     async def _enroll(self, policy: str, number: int) -> None:
         """Make a policy with the state that its machines boot, and enroll them."""
