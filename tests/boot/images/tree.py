@@ -47,6 +47,10 @@ _FILES: Final = {
     "etc/initramfs-tools/scripts/init-top/stamp": """#!/bin/sh
 [ "$1" = prereqs ] || cat /proc/uptime >/run/initrd-started
 """,
+    # An emulator beside others is slow, and systemd would give up a device that udev has not reached in 90 seconds.
+    "etc/systemd/system.conf.d/patient.conf": (
+        "[Manager]\nDefaultTimeoutStartSec=20min\nDefaultDeviceTimeoutSec=20min\n"
+    ),
     # An init that costs no time: most tests are over when the root is open.  The disk's serial number chooses,
     # because the command line is measured.
     "usr/local/sbin/first-init": """#!/bin/bash
