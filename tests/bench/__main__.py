@@ -23,7 +23,7 @@ from tests.bench.load.besiegers import ATTACKS
 from tests.bench.load.workplace import BUILD, workplace
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Extent:
     """Sizes of everything that is measured, in the parts' own words; *seconds* is the length of one measurement."""
 

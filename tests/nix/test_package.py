@@ -41,6 +41,7 @@ IN_NIXPKGS = {
     "google-re2",
     "jinja2",
     "jwcrypto",
+    "markupsafe",
     "prometheus-client",
     "pydantic",
     "pyyaml",

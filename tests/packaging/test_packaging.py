@@ -21,6 +21,8 @@ ROOT = Path(__file__).resolve().parents[2]
 DOCUMENT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 PROJECT = DOCUMENT["project"]
 RUNTIME = [Requirement(line) for line in PROJECT["dependencies"]]
+#: What an extra brings, which the program imports only where it is there.
+OPTIONAL = [Requirement(line) for line in PROJECT["optional-dependencies"]["notify"]]
 DEV = [Requirement(line) for line in PROJECT["optional-dependencies"]["dev"]]
 BUILD = [Requirement(line) for line in DOCUMENT["dependency-groups"]["build"]]
 RELEASE = [Requirement(line) for line in DOCUMENT["dependency-groups"]["release"]]
@@ -71,8 +73,8 @@ def test_version_is_written_once():
 
 
 def test_every_import_is_a_declared_dependency():
-    """The program imports the standard library, itself, or a declared runtime dependency."""
-    names = {canonicalize_name(requirement.name) for requirement in RUNTIME}
+    """The program imports the standard library, itself, or a declared runtime dependency, of an extra too."""
+    names = {canonicalize_name(requirement.name) for requirement in RUNTIME + OPTIONAL}
     declared = {
         package
         for package, distributions in metadata.packages_distributions().items()

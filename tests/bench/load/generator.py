@@ -10,7 +10,7 @@ import json
 import multiprocessing
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from multiprocessing.connection import Connection
 from statistics import median, quantiles
 from types import TracebackType
@@ -43,6 +43,7 @@ class Run:
     count: int
     seconds: float
     latencies: tuple[float, ...]
+    _: KW_ONLY
     cpu_s: float
     answered: int
     ecdh_ms: float
@@ -70,6 +71,7 @@ class _Counter:
     begin: float
     deadline: float
     price: Price
+    _: KW_ONLY
     latencies: list[float] = field(default_factory=list)
     answered: int = 0
     last: float = 0.0
@@ -89,7 +91,9 @@ class _Counter:
     def run(self, seconds: float, cpu_s: float) -> Run:
         """The result after *seconds*, or however long the last answer took, with the generator's processor time."""
         latencies, took = tuple(self.latencies), max(seconds, self.last - self.begin)
-        return Run(len(latencies), took, latencies, cpu_s, self.answered, self.price.ms())
+        return Run(
+            len(latencies), took, latencies, cpu_s=cpu_s, answered=self.answered, ecdh_ms=self.price.ms()
+        )
 
 
 class _Generator:
