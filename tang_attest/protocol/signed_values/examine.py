@@ -72,7 +72,9 @@ def examine(signers: Signers, brought: Brought, quoted: Quoted) -> Examination:
             reasons[judged] = None
         elif isinstance(found, SignedState):
             states[found.signer, found.label] = found
-    return Examination(tuple(states.values()), tuple(reasons))
+    # Statements of other images lie beside the one that was booted; a statement about this boot explains it best.
+    ordered = sorted(reasons, key=lambda reason: reason.code == "statement-mismatch")
+    return Examination(tuple(states.values()), tuple(ordered))
 
 
 def _candidates(signers: Signers, brought: Brought, quoted: Quoted) -> Iterable[SignedState | Reason]:

@@ -230,6 +230,19 @@ def test_a_lower_version_is_refused_without_rollback_only() -> None:
             assert judge(judging, NEW_4_9, statements=[text]).signed
 
 
+def test_a_statement_about_this_boot_explains_before_those_of_others() -> None:
+    """Statements of all installed images lie beside each other; the machine sends them in an order of its own."""
+    signer, key = signing.pipeline(no_rollback=True)
+    judging = replace(policy(), signers=_permitted(signer, 7))
+    older = signing.signed(key, STATEMENT, version=6)
+    newer = signing.signed(key, {4: BASE[4], 9: b"\xaa" * 32}, version=8)
+    for statements in ([older, newer], [newer, older]):
+        assert codes(judging, NEW_4_9, statements=statements)[:2] == [
+            "statement-rolled-back",
+            "statement-mismatch",
+        ]
+
+
 def test_a_state_before_the_newest_version_goes_back_too() -> None:
     """Its own values do not count any more, and it still holds what nobody signs; later approvals count."""
     signer, key = signing.pipeline(no_rollback=True)
