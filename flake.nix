@@ -24,6 +24,8 @@
     {
       overlays.default = import ./nix/overlay.nix;
 
+      lib.pcrSignature = import ./nix/pcr-signature.nix;
+
       nixosModules = {
         agent = withOverlay ./nix/module-agent.nix;
         initrd = withOverlay ./nix/module-initrd.nix;

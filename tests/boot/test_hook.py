@@ -277,3 +277,17 @@ def import_token(image: Path, attest: dict[str, object]) -> None:
     token = {"type": "clevis", "keyslots": ["0"], "jwe": json.loads(jwe)}
     command = ["cryptsetup", "token", "import", str(image)]
     subprocess.run(command, input=json.dumps(token).encode(), check=True, capture_output=True)
+
+
+def test_statements_are_put_into_the_image_with_what_looks_for_them(root: Path, tmp_path: Path) -> None:
+    """One that the pin would not send is left out, and the build says so; other files of the directory stay away."""
+    directory = root / "etc/clevis-attest"
+    small, large, other = (directory / f"{name}.jws" for name in ("a.tang-attest", "b.tang-attest", "other"))
+    with changed(small, "a.b.c\n"), changed(large, "A" * 20000), changed(other, "a.b.c\n"):
+        said = make_initrd(root, tmp_path / "initrd")
+    assert "W: clevis-attest: /etc/clevis-attest/b.tang-attest.jws is larger than 16384 bytes" in said
+    names = list_initrd(root, tmp_path / "initrd")
+    assert {name for name in names if name.endswith(".jws")} == {"etc/clevis-attest/a.tang-attest.jws"}
+    assert "usr/lib/clevis-attest/clevis-attest-signed-functions" in names
+    # Busybox of Debian has both; without busybox the hook copies them.
+    assert "usr/bin/busybox" in names

@@ -159,7 +159,7 @@ attest_install_files() {
 }
 
 # attest_install_signed_values: statements of this machine.  One about a PCR that covers this very image cannot be in it: that
-# has its place on the EFI system partition (docs/how-to/signed-updates.md).
+# has its place on the EFI system partition (docs/how-to/updates/signed-updates.md).
 attest_install_signed_values() {
     local file
     for file in /etc/clevis-attest/*.tang-attest.jws; do

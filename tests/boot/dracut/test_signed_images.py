@@ -45,13 +45,13 @@ class Vendor:
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    """A machine that was approved with the vendor's first image."""
+    """A machine that was approved with the vendor's first image, and opened: so its log shows Secure Boot."""
     directory = tmp_path_factory.mktemp("signed")
     vendor = make_key(directory, "vendor")
     built = system.build()
     image = directory / "first.efi"
     ukify(image, built.kernel, built.initrd, system.COMMAND_LINE, [(vendor, PHASE)])
-    approve(directory / "world", SELECTION, image, SECURE_PC)
+    approve(directory / "world", SELECTION, image, SECURE_PC, opened=True)
     world = at(directory / "world", image, SECURE_PC)
     world.site.operator("policy", "trust-signer", NAME, str(vendor.public), "--pcrs", "11")
     yield world

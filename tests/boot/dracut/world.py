@@ -13,7 +13,7 @@ from tests.boot.hardware.platform import PC, Platform
 from tests.boot.images import cache, disk
 from tests.boot.images.tree import ROOT_UUID, SECOND_UUID
 from tests.boot.site import Site
-from tests.boot.world import NAME, REFUSED, ROOT_IS_OPEN, SELECTION, World, shared
+from tests.boot.world import NAME, REFUSED, ROOT_IS_OPEN, SELECTION, UNLOCKED, World, shared
 
 PROMPT: Final = r"Please enter passphrase for disk [^\n]*(root|second)"
 
@@ -34,9 +34,14 @@ def at(directory: Path, image: Path | None = None, platform: Platform = PC) -> W
 
 
 def approve(
-    directory: Path, selection: str = SELECTION, image: Path | None = None, platform: Platform = PC
+    directory: Path,
+    selection: str = SELECTION,
+    image: Path | None = None,
+    platform: Platform = PC,
+    *,
+    opened: bool = False,
 ) -> None:
-    """Make an enrolled and approved machine in *directory*."""
+    """Make an enrolled and approved machine in *directory*; with *opened*, it waits for that and opens."""
     built = system.build()
     directory.mkdir()
     disk.copy(disk.root_image(built.root, built.name, ROOT_UUID), directory / "root.img")
@@ -52,7 +57,11 @@ def approve(
             console.wait_for(PROMPT)
             # With PCR 11 in it, which moves while a system runs, nothing was recorded at enrollment.
             assert console.wait_for(REFUSED)[1] == ("policy-empty" if image else "pcr-mismatch")
-        world.site.approve(NAME)
+            if opened:
+                world.site.approve(NAME)
+                console.wait_for(UNLOCKED)
+        if not opened:
+            world.site.approve(NAME)
 
 
 def approved(factory: pytest.TempPathFactory) -> World:

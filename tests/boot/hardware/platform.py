@@ -52,9 +52,9 @@ SECURE_PC: Final = replace(
     PC,
     board=(
         *("-machine", "q35,smm=on", "-vga", "none", "-global", "ICH9-LPC.disable_s3=1"),
-        # Only System Management Mode writes the variables.
+        # Only System Management Mode writes the variables; it would have to wait for a second processor.
         *("-global", "driver=cfi.pflash01,property=secure,value=on"),
-        *("-accel", "tcg,thread=multi", "-cpu", "max,la57=off", "-smp", "2", "-m", "640"),
+        *("-accel", "tcg,thread=multi", "-cpu", "max,la57=off", "-smp", "1", "-m", "640"),
     ),
     firmware=Path("/usr/share/OVMF/OVMF_CODE_4M.secboot.fd"),
     variables=Path("/usr/share/OVMF/OVMF_VARS_4M.snakeoil.fd"),

@@ -1,20 +1,25 @@
-"""Make tests/vectors/signed-values/ukify.json with Debian 13's ukify: ``python -m tests.boot.images.signed_vectors``.
+"""Make tests/vectors/signed-values/ukify.json with Debian 13's ukify: ``PYTHONPATH=clevis-pin python -m tests.boot.images.signed_vectors``.
 
 It runs as root, because ukify runs in a root of Debian 13.  The keys are thrown away.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import tempfile
 from pathlib import Path
 from typing import Final
 
+from predict.pe import Window, parse
+
 from tests.boot.images.base import base_tree
 from tests.boot.images.cache import ROOT
 from tests.boot.images.signed import make_key, pcrsig, ukify, ukify_version
 
+#: The sections of these images that the stub measures, in its order (systemd-stub(7)).
+_SECTIONS: Final = (".linux", ".osrel", ".cmdline", ".initrd", ".uname", ".sbat", ".pcrpkey")
 TARGET: Final = ROOT / "tests/vectors/signed-values/ukify.json"
 #: A vendor's two keys: one for the initrd alone, one for later phases.
 PHASES: Final = {
@@ -38,9 +43,22 @@ def main() -> None:
                 name: {"phases": PHASES[name], "pem": key.public.read_text()} for name, key in keys.items()
             },
             "pcr11": dict(zip(",".join(PHASES.values()).split(","), measured(said), strict=True)),
+            # PCR 11 is extended with these, and then with the SHA-256 of the name of each phase.
+            "extended": extended(image),
             "pcrsig": json.loads(pcrsig(image)),
         }
     TARGET.write_text(f"{json.dumps(found, indent=1)}\n")
+
+
+def extended(image: Path) -> list[str]:
+    """Return the digests that the stub extends PCR 11 with: the name and the content of each section."""
+    parsed = parse(Window(lambda: image.open("rb"), 0, image.stat().st_size, image.stat().st_size))
+    digests = []
+    for name in _SECTIONS:
+        if section := parsed.section(name):
+            content = b"".join(parsed.content(section).chunks(0, section.virtual))
+            digests += [hashlib.sha256(data).hexdigest() for data in (f"{name}\0".encode(), content)]
+    return digests
 
 
 def measured(said: str) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Final
@@ -29,6 +30,16 @@ def test_a_key_of_ukify_counts_for_its_own_phases_only(name: str, phase: str) ->
     signs = phase in VECTOR["keys"][name]["phases"].split(",")
     assert found.keys == ((KEYS[name],) if signs else ())
     assert (found.obstacle is None) == signs
+
+
+@pytest.mark.parametrize("phase", VECTOR["pcr11"])
+def test_the_value_is_that_of_the_sections_and_the_phases(phase: str) -> None:
+    """Extended as the stub and systemd extend PCR 11."""
+    value = bytes(32)
+    names = [hashlib.sha256(name.encode()).hexdigest() for name in phase.split(":")]
+    for digest in (*VECTOR["extended"], *names):
+        value = hashlib.sha256(value + bytes.fromhex(digest)).digest()
+    assert value.hex() == VECTOR["pcr11"][phase]
 
 
 def test_the_policy_digests_are_those_of_systemd() -> None:
