@@ -167,6 +167,11 @@ class DecisionStore(Protocol):
         again with :meth:`find_key`.
         """
 
+    async def find_question(self, kid: str) -> tuple[PolicyPcrs, ClockInfo | None] | None:
+        """Return the PCRs and the clock for a challenge about *kid*, both of one moment; ``None`` when there is no
+        such key of a device.
+        """
+
     async def find_pcrs(self, kid: str) -> PolicyPcrs | None:
         """Return the PCRs of the policy of the device with exchange key *kid*; ``None`` when there is
         none.

@@ -35,6 +35,7 @@ from tang_attest.protocol.signed_values.signer import Signers
 from tang_attest.protocol.tpm import ClockInfo
 from tang_attest.store import locks
 from tang_attest.store.database import authentic, tables
+from tang_attest.store.database.composed import Composed
 from tang_attest.store.database.failures import Tampered
 from tang_attest.store.records import (
     audit_log,
@@ -49,10 +50,12 @@ from tang_attest.store.records import (
 
 _device = tables.device
 
-_MOVE: Final = (
+_MOVE: Final = Composed(
     _device.update()
     .where(_device.c.id == sa.bindparam("device_id"))
-    .values({name: sa.bindparam(f"new_{name}") for name in (*locks.MOVED, authentic.SEAL)})
+    .values({name: sa.bindparam(f"new_{name}") for name in (*locks.MOVED, authentic.SEAL)}),
+    "device_id",
+    *(f"new_{name}" for name in (*locks.MOVED, authentic.SEAL)),
 )
 
 
@@ -120,7 +123,7 @@ class _Batch:
             used = [(each.nonce_digest, each.nonce_expires_at) for each in self._accepted]
             nonces.use(self._connection, used)
             moved = sorted({decision.device_id for decision in self._accepted})
-            self._connection.execute(_MOVE, [self._moved(device_id) for device_id in moved])
+            _MOVE.write(self._connection, [self._moved(device_id) for device_id in moved])
         if self._entries:
             audit_log.append(self._connection, *self._entries)
 

@@ -28,6 +28,7 @@ import sqlalchemy as sa
 
 from tang_attest.ports.decisions import Decision
 from tang_attest.store.database import authentic, tables, versioned
+from tang_attest.store.database.composed import Composed
 from tang_attest.store.database.failures import Tampered
 from tang_attest.store.database.sql import among
 from tang_attest.store.records.keys import reading_of
@@ -54,7 +55,7 @@ MOVED: Final = (
 )
 # FOR NO KEY UPDATE: the lock that an UPDATE of these columns takes; rows that refer to a device can still be
 # added.
-_DEVICES = authentic.form(_device).lock.where(among(_device.c.id, "ids"))
+_DEVICES = Composed(authentic.form(_device).lock.where(among(_device.c.id, "ids")), "ids")
 _HOLD_POLICIES = (
     sa.select(_policy.c.id)
     .where(among(_policy.c.id, "ids"))
@@ -91,10 +92,10 @@ Rows = dict[int, authentic.Row | Tampered]
 
 def take_devices(connection: sa.Connection, device_ids: Collection[int]) -> Rows:
     """Lock devices, in the order of their ids.  A device that was removed has no row."""
+    found = _DEVICES.rows(connection, ids=sorted(device_ids))
     return {
-        values.id: _checked(connection, _device, values)
-        for values in connection.execute(_DEVICES, {"ids": sorted(device_ids)})
-    }
+        values[0]: _checked(connection, _device, values) for values in found
+    }  # the id is the first column
 
 
 @dataclass(frozen=True, slots=True)

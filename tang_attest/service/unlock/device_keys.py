@@ -110,11 +110,10 @@ async def find_question(store: DecisionStore, kid: str) -> tuple[PolicyPcrs, Clo
 
     Raises ``key-unknown``.  A rollout changes the good values, never the PCRs.
     """
-    # The two share a query.
-    pcrs, newest = await asyncio.gather(store.find_pcrs(kid), store.find_clock(kid))
-    if pcrs is None:
+    found = await store.find_question(kid)
+    if found is None:
         raise _unknown()
-    return pcrs, newest
+    return found
 
 
 def _unknown() -> NotFound:

@@ -53,6 +53,9 @@ class Database(Protocol):
     async def read(self, work: Work[T]) -> T:
         """Run *work*, which only reads, in a transaction begun now."""
 
+    async def look(self, work: Work[T]) -> T:
+        """Run *work*, one query of a few rows, without a transaction."""
+
     async def write(self, work: Work[T]) -> T:
         """Run *work*; its changes are durable on return, or undone when it raises."""
 
@@ -110,7 +113,9 @@ class SqliteDatabase:
         elif not _is_file(path):
             raise Unavailable("state-missing", f"There is no database at {path}.")
         self._place = str(path)
-        self._engine = sa.create_engine(url, pool_size=READERS + 1, max_overflow=0)
+        self._engine = sa.create_engine(url, pool_size=READERS + 2, max_overflow=0)
+        #: For :meth:`look`; statements of :mod:`~tang_attest.store.database.composed` only, so no transaction begins.
+        self._looking: sa.Connection | None = None
         sa.event.listen(self._engine, "connect", _prepare_connection)
         sa.event.listen(self._engine, "begin", _begin)
         self._writer = ThreadPoolExecutor(1, "tang-attest-write")
@@ -120,6 +125,15 @@ class SqliteDatabase:
     async def read(self, work: Work[T]) -> T:
         """See :class:`Database`."""
         return await self._run(self._readers, lambda: self._transact(work, write=False))
+
+    async def look(self, work: Work[T]) -> T:
+        """See :class:`Database`.  It runs in the event loop: a reader waits for nobody, and a thread costs more than
+        the query.
+        """
+        with translate_errors(self._place):
+            if self._looking is None or self._closed:
+                self._looking = await self._run(self._readers, self._engine.connect)  # may have to wait
+            return work(self._looking)
 
     async def write(self, work: Work[T]) -> T:
         """See :class:`Database`.  When the caller is cancelled, the work is still done."""
@@ -134,6 +148,8 @@ class SqliteDatabase:
         self._closed = True
         for executor in (self._writer, self._readers):
             await asyncio.to_thread(executor.shutdown)
+        if self._looking is not None:
+            self._looking.close()
         await asyncio.to_thread(self._engine.dispose)
 
     async def _run(self, executor: ThreadPoolExecutor, job: Callable[[], T]) -> T:
@@ -170,6 +186,10 @@ class AuthenticDatabase:
     async def read(self, work: Work[T]) -> T:
         """See :class:`Database`."""
         return await self._database.read(self._authenticity.bind(work)[0])
+
+    async def look(self, work: Work[T]) -> T:
+        """See :class:`Database`."""
+        return await self._database.look(self._authenticity.bind(work)[0])
 
     async def write(self, work: Work[T]) -> T:
         """See :class:`Database`."""

@@ -77,7 +77,13 @@ class ServerDatabase:
         self._reading = self._engine.execution_options(
             isolation_level="REPEATABLE READ", postgresql_readonly=True
         )
+        # A transaction of its own for each statement, without two round trips around it.
+        self._looking = self._engine.execution_options(isolation_level="AUTOCOMMIT")
         self._closed = False
+
+    async def look(self, work: Work[T]) -> T:
+        """See :class:`~tang_attest.store.database.engine.Database`."""
+        return await self._run(self._looking, work)
 
     async def read(self, work: Work[T]) -> T:
         """See :class:`~tang_attest.store.database.engine.Database`."""

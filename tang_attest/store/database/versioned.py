@@ -22,6 +22,8 @@ from typing import Final
 
 import sqlalchemy as sa
 
+from tang_attest.store.database.composed import Composed
+
 #: Beside the tables (tables.py): a backup and a copy have rows that count, and a new database has a number of its
 #: own.
 metadata: Final = sa.MetaData()
@@ -40,6 +42,7 @@ _ONLY: Final = 1
 _READ: Final = sa.select(registry_version.c.version).where(registry_version.c.id == _ONLY)
 #: The version, as a column of another query: both are then of one moment.
 VERSION: Final = _READ.scalar_subquery()
+_VERSION: Final = Composed(_READ)
 
 _EVENTS: Final = ("insert", "update", "delete")
 #: Steps below 2^30: 64 bits last for billions of changes.
@@ -78,5 +81,5 @@ def watch(connection: sa.Connection, table: str) -> None:
 
 def read(connection: sa.Connection) -> int | None:
     """Return the version; ``None`` when the database has lost it, so that nothing equals it."""
-    version: int | None = connection.scalar(_READ)
-    return version
+    found = _VERSION.rows(connection)
+    return found[0][0] if found else None

@@ -19,6 +19,7 @@ import sqlalchemy as sa
 
 from tang_attest.ports.audit import EVERYTHING, AuditEntry, AuditSearch
 from tang_attest.store.database import authentic, tables
+from tang_attest.store.database.composed import Composed
 from tang_attest.store.names import spans
 from tang_attest.store.records.operators import claims
 
@@ -30,6 +31,8 @@ ROWS: Final = "sealed_rows"
 #: Kinds of actors that have a name.
 _KINDS: Final = ("operator", "console", "token", "device")
 
+_APPEND: Final = Composed(_audit.insert(), *(column.name for column in _audit.c if column.name != "id"))
+
 
 def append(connection: sa.Connection, *entries: AuditEntry) -> None:
     """Append *entries* in their order, and use up what they claim.  Raises as :func:`claims.use`."""
@@ -39,7 +42,7 @@ def append(connection: sa.Connection, *entries: AuditEntry) -> None:
     rows = [entry.members() for entry in entries]
     if changes := authentic.changes(connection):
         rows[0]["details"] = {**entries[0].details, ROWS: changes}
-    connection.execute(tables.audit.insert(), rows)
+    _APPEND.write(connection, rows)
 
 
 def newest(

@@ -15,6 +15,7 @@ from tang_attest.ports.decisions import BoundKey, PolicyPcrs, Reading
 from tang_attest.ports.keys import OPEN, EncryptedKey, holder
 from tang_attest.protocol.tpm import ClockInfo
 from tang_attest.store.database import authentic, tables, versioned
+from tang_attest.store.database.composed import Composed
 from tang_attest.store.database.failures import Tampered
 from tang_attest.store.database.sql import among
 from tang_attest.store.records import devices, policies, rollouts
@@ -44,8 +45,11 @@ _DEVICE_AT = len(_key.c)
 _POLICY_AT = _DEVICE_AT + len(_device.c)
 
 #: The version alone, and the devices whose clocks a challenge needs.
-_STANDING = sa.select(versioned.VERSION.label("version"), *authentic.form(_device).labelled("device_")).where(
-    among(_device.c.id, "ids")
+_STANDING = Composed(
+    sa.select(versioned.VERSION.label("version"), *authentic.form(_device).labelled("device_")).where(
+        among(_device.c.id, "ids")
+    ),
+    "ids",
 )
 
 
@@ -161,13 +165,12 @@ def retired(connection: sa.Connection, kids: Collection[str]) -> set[str]:
 
 
 class Part(Enum):
-    """A question about an exchange key: everything, the PCRs of its policy, or the clock of the newest
+    """A question about an exchange key: everything, or the PCRs of its policy and the clock of the newest
     evidence.
     """
 
     WHOLE = auto()
-    PCRS = auto()
-    CLOCK = auto()
+    QUESTION = auto()
 
 
 class Wanted(NamedTuple):
@@ -177,7 +180,9 @@ class Wanted(NamedTuple):
     part: Part = Part.WHOLE
 
 
-Found = BoundKey | PolicyPcrs | ClockInfo | Tampered | None
+#: The PCRs that a challenge names, and the clock of the newest evidence, which a new device does not have.
+Question = tuple[PolicyPcrs, ClockInfo | None]
+Found = BoundKey | Question | Tampered | None
 
 
 class Kept(NamedTuple):
@@ -201,49 +206,50 @@ def find(
     however many there are.  While a policy is being changed by a rollout there are two more.  A key that rests on
     a row without a valid seal is ``registry-tampered``, and the others are found.
     """
-    narrow = {each.kid for each in wanted if each.part is not Part.WHOLE}
-    found: dict[Wanted, Found] = {}
-    for kid, facts in _ask(connection, {kid: kept[kid] for kid in narrow if kid in kept}).items():
-        found |= zip((Wanted(kid, Part.PCRS), Wanted(kid, Part.CLOCK)), facts, strict=True)
+    narrow = {each.kid for each in wanted if each.part is Part.QUESTION}
+    asked = ask(connection, {kid: kept[kid] for kid in narrow if kid in kept})
+    found: dict[Wanted, Found] = {Wanted(kid, Part.QUESTION): question for kid, question in asked.items()}
     whole = {each.kid for each in wanted if each not in found}
     read: Read = {}
     if whole:
         bound, read = _bind(connection, connection.execute(_BOUND, {"kids": sorted(whole)}).all())
         for kid, key in bound.items():
             found[Wanted(kid)] = key
-            if kid in narrow:
-                found |= zip((Wanted(kid, Part.PCRS), Wanted(kid, Part.CLOCK)), _facts(key), strict=True)
+            found.setdefault(Wanted(kid, Part.QUESTION), _question(key))
     return [found.get(each) for each in wanted], read
 
 
-def _ask(connection: sa.Connection, kept: Mapping[str, Kept]) -> dict[str, tuple[Found, Found]]:
-    """The PCRs and the clock of those of the *kept* keys that nothing changed since they were read."""
+def ask(connection: sa.Connection, kept: Mapping[str, Kept]) -> dict[str, Question | Tampered]:
+    """Return the questions about those of the *kept* keys that nothing changed since they were read.
+
+    It is one query, which needs no transaction.
+    """
     if not kept:
         return {}
     ids = sorted({each.device_id for each in kept.values()})
-    rows = connection.execute(_STANDING, {"ids": ids}).all()
+    rows = _STANDING.rows(connection, ids=ids)
     devices_now: dict[int, authentic.Row | Tampered] = {}
     for values in rows:
         try:
-            devices_now[values.device_id] = authentic.check(connection, _device, values[1:])
+            devices_now[values[1]] = authentic.check(connection, _device, values[1:])  # the id is its first
         except Tampered as error:
-            devices_now[values.device_id] = error
-    found: dict[str, tuple[Found, Found]] = {}
+            devices_now[values[1]] = error
+    found: dict[str, Question | Tampered] = {}
     for kid, each in kept.items():
         row = devices_now.get(each.device_id)
         if isinstance(row, Tampered):
-            found[kid] = row, row
-        elif row is not None and reading_of(rows[0].version, row) == each.reading:
+            found[kid] = row
+        elif row is not None and reading_of(rows[0][0], row) == each.reading:
             found[kid] = each.pcrs, devices.clock_of(row)
     return found
 
 
-def _facts(key: BoundKey | Tampered) -> tuple[Found, Found]:
-    """The PCRs and the clock of a key that was read as a whole."""
+def _question(key: BoundKey | Tampered) -> Question | Tampered | None:
+    """The question about a key that was read as a whole."""
     if isinstance(key, Tampered):
-        return key, key
+        return key
     if key.policy is None or key.device is None:
-        return None, None
+        return None
     return PolicyPcrs(key.policy.selection, key.policy.cap_pcr), key.device.clock
 
 

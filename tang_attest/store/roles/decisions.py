@@ -38,13 +38,17 @@ class SqlDecisions(Role, DecisionStore):
     def recall_key(self, kid: str) -> BoundKey | None:
         return self._recalled.recall(kid)
 
+    async def find_question(self, kid: str) -> tuple[PolicyPcrs, ClockInfo | None] | None:
+        found = await self.finds.submit(keys.Wanted(kid, keys.Part.QUESTION))
+        return found if isinstance(found, tuple) else None
+
     async def find_pcrs(self, kid: str) -> PolicyPcrs | None:
-        found = await self.finds.submit(keys.Wanted(kid, keys.Part.PCRS))
-        return found if isinstance(found, PolicyPcrs) else None
+        found = await self.find_question(kid)
+        return None if found is None else found[0]
 
     async def find_clock(self, kid: str) -> ClockInfo | None:
-        found = await self.finds.submit(keys.Wanted(kid, keys.Part.CLOCK))
-        return found if isinstance(found, ClockInfo) else None
+        found = await self.find_question(kid)
+        return None if found is None else found[1]
 
     async def decide(self, decision: Decision) -> None:
         await self._writes.submit(decision)
@@ -55,11 +59,20 @@ class SqlDecisions(Role, DecisionStore):
     async def _find(self, wanted: Sequence[keys.Wanted]) -> Sequence[keys.Found | Exception]:
         kids = {each.kid for each in wanted}
         kept = {kid: known for kid in kids if (known := self._recalled.kept(kid)) is not None}
+        if len(kept) == len(kids) and all(each.part is keys.Part.QUESTION for each in wanted):
+            asked = await self._database.look(lambda connection: keys.ask(connection, kept))
+            if len(asked) == len(kids):
+                return self._without_missing(wanted, [asked[each.kid] for each in wanted])
         found, read = await self._database.read(lambda connection: keys.find(connection, wanted, kept))
-        for each, fact in zip(wanted, found, strict=True):
-            missing = fact is None and each.part is not keys.Part.CLOCK  # a new device has no clock yet
-            if missing or isinstance(fact, Exception):
-                self._recalled.forget(each.kid)
         for bound, reading in read.values():
             self._recalled.keep(bound, reading)
+        return self._without_missing(wanted, found)
+
+    def _without_missing(
+        self, wanted: Sequence[keys.Wanted], found: Sequence[keys.Found]
+    ) -> Sequence[keys.Found]:
+        """Return *found*; forget the keys that are gone, and those with a foreign row."""
+        for each, fact in zip(wanted, found, strict=True):
+            if fact is None or isinstance(fact, Exception):
+                self._recalled.forget(each.kid)
         return found
