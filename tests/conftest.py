@@ -98,10 +98,16 @@ def empty_postgres_url(postgres: Postgres) -> Iterator[str]:
     postgres.drop(name)
 
 
+@pytest.fixture(scope="session")
+def installations() -> registry.Installations:
+    """Installations that may have one secret."""
+    return registry.Installations()
+
+
 @pytest.fixture
-async def server(tmp_path: Path) -> AsyncIterator[Server]:
+async def server(tmp_path: Path, installations: registry.Installations) -> AsyncIterator[Server]:
     """A server without plain Tang."""
-    async with Server(tmp_path / "state") as started:
+    async with Server(tmp_path / "state", installations=installations) as started:
         yield started
 
 

@@ -35,6 +35,7 @@ from tang_attest.web.runner import handling
 from tests.attester import Attester, members
 from tests.conformance.registered import check_registered
 from tests.fakes import FakeClock, RealRandomness
+from tests.registry import Installations
 
 SELECTION = "sha256:0,2,4,7"
 
@@ -54,7 +55,10 @@ class Answer:
 
 
 class Server:
-    """Started with ``async with``; everything it made is under *directory*."""
+    """Started with ``async with``; everything it made is under *directory*.
+
+    Servers that share *installations* share their secret and their signing key; others have their own.
+    """
 
     def __init__(
         self,
@@ -66,7 +70,9 @@ class Server:
         tls: ssl.SSLContext | None = None,
         server_tpm: str | None = None,
         database: str | None = None,
+        installations: Installations | None = None,
     ) -> None:
+        self._installations = installations
         self.settings = Settings(
             state=directory,
             database=database,
@@ -91,7 +97,8 @@ class Server:
     async def _start(self, stack: AsyncExitStack) -> None:
         """As ``init`` and a worker of ``serve`` do, but for sockets and periodic work."""
         world = World(clock=self.clock, random=RealRandomness(), operator="tester", hold_s=5, keys_last_s=0)
-        self.thp = await initialize(self.settings, world)
+        make = self._installations.make if self._installations else initialize
+        self.thp = await make(self.settings, world)
         installation = await stack.enter_async_context(opened(self.settings, world))
         executor = stack.enter_context(ThreadPoolExecutor(2))
         served = compose_site(installation, polls=self.polls, limiter=self.limiter, executor=executor)
