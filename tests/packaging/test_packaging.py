@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parents[2]
 DOCUMENT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 PROJECT = DOCUMENT["project"]
 RUNTIME = [Requirement(line) for line in PROJECT["dependencies"]]
-#: What an extra brings, which the program imports only where it is there.
+#: Packages of an extra, which the program imports only where they are there.
 OPTIONAL = [Requirement(line) for line in PROJECT["optional-dependencies"]["notify"]]
 DEV = [Requirement(line) for line in PROJECT["optional-dependencies"]["dev"]]
 BUILD = [Requirement(line) for line in DOCUMENT["dependency-groups"]["build"]]
