@@ -84,6 +84,7 @@ async def test_a_stranger_gets_nothing(browser: Browser, site: Site, trust: Trus
             assert (await stranger.get("/")).status == 303
     async with visiting(browser, site.origin) as visitor:
         await site.console(visitor).register(await site.link("eve", "viewer"))
+        await visitor.page.goto("/machines")  # no live page, which would go to the sign-in by itself
         await site.installation.operators.remove("eve")
         await visitor.page.goto("/sign-in")
         await visitor.page.get_by_role("button", name="Sign in with a passkey").click()
@@ -241,6 +242,7 @@ async def test_a_session_ends_by_itself(
     """After 30 minutes without a request, and after 12 hours with requests."""
     async with visiting(browser, site.origin) as visitor:
         await site.console(visitor).register(await site.link("ada", "approver"))
+        await visitor.page.goto("/machines")  # no live page, which would go to the sign-in by itself
         if "hours" in span:
             for _ in range(24):
                 site.clock.advance(minutes=29)
