@@ -508,7 +508,7 @@ notice_cursor: Final = sa.Table(
     "notice_cursor",
     metadata,
     # One row: the entries of the audit record that notices were made of, and the last check of the record.
-    sa.Column("id", BIG, primary_key=True, autoincrement=False),
+    sa.Column("place", BIG, primary_key=True, autoincrement=False),
     sa.Column("audit_id", sa.BigInteger, nullable=False),
     sa.Column("checked_at", Instant),
 )

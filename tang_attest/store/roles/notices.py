@@ -33,7 +33,7 @@ class SqlNoticeBook(NoticeBook):
         row = connection.execute(sa.select(_cursor).with_for_update()).one_or_none()
         if row is None:
             # Of two servers that begin now, one fails here, and begins again.
-            connection.execute(_cursor.insert(), {"id": _THE_ROW, "audit_id": -1})
+            connection.execute(_cursor.insert(), {"place": _THE_ROW, "audit_id": -1})
         self._audit_id: int = -1 if row is None else row.audit_id
         self._checked_at: datetime | None = None if row is None else row.checked_at
 

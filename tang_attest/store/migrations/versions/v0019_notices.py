@@ -16,10 +16,10 @@ _BIG = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
 def upgrade() -> None:
     op.create_table(
         "notice_cursor",
-        sa.Column("id", _BIG, nullable=False, autoincrement=False),
+        sa.Column("place", _BIG, nullable=False, autoincrement=False),
         sa.Column("audit_id", sa.BigInteger(), nullable=False),
         sa.Column("checked_at", sa.BigInteger()),
-        sa.PrimaryKeyConstraint("id", name=op.f("pk_notice_cursor")),
+        sa.PrimaryKeyConstraint("place", name=op.f("pk_notice_cursor")),
     )
     op.create_table(
         "notice_group",
