@@ -88,7 +88,7 @@ async def test_a_stranger_gets_nothing(browser: Browser, site: Site, trust: Trus
         await site.installation.operators.remove("eve")
         await visitor.page.goto("/sign-in")
         await visitor.page.get_by_role("button", name="Sign in with a passkey").click()
-        await expect(visitor.page.locator("main")).to_contain_text("passkey")
+        await expect(visitor.page.locator("main")).to_contain_text(re.compile("passkey-(unknown|invalid)"))
         assert await visitor.page.goto("/machines")
         await expect(visitor.page.locator("h1")).to_contain_text("Sign in")
     after = await site.fingerprint()
@@ -275,10 +275,7 @@ async def test_a_link_registers_one_passkey(browser: Browser, site: Site) -> Non
         site.clock.advance(minutes=16)
         for link in (used, late, used[:-8] + "AAAAAAAA"):
             await thief.page.goto(link)
-            button = thief.page.get_by_role("button", name="Register a passkey")
-            if await button.count():
-                await button.click()
-                await expect(thief.page.get_by_role("alert")).to_be_visible()
-            else:
-                await expect(thief.page.locator("main")).to_contain_text("link")
+            await expect(thief.page.locator("main")).to_contain_text(
+                re.compile("link-(used|expired|invalid)")
+            )
             assert await thief.context.cookies() == []
