@@ -173,12 +173,13 @@ class SignedActs:
         )
         author = Author.at_console(session.name, caller, signed=(signature,), claim=claim)
         if subject.operators > 1:
-            waiting = await self._waiting(subject.members)
+            found = await self._store.signed_acts.find_approval(subject_digest(subject.members))
+            waiting = self._unless_expired(found)
             if waiting is not None and session.name in _signers(waiting):
                 raise Conflict("operator-same", f"Operator '{session.name}' signed this approval already.")
             others = await self._still_good(waiting, act.role)
             if len(others) + 1 < subject.operators:
-                return await self._wait(act, subject.members, subject.operators, waiting, others, author)
+                return await self._wait(act, subject.members, subject.operators, found, others, author)
             completes = None if waiting is None else waiting.number
             author = replace(author, signed=(*others, signature), claim=replace(claim, completes=completes))
         done, token = await self._doing.do(act, author)
@@ -223,9 +224,11 @@ class SignedActs:
 
     async def _waiting(self, subject: Mapping[str, Any]) -> StoredApproval | None:
         """Return the pending approval of *subject* unless it expired."""
-        found = await self._store.signed_acts.find_approval(subject_digest(subject))
-        expired = found is not None and self._clock.now() >= found.created_at + APPROVAL_LIFE
-        return None if expired else found
+        return self._unless_expired(await self._store.signed_acts.find_approval(subject_digest(subject)))
+
+    def _unless_expired(self, approval: StoredApproval | None) -> StoredApproval | None:
+        expired = approval is not None and self._clock.now() >= approval.created_at + APPROVAL_LIFE
+        return None if expired else approval
 
     async def _still_good(
         self, waiting: StoredApproval | None, role: OperatorRole
@@ -248,26 +251,27 @@ class SignedActs:
         act: Act,
         subject: Mapping[str, Any],
         needed: int,
-        waiting: StoredApproval | None,
+        found: StoredApproval | None,
         others: Sequence[Mapping[str, object]],
         author: Author,
     ) -> ActOutcome:
-        """Keep the signature of *author* until further operators sign."""
+        """Keep the signature of *author* and *others* in the place of *found*, until further operators sign.
+
+        *found* may have expired, or its signers may be gone.  It is the approval that *others* were taken from:
+        a signature that arrived after that look is not replaced, and ``act-changed`` is raised.
+        """
         now = self._clock.now()
-        digest = subject_digest(subject)
-        # One that expired, or whose signers were removed, makes room.
-        stale = waiting or await self._store.signed_acts.find_approval(digest)
         approval = StoredApproval(
             number=b64u(self._random.bytes(16)),
-            subject=digest,
+            subject=subject_digest(subject),
             act=members_of(act),
             needed=needed,
             signatures=[*others, *author.signed],
-            created_at=waiting.created_at if waiting is not None and others else now,
+            created_at=found.created_at if found is not None and others else now,
         )
         details = {"approval": approval.number, "needed": needed, "signed_by": list(_signers(approval))}
         entry = author.entry(now, "approval sign", None, details)
-        await self._store.signed_acts.save_approval(approval, stale, entry)
+        await self._store.signed_acts.save_approval(approval, found, entry)
         left = needed - len(approval.signatures)
         more = "another operator" if left == 1 else f"{left} other operators"
         return ActOutcome(done=f"Signed; it waits for {more} to sign the same.", pending=_pending(approval))

@@ -45,7 +45,7 @@ async def test_the_answer_names_everything_a_pin_needs(server: Server, attester:
         "policy": "pi-b",
         "selection": "sha256:0,2,4,7",
         "cap_pcr": 15,
-        "versions": ["1.1"],
+        "versions": ["1.1", "1.2"],
         "ek_verified": False,
         "learning": False,
         "coverage": "unknown: no event log came with the values",

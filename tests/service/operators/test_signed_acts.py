@@ -25,6 +25,7 @@ from tang_attest.service.operators.acts import (
     read_act,
 )
 from tang_attest.service.operators.sign_in import OperatorSession
+from tang_attest.service.operators.signed_acts import SignedActs
 from tests.attester import Attester
 from tests.server import Server
 from tests.service.operators.authenticator import Passkey
@@ -323,6 +324,28 @@ async def test_both_sign_at_once(world: World, console: Console) -> None:
     codes = sorted(await asyncio.gather(*map(code_of, calls)))
     assert codes in (["act-changed", "ok"], ["ok", "ok"])
     assert (await world.count() == 2) == (codes == ["ok", "ok"])
+
+
+async def test_a_first_signature_does_not_replace_one_that_came_meanwhile(
+    world: World, console: Console, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the look for a pending approval and its writing, another operator signs: that signature stays."""
+    await require(world, 2)
+    alice, bob = await Signer.enter(console, "alice"), await Signer.enter(console, "bob")
+    request = await console.acts.prepare(alice.session, APPROVAL)
+    good = SignedActs._still_good
+
+    async def late(self: SignedActs, *arguments: Any) -> Any:
+        monkeypatch.undo()
+        found = await good(self, *arguments)
+        await bob.sign(APPROVAL)
+        return found
+
+    monkeypatch.setattr(SignedActs, "_still_good", late)
+    call = console.acts.perform(alice.session, request.id, alice.passkey.get(request.options))
+    assert await code_of(call) == "act-changed"
+    [pending] = await console.acts.pending()
+    assert pending.signed_by == ("bob",)
 
 
 async def test_the_second_signature_works_once(world: World, console: Console) -> None:
