@@ -151,7 +151,7 @@ MUTANTS: Final = (
         "the nonce before X",
         "service.unlock.unlock:Unlock._respond",
         "x = _read_point(bound, jwk)",
-        "self._challenges.check(Purpose.UNLOCK, kid, evidence.nonce, entry.at); x = _read_point(bound, jwk)",
+        "self._challenges.check(Purpose.UNLOCK, entry.kid, evidence.nonce, entry.at); x = _read_point(bound, jwk)",
     ),
     # --- nonces ---
     _one("nonces are not used up", "store.records.nonces:use", "if used:", "if False:"),
@@ -217,7 +217,7 @@ MUTANTS: Final = (
     _one(
         "announced values are trusted",
         "service.policies.announce:_announced",
-        "Life.STAGED if policy.trust_predictions else Life.PROPOSED",
+        "Life.STAGED if trusted else Life.PROPOSED",
         "Life.STAGED",
     ),
     _one(
