@@ -70,11 +70,14 @@ def test_apply() -> None:
     [
         ("text", "change: this is no mapping"),
         (None, "change: this is no mapping"),
-        ({}, "change: nothing is added, retired or ruled"),
-        ({"add": None, "retire": []}, "change: nothing is added, retired or ruled"),
+        ({}, "change: nothing is added, retired, ruled or held back"),
+        ({"add": None, "retire": []}, "change: nothing is added, retired, ruled or held back"),
         # Characters that move a cursor, or are no text for a database, are spelled out.
-        ({"a\0\x1b[2J\ud800": []}, r"change: unknown key 'a\x00\x1b[2J\ud800'; known are add, retire, rules"),
-        ({"adds": []}, "change: unknown key 'adds'; known are add, retire, rules"),
+        (
+            {"a\0\x1b[2J\ud800": []},
+            r"change: unknown key 'a\x00\x1b[2J\ud800'; known are add, retire, rules, signed",
+        ),
+        ({"adds": []}, "change: unknown key 'adds'; known are add, retire, rules, signed"),
         ({"add": {}}, "add: this is no list"),
         ({"add": ["x"]}, "add[1]: this is no mapping"),
         ({"add": [{"label": "new"}]}, "add[1]: 'values' is missing"),
