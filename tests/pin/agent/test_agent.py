@@ -213,6 +213,7 @@ def own_server(tmp_path: Path, machine: Machine) -> Operator:
     return Operator(tmp_path / "own-server")
 
 
+@pytest.mark.timeout(300)
 def test_server_restarted(own_server: Operator, machine: Machine) -> None:
     """The agent comes back by itself, and a pause of the server makes nobody unreachable."""
     port = str(free_port())
@@ -220,12 +221,12 @@ def test_server_restarted(own_server: Operator, machine: Machine) -> None:
         jwe = machine.encrypt(url=f"http://127.0.0.1:{port}", name="m", token=own_server.token("m"))
         assert machine.decrypt(jwe).returncode == 0
         cap(machine)
-        own_server.run("policy", "require-rounds", "m", "on", "--every", "2s", "--misses", "5")
+        own_server.run("policy", "require-rounds", "m", "on", "--every", "5s", "--misses", "6")
     with agent(machine):
         with own_server.serve("--port", port):
             until(lambda: shown(own_server, "m")["outcome"] == "verified")
             before = shown(own_server, "m")["answered_at"]
-        time.sleep(15)  # longer than the misses
+        time.sleep(32)  # longer than the misses, which are longer than the agent's longest pause
         with own_server.serve("--port", port):
             until(lambda: shown(own_server, "m")["answered_at"] != before)
             assert history(own_server, "m") == ["verified"]
