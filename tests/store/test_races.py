@@ -299,6 +299,23 @@ async def test_predictions_that_are_trusted_no_more(
     assert await codes(other.policies.add_state("policy", waiting, entry())) == ["ok"]
 
 
+async def test_predictions_that_operators_have_to_sign(
+    store: SqlStore, other: SqlStore, device_id: int, stall: Stall, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An announcement that was under way does not count at once, although predictions are trusted."""
+    await store.policies.trust_predictions("policy", True, entry())
+    announced = replace(state("next", "predicted"), life=Life.STAGED)
+    monkeypatch.setattr(policies, "set_conditions", stall.around(policies.set_conditions))
+    ended = await race(
+        stall,
+        store.policies.set_conditions("policy", Conditions(operators=2), entry()),
+        other.policies.add_state("policy", announced, entry()),
+    )
+    assert ended == ["ok", "policy-changed"]
+    waiting = replace(announced, life=Life.PROPOSED)
+    assert await codes(other.policies.add_state("policy", waiting, entry())) == ["ok"]
+
+
 async def test_one_token_at_two_replicas(
     store: SqlStore, other: SqlStore, stall: Stall, monkeypatch: pytest.MonkeyPatch
 ) -> None:

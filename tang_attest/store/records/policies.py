@@ -248,9 +248,13 @@ def trust_predictions(connection: sa.Connection, name: str, trusted: bool) -> No
 
 
 def require_trust(connection: sa.Connection, name: str) -> None:
-    """Raise ``policy-changed`` unless announced values count at once, now and until the transaction ends."""
-    query = sa.select(_policy.c.trust_predictions).where(_policy.c.name == name).with_for_update(read=True)
-    if not connection.scalar(query):
+    """Raise ``policy-changed`` unless announced values count at once, now and until the transaction ends.
+
+    They do under a policy that trusts them and does not require several operators.
+    """
+    query = sa.select(_policy.c.trust_predictions, _policy.c.conditions).where(_policy.c.name == name)
+    row = connection.execute(query.with_for_update(read=True)).mappings().one_or_none()
+    if row is None or not row["trust_predictions"] or Conditions.from_json(row["conditions"]).operators > 1:
         sentence = f"Policy '{name}' was changed while this evidence was appraised."
         raise Conflict("policy-changed", sentence)
 
