@@ -42,6 +42,14 @@ def test_a_patch_that_does_not_fit_fails() -> None:
             changed_code(Mutant("x", "protocol.quote:advance", changes))
 
 
+def test_a_patch_with_an_unknown_name_fails() -> None:
+    """A local variable that was renamed makes a NameError, and the kit would find that, not the fault."""
+    with pytest.raises(PatchError, match=r"x: protocol\.quote:advance does not know earlier"):
+        changed_code(
+            Mutant("x", "protocol.quote:advance", (("return (now - before", "return (now - earlier"),))
+        )
+
+
 def test_there_are_twenty_mutants() -> None:
     """Each has a name of its own."""
     assert len({mutant.name for mutant in MUTANTS}) == len(MUTANTS) >= 20

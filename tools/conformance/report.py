@@ -111,7 +111,7 @@ def print_end(results: list[Result]) -> None:
 
 def print_json(subject: str, results: list[Result]) -> None:
     """Print everything for a program."""
-    body = {"format": 1, "subject": subject, "protocol": "1.1", "results": [asdict(it) for it in results]}
+    body = {"format": 1, "subject": subject, "protocol": "1.2", "results": [asdict(it) for it in results]}
     sys.stdout.write(json.dumps(body, indent=1) + "\n")
 
 

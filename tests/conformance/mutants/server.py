@@ -6,6 +6,8 @@ A patch whose fragment is not there exactly once fails, so a mutant cannot quiet
 from __future__ import annotations
 import __future__
 
+import builtins
+import dis
 import importlib
 import inspect
 import textwrap
@@ -209,6 +211,12 @@ MUTANTS: Final = (
         "if pcr not in self.judged_pcrs and pcr != self.cap_pcr}",
     ),
     _one(
+        "signed values count although nobody trusts their signer",
+        "protocol.policy:ReferencePolicy.judge",
+        "        if not met and self.signers:\n",
+        "        if not met and brought.member:\n            met = counting\n        if not met and self.signers:\n",
+    ),
+    _one(
         "announced states count",
         "protocol.policy:ReferencePolicy.counting",
         " and state.obstacle(now) is None",
@@ -290,6 +298,14 @@ MUTANTS: Final = (
         "if False:",
     ),
     _one(
+        "unknown members of signed values are refused",
+        "web.wire:AttestMember.evidence",
+        "        return Evidence(\n",
+        '        if set(self.signed_values or ()) - {"pcrsig", "statements"}:\n'
+        '            raise Malformed("evidence-malformed", "A member is unknown.")\n'
+        "        return Evidence(\n",
+    ),
+    _one(
         "base64url may be padded",
         "protocol.values.base64url:unb64u",
         "if b64u(data) != text:",
@@ -334,7 +350,17 @@ def changed_code(mutant: Mutant) -> tuple[FunctionType, CodeType]:
             raise PatchError(f"{mutant.name}: {mutant.where} has {source.count(old)} times: {old}")
         source = source.replace(old, new)
     made = compile(textwrap.dedent(source), mutant.name, "exec", __future__.annotations.compiler_flag)
-    return function, _inner(made, function)
+    code = _inner(made, function)
+    if unknown := _globals(code) - function.__globals__.keys() - vars(builtins).keys():
+        raise PatchError(f"{mutant.name}: {mutant.where} does not know {', '.join(sorted(unknown))}")
+    return function, code
+
+
+def _globals(code: CodeType) -> set[str]:
+    """Return the global names that *code* and what is inside it read: a NameError is not the fault that is meant."""
+    inner = (it for it in code.co_consts if isinstance(it, CodeType))
+    read = {it.argval for it in dis.get_instructions(code) if it.opname == "LOAD_GLOBAL"}
+    return read.union(*map(_globals, inner))
 
 
 def _inner(made: CodeType, function: FunctionType) -> CodeType:

@@ -20,6 +20,17 @@ DUTIES: Group[Tested] = []
 _NONCE: Final = re.compile(r"[A-Za-z0-9_-]{16,128}")
 _UNKNOWN: Final = "A" * 43
 _RACERS: Final = 8
+#: Each is an object, so that a server of 1.2 reads it, and an older one ignores it (12.1).
+_ODD_SIGNED_VALUES: Final[tuple[dict[str, object], ...]] = (
+    {},
+    {"future": [1]},
+    {"pcrsig": "text", "statements": 7},
+    {"pcrsig": {"sha256": [{"pcrs": [11], "pkfp": "00", "pol": "00", "sig": "?"}]}},
+    {"pcrsig": {"sha256": [None, {"pcrs": "11"}], "sha1": 1}},
+    {"statements": ["", "a.b.c", 5, None, "e30.e30.AA"]},
+    {"statements": ["x"] * 9},
+    {"statements": ["x" * 16385], "pcrsig": {"sha256": "y" * 16385}},
+)
 
 
 @collect(DUTIES, "3.1", "a question is answered with a challenge")
@@ -277,6 +288,37 @@ def _(world: Tested) -> None:
         members = draft.evidence() | changes
         answer = device.post(f"/rec/{device.kid}", draft.x | {"future": 1, "attest": members})
         expect(answer.status == 200, f"{changes} is answered with {answer.named}")
+
+
+@collect(DUTIES, "3.8", "anything wrong inside signed_values is as if it were not there")
+def _(world: Tested) -> None:
+    device = world.device
+    for values in _ODD_SIGNED_VALUES:
+        draft = device.draft(device.challenge())
+        draft.attest["signed_values"] = values
+        answer = device.send(draft)
+        expect(answer.status == 200, f"{values!r:.100} is answered with {answer.named}")
+
+
+@collect(DUTIES, "3.8", "signed_values that nobody trusts permit no other boot")
+def _(world: Tested) -> None:
+    device = world.device
+    for values in _ODD_SIGNED_VALUES:
+        draft = device.draft(device.challenge())
+        draft.values = bytes([draft.values[0] ^ 1]) + draft.values[1:]
+        draft.attest["signed_values"] = values
+        refused(device.send(draft), 403, "pcr-mismatch")
+
+
+@collect(DUTIES, "12.2", "signed_values of a wrong type are refused")
+def _(world: Tested) -> None:
+    device = world.device
+    challenge = device.challenge()
+    if "1.2" not in challenge.get("versions", ()):
+        raise NotTestedError("the server does not speak 1.2")
+    draft = device.draft(challenge)
+    draft.attest["signed_values"] = ["statements"]
+    refused(device.send(draft), 400, "evidence-malformed")
 
 
 @collect(DUTIES, "12.2", "a critical member that the server does not know is refused")
