@@ -74,7 +74,7 @@ def test_bash_completes(share: Path) -> None:
     assert complete(script, "tang-attest", "ob") == ["observation"]
     assert complete(script, "tang-attest", "policy", "re") == [
         *("record", "refuse-stale", "reinstate", "remove", "require-approval", "require-attested-root"),
-        *("require-ima", "require-registered-ek", "require-rounds", "retire"),
+        *("require-ima", "require-operators", "require-registered-ek", "require-rounds", "retire"),
     ]
     assert complete(script, "tang-attest", "device", "verify", "--js") == ["--json"]
     assert complete(script, "tang-attest", "policy", "require-approval", "web", "o") == ["on", "off"]
