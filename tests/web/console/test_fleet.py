@@ -40,6 +40,9 @@ PAGES_OF_FLEET: Final = (
 def fill(connection: sa.Connection) -> None:
     """Add the fleet: sealed rows, without the audit entries of an enrollment each."""
     shared = policies.add(connection, policy("shared"))
+    [kept] = authentic.load(connection, tables.observation)
+    names = ("at", "selection", "pcr_values", "code", "reset_count", "event_log")
+    boot = {name: kept[name] for name in names}
     own = [policies.add(connection, policy(f"own-{number:04}")) for number in range(_OWN)]
     for number in range(_MACHINES):
         made = replace(device(f"m{number:05}"), labels=("site=berlin",))
@@ -51,6 +54,8 @@ def fill(connection: sa.Connection) -> None:
             "last_state": None if refused else "recorded",
         }
         authentic.update(connection, tables.device, tables.device.c.id == number_of, columns)
+        if refused:
+            authentic.insert(connection, tables.observation, {**boot, "device_id": number_of})
 
 
 async def costs(visitor: Visitor, path: str) -> int:
