@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from structlog.testing import capture_logs
 
 from tang_attest.web.gate.handshakes import FailedHandshakes
 from tests.cli.installation.test_serve import self_signed
-from tests.cli.serving import Serving, initialize, serving
+from tests.cli.serving import PATIENCE_S, Serving, initialize, serving
 
 
 def curl(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -22,8 +23,11 @@ def curl(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def failures(server: Serving) -> list[tuple[str, str]]:
-    """The addresses and reasons in the log."""
-    found = [record for record in server.records() if record["event"] == "handshake-failed"]
+    """The addresses and reasons in the log, once there is one: a client that hangs up is gone before it is logged."""
+    deadline = time.monotonic() + PATIENCE_S
+    while not (found := [each for each in server.records() if each["event"] == "handshake-failed"]):
+        assert time.monotonic() < deadline, server.log.read_text()
+        time.sleep(0.02)
     return [(record["address"], record["reason"]) for record in found]
 
 
