@@ -25,7 +25,7 @@ def free_port() -> int:
     """A TCP port that nobody listens on, and that no other call returns, in this process or beside it."""
     first = random.randrange(len(_PORTS))
     for port in itertools.chain(_PORTS[first:], _PORTS[:first]):
-        if port not in _mine() and _is_free(port) and _reserve(port):
+        if port not in _mine() and is_free(port) and _reserve(port):
             return port
     raise AssertionError("no port of the loopback is free")
 
@@ -52,7 +52,8 @@ def _reserve(port: int) -> bool:
     return True
 
 
-def _is_free(port: int) -> bool:
+def is_free(port: int) -> bool:
+    """Return True if nobody listens on *port* now."""
     with socket.socket() as probe:
         # Servers set this too; without it, a port that a test used a moment ago would look taken.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

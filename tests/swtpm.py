@@ -14,13 +14,14 @@ import itertools
 import os
 import random
 import shutil
-import socket
 import subprocess
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
+
+from tests.ports import is_free
 
 #: Below the range from which Linux gives out ephemeral ports (32768 and up), so that no client takes one of them.
 _PORTS: Final = range(20000, 32000, 2)
@@ -109,7 +110,7 @@ class Swtpm:
         for _ in range(_ATTEMPTS):
             self.port = port or random.choice(_PORTS)
             # Only a hint: another test may take the port before swtpm does.  Then swtpm exits, and the next is tried.
-            if _is_free(self.port) and _is_free(self.port + 1) and self._start_on(self.port):
+            if is_free(self.port) and is_free(self.port + 1) and self._start_on(self.port):
                 return
         raise AssertionError(f"swtpm does not start; its log says:\n{self._said()}")
 
@@ -194,17 +195,6 @@ class Swtpm:
 
     def _said(self) -> str:
         return self.log.read_text(errors="replace") if self.log.exists() else ""
-
-
-def _is_free(port: int) -> bool:
-    with socket.socket() as probe:
-        # swtpm sets this too; without it, a port that a test used a moment ago would look taken.
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError:
-            return False
-        return True
 
 
 def _owns_listener(pid: int, port: int) -> bool:

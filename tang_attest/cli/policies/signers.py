@@ -15,7 +15,7 @@ from tang_attest.files import read_file
 from tang_attest.protocol.signed_values.keys import MAX_KEY, StatementForm
 from tang_attest.protocol.signed_values.signer import Signer, Signers
 from tang_attest.protocol.signed_values.statement import inspect
-from tang_attest.service.policies.signers import SignerTerms
+from tang_attest.service.policies.signers import SignerTerms, describe_signer
 
 
 @click.command("trust-signer")
@@ -157,12 +157,7 @@ def signer_as_json(policy: str, signer: Signer) -> dict[str, object]:
     """*signer* of *policy*, for programs."""
     return {
         "policy": policy,
-        "signer": signer.name,
-        "form": signer.form.value,
-        "key": signer.key_id,
-        "pcrs": list(signer.pcrs),
-        "label": signer.label,
-        "no_rollback": signer.no_rollback,
+        **describe_signer(signer),
         "highest": {
             family: {"version": highest.version, "at": highest.at}
             for family, highest in sorted(signer.highest.items())

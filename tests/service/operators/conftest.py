@@ -11,8 +11,10 @@ from tang_attest.ports.operators import OperatorRole
 from tang_attest.service.operators.acts import Act
 from tang_attest.service.operators.sign_in import OperatorSession
 from tang_attest.service.operators.signed_acts import ActOutcome
+from tests.attester import Attester
 from tests.server import Server
 from tests.service.operators.authenticator import Passkey
+from tests.service.policies.test_approve import World
 
 
 class Console:
@@ -56,3 +58,13 @@ async def code_of(call: Any) -> str:
 @pytest.fixture
 def console(server: Server) -> Console:
     return Console(server)
+
+
+@pytest.fixture
+async def world(server: Server, attester: Attester) -> World:
+    """A machine whose update was refused."""
+    made = World(server, attester)
+    await made.begin()
+    assert await made.boot() == "ok"
+    assert await made.boot("update") == "pcr-mismatch"
+    return made

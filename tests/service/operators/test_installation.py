@@ -31,16 +31,6 @@ from tests.service.policies.test_approve import World
 from tests.web.admin.client import Admin
 
 
-@pytest.fixture
-async def world(server: Server, attester: Attester) -> World:
-    """A machine whose update was refused."""
-    made = World(server, attester)
-    await made.begin()
-    assert await made.boot() == "ok"
-    assert await made.boot("update") == "pcr-mismatch"
-    return made
-
-
 @asynccontextmanager
 async def _silent(_step: str) -> AsyncIterator[Callable[[int, int], None]]:
     yield lambda _done, _all: None

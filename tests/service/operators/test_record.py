@@ -29,22 +29,11 @@ from tang_attest.service.operators.acts import (
     RemoveDevice,
     ResumeDevice,
 )
-from tests.attester import Attester
 from tests.fakes import RealRandomness
 from tests.server import Server
 from tests.service.operators.conftest import Console, code_of
 from tests.service.operators.test_signed_acts import Signer, require
 from tests.service.policies.test_approve import World
-
-
-@pytest.fixture
-async def world(server: Server, attester: Attester) -> World:
-    """A machine whose update was refused."""
-    made = World(server, attester)
-    await made.begin()
-    assert await made.boot() == "ok"
-    assert await made.boot("update") == "pcr-mismatch"
-    return made
 
 
 async def codes(server: Server) -> list[str]:

@@ -26,8 +26,6 @@ from tang_attest.service.operators.acts import (
 )
 from tang_attest.service.operators.sign_in import OperatorSession
 from tang_attest.service.operators.signed_acts import SignedActs
-from tests.attester import Attester
-from tests.server import Server
 from tests.service.operators.authenticator import Passkey
 from tests.service.operators.conftest import Console, code_of
 from tests.service.policies.test_approve import World
@@ -46,16 +44,6 @@ class Signer:
 
     async def sign(self, act: Any) -> Any:
         return await self.console.sign(self.session, self.passkey, act)
-
-
-@pytest.fixture
-async def world(server: Server, attester: Attester) -> World:
-    """A machine whose update was refused."""
-    made = World(server, attester)
-    await made.begin()
-    assert await made.boot() == "ok"
-    assert await made.boot("update") == "pcr-mismatch"
-    return made
 
 
 APPROVAL = ApproveBoots(boots=(("pi-b", 1),))
