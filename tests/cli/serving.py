@@ -42,8 +42,12 @@ class Serving:
         return [json.loads(line) for line in self.log.read_text().splitlines()]
 
     def listening(self) -> dict[str, Any]:
-        """The record of the start; on a busy machine a worker may log before its supervisor does."""
-        return next(record for record in self.records() if record["event"] == "listening")
+        """The record of the start; the port file is there before it, and a worker may log before its supervisor."""
+        deadline = time.monotonic() + PATIENCE_S
+        while not (found := [record for record in self.records() if record["event"] == "listening"]):
+            assert time.monotonic() < deadline, self.log.read_text()
+            time.sleep(0.02)
+        return found[0]
 
 
 def clean_environment(**variables: str) -> dict[str, str]:

@@ -200,7 +200,7 @@ def test_the_whole_listener_demands_it(tmp_path: Path, ca: ClientCa) -> None:
             with pytest.raises((OSError, IndexError)):
                 request(server.port, "GET", target, tls=client_context(None))
             assert request(server.port, "GET", target, tls=shown)[0] == status
-        started = next(line for line in server.records() if line["event"] == "listening")
+        started = server.listening()
         assert (started["https"], started["client_certificates"]) == (True, True)
         assert request(started["metrics"][0], "GET", "/metrics")[0] == 200
         asked = [line for line in server.records() if line["event"] == "request"]

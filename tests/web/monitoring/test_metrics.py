@@ -172,8 +172,7 @@ def test_metrics_of_several_workers(tmp_path: Path) -> None:
     initialize(tmp_path / "state")
     flags = ("--workers", "2", "--metrics-listen", "127.0.0.1:0", "--log-format", "json")
     with serving(tmp_path, *flags) as server:
-        [listening] = [record for record in server.records() if record["event"] == "listening"]
-        ports = listening["metrics"]
+        ports = server.listening()["metrics"]
         assert len(set(ports)) == 2
         for _ in range(20):
             assert request(server.port, "GET", "/adv")[0] == 200
