@@ -135,13 +135,13 @@ def flake(tmp_path: Path) -> str:
 
 
 def test_the_flake_has_what_it_says(nix: Nix, flake: str) -> None:
-    """Modules, overlay, packages and checks, for the two architectures."""
+    """Modules, library, overlay, packages and checks, for the two architectures."""
     found = nix.value(
         f"let f = {flake}; in {{ outputs = builtins.attrNames f; modules = builtins.attrNames f.nixosModules; "
         "packages = builtins.mapAttrs (_: builtins.mapAttrs (_: p: p.name)) f.packages; "
         "checks = builtins.mapAttrs (_: builtins.attrNames) f.checks; }"
     )
-    assert found["outputs"] == ["checks", "nixosModules", "overlays", "packages"]
+    assert found["outputs"] == ["checks", "lib", "nixosModules", "overlays", "packages"]
     assert found["modules"] == ["agent", "default", "initrd", "server"]
     packages = found["packages"]
     assert set(packages) == set(found["checks"]) == {"aarch64-linux", "x86_64-linux"}

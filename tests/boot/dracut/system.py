@@ -92,23 +92,25 @@ def _build(path: Path, base: Path) -> None:
         shutil.rmtree(root / directory, ignore_errors=True)
 
 
-def prepare(root: Path, base: Path) -> None:
-    """Make *root*: the base tree, configured, with our parts installed; everything but the initrd."""
+def prepare(root: Path, base: Path, *, phases: bool = True) -> None:
+    """Make *root*: the base tree, configured, with our parts installed; everything but the initrd.
+
+    With *phases* the initrd measures its phase into PCR 11, which signed values are about.
+    """
     tree.prepare(root, base, Variant(attest=False))
     for name, text in _FILES.items():
         path = root / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text.replace(" systemd ", _modules(root)))
+        path.write_text(text.replace(" systemd ", _modules(root, phases)))
         path.chmod(0o755)
     tree.install(root, "install-dracut")
 
 
-def _modules(root: Path) -> str:
+def _modules(root: Path, phases: bool) -> str:
     """Return dracut's modules for systemd in *root*, in a list of modules; newer versions have more of them."""
     there = sorted(path.name[2:] for path in (root / "usr/lib/dracut/modules.d").iterdir())
     wanted = ["systemd", "systemd-cryptsetup", "systemd-networkd", "systemd-ask-password", "systemd-udevd"]
-    if (root / "usr/lib/systemd/systemd-pcrphase").exists():
-        # It measures the initrd's phase into PCR 11; signed values are about one phase.
+    if phases and (root / "usr/lib/systemd/systemd-pcrphase").exists():
         wanted.append("systemd-pcrphase")
     return f" {' '.join(name for name in wanted if name in there)} "
 

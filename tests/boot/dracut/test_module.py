@@ -26,7 +26,8 @@ pytestmark = [pytest.mark.boot, pytest.mark.timeout(2400)]
 def root(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A root tree in which an image can be built, of each supported Debian."""
     path = tmp_path_factory.mktemp("dracut-module") / "root"
-    prepare(path, dracut_base(request.param)[0])
+    # dracut's own complaint about a missing tpm2 would come before ours.
+    prepare(path, dracut_base(request.param)[0], phases=False)
     return path
 
 
