@@ -19,20 +19,17 @@ from typing import Final
 
 #: Beside the ports of swtpm.py; 32768 and up are ephemeral.
 _PORTS: Final = range(10000, 20000)
+#: Those of this process: its own lock would not keep it from a second one.
+_mine: Final[set[int]] = set()
 
 
 def free_port() -> int:
     """A TCP port that nobody listens on, and that no other call returns, in this process or beside it."""
     first = random.randrange(len(_PORTS))
     for port in itertools.chain(_PORTS[first:], _PORTS[:first]):
-        if port not in _mine() and is_free(port) and _reserve(port):
+        if port not in _mine and is_free(port) and _reserve(port):
             return port
     raise AssertionError("no port of the loopback is free")
-
-
-@functools.cache
-def _mine() -> set[int]:
-    return set()
 
 
 @functools.cache
@@ -48,7 +45,7 @@ def _reserve(port: int) -> bool:
         fcntl.lockf(_reservations(os.getpid()), fcntl.LOCK_EX | fcntl.LOCK_NB, 1, port)
     except OSError:
         return False
-    _mine().add(port)
+    _mine.add(port)
     return True
 
 

@@ -43,11 +43,15 @@ class Serving:
 
     def listening(self) -> dict[str, Any]:
         """The record of the start; the port file is there before it, and a worker may log before its supervisor."""
+        return self.logged("listening")[0]
+
+    def logged(self, event: str) -> list[dict[str, Any]]:
+        """The records of *event*, once there is one: a client may see a thing before the server logs it."""
         deadline = time.monotonic() + PATIENCE_S
-        while not (found := [record for record in self.records() if record["event"] == "listening"]):
+        while not (found := [record for record in self.records() if record["event"] == event]):
             assert time.monotonic() < deadline, self.log.read_text()
             time.sleep(0.02)
-        return found[0]
+        return found
 
 
 def clean_environment(**variables: str) -> dict[str, str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import subprocess
-import time
 from pathlib import Path
 
 import pytest
@@ -12,7 +11,7 @@ from structlog.testing import capture_logs
 
 from tang_attest.web.gate.handshakes import FailedHandshakes
 from tests.cli.installation.test_serve import self_signed
-from tests.cli.serving import PATIENCE_S, Serving, initialize, serving
+from tests.cli.serving import Serving, initialize, serving
 
 
 def curl(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -24,11 +23,7 @@ def curl(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 def failures(server: Serving) -> list[tuple[str, str]]:
     """The addresses and reasons in the log, once there is one: a client that hangs up is gone before it is logged."""
-    deadline = time.monotonic() + PATIENCE_S
-    while not (found := [each for each in server.records() if each["event"] == "handshake-failed"]):
-        assert time.monotonic() < deadline, server.log.read_text()
-        time.sleep(0.02)
-    return [(record["address"], record["reason"]) for record in found]
+    return [(record["address"], record["reason"]) for record in server.logged("handshake-failed")]
 
 
 @pytest.mark.slow
