@@ -12,21 +12,7 @@ from yarl import URL
 from tests.attester import Attester
 from tests.protocol.endorsement import ek_pki as pki
 from tests.server import Server
-from tests.web.admin.client import Admin, holder, make_policy
-
-
-@pytest.fixture
-async def admin(server: Server) -> Admin:
-    """Holds a token with every scope; there are policies ``web`` and ``db``."""
-    await make_policy(server)
-    await make_policy(server, "db")
-    return await holder(server)
-
-
-@pytest.fixture
-async def limited(server: Server, admin: Admin) -> Admin:
-    """Holds a token with every scope for ``web`` alone."""
-    return await holder(server, name="limited", policies=("web",))
+from tests.web.admin.client import Admin
 
 
 async def refused(server: Server, name: str, *, kernel: bytes = b"another kernel", **terms: Any) -> Attester:

@@ -14,23 +14,9 @@ from tang_attest.protocol.values.base64url import b64u
 from tests.attester import Attester, members
 from tests.protocol.endorsement import ek_pki as pki
 from tests.server import Server, new_x
-from tests.web.admin.client import Admin, holder, make_policy
+from tests.web.admin.client import Admin, holder
 
 HASH = "ab" * 32
-
-
-@pytest.fixture
-async def admin(server: Server) -> Admin:
-    """Holds a token with every scope; there are policies ``web`` and ``db``."""
-    await make_policy(server)
-    await make_policy(server, "db")
-    return await holder(server)
-
-
-@pytest.fixture
-async def limited(server: Server, admin: Admin) -> Admin:
-    """Holds a token with every scope for ``web`` alone."""
-    return await holder(server, name="limited", policies=("web",))
 
 
 def ek(attester: Attester) -> str:
