@@ -7,9 +7,11 @@ import subprocess
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Final
 
 import pytest
 
+from tests.conformance.vectors import document
 from tests.ports import free_port
 from tests.tang.servers import generate, keygen, ours, public, rotate, send, tangd, thumbprint
 
@@ -122,3 +124,25 @@ def test_keys_in_use(directory: Path) -> None:
         assert send(port, "GET", "/adv").body != advertised
         (directory / ".late.jwk").unlink()
         assert send(port, "POST", target, body).status == 404
+
+
+#: Not asked of an advertisement by stock clevis: a content type, and the AK of a device.
+_TAKEN: Final = {"another content type", "another AK", "no AK"}
+
+
+def test_an_advertisement_that_its_keys_did_not_sign_is_refused(tmp_path: Path) -> None:
+    """A signature of another algorithm, of an unknown one or of none is no signature.
+
+    ``jose jws ver -a`` passes over such keys only where it also has ``-O``, which stock clevis does not give it.
+    """
+    wrong = {}
+    for vector in document("advertisements")["vectors"]:
+        path = tmp_path / "adv.json"
+        path.write_text(json.dumps(vector["advertisement"]))
+        config = json.dumps({"url": "http://127.0.0.1:1", "thp": vector["trusted"], "adv": str(path)})
+        command = ["clevis", "encrypt", "tang", config]
+        made = subprocess.run(command, input=SECRET, capture_output=True, check=False, timeout=60)
+        accepted = vector["accepted"] or vector["name"] in _TAKEN
+        if (made.returncode == 0) != accepted:
+            wrong[vector["name"]] = made.stderr.decode()
+    assert wrong == {}
