@@ -14,8 +14,8 @@ from tang_attest.doctor.server_tpm import look_at_server_tpm
 from tang_attest.errors import Reason, TangAttestError, Unavailable
 from tang_attest.keys.secret import ServerSecret, load_secret
 from tang_attest.protocol.audit_chain import KEY_LABEL as AUDIT_LABEL
-from tang_attest.protocol.passkeys.record import SignatureCheck, SignerKey
 from tang_attest.server.audit.archiving import check_archives, compare, met
+from tang_attest.server.audit.signatures import signature_check
 from tang_attest.server.certificates import certificate_ends
 from tang_attest.server.compose import Installation, World, composed, opened
 from tang_attest.server.notify.receivers import check_receivers
@@ -121,11 +121,8 @@ async def check_record(
     """
     store, secret = installation.store, installation.secret
     state = installation.settings.state
-    passkeys = await store.operators.list_genuine_passkeys()
-    keys = {
-        each.credential_id: SignerKey(each.operator, each.public_key, each.revoked_at) for each in passkeys
-    }
-    archived = SignatureCheck(keys)
+    make = await signature_check(store)
+    archived = make()
     stretches, findings = (
         check_archives(state, archives, keks, progress, expected, signatures=archived)
         if archives
@@ -139,7 +136,7 @@ async def check_record(
         installation.world.clock,
         progress,
         expected,
-        signatures=lambda: SignatureCheck(keys, archived),
+        signatures=lambda: make(archived, [each.head.head for each in stretches]),
     )
     for reason in (*findings, *compare(stretches, check.archives)):
         check.add(reason)

@@ -9,6 +9,7 @@ from statistics import median
 
 import pytest
 
+from tang_attest.protocol.passkeys.record import SignatureCheck
 from tang_attest.server.compose import SystemClock
 from tang_attest.service.audit.chain import AuditSealer
 from tang_attest.service.audit.check import check_audit
@@ -116,7 +117,13 @@ async def test_sealing(url: str) -> None:
         f"sealing 1,000 rows: {spent:.1f} ms of processor time, {(time.perf_counter() - begin) * 100:.1f} ms"
     )
     begin = time.perf_counter()
-    found = await check_audit(store.audit, bytes(32), SystemClock(), lambda _done, _total: None)
+    found = await check_audit(
+        store.audit,
+        bytes(32),
+        SystemClock(),
+        lambda _done, _total: None,
+        signatures=lambda: SignatureCheck({}),
+    )
     print(f"checking: {found.rows / (time.perf_counter() - begin):.0f} rows/s")
     without, beside = median(table[False]), median(table[True])
     print(f"decide: {without:.0f}/s, beside a sealer {beside:.0f}/s ({(beside / without - 1):+.1%})")

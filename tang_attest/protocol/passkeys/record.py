@@ -1,4 +1,5 @@
-"""Signatures in the audit record: each entry of a signed act is what its operators signed, once.
+"""Signatures in the audit record: each entry of a signed act is what its operators signed, once, with passkeys
+that the record registers (registered.py).
 
 Not checked here: that an operator signed at all what an operator at the server did (``operator:NAME``).  A
 person who has the kek can add such entries; they cannot add one of ``console:NAME``.
@@ -7,14 +8,15 @@ person who has the kek can add such entries; they cannot add one of ``console:NA
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 from tang_attest.errors import Reason, Refused, TangAttestError
 from tang_attest.protocol.audit_chain import COLUMNS, Row
 from tang_attest.protocol.passkeys.assertion import Assertion
+from tang_attest.protocol.passkeys.registered import EVENTS as OF_PASSKEYS
+from tang_attest.protocol.passkeys.registered import REGISTERED, Registrations, SignerKey
 from tang_attest.protocol.passkeys.text import (
     ActText,
     challenge_of,
@@ -49,23 +51,21 @@ _SKEW: Final = timedelta(minutes=2)
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
-@dataclass(frozen=True, slots=True)
-class SignerKey:
-    """A passkey as the record needs it; ``public_key`` is a COSE_Key, authenticated by its row's seal."""
-
-    operator: str
-    public_key: bytes
-    revoked_at: datetime | None
-
-
 class SignatureCheck:
     """Looks at entries in their order; *keys* are all passkeys by credential id, revoked ones too.
 
-    *before* looked at the entries before these, in archives.
+    *before* looked at the entries before these, in the archives with the heads *read*.
     """
 
-    def __init__(self, keys: Mapping[bytes, SignerKey], before: SignatureCheck | None = None) -> None:
+    def __init__(
+        self,
+        keys: Mapping[bytes, SignerKey],
+        before: SignatureCheck | None = None,
+        read: Collection[str] = (),
+    ) -> None:
         self._keys = keys
+        self.read: Final = frozenset(read)
+        self.registrations: Registrations = before.registrations.copy() if before else Registrations()
         #: The first entry of each signature, by its nonce, its being the first of several, and the device.
         self.seen: dict[tuple[str, bool, str | None], int] = dict(before.seen) if before else {}
         #: Entries with signatures that hold.
@@ -79,6 +79,8 @@ class SignatureCheck:
         for name in ("event", "actor", "device"):
             entry[name] = entry[name] if isinstance(entry[name], str) else None
         actor = entry["actor"] or ""
+        if entry["event"] in OF_PASSKEYS:
+            self._note(entry, actor)
         to_be_signed = actor.startswith(CONSOLE) and entry["event"] in TO_BE_SIGNED
         if not to_be_signed and not _may_be_signed(entry["details"]):
             return None  # most entries: nothing is parsed for them
@@ -92,8 +94,29 @@ class SignatureCheck:
         except TangAttestError as error:
             sentence = f"Entry {entry['id']}, '{entry['event']}' by {actor}: {error.sentence}"
             return Reason(error.code, sentence, (("entry", entry["id"]), ("actor", actor)))
+        for signature, text in zip(details[SIGNED], texts, strict=True):
+            self.registrations.use(entry, unb64u(signature["credential"]), text.nonce)
         self.good += 1
         return None
+
+    def finish(self, unread: datetime | None) -> list[Reason]:
+        """Return the faults that show when every entry was looked at: of passkeys, and of what they signed.
+
+        Entries up to *unread* are in archives that were not read.
+        """
+        return list(self.registrations.findings(self._keys, unread))
+
+    def _note(self, entry: Mapping[str, Any], actor: str) -> None:
+        """Note an entry about an operator; a registration counts in the operator's own name only."""
+        if not isinstance(entry["id"], int) or (
+            entry["event"] == REGISTERED and not actor.startswith(CONSOLE)
+        ):
+            return
+        try:
+            at = _instant(entry["at"])
+        except Refused:
+            return
+        self.registrations.note(entry, at, _details(entry["details"]))
 
     def _texts(self, actor: str, entry: Mapping[str, Any], details: Mapping[str, Any]) -> list[ActText]:
         """Return what was signed, after every signature was checked; the last one is the actor's."""

@@ -9,6 +9,7 @@ from typing import Final
 from tang_attest.errors import ACTIONS, TangAttestError
 from tang_attest.ports.notices import NoticeBook, NoticeKind, Occurrence
 from tang_attest.protocol.audit_chain import KEY_LABEL
+from tang_attest.server.audit.signatures import signature_check
 from tang_attest.server.certificates import certificate_ends
 from tang_attest.server.compose import Installation
 from tang_attest.service.audit.check import check_audit
@@ -79,7 +80,11 @@ class RecordCheck:
             return
         try:
             check = await check_audit(
-                store.audit, self._installation.secret.derive(KEY_LABEL), clock, lambda _done, _all: None
+                store.audit,
+                self._installation.secret.derive(KEY_LABEL),
+                clock,
+                lambda _done, _all: None,
+                signatures=await signature_check(store),
             )
             found = [(reason.code, reason.sentence) for reason in check.reasons]
         except TangAttestError as error:

@@ -74,12 +74,13 @@ async def check_audit(
     progress: Callable[[int, int], None],
     expected: tuple[int, bytes] | None = None,
     *,
-    signatures: Callable[[], SignatureCheck] = lambda: SignatureCheck({}),
+    signatures: Callable[[], SignatureCheck],
 ) -> AuditCheck:
     """Check the whole chain, and that it has the seal *expected*: a number and a hash that were noted.
 
-    *signatures* makes the check of what operators signed, whose findings are ``act-forged`` and ``act-reused``;
-    rows that are not sealed yet are looked at as well.  *progress* is called with the number of rows done.  Findings are ``audit-changed``, ``audit-cut``,
+    *signatures* makes the check of what operators signed, whose findings are ``act-forged``, ``act-reused`` and
+    ``registry-tampered`` (a passkey that no entry registers); rows that are not sealed yet are looked at as well.
+    *progress* is called with the number of rows done.  Findings are ``audit-changed``, ``audit-cut``,
     ``audit-archived`` and ``audit-unsealed``.  Raises errors of the store; ``audit-changed`` for a row that cannot be
     a seal.  The part in files is not read here.
     """
@@ -112,6 +113,9 @@ async def _check_audit(
             await _check_seal(check, key, rows, seal, signed)
             progress(check.rows, 0)
     await _check_unsealed(check, store, signed)
+    unread = [each.head.sealed_at for each in check.archives if each.head.head not in signed.read]
+    for reason in signed.finish(max(unread, default=None)):
+        check.add(reason)
     check.signed = signed.good
     check.unsealed, check.oldest = await store.unsealed_audit(check.end.last_id if check.end else None)
     if check.oldest is not None and clock.now() - check.oldest > GRACE:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import replace
 from datetime import timedelta
@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 
-from tang_attest.ports.operators import OperatorRole
+from tang_attest.ports.notices import Occurrence
+from tang_attest.ports.operators import OperatorRole, Passkey
 from tang_attest.protocol.audit_chain import KEY_LABEL
 from tang_attest.protocol.passkeys.record import SignatureCheck
 from tang_attest.protocol.passkeys.text import read_text
@@ -21,6 +23,8 @@ from tang_attest.protocol.values.base64url import b64u, unb64u
 from tang_attest.server.audit.archiving import archive
 from tang_attest.server.checkup import check_record
 from tang_attest.server.compose import World as Outside
+from tang_attest.server.notify.watch import RecordCheck
+from tang_attest.service.audit.actors import Author
 from tang_attest.service.audit.chain import AuditSealer
 from tang_attest.service.operators.acts import (
     AllowUnlock,
@@ -29,6 +33,8 @@ from tang_attest.service.operators.acts import (
     RemoveDevice,
     ResumeDevice,
 )
+from tang_attest.store.database import authentic, tables
+from tang_attest.store.records.operators import passkeys
 from tests.fakes import RealRandomness
 from tests.server import Server
 from tests.service.operators.conftest import Console, code_of
@@ -191,7 +197,7 @@ async def test_a_sealed_forgery_shows(world: World, console: Console) -> None:
 
 async def test_signatures_in_archives_are_verified(world: World, console: Console, tmp_path: Path) -> None:
     """With the database, which has the public keys; an act that was archived is not repeated afterwards."""
-    await all_acts(world, console)
+    alice = await all_acts(world, console)
     server = world.server
     sealer = AuditSealer(server.store.audit, server.secret.derive(KEY_LABEL), server.clock)
     await sealer.round(last=True)
@@ -206,9 +212,14 @@ async def test_signatures_in_archives_are_verified(world: World, console: Consol
     done = await archive(server.settings, file, before, outside, lambda _done, _all: None)
     assert done.archive is not None
     alone = await check_record(server.installation, lambda _done, _all: None, None)
-    assert alone.signed == 0
+    assert (alone.signed, [r.code for r in alone.reasons if r.code != "audit-unsealed"]) == (0, [])
     whole = await check_record(server.installation, lambda _done, _all: None, None, [file])
     assert (whole.signed, [r.code for r in whole.reasons if r.code != "audit-unsealed"]) == (4, [])
+    await alice.sign(AllowUnlock("pi-b", 5))  # the entry that registers the passkey is in the archive
+    for files, signed in (((), 1), ((file,), 5)):
+        later = await check_record(server.installation, lambda _done, _all: None, None, files)
+        found = [r.code for r in later.reasons if r.code != "audit-unsealed"]
+        assert (later.signed, found) == (signed, [])
     with closing(sqlite3.connect(server.directory / "tang-attest.db")) as connection, connection:
         marks = ", ".join("?" for _ in row)
         connection.execute(f"INSERT INTO audit VALUES ({marks})", (row[0] + 1000, *row[1:]))  # noqa: S608
@@ -274,3 +285,109 @@ async def test_two_signatures_are_verified(world: World, console: Console) -> No
     assert (check.signed, [r.code for r in check.reasons if r.code != "audit-unsealed"]) == (2, [])
     alter(world.server, "policy state add", lambda row: row["details"]["signed"].reverse())
     assert await codes(world.server) == ["act-forged"]
+
+
+async def forge(server: Server, work: Callable[[sa.Connection], object], event: str = "tool") -> None:
+    """Do *work* with the kek, so that its rows have valid seals; the record has another reason for it."""
+    await server.store.operators._change(
+        work, Author.operator("root").entry(server.clock.now(), event, None, {})
+    )
+
+
+async def named(server: Server) -> list[tuple[str, str]]:
+    """Codes and sentences of the findings of ``audit verify``."""
+    check = await check_record(server.installation, lambda _done, _all: None, None)
+    return [(each.code, each.sentence) for each in check.reasons if each.code != "audit-unsealed"]
+
+
+async def test_a_passkey_that_no_entry_registers_signs_nothing(world: World, console: Console) -> None:
+    """Somebody with the kek adds a passkey to an operator; the row and each act that it signs are named."""
+    alice = await all_acts(world, console)
+    assert await named(world.server) == []
+    mallory = Signer(console, "alice", type(alice.passkey)(), alice.session)
+    row = Passkey(
+        credential_id=mallory.passkey.credential_id,
+        operator="alice",
+        public_key=mallory.passkey.cose,
+        sign_count=0,
+        created_at=console.clock.now(),
+    )
+    await forge(world.server, lambda connection: passkeys.add(connection, row))
+    await mallory.sign(AllowUnlock("pi-b", 30))
+    (first, of_row), (second, of_act) = await named(world.server)
+    assert (first, second) == ("registry-tampered", "act-forged")
+    assert "of 'alice' is not the one that an entry registers" in of_row
+    assert "'device allow' by console:alice: no entry registers the passkey" in of_act
+
+
+async def test_a_passkey_whose_key_was_exchanged_shows(world: World, console: Console) -> None:
+    """With a valid seal: the record has the public key that was registered."""
+    alice = await Signer.enter(console, "alice")
+    mallory = Signer(console, "alice", type(alice.passkey)(), alice.session)
+    mallory.passkey.credential_id = alice.passkey.credential_id
+    changes = {"public_key": mallory.passkey.cose}
+    where = tables.passkey.c.operator == "alice"
+    await forge(world.server, lambda connection: authentic.update(connection, tables.passkey, where, changes))
+    await mallory.sign(AllowUnlock("pi-b", 30))
+    assert [code for code, _ in await named(world.server)] == ["registry-tampered", "act-forged"]
+
+
+async def test_a_registration_without_a_link_shows(world: World, console: Console) -> None:
+    """An entry that registers a passkey takes a link, which an entry of `operator add` or `reset` makes."""
+    alice = await Signer.enter(console, "alice")
+    mallory = type(alice.passkey)()
+    row = Passkey(
+        credential_id=mallory.credential_id,
+        operator="alice",
+        public_key=mallory.cose,
+        sign_count=0,
+        created_at=console.clock.now(),
+    )
+    details = {"credential": b64u(mallory.credential_id), "public_key": b64u(mallory.cose)}
+    entry = Author.at_console("alice", None).entry(console.clock.now(), "operator register", None, details)
+    await world.server.store.operators._change(lambda connection: passkeys.add(connection, row), entry)
+    ((code, sentence),) = await named(world.server)
+    assert code == "act-forged"
+    assert "'operator register' by console:alice: no link was made for it" in sentence
+
+
+async def test_a_passkey_that_was_revoked_signs_nothing(world: World, console: Console) -> None:
+    """Also if its row says otherwise: the record has the entry that revoked it.  A new passkey signs."""
+    alice = await all_acts(world, console)
+    link = await world.server.operators.reset("alice")
+    again = type(alice.passkey)()
+    await console.sign_in.register(
+        link.token, again.create(await console.sign_in.registration_options(link.token))
+    )
+    renewed = Signer(console, "alice", again, await console.enter(again))
+    await renewed.sign(AllowUnlock("pi-b", 5))
+    assert await named(world.server) == []
+    where = tables.passkey.c.credential_id == alice.passkey.credential_id
+    changes = {"revoked_at": None}
+    await forge(world.server, lambda connection: authentic.update(connection, tables.passkey, where, changes))
+    alice.session = renewed.session
+    await alice.sign(AllowUnlock("pi-b", 30))
+    (first, of_row), (second, of_act) = await named(world.server)
+    assert (first, second) == ("registry-tampered", "act-forged")
+    assert "was revoked, and its row is not" in of_row
+    assert "the passkey that signed it was revoked before" in of_act
+
+
+async def test_signed_acts_raise_no_alarm(world: World, console: Console) -> None:
+    """The server's own check of the record knows the operators' passkeys, and tells of a forged act."""
+    await all_acts(world, console)
+    sealer = AuditSealer(world.server.store.audit, world.server.secret.derive(KEY_LABEL), world.server.clock)
+    await sealer.round(last=True)
+    told: list[Occurrence] = []
+
+    async def report(events: Sequence[Occurrence]) -> None:
+        told.extend(events)
+
+    watch = RecordCheck(world.server.installation, report)
+    await watch.round()
+    assert told == []
+    copy(world.server, "device resume", event="device remove")
+    await sealer.round(last=True)
+    console.clock.advance(hours=7)
+    await watch.round()
+    assert [event.sentence.endswith("(act-forged)") for event in told] == [True]

@@ -17,6 +17,7 @@ import pytest_asyncio
 from tang_attest import store as maintenance
 from tang_attest.errors import TangAttestError
 from tang_attest.ports.audit import Archive
+from tang_attest.protocol.passkeys.record import SignatureCheck
 from tang_attest.service.audit.chain import AuditSealer
 from tang_attest.service.audit.check import AuditCheck, check_audit
 from tang_attest.store import ArchiveKeys, Authenticity, Side, SqlStore, Stretch
@@ -50,7 +51,9 @@ async def seal(sealer: AuditSealer, clock: FakeClock) -> None:
 async def check(
     store: SqlStore, clock: FakeClock, expected: tuple[int, bytes] | None = None, key: bytes = CHAIN_KEY
 ) -> AuditCheck:
-    return await check_audit(store.audit, key, clock, lambda _done, _total: None, expected)
+    return await check_audit(
+        store.audit, key, clock, lambda _done, _total: None, expected, signatures=lambda: SignatureCheck({})
+    )
 
 
 async def write(

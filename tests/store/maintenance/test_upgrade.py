@@ -21,6 +21,7 @@ from tang_attest.keys.encrypted import EncryptedKeys
 from tang_attest.keys.secret import ServerSecret
 from tang_attest.ports.keys import OPEN
 from tang_attest.protocol.endorsement.endorsement import subject_digest
+from tang_attest.protocol.passkeys.record import SignatureCheck
 from tang_attest.protocol.reference_state import Life, StateLimits
 from tang_attest.service.audit import chain as sealing
 from tang_attest.service.audit.chain import AuditSealer
@@ -85,7 +86,9 @@ async def test_rows_of_before_the_chain_are_sealed(empty_url: str) -> None:
     clock = FakeClock()
     assert (await store.audit.unsealed_audit(None))[0] == 2 * sealing.ROWS + 1
     assert (await AuditSealer(store.audit, bytes(32), clock).round()).seq == 3  # type: ignore[union-attr]
-    check = await check_audit(store.audit, bytes(32), clock, lambda _done, _total: None)
+    check = await check_audit(
+        store.audit, bytes(32), clock, lambda _done, _total: None, signatures=lambda: SignatureCheck({})
+    )
     assert (check.rows, check.seals, check.bad, check.unsealed) == (2 * sealing.ROWS + 1, 3, 0, 0)
     await store.close()
 

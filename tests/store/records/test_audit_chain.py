@@ -12,6 +12,7 @@ import sqlalchemy as sa
 
 from tang_attest.errors import Conflict, Refused, TangAttestError
 from tang_attest.protocol.audit_chain import make_seal
+from tang_attest.protocol.passkeys.record import SignatureCheck
 from tang_attest.service.audit import chain as sealing
 from tang_attest.service.audit import check as audit_check
 from tang_attest.service.audit.chain import AuditSealer
@@ -42,7 +43,14 @@ async def write(store: SqlStore, count: int, number: int = 0) -> None:
 
 
 async def check(store: SqlStore, clock: FakeClock, expected: tuple[int, bytes] | None = None) -> AuditCheck:
-    return await check_audit(store.audit, CHAIN_KEY, clock, lambda _done, _total: None, expected)
+    return await check_audit(
+        store.audit,
+        CHAIN_KEY,
+        clock,
+        lambda _done, _total: None,
+        expected,
+        signatures=lambda: SignatureCheck({}),
+    )
 
 
 async def sql(store: SqlStore, *statements: str) -> None:
@@ -196,7 +204,9 @@ async def test_a_chain_that_was_made_anew(sealed: SqlStore, clock: FakeClock) ->
 
 async def test_another_key(sealed: SqlStore, clock: FakeClock) -> None:
     """Every seal is foreign then; nobody makes one without the key."""
-    found = await check_audit(sealed.audit, bytes(32), clock, lambda _done, _total: None)
+    found = await check_audit(
+        sealed.audit, bytes(32), clock, lambda _done, _total: None, signatures=lambda: SignatureCheck({})
+    )
     assert found.bad == 4
     newest = await sealed.audit.newest_seal()
     await write(sealed, 1)
