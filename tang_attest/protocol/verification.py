@@ -109,6 +109,16 @@ def running_policy(boot: ReferencePolicy) -> ReferencePolicy:
     return replace(boot, selection=selection, states=states, signers=boot.signers.while_running())
 
 
+def recorded_policy(recorded: ReferencePolicy, boot: ReferencePolicy) -> ReferencePolicy:
+    """The policy *recorded* of a running system, for a machine that *boot* lets unlock.
+
+    The signers of *boot* count in it: what they vouched for at the unlock is what runs.  So an update that is signed
+    need not be recorded again.
+    """
+    signers = recorded.signers.with_those_of(boot.signers.while_running())
+    return replace(recorded, cap_pcr=boot.cap_pcr, signers=signers)
+
+
 def _running(state: ReferenceState, selection: Selection, cap_pcr: int) -> ReferenceState:
     values = {pcr: state.values[pcr] for pcr in selection.pcrs if pcr in state.values}
     if cap_pcr in values and not any(values[cap_pcr]):

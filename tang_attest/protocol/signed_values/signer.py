@@ -203,6 +203,14 @@ class Signers:
         signers = tuple(replace(signer, no_rollback=False) for signer in self.signers)
         return replace(self, signers=signers, held=())
 
+    def with_those_of(self, boot: Signers) -> Signers:
+        """Return these with the signers and the retired labels of *boot*, whose signer counts where a name is in both.
+
+        Statements that were posted to *boot* are for its policy, and stay there.
+        """
+        others = tuple(each for each in self.signers if boot.find(each.name) is None)
+        return replace(self, signers=(*boot.signers, *others), retired=(*self.retired, *boot.retired))
+
     def as_json(self) -> dict[str, object]:
         """Return what is stored; :func:`load_signers` reads it."""
         return {

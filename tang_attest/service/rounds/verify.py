@@ -39,6 +39,7 @@ from tang_attest.protocol.verification import (
     cap_missing,
     read_cap,
     recordable,
+    recorded_policy,
     running_policy,
     running_selection,
     with_cap,
@@ -260,7 +261,7 @@ class RoundVerifier:
         if bound.device.running_policy is None:
             return running_policy(bound.policy)
         chosen = await self._store.policies.get_policy(bound.device.running_policy)
-        return replace(chosen, cap_pcr=bound.policy.cap_pcr)
+        return recorded_policy(chosen, bound.policy)
 
     async def _conclude(
         self,

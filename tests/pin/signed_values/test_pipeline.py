@@ -12,6 +12,7 @@ from typing import Final
 
 import pytest
 
+from tests.pin.agent.test_agent import agent, cap, shown
 from tests.pin.conftest import Server
 from tests.pin.machine import SECRET, Machine
 from tools.generate_docs import ROOT
@@ -77,19 +78,24 @@ def pipeline(machine: Machine, tmp_path: Path, name: str) -> Pipeline:
     return made
 
 
-def test_a_release_of_the_pipeline_opens_and_an_older_one_does_not(
-    pipeline: Pipeline, jwe: bytes, server: Server
-) -> None:
-    """Nobody approves anything: the policy trusts the key as the how-to says, and the machine brings the statement."""
+def _trust(pipeline: Pipeline, server: Server) -> None:
+    """Trust the pipeline's key as the how-to says."""
     trust = re.findall(
         r"^    tang-attest (policy trust-signer webservers pipeline.pem .*)$", HOW_TO, re.MULTILINE
     )
     command = trust[0].replace("webservers", pipeline.policy).replace("pipeline.pem", str(pipeline.public))
+    server.operator.run(*command.split())
+
+
+def test_a_release_of_the_pipeline_opens_and_an_older_one_does_not(
+    pipeline: Pipeline, jwe: bytes, server: Server
+) -> None:
+    """Nobody approves anything: the policy trusts the key as the how-to says, and the machine brings the statement."""
     for version in (1, 2):
         pipeline.release(f"r{version}", version)
     refused = pipeline.machine.decrypt(jwe)
     assert b"refused (pcr-mismatch)" in refused.stderr
-    server.operator.run(*command.split())
+    _trust(pipeline, server)
     assert pipeline.machine.decrypt(jwe).stdout == SECRET
     pipeline.boot("r1")
     older = pipeline.machine.decrypt(jwe)
@@ -98,3 +104,36 @@ def test_a_release_of_the_pipeline_opens_and_an_older_one_does_not(
     server.operator.run("policy", "drop-signer", pipeline.policy, "pipeline")
     pipeline.boot("r2")
     assert pipeline.machine.decrypt(jwe).stdout == b""
+
+
+@pytest.mark.parametrize("recorded", [False, True], ids=["as booted", "as recorded while it ran"])
+def test_a_machine_that_runs_a_release_is_verified_and_not_suspended(
+    pipeline: Pipeline, jwe: bytes, server: Server, recorded: bool
+) -> None:
+    """The agent brings no statement; the server knows the one that opened the disk, until its signer is dropped."""
+    operator, name, machine = server.operator, pipeline.policy, pipeline.machine
+    _trust(pipeline, server)
+    assert machine.decrypt(jwe).stdout == SECRET
+    _run_on(machine, recorded)
+    if recorded:
+        with agent(machine):
+            operator.run("device", "verify", name, "--record", "--timeout", "60")
+    operator.run("policy", "require-rounds", name, "on", "--every", "1h", "--on-failure", "suspend")
+    for version in (1, 2):
+        pipeline.release(f"r{version}", version)
+        assert machine.decrypt(jwe).stdout == SECRET
+        _run_on(machine, recorded)
+        once = machine.run("clevis-attest-agent", "--once")
+        assert (once.returncode, once.stderr) == (0, b"")
+        assert (shown(operator, name)["outcome"], shown(operator, name)["suspended_by"]) == ("verified", None)
+    operator.run("policy", "drop-signer", name, "pipeline")
+    once = machine.run("clevis-attest-agent", "--once")
+    assert (once.returncode, once.stderr) == (1, b"tang-attest: refused (pcr-mismatch)\n")
+    assert shown(operator, name)["suspended_by"] == "server"
+
+
+def _run_on(machine: Machine, extended: bool) -> None:
+    """End the initrd, and *extended*: as systemd does with PCR 15 on some systems."""
+    cap(machine)
+    if extended:
+        machine.tpm.run("tpm2", "pcrextend", f"15:sha256={'33' * 32}")

@@ -349,6 +349,57 @@ async def test_a_running_machine_is_verified_by_what_opened_it(server: Server, a
     assert (await a_round(server, attester, kid)) == "pcr-mismatch"
 
 
+async def test_a_recorded_running_policy_believes_what_opened_the_machine(
+    server: Server, attester: Attester
+) -> None:
+    """Its other PCRs stay as recorded; the signers are those of the boot's policy, dropped and retired as there."""
+    kid, pipeline = await machine(server, attester), key()
+    await trust(server, pipeline, 4, 9)
+    await record_running(server, attester)
+    text = signed(server, pipeline, update(attester, 4, 9))
+    assert (await unlock(server, attester, kid, statements=[text])).status == 200
+    attester.extend(15, PCRMACHINE)
+    assert (await a_round(server, attester, kid)) == "ok"
+    attester.extend(7, b"other keys")
+    assert (await a_round(server, attester, kid)) == "pcr-mismatch"
+    update(attester, 4, 9)
+    assert (await unlock(server, attester, kid, statements=[text])).status == 200
+    attester.extend(15, PCRMACHINE)
+    await signers(server).retire("pi-b", "web")
+    assert (await a_round(server, attester, kid)) == "statement-retired"
+    await signers(server).reinstate("pi-b", "web")
+    assert (await a_round(server, attester, kid)) == "ok"
+    await signers(server).drop("pi-b", "pipeline")
+    assert (await a_round(server, attester, kid)) == "pcr-mismatch"
+
+
+async def test_a_signer_of_the_running_policy_itself_counts_too(server: Server, attester: Attester) -> None:
+    """A statement that was posted to it needs no other."""
+    kid, pipeline = await machine(server, attester), key()
+    await trust(server, key(), 4, 9, name="another")
+    await record_running(server, attester)
+    terms = SignerTerms(name="pipeline", pem=signing.public_pem(pipeline), pcrs=(4, 9))
+    await signers(server).trust("pi-b-running", terms, force=True)
+    values = update(attester, 4, 9)
+    attester.extend(15, PCRMACHINE)
+    assert (await a_round(server, attester, kid)) == "pcr-mismatch"
+    await signers(server).post("pi-b-running", signed(server, pipeline, values, policies=("pi-b-running",)))
+    assert (await a_round(server, attester, kid)) == "ok"
+
+
+#: Extended after the boot, so that the policy of the boot does not fit the running machine.
+PCRMACHINE = b"as systemd-pcrmachine"
+
+
+async def record_running(server: Server, attester: Attester) -> None:
+    """Record what the machine looks like while it runs."""
+    attester.extend(15, PCRMACHINE)
+    verifier = server.verify
+    device = await server.store.devices.get_device("pi-b")
+    values = {pcr: attester.pcrs["sha256"][pcr] for pcr in (4, 7, 9, 15)}
+    await verifier.record_values(device, Selection.parse(SELECTION), values, "operator:tester")
+
+
 async def a_round(server: Server, attester: Attester, kid: str) -> str:
     """The code of one round."""
     asked = (await server.post(f"/attest/agent/{kid}", {})).body["challenge"]
