@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import logging
 import sys
 from typing import ClassVar
@@ -33,14 +34,53 @@ def test_a_traceback_shows_no_local_variables(log_format: str, capsys: pytest.Ca
 
 def test_json_lines_are_json(capsys: pytest.CaptureFixture[str]) -> None:
     """One object for each line, with a time and a level."""
-    import json
-
     log.configure("json", "info")
     structlog.get_logger("test").info("request", status=200)
     structlog.reset_defaults()
     line = json.loads(capsys.readouterr().err)
     assert (line["event"], line["status"], line["level"]) == ("request", 200, "info")
     assert line["timestamp"].endswith("Z")
+
+
+@pytest.mark.parametrize(
+    "members",
+    [
+        {"status": 200, "code": "ok", "target": "/rec/abc", "address": None, "words": ["a b", 1]},
+        {"target": "/rec/a b", "address": "fe80::1%eth0", "code": ""},
+        {"target": 'say "x"', "other": "it's", "equal": "a=b", "tab": "a\tb", "end": "a\nb\r"},
+        {},
+    ],
+)
+def test_a_line_for_eyes_is_structlogs(
+    members: dict[str, object], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Lines are laid out as structlog's renderer does it, which programs of operators may read."""
+    log.configure("console", "info")
+    structlog.get_logger("test").warning("request", **members)
+    structlog.reset_defaults()
+    line = capsys.readouterr().err
+    laid_out = structlog.dev.ConsoleRenderer(colors=False)(
+        None, "", {"timestamp": line.split(" ")[0], "level": "warning", "event": "request", **members}
+    )
+    assert line == f"{laid_out}\n"
+
+
+@pytest.mark.parametrize("log_format", ["console", "json"])
+@pytest.mark.parametrize(
+    "target", ["/a\n2026-11-27T00:00:00Z [info     ] forged", "/\x1b[2J", "/a code=ok", "/\u2028x", "/\x9b2J"]
+)
+def test_text_of_clients_adds_no_line_and_commands_no_terminal(
+    log_format: str, target: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One line comes out, of visible characters, with the text inside of quotes."""
+    log.configure(log_format, "info")
+    structlog.get_logger("web").info("request", target=target)
+    structlog.reset_defaults()
+    text = capsys.readouterr().err
+    assert len(text.splitlines()) == 1
+    assert text.endswith("\n")
+    assert text[:-1].isprintable()
+    assert repr(target) in text or json.dumps(target) in text
 
 
 @pytest.mark.parametrize("log_format", ["console", "json"])
