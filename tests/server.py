@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ssl
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from datetime import timedelta
@@ -100,8 +99,7 @@ class Server:
         make = self._installations.make if self._installations else initialize
         self.thp = await make(self.settings, world)
         installation = await stack.enter_async_context(opened(self.settings, world))
-        executor = stack.enter_context(ThreadPoolExecutor(2))
-        served = compose_site(installation, polls=self.polls, limiter=self.limiter, executor=executor)
+        served = compose_site(installation, polls=self.polls, limiter=self.limiter)
         self.installation, self.site = installation, served.site
         assert isinstance(installation.store, SqlStore)
         self.store, self.secret, self.private_keys = (

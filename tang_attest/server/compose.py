@@ -8,7 +8,6 @@ from __future__ import annotations
 import getpass
 import os
 from collections.abc import AsyncIterator, Callable
-from concurrent.futures import Executor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -149,17 +148,15 @@ class Installation:
         polls: Polls,
         *,
         refusals: Refusals | None = None,
-        executor: Executor | None = None,
     ) -> Attestation:
         """Return the use cases that answer machines.
 
         Requests of agents wait in *polls*.  Refusals are counted in *refusals*, or else written one by one.
-        Exchanges run in *executor*, or else on the event loop.
         """
         store, challenges, verify = self.store, self.challenges(), self.verifier()
         refusals = refusals or Refusals(store.audit, self.world.clock)
         return Attestation(
-            unlock=Unlock(store, self.private_keys, challenges, refusals, executor),
+            unlock=Unlock(store, self.private_keys, challenges, refusals),
             enroll=Enroll(
                 store,
                 self.private_keys,

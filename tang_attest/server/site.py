@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Mapping
-from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -56,16 +55,14 @@ def make_limiter(settings: Settings) -> Limiter:
     )
 
 
-def compose_site(
-    installation: Installation, *, polls: Polls, limiter: Limiter, executor: Executor | None = None
-) -> Served:
+def compose_site(installation: Installation, *, polls: Polls, limiter: Limiter) -> Served:
     """Compose what *installation* and its settings serve.
 
-    Requests of agents wait in *polls*.  Exchanges run in *executor*, or else on the event loop.
+    Requests of agents wait in *polls*.
     """
     settings, store, clock = installation.settings, installation.store, installation.world.clock
     refusals = Refusals(store.audit, clock)
-    attestation = installation.attestation(polls, refusals=refusals, executor=executor)
+    attestation = installation.attestation(polls, refusals=refusals)
     keys = installation.served_keys()
     advertised = _advertised(installation, keys)
     readiness = Readiness(store, keys.usable)
@@ -73,7 +70,6 @@ def compose_site(
         attest=_attest_routes(attestation, keys),
         advertised=advertised,
         plain=advertised if settings.plain_tang else None,
-        executor=executor,
         endpoint=settings.endpoint,
         admin=_admin_routes(installation) if settings.admin_api else None,
         limiter=limiter,

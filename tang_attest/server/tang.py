@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from concurrent.futures import Executor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,16 +14,13 @@ if TYPE_CHECKING:
     from tang_attest.web.monitoring.metrics import Metrics, Sources
 
 
-def tang_site(
-    settings: Settings, directory: Path, limiter: Limiter, executor: Executor | None = None
-) -> Site:
+def tang_site(settings: Settings, directory: Path, limiter: Limiter) -> Site:
     """Compose a mere tangd over *directory*: no evidence, no state of ours."""
     keys = TangDirectory(directory)
     return Site(
         attest=None,
         advertised=keys,
         plain=keys,
-        executor=executor,
         endpoint=settings.endpoint,
         limiter=limiter,
         metrics=counted(settings, limiter, None),

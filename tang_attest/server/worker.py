@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import os
 import signal
 import socket
 import ssl
 from collections.abc import AsyncIterator, Sequence
-from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -133,16 +131,15 @@ async def _site(
     """Compose the site of *settings*, with the installation open and its periodic work running."""
     limiter = make_limiter(settings)
     async with AsyncExitStack() as stack:
-        executor = _exchanging(settings, stack)
         try:
             installation = await stack.enter_async_context(opened(settings, world))
         except NotFound as error:
             # A drop-in tangd needs no installation of ours.
             if settings.tang_dir is None or error.code != "state-missing":
                 raise
-            yield tang_site(settings, settings.tang_dir, limiter, executor)
+            yield tang_site(settings, settings.tang_dir, limiter)
             return
-        served = compose_site(installation, polls=polls, limiter=limiter, executor=executor)
+        served = compose_site(installation, polls=polls, limiter=limiter)
         await stack.enter_async_context(background(served))
         stack.enter_context(chore("database", _DATABASE_EVERY_S, partial(ending.look, installation.store)))
         if listeners.console:
@@ -158,18 +155,6 @@ def _shown_console(installation: Installation, listeners: Listeners) -> Abstract
     limiter = make_limiter(installation.settings)
     app = make_console(compose_desk(installation), limiter)
     return runner.guarded_beside(app, listeners.console, listeners.console_tls, limiter)
-
-
-def _exchanging(settings: Settings, stack: AsyncExitStack) -> Executor | None:
-    """Return the executor of exchanges.
-
-    OpenSSL lets go of the interpreter while it multiplies, so threads of a single worker use the other
-    processors.  Several workers use them anyway; there a thread costs a fifth of the unlocks (measured), for
-    half a millisecond.
-    """
-    if settings.workers > 1:
-        return None
-    return stack.enter_context(ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="exchange"))
 
 
 def _shown_metrics(site: Site, sockets: Sequence[socket.socket]) -> AbstractAsyncContextManager[None]:

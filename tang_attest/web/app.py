@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import secrets
 import time
-from concurrent.futures import Executor
 from contextlib import nullcontext
 from dataclasses import KW_ONLY, dataclass, field
 from typing import TYPE_CHECKING, Final
@@ -43,14 +42,12 @@ class Site:
 
     ``attest`` are the attested routes, or ``None`` for a mere tangd.  ``admin`` is the admin API, if it is
     on.  ``advertised`` are the keys that ``/adv`` shows; ``plain`` are those that answer without evidence, or
-    ``None`` when none does.  ``endpoint`` is a path before every route.  Exchanges run in ``executor``, or on
-    the loop.  ``health`` answers /healthz and /readyz; ``metrics`` counts each request.
+    ``None`` when none does.  ``endpoint`` is a path before every route.  ``health`` answers /healthz and /readyz; ``metrics`` counts each request.
     """
 
     attest: AttestRoutes | None
     advertised: KeySetProvider
     plain: KeySetProvider | None
-    executor: Executor | None
     endpoint: str = ""
     _: KW_ONLY
     admin: AdminRoutes | None = None
@@ -146,7 +143,7 @@ async def _tang(site: Site, request: web.Request, target: str, caller: Caller) -
     if route.kid is None or route.name == "adv":
         return await handle_adv(site.advertised, route.kid)
     if site.plain is not None and (site.attest is None or (await current_keys(site.plain)).find(route.kid)):
-        return await handle_rec(site.plain, route.kid, await read_body(request, BODY_LIMIT), site.executor)
+        return await handle_rec(site.plain, route.kid, await read_body(request, BODY_LIMIT))
     if site.attest is None:
         return web.Response(status=404)
     request[ROUTE] = "unlock"

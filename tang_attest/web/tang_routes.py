@@ -6,7 +6,6 @@ Targets are matched raw, before any library has decoded or normalized them, as t
 from __future__ import annotations
 
 import re
-from concurrent.futures import Executor
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final, Literal
@@ -62,19 +61,16 @@ async def handle_adv(keys: KeySetProvider, kid: str | None) -> web.Response:
     return web.Response(body=body, content_type="application/jose+json")
 
 
-async def handle_rec(
-    keys: KeySetProvider, kid: str, body: bytes, executor: Executor | None = None
-) -> web.Response:
+async def handle_rec(keys: KeySetProvider, kid: str, body: bytes) -> web.Response:
     """``POST /rec/{kid}``.
 
-    With *executor* the exchange runs there, unless its key has a place of its own.
     Raises ``server-tpm-unavailable``, ``server-tpm-foreign``.
     """
     if len(body) > BODY_LIMIT:
         return web.Response(status=413)
     try:
         current = await current_keys(keys)
-        reply = await run_where(current.place(kid), executor, current.recover, kid, body)
+        reply = await run_where(current.place(kid), current.recover, kid, body)
     except TangStatus as refusal:
         return web.Response(status=refusal.status)
     return web.Response(body=reply, content_type="application/jwk+json")

@@ -386,7 +386,7 @@ def test_a_tpm_that_hangs(swtpm: Swtpm, server_tpm: ServerTpm, monkeypatch: pyte
     x = client(key.curve)
 
     async def ask() -> Point:
-        return await exchanging.run_where(key.place, None, key.multiply, x.public)
+        return await exchanging.run_where(key.place, key.multiply, x.public)
 
     os.kill(swtpm.pid, signal.SIGSTOP)
     try:

@@ -11,7 +11,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterator
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -116,7 +116,7 @@ def _wait_for(port: int) -> None:
             return
 
 
-def make_app(keys: KeySetProvider, endpoint: str = "", executor: Executor | None = None) -> web.Application:
+def make_app(keys: KeySetProvider, endpoint: str = "") -> web.Application:
     """Nothing but plain Tang."""
 
     async def dispatch(request: web.Request) -> web.Response:
@@ -126,7 +126,7 @@ def make_app(keys: KeySetProvider, endpoint: str = "", executor: Executor | None
         if route.name == "adv":
             return await handle_adv(keys, route.kid)
         assert route.kid is not None
-        return await handle_rec(keys, route.kid, await request.read(), executor)
+        return await handle_rec(keys, route.kid, await request.read())
 
     app = web.Application()
     app.router.add_route("*", "/{target:.*}", dispatch)
@@ -140,16 +140,15 @@ def ours(keys: Path | KeySetProvider, port: int = 0, endpoint: str = "") -> Iter
     started: Future[int] = Future()
     stop = asyncio.Event()
     loop = asyncio.new_event_loop()
-    with ThreadPoolExecutor(2) as executor:
-        app = make_app(provider, endpoint, executor)
-        thread = threading.Thread(target=loop.run_until_complete, args=(_serve(app, port, started, stop),))
-        thread.start()
-        try:
-            yield started.result(10)
-        finally:
-            loop.call_soon_threadsafe(stop.set)
-            thread.join(10)
-            loop.close()
+    app = make_app(provider, endpoint)
+    thread = threading.Thread(target=loop.run_until_complete, args=(_serve(app, port, started, stop),))
+    thread.start()
+    try:
+        yield started.result(10)
+    finally:
+        loop.call_soon_threadsafe(stop.set)
+        thread.join(10)
+        loop.close()
 
 
 async def _serve(app: web.Application, port: int, started: Future[int], stop: asyncio.Event) -> None:

@@ -12,7 +12,6 @@ import asyncio
 import hashlib
 from collections import Counter
 from collections.abc import Mapping
-from concurrent.futures import Executor
 from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime
@@ -63,10 +62,9 @@ class Unlock:
         keys: KeyStore,
         challenges: Challenges,
         refusals: Refusals,
-        executor: Executor | None = None,
     ) -> None:
         self._store, self._keys, self._challenges = store, keys, challenges
-        self._refusals, self._executor = refusals, executor
+        self._refusals = refusals
         #: Permits in which signed values took part, by the form of the signature.
         self.signed_permits: Counter[str] = Counter()
 
@@ -166,7 +164,7 @@ class Unlock:
     ) -> Reply:
         """Return Y.  The record says "permitted" already; a failing key adds that nothing was released."""
         try:
-            return await run_where(key.place, self._executor, respond, permit, nonce, key, x)
+            return await run_where(key.place, respond, permit, nonce, key, x)
         except Unavailable as error:
             details = {**describe_refusal(error), "released": False}
             await self._store.audit.append(
@@ -183,7 +181,7 @@ class Unlock:
         if not (evidence.event_log or evidence.signed_values):
             return appraise(bound, quote, evidence, now)
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._executor, appraise, bound, quote, evidence, now)
+        return await loop.run_in_executor(None, appraise, bound, quote, evidence, now)
 
     async def _decide(
         self,
