@@ -47,7 +47,9 @@ _SHARED_TPMS: Final = ("device:/dev/tpmrm", "tabrmd:")
 
 
 #: A day's events in their kinds; those of tang_attest/ports/notices.py.
-_Kind = Literal["boot", "announcement", "unlock", "suspension", "silence", "rollout", "record", "certificate"]
+_Kind = Literal[
+    "boot", "announcement", "unlock", "approval", "suspension", "silence", "rollout", "record", "certificate"
+]
 _KINDS: Final[tuple[_Kind, ...]] = get_args(_Kind)
 
 

@@ -19,6 +19,7 @@ class NoticeKind(StrEnum):
     BOOT = "boot"  # a refused boot waits at its prompt
     ANNOUNCEMENT = "announcement"  # announced values wait for an approval
     UNLOCK = "unlock"  # an unlock waits for a person
+    APPROVAL = "approval"  # a signed approval waits for another operator
     SUSPENSION = "suspension"
     SILENCE = "silence"  # a running machine gives no evidence
     ROLLOUT = "rollout"  # a rollout was stopped
@@ -34,6 +35,7 @@ class Occurrence:
     * ``subject``: the machine, policy, rollout or certificate that it is about; ``identity`` tells two events about one
       subject apart, and is empty where a repetition is no news (a machine tries again at its prompt);
     * ``sentence``, ``action``: what happened, and what to do; without values of PCRs, texts of logs and secrets;
+    * ``page``: the console's page on which it is decided, a path; ``None`` for one that follows from the subject;
     * ``known_until``: the group is remembered so long, so that the same event is no news.
     """
 
@@ -44,6 +46,7 @@ class Occurrence:
     sentence: str
     action: str
     identity: str = ""
+    page: str | None = None
     known_until: datetime | None = None
 
 
@@ -52,7 +55,7 @@ class NoticeGroup:
     """Equal events.
 
     ``members`` has the name and the last time (ISO 8601) of each event by its identity; ``beyond`` counts events that
-    had no room there.  The last of ``step`` messages was made at ``told_at``; the next is due at ``due_at``.
+    had no room there.  ``page`` is as the events have it.  The last of ``step`` messages was made at ``told_at``; the next is due at ``due_at``.
     """
 
     key: str
@@ -67,6 +70,7 @@ class NoticeGroup:
     beyond: int = 0
     step: int = 0
     told_at: datetime | None = None
+    page: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -96,6 +96,7 @@ def dump(group: NoticeGroup) -> dict[str, object]:
         "beyond": group.beyond,
         "step": group.step,
         "told_at": group.told_at.isoformat() if group.told_at else None,
+        "page": group.page,
     }
 
 
@@ -114,4 +115,5 @@ def load_group(row: Any) -> NoticeGroup:
         beyond=body["beyond"],
         step=body["step"],
         told_at=datetime.fromisoformat(body["told_at"]) if body["told_at"] else None,
+        page=body.get("page"),  # groups of an older version have none
     )

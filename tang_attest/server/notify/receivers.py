@@ -78,5 +78,5 @@ def server_name() -> str:
 
 
 def console_address(settings: Settings) -> str | None:
-    """Return the address of the console's first page, if the settings name it."""
+    """Return the address of the console, if the settings name it."""
     return settings.console_url

@@ -14,6 +14,7 @@ from tang_attest.server.certificates import certificate_ends
 from tang_attest.server.compose import Installation
 from tang_attest.service.audit.check import check_audit
 from tang_attest.service.machines.overview import Notice, root_ends
+from tang_attest.service.notifications import places
 from tang_attest.service.notifications.events import group_key
 
 #: Time between two checks of the whole record by all servers together.
@@ -60,6 +61,7 @@ def broken(code: str, sentence: str, now: datetime) -> Occurrence:
         at=now,
         sentence=f"{sentence} ({code})",
         action=f"Run 'tang-attest audit verify' on the server. {ACTIONS[code]}",
+        page=places.RECORD,
         known_until=now + _TOLD_AGAIN,
     )
 

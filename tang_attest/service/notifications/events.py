@@ -14,6 +14,10 @@ from typing import Any, Final
 from tang_attest.errors import ACTIONS
 from tang_attest.ports.audit import AuditEntry
 from tang_attest.ports.notices import NoticeKind, Occurrence
+from tang_attest.protocol.passkeys.record import SIGNED, WAITING
+from tang_attest.protocol.passkeys.text import read_text
+from tang_attest.service.notifications import places
+from tang_attest.service.operators.subjects import policies_of
 
 #: Refusals of authentic evidence of a boot, after which the machine waits at its prompt.
 _BOOT: Final = frozenset(
@@ -105,6 +109,7 @@ def _state_added(_: int, entry: AuditEntry) -> Occurrence | None:
         sentence=f"Announced values of policy '{policy}' wait for an approval.",
         action=f"See them with 'tang-attest policy staged', then run 'tang-attest policy stage {policy} --announced LABEL'.",
         identity=label,
+        page=places.of_policy(policy),
     )
 
 
@@ -148,6 +153,28 @@ def _stopped(number: int, entry: AuditEntry) -> Occurrence | None:
         sentence=f"Rollout '{rollout}' was stopped{why}.",
         action=f"See 'tang-attest policy rollout status {policy}' on the server.",
         identity=str(number),
+        page=places.of_policy(policy),
+    )
+
+
+def _signed(number: int, entry: AuditEntry) -> Occurrence | None:
+    """Return the event of a signature that waits for those of further operators."""
+    try:
+        text = read_text(str(_list(entry.details[SIGNED])[-1]["text"]))
+        page = places.of_subject(text.subject)
+    except (KeyError, IndexError, TypeError, ValueError):
+        return None
+    signers = ", ".join(str(name) for name in _list(entry.details.get("signed_by")))
+    return Occurrence(
+        kind=NoticeKind.APPROVAL,
+        key=group_key(NoticeKind.APPROVAL, str(number)),
+        subject=", ".join(f"policy {name}" for name in policies_of(text.subject))
+        or str(text.subject.get("act")),
+        at=entry.at,
+        sentence=f"Signed by {signers}; {entry.details.get('needed')} operators have to sign.",
+        action="Another operator reviews and signs it in the console, within a day.",
+        identity=str(number),
+        page=page,
     )
 
 
@@ -157,6 +184,7 @@ _READERS: Final[Mapping[str, Callable[[int, AuditEntry], Occurrence | None]]] = 
     "device suspend": _suspended,
     "device silent": _silent,
     "policy rollout stop": _stopped,
+    WAITING: _signed,
 }
 
 

@@ -8,6 +8,7 @@ from datetime import datetime, timedelta
 from typing import Final
 
 from tang_attest.ports.notices import NoticeBook, NoticeGroup, NoticeKind, Occurrence
+from tang_attest.service.notifications import places
 from tang_attest.service.notifications.events import group_key
 
 #: Time in which equal events are gathered before the first message.
@@ -56,10 +57,10 @@ def _is_over(group: NoticeGroup, now: datetime) -> bool:
 
 
 def _new_group(book: NoticeBook, event: Occurrence, now: datetime) -> NoticeGroup:
-    key, sentence = event.key, event.sentence
+    key, sentence, page = event.key, event.sentence, event.page
     if book.count_groups(event.kind) >= GROUPS:
         # An attacker with one machine can show any number of differences.
-        key, sentence = group_key(event.kind, "others"), _OTHERS[event.kind]
+        key, sentence, page = group_key(event.kind, "others"), _OTHERS[event.kind], places.FIRST
         if (others := book.group(key)) is not None and not _is_over(others, now):
             return others
     return NoticeGroup(
@@ -70,6 +71,7 @@ def _new_group(book: NoticeBook, event: Occurrence, now: datetime) -> NoticeGrou
         event.at,
         known_until=event.known_until or event.at + CALM,
         due_at=None,
+        page=page,
     )
 
 

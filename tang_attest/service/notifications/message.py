@@ -6,8 +6,10 @@ import hashlib
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Final
+from urllib.parse import urljoin
 
 from tang_attest.ports.notices import NoticeGroup, NoticeKind
+from tang_attest.service.notifications import places
 
 #: Machines that a message names.
 NAMED: Final = 20
@@ -16,6 +18,7 @@ _TITLES: Final = {
     NoticeKind.BOOT: "a refused boot waits",
     NoticeKind.ANNOUNCEMENT: "announced values wait for an approval",
     NoticeKind.UNLOCK: "an unlock waits for a person",
+    NoticeKind.APPROVAL: "a signed approval waits for another operator",
     NoticeKind.SUSPENSION: "suspended",
     NoticeKind.SILENCE: "silent",
     NoticeKind.ROLLOUT: "a rollout was stopped",
@@ -35,7 +38,7 @@ _MACHINES: Final = frozenset(
 
 
 def compose(group: NoticeGroup, server: str, url: str | None) -> Mapping[str, object]:
-    """Return the message of *group*, JSON-compatible; *url* is the console's page."""
+    """Return the message of *group*, JSON-compatible; *url* is the console's address."""
     names = list(dict.fromkeys(name for name, _ in group.members.values()))
     # Machines that were told before come last: the newest are news.
     news = list(reversed(names)) if group.step else names
@@ -54,8 +57,19 @@ def compose(group: NoticeGroup, server: str, url: str | None) -> Mapping[str, ob
         "sentence": line(group.sentence),
         "action": line(action),
         "server": line(server),
-        "url": url,
+        "url": None if url is None else url.rstrip("/") + _page(group, news),
     }
+
+
+def _page(group: NoticeGroup, news: list[str]) -> str:
+    """Return the console's page on which *group* is decided; *news* are its machines, the newest first if it was told."""
+    if group.page is not None:
+        return group.page
+    if group.kind is NoticeKind.BOOT and news:
+        return places.of_newest_refusal(news[0])  # it has the machines with the same difference
+    if group.kind in _MACHINES and len(news) == 1 and not group.beyond:
+        return places.of_machine(news[0])
+    return places.FIRST
 
 
 def test_message(now: datetime, server: str, url: str | None) -> Mapping[str, object]:
@@ -87,7 +101,13 @@ def without_names(message: Mapping[str, object]) -> Mapping[str, object]:
         "sentence": "",
         "action": "Run 'tang-attest status' on the server.",
         "server": "",
+        "url": _first_page(message["url"]),
     }
+
+
+def _first_page(url: object) -> str | None:
+    """Return the console's first page; the address of another one has names."""
+    return urljoin(str(url), places.FIRST) if url else None
 
 
 def subject_line(message: Mapping[str, object]) -> str:

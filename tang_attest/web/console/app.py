@@ -77,6 +77,7 @@ PAGES: Final = (
     ConsoleRoute("GET", "/", VIEWER, waiting.show),
     ConsoleRoute("GET", "/machines", VIEWER, machines.show_list),
     ConsoleRoute("GET", "/machines/{name}", VIEWER, machines.show),
+    ConsoleRoute("GET", "/machines/{name}/refusal", VIEWER, machines.lead_to_refusal),
     ConsoleRoute("POST", "/machines/{name}/suspend", APPROVER, machines.suspend),
     ConsoleRoute("GET", "/refusals/{number:[0-9]{1,15}}", VIEWER, refusals.show),
     ConsoleRoute("POST", "/refusals/{number:[0-9]{1,15}}/dismiss", APPROVER, refusals.dismiss),

@@ -94,7 +94,10 @@ async def test_a_refused_boot_is_told_once(office: Office) -> None:
     assert (message["event"], message["names"], message["count"]) == ("boot", ["pi-b"], 1)
     assert message["sentence"] == "The boot was refused in PCR 4 (pcr-mismatch), and waits at its prompt."
     assert "'tang-attest approve pi-b'" in message["action"]
-    assert (message["url"], message["server"]) == ("https://console.example/", "tang-1")
+    assert (message["url"], message["server"]) == (
+        "https://console.example/machines/pi-b/refusal",
+        "tang-1",
+    )
     assert re.search(r"[0-9a-f]{64}", str(message)) is None
     for _ in range(12):
         await office.server.unlock(attester, kid)

@@ -180,7 +180,7 @@ async def test_ntfy(tmp_path: Path) -> None:
     ((path, headers, body),) = inbox.requests
     assert path == "/sub/"
     assert headers["Authorization"] == f"Bearer {TOKEN}"
-    assert (body["topic"], body["click"]) == ("alerts", "https://console.example/")
+    assert (body["topic"], body["click"]) == ("alerts", "https://console.example/machines/pi-b/refusal")
     assert body["title"] == "tang-attest: pi-b: a refused boot waits"
     assert "Approve pi-b." in body["message"]
 

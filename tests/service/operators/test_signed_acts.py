@@ -10,9 +10,11 @@ from typing import Any
 import pytest
 
 from tang_attest.errors import TangAttestError
+from tang_attest.ports.notices import NoticeKind, Occurrence
 from tang_attest.ports.operators import OperatorRole
 from tang_attest.protocol.passkeys.text import challenge_of, read_text
 from tang_attest.protocol.values.base64url import b64u
+from tang_attest.service.notifications.events import event_of
 from tang_attest.service.operators.acts import (
     KINDS,
     AllowUnlock,
@@ -449,3 +451,23 @@ def test_an_act_is_read_back() -> None:
             read_act(broken)
         assert error.value.code == "request-malformed"
     assert set(KINDS) >= {"approve", "resume", "remove", "allow", "token"}
+
+
+async def test_a_signature_that_waits_is_an_event(world: World, console: Console) -> None:
+    """Another operator hears of it, with the page on which they sign; the last signature wants nobody."""
+    await require(world, 2)
+    alice, bob = await Signer.enter(console, "alice"), await Signer.enter(console, "bob")
+    act = ApproveBoots(boots=(("pi-b", 1),))
+    await alice.sign(act)
+    [event] = await events(console)
+    assert (event.kind, event.subject, event.page) == (NoticeKind.APPROVAL, "policy pi-b", "/refusals/1")
+    assert event.sentence == "Signed by alice; 2 operators have to sign."
+    await bob.sign(act)
+    assert await events(console) == [event]
+
+
+async def events(console: Console) -> list[Occurrence]:
+    """Return the events of the record about approvals that wait."""
+    rows = await console.server.store.audit.list_audit(limit=100)
+    found = [event for number, entry in rows if (event := event_of(number, entry)) is not None]
+    return [event for event in found if event.kind is NoticeKind.APPROVAL]

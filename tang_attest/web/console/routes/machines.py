@@ -56,6 +56,14 @@ async def show(desk: Desk, visit: Visit) -> web.Response:
     return page("machine.html", values)
 
 
+async def lead_to_refusal(desk: Desk, visit: Visit) -> web.Response:
+    """Lead to the newest refused boot of a machine, and to the machine if there is none: messages have this link."""
+    name = named(visit)
+    newest = await desk.store.policies.list_observations(name, 1)
+    target = f"/refusals/{newest[0].id}" if newest else f"/machines/{name}"
+    return web.Response(status=303, headers={"Location": target})
+
+
 async def suspend(desk: Desk, visit: Visit) -> web.Response:
     """Suspend a machine.  Raises ``not-found``, ``device-suspended``, ``form-malformed``."""
     name = named(visit)
