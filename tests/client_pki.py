@@ -103,7 +103,7 @@ class ClientCa:
         subprocess.run(
             ["openssl", "x509", "-req", "-in", request, "-CA", self.file, "-CAkey", key, "-days", "30",
              "-extfile", extensions, "-out", certificate],
-            check=True, capture_output=True, timeout=30,
+            check=True, capture_output=True, timeout=120,
         )  # fmt: skip
         return certificate
 

@@ -22,7 +22,7 @@ from tests import scratch
 from tests.ports import free_port
 
 _BINARIES: Final = max(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda path: int(path.parent.name))
-_PATIENCE_S: Final = 60
+_PATIENCE_S: Final = 120
 #: The role that the tests are; it may do everything.
 ROLE: Final = "tang"
 
@@ -78,12 +78,24 @@ class Postgres:
         self._databases += 1
         name = name or f"test_{self._databases}"
         # The default copies by way of the log, which costs three times as much.
-        self.sql(f"CREATE DATABASE {name} TEMPLATE {template} STRATEGY file_copy")
+        self._alone(f"CREATE DATABASE {name} TEMPLATE {template} STRATEGY file_copy")
         return name
 
     def drop(self, name: str) -> None:
         """Remove a database, whoever uses it."""
-        self.sql(f"DROP DATABASE {name} WITH (FORCE)")
+        self._alone(f"DROP DATABASE {name} WITH (FORCE)")
+
+    def _alone(self, statement: str) -> None:
+        """Run *statement*, which waits five seconds by itself for the end of other sessions; a busy machine needs more."""
+        deadline = time.monotonic() + _PATIENCE_S
+        while True:
+            try:
+                self.sql(statement)
+            except AssertionError as failed:
+                if "is being accessed by other users" not in str(failed) or time.monotonic() > deadline:
+                    raise
+            else:
+                return
 
     def sql(self, statement: str, database: str = "postgres") -> str:
         """Return psql's answer to *statement*, without decoration."""
@@ -117,10 +129,13 @@ class Postgres:
 
     def freeze(self) -> None:
         """Stop every process of it where it is; connections stay, and nobody answers."""
-        # The postmaster first: it could not start others then.
-        for pid in self._pids():
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGSTOP)
+        stopped: set[int] = set()
+        # The postmaster first: it could not start others then.  The list of children may miss some while one ends (proc(5)).
+        while left := [pid for pid in self._pids() if pid not in stopped]:
+            for pid in left:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGSTOP)
+            stopped.update(left)
 
     def thaw(self) -> None:
         """Go on."""

@@ -26,7 +26,7 @@ from tests.ports import is_free
 #: Below the range from which Linux gives out ephemeral ports (32768 and up), so that no client takes one of them.
 _PORTS: Final = range(20000, 32000, 2)
 _ATTEMPTS: Final = 50
-_START_SECONDS: Final = 15.0
+_START_SECONDS: Final = 120.0
 
 
 class Swtpm:
@@ -96,7 +96,7 @@ class Swtpm:
             input=stdin,
             stdin=subprocess.DEVNULL if stdin is None else None,
             capture_output=True,
-            timeout=60,
+            timeout=120,
             check=False,
         )
         if check and result.returncode != 0:

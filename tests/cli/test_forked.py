@@ -16,7 +16,7 @@ from tests.cli.serving import clean_environment
 from tests.cli.test_output import wait_until_it_reads
 from tests.cli.transcript import environment, run
 
-PATIENCE_S = 60
+PATIENCE_S = 120
 #: prctl(2)
 _PR_GET_CHILD_SUBREAPER = 37
 

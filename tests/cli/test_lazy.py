@@ -16,7 +16,7 @@ def loaded_by(statement: str) -> set[str]:
     """Return the names of the modules that are loaded after *statement* in a new process."""
     program = f"import sys\n{statement}\nprint('\\n'.join(sys.modules))"
     done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=120
     )
     return set(done.stdout.splitlines())
 

@@ -205,13 +205,13 @@ def _program(command: str) -> tuple[str, str, int]:
     command, _, source = command.partition(" < ")
     words = shlex.split(command)
     if "serve" in words:  # it has worker processes, which write to the real stderr
-        done = forked.run(forked.command(*words[1:]), text=True, timeout=60)
+        done = forked.run(forked.command(*words[1:]), text=True, timeout=120)
         return done.stdout, done.stderr, done.returncode
     return run(*words[1:], stdin=Path(source).read_bytes() if source else b"")
 
 
 def _shell(command: str) -> tuple[str, str, int]:
-    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False, timeout=60)
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False, timeout=120)
     return done.stdout, done.stderr, done.returncode
 
 

@@ -55,7 +55,7 @@ class PinUnderTest:
         tpm.run("tpm2", "readpublic", "-Q", "-c", "0x81010002", "-o", "ak.pub")
         tpm.run("tpm2", "flushcontext", "-t")
 
-    def kit(self, *words: str, timeout: float = 110) -> tuple[int, list[dict[str, Any]]]:
+    def kit(self, *words: str, timeout: float = 240) -> tuple[int, list[dict[str, Any]]]:
         """Status and results of the kit."""
         path = f"{self.directory / 'initrd/bin'}:{self.pin}:{self.machine.environment['PATH']}"
         done = subprocess.run(
@@ -66,7 +66,7 @@ class PinUnderTest:
         assert done.stdout, done.stderr
         return done.returncode, json.loads(done.stdout)["results"]
 
-    def run(self, *only: str, fail_fast: bool = False, timeout: float = 110) -> list[dict[str, Any]]:
+    def run(self, *only: str, fail_fast: bool = False, timeout: float = 240) -> list[dict[str, Any]]:
         """Results of the duties that *only* chooses, of bind, unlock and cap."""
         words = [word for chosen in only for word in ("--only", chosen)]
         words += ["--fail-fast"] if fail_fast else []

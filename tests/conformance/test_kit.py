@@ -46,7 +46,7 @@ def run_alone(directory: Path, *words: str, stdin: str = "") -> subprocess.Compl
         shutil.copytree(VECTORS, directory / "vectors")
     return subprocess.run(
         [sys.executable, "-I", "-c", _ALONE, str(directory / "tools" / "conformance"), *words],
-        input=stdin, capture_output=True, text=True, timeout=110, check=False, cwd=directory,
+        input=stdin, capture_output=True, text=True, timeout=240, check=False, cwd=directory,
     )  # fmt: skip
 
 

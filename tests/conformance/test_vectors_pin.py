@@ -27,7 +27,7 @@ def bash(script: str, *arguments: str, stdin: str = "") -> list[str]:
     """Lines that *script* prints."""
     done = subprocess.run(
         ["bash", "-euc", script, "bash", *arguments],
-        input=stdin, capture_output=True, text=True, timeout=60, check=False,
+        input=stdin, capture_output=True, text=True, timeout=120, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     return done.stdout.splitlines()

@@ -8,14 +8,14 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 #: Seconds after which a supervisor counts as hung.
-PATIENCE_S = 30
+PATIENCE_S = 120
 
 #: Seconds in which a worker starts, where a test has to see it start.
 START_S = 0.2
@@ -29,6 +29,8 @@ def work(place):
     signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
     time.sleep(float(sys.argv[1]))
     if os.path.exists(sys.argv[2]):
+        while not os.path.exists(sys.argv[2] + ".told"):
+            time.sleep(0.01)
         return 3
     place.ready()
     while os.getppid() == parent:
@@ -57,6 +59,14 @@ def supervisor(directory: Path, delay_s: float = 0.02) -> Iterator[subprocess.Po
     finally:
         process.kill()
         process.communicate()
+
+
+def until(condition: Callable[[], bool], what: str) -> None:
+    """Wait."""
+    deadline = time.monotonic() + PATIENCE_S
+    while not condition():
+        assert time.monotonic() < deadline, what
+        time.sleep(0.01)
 
 
 def workers_of(process: subprocess.Popen[str]) -> set[int]:
@@ -123,18 +133,18 @@ def test_whatever_comes_together_it_ends_when_told(tmp_path: Path) -> None:
 
 def test_a_worker_that_dies_during_a_failed_reload_is_replaced(tmp_path: Path) -> None:
     """The generation that goes on is whole again."""
-    with supervisor(tmp_path, 0.3) as process:
+    with supervisor(tmp_path) as process:
         before = workers_of(process)
         (tmp_path / "broken").touch()
         process.send_signal(signal.SIGHUP)
-        time.sleep(0.1)
+        until(lambda: len(workers_of(process) - before) == 2, "no new generation")
+        new = workers_of(process) - before
         os.kill(min(before), signal.SIGKILL)
-        time.sleep(0.4)  # the new generation gives up
+        until(lambda: min(before) not in workers_of(process), "the dead worker was not noticed")
+        (tmp_path / "broken.told").touch()  # the new generation gives up
+        until(lambda: not new & workers_of(process), "the new generation stays")
         (tmp_path / "broken").unlink()
-        deadline = time.monotonic() + PATIENCE_S
-        while len(workers_of(process)) != 2:
-            assert time.monotonic() < deadline, workers_of(process)
-            time.sleep(0.02)
+        until(lambda: len(workers_of(process)) == 2, "the generation is not whole")
         assert max(before) in workers_of(process)
         process.send_signal(signal.SIGTERM)
         assert ended(process)[0] == 0

@@ -93,7 +93,7 @@ class Recorder:
                 self._pass_on(self.rfile.read(int(self.headers["Content-Length"])))
 
             def _pass_on(self, body: bytes | None) -> None:
-                with closing(http.client.HTTPConnection("127.0.0.1", port, timeout=60)) as upstream:
+                with closing(http.client.HTTPConnection("127.0.0.1", port, timeout=120)) as upstream:
                     upstream.request(self.command, self.path, body, {"Content-Type": "application/json"})
                     answer = upstream.getresponse()
                     text = answer.read()
@@ -135,7 +135,7 @@ class Recorder:
         finally:
             self.server.shutdown()
             self.server.server_close()
-            thread.join(10)
+            thread.join(120)
 
 
 TITLES: Final = (
@@ -196,7 +196,7 @@ def _announce(url: str, tpm: Swtpm, directory: Path, kid: str) -> None:
 
 
 def _ask(url: str, method: str, target: str, body: Any) -> Any:
-    with closing(http.client.HTTPConnection(url.removeprefix("http://"), timeout=60)) as host:
+    with closing(http.client.HTTPConnection(url.removeprefix("http://"), timeout=120)) as host:
         host.request(method, target, None if body is None else json.dumps(body))
         return json.loads(host.getresponse().read())
 

@@ -35,7 +35,7 @@ trap '[ -z "${server-}" ] || kill "$server"' EXIT
 start_server() {
     .venv/bin/tang-attest serve --host 127.0.0.1 --port 0 --port-file "$work/port" 2>"$work/log" &
     server=$!
-    for _ in {1..300}; do [ -s "$work/port" ] && break; sleep 0.1; done
+    for _ in {1..3000}; do [ -s "$work/port" ] && break; sleep 0.1; done
     url=http://127.0.0.1:$(cat "$work/port")
 }
 measure() {
@@ -87,7 +87,7 @@ def test_the_blocks_are_found() -> None:
     assert [mark for mark, _ in _blocks()] == ["server", "machine", "machine", "server", "after an update"]
 
 
-@pytest.mark.timeout(240)  # on a busy machine; 6 s of processor time
+@pytest.mark.timeout(900)  # on a busy machine; 6 s of processor time
 def test_five_minutes(tmp_path: Path) -> None:
     """Bind, open, compare the names, be refused after an update, approve, open again."""
     with Swtpm(tmp_path / "tpm", banks=("sha256",)) as tpm:

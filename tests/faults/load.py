@@ -138,7 +138,7 @@ def load(site: Site, port: Callable[[], int], tokens: list[str] | None = None) -
     finally:
         stop.set()
         for worker in workers:
-            worker.join(60)
+            worker.join(120)
         assert not any(worker.is_alive() for worker in workers), "a machine hangs"
 
 
@@ -191,7 +191,7 @@ def begin(site: Site, server: Serving) -> None:
     assert len(site.machines) == MACHINES
 
 
-def until_opened(site: Site, seconds: float = 60) -> None:
+def until_opened(site: Site, seconds: float = 240) -> None:
     """Wait until a machine opened its disk that had not before."""
     known = len(site.told)
     deadline = time.monotonic() + seconds
@@ -200,7 +200,7 @@ def until_opened(site: Site, seconds: float = 60) -> None:
         time.sleep(0.05)
 
 
-def until_refused(site: Site, seconds: float = 60) -> None:
+def until_refused(site: Site, seconds: float = 240) -> None:
     """Wait until a machine heard that the database is away."""
     known = len(site.told)
     deadline = time.monotonic() + seconds

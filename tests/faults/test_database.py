@@ -27,7 +27,7 @@ def server_of_its_own() -> Iterator[Postgres]:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGQUIT], ids=["restarted", "crashed"])
 def test_postgresql_goes_and_comes(
     tmp_path: Path, server_of_its_own: Postgres, number: signal.Signals
@@ -48,7 +48,7 @@ def test_postgresql_goes_and_comes(
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 def test_postgresql_freezes(tmp_path: Path, server_of_its_own: Postgres) -> None:
     """Connections stay and nobody answers: machines hear it, none waits for long, and it goes on afterwards."""
     site = Site(tmp_path, server_of_its_own.url(server_of_its_own.create())).init()
@@ -66,7 +66,7 @@ def test_postgresql_freezes(tmp_path: Path, server_of_its_own: Postgres) -> None
     assert max(told.seconds for told in site.told) < 30
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 def test_sqlite_on_a_full_disk(tmp_path: Path) -> None:
     """The log of the database cannot grow: no Y leaves, and once there is room machines open again."""
     site = Site(tmp_path).init()

@@ -14,10 +14,10 @@ def _parse(data: bytes) -> None:
     if data[:1] == b"C":
         raise IndexError("as a parser without a check would")
     if data[:1] == b"S":
-        time.sleep(60)
+        time.sleep(600)
     if data[:1] == b"M":
         _HELD.append(b"x" * (1200 << 20))
-        time.sleep(2)  # libFuzzer looks once a second
+        time.sleep(60)  # libFuzzer looks once a second, and ends it
 
 
 def _seeds() -> Iterator[tuple[Parser, bytes]]:

@@ -95,7 +95,7 @@ class Scene:
         return path
 
     def run(
-        self, shell: str, name: str, *arguments: str | Path, stdin: bytes = b"", timeout: float = 60
+        self, shell: str, name: str, *arguments: str | Path, stdin: bytes = b"", timeout: float = 240
     ) -> int:
         """The exit status of one of the scripts."""
         command = [*SHELLS[shell], str(self.directory / "lib" / name), *map(str, arguments)]

@@ -172,7 +172,7 @@ def test_a_tpm_that_hangs_is_a_failure_within_a_bounded_time(shell: str, scene: 
     assert time.monotonic() - started < 30
     assert not (scene.run_directory / "capped").exists()
     process = Path(f"/proc/{(scene.directory / 'hung').read_text().strip()}")
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 120
     while process.exists():
         assert time.monotonic() < deadline
         time.sleep(0.05)

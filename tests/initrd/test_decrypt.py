@@ -73,7 +73,7 @@ class Machine:
         environment = {**os.environ, "PATH": f"{self.scene.directory / 'bin'}:{os.environ['PATH']}"}
         result = subprocess.run(
             ["bash", str(self.scene.directory / "lib/initrd-decrypt")],
-            input=jwe.encode(), capture_output=True, env=environment, timeout=60, check=False,
+            input=jwe.encode(), capture_output=True, env=environment, timeout=120, check=False,
         )  # fmt: skip
         assert not list(self.scene.run_directory.glob("witness.*"))
         return result.returncode, result.stdout.decode()

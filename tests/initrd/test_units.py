@@ -88,7 +88,7 @@ def test_systemd_accepts_them_and_finds_no_cycle(units: Path) -> None:
         capture_output=True,
         text=True,
         check=False,
-        timeout=60,
+        timeout=120,
     )
     said = (verified.stdout + verified.stderr).replace(str(units), "")
     assert "cycle" not in said

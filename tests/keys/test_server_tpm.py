@@ -154,7 +154,7 @@ class Tap:
     def close(self) -> None:
         for listener, thread in zip(self._listeners, self._threads, strict=True):
             listener.shutdown(socket.SHUT_RDWR)  # ends accept()
-            thread.join(60)
+            thread.join(120)
 
 
 def test_what_somebody_on_the_bus_sees(swtpm: Swtpm) -> None:

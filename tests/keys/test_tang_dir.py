@@ -235,7 +235,7 @@ def make_large(path: Path) -> None:
         file.truncate(1 << 40)
 
 
-@pytest.mark.timeout(20)
+@pytest.mark.timeout(120)
 @pytest.mark.parametrize(
     "make", [make_fifo, make_link_to_fifo, make_socket, make_device, make_large, Path.mkdir]
 )

@@ -45,7 +45,7 @@ class Nix:
             capture_output=True,
             text=True,
             check=False,
-            timeout=100,
+            timeout=240,
         )
         if result.returncode != 0:
             raise EvaluationError(result.stderr)

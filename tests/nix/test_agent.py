@@ -44,7 +44,7 @@ def test_the_agents_file(nix: Nix, tmp_path: Path, definitions: str, lines: list
     ran = subprocess.run(
         [Path(package) / "bin/clevis-attest-agent", "--once", "--config", tmp_path / "agent.conf"],
         env=os.environ | {"CLEVIS_ATTEST_STATE_DIR": str(tmp_path), "CLEVIS_ATTEST_RUN_DIR": str(tmp_path)},
-        capture_output=True, text=True, check=False, timeout=60,
+        capture_output=True, text=True, check=False, timeout=120,
     )  # fmt: skip
     assert ran.stderr.startswith("tang-attest: this machine is not enrolled"), ran
 
@@ -83,7 +83,7 @@ def test_systemd_accepts_the_agents_unit(nix: Nix, tmp_path: Path) -> None:
     verified = subprocess.run(
         ["systemd-analyze", "verify", "--man=no", directory / "clevis-attest-agent.service"],
         env=os.environ | {"SYSTEMD_UNIT_PATH": f"{directory}:"},
-        capture_output=True, text=True, check=False, timeout=60,
+        capture_output=True, text=True, check=False, timeout=120,
     )  # fmt: skip
     assert (verified.stdout + verified.stderr, verified.returncode) == ("", 0)
     assert f"ExecStart=\nExecStart={nix.directory}" in text

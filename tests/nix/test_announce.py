@@ -59,7 +59,7 @@ class Rebuilt:
         text = text.replace("PATH=", f"PATH={self.directory}/bin:", 1)
         return subprocess.run(
             ["busybox", "sh", "-c", text, "tang-attest-announce", *arguments],
-            capture_output=True, text=True, check=False, timeout=60,
+            capture_output=True, text=True, check=False, timeout=120,
         )  # fmt: skip
 
     def words(self) -> list[str]:
@@ -264,7 +264,7 @@ def test_the_switch_announces_and_goes_on(
     script = f"set -e\nsystemConfig={rebuilt.system}\n{text[:start]}{command}{text[end:]}\necho goes on\n"
     environment = os.environ | ({"NIXOS_ACTION": action} if action else {})
     result = subprocess.run(
-        ["bash", "-c", script], env=environment, capture_output=True, text=True, check=False, timeout=60
+        ["bash", "-c", script], env=environment, capture_output=True, text=True, check=False, timeout=120
     )
     assert (result.returncode, result.stdout) == (0, "goes on\n"), result.stderr
     assert called.exists() is announced
@@ -284,4 +284,4 @@ def test_the_shell_is_clean(announce: tuple[str, str], tmp_path: Path) -> None:
     for number, text in enumerate((announce[0], f"#!/bin/bash\nsystemConfig=/x\n{announce[1]}")):
         script = tmp_path / str(number)
         script.write_text(text)
-        subprocess.run(["shellcheck", script], check=True, timeout=60)
+        subprocess.run(["shellcheck", script], check=True, timeout=120)

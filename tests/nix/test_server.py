@@ -194,7 +194,7 @@ def test_systemd_accepts_the_units(nix: Nix, tmp_path: Path, definitions: str) -
     verified = subprocess.run(
         ["systemd-analyze", "verify", "--man=no", *map(str, services + sockets)],
         env=os.environ | {"SYSTEMD_UNIT_PATH": f"{directory}:"},
-        capture_output=True, text=True, check=False, timeout=60,
+        capture_output=True, text=True, check=False, timeout=120,
     )  # fmt: skip
     assert (verified.stdout + verified.stderr, verified.returncode) == ("", 0)
 
@@ -299,10 +299,10 @@ def test_the_operators_command_runs(nix: Nix, tmp_path: Path) -> None:
     assert named is not None
     assert load_settings(Path(named[1]), {}).database == "sqlite:///x"
     shown = subprocess.run(
-        [script, "--state", tmp_path, "--version"], capture_output=True, text=True, check=True, timeout=60
+        [script, "--state", tmp_path, "--version"], capture_output=True, text=True, check=True, timeout=120
     )
     assert "tang-attest" in shown.stdout
-    subprocess.run(["shellcheck", script], check=True, timeout=60)
+    subprocess.run(["shellcheck", script], check=True, timeout=120)
 
 
 @pytest.mark.parametrize(("host", "listens"), [("10.0.0.1", "10.0.0.1:7500"), ("::1", "[::1]:7500")])
@@ -322,13 +322,13 @@ def test_the_server_takes_systemds_socket(nix: Nix, tmp_path: Path) -> None:
         "r.config.systemd.services.tang-attest.serviceConfig.ExecStart",
     )
     program, *arguments = command.split()
-    subprocess.run([program, "--state", state, "init"], check=True, capture_output=True, timeout=60)
+    subprocess.run([program, "--state", state, "init"], check=True, capture_output=True, timeout=120)
     activated = subprocess.Popen(
         ["systemd-socket-activate", "--listen", address, program, "--state", state, *arguments],
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
     try:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 120
         while not address.exists():
             assert time.monotonic() < deadline
             time.sleep(0.05)
@@ -336,5 +336,5 @@ def test_the_server_takes_systemds_socket(nix: Nix, tmp_path: Path) -> None:
         advertised = subprocess.run(asked, capture_output=True, text=True, check=True, timeout=90)
     finally:
         activated.terminate()
-        activated.wait(20)
+        activated.wait(120)
     assert "payload" in json.loads(advertised.stdout)

@@ -140,7 +140,7 @@ cd /var/lib/tang-attest
 TANG_ATTEST_HOST=127.0.0.1 TANG_ATTEST_PORT=0 TANG_ATTEST_PORT_FILE=/var/lib/tang-attest/port \
     setpriv --reuid tang-attest --regid tang-attest --clear-groups --no-new-privs --bounding-set=-all \
     $(sed -n s/^ExecStart=//p /lib/systemd/system/tang-attest.service) &
-for _ in $(seq 300); do [ ! -s port ] || break; sleep 0.1; done
+for _ in $(seq 3000); do [ ! -s port ] || break; sleep 0.1; done
 curl --silent --fail --show-error "http://127.0.0.1:$(cat port)/adv"
 kill -TERM $!
 wait $!

@@ -36,7 +36,7 @@ def test_a_server_gets_what_it_runs_and_stays_small(tmp_path: Path) -> None:
         machine.run("tang-attest init; [ -s /usr/local/share/man/man8/tang-attest.8 ]")
         answered = machine.run(
             "export TANG_ATTEST_HOST=127.0.0.1 TANG_ATTEST_PORT=0 TANG_ATTEST_PORT_FILE=/root/port;"
-            "tang-attest serve & for _ in $(seq 600); do [ ! -s /root/port ] || break; sleep 0.1; done;"
+            "tang-attest serve & for _ in $(seq 3000); do [ ! -s /root/port ] || break; sleep 0.1; done;"
             "python3 -c 'import urllib.request as r;"
             ' print(r.urlopen("http://127.0.0.1:%s/adv" % open("/root/port").read().strip()).read().decode())\';'
             "kill -TERM $!; wait $!"

@@ -194,7 +194,7 @@ def test_the_image_is_the_same_twice_and_answers(tmp_path: Path, shared: Path) -
     machine.run("tang-attest init")
     answered = machine.run(
         "export TANG_ATTEST_HOST=127.0.0.1 TANG_ATTEST_PORT=0 TANG_ATTEST_PORT_FILE=/var/lib/tang-attest/port;"
-        "tang-attest serve & for _ in $(seq 600); do [ ! -s /var/lib/tang-attest/port ] || break; sleep 0.1; done;"
+        "tang-attest serve & for _ in $(seq 3000); do [ ! -s /var/lib/tang-attest/port ] || break; sleep 0.1; done;"
         "/usr/lib/tang-attest/bin/python -c 'import sys, urllib.request as r;"
         ' print(r.urlopen("http://127.0.0.1:%s/adv" % open("/var/lib/tang-attest/port").read().strip()).read().decode())\';'
         "kill -TERM $!; wait $!"

@@ -44,7 +44,7 @@ def run(checkout: Path, *command: str) -> subprocess.CompletedProcess[str]:
     """A command in the directory, with its programs first."""
     environment = {**os.environ, "PATH": f"{checkout}/bin:{os.environ['PATH']}"}
     return subprocess.run(
-        command, cwd=checkout, env=environment, capture_output=True, text=True, timeout=60, check=False
+        command, cwd=checkout, env=environment, capture_output=True, text=True, timeout=120, check=False
     )
 
 

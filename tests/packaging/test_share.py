@@ -63,7 +63,7 @@ def complete(script: Path, *words: str) -> list[str]:
         text=True,
         check=True,
         env={"PATH": path, "HOME": "/nonexistent"},
-        timeout=60,
+        timeout=120,
     )
     return done.stdout.split()
 
@@ -97,6 +97,6 @@ def test_the_command_prints_what_packages_install(share: Path) -> None:
         text=True,
         check=True,
         cwd=ROOT,
-        timeout=60,
+        timeout=120,
     )
     assert done.stdout == (share / "bash-completion/completions/tang-attest").read_text()

@@ -157,7 +157,7 @@ def _serve(connection: socket.socket, stop: threading.Event) -> None:
             return
         mode = head.split(b"/", 2)[1].decode()
         if mode == "hang":
-            stop.wait(60)
+            stop.wait(120)
         elif mode == "trickle":
             _trickle(connection, stop)
         elif mode == "huge":

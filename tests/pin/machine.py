@@ -34,7 +34,7 @@ class Operator:
 
     def try_run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """The command, whatever comes of it."""
-        return forked.run(forked.command("--state", self.state, *arguments), text=True, timeout=100)
+        return forked.run(forked.command("--state", self.state, *arguments), text=True, timeout=240)
 
     def run(self, *arguments: str) -> str:
         """Return the output of the command."""
@@ -57,7 +57,7 @@ class Operator:
         with (self.state / "log").open("ab") as log:
             process = forked.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
         try:
-            deadline = time.monotonic() + 60
+            deadline = time.monotonic() + 120
             while not (port_file.exists() and port_file.read_text().strip()):
                 assert process.poll() is None, (self.state / "log").read_text()
                 assert time.monotonic() < deadline, "the server does not start"
@@ -65,7 +65,7 @@ class Operator:
             yield int(port_file.read_text())
         finally:
             process.terminate()
-            process.wait(60)
+            process.wait(120)
 
 
 @dataclass
@@ -94,7 +94,7 @@ class Machine:
             **self.extra,
         }
 
-    def run(self, *command: str | Path, stdin: bytes = b"", timeout: float = 60) -> Completed:
+    def run(self, *command: str | Path, stdin: bytes = b"", timeout: float = 240) -> Completed:
         """A command of this machine, whatever its exit code, without a terminal."""
         return subprocess.run(
             [str(part) for part in command],
@@ -263,7 +263,7 @@ def ended(process: subprocess.Popen[bytes], how: int = signal.SIGTERM) -> float:
     """Send a signal to one process only, as sss does; seconds until it was gone."""
     begun = time.monotonic()
     process.send_signal(how)
-    process.wait(60)
+    process.wait(120)
     return time.monotonic() - begun
 
 
@@ -274,7 +274,7 @@ def certificate(directory: Path) -> tuple[Path, Path]:
         ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes",
          "-subj", "/CN=elsewhere.example", "-addext", "subjectAltName=IP:127.0.0.1", "-days", "30",
          "-keyout", str(key), "-out", str(crt)],
-        check=True, capture_output=True, timeout=30,
+        check=True, capture_output=True, timeout=120,
     )  # fmt: skip
     return crt, key
 

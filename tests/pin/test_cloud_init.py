@@ -30,7 +30,7 @@ def seed(machine: Machine, server: Server, name: str) -> Path:
 
 def first_boot(machine: Machine, volume: Path, seed: Path) -> Completed:
     """The script, as runcmd runs it."""
-    return machine.run(EXAMPLE / "first-boot", volume, seed, timeout=100)
+    return machine.run(EXAMPLE / "first-boot", volume, seed, timeout=240)
 
 
 def empty_volume(machine: Machine) -> Path:
@@ -132,7 +132,7 @@ def test_cloud_init_accepts_the_user_data(tmp_path: Path) -> None:
                 capture_output=True,
                 text=True,
                 check=False,
-                timeout=100,
+                timeout=240,
             )
         finally:
             file.unlink()

@@ -83,7 +83,7 @@ def _draw(
             f"plot {', '.join(curves)}",
         ]
     )
-    subprocess.run(["gnuplot"], input=script, text=True, check=True, capture_output=True, timeout=60)
+    subprocess.run(["gnuplot"], input=script, text=True, check=True, capture_output=True, timeout=120)
 
 
 def _quoted(text: str) -> str:

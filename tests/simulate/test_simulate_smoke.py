@@ -12,7 +12,7 @@ from tests.simulate.machine import Software
 from tests.simulate.story import Story
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 def test_a_small_fleet(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Every machine ends on the good image, the bad one reaches few, and the pictures are there."""
     code = simulate.main(["--devices", "30", "--output", str(tmp_path)])

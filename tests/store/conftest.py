@@ -44,7 +44,7 @@ def empty_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 
 #: Seconds for what comes at once on an idle machine.
-_PATIENCE_S = 60
+_PATIENCE_S = 120
 
 Opener = Callable[[], Awaitable[SqlStore]]
 

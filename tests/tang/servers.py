@@ -44,7 +44,7 @@ class Answer:
 def jose(*arguments: str, stdin: str = "") -> str:
     """Return the output of ``jose``."""
     command = ["jose", *arguments]
-    run = subprocess.run(command, input=stdin, capture_output=True, text=True, check=True, timeout=30)
+    run = subprocess.run(command, input=stdin, capture_output=True, text=True, check=True, timeout=120)
     return run.stdout.strip()
 
 
@@ -69,19 +69,19 @@ def verifies(jws: bytes, jwk: dict[str, Any]) -> bool:
     """Return True if ``jose jws ver`` finds a good signature of *jwk*."""
     command = ["jose", "jws", "ver", "-i", jws.decode(), "-k-"]
     run = subprocess.run(
-        command, input=json.dumps(jwk).encode(), capture_output=True, check=False, timeout=30
+        command, input=json.dumps(jwk).encode(), capture_output=True, check=False, timeout=120
     )
     return run.returncode == 0
 
 
 def keygen(directory: Path, *names: str) -> None:
     """``tangd-keygen``: a signing key and an exchange key."""
-    subprocess.run([KEYGEN, directory, *names], check=True, capture_output=True, timeout=30)
+    subprocess.run([KEYGEN, directory, *names], check=True, capture_output=True, timeout=120)
 
 
 def rotate(directory: Path) -> None:
     """``tangd-rotate-keys``: hide all keys and make new ones."""
-    subprocess.run([ROTATE, "-d", directory], check=True, capture_output=True, timeout=30)
+    subprocess.run([ROTATE, "-d", directory], check=True, capture_output=True, timeout=120)
 
 
 # --- the servers -------------------------------------------------------------------------------------------------
@@ -101,11 +101,11 @@ def tangd(directory: Path, port: int = 0) -> Iterator[int]:
         yield port
     finally:
         server.terminate()
-        server.wait(60)
+        server.wait(120)
 
 
 def _wait_for(port: int) -> None:
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 120
     while True:
         try:
             socket.create_connection(("127.0.0.1", port), timeout=1).close()
@@ -144,10 +144,10 @@ def ours(keys: Path | KeySetProvider, port: int = 0, endpoint: str = "") -> Iter
     thread = threading.Thread(target=loop.run_until_complete, args=(_serve(app, port, started, stop),))
     thread.start()
     try:
-        yield started.result(10)
+        yield started.result(120)
     finally:
         loop.call_soon_threadsafe(stop.set)
-        thread.join(10)
+        thread.join(120)
         loop.close()
 
 
@@ -174,7 +174,7 @@ def send(port: int, method: str, target: str, body: bytes = b"") -> Answer:
     """One request with exactly this target, which need not be a valid one."""
     length = f"Content-Length: {len(body)}\r\n" if body or method == "POST" else ""
     head = f"{method} {target} HTTP/1.1\r\nHost: localhost\r\n{length}\r\n"
-    with socket.create_connection(("127.0.0.1", port), timeout=60) as connection:
+    with socket.create_connection(("127.0.0.1", port), timeout=120) as connection:
         connection.sendall(head.encode() + body)
         return _read_answer(connection, method)
 

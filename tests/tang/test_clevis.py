@@ -24,12 +24,12 @@ def encrypt(port: int, **settings: str) -> bytes:
     """``clevis encrypt tang``, which trusts the keys that it is offered unless *settings* name one."""
     config = json.dumps({"url": f"http://127.0.0.1:{port}", **settings})
     command = ["clevis", "encrypt", "tang", config, "-y"]
-    return subprocess.run(command, input=SECRET, capture_output=True, check=True, timeout=60).stdout
+    return subprocess.run(command, input=SECRET, capture_output=True, check=True, timeout=120).stdout
 
 
 def decrypt(jwe: bytes) -> subprocess.CompletedProcess[bytes]:
     """``clevis decrypt``."""
-    return subprocess.run(["clevis", "decrypt"], input=jwe, capture_output=True, check=False, timeout=60)
+    return subprocess.run(["clevis", "decrypt"], input=jwe, capture_output=True, check=False, timeout=120)
 
 
 @pytest.fixture
@@ -74,8 +74,8 @@ def test_rotation(directory: Path) -> None:
 def _kid(jwe: bytes) -> str:
     command = ["jose", "fmt", "-j-", "-Og", "protected", "-yOg", "kid", "-Su-"]
     compact = ["jose", "jwe", "fmt", "-i-", "-o-"]
-    flattened = subprocess.run(compact, input=jwe, capture_output=True, check=True, timeout=30).stdout
-    kid = subprocess.run(command, input=flattened, capture_output=True, check=True, timeout=30).stdout
+    flattened = subprocess.run(compact, input=jwe, capture_output=True, check=True, timeout=120).stdout
+    kid = subprocess.run(command, input=flattened, capture_output=True, check=True, timeout=120).stdout
     return kid.decode()
 
 

@@ -80,13 +80,18 @@ def lines_of(server: Serving) -> list[dict[str, Any]]:
 
 
 def settled(server: Serving, before: int) -> list[dict[str, Any]]:
-    """The lines since the first *before*: that something was logged, and that nothing follows."""
+    """The lines since the first *before*, once something was logged and nothing can follow."""
     deadline = time.monotonic() + PATIENCE_S
-    while len(lines_of(server)) <= before:
+    while len(lines_of(server)) <= before or is_connected(server.port):
         assert time.monotonic() < deadline, server.log.read_text()
         time.sleep(0.01)
-    time.sleep(0.05)
     return lines_of(server)[before:]
+
+
+def is_connected(port: int) -> bool:
+    """Return True if the server at *port* has a connection, or one waits for it (proc(5): ESTABLISHED, CLOSE_WAIT)."""
+    rows = (row.split() for row in Path("/proc/net/tcp").read_text().splitlines()[1:])
+    return any(row[1].endswith(f":{port:04X}") and row[3] in {"01", "08"} for row in rows)
 
 
 def alarming(server: Serving) -> list[str]:
@@ -158,9 +163,9 @@ def test_an_accident_is_a_line_and_no_defect(server: Serving, known: str, accide
         parts = [part.replace(KID.encode(), kid.encode()) for part in ACCIDENTS[accident]]
         received = send(server.port, *parts, half=hear)
         told = settled(server, before)
-        assert (
-            len(told) == b"".join(parts).count(b"GET /adv HTTP/1.1\r\nHost: t\r\n\r\n") or len(told) == 1
-        ), told
+        asked = b"".join(parts).count(b"GET /adv HTTP/1.1\r\nHost: t\r\n\r\n")
+        # A client that is gone before it is heard leaves some of its questions unanswered.
+        assert len(told) == asked or (len(told) < asked and not hear) or len(told) == 1, told
         for record in told:
             assert record["event"] == "request", record
             assert record["level"] == "info", record

@@ -79,7 +79,7 @@ class Operator:
 
 def administer(port: int, token: str, method: str, path: str, body: object = None) -> tuple[int, bytes]:
     """A request to the admin API."""
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=120)
     headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
     connection.request(method, f"/admin/v1{path}", None if body is None else json.dumps(body), headers)
     response = connection.getresponse()

@@ -92,18 +92,29 @@ async def test_a_long_command_says_how_far_it_is(
 ) -> None:
     """Every two seconds, and nothing before."""
     assert EVERY_S == 2
-    monkeypatch.setattr(progress, "EVERY_S", 0.05)
+    at_once = asyncio.sleep
+    asked, answers = asyncio.Queue[float](), asyncio.Queue[None]()
+
+    async def sleep(seconds: float) -> None:
+        asked.put_nowait(seconds)
+        await answers.get()
+
+    async def later() -> None:
+        answers.put_nowait(None)
+        assert await asked.get() == EVERY_S
+
+    monkeypatch.setattr(asyncio, "sleep", sleep)
     async with progress.shown("reading") as done:
-        await asyncio.sleep(0.08)
+        assert await asked.get() == EVERY_S
+        await later()
         done(5, 10)
-        await asyncio.sleep(0.05)
+        await later()
         done(7, 0)
-        await asyncio.sleep(0.05)
-    await asyncio.sleep(0.1)
-    lines = capsys.readouterr().err.splitlines()
-    assert lines[:3] == [
-        "tang-attest: reading: 0 s",
-        "tang-attest: reading: 0 s, 5 of 10 rows",
-        "tang-attest: reading: 0 s, 7 rows",
+        await later()
+    answers.put_nowait(None)
+    await at_once(0)
+    assert capsys.readouterr().err.splitlines() == [
+        "tang-attest: reading: 2 s",
+        "tang-attest: reading: 4 s, 5 of 10 rows",
+        "tang-attest: reading: 6 s, 7 rows",
     ]
-    assert len(lines) == 3

@@ -117,7 +117,7 @@ def test_the_port(tmp_path: Path) -> None:
         assert server.stop() == 0  # workers of a supervisor that is killed answer for a moment longer
     assert about(look_at_host(settings, NOW), "port")[0][0] == "warning"
     with socket.create_server(("127.0.0.1", 0)) as stranger:
-        stranger.settimeout(60)
+        stranger.settimeout(120)
         settings = Settings(state=tmp_path / "state", host="127.0.0.1", port=stranger.getsockname()[1])
         [(level, sentence)] = about(look_at_host(settings, NOW), "port")
     assert level == "problem"

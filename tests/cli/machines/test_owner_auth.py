@@ -64,6 +64,6 @@ def _typed(command: list[str], prompt: bytes, answer: bytes) -> str:
             if prompt in said and answer:
                 os.write(terminal, answer)
                 answer = b""
-        process.wait(60)
+        process.wait(120)
     os.close(terminal)
     return said.decode()

@@ -348,7 +348,7 @@ def test_menu_is_typed(tmp_path: Path) -> None:
             with contextlib.suppress(OSError):  # the other side is closed
                 while chunk := os.read(terminal, 4096):
                     said += chunk
-            assert process.wait(60) == 0
+            assert process.wait(120) == 0
         os.close(terminal)
     lines = said.decode().replace("\r", "").splitlines()
     assert "instance: .vm1" in lines

@@ -44,7 +44,7 @@ def expect(directory: Path, vector: Vector) -> dict[str, Any]:
 
 
 def program(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return forked.run(forked.command("checkquote", *arguments), text=True, timeout=60)
+    return forked.run(forked.command("checkquote", *arguments), text=True, timeout=120)
 
 
 # --- what a TPM makes --------------------------------------------------------------------------------------------

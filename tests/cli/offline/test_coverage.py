@@ -21,7 +21,7 @@ def coverage(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     return forked.run(
         forked.command("eventlog", "coverage", *arguments),
         text=True,
-        timeout=60,
+        timeout=120,
         env={**os.environ, "TANG_ATTEST_STATE": "/nonexistent"},
     )
 

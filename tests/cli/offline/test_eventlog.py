@@ -22,7 +22,7 @@ def run(*arguments: str | Path, stdin: bytes | None = None) -> Result:
 
 
 def program(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    return forked.run(forked.command("eventlog", *arguments), text=True, timeout=60)
+    return forked.run(forked.command("eventlog", *arguments), text=True, timeout=120)
 
 
 def rows(output: str) -> list[list[str]]:

@@ -21,7 +21,7 @@ from tests.ports import free_port
 pytestmark = pytest.mark.slow
 
 #: The machine that runs the tests is busy.
-PATIENCE_S = 60
+PATIENCE_S = 120
 
 
 def cap(machine: Machine) -> None:
@@ -54,7 +54,7 @@ def agent(machine: Machine, *options: str) -> Iterator[subprocess.Popen[bytes]]:
         yield process
     finally:
         process.terminate()
-        process.wait(20)
+        process.wait(120)
 
 
 def shown(operator: Operator, name: str) -> dict[str, Any]:
@@ -213,7 +213,7 @@ def own_server(tmp_path: Path, machine: Machine) -> Operator:
     return Operator(tmp_path / "own-server")
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 def test_server_restarted(own_server: Operator, machine: Machine) -> None:
     """The agent comes back by itself, and a pause of the server makes nobody unreachable."""
     port = str(free_port())

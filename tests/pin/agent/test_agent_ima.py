@@ -75,7 +75,7 @@ def test_rounds_with_a_list(ima: Ima, server: Server, name: str) -> None:
     assert ima.machine.leftovers() == []
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 def test_a_long_list(ima: Ima) -> None:
     """Several parts in one round of the agent."""
     ima.measure(*[GOOD] * 1200)

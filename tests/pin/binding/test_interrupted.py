@@ -114,7 +114,7 @@ class _Handler(BaseHTTPRequestHandler):
         headers = {"Content-Type": "application/json"}
         request = urllib.request.Request(self.server.upstream + self.path, body, headers)  # noqa: S310
         try:
-            with urllib.request.urlopen(request, timeout=20) as answer:  # noqa: S310 - http, on loopback
+            with urllib.request.urlopen(request, timeout=120) as answer:  # noqa: S310 - http, on loopback
                 status, data = answer.status, answer.read()
         except urllib.error.HTTPError as error:
             status, data = error.code, error.read()

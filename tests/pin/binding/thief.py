@@ -54,7 +54,7 @@ class Thief:
         """A request to the real server."""
         data = None if body is None else json.dumps(body).encode()
         request = urllib.request.Request(self.upstream + path, data)  # noqa: S310 - http, on loopback
-        with urllib.request.urlopen(request, timeout=20) as answer:  # noqa: S310 - the same
+        with urllib.request.urlopen(request, timeout=120) as answer:  # noqa: S310 - the same
             value: dict[str, Any] = json.load(answer)
             return value
 

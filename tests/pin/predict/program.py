@@ -58,7 +58,7 @@ class Program:
             capture_output=True,
             text=True,
             check=False,
-            timeout=60,
+            timeout=120,
         )
         assert result.returncode in {0, 1, 2, 4}, result.stderr
         assert "Traceback" not in result.stderr

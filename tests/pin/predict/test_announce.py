@@ -161,7 +161,7 @@ def test_a_removed_device_is_refused(enroll: Callable[[Installed], Enrolled], tm
     assert "refused (key-unknown)" in errors
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 def test_every_lie_is_refused(enroll: Callable[[Installed], Enrolled], tmp_path: Path, bad: str) -> None:
     """No answer of a lying server is obeyed, and none of its words reaches a terminal raw."""
     enrolled = enroll(Grub(tmp_path / "root"))
@@ -218,7 +218,7 @@ def test_only_root_may(tmp_path: Path) -> None:
         command = [program, "--print"]
         if os.geteuid() == 0:
             command = ["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups", *command]
-        result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=20)
+        result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
     assert result.returncode == 1
     assert result.stderr == "tang-attest: only root can read the event log\n"
 

@@ -47,7 +47,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Files that ``make install`` puts below /usr/lib."""
     directory = tmp_path_factory.mktemp("installed")
     subprocess.run(
-        ["make", "-s", "-C", PIN, "install", f"DESTDIR={directory}", "PREFIX=/usr"], check=True, timeout=60
+        ["make", "-s", "-C", PIN, "install", f"DESTDIR={directory}", "PREFIX=/usr"], check=True, timeout=120
     )
     return directory / "usr/lib/clevis-attest"
 

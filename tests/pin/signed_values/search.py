@@ -38,7 +38,7 @@ def search(root: Path, path: str = "/usr/sbin:/usr/bin:/sbin:/bin") -> Found:
     done = subprocess.run(
         ["/bin/bash", "-uc", _SCRIPT, str(PIN / "lib")],
         env={"PATH": path, "CLEVIS_ATTEST_ROOT": str(root)},
-        stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60, check=False,
+        stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=120, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     notes = [line.removeprefix("tang-attest: ") for line in done.stderr.splitlines()]

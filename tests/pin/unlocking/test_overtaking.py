@@ -37,7 +37,7 @@ class SlowLink:
                 body = self.rfile.read(int(self.headers["Content-Length"]))
                 if b'"attest"' in body:
                     link.held.set()
-                    assert link.go.wait(30)
+                    assert link.go.wait(120)
                 self._pass_on(body)
 
             def _pass_on(self, body: bytes) -> None:
@@ -78,7 +78,7 @@ def test_the_quote_that_was_made_first_arrives_second(
     slow = machine.encrypt(url=link.url, name=name)
     with ThreadPoolExecutor(1) as background:
         first = background.submit(machine.decrypt, slow)
-        assert link.held.wait(30), "the first quote did not come"
+        assert link.held.wait(120), "the first quote did not come"
         assert machine.decrypt(jwe).stdout == SECRET
         link.go.set()
         assert first.result().stdout == SECRET

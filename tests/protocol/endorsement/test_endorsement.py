@@ -902,7 +902,7 @@ def _manufacture(directory: Path) -> None:
     )
     command = ["swtpm_setup", "--tpm2", "--config", f"{directory}/setup.conf", "--tpmstate", str(state)]
     command += ["--create-ek-cert", "--create-platform-cert", "--logfile", f"{directory}/log"]
-    subprocess.run(command, check=True, timeout=60)
+    subprocess.run(command, check=True, timeout=120)
 
 
 @contextmanager
@@ -914,7 +914,7 @@ def _running(directory: Path) -> Iterator[str]:
     command += ["--flags", "not-need-init,startup-clear"]
     with subprocess.Popen(command) as process:
         try:
-            deadline = time.monotonic() + 60
+            deadline = time.monotonic() + 120
             while not (_listens(socket) and _listens(Path(f"{socket}.ctrl"))):
                 assert time.monotonic() < deadline, "swtpm does not listen"
                 time.sleep(0.01)

@@ -67,7 +67,7 @@ def started_tpm(directory: Path, *, locality: int | None, hcrtm: bytes | None) -
 
 def _connected(path: Path) -> socket.socket:
     """A connection to the socket *path*, which appears some time before anybody listens on it."""
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 120
     while True:
         connection = socket.socket(socket.AF_UNIX)
         try:

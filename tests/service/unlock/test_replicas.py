@@ -242,7 +242,7 @@ class Fleet:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1200)
 @pytest.mark.parametrize("seed", [1])
 async def test_commands_and_unlocks_at_random(server: Server, replicas: list[Replica], seed: int) -> None:
     """In hundreds of orders: the record shows no permit that the commands before it forbid, and every refusal.

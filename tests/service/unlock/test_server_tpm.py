@@ -201,10 +201,10 @@ async def test_a_full_queue(server: Server, attester: Attester) -> None:
 
     def hold() -> bool:
         begun.set()
-        return go.wait(60)
+        return go.wait(120)
 
     tpm.submit(hold)
-    assert await asyncio.to_thread(begun.wait, 60)
+    assert await asyncio.to_thread(begun.wait, 120)
     second = tpm.submit(bool)
     answer = await server.unlock(attester, kid)
     go.set()

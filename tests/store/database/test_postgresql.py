@@ -6,9 +6,10 @@ import asyncio
 import logging
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Final, TypeVar
 
 import pytest
 import sqlalchemy as sa
@@ -22,6 +23,11 @@ from tests.fakes import ROW_KEY
 from tests.postgres import Postgres, away
 from tests.store.conftest import Opener
 from tests.store.samples import clock, decision, device, entry, key, policy, state
+
+T = TypeVar("T")
+
+#: Seconds for what comes at once on an idle machine.
+_PATIENCE_S: Final = 120.0
 
 
 @pytest.fixture
@@ -41,6 +47,17 @@ async def refused(call) -> TangAttestError:
     with pytest.raises(TangAttestError) as caught:
         await call
     return caught.value
+
+
+async def soon(call: Callable[[], Awaitable[T]]) -> T:
+    """The result of *call*, once the database is available: a server takes a moment to notice who came or left."""
+    deadline = time.monotonic() + _PATIENCE_S
+    while True:
+        try:
+            return await call()
+        except Unavailable:
+            assert time.monotonic() < deadline, "the database stays away"
+            await asyncio.sleep(0.05)
 
 
 async def devices(store: SqlStore, count: int) -> list[int]:
@@ -75,12 +92,14 @@ async def test_a_frozen_server(
             *calls, *(store.decisions.find_key("k0") for _ in range(200)), return_exceptions=True
         )
         # Two timeouts, and what the machine's other work adds.
-        assert time.monotonic() - begun < 20
+        assert time.monotonic() - begun < 60
         assert all(isinstance(result, Unavailable) for result in results)
         # Nobody has a connection by now; a new one is not made either.
         assert (await refused(store.decisions.find_key("k0"))).code == "unavailable"
     finally:
         postgres.thaw()
+    await soon(lambda: store.decisions.find_key("k0"))
+    store._database._transaction_s = _PATIENCE_S  # type: ignore[attr-defined]
     await store.decisions.decide(decision(ids[0], "after", 1000))
     assert await store.decisions.find_key("k0") is not None
     assert [row.request_id for _, row in await store.audit.list_audit() if row.event == "unlock"] == ["after"]
@@ -109,7 +128,7 @@ async def test_no_connection_is_left(
     first, second = await open_store(url, ROW_KEY), await open_store(url, ROW_KEY)
     assert (await refused(open_store(url, ROW_KEY))).code == "unavailable"
     await first.close()
-    third = await open_store(url, ROW_KEY)
+    third = await soon(lambda: open_store(url, ROW_KEY))
     assert await third.decisions.find_key("none") is None
     await second.close()
     await third.close()
@@ -133,7 +152,7 @@ async def test_a_transaction_that_takes_too_long(
     await entered.wait()
     begun = time.monotonic()
     assert (await refused(store.decisions.decide(decision(device_id, "n", 1)))).code == "unavailable"
-    assert time.monotonic() - begun < 10
+    assert time.monotonic() - begun < 30
     go.set()
     await holding
     await store.decisions.decide(decision(device_id, "n", 2))
@@ -206,14 +225,14 @@ async def test_a_policy_that_goes_while_a_device_comes(store: SqlStore, open_ano
     """The foreign key notices; the second try says what is the matter."""
     other = await open_another()
     await store.policies.add_policy(policy("p"), entry())
-    entered = asyncio.Event()
+    entered, removed = asyncio.Event(), asyncio.Event()
 
     def look_then_wait(connection: sa.Connection) -> None:
         found = connection.exec_driver_sql("SELECT id FROM policy WHERE name = 'p'").scalar()
         if found is None:
             raise Malformed("not-found", "There is no policy 'p'.")
         entered.set()
-        await_only(asyncio.sleep(0.3))
+        await_only(removed.wait())
         row = {"policy_id": found, "label": "x", "pcr_values": {}, "origin": "imported"}
         connection.execute(tables.reference_state.insert(), row)
 
@@ -224,6 +243,7 @@ async def test_a_policy_that_goes_while_a_device_comes(store: SqlStore, open_ano
     looking = asyncio.create_task(store._database.write(look_then_wait))
     await entered.wait()
     await other._database.write(remove)
+    removed.set()
     assert (await refused(looking)).code == "not-found"
 
 
@@ -323,11 +343,10 @@ async def test_a_server_that_does_not_flush(postgres: Postgres, url: str) -> Non
 
 
 async def _until(postgres: Postgres, value: str) -> None:
-    for _ in range(100):
-        if postgres.sql("SHOW fsync") == value:
-            return
+    deadline = time.monotonic() + _PATIENCE_S
+    while postgres.sql("SHOW fsync") != value:
+        assert time.monotonic() < deadline, "the server did not reload"
         await asyncio.sleep(0.1)
-    raise AssertionError("the server did not reload")
 
 
 async def test_every_connection_flushes(postgres: Postgres, url: str) -> None:

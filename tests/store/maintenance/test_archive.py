@@ -177,7 +177,12 @@ def add_in_another_process(url: str) -> int:
     )
     root = Path(__file__).parents[3]
     done = subprocess.run(
-        [sys.executable, "-c", program, url], cwd=root, capture_output=True, text=True, check=True, timeout=60
+        [sys.executable, "-c", program, url],
+        cwd=root,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=120,
     )
     return int(done.stdout)
 

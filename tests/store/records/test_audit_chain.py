@@ -343,7 +343,7 @@ async def test_rows_that_are_committed_out_of_order(
     fast = asyncio.create_task(other.audit.append(entry("fast", at=NOW)))
     sealer = AuditSealer((await open_another()).audit, CHAIN_KEY, clock)
     if url.startswith("postgresql"):
-        await asyncio.wait_for(fast, 10)  # PostgreSQL's writers do not wait for each other
+        await asyncio.wait_for(fast, 120)  # PostgreSQL's writers do not wait for each other
         assert [row.event for _, row in await other.audit.list_audit()] == ["fast"]
     assert await sealer.round() is None
     assert (await other.audit.unsealed_audit(None))[0] <= 1

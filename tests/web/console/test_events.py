@@ -18,7 +18,7 @@ from tests.web.console.conftest import Enter, console_of
 from tests.web.console.visitor import Visitor
 
 #: Seconds in which an event comes, on a busy machine too.
-_PATIENCE_S = 60
+_PATIENCE_S = 120
 
 
 @pytest_asyncio.fixture

@@ -67,7 +67,7 @@ async def costs(visitor: Visitor, path: str) -> int:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1200)
 async def test_no_page_grows_with_the_fleet(server: Server, enter: Enter) -> None:
     """As many statements, no whole table, and the first page in 100 ms of the processor."""
     await refuse(server, Attester())

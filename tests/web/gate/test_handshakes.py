@@ -17,7 +17,7 @@ from tests.cli.serving import Serving, initialize, serving
 def curl(*arguments: str) -> subprocess.CompletedProcess[str]:
     """Return what curl says."""
     return subprocess.run(
-        ["curl", "-q", "-sS", "-i", *arguments], capture_output=True, text=True, check=False, timeout=60
+        ["curl", "-q", "-sS", "-i", *arguments], capture_output=True, text=True, check=False, timeout=120
     )
 
 

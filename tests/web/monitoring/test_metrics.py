@@ -162,9 +162,10 @@ async def test_an_answer_is_good_for_a_second(server: Server) -> None:
         await check()
 
     server.store.check = counted  # type: ignore[method-assign]
+    begun = time.monotonic()
     for _ in range(20):
         assert (await server.request("GET", "/readyz")).status == 200
-    assert looked <= 2
+    assert looked <= 1 + int(time.monotonic() - begun)
 
 
 def test_metrics_of_several_workers(tmp_path: Path) -> None:
