@@ -4,7 +4,6 @@ machine.
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
@@ -19,6 +18,7 @@ from tang_attest.server.compose import Installation
 from tang_attest.server.notify.watch import BROKEN, broken
 from tang_attest.server.notify.work import Report
 from tang_attest.service.audit.chain import AuditSealer
+from tang_attest.web.tasks import running
 
 _EVERY_S: Final = 1.0
 #: Seconds between two heads in this process's log.  Nobody on this machine can change a log that is kept
@@ -64,13 +64,10 @@ async def sealing(installation: Installation, report: Report) -> AsyncIterator[N
                 await report([broken(error.code, error.sentence, installation.world.clock.now())])
             raise
 
-    task = asyncio.create_task(again_and_again("audit-chain", _EVERY_S, work))
     try:
-        yield
+        async with running(again_and_again("audit-chain", _EVERY_S, work)):
+            yield
     finally:
-        task.cancel()
-        with suppress(asyncio.CancelledError):
-            await task
         with suppress(TangAttestError):  # the log has it
             heads.note(await sealer.round(last=True), time.monotonic())
         heads.flush(time.monotonic())

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 from urllib.parse import quote
 
-#: What waits for a person.
+#: The list of things that wait for a person.
 FIRST: Final = "/"
 RECORD: Final = "/audit"
 

@@ -19,6 +19,7 @@ from tang_attest.errors import TangAttestError, Unavailable
 from tang_attest.ports.attention import ChangeMark
 from tang_attest.web.console.desk import Desk
 from tang_attest.web.console.guard import Visit, session_of
+from tang_attest.web.tasks import running
 
 #: Streams of one worker; each is an open connection.
 MAX_STREAMS: Final = 64
@@ -54,13 +55,8 @@ class LiveEvents:
     @asynccontextmanager
     async def watching(self) -> AsyncIterator[None]:
         """Look for changes while the block runs."""
-        task = asyncio.create_task(self._watch())
-        try:
+        async with running(self._watch()):
             yield
-        finally:
-            task.cancel()
-            with suppress(asyncio.CancelledError):
-                await task
 
     async def close(self, _app: web.Application | None = None) -> None:
         """End every stream: aiohttp would wait for them when the server stops."""

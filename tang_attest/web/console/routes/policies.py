@@ -45,7 +45,7 @@ async def _show(desk: Desk, visit: Visit, result: DryRun | None) -> web.Response
     values = {
         **frame(desk, visit, f"Policy {policy.name}"),
         "policy": policy,
-        "rows": view.rows(states, users, desk.clock.now()),
+        "rows": view.rows(states, users, rollout, desk.clock.now()),
         "hidden": len(policy.states) - len(states),
         "unseen": users[None],
         "picture": picture,

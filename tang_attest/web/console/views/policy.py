@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Final
 
 from tang_attest.ports.attention import StateUsers
-from tang_attest.protocol.changes.rollout import WHOLE, Rollout
+from tang_attest.protocol.changes.rollout import WHOLE, Rollout, RolloutPhase
 from tang_attest.protocol.policy import ReferencePolicy
 from tang_attest.protocol.reference_state import Life, ReferenceState
 from tang_attest.web.console.views.common import counted, listed
@@ -19,7 +19,7 @@ MOST_STATES: Final = 60
 
 @dataclass(frozen=True, slots=True)
 class StateRow:
-    """A state: ``users`` says who booted it last, ``limits`` what limits it, ``note`` why it does not count."""
+    """A state: the machines that booted it last, its limits, and ``note``: for whom it does not count, and why."""
 
     state: ReferenceState
     users: str
@@ -34,15 +34,28 @@ def shown_states(policy: ReferencePolicy) -> list[ReferenceState]:
 
 
 def rows(
-    states: Sequence[ReferenceState], users: Mapping[str | None, StateUsers], now: datetime
+    states: Sequence[ReferenceState],
+    users: Mapping[str | None, StateUsers],
+    rollout: Rollout | None,
+    now: datetime,
 ) -> list[StateRow]:
-    """Return the rows of *states*."""
-    return [_row(state, users.get(state.label), now) for state in states]
+    """Return the rows of *states*; *rollout* is the newest one of their policy."""
+    return [
+        StateRow(state, _users(users.get(state.label)), _limits(state), _note(state, rollout, now))
+        for state in states
+    ]
 
 
-def _row(state: ReferenceState, users: StateUsers | None, now: datetime) -> StateRow:
+def _note(state: ReferenceState, rollout: Rollout | None, now: datetime) -> str:
+    """Return the audience of a state that belongs to *rollout*, or the reason that it counts for nobody."""
     obstacle = state.obstacle(now)
-    return StateRow(state, _users(users), _limits(state), obstacle.sentence if obstacle else "")
+    if obstacle is None:
+        return ""
+    if obstacle.code != "state-not-rolled-out" or rollout is None or state.limits.rollout != rollout.name:
+        return obstacle.sentence
+    if rollout.status is RolloutPhase.STOPPED:
+        return f"Rollout {rollout.name} is stopped: the state counts for machines that passed under it only."
+    return f"It counts for the machines that rollout {rollout.name} has reached."
 
 
 def _users(users: StateUsers | None) -> str:
@@ -68,7 +81,7 @@ def _limits(state: ReferenceState) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """A rollout: widths of the bar in hundredths of a percent of 10,000, and the same in words."""
+    """A rollout: ``share`` (of 10,000) for the width of its bar, and the same in words."""
 
     rollout: Rollout
     share: int
@@ -81,14 +94,23 @@ class Picture:
         """Return the place of the share on a bar of 1,000."""
         return self.share * 1000 // WHOLE
 
+    @property
+    def stopped(self) -> bool:
+        """Return True if it reaches no further machine."""
+        return self.rollout.status is RolloutPhase.STOPPED
+
 
 def picture(rollout: Rollout, counts: Mapping[str, int]) -> Picture:
     """Return the picture of *rollout*, whose devices *counts* has by outcome."""
     passed, refused = counts["passed"], counts["refused"]
-    share = f"{rollout.share * 100 / WHOLE:g} % of the machines"
-    audience = share if rollout.label is None else f"{share}, and those with label {rollout.label}"
+    audience = [f"{rollout.share * 100 / WHOLE:g} % of the machines"] if rollout.share else []
+    if rollout.label is not None:
+        audience.append(f"those with label {rollout.label}")
+    beginning = "Stopped at " if rollout.status is RolloutPhase.STOPPED else "For "
     outcome = (
         f"{counted(passed, 'machine', 'machines')} passed, {counted(refused, 'was', 'were')} refused; "
         f"more than {rollout.limit} refusals stop it"
     )
-    return Picture(rollout, rollout.share, passed, refused, f"{audience}: {outcome}.")
+    return Picture(
+        rollout, rollout.share, passed, refused, f"{beginning}{', and '.join(audience)}: {outcome}."
+    )
