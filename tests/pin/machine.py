@@ -212,8 +212,8 @@ class Disk:
         made = machine.run("cryptsetup", "luksFormat", "-q", "--type", kind, *quick, self.path, self.key)
         assert made.returncode == 0, made.stderr.decode()
 
-    def bind(self, pin: str, config: dict[str, Any]) -> None:
-        """``clevis luks bind``."""
+    def bind(self, pin: str, config: dict[str, Any]) -> str:
+        """``clevis luks bind``; return its messages."""
         command = (
             "clevis",
             "luks",
@@ -229,6 +229,7 @@ class Disk:
         )
         bound = self.machine.run(*command)
         assert bound.returncode == 0, bound.stderr.decode()
+        return bound.stderr.decode()
 
     def passphrase(self, slot: int = 1) -> bytes:
         """``clevis luks pass``; empty when it fails."""

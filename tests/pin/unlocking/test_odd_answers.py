@@ -14,7 +14,7 @@ import pytest
 from tang_attest.errors import ACTIONS
 from tests.pin.bad_server import OddServer, answer, challenge, odd_server, problem, reply
 from tests.pin.conftest import Server
-from tests.pin.machine import PIN, SECRET, Machine, header, readdressed, with_header
+from tests.pin.machine import PIN, SECRET, Machine, Operator, certificate, header, readdressed, with_header
 from tests.swtpm import Swtpm
 
 pytestmark = pytest.mark.slow
@@ -354,3 +354,38 @@ def test_no_message_of_the_pin_asks_for_a_passphrase() -> None:
             line for line in Path(PIN / script).read_text().splitlines() if not line.lstrip().startswith("#")
         ]
         assert not [line for line in code if "passphrase" in line.lower()]
+
+
+def test_http_to_a_port_that_speaks_https(pair: Pair, tmp_path: Path) -> None:
+    """The same for a typing mistake in the other direction, where a disk is bound and where it is opened."""
+    operator = Operator(tmp_path / "state")
+    crt, key = certificate(tmp_path)
+    with operator.serve("--tls-certificate", str(crt), "--tls-key", str(key)) as port:
+        bound = pair.machine.try_encrypt(
+            "-y", url=f"http://127.0.0.1:{port}/other", name="elsewhere", token="t" * 20
+        )
+        opened = pair.machine.decrypt(readdressed(pair.jwe, f"http://127.0.0.1:{port}"))
+    for said in (bound, opened):
+        assert said.returncode == 1
+        assert b"it may speak https, and the URL says http" in said.stderr
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "<title>400 The plain HTTP request was sent to HTTPS port</title>",
+        "Client sent an HTTP request to an HTTPS server.\n",
+        "<p>Reason: You're speaking plain HTTP to an SSL-enabled server port.<br /></p>",
+    ],
+)
+def test_http_to_a_proxy_that_speaks_https(pair: Pair, words: str) -> None:
+    """nginx, Go and Apache answer in the clear, and say it in their words; the pin says it in its own."""
+    pair.odd.gets = answer(400, words.encode(), "text/html")
+    try:
+        bound = pair.machine.try_encrypt("-y", url=f"{pair.odd.url}/x", name="elsewhere", token="t" * 20)
+    finally:
+        pair.odd.gets = answer(503, b"", "text/html")
+    assert bound.returncode == 1
+    assert b"it speaks https, and the URL says http: change the URL" in bound.stderr
+    pair.say(answer(400, words.encode(), "text/html"))
+    assert b"it speaks https, and the URL says http" in pair.machine.decrypt(pair.alone).stderr
