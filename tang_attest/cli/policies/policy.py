@@ -14,7 +14,7 @@ from tang_attest.cli.policies.rollout import rollout
 from tang_attest.cli.policies.states import hint_retire, state_as_json
 from tang_attest.cli.renamed import RenamingGroup
 from tang_attest.cli.types import SelectionType
-from tang_attest.protocol.policy import DEFAULT_CAP_PCR, ReferencePolicy
+from tang_attest.protocol.policy import DEFAULT_CAP_PCR, DEFAULT_SELECTION, ReferencePolicy
 from tang_attest.protocol.reference_state import COUNTING, ReferenceState
 from tang_attest.protocol.values.pcr import Selection
 from tang_attest.server.compose import Installation
@@ -103,7 +103,7 @@ def show(name: str, wide: bool, as_json: bool) -> None:
 @policy.command()
 @click.argument("name")
 @click.option(
-    "--selection", type=SelectionType(), required=True, help="Bank and PCRs, such as sha256:0,2,4,7."
+    "--selection", type=SelectionType(), show_default=DEFAULT_SELECTION, help="Bank and PCRs of each machine."
 )
 @click.option(
     "--cap-pcr",
@@ -113,12 +113,15 @@ def show(name: str, wide: bool, as_json: bool) -> None:
     help="The PCR that is extended once the disks are open.",
 )
 @output.json_option
-def create(name: str, selection: Selection, cap_pcr: int, as_json: bool) -> None:
+def create(name: str, selection: Selection | None, cap_pcr: int, as_json: bool) -> None:
     """Create an empty policy.
 
     It refuses every machine, and permits machines once a state is recorded, staged or approved.
     """
-    made = run(lambda state: state.reference_values.create_policy(name, selection, cap_pcr))
+    if selection is None and cap_pcr != DEFAULT_CAP_PCR:
+        raise click.UsageError("--cap-pcr needs a --selection with that PCR")
+    chosen = selection or Selection.parse(DEFAULT_SELECTION)
+    made = run(lambda state: state.reference_values.create_policy(name, chosen, cap_pcr))
     output.done(as_json, f"policy {made.name} made over {made.selection}", _as_json(made))
     output.hint(f"add values with 'tang-attest policy record {made.name} --file FILE'")
 
