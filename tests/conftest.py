@@ -13,8 +13,7 @@ from hypothesis import settings
 from tang_attest.protocol.exchange import ExchangeKey
 from tang_attest.protocol.values.points import Point
 from tang_attest.store import store, upgrade
-from tang_attest.store.database import engine, postgresql
-from tests import registry
+from tests import patience, registry
 from tests.attester import Attester
 from tests.fakes import ROW_KEY
 from tests.keys import rsa_keys
@@ -45,19 +44,12 @@ def copied_registries() -> Iterator[None]:
         yield
 
 
-#: Seconds that a database may take in this process.  The five of the product are a promise to machines that wait; a busy
-#: disk breaks it, and that is no defect.  Tests of the limits set their own.
-_DATABASE_S = 60
-
-
 @pytest.fixture(scope="session", autouse=True)
 def patient_databases() -> Iterator[None]:
     """A transaction that a busy machine delays is late, and not refused."""
-    pragmas = [pragma for pragma in engine._PRAGMAS if not pragma.startswith("busy_timeout")]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(postgresql, "CONNECT_S", float(_DATABASE_S))
-        patch.setattr(postgresql, "TRANSACTION_S", float(_DATABASE_S))
-        patch.setattr(engine, "_PRAGMAS", (*pragmas, f"busy_timeout={_DATABASE_S * 1000}"))
+        for module, name, value in patience.limits():
+            patch.setattr(module, name, value)
         yield
 
 

@@ -4,7 +4,7 @@
 process of its own with its own arguments, environment, descriptors and exit code, and a child of this process: it is a
 fork of :mod:`tests.cli.zygote`, which has done the imports. ``/proc/PID/cmdline`` alone is the zygote's.
 
-Start a program with :mod:`subprocess` where its start is the subject.
+Start a program with :mod:`subprocess` where its start, or its limit on a database's time, is the subject.
 """
 
 from __future__ import annotations

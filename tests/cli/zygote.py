@@ -2,7 +2,7 @@
 
 ``python -m tests.cli.zygote FD`` takes requests from the socket FD (:mod:`tests.cli.forked` sends them).  A child gets the
 arguments, environment, directory and descriptors of its request, and runs the program as ``python -m tang_attest`` does,
-to the interpreter's end.
+to the interpreter's end.  Only its databases have more time (:mod:`tests.patience`).
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from typing import Any, Final
 
 import tang_attest
 from tang_attest.cli import main
+from tests import patience
 
 #: Libraries that programs import late.
 _LATE: Final = ("alembic.command", "asyncpg", "sqlalchemy.dialects.postgresql.asyncpg", "sqlite3", "uvloop")
@@ -99,6 +100,8 @@ def _preload() -> None:
             importlib.import_module(module.name)
     for name in _LATE:
         importlib.import_module(name)
+    for changed, name, value in patience.limits():
+        setattr(changed, name, value)
     gc.collect()
     gc.freeze()
 

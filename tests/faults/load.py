@@ -200,6 +200,24 @@ def until_opened(site: Site, seconds: float = 240) -> None:
         time.sleep(0.05)
 
 
+def until_broken(site: Site, seconds: float = 240) -> None:
+    """Wait until a machine got no answer to its evidence, if none had that fate yet."""
+    deadline = time.monotonic() + seconds
+    while not any(told.code == "broken" for told in site.told):
+        assert time.monotonic() < deadline, "everybody is answered"
+        time.sleep(0.05)
+
+
+def next_codes(site: Site, count: int = 4 * MACHINES, seconds: float = 240) -> set[str]:
+    """Return what machines are told from now on, in *count* answers."""
+    known = len(site.told)
+    deadline = time.monotonic() + seconds
+    while len(site.told) < known + count:
+        assert time.monotonic() < deadline, "nobody is told anything"
+        time.sleep(0.05)
+    return {told.code for told in site.told[known:]}
+
+
 def until_refused(site: Site, seconds: float = 240) -> None:
     """Wait until a machine heard that the database is away."""
     known = len(site.told)

@@ -37,7 +37,7 @@ def test_steps_under_load(tmp_path: Path, workers: int) -> None:
         years = {record["timestamp"][:4] for record in server.records()}
     assert set(site.check()) <= MEANWHILE
     # No limit, and nobody's patience, is measured by the clock that stepped.
-    assert max(told.seconds for told in site.told) < 20
+    assert max(told.seconds for told in site.told) < 60
     # It did step: the server's own log says so.
     assert len(years) == 3, years
 

@@ -16,7 +16,7 @@ import pytest
 
 from tests.bench.load.attester import Blinded, Machine
 from tests.cli.serving import Serving, head, request, serving
-from tests.faults.load import Site, begin, load, until_opened, workers
+from tests.faults.load import Site, begin, load, until_broken, until_opened, workers
 
 #: Answers to evidence that is sent twice.
 REPLAYED = {"nonce-used", "clock-backwards"}
@@ -36,12 +36,13 @@ def test_strangers_hold_every_descriptor(tmp_path: Path) -> None:
         with connected(server) as before, no_files(worker, LEFT), strangers(server, 8 * LEFT):
             until_said(server, "no-open-files")
             spent, wrote = cpu_seconds(worker), len(server.log.read_bytes())
-            until = time.monotonic() + 3
-            while time.monotonic() < until:
+            begun = time.monotonic()
+            while time.monotonic() < begun + 3:
                 assert alive(before)
                 time.sleep(0.5)
-            assert cpu_seconds(worker) - spent < 1.5, "it spins"
-            assert len(server.log.read_bytes()) - wrote < 20_000, "it fills the log"
+            seconds = time.monotonic() - begun
+            assert cpu_seconds(worker) - spent < seconds / 2, "it spins"
+            assert len(server.log.read_bytes()) - wrote < 7000 * seconds, "it fills the log"
         until_said(server, "open-files-again")
         assert request(server.port, "GET", "/readyz")[0] == 200
         with load(site, lambda: server.port):
@@ -64,6 +65,8 @@ def test_under_load(tmp_path: Path) -> None:
             for left in (LEFT, 1):
                 with no_files(worker, left), strangers(server, 8 * LEFT):
                     time.sleep(3)
+                    if left == 1:
+                        until_broken(site)
                 until_opened(site)
         assert server.stop() == 0
     codes = site.check()
