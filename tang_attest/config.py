@@ -216,6 +216,10 @@ class Settings(BaseModel):
         description="PEM certificate chain of the console; without it only a proxy on this host reaches it.",
     )
     console_key: Path | None = Field(None, description="PEM private key of the console's certificate.")
+    console_forwarded: bool = Field(
+        False,
+        description="The proxy on this host sets X-Forwarded-For: its last address is the browser's, in the log and the audit record.",
+    )
     notify: dict[ReceiverName, Annotated[ReceiverSettings, Field(discriminator="kind")]] = Field(
         {},
         max_length=32,
@@ -343,6 +347,10 @@ class Settings(BaseModel):
         if (self.console_certificate is None) != (self.console_key is None):
             raise ValueError("console_certificate and console_key are given together or not at all")
         address = self.console_address
+        if self.console_forwarded and (address is None or not _is_loopback(address[0])):
+            raise ValueError(
+                "console_forwarded needs console_listen at an address of this host, behind a proxy"
+            )
         if address is None:
             return
         if address[1] > 65535:

@@ -272,6 +272,17 @@ def test_the_console_is_in_the_clear_on_this_host_only(listen: str) -> None:
         ({"console_listen": "127.0.0.1:7580"}, "console_listen needs console_url"),
         ({**_CONSOLE, "console_listen": "7580"}, "Setting console_listen: it is HOST:PORT"),
         ({**_CONSOLE, "console_listen": "127.0.0.1:7500"}, "console_listen needs a port of its own"),
+        ({"console_forwarded": "yes"}, "console_forwarded needs console_listen at an address of this host"),
+        (
+            {
+                **_CONSOLE,
+                "console_listen": "0.0.0.0:7580",
+                "console_certificate": "/c.pem",
+                "console_key": "/k.pem",
+                "console_forwarded": "yes",
+            },
+            "console_forwarded needs console_listen at an address of this host",
+        ),
         ({"console_certificate": "/c.pem"}, "console_certificate and console_key are given together"),
         ({"console_key": ""}, "Setting console_key: a path must not be empty"),
         (

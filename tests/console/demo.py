@@ -41,8 +41,8 @@ async def main() -> int:
         fleet = await make_fleet(Path(work, "state"), datetime.now(UTC))
         console = f"http://localhost:{free_port()}"
         environment = _environment(fleet, console)
-        async with _serving(environment, Path(work)) as machines_url:
-            link = await _run(environment, "operator", "add", "ada", "--role", "admin")
+        async with serving(environment, Path(work)) as machines_url:
+            link = await run(environment, "operator", "add", "ada", "--role", "admin")
             print(_told(console, link.strip()), flush=True)
             async with asyncio.TaskGroup() as group:
                 waiting = [
@@ -57,7 +57,7 @@ async def main() -> int:
 
 
 @asynccontextmanager
-async def _serving(environment: dict[str, str], work: Path) -> AsyncIterator[str]:
+async def serving(environment: dict[str, str], work: Path) -> AsyncIterator[str]:
     """Start the server; yield its address for machines."""
     port_file = work / "port"
     log = work / "server.log"
@@ -96,7 +96,7 @@ def _environment(fleet: Fleet, console: str) -> dict[str, str]:
     }
 
 
-async def _run(environment: dict[str, str], *arguments: str) -> str:
+async def run(environment: dict[str, str], *arguments: str) -> str:
     """Return the output of a command of ``tang-attest``."""
     command = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "tang_attest", *arguments),

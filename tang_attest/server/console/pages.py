@@ -33,6 +33,7 @@ def compose_desk(installation: Installation) -> Desk:
         use=_use_cases(installation),
         thumbprints=partial(_thumbprints, installation),
         check_audit=partial(_check_audit, installation),
+        forwarded=installation.settings.console_forwarded,
     )
 
 

@@ -21,6 +21,7 @@ from tang_attest.web.console.events import LiveEvents
 from tang_attest.web.console.forms import SentForm, read_form
 from tang_attest.web.console.guard import (
     Visit,
+    client_of,
     comes_from_elsewhere,
     require_origin,
     require_role,
@@ -110,6 +111,8 @@ def make_console(desk: Desk, limiter: Limiter | None = None) -> web.Application:
 
     @web.middleware
     async def logged(request: web.Request, handler: Handler) -> web.StreamResponse:
+        if desk.forwarded and (address := client_of(request)) is not None:
+            request = request.clone(remote=address)
         return await _logged(desk, request, handler)
 
     app = web.Application(middlewares=[logged])

@@ -41,7 +41,7 @@ class Desk:
     """The console of one worker.
 
     ``origin`` is the address that browsers see (``https://HOST[:PORT]``), ``machines`` the one that machines use.
-    ``thumbprints`` are those of the signing keys.  ``checking`` is held while the audit record is checked.
+    ``forwarded``: the proxy before it names browsers' addresses.  ``thumbprints`` are those of the signing keys.  ``checking`` is held while the audit record is checked.
     """
 
     origin: str
@@ -54,4 +54,5 @@ class Desk:
     use: UseCases
     thumbprints: Callable[[], Awaitable[Sequence[str]]]
     check_audit: Callable[[], Awaitable[AuditCheck]]
+    forwarded: bool = False
     checking: asyncio.Lock = field(default_factory=asyncio.Lock)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hmac
 from dataclasses import dataclass, field
+from ipaddress import ip_address
 from typing import Final
 
 from aiohttp import web
@@ -96,6 +97,18 @@ def comes_from_elsewhere(request: web.Request) -> bool:
         and headers.get("Sec-Fetch-Mode") == "navigate"
         and request.method == "GET"
     )
+
+
+def client_of(request: web.Request) -> str | None:
+    """Return the browser's address by the proxy on this host: the last one in X-Forwarded-For, if it can be read.
+
+    The last address is the proxy's own word; a browser can write those before it.
+    """
+    named = ",".join(request.headers.getall("X-Forwarded-For", ())).rpartition(",")[2].strip()
+    try:
+        return str(ip_address(named))
+    except ValueError:
+        return None
 
 
 def give_cookie(response: web.StreamResponse, secret: str, seconds: int) -> None:
