@@ -49,7 +49,7 @@ def main() -> None:
     medians = {name: statistics.median(values) for name, values in seconds.items()}
     result = {
         "time": dt.datetime.now(dt.UTC).isoformat(timespec="minutes"),
-        "what": "QEMU TCG, 2 CPUs, OVMF, swtpm; from the start of the initrd to its root being open",
+        "what": "QEMU TCG, 1 CPU, OVMF, swtpm; from the start of the initrd to its root being open",
         "seconds": {name: [round(value, 2) for value in values] for name, values in seconds.items()},
         "median_seconds": {name: round(value, 2) for name, value in medians.items()},
         "ratio_to_tang": round(medians["attest"] / medians["tang"], 2),

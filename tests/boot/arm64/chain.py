@@ -8,14 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from tests.boot.hardware.machine import FASTER
+from tests.boot.hardware.machine import FASTER, TELLING
 from tests.boot.hardware.platform import EDK2_ARM64, UBOOT_ARM64, Platform
 from tests.boot.images import loaders
 from tests.boot.images.loaders import LOADERS, System
 from tests.boot.images.tree import Variant, build
 
 COMMAND_LINE: Final = (
-    f"console={EDK2_ARM64.console} quiet loglevel=3 net.ifnames=0 {FASTER}"
+    f"console={EDK2_ARM64.console} quiet loglevel=3 net.ifnames=0 {FASTER} {TELLING}"
     " root=/dev/mapper/root ro fastboot init=/usr/local/sbin/first-init"
 )
 VARIANT: Final = Variant(architecture="arm64")

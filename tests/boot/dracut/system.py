@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 from typing import Final
 
-from tests.boot.hardware.machine import FASTER
+from tests.boot.hardware.machine import FASTER, TELLING
 from tests.boot.images import cache, tree
 from tests.boot.images.base import NEWER, base_tree, own_suite
 from tests.boot.images.disk import ROOT_FILESYSTEM
@@ -41,7 +41,7 @@ _PACKAGES: Final = (
 _OF_THE_NEWER: Final = ("systemd-cryptsetup",)
 
 COMMAND_LINE: Final = (
-    f"console=ttyS0 quiet loglevel=3 no_timer_check net.ifnames=0 {FASTER}"
+    f"console=ttyS0 quiet loglevel=3 no_timer_check net.ifnames=0 {FASTER} {TELLING}"
     f" rd.luks.name={ROOT_UUID}=root rd.luks.name={SECOND_UUID}=second root=UUID={ROOT_FILESYSTEM} ro fastboot"
     # A missing disk leads to the emergency shell after 20 seconds instead of minutes.
     " rd.retry=20 rd.luks.options=x-systemd.device-timeout=0 init=/usr/local/sbin/first-init"

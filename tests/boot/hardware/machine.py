@@ -19,9 +19,11 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import KW_ONLY, dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Final, NoReturn
 
+from tests.boot.hardware.evidence import examine
 from tests.boot.hardware.interposer import Interposer
 from tests.boot.hardware.platform import PC, Platform
 from tests.boot.hardware.pulse import EmulatorHung, Pulse
@@ -37,10 +39,13 @@ SERVER_PORT: Final = 7500
 #: waited for either comes or does not.
 PATIENCE: Final = 300.0
 #: Parts that cost time under emulation and prove nothing here.
-FASTER: Final = "mitigations=off cryptomgr.notests"
+#: norandmaps: QEMU translates a program again for each address at which it is mapped.
+FASTER: Final = "mitigations=off cryptomgr.notests norandmaps"
+#: Linux answers every magic key, so that a machine on which a test waits in vain tells the place of each processor.
+TELLING: Final = "sysrq_always_enabled"
 #: no_timer_check: on a busy host, the kernel's check of the emulated timer fails now and then, and it panics.
 COMMAND_LINE: Final = (
-    f"console=ttyS0 quiet loglevel=3 no_timer_check net.ifnames=0 {FASTER}"
+    f"console=ttyS0 quiet loglevel=3 no_timer_check net.ifnames=0 {FASTER} {TELLING}"
     " root=/dev/mapper/root ro fastboot init=/usr/local/sbin/first-init"
 )
 
@@ -66,6 +71,8 @@ class Console:
         self._position = 0
         self._open = True
         self._hung = ""
+        #: Return the state of the machine, for a failure to show; Linux' answers may follow on the console.
+        self.examine: Callable[[], str] = str
         self.started = time.monotonic()
         threading.Thread(target=self._read, daemon=True).start()
 
@@ -79,8 +86,29 @@ class Console:
         """The next place where *pattern* matches, after the last one that was waited for.
 
         Raises :exc:`NotSeen` after *timeout* seconds or when the machine goes off, and :exc:`EmulatorHung` at once when
-        the emulator hangs.
+        the emulator hangs; both show what the console said and what :attr:`examine` finds.
         """
+        if match := self._next(pattern, timeout):
+            return match
+        return self._fail(
+            f"no {pattern!r} {f'in {timeout:.0f} s' if self._open else 'before the machine went off'}"
+        )
+
+    def stays_without(self, pattern: str, seconds: float) -> None:
+        """Watch the console for *seconds*, or until the machine goes off: nothing matches *pattern*."""
+        match = self._next(pattern, seconds)
+        assert match is None, f"the console said {match[0]!r}:\n{self.said[-_SHOWN:]}"
+        if self._hung:
+            self._fail(self._hung)
+
+    def goes_off_without(self, pattern: str, timeout: float = PATIENCE) -> None:
+        """Wait until the machine goes off: nothing matches *pattern* before."""
+        self.stays_without(pattern, timeout)
+        if self._open:
+            self._fail(f"the machine did not go off in {timeout:.0f} s")
+
+    def _next(self, pattern: str, timeout: float) -> re.Match[str] | None:
+        """Wait for the next match; None after *timeout* seconds, or when the machine goes off or its emulator hangs."""
         deadline = time.monotonic() + timeout
         with self._condition:
             while True:
@@ -88,13 +116,17 @@ class Console:
                 if match:
                     self._position = match.end()
                     return match
-                if self._hung:
-                    raise EmulatorHung(f"{self._hung}; the console said last:\n{self._said[-_SHOWN:]}")
                 left = deadline - time.monotonic()
-                if left <= 0 or not self._open:
-                    why = f"in {timeout:.0f} s" if self._open else "before the machine went off"
-                    raise NotSeen(f"no {pattern!r} {why}; the console said:\n{self._said[-_SHOWN:]}")
+                if left <= 0 or self._hung or not self._open:
+                    return None
                 self._condition.wait(left)
+
+    def _fail(self, reason: str) -> NoReturn:
+        """Raise an error that shows the console and the state of the machine, unless it is off."""
+        error, why = (EmulatorHung, self._hung) if self._hung else (NotSeen, reason)
+        shown = max(0, len(self.said) - _SHOWN)
+        found = self.examine() if self._open else ""
+        raise error(f"{why}; the console said last:\n{self.said[shown:]}\n{found}")
 
     def elapsed(self) -> float:
         """Seconds since power on."""
@@ -102,7 +134,11 @@ class Console:
 
     def type(self, line: str) -> None:
         """Type a line."""
-        self._socket.sendall(line.encode() + b"\r")
+        self.press(f"{line}\r")
+
+    def press(self, key: str) -> None:
+        """Type a key."""
+        self._socket.sendall(key.encode())
 
     def answer(self, prompt: str, line: str, pattern: str) -> re.Match[str]:
         """Type *line* at *prompt*, and return the match of *pattern* that follows.
@@ -114,14 +150,13 @@ class Console:
         deadline = time.monotonic() + PATIENCE
         while True:
             self.type(line)
-            try:
-                return self.wait_for(pattern, _LOST_S)
-            except NotSeen:
-                left = deadline - time.monotonic()
-                if left <= 0:
-                    raise
-                if not re.search(rf"(?:{prompt})\s*\Z", self.said):
-                    return self.wait_for(pattern, left)
+            left = deadline - time.monotonic()
+            if left <= _LOST_S:
+                return self.wait_for(pattern, left)
+            if match := self._next(pattern, _LOST_S):
+                return match
+            if not re.search(rf"(?:{prompt})\s*\Z", self.said):
+                return self.wait_for(pattern, deadline - time.monotonic())
 
     def hang(self, reason: str) -> None:
         """Let everybody who waits, now or later, fail with *reason*."""
@@ -233,13 +268,13 @@ class Machine:
 
     @contextmanager
     def _start(self, chardev: Path) -> Iterator[Console]:
-        serial, qmp = self.directory / "serial", self.directory / "qmp"
-        for path in (serial, qmp):
+        serial, qmp, spare = (self.directory / name for name in ("serial", "qmp", "spare-qmp"))
+        for path in (serial, qmp, spare):
             path.unlink(missing_ok=True)
         with ExitStack() as stack:
             log = stack.enter_context((self.directory / "qemu.log").open("ab"))
             qemu = subprocess.Popen(
-                self._command(serial, qmp, chardev), stdin=subprocess.DEVNULL, stdout=log, stderr=log
+                self._command(serial, (qmp, spare), chardev), stdin=subprocess.DEVNULL, stdout=log, stderr=log
             )
             stack.callback(_end, qemu)
             try:
@@ -247,6 +282,7 @@ class Machine:
             except OSError:
                 raise AssertionError((self.directory / "qemu.log").read_text(errors="replace")) from None
             stack.callback(console.close)
+            console.examine = partial(examine, qemu.pid, spare, console.press)
             stack.enter_context(Pulse(qemu.pid, qmp, console.hang))
             yield console
 
@@ -277,8 +313,9 @@ class Machine:
         finally:
             _end(process)
 
-    def _command(self, console: Path, qmp: Path, tpm: Path) -> list[str]:
+    def _command(self, console: Path, qmp: tuple[Path, ...], tpm: Path) -> list[str]:
         command = [self.platform.emulator, "-nodefaults", "-display", "none", *self.platform.board]
+        command += ["-name", "guest,debug-threads=on"]
         command += self.platform.flash(self.directory / "variables")
         if self.has_tpm:
             command += ["-chardev", f"socket,id=tpm,path={tpm}", "-tpmdev", "emulator,id=tpm0,chardev=tpm"]
@@ -293,7 +330,7 @@ class Machine:
                 self.command_line,
             ]
         command += ["-serial", f"unix:{console},server=on,wait=off", "-monitor", "none"]
-        command += ["-qmp", f"unix:{qmp},server=on,wait=off"]
+        command += [part for path in qmp for part in ("-qmp", f"unix:{path},server=on,wait=off")]
         for number, disk in enumerate(self.disks):
             command += ["-drive", f"if=none,id=d{number},format=raw,cache=unsafe,file={disk}"]
             serial = "systemd" if self.systemd else f"disk{number}"

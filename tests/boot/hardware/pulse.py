@@ -18,8 +18,8 @@ from tests.boot.hardware.qmp import Qmp
 #: Seconds without a sign of life.  A QEMU that lives gives one every second, even beside others.
 PATIENCE_S: Final = 60.0
 _INTERVAL_S: Final = 5.0
-#: Run states of QEMU in which the machine runs or is about to end.
-_RUNNING: Final = frozenset({"running", "shutdown"})
+#: Run states of QEMU in which the machine runs, is about to end, or is looked at for a failure (evidence.py).
+_RUNNING: Final = frozenset({"running", "shutdown", "paused"})
 
 
 class EmulatorHung(AssertionError):

@@ -17,17 +17,21 @@ class Qmp:
     """A session; a context manager.
 
     *timeout* are the seconds for one answer, after which :exc:`TimeoutError` is raised.  A QEMU that ends
-    raises :exc:`ConnectionError`.
+    raises :exc:`ConnectionError`; one that opens no socket in *start* seconds, another :exc:`OSError`.
     """
 
-    def __init__(self, path: Path, timeout: float | None = None) -> None:
-        self._socket = connect(path)
+    def __init__(self, path: Path, timeout: float | None = None, *, start: float = _START_S) -> None:
+        self._socket = connect(path, start)
         self._socket.settimeout(timeout)
         self._rest = b""
 
     def __enter__(self) -> Self:
-        self._line()  # the greeting
-        self.execute("qmp_capabilities")
+        try:
+            self._line()  # the greeting
+            self.execute("qmp_capabilities")
+        except BaseException:
+            self._socket.close()
+            raise
         return self
 
     def __exit__(
@@ -53,9 +57,9 @@ class Qmp:
         return line
 
 
-def connect(path: Path) -> socket.socket:
-    """Return a connection to QEMU's socket at *path*, which QEMU opens soon after its start."""
-    deadline = time.monotonic() + _START_S
+def connect(path: Path, start: float = _START_S) -> socket.socket:
+    """Return a connection to QEMU's socket at *path*, which QEMU opens in *start* seconds."""
+    deadline = time.monotonic() + start
     while True:
         connection = socket.socket(socket.AF_UNIX)
         try:

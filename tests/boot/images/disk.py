@@ -81,6 +81,7 @@ def _root_image(image: Path, root: Path, uuid: str) -> None:
 def filesystem(path: Path, kibibytes: int, root: Path | None = None, uuid: str | None = None) -> None:
     """An ext4 file system, with the tree *root* in it, and *uuid* or a random one."""
     path.unlink(missing_ok=True)
+    # Not lazily: a machine that mounts it to write would fill its tables with zeros, encrypted, for minutes.
     command = [
         "mke2fs",
         "-q",
@@ -93,7 +94,7 @@ def filesystem(path: Path, kibibytes: int, root: Path | None = None, uuid: str |
         "-m",
         "0",
         "-E",
-        "lazy_itable_init=1",
+        "lazy_itable_init=0",
     ]
     if root is not None:
         command += ["-d", str(root)]
