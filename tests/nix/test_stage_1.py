@@ -184,6 +184,13 @@ class Stage1:
                 continue
         return found
 
+    def until_no_agent(self) -> None:
+        """Wait until none is left."""
+        deadline = time.monotonic() + 120
+        while self.agents():
+            assert time.monotonic() < deadline, "the agent outlives the prompt"
+            time.sleep(0.05)
+
     def left_in_ramfs(self) -> set[str]:
         """Places that could still hold a key."""
         return {path.name for path in self.paths["ramfs"].iterdir()} - {"device"}
@@ -219,10 +226,7 @@ class Boot:
         """Wait until the volume is open; what was printed."""
         self.wait_for("stage 1 goes on")
         self.process.wait(120)
-        deadline = time.monotonic() + 120
-        while self.stage_1.agents():
-            assert time.monotonic() < deadline, "the agent outlives the prompt"
-            time.sleep(0.05)
+        self.stage_1.until_no_agent()
         return self.output()
 
     def end(self) -> None:
@@ -367,12 +371,12 @@ def test_it_tries_again(stage_1: Stage1, server: Server, name: str) -> None:
 def test_a_passphrase_typed_early_wins(stage_1: Stage1, server: Server, name: str) -> None:
     """With a server that is not there the prompt takes a passphrase at once."""
     bind(stage_1, server, name)
-    stage_1.write(stage_1.paths["bin"] / "curl", b"#!/bin/sh\nexec sleep 30\n")
+    stage_1.write(stage_1.paths["bin"] / "curl", b"#!/bin/sh\nexec sleep 300\n")
     begun = time.monotonic()
     with stage_1.booting() as boot:
         boot.type(TYPED)
         assert "opened with typed by a person" in boot.goes_on()
-    assert time.monotonic() - begun < 20
+    assert time.monotonic() - begun < 50  # attestation has a minute
     assert stage_1.left_in_ramfs() == set()
 
 
@@ -402,8 +406,7 @@ def test_before_a_shell_it_is_capped(stage_1: Stage1, server: Server, name: str)
     assert failed.stdout.endswith(b"the menu\n"), failed
     assert "this boot is capped" in stage_1.console.read_text()
     assert stage_1.left_in_ramfs() == set()
-    time.sleep(0.5)
-    assert stage_1.agents() == []
+    stage_1.until_no_agent()
     assert stage_1.run(f"clevis decrypt <{stage_1.paths['etc']}/root.jwe").returncode != 0
     assert "refused (capped)" in stage_1.console.read_text()
 
@@ -413,7 +416,7 @@ def test_without_a_cap_there_is_no_shell(stage_1: Stage1) -> None:
     (stage_1.directory / "tpmrm0").unlink()
     menu = stage_1.shell["preFailCommands"] + "\necho the menu"
     with pytest.raises(subprocess.TimeoutExpired) as waited:
-        stage_1.run(menu, timeout=8)
+        stage_1.run(menu, timeout=15)
     assert b"the menu" not in (waited.value.stdout or b"")
     assert (
         "no shell: there is no TPM to cap (boot.initrd.tang-attest.shellWithoutTpm"

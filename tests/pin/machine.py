@@ -260,6 +260,14 @@ def command_lines(group: int) -> list[bytes]:
     return found
 
 
+def until_gone(group: int) -> None:
+    """Wait until no process of a process group is left; a zombie has no command line."""
+    deadline = time.monotonic() + 120
+    while left := [line for line in command_lines(group) if line]:
+        assert time.monotonic() < deadline, left
+        time.sleep(0.05)
+
+
 def ended(process: subprocess.Popen[bytes], how: int = signal.SIGTERM) -> float:
     """Send a signal to one process only, as sss does; seconds until it was gone."""
     begun = time.monotonic()

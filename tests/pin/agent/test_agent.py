@@ -136,13 +136,13 @@ def test_an_operator_asks(running: Machine, server: Server, name: str) -> None:
     with agent(running) as process:
         until(lambda: shown(server.operator, name)["outcome"] == "verified", running.directory / "agent.log")
         assert (
-            server.operator.run("device", "verify", name, "--timeout", "60") == f"instance {name} verified\n"
+            server.operator.run("device", "verify", name, "--timeout", "240") == f"instance {name} verified\n"
         )
         rounds = server.operator.run(
-            "device", "watch", name, "--rounds", "2", "--delay", "0", "--timeout", "60"
+            "device", "watch", name, "--rounds", "2", "--delay", "0", "--timeout", "240"
         )
         assert rounds.splitlines()[-1] == f"instance {name} verified in 2 of 2 rounds"
-        assert ended(process) < 5
+        assert ended(process) < 20  # its request is held for fifty seconds
     silent = server.operator.try_run("device", "verify", name, "--timeout", "1")
     assert silent.returncode == 3
     assert "unreachable" in silent.stdout
@@ -156,7 +156,7 @@ def test_what_it_runs_is_recorded_through_the_agent(running: Machine, server: Se
     running.tpm.run("tpm2", "pcrextend", f"15:sha256={'33' * 32}")
     with agent(running):
         until(lambda: shown(server.operator, name)["outcome"] == "refused")
-        recorded = server.operator.run("device", "verify", name, "--record", "--timeout", "60")
+        recorded = server.operator.run("device", "verify", name, "--record", "--timeout", "240")
         assert recorded == f"instance {name} verified\n"
         assert shown(server.operator, name)["running_policy"] == f"{name}-running"[:63]
 
@@ -231,7 +231,7 @@ def test_server_restarted(own_server: Operator, machine: Machine) -> None:
             until(lambda: shown(own_server, "m")["answered_at"] != before)
             assert history(own_server, "m") == ["verified"]
             begun = time.monotonic()
-        assert time.monotonic() - begun < 20, "held requests do not keep the server from stopping"
+        assert time.monotonic() - begun < 40, "held requests do not keep the server from stopping"
 
 
 def test_network_cut(own_server: Operator, machine: Machine) -> None:

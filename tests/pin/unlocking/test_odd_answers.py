@@ -50,7 +50,7 @@ def pair(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[P
         machine = Machine(directory / "machine", tpm)
         name = "odd-answers"
         jwe = machine.encrypt(url=[f"{odd.url}/x", server.url], name=name, token=server.operator.token(name))
-        machine.extra["CLEVIS_ATTEST_REQUEST_TIMEOUT"] = "2"
+        machine.extra["CLEVIS_ATTEST_REQUEST_TIMEOUT"] = "20"
         yield Pair(machine, odd, jwe)
 
 

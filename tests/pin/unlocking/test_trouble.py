@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from tests.pin.conftest import Server
-from tests.pin.machine import SECRET, Completed, Machine, command_lines, ended
+from tests.pin.machine import SECRET, Completed, Machine, ended, until_gone
 from tests.swtpm import Swtpm
 
 pytestmark = pytest.mark.slow
@@ -230,11 +230,10 @@ def test_a_tpm_that_hangs_does_not_hold_up_the_end(bound: tuple[Machine, bytes])
         process = machine.start("clevis-decrypt-attest", stdin=jwe)
         time.sleep(1.5)
         assert process.poll() is None
-        assert ended(process) < 5
+        assert ended(process) < 15  # the limit for the TPM is twenty seconds
         out, _ = process.communicate()
         assert out == b""
-        time.sleep(0.2)
-        assert [line for line in command_lines(process.pid) if line] == []
+        until_gone(process.pid)
     assert machine.leftovers() == []
 
 

