@@ -13,6 +13,7 @@ import signal
 import socket
 import subprocess
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -33,6 +34,7 @@ class Postgres:
     def __init__(self, parent: Path | None = None, **settings: str) -> None:
         self._parent, self._settings = parent or scratch.directory(), settings
         self._databases = 0
+        self._sessions: dict[str, _Psql] = {}
 
     def __enter__(self) -> Self:
         self.directory = Path(tempfile.mkdtemp(prefix="tang-pg-", dir=self._parent))
@@ -78,11 +80,13 @@ class Postgres:
         self._databases += 1
         name = name or f"test_{self._databases}"
         # The default copies by way of the log, which costs three times as much.
+        self._hang_up(template)
         self._alone(f"CREATE DATABASE {name} TEMPLATE {template} STRATEGY file_copy")
         return name
 
     def drop(self, name: str) -> None:
         """Remove a database, whoever uses it."""
+        self._hang_up(name)
         self._alone(f"DROP DATABASE {name} WITH (FORCE)")
 
     def _alone(self, statement: str) -> None:
@@ -98,19 +102,29 @@ class Postgres:
                 return
 
     def sql(self, statement: str, database: str = "postgres") -> str:
-        """Return psql's answer to *statement*, without decoration."""
-        command = [str(_BINARIES / "psql"), "-XAtq", "-v", "ON_ERROR_STOP=1", "-d", self.url(database)]
-        done = subprocess.run(
-            [*command, "-c", statement], capture_output=True, text=True, check=False, timeout=_PATIENCE_S
-        )
-        assert done.returncode == 0, done.stderr
-        answer: str = done.stdout.strip()
-        return answer
+        """Return psql's answer to *statement*, without decoration.
+
+        A database has one session until it is dropped or the server stops: a psql for each statement costs ten times as much.
+        """
+        if database not in self._sessions:
+            self._sessions[database] = _Psql(self.url(database))
+        try:
+            return self._sessions[database].ask(statement)
+        except BaseException:
+            self._hang_up(database)
+            raise
+
+    def _hang_up(self, *databases: str) -> None:
+        for database in databases:
+            session = self._sessions.pop(database, None)
+            if session is not None:
+                session.close()
 
     # --- the server ---
 
     def start(self) -> None:
         """Start it, and wait until it answers."""
+        self._hang_up(*self._sessions)
         with (self.directory / "log").open("ab") as log:
             self._process = subprocess.Popen(
                 [_BINARIES / "postgres", "-D", self.directory / "data"],
@@ -123,6 +137,7 @@ class Postgres:
 
     def stop(self, number: int = signal.SIGINT) -> None:
         """Stop it: SIGINT ends every session in order, SIGQUIT is a crash."""
+        self._hang_up(*self._sessions)
         if self._process.poll() is None:
             self._process.send_signal(number)
         self._process.wait(_PATIENCE_S)
@@ -183,6 +198,42 @@ class Postgres:
                 return
             time.sleep(0.02)
         raise RuntimeError(f"PostgreSQL does not start:\n{(self.directory / 'log').read_text()}")
+
+
+class _Psql:
+    """A psql with one session; both end with a statement that fails."""
+
+    _END: Final = "--- the answer ends here ---"
+
+    def __init__(self, url: str) -> None:
+        self._process = subprocess.Popen(
+            [_BINARIES / "psql", "-XAtq", "-v", "ON_ERROR_STOP=1", "-d", url],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            encoding="utf-8",
+        )
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._to, self._from = self._process.stdin, self._process.stdout
+        self._lock = threading.Lock()
+
+    def ask(self, statement: str) -> str:
+        """Return the answer to *statement*, without white space around it."""
+        lines: list[str] = []
+        with self._lock:
+            with contextlib.suppress(BrokenPipeError):
+                self._to.write(f"{statement}\n;\n\\echo {self._END}\n")
+                self._to.flush()
+            for line in self._from:
+                if line.rstrip("\n") == self._END:
+                    return "".join(lines).strip()
+                lines.append(line)
+        raise AssertionError("".join(lines))
+
+    def close(self) -> None:
+        """End the session, and wait for psql."""
+        self._process.communicate(timeout=_PATIENCE_S)
 
 
 @contextlib.contextmanager
