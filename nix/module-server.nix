@@ -23,6 +23,9 @@ let
     lib.filterAttrs (_: value: value != null) cfg.settings
   );
 
+  # By itself, the server starts as many workers as the unit's memory has room for.
+  manyWorkers = cfg.settings.workers != null && cfg.settings.workers > 2;
+
   # --- settings: the server's own description of them, as options -------------------------------------------------
 
   schema = (lib.importJSON ./settings.json).properties;
@@ -191,10 +194,10 @@ in
           "${cfg.package}/bin/tang-attest serve --config ${configFile}"
         ];
         # The unit has room for two workers.
-        serviceConfig.MemoryMax = mkIf (cfg.settings.workers > 2) (
+        serviceConfig.MemoryMax = mkIf manyWorkers (
           mkDefault "${toString (256 + 400 * cfg.settings.workers)}M"
         );
-        serviceConfig.TasksMax = mkIf (cfg.settings.workers > 2) (
+        serviceConfig.TasksMax = mkIf manyWorkers (
           mkDefault (384 + 64 * cfg.settings.workers)
         );
         serviceConfig.ExecReload = [

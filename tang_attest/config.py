@@ -170,7 +170,12 @@ class Settings(BaseModel):
     )
     host: str = Field("0.0.0.0", description="Address to listen on; :: for IPv6.")  # noqa: S104 - a server listens
     port: int = Field(7500, ge=0, le=65535, description="Port to listen on; 0 picks a free one.")
-    workers: int = Field(1, ge=1, le=64, description="Worker processes; several share the port.")
+    workers: int | None = Field(
+        None,
+        ge=1,
+        le=64,
+        description="Worker processes, which share the port; by default one for each processor that has 400 MB of memory.",
+    )
     port_file: Path | None = Field(None, description="Write the port here once the server answers.")
     server_tpm: str | None = Field(
         None,
@@ -333,15 +338,19 @@ class Settings(BaseModel):
         if self.tls_client_ca is not None and self.tls_certificate is None:
             raise ValueError("tls_client_ca needs tls_certificate: without TLS nobody can show a certificate")
         self._check_console()
-        last = self.metrics_address(self.workers - 1)
+        last = self.metrics_address((self.workers or 1) - 1)
         if last is not None and last[1] > 65535:
             raise ValueError("metrics_listen needs a port of at most 65535 for each worker")
         if self.tang_dir is not None and not self.plain_tang:
             raise ValueError("tang_dir needs plain_tang: without it no key answers without evidence")
-        alone = self.server_tpm is not None and not self.server_tpm.startswith(_SHARED_TPMS)
-        if self.workers > 1 and alone:
+        if (self.workers or 1) > 1 and self.tpm_is_exclusive:
             raise ValueError("several workers share a server_tpm only through device:/dev/tpmrm0 or tabrmd:")
         return self
+
+    @property
+    def tpm_is_exclusive(self) -> bool:
+        """Return True for a ``server_tpm`` that one process alone can use."""
+        return self.server_tpm is not None and not self.server_tpm.startswith(_SHARED_TPMS)
 
     def _check_console(self) -> None:
         if (self.console_certificate is None) != (self.console_key is None):

@@ -18,6 +18,7 @@ from tang_attest import log
 from tang_attest.config import Settings
 from tang_attest.daemon.files import allow_open_files
 from tang_attest.daemon.notify import Notifier
+from tang_attest.daemon.room import fitting_workers
 from tang_attest.daemon.sockets import bind, inherited, port_of
 from tang_attest.daemon.supervisor import ENDS_SERVICE, Supervisor, Work, WorkerSlot
 from tang_attest.errors import Malformed, TangAttestError
@@ -43,7 +44,9 @@ def serve(load: Callable[[], Settings], world: World, report: Callable[[TangAtte
     """
     settings = load()
     log.configure(settings.log_format, settings.log_level)
-    machines, metrics, console = _bind(settings), _bind_metrics(settings), _bind_console(settings)
+    workers = count_workers(settings)
+    machines, metrics = _bind(settings, workers), _bind_metrics(settings, workers)
+    console = _bind_console(settings, workers)
 
     def prepare() -> Work:
         current = load()
@@ -80,9 +83,9 @@ def serve(load: Callable[[], Settings], world: World, report: Callable[[TangAtte
         for listener in itertools.chain(*machines, *metrics, *console):
             listener.close()
 
-    started = partial(_started, settings, port_of(machines[0][0]), metrics, console)
+    started = partial(_started, settings, machines, metrics, console)
     try:
-        code = Supervisor(settings.workers, prepare, started, close, Notifier()).run()
+        code = Supervisor(workers, prepare, started, close, Notifier()).run()
     finally:
         close()
     if code == 0:
@@ -90,25 +93,37 @@ def serve(load: Callable[[], Settings], world: World, report: Callable[[TangAtte
     return code
 
 
-def _bind(settings: Settings) -> Sequence[Sequence[socket.socket]]:
+def count_workers(settings: Settings) -> int:
+    """Return the number of worker processes: that of *settings*, or as many as fit on this machine."""
+    if settings.workers is not None:
+        return settings.workers
+    if settings.tpm_is_exclusive:
+        return 1
+    fitting = fitting_workers()
+    metrics = settings.metrics_address(0)
+    # Each worker has a port of its own for them.
+    return fitting if metrics is None else min(fitting, 65536 - metrics[1])
+
+
+def _bind(settings: Settings, workers: int) -> Sequence[Sequence[socket.socket]]:
     """Return the sockets for machines, by worker: those of systemd for all of them, or a share each."""
     sockets = inherited(os.environ)
-    return [sockets] * settings.workers if sockets else bind(settings.host, settings.port, settings.workers)
+    return [sockets] * workers if sockets else bind(settings.host, settings.port, workers)
 
 
-def _bind_metrics(settings: Settings) -> list[list[socket.socket]]:
+def _bind_metrics(settings: Settings, workers: int) -> list[list[socket.socket]]:
     """Return the sockets for metrics, by worker; none when metrics are off."""
-    addresses = [settings.metrics_address(worker) for worker in range(settings.workers)]
+    addresses = [settings.metrics_address(worker) for worker in range(workers)]
     return [
         [] if address is None else bind(*address, 1, "Setting metrics_listen")[0] for address in addresses
     ]
 
 
-def _bind_console(settings: Settings) -> list[list[socket.socket]]:
+def _bind_console(settings: Settings, workers: int) -> list[list[socket.socket]]:
     """Return the sockets for the console, by worker: each may answer, as sessions are in the database."""
     if settings.console_address is None:
-        return [[]] * settings.workers
-    return bind(*settings.console_address, settings.workers, "Setting console_listen")
+        return [[]] * workers
+    return bind(*settings.console_address, workers, "Setting console_listen")
 
 
 def _make_room(settings: Settings) -> None:
@@ -200,17 +215,18 @@ def _console_tls(settings: Settings) -> ssl.SSLContext | None:
 
 def _started(
     settings: Settings,
-    port: int,
+    machines: Sequence[Sequence[socket.socket]],
     metrics: Sequence[Sequence[socket.socket]],
     console: Sequence[Sequence[socket.socket]],
 ) -> None:
+    port = port_of(machines[0][0])
     if settings.port_file is not None:
         _write_port(settings.port_file, port)
     _log.info(
         "listening",
         host=settings.host,
         port=port,
-        workers=settings.workers,
+        workers=len(machines),
         https=settings.tls_certificate is not None,
         client_certificates=settings.tls_client_ca is not None,
         plain_tang=settings.plain_tang,

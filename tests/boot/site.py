@@ -98,7 +98,7 @@ class Site:
                         "--host",
                         "127.0.0.1",
                     ),
-                    *("--port", str(self.port), "--port-file", str(port_file), *tls),
+                    *("--port", str(self.port), "--port-file", str(port_file), "--workers", "1", *tls),
                 ],
                 stdin=subprocess.DEVNULL,
                 stdout=log,

@@ -103,6 +103,7 @@ def _serving(
         "--port-file",
         port_file,
         *(["--port", port] if port else []),
+        *("--workers", "1"),  # a test that wants more says so
     ]
     with log.open("wb") as stderr:
         process = start(

@@ -64,7 +64,7 @@ async def serving(environment: dict[str, str], work: Path) -> AsyncIterator[str]
     with log.open("wb") as errors:
         server = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "tang_attest", "serve", "--host", "127.0.0.1", "--port", "0"),
-            *("--port-file", str(port_file)),
+            *("--port-file", str(port_file), "--workers", "1"),
             env=environment,
             stdin=asyncio.subprocess.DEVNULL,
             stdout=errors,

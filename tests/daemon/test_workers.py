@@ -128,9 +128,9 @@ def test_a_bad_reload_changes_nothing(directory: Path, settings: str) -> None:
 def test_a_setting_of_the_start_is_named_at_a_reload(directory: Path) -> None:
     """The port is bound already."""
     file = directory / "settings.toml"
-    file.write_text("workers = 1\n")
+    file.write_text('metrics_listen = "127.0.0.1:0"\n')
     with serving(directory, "--config", file) as server:
-        file.write_text("workers = 3\n")
+        file.write_text('metrics_listen = "127.0.0.1:9750"\n')
         server.process.send_signal(signal.SIGHUP)
         until(lambda: "setting-needs-restart" in server.log.read_text(), "nothing was said")
         assert asks(server) == 200
@@ -177,7 +177,7 @@ def test_a_socket_of_systemd(directory: Path) -> None:
 
 def refused_sockets(state: Path, redirection: str, count: str, *descriptors: int) -> str:
     """Return the stderr of a ``serve`` that refuses what it is passed as systemd passes sockets."""
-    arguments = " ".join(command("--state", state, "serve"))
+    arguments = " ".join(command("--state", state, "serve", "--workers", "1"))
     done = subprocess.run(
         ["bash", "-c", f"exec 3<{redirection}; LISTEN_PID=$$ LISTEN_FDS={count} exec {arguments}"],
         pass_fds=descriptors,

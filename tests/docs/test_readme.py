@@ -33,7 +33,7 @@ export PATH="$work/usr/bin:$PWD/.venv/bin:$PATH" TANG_ATTEST_STATE="$work/state"
 export CLEVIS_ATTEST_STATE_DIR="$work/enrolled" CLEVIS_ATTEST_RUN_DIR="$work/run"
 trap '[ -z "${server-}" ] || kill "$server"' EXIT
 start_server() {
-    .venv/bin/tang-attest serve --host 127.0.0.1 --port 0 --port-file "$work/port" 2>"$work/log" &
+    .venv/bin/tang-attest serve --host 127.0.0.1 --port 0 --workers 1 --port-file "$work/port" 2>"$work/log" &
     server=$!
     for _ in {1..3000}; do [ -s "$work/port" ] && break; sleep 0.1; done
     url=http://127.0.0.1:$(cat "$work/port")

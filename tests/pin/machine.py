@@ -52,7 +52,16 @@ class Operator:
         """The server's port, while it runs."""
         port_file = self.state / "port"
         port_file.unlink(missing_ok=True)
-        listen = ("--host", "127.0.0.1", "--port", str(free_port()), "--port-file", port_file)
+        listen = (
+            "--host",
+            "127.0.0.1",
+            "--port",
+            str(free_port()),
+            "--port-file",
+            port_file,
+            "--workers",
+            "1",
+        )
         command = forked.command("--state", self.state, "serve", *listen, *options)
         with (self.state / "log").open("ab") as log:
             process = forked.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)

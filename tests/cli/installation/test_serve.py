@@ -242,7 +242,7 @@ def test_a_wrong_setting_stops_it(arguments: str, message: str) -> None:
 )
 def test_a_wrong_database_stops_it(files: Path, url: str, message: str) -> None:
     """A worker finds out; it is told once, and is not tried again."""
-    ended = program("--state", files / "state", "serve", "--port", "0", "--database", url)
+    ended = program("--state", files / "state", "serve", "--port", "0", "--workers", "1", "--database", url)
     assert ended.returncode == 1
     told = [line for line in ended.stderr.splitlines() if line.startswith("tang-attest: ")]
     assert told
@@ -254,7 +254,7 @@ def test_the_secret_of_another_state_stops_it(files: Path) -> None:
     with environment():
         assert run("--state", str(files / "other"), "init")[2] == 0
     (files / "other" / "kek").replace(files / "state" / "kek")
-    ended = program("--state", files / "state", "serve", "--port", "0")
+    ended = program("--state", files / "state", "serve", "--port", "0", "--workers", "1")
     assert ended.returncode == 1
     assert ended.stderr.startswith("tang-attest: setting state: its key-encryption key is not the one")
 
@@ -319,7 +319,7 @@ def test_state_of_the_settings_file(directory: Path) -> None:
     (directory / "state").rename(directory / "elsewhere")
     file = directory / "settings.toml"
     file.write_text(
-        f'state = "{directory}/elsewhere"\nhost = "127.0.0.1"\nport = 0\nport_file = "{directory}/p"\n'
+        f'state = "{directory}/elsewhere"\nhost = "127.0.0.1"\nport = 0\nworkers = 1\nport_file = "{directory}/p"\n'
     )
     missing = program("--state", directory / "state", "serve", "--config", file)
     assert (missing.returncode, "state-missing" in missing.stderr) == (1, True)

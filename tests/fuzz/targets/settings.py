@@ -43,7 +43,7 @@ def environment(data: bytes) -> None:
 def _use(settings: Settings) -> None:
     assert Settings.model_validate(settings.model_dump()) == settings
     _ = (settings.database_url, settings.exempt_networks)
-    if (address := settings.metrics_address(settings.workers - 1)) is not None:
+    if (address := settings.metrics_address((settings.workers or 1) - 1)) is not None:
         assert address[0]
         assert 0 <= address[1] <= 65535
 

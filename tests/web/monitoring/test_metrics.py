@@ -218,7 +218,9 @@ def test_metrics_of_a_mere_tangd(tmp_path: Path) -> None:
 def test_a_wrong_address(tmp_path: Path, value: str) -> None:
     """The setting is named."""
     initialize(tmp_path / "state")
-    ended = program("--state", tmp_path / "state", "serve", "--port", "0", "--metrics-listen", value)
+    ended = program(
+        "--state", tmp_path / "state", "serve", "--port", "0", "--workers", "1", "--metrics-listen", value
+    )
     assert ended.returncode == 1
     assert "metrics_listen" in ended.stderr
     assert "setting-invalid" in ended.stderr
