@@ -109,13 +109,15 @@ def _after(
 ) -> list[sa.ColumnElement[bool]]:
     """Return the conditions of names after *after* that begin with *beginning*.
 
-    In SQLite as a range of bytes: its LIKE reads no index.  PostgreSQL sorts by its locale, where a beginning is no range.
+    Names are ASCII, so a beginning is a range of bytes.  PostgreSQL sorts by its locale: the operators of bytes read an
+    index of their own (``ix_..._name_bytes``).  In each locale a name sorts after its beginning, where the page begins.
     """
     if not beginning:
         return [column > after]
+    end = beginning + _ABOVE
     if connection.dialect.name == "sqlite":
-        return [column > after, column >= beginning, column < beginning + _ABOVE]
-    return [column > after, column.startswith(beginning, autoescape=True)]
+        return [column > after, column >= beginning, column < end]
+    return [column > after, column >= beginning, column.op("~>=~")(beginning), column.op("~<~")(end)]
 
 
 def state_users(

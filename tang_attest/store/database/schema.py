@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 #: The newest revision in ``migrations/versions``.  Revisions are numbers of four digits and are compared as
 #: text.
-REVISION: Final = "0019"
+REVISION: Final = "0020"
 
 _VERSION_TABLE: Final = sa.table("alembic_version", sa.column("version_num"))
 #: Of ``pg_advisory_xact_lock``: replicas that upgrade at once take turns, and the second has nothing left to

@@ -164,6 +164,9 @@ for _name, _column, _where in (
     ("ix_reference_state_proposed", reference_state.c.created_at, PROPOSED),
 ):
     sa.Index(_name, _column, sqlite_where=_where, postgresql_where=_where)
+# PostgreSQL's indexes of the names sort by the locale, where a beginning is no range.
+for _named in (device, policy):
+    sa.Index(f"ix_{_named.name}_name_bytes", _named.c.name, postgresql_ops={"name": "text_pattern_ops"})
 sa.Index("ix_device_policy_id_last_state", device.c.policy_id, device.c.last_state, device.c.name)
 
 sealed_key: Final = sa.Table(

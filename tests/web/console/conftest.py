@@ -30,6 +30,18 @@ async def console_of(server: Server) -> AsyncIterator[TestClient[Any, Any]]:
         yield client
 
 
+async def enter_at(server: Server, client: TestClient[Any, Any], role: str) -> Visitor:
+    """Add an operator of *role*, whose name is the role, and sign in."""
+    visitor = Visitor(client, Passkey())
+    link = await server.operators.add(role, OperatorRole(role))
+    options = await server.console.sign_in.registration_options(link.token)
+    assert visitor.passkey is not None
+    await server.console.sign_in.register(link.token, visitor.passkey.create(options))
+    answer = await visitor.sign_in()
+    assert answer.status == 303, answer.text
+    return visitor
+
+
 @pytest_asyncio.fixture
 async def client(server: Server) -> AsyncIterator[TestClient[Any, Any]]:
     """A client of the console of *server*."""
@@ -48,13 +60,6 @@ def enter(server: Server, client: TestClient[Any, Any]) -> Enter:
     """Add an operator of a role, whose name is the role, and let them sign in."""
 
     async def entered(role: str) -> Visitor:
-        visitor = Visitor(client, Passkey())
-        link = await server.operators.add(role, OperatorRole(role))
-        options = await server.console.sign_in.registration_options(link.token)
-        assert visitor.passkey is not None
-        await server.console.sign_in.register(link.token, visitor.passkey.create(options))
-        answer = await visitor.sign_in()
-        assert answer.status == 303, answer.text
-        return visitor
+        return await enter_at(server, client, role)
 
     return entered

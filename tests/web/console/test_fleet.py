@@ -37,17 +37,19 @@ PAGES_OF_FLEET: Final = (
 )
 
 
-def fill(connection: sa.Connection) -> None:
+def fill(
+    connection: sa.Connection, machines: int = _MACHINES, own_policies: int = _OWN, refusals: int = _REFUSED
+) -> None:
     """Add the fleet: sealed rows, without the audit entries of an enrollment each."""
     shared = policies.add(connection, policy("shared"))
     [kept] = authentic.load(connection, tables.observation)
     names = ("at", "selection", "pcr_values", "code", "reset_count", "event_log")
     boot = {name: kept[name] for name in names}
-    own = [policies.add(connection, policy(f"own-{number:04}")) for number in range(_OWN)]
-    for number in range(_MACHINES):
+    own = [policies.add(connection, policy(f"own-{number:04}")) for number in range(own_policies)]
+    for number in range(machines):
         made = replace(device(f"m{number:05}"), labels=("site=berlin",))
-        number_of = devices.add(connection, made, own[number] if number < _OWN else shared)
-        refused = number % (_MACHINES // _REFUSED) == 0
+        number_of = devices.add(connection, made, own[number] if number < own_policies else shared)
+        refused = number % (machines // refusals) == 0
         columns: dict[str, Any] = {
             "last_seen_at": NOW,
             "last_code": "pcr-mismatch" if refused else "ok",
