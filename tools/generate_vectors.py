@@ -11,12 +11,12 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import Any, Final
 
-from tools.vectors import activation, advertisements, exchange, logs, requests, texts
+from tools.conformance.report import PROTOCOL
+from tools.vectors import activation, advertisements, exchange, logs, requests, signed_values, texts
 from tools.vectors.keys import VECTORS, write_new_rsa_keys
 
 #: Of the format of the files: it changes when a reader of the files has to.
 FORMAT: Final = 1
-PROTOCOL: Final = "1.1"
 
 FILES: Final[dict[str, tuple[str, str, Callable[[], Iterator[dict[str, Any]]]]]] = {
     "exchange": ("2", "The exchange of McCallum and Relyea with all intermediate values.", exchange.exchanges),
@@ -27,6 +27,7 @@ FILES: Final[dict[str, tuple[str, str, Callable[[], Iterator[dict[str, Any]]]]]]
     "advertisements": ("5", "Advertisements of a device, good and bad.", advertisements.advertisements),
     "requests": ("3.3", "Unlock requests with one fault or two, and their answers.", requests.requests),
     "counters": ("3.3", "The clock of the newest evidence, and that of a quote after it.", requests.counters),
+    "signed-values": ("3.8", "Unlock requests with signed values, and their answers.", signed_values.signed_values),
     "event-logs": ("4.2", "Event logs, their replay, and the parts of the boot that a selection covers.", logs.event_logs),
     "ima": ("10.5", "IMA's list in parts.", logs.ima_lists),
 }  # fmt: skip
@@ -44,6 +45,8 @@ def generate(kind: str) -> str:
     }
     if kind == "requests":
         head["device"] = requests.device()
+    if kind == "signed-values":
+        head |= {"policy": signed_values.policy(), "device": signed_values.device()}
     return json.dumps(head | {"vectors": list(make())}, indent=1, ensure_ascii=False) + "\n"
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from tests.initrd.scene import Scene
 from tests.pin.machine import PIN, Machine
+from tests.pin.signed_values.search import jws, write
 from tests.swtpm import Swtpm
 from tools.vectors.keys import VECTORS
 
@@ -34,6 +35,11 @@ class PinUnderTest:
         shutil.copytree(PIN, self.pin, ignore=shutil.ignore_patterns("__pycache__"))
         self.scene = Scene(self.directory / "initrd", self.machine.tpm.environment)
         (self.directory / "initrd/dev/tpmrm0").touch()
+        # More statements than are sent, so that the kit sees the limits kept.
+        for number in range(10):
+            write(
+                self.directory / "root", f"etc/clevis-attest/{number}.tang-attest.jws", jws(f"{number}", 9000)
+            )
 
     @staticmethod
     def make_ak(tpm: Swtpm) -> None:
@@ -60,7 +66,7 @@ class PinUnderTest:
         path = f"{self.directory / 'initrd/bin'}:{self.pin}:{self.machine.environment['PATH']}"
         done = subprocess.run(
             [sys.executable, str(KIT), "client", "--json", "--ak-public", str(self.machine.tpm.directory / "ak.pub"), *words],
-            env={**self.machine.environment, "PATH": path},
+            env={**self.machine.environment, "PATH": path, "CLEVIS_ATTEST_ROOT": str(self.directory / "root")},
             capture_output=True, text=True, timeout=timeout, check=False,
         )  # fmt: skip
         assert done.stdout, done.stderr

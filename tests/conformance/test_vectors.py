@@ -8,9 +8,11 @@ import re
 import pytest
 from jsonschema import Draft202012Validator
 
+from tang_attest.protocol.challenge import VERSIONS
 from tests.conformance.vectors import document, each
 from tools.conformance.evidence.faults import FAULTS
 from tools.conformance.primitives.curve import CURVES
+from tools.conformance.report import PROTOCOL
 from tools.generate_vectors import FILES, generate
 from tools.vectors.keys import VECTORS
 
@@ -47,6 +49,17 @@ def test_each_file_is_described() -> None:
     text = (VECTORS / "README.md").read_text()
     assert set(re.findall(r"^\| `([a-z-]+)\.json` ", text, re.MULTILINE)) == {*FILES, "keys", "schema"}
     assert {path.name for path in VECTORS.iterdir()} == {*(f"{kind}.json" for kind in (*FILES, "keys", "schema")), "README.md"}  # fmt: skip
+
+
+def test_everything_is_of_one_revision() -> None:
+    """The document, the server, the vectors and the kit agree on it."""
+    text = (VECTORS.parent / "docs/protocol.md").read_text()
+    [revision] = re.findall(r"^Revision (\d+\.\d+), ", text, re.MULTILINE)
+    assert re.findall(r"^A version is `MAJOR.MINOR`. This document is (.*)\.$", text, re.MULTILINE) == [
+        revision
+    ]
+    assert PROTOCOL == VERSIONS[-1] == revision
+    assert {document(kind)["protocol"] for kind in FILES} == {revision}
 
 
 @pytest.mark.parametrize("kind", FILES)

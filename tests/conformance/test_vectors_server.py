@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import AsyncIterator
 from datetime import datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,11 +32,13 @@ from tang_attest.protocol.eventlog import parse, replay
 from tang_attest.protocol.exchange import ExchangeKey
 from tang_attest.protocol.ima import ImaProgress, advance, parse_requirement
 from tang_attest.protocol.quote import check_clock
+from tang_attest.protocol.signed_values.signer import Highest, Signer, Signers, check_signer
 from tang_attest.protocol.tpm import ClockInfo
 from tang_attest.protocol.values.advertisement import thumbprint
 from tang_attest.protocol.values.base64url import b64u, unb64u
 from tang_attest.protocol.values.pcr import Selection
 from tang_attest.protocol.values.points import CURVES, parse_point
+from tang_attest.service.audit.actors import Author
 from tang_attest.service.unlock import challenges
 from tang_attest.store.records import nonces
 from tang_attest.web.gate.limits import RequestLimits
@@ -174,16 +177,15 @@ def test_ima(vector: Vector) -> None:
 
 # --- whole requests -----------------------------------------------------------------------------------------------
 
-DEVICE = document("requests")["device"]
-
 
 class Verifier:
     """A server that holds the device of the vectors, and knows their nonces."""
 
-    def __init__(self, server: Server, patch: pytest.MonkeyPatch) -> None:
+    def __init__(self, server: Server, patch: pytest.MonkeyPatch, kind: str = "requests") -> None:
         self.server, self.patch = server, patch
+        self.device = document(kind)["device"]
         self.states: dict[str, str] = {}
-        self.newest = clock(DEVICE["newest_clock"])
+        self.newest = clock(self.device["newest_clock"])
         patch.setattr(challenges, "check_nonce", self._check_nonce)
         patch.setattr(challenges, "read_mark", self._read_mark)
 
@@ -202,35 +204,37 @@ class Verifier:
     def _read_mark(self, secret: bytes, nonce: str) -> Mark | None:
         return Mark(self.newest) if nonce in self.states else read_mark(secret, nonce)
 
-    async def enroll(self, kind: str) -> None:
+    async def enroll(self, kind: str, policy: str | None = None) -> None:
         """Enroll the device of the vectors with one of its AKs, and give it their key."""
+        device = self.device
 
         async def create_exchange(
             keys: EncryptedKeys, _curve: str, now: datetime, holder: str
         ) -> EncryptedKey:
-            return keys.encrypt("exchange", private("P-256", DEVICE["s"]), now, holder)
+            return keys.encrypt("exchange", private("P-256", device["s"]), now, holder)
 
         self.patch.setattr(EncryptedKeys, "create_exchange", create_exchange)
         area, name = AKS[kind]
         machine = Machine(key(name, "ak"), key("P-256", "ek L-2"), area)
         machine.clock = self.newest.clock - 10
         machine.reset_count, machine.restart_count = self.newest.reset_count, self.newest.restart_count
-        assert b64u(machine.ak_public) == DEVICE["aks"][kind]
-        token = await self.server.token(name=DEVICE["name"], selection=Selection.parse(DEVICE["selection"]))
-        body = {"name": DEVICE["name"], "token": token, "ak": DEVICE["aks"][kind]}
+        assert b64u(machine.ak_public) == device["aks"][kind]
+        selection = Selection.parse(device["selection"])
+        token = await self.server.token(name=device["name"], policy=policy, selection=selection)
+        body = {"name": device["name"], "token": token, "ak": device["aks"][kind]}
         begun = await self.server.post("/attest/enroll", body | {"ek": b64u(machine.ek_public)})
         assert begun.status == 200, begun
         secret = machine.activate(*(unb64u(begun.body[n]) for n in ("credential_blob", "encrypted_secret")))
         proof = activation_proof(begun.body["nonce"], secret)
-        binding = enrollment_digest(begun.body["nonce"], DEVICE["name"], proof)
-        values = machine.values(DEVICE["selection"])
-        quote = Quote(binding, machine.reading(), [DEVICE["selection"]], machine.digest(values)).marshal()
+        binding = enrollment_digest(begun.body["nonce"], device["name"], proof)
+        values = machine.values(device["selection"])
+        quote = Quote(binding, machine.reading(), [device["selection"]], machine.digest(values)).marshal()
         evidence = {"quote": b64u(quote), "signature": b64u(machine.sign(quote)), "pcrs": b64u(values)}
         done = await self.server.post(
             "/attest/enroll/finish", {"session": begun.body["session"], "proof": proof, **evidence}
         )
-        assert (done.status, done.body["kid"]) == (201, DEVICE["kid"]), done
-        assert b64u(values) == DEVICE["approved"]
+        assert (done.status, done.body["kid"]) == (201, device["kid"]), done
+        assert b64u(values) == device["approved"]
 
     async def use(self, nonce: str) -> None:
         """Use a nonce up, as an answer to it did."""
@@ -242,11 +246,17 @@ class Verifier:
 
 
 @pytest.fixture
-async def verifier(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Verifier]:
-    """A verifier without limits on the number of requests."""
+async def unlimited(tmp_path: Path) -> AsyncIterator[Server]:
+    """A server without limits on the number of requests."""
     limits = RequestLimits(address_rate=0, device_rate=0)
     async with Server(tmp_path / "state", limits=limits) as server:
-        yield Verifier(server, monkeypatch)
+        yield server
+
+
+@pytest.fixture
+def verifier(unlimited: Server, monkeypatch: pytest.MonkeyPatch) -> Verifier:
+    """A verifier of the requests."""
+    return Verifier(unlimited, monkeypatch)
 
 
 async def outcome(verifier: Verifier, vector: Vector) -> tuple[int, str | None]:
@@ -254,10 +264,10 @@ async def outcome(verifier: Verifier, vector: Vector) -> tuple[int, str | None]:
     verifier.states[vector["nonce"]["text"]] = vector["nonce"]["state"]
     if vector["nonce"]["state"] == "used":
         await verifier.use(vector["nonce"]["text"])
-    answer = await verifier.server.post(f"/rec/{DEVICE['kid']}", vector["body"].encode())
+    answer = await verifier.server.post(f"/rec/{verifier.device['kid']}", vector["body"].encode())
     if answer.status == 200:
         secret = ec.derive_private_key(number(vector["x_secret"]), ec.SECP256R1())
-        s = private("P-256", DEVICE["s"])
+        s = private("P-256", verifier.device["s"])
         assert unb64u(answer.body["x"]) == secret.exchange(ec.ECDH(), s.public_key())
         return 200, None
     return answer.status, answer.code
@@ -278,3 +288,79 @@ async def test_requests_of_other_aks(verifier: Verifier, kind: str) -> None:
     await verifier.enroll(kind)
     [vector] = [it for it in document("requests")["vectors"] if it["ak"] == kind]
     assert await outcome(verifier, vector) == (200, None)
+
+
+# --- signed values ------------------------------------------------------------------------------------------------
+
+POLICY = document("signed-values")["policy"]
+
+
+def moment(text: str) -> datetime:
+    """A time of the vectors."""
+    return datetime.fromisoformat(text)
+
+
+def trusted(names: list[str]) -> Signers:
+    """The signers that a vector names, as a verifier holds them."""
+    approved_at = moment(POLICY["approved_at"])
+    signers = [
+        Signer(
+            name=it["name"],
+            key=unb64u(it["key"]),
+            pcrs=tuple(it["pcrs"]),
+            label=it["label"],
+            no_rollback=it["no_rollback"],
+            highest={
+                family: Highest(one["version"], moment(one["at"])) for family, one in it["highest"].items()
+            },
+            added_at=approved_at,
+            added_by="operator:tester",
+        )
+        for it in POLICY["signers"]
+        if it["name"] in names
+    ]
+    selection = Selection.parse(document("signed-values")["device"]["selection"])
+    assert [check_signer(signer, selection, 15).name for signer in signers] == names
+    return Signers(tuple(signers), tuple(POLICY["retired"]))
+
+
+async def hold_policy(server: Server) -> None:
+    """Make the policy of the vectors, whose state was approved when they say."""
+    device = document("signed-values")["device"]
+    selection, approved = Selection.parse(device["selection"]), unb64u(device["approved"])
+    values = {pcr: approved[at * 32 : at * 32 + 32] for at, pcr in enumerate(selection.pcrs)}
+    server.clock.time = moment(POLICY["approved_at"])
+    await server.reference_values.create_policy(POLICY["name"], selection, device["cap_pcr"])
+    await server.reference_values.record(POLICY["name"], "approved", values, force=False)
+    server.clock.time = moment(POLICY["now"])
+
+
+async def vouched(verifier: Verifier, vector: Vector) -> dict[str, Any] | None:
+    """Signer, label and version of the last permit, in its record."""
+    if vector["status"] != 200:
+        return None
+    entries = await verifier.server.store.audit.list_audit()
+    newest = next(entry for _, entry in entries if entry.event == "unlock" and entry.code == "ok")
+    signed: Any = newest.details.get("signed")
+    return None if signed is None else {name: signed[name] for name in ("signer", "label", "version")}
+
+
+def _replaced(new: Signers, _old: Signers) -> Signers:
+    return new
+
+
+async def test_signed_values(unlimited: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each has its status and code, and a permit is by the statement that the vector names."""
+    verifier = Verifier(unlimited, monkeypatch, "signed-values")
+    await hold_policy(unlimited)
+    await verifier.enroll("ecc256:ecdsa-sha256", POLICY["name"])
+    found, wanted = {}, {}
+    for vector in document("signed-values")["vectors"]:
+        entry = Author.operator("tester").entry(unlimited.clock.now(), "policy signer trust", None, {})
+        trusts = partial(_replaced, trusted(vector["trusted"]))
+        await unlimited.store.policies.change_signers(POLICY["name"], trusts, entry)
+        answer = await outcome(verifier, vector)
+        found[vector["name"]] = (*answer, await vouched(verifier, vector))
+        wanted[vector["name"]] = (vector["status"], vector["code"], vector["signed"])
+    assert found == wanted
+    assert len(found) > 70

@@ -6,7 +6,10 @@ import json
 import sys
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
-from typing import Generic, TypeVar
+from typing import Final, Generic, TypeVar
+
+#: The revision of docs/protocol.md that the kit and the vectors are of.
+PROTOCOL: Final = "1.2"
 
 World = TypeVar("World")
 
@@ -111,7 +114,7 @@ def print_end(results: list[Result]) -> None:
 
 def print_json(subject: str, results: list[Result]) -> None:
     """Print everything for a program."""
-    body = {"format": 1, "subject": subject, "protocol": "1.2", "results": [asdict(it) for it in results]}
+    body = {"format": 1, "subject": subject, "protocol": PROTOCOL, "results": [asdict(it) for it in results]}
     sys.stdout.write(json.dumps(body, indent=1) + "\n")
 
 

@@ -12,6 +12,7 @@ from tang_attest.cli import output
 from tang_attest.cli.invocation import run
 from tang_attest.cli.types import Pcrs
 from tang_attest.files import read_file
+from tang_attest.protocol.signed_values import pcrsig
 from tang_attest.protocol.signed_values.keys import MAX_KEY, StatementForm
 from tang_attest.protocol.signed_values.signer import Signer, Signers
 from tang_attest.protocol.signed_values.statement import inspect
@@ -76,6 +77,8 @@ def trust_signer(
     if made.form is StatementForm.PCRSIG:
         output.hint("the key has to sign the phase enter-initrd only (ukify --phases=enter-initrd)")
     else:
+        if pcrsig.PCR in made.pcrs:
+            output.hint("a .pcrsig does not count with this key: ukify has to sign with an RSA key")
         output.hint(f"sign values with 'tang-attest values sign FILE --key PRIVATE.pem --policy {name} ...'")
 
 

@@ -25,6 +25,8 @@ from tang_attest.protocol.values.pcr import PcrValues
 #: Statements of one request, and their characters in all.
 MAX_STATEMENTS: Final = 8
 MAX_TOTAL: Final = 48 * 1024
+#: Codes of statements whose values nobody compared, because of their form, their key or their policy.
+_NOT_BELIEVED: Final = frozenset({"statement-malformed", "statement-untrusted", "statement-elsewhere"})
 #: Digits of ``pol`` in the label of a ``.pcrsig``'s state.
 _LABEL_DIGITS: Final = 12
 
@@ -72,9 +74,19 @@ def examine(signers: Signers, brought: Brought, quoted: Quoted) -> Examination:
             reasons[judged] = None
         elif isinstance(found, SignedState):
             states[found.signer, found.label] = found
-    # Statements of other images lie beside the one that was booted; a statement about this boot explains it best.
-    ordered = sorted(reasons, key=lambda reason: reason.code == "statement-mismatch")
+    ordered = sorted(reasons, key=_distance)
     return Examination(tuple(states.values()), tuple(ordered))
+
+
+def _distance(reason: Reason) -> int:
+    """Return the place of *reason* among those of other statements; the smallest explains the boot best.
+
+    First come statements about this very boot, then those that were not believed.  Statements about other images lie
+    beside the one that was booted.
+    """
+    if reason.code == "statement-mismatch":
+        return 2
+    return int(reason.code in _NOT_BELIEVED)
 
 
 def _candidates(signers: Signers, brought: Brought, quoted: Quoted) -> Iterable[SignedState | Reason]:
@@ -111,6 +123,13 @@ def _statements(member: object) -> Iterable[str | Reason]:
 
 def _from_pcrsig(signers: Signers, member: object, quoted: Quoted) -> Iterable[SignedState | Reason]:
     trusted = {signer.key: signer for signer in signers.signers if signer.form is StatementForm.PCRSIG}
+    if not trusted:
+        # Every unified kernel image of ukify may have one.
+        if any(pcrsig.PCR in signer.pcrs for signer in signers.signers):
+            yield Reason(
+                "statement-untrusted", "The policy trusts no RSA key, and no other key signs a .pcrsig."
+            )
+        return
     value = quoted.values.get(pcrsig.PCR)
     if quoted.bank != pcrsig.BANK or value is None:
         yield Reason(
@@ -185,19 +204,29 @@ def _from_statement(signers: Signers, compact: str, quoted: Quoted) -> SignedSta
         signer, signed = verify_for(signers, compact, quoted.policy, quoted.bank)
     except (Malformed, Refused) as error:
         return error.reasons[0]
-    different = sorted(pcr for pcr, value in signed.values.items() if quoted.values.get(pcr) != value)
+    state = state_of(signer, signed)
+    if more := sorted(signed.values.keys() - quoted.values.keys()):
+        what = ", ".join(map(str, more))
+        sentence = f"Statement '{signed.label}' names PCR {what}, which is not quoted."
+        return signer.beyond(state) or Reason("statement-mismatch", sentence)
+    different = sorted(pcr for pcr, value in signed.values.items() if quoted.values[pcr] != value)
     if different:
         what = ", ".join(map(str, different))
         return Reason("statement-mismatch", f"Statement '{signed.label}' has another value for PCR {what}.")
-    return untimely(signed, quoted.now) or state_of(signer, signed)
+    return untimely(signed, quoted.now) or state
 
 
 def untimely(signed: ValueStatement, now: datetime) -> Reason | None:
     """Return the reason that *signed* does not count at *now*, or None."""
+    label, clock = signed.label, f"it is {_spelled(now)} UTC now"
     if now < signed.not_before:
-        when = f"{signed.not_before:%Y-%m-%d %H:%M:%S}"
-        return Reason("statement-early", f"Statement '{signed.label}' counts from {when} UTC on.")
+        sentence = f"Statement '{label}' counts from {_spelled(signed.not_before)} UTC on; {clock}."
+        return Reason("statement-early", sentence)
     if now >= signed.not_after:
-        when = f"{signed.not_after:%Y-%m-%d %H:%M:%S}"
-        return Reason("statement-expired", f"Statement '{signed.label}' was good until {when} UTC.")
+        sentence = f"Statement '{label}' was good until {_spelled(signed.not_after)} UTC; {clock}."
+        return Reason("statement-expired", sentence)
     return None
+
+
+def _spelled(at: datetime) -> str:
+    return f"{at:%Y-%m-%d %H:%M:%S}"

@@ -41,12 +41,18 @@ def read_key(pem: bytes) -> bytes:
     """Return the public key in *pem* (SubjectPublicKeyInfo) as DER.
 
     Raises ``signer-unsuitable`` for anything but RSA of 2048 to 4096 bits with exponent 65537, P-256 and
-    Ed25519, and for a private key: a server has no use for one.
+    Ed25519, for several keys, and for a private key: a server has no use for one.
     """
     if len(pem) > MAX_KEY:
         raise _unsuitable(f"The file has more than {MAX_KEY} bytes")
     if b"PRIVATE KEY" in pem:
         raise _unsuitable("This is a private key; the server takes the public one alone")
+    if b"-----BEGIN CERTIFICATE-----" in pem:
+        raise _unsuitable(
+            "This is a certificate; 'openssl x509 -noout -pubkey' takes the public key out of it"
+        )
+    if pem.count(b"-----BEGIN ") > 1:
+        raise _unsuitable("The file has several keys; a signer has one")
     try:
         key = load_pem_public_key(pem)
     except (ValueError, UnsupportedAlgorithm):
@@ -75,6 +81,10 @@ def load_key(der: bytes) -> SignerKey:
         case ed25519.Ed25519PublicKey():
             return key
     raise _unsuitable("A signer's key is RSA, P-256 or Ed25519")
+
+
+#: The sentence about a key that signs the other form.
+STATEMENTS_ONLY: Final = "Statements are signed with a key on P-256 or Ed25519; RSA keys sign .pcrsig, with ukify or systemd-measure."
 
 
 def form_of(key: SignerKey) -> StatementForm:

@@ -41,6 +41,8 @@ MAX_PCRSIG: Final = 16 * 1024
 MAX_ENTRIES: Final = 32
 #: Characters of a member of an entry.  The longest is the signature of an RSA key of 4096 bits.
 _MAX_TEXT: Final = 1024
+#: Bytes of the signature of an RSA key of 2048 bits.  One of an EC key is shorter.
+_SMALLEST_SIGNATURE: Final = 256
 #: The part of the boot in which a machine unlocks.
 _REFS: Final = (None, "initrd")
 
@@ -104,6 +106,8 @@ def examine(pcrsig: object, value: bytes, keys: Iterable[bytes]) -> Examined:
     if signed:
         return Examined(keys=tuple(signed))
     sentence = f"The .pcrsig is signed with no key that the policy trusts ({fitting[0].pkfp[:16]})."
+    if all(len(entry.sig) < _SMALLEST_SIGNATURE for entry in fitting):
+        sentence = "The .pcrsig is signed with no RSA key of 2048 bits or more, and no other counts."
     if any(entry.pkfp in by_fingerprint for entry in fitting):
         sentence = "The .pcrsig names a key that the policy trusts, and its signature is not that key's."
     return Examined(obstacle=Reason("statement-untrusted", sentence))

@@ -254,7 +254,10 @@ def check_signer(signer: Signer, selection: Selection, cap_pcr: int) -> Signer:
     missing = sorted(set(signer.pcrs) - set(selection.pcrs))
     _require(not missing, f"The policy's selection {selection} has no PCR {', '.join(map(str, missing))}")
     if signer.form is StatementForm.PCRSIG:
-        _require(signer.pcrs == (pcrsig.PCR,), "An RSA key signs .pcrsig, which is about PCR 11 alone")
+        _require(
+            signer.pcrs == (pcrsig.PCR,),
+            "An RSA key signs .pcrsig, which is about PCR 11 alone; statements take P-256 or Ed25519",
+        )
         _require(selection.bank == pcrsig.BANK, "A .pcrsig counts for policies over the bank sha256 only")
         _require(not signer.no_rollback, "A .pcrsig has no version, so nothing tells an older one")
     return signer

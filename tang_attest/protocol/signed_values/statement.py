@@ -31,7 +31,7 @@ from jwcrypto.jws import JWS
 from tang_attest.errors import Malformed, Refused
 from tang_attest.protocol.enrollment import check_name
 from tang_attest.protocol.reference_state import check_label
-from tang_attest.protocol.signed_values.keys import load_key
+from tang_attest.protocol.signed_values.keys import STATEMENTS_ONLY, load_key
 from tang_attest.protocol.values.base64url import unb64u
 from tang_attest.protocol.values.pcr import BANK_SIZES, PCR_COUNT, PcrValues
 
@@ -113,7 +113,7 @@ def sign(statement: ValueStatement, private_pem: bytes, password: bytes | None =
         raise Malformed("signer-unsuitable", "The file has a public key; signing takes the private one.")
     algorithm = _ALGORITHMS.get((key["kty"], key.get("crv")))
     if algorithm is None:
-        raise Malformed("signer-unsuitable", "Statements are signed with a key on P-256 or Ed25519.")
+        raise Malformed("signer-unsuitable", STATEMENTS_ONLY)
     signed = JWS(statement.payload())
     header = _canonical({"alg": algorithm, "kid": key.thumbprint(), "typ": TYP})
     signed.allowed_algs = [algorithm]
@@ -166,7 +166,10 @@ def _split(compact: str) -> tuple[bytes, bytes]:
         raise _malformed(f"it has more than {MAX_STATEMENT} characters")
     parts = _COMPACT.fullmatch(compact)
     if parts is None:
-        raise _malformed("it is no JWS in compact form")
+        json_text = compact.lstrip().startswith("{")
+        raise _malformed(
+            "it is JSON, and not a JWS in compact form" if json_text else "it is no JWS in compact form"
+        )
     try:
         unb64u(parts[3])
         return unb64u(parts[1]), unb64u(parts[2])
@@ -262,5 +265,5 @@ def _malformed(problem: str) -> Malformed:
 def _jwk(der: bytes) -> JWK:
     key = load_key(der)
     if not isinstance(key, ec.EllipticCurvePublicKey | ed25519.Ed25519PublicKey):
-        raise Malformed("signer-unsuitable", "Statements are signed with a key on P-256 or Ed25519.")
+        raise Malformed("signer-unsuitable", STATEMENTS_ONLY)
     return JWK.from_pem(key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))

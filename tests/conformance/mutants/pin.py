@@ -154,8 +154,8 @@ MUTANTS: Final = (
     _one(
         "any version is answered",
         _DECRYPT,
-        r"${BASH_REMATCH[1]} != *\"1.* ]]; then",
-        r"${BASH_REMATCH[1]} != *.* ]]; then",
+        r"[[ $versions == *\"1.* ]] || return 1",
+        "[[ $versions == *.* ]] || return 1",
         "a server of another version",
     ),
     # --- binding ---
@@ -200,6 +200,21 @@ MUTANTS: Final = (
         """attest_hash 'tang-attest/v1 activate' "$nonce" "$value\"""",
         """attest_hash 'tang-attest/v1 activate' "$value" "$nonce\"""",
         "it enrolls with proof",
+    ),
+    # --- signed values ---
+    _one(
+        "signed values go to every server",
+        "clevis-decrypt-attest",
+        "$evidence${versions:+$signed_values}}}",
+        "$evidence$signed_values}}",
+        "and not to one of 1.0",
+    ),
+    _one(
+        "as many statements as there are",
+        "lib/clevis-attest-signed-functions",
+        "if ((count == SIGNED_MAX_STATEMENTS || size + ${#line} > SIGNED_MAX_ALL)); then",
+        "if ((count > 99)); then",
+        "and not to one of 1.0",
     ),
     # --- the cap ---
     _one(

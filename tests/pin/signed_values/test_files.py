@@ -54,6 +54,15 @@ def test_each_bank_has_a_limit_of_its_own(tmp_path: Path) -> None:
     assert search(tmp_path).members == {"pcrsig": {"sha256": many}}
 
 
+def test_a_file_of_two_large_keys_for_all_phases_and_banks_is_read(tmp_path: Path) -> None:
+    """RSA of 4096 bits, four phases, the four banks of ukify: 30 KiB, of which one bank is sent."""
+    many = [entry(sig=f"{number}".ljust(684, "A")) for number in range(8)]
+    contents = json.dumps(dict.fromkeys(("sha1", "sha256", "sha384", "sha512"), many))
+    assert len(contents) > 20000
+    write(tmp_path, EXTRA, contents)
+    assert search(tmp_path) == Found({"pcrsig": {"sha256": many}}, [])
+
+
 @pytest.mark.parametrize(
     ("contents", "why"),
     [
@@ -63,7 +72,8 @@ def test_each_bank_has_a_limit_of_its_own(tmp_path: Path) -> None:
         (b"{}\n", "it is not a JSON object with signatures"),
         (b'{"sha256":[],}\n', "it is not a JSON object with signatures"),
         (b'{"sha256":"\xff"}\n', "it is not a JSON object with signatures"),
-        (b'{"sha256":[' + b" " * 20000 + b"]}\n", "it is larger than 16384 bytes"),
+        (b'{"sha256":[' + b" " * 70000 + b"]}\n", "it is larger than 65536 bytes"),
+        (json.dumps({"sha256": [entry(sig="A" * 20000)]}).encode(), "it has too many signatures"),
         (json.dumps({"sha256": [[]] * 400}).encode(), "it has too many signatures"),
         (b"[" * 5000, "it is not a JSON object with signatures"),
     ],

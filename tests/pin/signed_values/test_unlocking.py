@@ -64,8 +64,11 @@ def asked(enrolled: Asked, tmp_path: Path) -> Asked:
     return replace(enrolled, root=tmp_path)
 
 
+KNOWN = ["1.1", "1.2"]
+
+
 def _busy(proved: bool) -> bytes:
-    return problem(503, "unavailable") if proved else challenge()
+    return problem(503, "unavailable") if proved else challenge(versions=KNOWN)
 
 
 def test_signed_values_are_sent_with_the_evidence_and_nowhere_else(asked: Asked) -> None:
@@ -81,6 +84,16 @@ def test_signed_values_are_sent_with_the_evidence_and_nowhere_else(asked: Asked)
 def test_without_signed_values_the_request_is_what_it_was(asked: Asked) -> None:
     """No empty member."""
     assert "signed_values" not in asked.unlock(_busy)[1]["attest"]
+
+
+def test_a_server_of_1_0_gets_none(asked: Asked) -> None:
+    """It names no versions, and refuses members that it does not know.  A server of 1.1 gets them."""
+    write(asked.root, "etc/clevis-attest/a.tang-attest.jws", jws("a"))
+    _, proved = asked.unlock(lambda proved: problem(503, "unavailable") if proved else challenge())
+    assert "signed_values" not in proved["attest"]
+    older = challenge(versions=["1.1"])
+    _, proved = asked.unlock(lambda proved: problem(503, "unavailable") if proved else older)
+    assert "signed_values" in proved["attest"]
 
 
 def test_odd_files_do_not_break_an_unlock(asked: Asked) -> None:
@@ -113,7 +126,7 @@ def test_a_server_that_cannot_read_them_is_asked_without(asked: Asked, refusal: 
 
     def says(proved: bool) -> bytes:
         if not proved:
-            return challenge()
+            return challenge(versions=KNOWN)
         return refusal if b"signed_values" in asked.odd.posted[-1] else problem(503, "unavailable")
 
     requests = asked.unlock(says)
@@ -130,7 +143,7 @@ def test_the_largest_signed_values_beside_the_largest_event_log_are_not_too_much
         write(asked.root, f".extra/{number}.tang-attest.jws", jws(f"{number}", 16384))
     many = {"sha256": PCRSIG["sha256"] * 20}
     write(asked.root, ".extra/tpm2-pcr-signature.json", json.dumps(many))
-    wanted = challenge(evidence=["quote", "event-log"], event_log_limit=131072)
+    wanted = challenge(evidence=["quote", "event-log"], event_log_limit=131072, versions=KNOWN)
     requests = asked.unlock(lambda proved: problem(503, "unavailable") if proved else wanted)
     assert len(asked.odd.posted[-1]) < 256 * 1024
     assert len(requests[1]["attest"]["signed_values"]["statements"]) == 3

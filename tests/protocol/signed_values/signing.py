@@ -36,6 +36,11 @@ def private_pem(key: PrivateKey) -> bytes:
     return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
 
 
+def b64(data: bytes) -> str:
+    """*data* in base64, as systemd writes a signature."""
+    return base64.b64encode(data).decode()
+
+
 def entry(key: rsa.RSAPrivateKey, value: bytes, ref: str | None = None, **changes: Any) -> dict[str, Any]:
     """An entry of a ``.pcrsig`` for *value* of PCR 11, made from the specification alone."""
     pol = hashlib.sha256(
@@ -50,7 +55,7 @@ def entry(key: rsa.RSAPrivateKey, value: bytes, ref: str | None = None, **change
         "pcrs": [11],
         "pkfp": hashlib.sha256(pkcs1).hexdigest(),
         "pol": pol.hex(),
-        "sig": base64.b64encode(key.sign(signed, padding.PKCS1v15(), hashes.SHA256())).decode(),
+        "sig": b64(key.sign(signed, padding.PKCS1v15(), hashes.SHA256())),
     }
     return made | ({} if ref is None else {"ref": ref}) | changes
 

@@ -15,7 +15,7 @@ from ..primitives.curve import CURVES
 from ..primitives.encoding import b64u, unb64u
 from ..primitives.jose import SigningKey, advertise, decrypt_jwe, derive_cek, read_header
 from ..primitives.texts import activation_proof, enroll_data
-from ..report import Group, NotTestedError, collect, expect
+from ..report import PROTOCOL, Group, NotTestedError, collect, expect
 from ..tpm.credential import make_credential
 from ..tpm.structures import ReadKey, read_public
 from .exchange import PLAINTEXT, Disk, judge_evidence
@@ -77,7 +77,11 @@ class EnrollingServer:
 
     def members(self) -> dict[str, Any]:
         """Return the further members of a device's advertisement."""
-        return {"ak_name": self.ak.name.hex() if self.ak else "", "cap_pcr": 15, "versions": ["1.1"]}
+        return {
+            "ak_name": self.ak.name.hex() if self.ak else "",
+            "cap_pcr": 15,
+            "versions": ["1.1", PROTOCOL],
+        }
 
     def _begin(self, seen: Seen) -> bytes:
         body = seen.json
@@ -95,7 +99,7 @@ class EnrollingServer:
         )
         return answer(200, {
             "session": "s" * 40, "credential_blob": b64u(blob), "encrypted_secret": b64u(encrypted),
-            "nonce": self.nonce, "selection": _SELECTION, "expires_in": 300, "cap_pcr": 15, "versions": ["1.1"],
+            "nonce": self.nonce, "selection": _SELECTION, "expires_in": 300, "cap_pcr": 15, "versions": ["1.1", PROTOCOL],
         })  # fmt: skip
 
     def _finish(self, seen: Seen) -> bytes:
@@ -112,7 +116,7 @@ class EnrollingServer:
         return answer(201, {
             "name": self.name, "kid": self.disk.kid, "policy": self.name, "selection": _SELECTION, "cap_pcr": 15,
             "ek_verified": False, "learning": False, "coverage": None,
-            "advertisement": self.device_advertisement(), "versions": ["1.1"],
+            "advertisement": self.device_advertisement(), "versions": ["1.1", PROTOCOL],
         })  # fmt: skip
 
 

@@ -12,6 +12,7 @@ from ..primitives.curve import CURVES, Affine, NistCurve, read_point
 from ..primitives.encoding import b64u, thumbprint, unb64u
 from ..primitives.jose import SigningKey, derive_cek, encrypt_jwe
 from ..primitives.texts import unlock_data
+from ..report import PROTOCOL
 from ..tpm.signing import verify
 from ..tpm.structures import GENERATED, ReadKey, read_quote, split_selection
 from .played import Seen, answer, problem
@@ -101,7 +102,7 @@ class Verifier:
             "expires_in": 120,
             "evidence": ["quote"],
             "cap_pcr": 15,
-            "versions": ["1.1"],
+            "versions": ["1.1", PROTOCOL],
         }
         return made | self.more | changes
 

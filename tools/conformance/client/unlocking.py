@@ -21,6 +21,12 @@ from .played import Behavior, Played, Seen, answer, problem, reply
 
 #: A sentence that must not reach a prompt.
 _TRAP: Final = "TYPE-THE-PASSPHRASE-HERE"
+#: Addresses of one attempt.
+_ADDRESSES: Final = 6
+#: Statements of one request, their characters, and those of each (section 14).
+_STATEMENTS: Final = 8
+_STATEMENTS_SIZE: Final = 49152
+_STATEMENT_SIZE: Final = 16384
 
 
 @dataclass
@@ -173,6 +179,25 @@ def _(world: Tested) -> None:
     expect(outcome.opened, f"a server without versions, of 1.0, opens nothing: {outcome.said.strip()[-200:]}")
 
 
+@collect(
+    DUTIES, "12.1", "signed values go to a server that knows them or ignores them, and not to one of 1.0"
+)
+def _(world: Tested) -> None:
+    verifier = Verifier(Disk(), world.ak)
+    opens(world, verifier)
+    sent = verifier.bodies[-1]["attest"].get("signed_values")
+    if sent is None:
+        raise NotTestedError("the client sends no signed values; give it a statement or a .pcrsig")
+    statements = sent.get("statements", [])
+    expect(len(statements) <= _STATEMENTS, f"it sends {len(statements)} statements")
+    expect(sum(map(len, statements)) <= _STATEMENTS_SIZE, "its statements are larger than all may be")
+    expect(all(len(each) <= _STATEMENT_SIZE for each in statements), "a statement is larger than one may be")
+    older = Verifier(Disk(), world.ak)
+    outcome = unlock(world, {"1.0": lambda seen: _without_versions(older, seen)}, older.disk)
+    expect(outcome.opened, f"a server of 1.0 opens nothing: {outcome.said.strip()[-200:]}")
+    expect(not any(b"signed_values" in it.body for it in outcome.seen), "a server of 1.0 gets signed values")
+
+
 def _without_versions(verifier: Verifier, seen: Seen) -> bytes:
     if "attest" in seen.json:
         return verifier.prove(seen)
@@ -237,7 +262,10 @@ _OWN: Final = "http://127.0.0.1:1"
 def _(world: Tested) -> None:
     verifier = Verifier(Disk(), world.ak)
     odd = _odd_answers(verifier)
-    for part in (dict(list(odd.items())[:15]), dict(list(odd.items())[15:])):
+    names_of_all = list(odd)
+    # Few at a time: a client has a minute for all addresses of one attempt.
+    for begin in range(0, len(odd), _ADDRESSES):
+        part = {name: odd[name] for name in names_of_all[begin : begin + _ADDRESSES]}
         names = [*part, "good"]
         outcome = unlock(world, {**part, "good": verifier}, verifier.disk)
         asked = [address for address in outcome.asked() if address in names]
