@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
@@ -13,9 +13,10 @@ from tang_attest.cli import output
 from tang_attest.cli.types import MOMENT, Duration, Pcrs
 from tang_attest.errors import Malformed
 from tang_attest.files import read_file, write_line
-from tang_attest.protocol.signed_values import statement
+from tang_attest.protocol.signed_values import pcrsig, statement
 from tang_attest.protocol.signed_values.examine import untimely
 from tang_attest.protocol.signed_values.keys import MAX_KEY, read_key
+from tang_attest.protocol.signed_values.pcrsig import PcrSignature
 from tang_attest.protocol.signed_values.statement import MAX_STATEMENT, SUFFIX, ValueStatement
 from tang_attest.protocol.values.pcr import BANK_SIZES, Selection
 from tang_attest.protocol.values.pcr_file import parse_every_value, parse_values
@@ -142,11 +143,16 @@ def sign(
 @click.option("--key", "key_file", type=click.Path(path_type=Path), required=True, help="Public key in PEM.")
 @output.json_option
 def verify(file: Path, key_file: Path, as_json: bool) -> None:
-    """Check the signature of a statement.
+    """Check the signature of a statement, or those of a .pcrsig.
 
-    FILE is a statement; - is stdin.  Exit code 0: KEY signed it, and it counts now.
+    FILE is a statement or a .pcrsig; - is stdin.  Exit code 0: KEY signed the statement, and it counts now, or KEY signed
+    PCR 11 in the .pcrsig (objcopy -O binary --only-section=.pcrsig IMAGE FILE).
     """
-    made = statement.verify(_read(file), read_key(read_file(key_file, MAX_KEY)))
+    data, key = _read(file), read_key(read_file(key_file, MAX_KEY))
+    if _is_json(data):
+        _show_entries(_signed_entries(data, key), {"verified": True}, as_json)
+        return
+    made = statement.verify(_text(data), key)
     if (late := untimely(made, datetime.now(UTC))) is not None:
         raise Malformed(late.code, late.sentence)
     _show(made, {"verified": True}, as_json)
@@ -156,20 +162,53 @@ def verify(file: Path, key_file: Path, as_json: bool) -> None:
 @click.argument("file", type=click.Path(path_type=Path))
 @output.json_option
 def inspect(file: Path, as_json: bool) -> None:
-    """Show a statement, unverified.
+    """Show a statement or a .pcrsig, unverified.
 
-    FILE is a statement; - is stdin.  Anybody can write one: 'tang-attest values verify' checks its signature.
+    FILE is a statement or a .pcrsig; - is stdin.  Anybody can write one: 'tang-attest values verify' checks its
+    signatures.
     """
-    kid, made = statement.inspect(_read(file))
+    data = _read(file)
+    if _is_json(data):
+        _show_entries(pcrsig.parse(data), {"verified": False}, as_json)
+        return
+    kid, made = statement.inspect(_text(data))
     _show(made, {"verified": False, "kid": kid}, as_json)
 
 
-def _read(file: Path) -> str:
-    data = read_file(file, MAX_STATEMENT + 2)
+def _read(file: Path) -> bytes:
+    return read_file(file, pcrsig.MAX_FILE).strip()
+
+
+def _is_json(data: bytes) -> bool:
+    return data.startswith(b"{")
+
+
+def _text(data: bytes) -> str:
     try:
-        return data.decode("ascii").strip()
+        return data.decode("ascii")
     except UnicodeDecodeError:
         raise Malformed("statement-malformed", "The file is no statement: it is not ASCII.") from None
+
+
+def _signed_entries(data: bytes, key: bytes) -> tuple[PcrSignature, ...]:
+    entries = pcrsig.signed_by(key, pcrsig.parse(data))
+    if not entries:
+        raise Malformed("statement-untrusted", "The key has signed no entry of the .pcrsig.")
+    return entries
+
+
+def _show_entries(entries: Sequence[PcrSignature], more: Mapping[str, Any], as_json: bool) -> None:
+    """Show entries of a .pcrsig; *more* says if they are verified."""
+    if as_json:
+        rows = [{"key": each.pkfp, "pol": each.pol.hex(), "ref": each.ref} for each in entries]
+        output.print_json({**more, "bank": pcrsig.BANK, "pcrs": [pcrsig.PCR], "entries": rows})
+        return
+    output.say("the signatures hold" if more["verified"] else "NOT verified: anybody can write a .pcrsig")
+    output.table(
+        ("key", "pol", "ref"), [(each.pkfp[:16], each.pol.hex(), each.ref) for each in entries], empty=""
+    )
+    if more["verified"] and len({each.pol for each in entries}) > 1:
+        output.hint("if one boot reaches several of these values, sign its phase enter-initrd only")
 
 
 def _document(made: ValueStatement) -> dict[str, object]:

@@ -30,7 +30,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from tang_attest.errors import Reason
+from tang_attest.errors import Malformed, Reason
 from tang_attest.protocol.signed_values.keys import load_key
 
 #: The PCR of systemd-stub and of the phases of the boot.
@@ -39,6 +39,8 @@ BANK: Final = "sha256"
 #: Bytes of a ``.pcrsig`` as compact JSON, and its entries in all banks.
 MAX_PCRSIG: Final = 16 * 1024
 MAX_ENTRIES: Final = 32
+#: Bytes of a file, of which a machine sends one bank.
+MAX_FILE: Final = 64 * 1024
 #: Characters of a member of an entry.  The longest is the signature of an RSA key of 4096 bits.
 _MAX_TEXT: Final = 1024
 #: Bytes of the signature of an RSA key of 2048 bits.  One of an EC key is shorter.
@@ -82,6 +84,37 @@ def fingerprint(der: bytes) -> str:
     """Return ``pkfp`` of the RSA key in *der* (SubjectPublicKeyInfo): SHA-256 of its PKCS #1 form, hex."""
     key = load_key(der)
     return hashlib.sha256(key.public_bytes(Encoding.DER, PublicFormat.PKCS1)).hexdigest()
+
+
+def parse(data: bytes) -> tuple[PcrSignature, ...]:
+    """Return the entries for PCR 11 of the bank sha256 in a file, unverified and once each: for people.
+
+    Raises ``statement-malformed`` for a file without one.
+    """
+    if len(data) > MAX_FILE:
+        raise _unreadable(f"it has more than {MAX_FILE} bytes")
+    try:
+        found = json.loads(data.decode())
+    except (ValueError, RecursionError):
+        raise _unreadable("it is no JSON") from None
+    entries = tuple(dict.fromkeys(_entries(found)))
+    if not entries:
+        raise _unreadable(f"it has no entry for PCR {PCR} of the bank {BANK}")
+    return entries
+
+
+def signed_by(der: bytes, entries: Iterable[PcrSignature]) -> tuple[PcrSignature, ...]:
+    """Return those of *entries* that the RSA key in *der* signed.  Raises ``signer-unsuitable`` for another key."""
+    if not isinstance(load_key(der), rsa.RSAPublicKey):
+        raise Malformed(
+            "signer-unsuitable", "A .pcrsig is signed with an RSA key; keys on a curve sign statements."
+        )
+    wanted = fingerprint(der)
+    return tuple(entry for entry in entries if entry.pkfp == wanted and _is_signed(der, entry))
+
+
+def _unreadable(problem: str) -> Malformed:
+    return Malformed("statement-malformed", f"The .pcrsig cannot be used: {problem}.")
 
 
 def examine(pcrsig: object, value: bytes, keys: Iterable[bytes]) -> Examined:

@@ -47,6 +47,13 @@ def entries(data: bytes) -> None:
     assert bool(found.keys) != (found.obstacle is not None)
 
 
+def section(data: bytes) -> None:
+    """Any file as a `.pcrsig`, for people: there is an entry, and what the vendor signed is among them."""
+    found = pcrsig.parse(data)
+    assert found
+    assert set(pcrsig.signed_by(signing.public_der(_VENDOR), found)) <= set(found)
+
+
 def compact(data: bytes) -> None:
     """Any text as a statement: what is read is written as the same, and what verifies is what was signed."""
     text = data.decode("latin-1")
@@ -66,9 +73,12 @@ def seeds() -> Iterator[tuple[Parser, bytes]]:
     yield member, json.dumps({"pcrsig": _PCRSIG, "statements": [_SIGNED]}).encode()
     yield entries, json.dumps(_PCRSIG).encode()
     yield entries, json.dumps({"sha256": [signing.entry(_VENDOR, _VALUES[11], "initrd")]}).encode()
+    yield section, json.dumps(_PCRSIG).encode()
     yield compact, _SIGNED.encode()
     for private in (_PIPELINE, _VENDOR):
         yield key, signing.public_pem(private)
 
 
-TARGET = Target([member, entries, compact, key], seeds, max_length=4096, raises=(ValueError, RecursionError))
+TARGET = Target(
+    [member, entries, section, compact, key], seeds, max_length=4096, raises=(ValueError, RecursionError)
+)
