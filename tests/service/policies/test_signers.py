@@ -26,6 +26,7 @@ from tests.keys.rsa_keys import draw
 from tests.protocol.signed_values import signing
 from tests.protocol.signed_values.signing import PrivateKey
 from tests.server import Answer, Server, evidence, new_x
+from tests.service.unlock.test_meanwhile import Deed, between
 
 SELECTION = "sha256:4,7,9,15"
 IMAGE_SELECTION = "sha256:4,7,11,15"
@@ -189,6 +190,50 @@ async def test_a_retired_label_counts_no_more_until_it_is_reinstated(
         assert (await unlock(server, attester, kid, statements=[text])).status == 200
     with pytest.raises(NotFound):
         await signers(server).reinstate("pi-b", "web")
+
+
+@pytest.mark.parametrize(
+    ("deed", "code"),
+    [
+        (lambda it: signers(it).drop("pi-b", "pipeline"), "pcr-mismatch"),
+        (lambda it: signers(it).retire("pi-b", "web"), "statement-retired"),
+        (lambda it: held(it, "web"), "state-not-rolled-out"),
+    ],
+    ids=["dropped", "retired", "held back"],
+)
+async def test_a_signer_that_is_withdrawn_during_an_appraisal_counts_no_more(
+    server: Server, attester: Attester, monkeypatch: pytest.MonkeyPatch, deed: Deed, code: str
+) -> None:
+    """Between the appraisal and its record: the evidence is judged again, and gets no Y."""
+    kid, pipeline = await machine(server, attester), key()
+    await trust(server, pipeline, 4, 9)
+    text = signed(server, pipeline, update(attester, 4, 9))
+    between(server, monkeypatch, deed)
+    assert (await unlock(server, attester, kid, statements=[text])).code == code
+    assert await permits(server) == []
+
+
+async def test_the_values_of_an_older_release_are_signed_again_to_go_back(
+    server: Server, attester: Attester
+) -> None:
+    """With a higher version and a label of their own, as the how-to says; or the signer is trusted anew."""
+    kid, pipeline = await machine(server, attester), key()
+    await trust(server, pipeline, 4, 9, no_rollback=True)
+    old = update(attester, 4, 9, text=b"old")
+    new = update(attester, 4, 9, text=b"new")
+    text = signed(server, pipeline, new, label="web/31", version=31)
+    assert (await unlock(server, attester, kid, statements=[text])).status == 200
+    await signers(server).retire("pi-b", "web/31")
+    assert (await unlock(server, attester, kid, statements=[text])).code == "statement-retired"
+    update(attester, 4, 9, text=b"old")
+    lower = signed(server, pipeline, old, label="web/30", version=30)
+    assert (await unlock(server, attester, kid, statements=[lower])).code == "statement-rolled-back"
+    again = signed(server, pipeline, old, label="web/30-again", version=32)
+    assert (await unlock(server, attester, kid, statements=[again])).status == 200
+    assert (await unlock(server, attester, kid, statements=[lower])).code == "statement-rolled-back"
+    await signers(server).drop("pi-b", "pipeline")
+    await trust(server, pipeline, 4, 9, no_rollback=True)
+    assert (await unlock(server, attester, kid, statements=[lower])).status == 200
 
 
 async def test_two_keys_count_while_one_replaces_the_other(server: Server, attester: Attester) -> None:
