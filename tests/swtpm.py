@@ -33,7 +33,8 @@ class Swtpm:
     """One software TPM 2.0; a context manager that starts it on entry and stops it on exit.
 
     *directory* is created and keeps the TPM's state (``state/``), its log and, with *create_ek_cert*, its
-    certificate authority (``ca/``).  *banks* are the PCR banks that ``swtpm_setup`` activates.
+    certificate authority (``ca/``).  *banks* are the PCR banks that ``swtpm_setup`` activates.  One that is *made* has
+    the files of another in *directory*, copied while that was off: it is the same TPM, with the same keys.
     """
 
     def __init__(
@@ -42,6 +43,7 @@ class Swtpm:
         *,
         create_ek_cert: bool = False,
         banks: Sequence[str] = ("sha1", "sha256", "sha384"),
+        made: bool = False,
     ) -> None:
         self.directory = directory
         self.state = directory / "state"
@@ -49,8 +51,9 @@ class Swtpm:
         self.ca = directory / "ca"
         self.port = 0
         self._process: subprocess.Popen[bytes] | None = None
-        self.state.mkdir(parents=True)
-        self._set_up(create_ek_cert, banks)
+        if not made:
+            self.state.mkdir(parents=True)
+            self._set_up(create_ek_cert, banks)
 
     @property
     def tcti(self) -> str:

@@ -22,6 +22,7 @@ START_S = 0.2
 #: A supervisor whose workers take a moment to answer, say so in a file, and end at SIGTERM like those of `serve`.
 PROGRAM = """
 import os, signal, sys, time
+sys.modules["rich"] = None  # structlog loads it for tracebacks, and takes most of this program's start for it
 from tang_attest.daemon.notify import Notifier
 from tang_attest.daemon.supervisor import Supervisor
 

@@ -87,6 +87,7 @@ def test_the_blocks_are_found() -> None:
     assert [mark for mark, _ in _blocks()] == ["server", "machine", "machine", "server", "after an update"]
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(900)  # on a busy machine; 6 s of processor time
 def test_five_minutes(tmp_path: Path) -> None:
     """Bind, open, compare the names, be refused after an update, approve, open again."""

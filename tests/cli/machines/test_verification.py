@@ -7,6 +7,7 @@ import json
 import os
 import pty
 import re
+import shutil
 import signal
 import time
 from collections.abc import Iterator
@@ -22,33 +23,42 @@ from tests.cli import forked
 from tests.cli.transcript import environment, run
 from tests.swtpm import Swtpm
 
+NAMES = ("vm1", "vm2")
 ATTRIBUTES = "fixedtpm|fixedparent|sensitivedataorigin|userwithauth|noda|restricted|sign"
 
 
-def virtual_machine(directory: Path) -> Swtpm:
-    """A TPM with an AK at the usual handle, and its public area in ``ak.pub`` beside it."""
-    tpm = Swtpm(directory, banks=("sha256",))
-    tpm.start()
-    tpm.run(
-        *("tpm2", "createprimary", "-Q", "-C", "o", "-G", "ecc256:ecdsa-sha256:null"),
-        *("-a", ATTRIBUTES, "-c", "ak.ctx"),
-    )
-    tpm.run("tpm2", "evictcontrol", "-Q", "-C", "o", "-c", "ak.ctx", "0x81010002")
-    tpm.run("tpm2", "readpublic", "-Q", "-c", "0x81010002", "-o", "ak.pub")
-    return tpm
+def virtual_machine(directory: Path) -> None:
+    """Make a TPM with an AK at the usual handle, and its public area in ``ak.pub`` beside it; it is off."""
+    with Swtpm(directory, banks=("sha256",)) as tpm:
+        tpm.run(
+            *("tpm2", "createprimary", "-Q", "-C", "o", "-G", "ecc256:ecdsa-sha256:null"),
+            *("-a", ATTRIBUTES, "-c", "ak.ctx"),
+        )
+        tpm.run("tpm2", "evictcontrol", "-Q", "-C", "o", "-c", "ak.ctx", "0x81010002")
+        tpm.run("tpm2", "readpublic", "-Q", "-c", "0x81010002", "-o", "ak.pub")
+        tpm.run("tpm2", "shutdown", "--clear")
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The files of vm1 and vm2 before their first start, for each test to copy."""
+    directory = tmp_path_factory.mktemp("made")
+    for name in NAMES:
+        virtual_machine(directory / name)
+    return directory
 
 
 @pytest.fixture
-def vms(tmp_path: Path) -> Iterator[tuple[Swtpm, Swtpm]]:
+def vms(tmp_path: Path, made: Path) -> Iterator[tuple[Swtpm, Swtpm]]:
     """vm1 and vm2, and an initialized server state in the current directory."""
     with contextlib.ExitStack() as stack:
         stack.enter_context(contextlib.chdir(tmp_path))
         stack.enter_context(environment())
         assert run("init")[2] == 0
         machines = []
-        for name in ("vm1", "vm2"):
-            machines.append(virtual_machine(tmp_path / name))
-            stack.callback(machines[-1].stop)
+        for name in NAMES:
+            shutil.copytree(made / name, tmp_path / name)
+            machines.append(stack.enter_context(Swtpm(tmp_path / name, made=True)))
         yield machines[0], machines[1]
 
 
