@@ -14,8 +14,10 @@ from typing import Any
 
 import pytest
 
+from tests.pin.bad_server import answer, odd_server
 from tests.pin.conftest import Server
 from tests.pin.machine import Machine, Operator, certificate, ended, header, pin_of
+from tests.pin.signed_values.search import jws, write
 from tests.ports import free_port
 
 pytestmark = pytest.mark.slow
@@ -335,6 +337,34 @@ def test_a_file_that_is_too_long_is_not_sent(machine: Machine, server: Server, n
     (machine.directory / "cap-events").write_bytes(b"x" * 8193)
     assert machine.run("clevis-attest-agent", "--once").returncode == 0
     assert shown(server.operator, name)["disks_not_told_because"] == "its cap names no volume"
+
+
+def test_a_server_of_1_0_gets_no_members_that_it_does_not_know(
+    machine: Machine, server: Server, name: str, jwe: bytes, tmp_path: Path
+) -> None:
+    """Its challenge has no `cap_pcr`, and it refuses other members; nobody gets signed values in a round."""
+    booted(machine, jwe, "attested")
+    root = tmp_path / "root"
+    write(root, "etc/clevis-attest/a.tang-attest.jws", jws("a"))
+    machine.extra["CLEVIS_ATTEST_ROOT"] = str(root)
+    wanted = {"nonce": "n" * 43, "selection": "sha256:0,15", "expires_in": 120, "evidence": ["quote"]}
+    sent = []
+    with odd_server() as odd:
+        config = tmp_path / "agent.conf"
+        config.write_text(f"url={odd.url}\nkid={header(jwe)['kid']}\n")
+        for more in ({}, {"cap_pcr": 15, "versions": ["1.1", "1.2"]}):
+            asked = json.dumps({"challenge": wanted | more}).encode()
+            verdict = json.dumps({"outcome": "verified", "code": "ok"}).encode()
+            odd.says = lambda _, asked=asked, verdict=verdict: answer(  # type: ignore[misc]  # bound now
+                200, verdict if b"quote" in odd.posted[-1] else asked
+            )
+            done = machine.run("clevis-attest-agent", "--once", "--config", config)
+            assert done.returncode == 0, done.stderr
+            sent.append(json.loads(odd.posted[-1]))
+    assert [sorted(body.keys() - {"pcrs", "signature"}) for body in sent] == [
+        ["nonce", "quote"],
+        ["cap_events", "nonce", "quote"],
+    ]
 
 
 def _made(directory: Path) -> Path:
