@@ -35,13 +35,13 @@ from tang_attest.protocol.signed_values.signer import Signers
 from tang_attest.protocol.tpm import ClockInfo
 from tang_attest.store import locks
 from tang_attest.store.database import authentic, tables
-from tang_attest.store.database.composed import Composed
+from tang_attest.store.database.batched import Batched, Update
 from tang_attest.store.database.failures import Tampered
+from tang_attest.store.locked import LockedRows
 from tang_attest.store.records import (
     audit_log,
     devices,
     evidence,
-    keys,
     nonces,
     observations,
     policies,
@@ -50,13 +50,8 @@ from tang_attest.store.records import (
 
 _device = tables.device
 
-_MOVE: Final = Composed(
-    _device.update()
-    .where(_device.c.id == sa.bindparam("device_id"))
-    .values({name: sa.bindparam(f"new_{name}") for name in (*locks.MOVED, authentic.SEAL)}),
-    "device_id",
-    *(f"new_{name}" for name in (*locks.MOVED, authentic.SEAL)),
-)
+#: The common part of all decisions.  The audit record is the last: PostgreSQL numbers its entries in their order.
+_WRITE: Final = Batched(nonces.USE, Update(_device, *locks.MOVED, authentic.SEAL), audit_log.APPEND)
 
 
 def write(connection: sa.Connection, items: Sequence[Decision | AuditEntry]) -> list[TangAttestError | None]:
@@ -73,21 +68,11 @@ class _Batch:
     def __init__(self, connection: sa.Connection, decisions: Sequence[Decision]) -> None:
         self._connection = connection
         self._devices: dict[int, dict[str, Any]] = {}
-        self._held = locks.LockedRows({}, {}, set(), None)
+        self._held = LockedRows({})
         self._rollouts: dict[int, Rollout | Tampered] = {}
-        self._used: set[bytes] = set()
-        self._counting: set[tuple[int, str]] = set()
-        self._retired: set[str] = set()
         if decisions:
             self._held = held = locks.take(connection, decisions)
             self._devices = {key: dict(row) for key, row in held.devices.items() if isinstance(row, dict)}
-            self._used = nonces.used(connection, {decision.nonce_digest for decision in decisions})
-            asking = [each for each in decisions if each.met is not None and not held.stands(each)]
-            labels = {each.met.label for each in asking if each.met is not None}
-            ids = {row["policy_id"] for row in self._devices.values()}
-            self._counting = policies.counting(connection, ids, labels) if labels else set()
-            kids = {each.audit.kid for each in asking if each.audit.kid}
-            self._retired = keys.retired(connection, kids) if kids else set()
             if held.rolling:
                 self._rollouts = rollouts.under_way_if_ours(connection, held.rolling)
         self._accepted: list[Decision] = []
@@ -98,7 +83,7 @@ class _Batch:
         if isinstance(item, AuditEntry):
             self._entries.append(item)
             return None
-        if item.nonce_digest in self._used:
+        if item.nonce_digest in self._held.used:
             if item.replay_in_full:
                 self._entries.append(replace(item.audit, verdict="refused", code="nonce-used"))
             return Conflict("nonce-used", "The nonce was used before.")
@@ -119,22 +104,22 @@ class _Batch:
 
     def write(self) -> None:
         """Write what was taken and is not written yet."""
-        if self._accepted:
-            used = [(each.nonce_digest, each.nonce_expires_at) for each in self._accepted]
-            nonces.use(self._connection, used)
-            moved = sorted({decision.device_id for decision in self._accepted})
-            _MOVE.write(self._connection, [self._moved(device_id) for device_id in moved])
-        if self._entries:
-            audit_log.append(self._connection, *self._entries)
+        if not self._accepted:
+            if self._entries:
+                audit_log.append(self._connection, *self._entries)
+            return
+        used = [{"digest": each.nonce_digest, "expires_at": each.nonce_expires_at} for each in self._accepted]
+        moved = sorted({decision.device_id for decision in self._accepted})
+        changes = [self._moved(device_id) for device_id in moved]
+        _WRITE.write(self._connection, used, changes, audit_log.rows(self._connection, *self._entries))
 
     def _moved(self, device_id: int) -> dict[str, Any]:
-        """The parameters of :data:`_MOVE`."""
+        """The row of :data:`_WRITE` for a device."""
         before, after = self._held.devices[device_id], self._devices[device_id]
         assert isinstance(before, authentic.Row)  # noqa: S101 - for the type checker: none but these are accepted
         changes = {name: after[name] for name in locks.MOVED if after[name] != before[name]}
         seal = authentic.resealed(self._connection, _device, before, changes)[authentic.SEAL]
-        new = {f"new_{name}": after[name] for name in locks.MOVED}
-        return {"device_id": device_id, **new, f"new_{authentic.SEAL}": seal}
+        return {"id": device_id, **{name: after[name] for name in locks.MOVED}, authentic.SEAL: seal}
 
     def _outdated(self, item: Decision) -> TangAttestError | None:
         """Return the reason that the rows which *item* was appraised by do not count."""
@@ -185,16 +170,16 @@ class _Batch:
         self, decision: Decision, met: ReferenceState, row: dict[str, Any]
     ) -> TangAttestError | None:
         """The reason that the key or the state *met* does not count any more, or not in this boot."""
-        if decision.audit.kid in self._retired:
+        if decision.audit.kid in self._held.retired:
             return Conflict("key-retired", "The key was retired while its evidence was appraised.")
-        if (row["policy_id"], met.label) not in self._counting:
+        if (row["policy_id"], met.label) not in self._held.counting:
             sentence = f"State '{met.label}' was retired while this evidence was appraised."
             return Conflict("state-retired", sentence)
         return _learned(decision, met, row)
 
     def _accept(self, decision: Decision, row: dict[str, Any]) -> None:
         connection, entry = self._connection, _under_name(decision.audit, row["name"])
-        self._used.add(decision.nonce_digest)
+        self._held.used.add(decision.nonce_digest)
         self._accepted.append(decision)
         self._entries.append(entry)
         row.update(last_seen_at=entry.at, last_code=entry.code)

@@ -5,7 +5,8 @@ as it reaches the rows, the two could wait for each other in a circle, and Postg
 SQLite has one writer at a time, and nothing to order.
 
 A policy is locked against changes only (FOR SHARE): decisions do not wait for each other there.  A batch that raises
-the highest version of a signer changes its policies, and locks them all for that.  A transaction that changes a policy, a state of it or its rollout takes the policy's row first
+the highest version of a signer changes its policies, and locks them all for that.  A transaction that changes a
+policy, a state of it or its rollout takes the policy's row first
 (:func:`tang_attest.store.records.policies.take`), so a change that was committed is seen by every decision
 that is committed after it.
 
@@ -13,29 +14,31 @@ Rows read under the lock stay true until the transaction ends, also of a device'
 for one device (its kid is part of it), so the transaction that uses it up holds that device's row.
 
 A decision by recalled rows (recalled.py) stands if its reading is that of now.  All locks are taken before that is
-read, in a statement of its own: one that waits for a lock sees the other tables as they were before the wait.
-Every change that takes something away holds the row of the device or of the policy, so none is committed between
-the look and the decision.
+read (locked.py), in a statement of its own: one that waits for a lock sees the other tables as they were before the
+wait.  Every change that takes something away holds the row of the device or of the policy, so none is committed
+between the look and the decision.
+
+On PostgreSQL devices and policies are locked by one statement, devices first: all of them are an array before the
+first policy is looked for.  It sees policies as they were before it waited for a device.  A device that was moved
+meanwhile to a policy that is newer has that policy locked by a further statement.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
 from typing import Any, Final
 
 import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql
 
 from tang_attest.ports.decisions import Decision
-from tang_attest.store.database import authentic, tables, versioned
+from tang_attest.store.database import authentic, tables
 from tang_attest.store.database.composed import Composed
-from tang_attest.store.database.failures import Tampered
-from tang_attest.store.database.sql import among
-from tang_attest.store.records.keys import reading_of
+from tang_attest.store.database.sql import among, steady
+from tang_attest.store.locked import LockedRows, Rows, checked, look, policies_of
 
 _device = tables.device
 _policy = tables.policy
-_rollout = tables.rollout
 _state = tables.reference_state
 
 #: Columns of its device's row that a decision may change.
@@ -56,25 +59,7 @@ MOVED: Final = (
 # FOR NO KEY UPDATE: the lock that an UPDATE of these columns takes; rows that refer to a device can still be
 # added.
 _DEVICES = Composed(authentic.form(_device).lock.where(among(_device.c.id, "ids")), "ids")
-_HOLD_POLICIES = (
-    sa.select(_policy.c.id)
-    .where(among(_policy.c.id, "ids"))
-    .order_by(_policy.c.id)
-    .with_for_update(read=True)
-)
-# FOR NO KEY UPDATE: in place of the above, never after it: two that hold it would wait for each other.
-_CHANGE_POLICIES = (
-    sa.select(_policy.c.id)
-    .where(among(_policy.c.id, "ids"))
-    .order_by(_policy.c.id)
-    .with_for_update(key_share=True)
-)
-# Not in one statement with the lock: it would see a rollout as it was before the wait.
-_POLICIES = (
-    sa.select(*authentic.form(_policy).raw, _rollout.c.id.label("rollout_id"))
-    .select_from(_policy.outerjoin(_rollout, _rollout.c.under_way == _policy.c.id))
-    .where(among(_policy.c.id, "ids"))
-)
+_IDS: Final = postgresql.ARRAY(sa.BigInteger)
 _STATES = (
     sa.select(_state.c.id)
     .where(
@@ -86,38 +71,34 @@ _STATES = (
 )
 
 
-#: Rows by id, or the errors about them.
-Rows = dict[int, authentic.Row | Tampered]
+def _lock_policies(raising: bool) -> sa.Select[Any]:
+    """Lock policies against changes (FOR SHARE), or to change them (FOR NO KEY UPDATE).
+
+    Never the latter after the former: two that hold it would wait for each other.
+    """
+    return sa.select(_policy.c.id).order_by(_policy.c.id).with_for_update(read=not raising, key_share=raising)
+
+
+def _lock_both(raising: bool) -> sa.Select[Any]:
+    """Lock devices, then the policies of those that permit; rows of devices, each with the ids of all locked policies."""
+    devices = authentic.form(_device).lock.where(among(_device.c.id, "ids")).cte("devices")
+    permitting = steady(sa.bindparam("permitting", type_=_IDS))
+    theirs = sa.select(sa.func.array_agg(devices.c.policy_id)).where(devices.c.id == sa.any_(permitting))
+    wanted = sa.cast(theirs.scalar_subquery(), _IDS)
+    policies = _lock_policies(raising).where(_policy.c.id == sa.any_(wanted)).cte("policies")
+    locked = sa.func.array(sa.select(policies.c.id).scalar_subquery())
+    return sa.select(*devices.c, locked.label("policies")).order_by(devices.c.id)
+
+
+_LOCK_BOTH: Final = {raising: _lock_both(raising) for raising in (False, True)}
+_LOCK_POLICIES: Final = {
+    raising: _lock_policies(raising).where(among(_policy.c.id, "ids")) for raising in (False, True)
+}
 
 
 def take_devices(connection: sa.Connection, device_ids: Collection[int]) -> Rows:
     """Lock devices, in the order of their ids.  A device that was removed has no row."""
-    found = _DEVICES.rows(connection, ids=sorted(device_ids))
-    return {
-        values[0]: _checked(connection, _device, values) for values in found
-    }  # the id is the first column
-
-
-@dataclass(frozen=True, slots=True)
-class LockedRows:
-    """Rows that are locked for a batch of decisions.
-
-    ``policies`` are those of decisions that permit and do not stand by their reading; ``rolling`` are the ids of
-    those that have a rollout that is not over.  ``version`` is the registry's, if one of the decisions has a
-    reading.
-    """
-
-    devices: Rows
-    policies: Rows
-    rolling: set[int]
-    version: int | None
-
-    def stands(self, decision: Decision) -> bool:
-        """Return True if *decision* rests on recalled rows, and nothing has changed in them since."""
-        row = self.devices.get(decision.device_id)
-        if decision.reading is None or self.version is None or not isinstance(row, authentic.Row):
-            return False
-        return reading_of(self.version, row) == decision.reading
+    return _rows(connection, _DEVICES.rows(connection, ids=sorted(device_ids)))
 
 
 def take(connection: sa.Connection, decisions: Sequence[Decision]) -> LockedRows:
@@ -126,32 +107,22 @@ def take(connection: sa.Connection, decisions: Sequence[Decision]) -> LockedRows
     """
     ids = sorted({decision.device_id for decision in decisions})
     permits = [decision for decision in decisions if decision.met is not None]
-    rows = take_devices(connection, ids)
-    locking = connection.dialect.name != "sqlite"
-    if locking and (judging := _policies_of(rows, permits)):
-        raising = any(decision.raises_version for decision in decisions)
-        connection.execute(_CHANGE_POLICIES if raising else _HOLD_POLICIES, {"ids": judging})
+    if connection.dialect.name == "sqlite" or not permits:
+        return look(connection, decisions, take_devices(connection, ids))
+    raising = any(decision.raises_version for decision in permits)
+    permitting = sorted({decision.device_id for decision in permits})
+    found = connection.execute(_LOCK_BOTH[raising], {"ids": ids, "permitting": permitting}).all()
+    rows = _rows(connection, [values[:-1] for values in found])
+    locked = set(found[0].policies) if found else set()
+    if not locked.issuperset(judging := policies_of(rows, permits)):
+        connection.execute(_LOCK_POLICIES[raising], {"ids": judging})
     met = (decision.met for decision in permits)
     labels = sorted({state.label for state in met if state is not None and state.changes_when_met})
-    if locking and labels:
+    if labels:
         connection.execute(_STATES, {"ids": ids, "labels": labels})
-    recalled = any(decision.reading is not None for decision in decisions)
-    held = LockedRows(rows, {}, set(), versioned.read(connection) if recalled else None)
-    if asking := _policies_of(rows, [each for each in permits if not held.stands(each)]):
-        found = connection.execute(_POLICIES, {"ids": asking}).all()
-        held.policies.update({each.id: _checked(connection, _policy, each[:-1]) for each in found})
-        held.rolling.update(each.id for each in found if each.rollout_id is not None)
-    return held
+    return look(connection, decisions, rows)
 
 
-def _policies_of(rows: Rows, decisions: Sequence[Decision]) -> list[int]:
-    """Ids of the policies of the devices of *decisions*, in the order of their locks."""
-    found = (rows.get(decision.device_id) for decision in decisions)
-    return sorted({row["policy_id"] for row in found if isinstance(row, authentic.Row)})
-
-
-def _checked(connection: sa.Connection, table: sa.Table, values: Any) -> authentic.Row | Tampered:
-    try:
-        return authentic.check(connection, table, values)
-    except Tampered as error:
-        return error
+def _rows(connection: sa.Connection, found: Sequence[Any]) -> Rows:
+    # The id is the first column.
+    return {values[0]: checked(connection, _device, values) for values in found}

@@ -51,6 +51,15 @@ class _Values(TypeDecorator[Any]):
         return dialect.type_descriptor(sa.JSON())
 
 
+def steady(values: sa.ColumnElement[Any]) -> sa.ColumnElement[Any]:
+    """Return *values*, a parameter that is an array, so that PostgreSQL plans a statement once for any length of it.
+
+    PostgreSQL sees the length of a plain parameter, finds that its one plan for all of them has to expect ten values, and
+    makes a plan for each execution: that costs more than a look into an index.  It does not look into a sub-select.
+    """
+    return sa.cast(sa.select(values).scalar_subquery(), values.type)
+
+
 class among(sa.ColumnElement[bool]):  # noqa: N801 - it reads like a function of SQLAlchemy's
     """True where *column* has one of the values of the parameter *name*, a list of plain numbers or texts.
 
@@ -85,5 +94,7 @@ def _among_json(element: among, compiler: Any, **options: Any) -> str:
 
 @compiles(among, "postgresql")
 def _among_array(element: among, compiler: Any, **options: Any) -> str:
+    # As in steady().
+    kind = compiler.dialect.type_compiler_instance.process(element.values.type.dialect_impl(compiler.dialect))
     column, values = (compiler.process(part, **options) for part in (element.column, element.values))
-    return f"{column} = ANY({values})"
+    return f"{column} = ANY(CAST((SELECT {values}) AS {kind}))"

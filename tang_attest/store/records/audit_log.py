@@ -19,7 +19,7 @@ import sqlalchemy as sa
 
 from tang_attest.ports.audit import EVERYTHING, AuditEntry, AuditSearch
 from tang_attest.store.database import authentic, tables
-from tang_attest.store.database.composed import Composed
+from tang_attest.store.database.batched import Batched, Insertion
 from tang_attest.store.names import spans
 from tang_attest.store.records.operators import claims
 
@@ -31,18 +31,25 @@ ROWS: Final = "sealed_rows"
 #: Kinds of actors that have a name.
 _KINDS: Final = ("operator", "console", "token", "device")
 
-_APPEND: Final = Composed(_audit.insert(), *(column.name for column in _audit.c if column.name != "id"))
+#: Append entries, as :func:`rows` has them.
+APPEND: Final = Insertion(_audit, *(column.name for column in _audit.c if column.name != "id"))
+_APPEND: Final = Batched(APPEND)
 
 
 def append(connection: sa.Connection, *entries: AuditEntry) -> None:
     """Append *entries* in their order, and use up what they claim.  Raises as :func:`claims.use`."""
+    _APPEND.write(connection, rows(connection, *entries))
+
+
+def rows(connection: sa.Connection, *entries: AuditEntry) -> list[dict[str, Any]]:
+    """Return the rows of *entries*, which the caller appends last; see :func:`append`."""
     for entry in entries:
         if entry.claim is not None:
             claims.use(connection, entry.claim)
-    rows = [entry.members() for entry in entries]
+    found = [entry.members() for entry in entries]
     if changes := authentic.changes(connection):
-        rows[0]["details"] = {**entries[0].details, ROWS: changes}
-    _APPEND.write(connection, rows)
+        found[0]["details"] = {**entries[0].details, ROWS: changes}
+    return found
 
 
 def newest(

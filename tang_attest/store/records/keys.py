@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
 from enum import Enum, auto
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import sqlalchemy as sa
 
@@ -44,6 +44,8 @@ _BOUND = (
 _DEVICE_AT = len(_key.c)
 _POLICY_AT = _DEVICE_AT + len(_device.c)
 
+#: The condition of a retired key.
+IS_RETIRED: Final = _key.c.retired_at.is_not(None)
 #: The version alone, and the devices whose clocks a challenge needs.
 _STANDING = Composed(
     sa.select(versioned.VERSION.label("version"), *authentic.form(_device).labelled("device_")).where(
@@ -160,7 +162,7 @@ def reinstate(connection: sa.Connection, kid: str) -> None:
 
 def retired(connection: sa.Connection, kids: Collection[str]) -> set[str]:
     """Those of *kids* that are retired."""
-    query = sa.select(_key.c.kid).where(among(_key.c.kid, "kids"), _key.c.retired_at.is_not(None))
+    query = sa.select(_key.c.kid).where(among(_key.c.kid, "kids"), IS_RETIRED)
     return set(connection.scalars(query, {"kids": sorted(kids)}))
 
 

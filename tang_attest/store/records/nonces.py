@@ -12,6 +12,7 @@ from typing import Final
 import sqlalchemy as sa
 
 from tang_attest.store.database import tables
+from tang_attest.store.database.batched import Batched, Insertion
 from tang_attest.store.database.composed import Composed
 from tang_attest.store.database.sql import among, changed
 
@@ -20,7 +21,9 @@ _nonce = tables.nonce
 # SQLite has no array of bytes, and a query costs it little; a round trip costs more than a row.
 _ONE: Final = Composed(sa.select(_nonce.c.digest).where(_nonce.c.digest == sa.bindparam("one")), "one")
 _USED: Final = sa.select(_nonce.c.digest).where(among(_nonce.c.digest, "digests"))
-_USE: Final = Composed(_nonce.insert(), "digest", "expires_at")
+#: Use up digests until their times.  The primary key fails the transaction for one that was used meanwhile.
+USE: Final = Insertion(_nonce, "digest", "expires_at")
+_USE: Final = Batched(USE)
 
 
 def used(connection: sa.Connection, digests: Collection[bytes]) -> set[bytes]:
@@ -31,9 +34,7 @@ def used(connection: sa.Connection, digests: Collection[bytes]) -> set[bytes]:
 
 
 def use(connection: sa.Connection, used: Sequence[tuple[bytes, datetime]]) -> None:
-    """Use up digests until their times.  The primary key fails the transaction for one that was used
-    meanwhile.
-    """
+    """Use up digests until their times; see :data:`USE`."""
     if used:
         _USE.write(connection, [{"digest": digest, "expires_at": at} for digest, at in used])
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import suppress
 from itertools import count
-from typing import Final
+from typing import Any, Final
 
 import sqlalchemy as sa
 
@@ -27,10 +27,10 @@ _state = tables.reference_state
 _STATES: Final = (
     sa.select(*authentic.form(_state).raw).where(among(_state.c.policy_id, "ids")).order_by(_state.c.id)
 )
+#: The condition of a state that is not retired.
+COUNTS: Final = sa.or_(*(_state.c.life == life for life in sorted(COUNTING)))
 _COUNTING: Final = sa.select(*authentic.form(_state).raw).where(
-    among(_state.c.policy_id, "ids"),
-    among(_state.c.label, "labels"),
-    _state.c.life.in_(sorted(COUNTING)),
+    among(_state.c.policy_id, "ids"), among(_state.c.label, "labels"), COUNTS
 )
 
 
@@ -212,8 +212,13 @@ def counting(
 
     A state without a valid seal does not count.
     """
+    return only_ours(connection, connection.execute(_COUNTING, {"ids": list(ids), "labels": list(labels)}))
+
+
+def only_ours(connection: sa.Connection, rows: Iterable[Sequence[Any]]) -> set[tuple[int, str]]:
+    """Policy and label of each state of *rows*, their columns as stored, that has a valid seal."""
     found = set()
-    for values in connection.execute(_COUNTING, {"ids": list(ids), "labels": list(labels)}):
+    for values in rows:
         with suppress(Tampered):  # it is logged and counted
             row = authentic.check(connection, _state, values)
             found.add((row["policy_id"], row["label"]))
@@ -226,9 +231,7 @@ def meet(connection: sa.Connection, policy_id: int, state: ReferenceState) -> No
     Raises ``state-retired``, ``state-used-up`` when another transaction was faster.
     """
     named = sa.and_(_state.c.policy_id == policy_id, _state.c.label == state.label)
-    counts = sa.and_(
-        _state.c.life.in_(sorted(COUNTING)), sa.or_(_state.c.uses_left.is_(None), _state.c.uses_left > 0)
-    )
+    counts = sa.and_(COUNTS, sa.or_(_state.c.uses_left.is_(None), _state.c.uses_left > 0))
 
     def spent(row: authentic.Row) -> dict[str, object]:
         left = row["uses_left"]
