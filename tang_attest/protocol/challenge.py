@@ -144,7 +144,8 @@ def _pack(mark: Mark) -> bytes:
 def _masked(key: bytes, random: bytes, data: bytes) -> bytes:
     """*data* with a pad that *random*, used once, gives; applied twice, it is *data* again."""
     pad = hmac.new(key, b"tang-attest/v1 nonce mark\n" + random, hashlib.sha256).digest()
-    return bytes(one ^ other for one, other in zip(data, pad, strict=False))
+    size = len(data)
+    return (int.from_bytes(data, "big") ^ int.from_bytes(pad[:size], "big")).to_bytes(size, "big")
 
 
 def _decode(nonce: str) -> bytes:

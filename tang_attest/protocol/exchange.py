@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -29,7 +28,7 @@ from tang_attest.errors import Malformed
 from tang_attest.protocol import multiplication, tpm
 from tang_attest.protocol.challenge import unlock_digest
 from tang_attest.protocol.policy import Permit
-from tang_attest.protocol.values.advertisement import thumbprint
+from tang_attest.protocol.values.advertisement import compact, thumbprint
 from tang_attest.protocol.values.points import CURVES, Curve, Point, curve_of
 
 if TYPE_CHECKING:
@@ -45,7 +44,7 @@ class Reply:
     def encode(self) -> bytes:
         """Compact JSON with sorted members, byte for byte what tangd answers."""
         members = {"alg": "ECMR", "key_ops": ["deriveKey"], **self.point.members()}
-        return json.dumps(members, separators=(",", ":"), sort_keys=True).encode()
+        return compact(members)
 
 
 class Multiplier(Protocol):

@@ -18,8 +18,9 @@ from __future__ import annotations
 
 import hmac
 import os
-from dataclasses import KW_ONLY, dataclass, replace
+from dataclasses import KW_ONLY, dataclass
 from functools import lru_cache
+from struct import Struct
 from typing import Any, Final
 
 from cryptography.exceptions import InvalidSignature
@@ -62,6 +63,12 @@ _MAX_BITMAP: Final = 4
 _MAX_RSA: Final = 512
 _MAX_ECC: Final = 128
 _YES: Final = 1
+_GENERATED: Final = int(TPM2_GENERATED.VALUE)
+_QUOTE: Final = int(TPM2_ST.ATTEST_QUOTE)
+#: magic and type; TPMS_CLOCK_INFO and firmwareVersion (10.12.12); hash and sizeofSelect (10.6.2).
+_HEAD: Final = Struct(">IH")
+_CLOCK: Final = Struct(">QIIBQ")
+_BANK: Final = Struct(">HB")
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,26 +172,26 @@ def parse_attest(data: bytes) -> Attest:
     """
     octets = _octets(data, "quote")
     try:
-        magic, kind = octets.number(4), octets.number(2)
+        magic, kind = octets.numbers(_HEAD)
         octets.sized(_MAX_NAME)  # qualifiedSigner: nobody enrolled it, and the signature says who signed
-        attest = Attest(
-            magic_ok=magic == int(TPM2_GENERATED.VALUE),
-            is_quote=kind == int(TPM2_ST.ATTEST_QUOTE),
-            extra_data=octets.sized(_MAX_DATA),
-            clock_info=ClockInfo(
-                octets.number(8), octets.number(4), octets.number(4), octets.number(1) == _YES
-            ),
-            firmware_version=octets.number(8),
-            banks=(),
-            pcr_digest=b"",
-        )
-        if not attest.is_quote:
-            return attest
-        attest = replace(attest, banks=_selections(octets), pcr_digest=octets.sized(_MAX_DIGEST))
+        extra_data = octets.sized(_MAX_DATA)
+        clock, reset_count, restart_count, safe, firmware_version = octets.numbers(_CLOCK)
+        is_quote = kind == _QUOTE
+        banks = _selections(octets) if is_quote else ()
+        pcr_digest = octets.sized(_MAX_DIGEST) if is_quote else b""
     except ValueError as error:
         raise Malformed("evidence-malformed", "The quote is not a TPMS_ATTEST.") from error
-    _check_end(octets, "quote")
-    return attest
+    if is_quote:
+        _check_end(octets, "quote")
+    return Attest(
+        magic_ok=magic == _GENERATED,
+        is_quote=is_quote,
+        extra_data=extra_data,
+        clock_info=ClockInfo(clock, reset_count, restart_count, safe == _YES),
+        firmware_version=firmware_version,
+        banks=banks,
+        pcr_digest=pcr_digest,
+    )
 
 
 def _selections(octets: Octets) -> tuple[tuple[str, tuple[int, ...]], ...]:
@@ -194,7 +201,7 @@ def _selections(octets: Octets) -> tuple[tuple[str, tuple[int, ...]], ...]:
         raise ValueError(f"{count} banks")
     banks = []
     for _ in range(count):
-        algorithm, size = octets.number(2), octets.number(1)
+        algorithm, size = octets.numbers(_BANK)
         if size > _MAX_BITMAP:
             raise ValueError(f"a bitmap of {size} bytes")
         chosen = int.from_bytes(octets.take(size), "little")

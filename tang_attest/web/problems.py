@@ -15,6 +15,7 @@ from tang_attest.protocol.challenge import VERSIONS, Challenge
 from tang_attest.protocol.policy import differing_pcrs
 from tang_attest.protocol.values.sizes import MAX_EVENT_LOG
 
+_ENCODER: Final = json.JSONEncoder(separators=(",", ":"))
 #: The response's key for its problem's code, for the log line.
 CODE: Final = web.ResponseKey("code", str)
 #: The request's key for its route's name, for the metrics.
@@ -94,7 +95,7 @@ def problem(error: TangAttestError, request_id: str, challenge: Challenge | None
         headers["Retry-After"] = str(wait)
     response = web.Response(
         status=status,
-        body=json.dumps(body, separators=(",", ":")).encode(),
+        body=_ENCODER.encode(body).encode(),
         content_type="application/problem+json",
         headers=headers,
     )
@@ -110,7 +111,7 @@ def raw_problem(error: TangAttestError, status: int | None = None) -> bytes:
     *status* is by default the error's own.
     """
     status = status or status_of(error)
-    body = json.dumps(_members(error, status, secrets.token_hex(8)), separators=(",", ":")).encode()
+    body = _ENCODER.encode(_members(error, status, secrets.token_hex(8))).encode()
     wait = _retry_after(error)
     lines = [
         f"HTTP/1.1 {status} {HTTPStatus(status).phrase}",

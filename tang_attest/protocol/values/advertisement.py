@@ -9,6 +9,8 @@ from typing import Any, Final, Protocol
 
 from tang_attest.protocol.values.base64url import b64u
 
+_ENCODER: Final = json.JSONEncoder(separators=(",", ":"), sort_keys=True)
+
 #: The members that make a thumbprint, in the order of RFC 7638, section 3.2 (lexicographic).
 _THUMBPRINT_MEMBERS: Final = ("crv", "kty", "x", "y")
 
@@ -42,7 +44,7 @@ def thumbprint(jwk: Mapping[str, Any], algorithm: str = "S256") -> str:
 
 def compact(value: object) -> bytes:
     """Compact JSON with sorted members."""
-    return json.dumps(value, separators=(",", ":"), sort_keys=True).encode()
+    return _ENCODER.encode(value).encode()
 
 
 def advertise(

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-import base64
+import binascii
+from typing import Final
+
+_TO_URL: Final = bytes.maketrans(b"+/", b"-_")
 
 
 def b64u(data: bytes) -> str:
     """*data* as text."""
-    return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
+    return binascii.b2a_base64(data, newline=False).translate(_TO_URL).rstrip(b"=").decode("ascii")
 
 
 def unb64u(text: str) -> bytes:
@@ -16,7 +19,7 @@ def unb64u(text: str) -> bytes:
     Raises :class:`ValueError` for any other spelling: padding, characters outside the alphabet (the library's
     decoder passes over them), stray bits in the last character.
     """
-    data = base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
+    data = binascii.a2b_base64(text.replace("-", "+").replace("_", "/") + "=" * (-len(text) % 4))
     if b64u(data) != text:
         raise ValueError("not base64url without padding")
     return data

@@ -4,6 +4,9 @@ section 4).
 
 from __future__ import annotations
 
+from struct import Struct
+from typing import Any
+
 
 class Octets:
     """A cursor over *data*.  A read of more than is there raises :class:`ValueError`, and so does a
@@ -27,6 +30,10 @@ class Octets:
     def number(self, size: int) -> int:
         """An unsigned number of *size* bytes."""
         return int.from_bytes(self.take(size), "big")
+
+    def numbers(self, form: Struct) -> tuple[Any, ...]:
+        """The next numbers, of the sizes that *form* has."""
+        return form.unpack(self.take(form.size))
 
     def sized(self, limit: int) -> bytes:
         """A TPM2B: a UINT16 and as many bytes, at most *limit*."""
