@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from tang_attest.web.gate.connections import Connection
 from tests.bench import __main__ as bench
 from tests.bench import keylime, page, profile
 from tests.bench.figures import boot, bounds, report
@@ -130,12 +131,14 @@ def test_samples_are_shared_out() -> None:
     stacks = (
         "run (asyncio/runners.py);answer (tang_attest/web/app.py);verify_quote (tang_attest/protocol/quote.py) 3\n"
         "run (asyncio/runners.py);start (aiohttp/web_protocol.py) 2\n"
+        "start (aiohttp/web_protocol.py);Connection.finish_response (tang_attest/web/gate/connections.py);write (aiohttp/x.py) 5\n"
         "_worker (concurrent/futures/thread.py);find (tang_attest/store/records/keys.py);execute (sqlalchemy/x.py) 4\n"
         "main (somewhere.py) 1\n"
     )
     assert profile.share_out(stacks) == {
         "checking the quote": 3,
         "aiohttp": 2,
+        "writing answers, with the kernel's part": 5,
         "finding key, device and policy, but for the database": 4,
         "other": 1,
     }
@@ -144,6 +147,9 @@ def test_samples_are_shared_out() -> None:
 def test_each_part_of_a_profile_is_somewhere() -> None:
     """A file that is renamed would leave its part empty, and its time with another one."""
     files = [str(path.relative_to(ROOT)) for path in (ROOT / "tang_attest").rglob("*.py")]
+    functions = ["finish_response (", "connection_made (", "data_received ("]
+    assert all(hasattr(Connection, name.removesuffix(" (")) for name in functions)
+    files += functions
     for name, pattern in profile.PARTS:
         if name in {"checking the quote", "unsealing the key", "TLS", "aiohttp", "the event loop"}:
             continue
