@@ -14,13 +14,14 @@ from hypothesis import settings
 from tang_attest.protocol.exchange import ExchangeKey
 from tang_attest.protocol.values.points import Point
 from tang_attest.store import store, upgrade
-from tests import patience, registry
+from tests import registry
 from tests.attester import Attester
 from tests.fakes import ROW_KEY
 from tests.keys import rsa_keys
 from tests.nix.nix import evaluator_in_words
 from tests.postgres import Postgres
 from tests.server import Server
+from tests.store import patience
 
 # The time of an example says only how busy the machine is.
 settings.register_profile("without a deadline", deadline=None)

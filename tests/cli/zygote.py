@@ -2,7 +2,7 @@
 
 ``python -m tests.cli.zygote FD`` takes requests from the socket FD (:mod:`tests.cli.forked` sends them).  A child gets the
 arguments, environment, directory and descriptors of its request, and runs the program as ``python -m tang_attest`` does,
-to the interpreter's end.  Only its databases have more time (:mod:`tests.patience`).
+to the interpreter's end.  Only its databases have more time (:mod:`tests.store.patience`).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from typing import Any, Final
 
 import tang_attest
 from tang_attest.cli import main
-from tests import patience
+from tests.store import patience
 
 #: Libraries that programs import late.
 _LATE: Final = ("alembic.command", "asyncpg", "sqlalchemy.dialects.postgresql.asyncpg", "sqlite3", "uvloop")
