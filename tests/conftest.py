@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Generator, Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 from tang_attest.protocol.exchange import ExchangeKey
 from tang_attest.protocol.values.points import Point
@@ -23,9 +23,13 @@ from tests.postgres import Postgres
 from tests.server import Server
 from tests.store import patience
 
-# The time of an example says only how busy the machine is.
-settings.register_profile("without a deadline", deadline=None)
-settings.load_profile("without a deadline")
+# The time of an example, or of making it, says only how busy the machine is.  Examples are the same in each run of a version: a
+# failure is then that of a change, and happens before it lands.  --hypothesis-profile=explore draws others.
+settings.register_profile(
+    "repeatable", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.register_profile("explore", settings.get_profile("repeatable"), derandomize=False)
+settings.load_profile("repeatable")
 
 #: A database with our tables and nothing in them; others are copied from it.
 _TEMPLATE = "template_registry"

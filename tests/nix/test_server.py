@@ -332,8 +332,8 @@ def test_the_server_takes_systemds_socket(nix: Nix, tmp_path: Path) -> None:
         while not address.exists():
             assert time.monotonic() < deadline
             time.sleep(0.05)
-        asked = ["curl", "-sS", "--max-time", "60", "--unix-socket", str(address), "http://server/adv"]
-        advertised = subprocess.run(asked, capture_output=True, text=True, check=True, timeout=90)
+        asked = ["curl", "-sS", "--max-time", "200", "--unix-socket", str(address), "http://server/adv"]
+        advertised = subprocess.run(asked, capture_output=True, text=True, check=True, timeout=220)
     finally:
         activated.terminate()
         activated.wait(120)
