@@ -17,6 +17,7 @@ from tang_attest.protocol.signed_values import pcrsig, statement
 from tang_attest.protocol.signed_values.examine import untimely
 from tang_attest.protocol.signed_values.keys import MAX_KEY, read_key
 from tang_attest.protocol.signed_values.pcrsig import PcrSignature
+from tang_attest.protocol.signed_values.signer import SECURE_BOOT_PCR
 from tang_attest.protocol.signed_values.statement import MAX_STATEMENT, SUFFIX, ValueStatement
 from tang_attest.protocol.values.pcr import BANK_SIZES, Selection
 from tang_attest.protocol.values.pcr_file import parse_every_value, parse_values
@@ -136,6 +137,8 @@ def sign(
     elif target is not None:
         until = output.minute(made.not_after)
         output.say(f"{target} has {label}, version {number}, for {', '.join(made.policies)}, until {until}")
+    if SECURE_BOOT_PCR in found:
+        output.hint("no policy lets a signer sign PCR 7, so this statement counts nowhere: give --pcrs")
 
 
 @values.command()

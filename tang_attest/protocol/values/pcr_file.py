@@ -45,7 +45,10 @@ def _from_json(text: str) -> dict[int, bytes]:
         pairs = json.loads(text, object_pairs_hook=list)
         values = {_number(pcr): bytes.fromhex(value) for pcr, value in pairs}
     except (ValueError, TypeError, RecursionError):
-        raise Malformed("values-invalid", 'The values file is not JSON like {"0": "<hex>"}.') from None
+        sentence = 'The values file is not JSON like {"0": "<hex>"}.'
+        if '"pkfp"' in text:
+            sentence = "The file is a .pcrsig: machines bring it, and 'policy trust-signer' lets it count."
+        raise Malformed("values-invalid", sentence) from None
     if len(values) != len(pairs):
         raise Malformed("values-invalid", "The values file names a PCR twice.")
     if unknown := [pcr for pcr in values if pcr >= PCR_COUNT]:

@@ -91,3 +91,28 @@ def test_a_file_that_is_no_section(tmp_path: Path, contents: str, problem: str) 
     _, err, code = run("values", "inspect", path)
     said = f"tang-attest: the .pcrsig cannot be used: {problem} (statement-malformed)"
     assert (code, err.splitlines()[0]) == (1, said)
+
+
+def test_signing_pcr_7_is_warned_about(tmp_path: Path) -> None:
+    """By default all values of the file are signed, and no policy believes such a statement."""
+    values, private = tmp_path / "values.json", tmp_path / "private.pem"
+    values.write_text(json.dumps({"4": "ab" * 32, "7": "cd" * 32}))
+    private.write_bytes(signing.private_pem(P256))
+    command = (
+        "values",
+        "sign",
+        values,
+        "--key",
+        private,
+        "--policy",
+        "web",
+        "--label",
+        "web/1",
+        "--version",
+        "1",
+    )
+    said = "hint: no policy lets a signer sign PCR 7, so this statement counts nowhere: give --pcrs\n"
+    out, err, code = run(*command)
+    assert (code, err, out.count(".")) == (0, said, 2)
+    out, err, code = run(*command, "--pcrs", "4")
+    assert (code, err, out.count(".")) == (0, "", 2)

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from tang_attest.errors import Malformed
 from tang_attest.protocol.values.pcr import BANK_SIZES, PCR_COUNT, Selection
 from tang_attest.protocol.values.pcr_file import parse_values
+from tests.protocol.signed_values.test_ukify import VECTOR
 
 SELECTION = Selection.parse("sha256:0,7")
 ONE, TWO = bytes([1]) * 32, bytes([2]) * 32
@@ -101,6 +102,14 @@ def test_refusals(text: str, sentence: str) -> None:
 def test_json_of_another_form(text: str) -> None:
     """JSON that is not PCR numbers and hex is refused as such."""
     assert refusal(text) == 'The values file is not JSON like {"0": "<hex>"}.'
+
+
+def test_a_pcrsig_is_told_apart() -> None:
+    """Nobody stages one: the machine brings it."""
+    text = json.dumps(VECTOR["pcrsig"])
+    assert refusal(text) == (
+        "The file is a .pcrsig: machines bring it, and 'policy trust-signer' lets it count."
+    )
 
 
 def test_not_text() -> None:
