@@ -50,8 +50,9 @@ COMMAND_LINE: Final = (
 _FILES: Final = {
     # Only what a machine of this kind needs: with all modules and drivers, an image takes a minute to make and several
     # seconds to measure and unpack.  The network is what our module asks for, and the rest what its users have anyway.
+    # Plain "zstd" is level 15 to dracut, which is four fifths of the work.
     "etc/dracut.conf.d/small.conf": (
-        'hostonly=no\ncompress="zstd"\nearly_microcode=no\nreproducible=yes\n'
+        'hostonly=no\ncompress="zstd -3 -q -T1"\nearly_microcode=no\nreproducible=yes\n'
         'dracutmodules+=" base bash crypt dm dracut-systemd fs-lib kernel-modules rootfs-block stamp systemd'
         ' systemd-initrd terminfo udev-rules usrmount "\n'
         'drivers+=" virtio_pci virtio_blk virtio_net ext4 dm_crypt xts ecb aesni_intel af_packet "\n'
