@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import os
 import socket
-from collections.abc import Mapping
-from typing import Final
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
 
 from tang_attest.errors import Malformed
 
 #: Connections that wait to be accepted, for each socket.
 BACKLOG: Final = 1024
+#: Further tries to share a free port.
+_TRIES: Final = 5
 #: sd_listen_fds(3): the first descriptor that systemd passes.
 _FIRST_INHERITED: Final = 3
 
@@ -26,7 +30,22 @@ def bind(
     try:
         addresses = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         found = dict.fromkeys((family, address) for family, _, _, _, address in addresses)
-        shares: list[list[socket.socket]] = [[] for _ in range(workers)]
+        for _ in range(_TRIES if port == 0 else 0):
+            # Another process may take a free port before it is shared.
+            with contextlib.suppress(OSError):
+                return _shares(list(found), port, workers)
+        return _shares(list(found), port, workers)
+    except (OSError, OverflowError) as error:
+        sentence = f"{settings}: cannot listen on {host} port {port}: {getattr(error, 'strerror', error)}."
+        raise Malformed("setting-invalid", sentence) from None
+
+
+def _shares(
+    found: Sequence[tuple[int, tuple[Any, ...]]], port: int, workers: int
+) -> list[list[socket.socket]]:
+    """Return the sockets of each worker, on every family and address *found*.  Raises :class:`OSError`, without a socket."""
+    shares: list[list[socket.socket]] = [[] for _ in range(workers)]
+    try:
         for family, address in found:
             # Any process of the same user could share a port that was bound for sharing, so the first socket
             # does not share.
@@ -38,9 +57,10 @@ def bind(
             first.close()
             for share in shares:
                 share.append(_listen(family, (address[0], port, *address[2:]), shared=True))
-    except (OSError, OverflowError) as error:
-        sentence = f"{settings}: cannot listen on {host} port {port}: {getattr(error, 'strerror', error)}."
-        raise Malformed("setting-invalid", sentence) from None
+    except BaseException:
+        for listener in itertools.chain(*shares):
+            listener.close()
+        raise
     return shares
 
 
