@@ -52,12 +52,16 @@ def printable(text: str) -> str:
     return "".join(character if character.isprintable() else repr(character)[1:-1] for character in text)
 
 
+#: Hints in place of actions that are for the programmer of a client.
+_AT_A_SHELL: Final = {"request-malformed": "correct that, and see the command's --help"}
+
+
 def error(problem: TangAttestError) -> None:
     """An error: every sentence with its code, and one hint."""
     for index, reason in enumerate(problem.reasons):
         sentence = reason.sentence.rstrip(".")
         say(f"{decapitalize(sentence)} ({reason.code})" if index == 0 else f"  {decapitalize(sentence)}")
-    hint(decapitalize(problem.action.rstrip(".")))
+    hint(_AT_A_SHELL.get(problem.code) or decapitalize(problem.action.rstrip(".")))
 
 
 def usage_error(problem: click.UsageError) -> None:

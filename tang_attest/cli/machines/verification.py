@@ -377,6 +377,8 @@ def history(name: str, limit: int, every: bool, wide: bool, as_json: bool) -> No
 
     async def load(installation: Installation) -> list[PastRound]:
         rounds = await installation.store.rounds.list_rounds(name, limit)
+        if not rounds:
+            await installation.store.devices.get_device(name)
         since = None if every else await installation.devices.enrolled_at(name)
         return [past for past in rounds if since is None or past.at >= since]
 
