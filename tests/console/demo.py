@@ -25,7 +25,7 @@ from tests.ports import free_port
 
 #: Machines that wait at their prompts when the demonstration begins.
 WAITING: Final = ("web-2", "backup-1", "vault-1", "kiosk-1", "kiosk-2", "kiosk-3")
-_START_S: Final = 60.0
+_START_S: Final = 180.0
 
 
 async def main() -> int:

@@ -88,6 +88,8 @@ class SignatureCheck:
         if not to_be_signed and SIGNED not in details:
             return None
         try:
+            if not isinstance(entry["id"], int):
+                raise _forged("its number cannot be read.")
             texts = self._texts(actor, entry, details)
             _check_content(entry, details, texts[-1].subject)
             self._check_once(entry, texts)

@@ -24,6 +24,8 @@ _REVOKED: Final = frozenset({"operator reset", "operator remove"})
 EVENTS: Final = frozenset({REGISTERED}) | _LINKS | _REVOKED
 #: The longest from a link to its registration: its life, and the clocks' difference.
 _LINK_AGE: Final = timedelta(minutes=17)
+#: The number of an entry in an archive that was not read: below that of every other.
+_UNREAD: Final = -1
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,17 +121,21 @@ class Registrations:
                 sentence = f"Entry {use.entry}, '{use.event}' by {use.actor}: {fault}."
                 yield Reason("act-forged", sentence, (("entry", use.entry), ("actor", use.actor)))
 
-    def _registration(self, credential: bytes, key: SignerKey) -> _Registration | None:
-        """Return the entry that registers *key* as its row has it."""
+    def _registration(
+        self, credential: bytes, key: SignerKey, unread: datetime | None
+    ) -> _Registration | None:
+        """Return the entry that registers *key* as its row has it; of one that was not read, the row counts."""
         for made in self._made.get(credential, ()):
             if made.operator == key.operator and hmac.compare_digest(made.public_key, key.public_key):
                 return made
+        if _is_before(key.created_at, unread):
+            return _Registration(_UNREAD, key.created_at, key.operator, key.public_key)
         return None
 
     def _row_fault(self, credential: bytes, key: SignerKey, unread: datetime | None) -> str | None:
-        made = self._registration(credential, key)
+        made = self._registration(credential, key, unread)
         if made is None:
-            return None if _is_before(key.created_at, unread) else "is not the one that an entry registers"
+            return "is not the one that an entry registers"
         if key.revoked_at is None and self._revocation(made) is not None:
             return "was revoked, and its row is not"
         return None
@@ -156,10 +162,9 @@ class Registrations:
         An approval of several boots has several entries, and a first operator's signature waits: the passkey may be
         revoked meanwhile.
         """
-        made = self._registration(use.credential, key)
+        made = self._registration(use.credential, key, unread)
         if made is None:
-            known = _is_before(key.created_at, unread)
-            return None if known else "no entry registers the passkey that signed it"
+            return "no entry registers the passkey that signed it"
         if made.entry > use.entry:
             return "the passkey that signed it was registered later"
         revoked = self._revocation(made)

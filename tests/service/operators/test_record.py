@@ -7,7 +7,7 @@ import sqlite3
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from tang_attest.ports.notices import Occurrence
 from tang_attest.ports.operators import OperatorRole, Passkey
 from tang_attest.protocol.audit_chain import KEY_LABEL
 from tang_attest.protocol.passkeys.record import SignatureCheck
+from tang_attest.protocol.passkeys.registered import Registrations, SignerKey
 from tang_attest.protocol.passkeys.text import read_text
 from tang_attest.protocol.values.base64url import b64u, unb64u
 from tang_attest.server.audit.archiving import archive
@@ -391,3 +392,19 @@ async def test_signed_acts_raise_no_alarm(world: World, console: Console) -> Non
     console.clock.advance(hours=7)
     await watch.round()
     assert [event.sentence.endswith("(act-forged)") for event in told] == [True]
+
+
+def test_a_passkey_of_an_archive_is_revoked_after_it() -> None:
+    """Without the file, its row says when it was made; an entry that revokes it counts all the same."""
+    made, unread = datetime(2026, 1, 1, tzinfo=UTC), datetime(2026, 2, 1, tzinfo=UTC)
+    keys = {b"old": SignerKey("alice", b"key", made, None)}
+    found = Registrations()
+    act = {"event": "device allow", "actor": "console:alice"}
+    found.use({"id": 10, **act}, b"old", "a nonce")
+    assert list(found.findings(keys, unread)) == []
+    assert [each.code for each in found.findings(keys, None)] == ["registry-tampered", "act-forged"]
+    found.note({"id": 11, "event": "operator reset", "actor": "operator:root"}, unread, {"name": "alice"})
+    found.use({"id": 12, **act}, b"old", "another nonce")
+    found.use({"id": 13, **act}, b"old", "a nonce")
+    named = [(each.code, dict(each.data).get("entry")) for each in found.findings(keys, unread)]
+    assert named == [("registry-tampered", None), ("act-forged", 12)]
