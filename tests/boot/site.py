@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 import time
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Self
 
 from tests.boot.hardware.machine import SERVER, SERVER_PORT, Machine
 from tests.boot.images.cache import ROOT
 from tests.boot.images.disk import clevis_bind
+from tests.cli import forked
 from tests.pin.machine import certificate, pin_of
 from tests.ports import free_port
 from tests.swtpm import Swtpm
-
-_COMMAND: Final = Path(sys.executable).parent / "tang-attest"
 
 
 class Site:
@@ -53,16 +51,10 @@ class Site:
 
     def operator(self, *arguments: str) -> str:
         """Return the output of ``tang-attest ARGUMENTS``."""
-        result = subprocess.run(
-            [str(_COMMAND), "--state", str(self.directory / "state"), *arguments],
-            capture_output=True,
-            text=True,
-            cwd=ROOT,
-            timeout=180,
-            check=False,
-        )
+        command = forked.command("--state", self.directory / "state", *arguments)
+        result = forked.run(command, timeout=180, text=True, cwd=ROOT)
         assert result.returncode == 0, f"tang-attest {' '.join(arguments)}: {result.stdout}{result.stderr}"
-        return result.stdout
+        return str(result.stdout)
 
     def approve(self, device: str, *options: str) -> None:
         """Approve what *device* showed last, by its number: the boot that was refused before that one is not meant."""
@@ -88,23 +80,10 @@ class Site:
             key = self._certificate.with_suffix(".key")
             tls = ["--tls-certificate", str(self._certificate), "--tls-key", str(key)]
         with (self.directory / "server.log").open("ab") as log:
-            self._process = subprocess.Popen(
-                [
-                    *(
-                        str(_COMMAND),
-                        "--state",
-                        str(self.directory / "state"),
-                        "serve",
-                        "--host",
-                        "127.0.0.1",
-                    ),
-                    *("--port", str(self.port), "--port-file", str(port_file), "--workers", "1", *tls),
-                ],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                cwd=ROOT,
-            )
+            address = ("--host", "127.0.0.1", "--port", str(self.port), "--port-file", port_file)
+            state = self.directory / "state"
+            command = forked.command("--state", state, "serve", *address, "--workers", "1", *tls)
+            self._process = forked.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=ROOT)
         deadline = time.monotonic() + 180
         while not (port_file.exists() and port_file.read_text().strip()):
             assert self._process.poll() is None, (self.directory / "server.log").read_text()
