@@ -244,5 +244,5 @@ def test_approved_while_it_waits_at_its_prompt_it_opens_by_itself(world: World) 
         console.wait_for(UNLOCKED)
         console.wait_for(ROOT_IS_OPEN)
         assert cap_texts(console) == [text({ROOT_UUID: "attested"})]
-        # The machine asks every 20 seconds; beside other emulated machines the exchange takes as long again.
-        assert waited < 60, f"{waited:.0f} s after the approval"
+        # The machine asks every 20 seconds; beside other emulated machines the exchange takes some times as long.
+        assert waited < 180, f"{waited:.0f} s after the approval"

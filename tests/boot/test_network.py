@@ -84,8 +84,8 @@ def test_an_open_root_does_not_wait_for_a_silent_network(tmp_path: Path, suite: 
     with guest(root, f"ip={ip}") as machine:
         machine.raise_network()
         begun = time.monotonic()
-        machine.run("timeout 30 sh /after")
-        assert time.monotonic() - begun < 20
+        machine.run("timeout 110 sh /after")
+        assert time.monotonic() - begun < 60
 
 
 def test_ip_none_leaves_the_network_down(root: Path) -> None:

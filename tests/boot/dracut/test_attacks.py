@@ -42,15 +42,15 @@ def test_dracut_approved_while_it_waits_at_its_prompt_it_opens_by_itself(world: 
         assert console.wait_for(REFUSED)[1] == "pcr-mismatch"
         world.site.approve(NAME)
         approved = time.monotonic()
-        while not (given := _keys_given(world)) and time.monotonic() < approved + 60:
+        while not (given := _keys_given(world)) and time.monotonic() < approved + 180:
             time.sleep(0.1)
         waited = time.monotonic() - approved
         assert given
         console.wait_for(UNLOCKED)
         console.wait_for(ROOT_IS_OPEN)
         assert cap_texts(console) == [_ATTESTED]
-        # The machine asks every 20 seconds; beside other emulated machines the exchange takes as long again.
-        assert waited < 60, f"{waited:.0f} s after the approval"
+        # The machine asks every 20 seconds; beside other emulated machines the exchange takes some times as long.
+        assert waited < 180, f"{waited:.0f} s after the approval"
 
 
 def _keys_given(world: World) -> int:

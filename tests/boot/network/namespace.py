@@ -83,7 +83,7 @@ class Guest:
 
     def fetch(self, host: str) -> str:
         """Answer of the web server at the other end to the initrd's curl."""
-        return self.run(f"curl -sSf --max-time 20 'http://{host}:{PORT}/hello'")
+        return self.run(f"curl -sSf --max-time 100 'http://{host}:{PORT}/hello'")
 
 
 @contextmanager
