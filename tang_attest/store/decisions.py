@@ -150,9 +150,11 @@ class _Batch:
 
     def _lost(self, decision: Decision, met: ReferenceState, row: dict[str, Any]) -> TangAttestError | None:
         """The reason that the state *met* does not permit any more, or not in this boot."""
+        policy, rollout = self._held.policies.get(row["policy_id"]), self._rollouts.get(row["policy_id"])
         if self._held.stands(decision):
-            return _learned(decision, met, row)
-        policy, rollout = self._held.policies[row["policy_id"]], self._rollouts.get(row["policy_id"])
+            # Looked at only if the decision raises a version in it.
+            return policy if isinstance(policy, Tampered) else _learned(decision, met, row)
+        assert policy is not None  # noqa: S101 - for the type checker: the look has it for these
         if isinstance(policy, Tampered) or isinstance(rollout, Tampered):
             return policy if isinstance(policy, Tampered) else rollout  # type: ignore[return-value]  # one of both
         conditions = Conditions.from_json(policy["conditions"])
@@ -212,6 +214,7 @@ class _Batch:
             return
         raised = (policy["signers"] or Signers()).raised(signed, decision.audit.at)
         self._held.policies[policy_id] = policies.write_signers(self._connection, policy_id, raised)
+        self._held.changed.add(policy_id)
 
 
 def _learned(decision: Decision, met: ReferenceState, row: dict[str, Any]) -> TangAttestError | None:

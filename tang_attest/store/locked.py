@@ -66,6 +66,7 @@ class LockedRows:
     ``policies`` are those of decisions that permit by rows that were read for them; ``rolling`` are the ids of those
     that have a rollout that is not over, and ``counting`` the policies and labels of the states they met, unless
     retired.  ``used`` are nonces, ``retired`` are keys.  ``version`` is the registry's; None equals no reading.
+    ``changed`` are the ids of policies that a decision of the batch has changed since the look.
     """
 
     devices: Rows
@@ -76,11 +77,14 @@ class LockedRows:
     used: set[bytes] = field(default_factory=set)
     retired: set[str] = field(default_factory=set)
     version: int | None = None
+    changed: set[int] = field(default_factory=set)
 
     def stands(self, decision: Decision) -> bool:
         """Return True if *decision* rests on recalled rows, and nothing has changed in them since."""
         row = self.devices.get(decision.device_id)
         if decision.reading is None or self.version is None or not isinstance(row, authentic.Row):
+            return False
+        if row["policy_id"] in self.changed:
             return False
         return keys.reading_of(self.version, row) == decision.reading
 

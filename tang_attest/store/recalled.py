@@ -9,8 +9,8 @@ Rules of this module:
 * An answer from here may be late.  A challenge compares the reading in its query, and a decision under its locks;
   nothing is permitted, and nothing refused, by rows that changed before.
 * No answer is older than :data:`LASTS_S`: that limits an attacker who holds the version back in the database.
-* A key whose policy makes an unlock wait for an operator, has signers, or is being changed by a rollout, is not
-  recalled for an appraisal: it depends on more than the reading.
+* A key whose policy makes an unlock wait for an operator, or is being changed by a rollout, is not recalled for an
+  appraisal: it depends on more than the reading.  Signers, their versions and their statements are in the policy's row.
 * Memory is bounded by :data:`KEYS` and :data:`STATES`.  Devices of one policy share it here.
 """
 
@@ -58,7 +58,7 @@ class RecalledKeys:
             return
         kid, policy = bound.key.kid, bound.policy
         self._keep_policy(policy, reading.registry)
-        appraisable = bound.rollout is None and not policy.conditions.may_delay and not policy.signers
+        appraisable = bound.rollout is None and not policy.conditions.may_delay
         self._keys[kid] = _Key(bound.key, bound.device, reading, self._now(), appraisable)
         self._keys.move_to_end(kid)
         if len(self._keys) > KEYS:

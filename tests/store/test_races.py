@@ -23,6 +23,7 @@ from tang_attest.protocol.rules import parse_rules
 from tang_attest.protocol.tpm import ClockInfo
 from tang_attest.store import SqlStore, locks, transfers
 from tang_attest.store.records import devices, keys, policies, rollouts, tokens
+from tests.protocol.signed_values import signing
 from tests.store.conftest import Opener, Stall
 from tests.store.samples import NOW, clock, decision, device, enrollment, entry, key, policy, state, token
 
@@ -196,6 +197,7 @@ CHANGES = {
     "rules": ("policy-changed", rollouts, "change"),
     "rollout": ("policy-changed", rollouts, "start"),
     "label": ("policy-changed", devices, "label"),
+    "signers": ("policy-changed", policies, "change_signers"),
 }
 CHANGE = pytest.mark.parametrize("what", CHANGES)
 
@@ -223,6 +225,9 @@ async def change(store: SqlStore, what: str) -> None:  # noqa: C901 - a case for
             await store.policies.start_rollout(rollout(), (), entry())
         case "label":
             await store.devices.label_devices(["pi-b"], ["canary"], [], [entry()])
+        case "signers":
+            signer, _ = signing.pipeline(pcrs=(4,))
+            await store.policies.change_signers("policy", lambda known: known.with_signer(signer), entry())
 
 
 def permit(device_id: int) -> Decision:

@@ -8,12 +8,14 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 
-from tang_attest.errors import Conflict, NotFound, Refused
-from tang_attest.ports.decisions import Basis, Decision
+from tang_attest.errors import Conflict, NotFound, Refused, TangAttestError
+from tang_attest.ports.decisions import Basis, BoundKey, Decision
 from tang_attest.protocol.signed_values.signed_state import SignedState
 from tang_attest.protocol.signed_values.signer import Signer, Signers
 from tang_attest.store import SqlStore
+from tang_attest.store.database import tables, versioned
 from tests.protocol.signed_values import signing
 from tests.store.samples import NOW, decision, device, digest, entry, key, policy, state
 
@@ -149,6 +151,73 @@ async def test_permits_of_one_batch_see_each_other(store: SqlStore) -> None:
     assert codes == [None, "policy-changed", None]
     highest = (await current(store)).signers[0].highest["web"]
     assert (highest.version, highest.at) == (9, NOW)
+
+
+async def recalled(store: SqlStore) -> BoundKey:
+    """The key, as the store recalls it after a challenge."""
+    await store.decisions.find_question("kid")
+    found = store.decisions.recall_key("kid")
+    assert found is not None
+    return found
+
+
+@pytest.mark.parametrize("both", [True, False], ids=["in one batch", "one after the other"])
+async def test_a_recalled_permit_sees_the_version_that_another_raised(store: SqlStore, *, both: bool) -> None:
+    """Both were appraised by the same rows: the second would go back behind the first."""
+    by = signer(no_rollback=True)
+    device_id = await registry(store, Signers((by,)))
+    bound = await recalled(store)
+    first, second = (
+        replace(
+            permit(device_id, f"n{version}", ticks, signed(by, version), Signers((by,))),
+            reading=bound.reading,
+        )
+        for ticks, version in ((1, 9), (2, 8))
+    )
+    if both:
+        results = await asyncio.gather(
+            store.decisions.decide(first), store.decisions.decide(second), return_exceptions=True
+        )
+        assert [getattr(result, "code", None) for result in results] == [None, "policy-changed"]
+    else:
+        await store.decisions.decide(first)
+        with pytest.raises(Conflict, match="since its rows were recalled"):
+            await store.decisions.decide(second)
+    assert (await current(store)).signers[0].highest["web"].version == 9
+
+
+async def test_a_recalled_permit_raises_the_version(store: SqlStore) -> None:
+    """As one by rows that were read for it; the next challenge reads the policy anew."""
+    by = signer()
+    device_id = await registry(store, Signers((by,)))
+    bound = await recalled(store)
+    decided = permit(device_id, "n1", 1, signed(by, 7), Signers((by,)))
+    await store.decisions.decide(replace(decided, reading=bound.reading))
+    assert await current(store) == Signers((by,)).raised(signed(by, 7), NOW)
+    policy_now = (await recalled(store)).policy
+    assert policy_now is not None
+    assert policy_now.signers == await current(store)
+
+
+async def test_a_recalled_permit_raises_no_version_in_a_foreign_row(store: SqlStore) -> None:
+    """An attacker who writes to the database and puts the number of the registry back."""
+    by = signer()
+    device_id = await registry(store, Signers((by,)))
+    bound = await recalled(store)
+    decided = permit(device_id, "n1", 1, signed(by, 7), Signers((by,)))
+
+    def tamper(connection: sa.Connection) -> None:
+        before = versioned.read(connection)
+        connection.execute(tables.policy.update().values(trust_predictions=True))
+        if connection.dialect.name == "postgresql":
+            connection.exec_driver_sql("SET CONSTRAINTS ALL IMMEDIATE")
+        connection.execute(versioned.registry_version.update().values(version=before))
+
+    await store._database.write(tamper)
+    with pytest.raises(TangAttestError) as error:
+        await store.decisions.decide(replace(decided, reading=bound.reading))
+    assert error.value.code == "registry-tampered"
+    assert not [row for _, row in await store.audit.list_audit() if row.event == "unlock"]
 
 
 async def test_a_moved_device_forgets_what_vouched_for_it(store: SqlStore) -> None:
