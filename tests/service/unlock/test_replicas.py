@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass, field, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from tang_attest.errors import Conflict, NotFound, Refused, TangAttestError
 from tang_attest.ports.store import Store
 from tang_attest.protocol.conditions import Conditions
 from tang_attest.protocol.coverage import ENFORCED
+from tang_attest.protocol.reference_state import ReferenceState
 from tang_attest.protocol.values.points import Point
 from tang_attest.server.compose import World, opened
 from tang_attest.server.site import compose_site
@@ -36,6 +38,7 @@ from tests.attester import Attester, members
 from tests.fakes import RealRandomness
 from tests.server import Server, evidence, new_x
 from tests.service.unlock.test_meanwhile import DEEDS, RULES, Deed, refuse_stale, retire_key
+from tests.store.samples import entry
 from tests.store.test_recall import deadlocks
 
 DATABASES = ("sqlite", "postgresql")
@@ -164,27 +167,54 @@ async def test_a_state_that_was_approved_elsewhere_permits_at_once(
     assert await replicas[1].respond(attester, kid, challenges[1], "permitted") == "ok"
 
 
+@pytest.mark.parametrize(
+    ("recalled", "good", "before"),
+    [
+        (True, True, "decide"),
+        (True, False, "find_key"),  # a refusal by recalled rows is looked up
+        (False, True, "decide"),
+        (False, False, "decide"),
+    ],
+    ids=["recalled", "recalled and refused", "read", "read and refused"],
+)
 async def test_a_device_that_goes_away_while_evidence_is_appraised_has_its_record(
-    server: Server, replicas: list[Replica], attester: Attester, monkeypatch: pytest.MonkeyPatch
+    server: Server,
+    replicas: list[Replica],
+    attester: Attester,
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    recalled: bool,
+    good: bool,
+    before: str,
 ) -> None:
-    """Between the lookup and the decision, of a recalled key as of one that was read."""
+    """Between the lookup and the decision, of a recalled key as of one that was read, permitted or refused."""
     kid = await server.enroll(attester, learn_for=timedelta(0))
     await warm(replicas, attester, kid)
     challenge = await replicas[1].challenge(kid)
-    decide = replicas[1].store.decisions.decide
+    decisions = replicas[1].store.decisions
+    if not recalled:
+        monkeypatch.setattr(decisions, "recall_key", lambda _: None)
+    if not good:
+        attester.pcrs["sha256"][4] = b"\1" * 32
+    continued = getattr(decisions, before)
 
-    async def removed(decision: Any) -> None:
+    async def removed(*args: Any) -> Any:
         monkeypatch.undo()
         await server.devices.remove("pi-b")
-        await decide(decision)
+        return await continued(*args)
 
-    monkeypatch.setattr(replicas[1].store.decisions, "decide", removed)
+    monkeypatch.setattr(decisions, before, removed)
     assert await replicas[1].respond(attester, kid, challenge, "gone") == "key-unknown"
     newest = (await server.store.audit.list_audit("pi-b"))[0][1]
     assert (newest.event, newest.verdict, newest.code) == ("unlock", "refused", "key-unknown")
+    assert newest.request_id == "gone"
 
 
 # --- at random ----------------------------------------------------------------------------------------------
+
+
+#: A policy with another state: who is moved to it is refused.
+ELSEWHERE = "elsewhere"
 
 
 @dataclass
@@ -195,36 +225,51 @@ class Fleet:
     replicas: list[Replica]
     machines: dict[str, tuple[Attester, str]]
     chance: random.Random
+    _: KW_ONLY
+    #: The state that permits them.
+    state: str
     number: int = 0
+    #: Commands that had effect, by their names.
+    done: Counter[str] = field(default_factory=Counter)
 
-    async def unlock(self) -> tuple[str, str, str]:
-        """One machine unlocks at one server: its name, the request's id, and the code."""
-        name, (attester, kid) = self.chance.choice(sorted(self.machines.items(), key=lambda item: item[0]))
+    async def unlock(self) -> tuple[str, str] | None:
+        """One machine unlocks at one server: the request's id and the code; None if the server does not know it."""
+        attester, kid = self.machines[self.chance.choice(sorted(self.machines))]
         self.number += 1
         request = f"{self.number:08}"
         asked, answering = (self.chance.choice(self.replicas) for _ in range(2))
-        challenge = await asked.challenge(kid)
+        try:
+            challenge = await asked.challenge(kid)
+        except NotFound:
+            return None
         attester.clock += 10
-        return name, request, await answering.respond(attester, kid, challenge, request)
+        return request, await answering.respond(attester, kid, challenge, request)
 
     async def act(self) -> None:
         """One command; one that does not fit the state of things has no effect."""
         name = self.chance.choice(sorted(self.machines))
-        acts: list[Callable[[], Awaitable[object]]] = [
-            lambda: self.server.devices.suspend(name, "lost"),
-            lambda: self.server.devices.resume(name),
-            lambda: self.server.conditions.set("pi-0", Conditions(approval=True)),
-            lambda: self.server.conditions.set("pi-0", Conditions()),
-            lambda: self.server.reference_values.retire("pi-0", "enrolled", force=True),
-            lambda: self.server.reference_values.restore("pi-0", "enrolled"),
-            lambda: self.server.devices.label([name], ["canary"], []),
-            lambda: self.server.devices.label([name], [], ["canary"]),
-            self.roll_out,
-            self.abandon,
-            lambda: self.server.keys.rotate_device(name),
-        ]
+        server = self.server
+        acts: dict[str, Callable[[], Awaitable[object]]] = {
+            "suspend": lambda: server.devices.suspend(name, "lost"),
+            "resume": lambda: server.devices.resume(name),
+            "require approval": lambda: server.conditions.set("pi-0", Conditions(approval=True)),
+            "require nothing": lambda: server.conditions.set("pi-0", Conditions()),
+            "retire": lambda: server.reference_values.retire("pi-0", self.state, force=True),
+            "restore": lambda: server.reference_values.restore("pi-0", self.state),
+            "label": lambda: server.devices.label([name], ["canary"], []),
+            "unlabel": lambda: server.devices.label([name], [], ["canary"]),
+            "roll out": self.roll_out,
+            "abandon": self.abandon,
+            "rotate": lambda: server.keys.rotate_device(name),
+            "replace key": lambda: self.replace_key(name),
+            "move": lambda: server.installation.transfers.move(name, ELSEWHERE, force=True),
+            "move back": lambda: server.installation.transfers.move(name, "pi-0", force=True),
+            "enroll again": lambda: self.enroll_again(name),
+        }
+        act = self.chance.choice(sorted(acts))
         with suppress(Conflict, NotFound, Refused):
-            await self.chance.choice(acts)()
+            await acts[act]()
+            self.done[act] += 1
 
     async def roll_out(self) -> None:
         """Begin a change that half of the machines get first."""
@@ -240,12 +285,35 @@ class Fleet:
         rollouts = Rollouts(self.server.store, self.server.clock, RealRandomness(), Author.operator("tester"))
         await rollouts.abandon("pi-0", None, force=True)
 
+    async def replace_key(self, name: str) -> None:
+        """Bind the machine's disk to a new key, and let the old one answer no more."""
+        attester, old = self.machines[name]
+        new, _ = await self.server.keys.rotate_device(name)
+        await self.server.keys.retire(old, force=True)
+        self.machines[name] = attester, new
+
+    async def enroll_again(self, name: str) -> None:
+        """Remove the machine, or one that could not enroll since then, and enroll it."""
+        with suppress(NotFound):
+            await self.server.devices.remove(name)
+        attester, _ = self.machines[name]
+        terms = {"record": False, "policy": "pi-0", "learn_for": timedelta(0)}
+        begun = await self.server.begin(attester, name, await self.server.token(**terms))
+        assert begun.status == 200, begun
+        done = await self.server.finish(attester, name, begun)
+        assert done.status == 201, done
+        self.machines[name] = attester, done.body["kid"]
+
+
+#: Steps, each of two unlocks and a command at the same time.
+_STEPS = 1000
+
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize("seed", [1])
 async def test_commands_and_unlocks_at_random(server: Server, replicas: list[Replica], seed: int) -> None:
-    """In hundreds of orders: the record shows no permit that the commands before it forbid, and every refusal.
+    """In a thousand orders: the record shows no permit that the commands before it forbid, and every refusal.
 
     Entries of one machine are in the order of their transactions: the later waits for the earlier one's rows.
     """
@@ -254,43 +322,59 @@ async def test_commands_and_unlocks_at_random(server: Server, replicas: list[Rep
         attester, name = Attester(), f"pi-{number}"
         terms = {} if number == 0 else {"policy": "pi-0"}
         machines[name] = (attester, await server.enroll(attester, name, learn_for=timedelta(0), **terms))
-    fleet = Fleet(server, replicas, machines, random.Random(seed))
-    answers = []
+    stored = await server.store.policies.get_policy("pi-0")
+    other = ReferenceState("other", {pcr: bytes(32) for pcr in stored.selection.pcrs}, "recorded")
+    await server.store.policies.add_policy(
+        replace(stored, name=ELSEWHERE, states=(other,)),
+        entry("policy create"),
+    )
+    fleet = Fleet(server, replicas, machines, random.Random(seed), state=stored.states[0].label)
+    answers: dict[str, str] = {}
     for _ in range(_STEPS):
         calls: list[Any] = [fleet.unlock(), fleet.unlock(), fleet.act()]
         fleet.chance.shuffle(calls)
-        for outcome in await asyncio.gather(*calls):
-            if outcome is not None:
-                answers.append(outcome)
-    entries = [entry for _, entry in reversed(await server.store.audit.list_audit(limit=100_000))]
-    recorded = {entry.request_id: entry.code for entry in entries if entry.event == "unlock"}
-    assert {request: code for _, request, code in answers} == recorded
-    assert len({code for _, _, code in answers}) >= 4, "the commands had effect, and some did not"
-    assert forbidden(entries) == []
-    assert await deadlocks(server.store) == 0
-
-
-_STEPS = 350
+        answers.update(outcome for outcome in await asyncio.gather(*calls) if outcome is not None)
+    entries = [row for _, row in reversed(await server.store.audit.list_audit(limit=100_000))]
+    recorded = {row.request_id: row.code for row in entries if row.event == "unlock"}
+    # A key that is gone before its evidence is appraised leaves nothing to record.
+    unknown = {request for request, code in answers.items() if code == "key-unknown"} - recorded.keys()
+    shown = f"seed {seed}, {fleet.done}"
+    assert {request: code for request, code in answers.items() if request not in unknown} == recorded, shown
+    assert len(set(answers.values())) >= 6, f"the commands had effect, and some did not: {shown}"
+    assert len(fleet.done) == 15, f"each command had effect: {shown}"
+    assert forbidden(entries) == [], shown
+    assert await deadlocks(server.store) == 0, shown
 
 
 def forbidden(entries: list[Any]) -> list[str]:
     """Permits in the record that a command before them forbids."""
-    suspended: set[str] = set()
-    approval = retired = False
+    barred: set[tuple[str, str]] = set()
     found = []
-    for entry in entries:
-        match entry.event:
-            case "device suspend":
-                suspended.add(entry.device)
-            case "device resume":
-                suspended.discard(entry.device)
-            case "policy state retire":
-                retired = True
-            case "policy state restore":
-                retired = False
-            case "policy conditions":
-                approval = bool(entry.details.get("approval"))
-            case "unlock" if entry.verdict == "permitted":
-                if entry.device in suspended or retired or approval:
-                    found.append(f"{entry.request_id} of {entry.device}")
+    for row in entries:
+        reasons = [why for why, whom in barred if whom in (row.device, row.kid, _EVERYBODY)]
+        if row.event == "unlock" and row.verdict == "permitted" and reasons:
+            found.append(f"{row.request_id} of {row.device}: {reasons}")
+        for why, whom, begins in consequences(row):
+            (barred.add if begins else barred.discard)((why, whom))
     return found
+
+
+_EVERYBODY = "*"
+
+
+def consequences(row: Any) -> list[tuple[str, str, bool]]:
+    """The reasons to permit nothing that *row* begins or ends, each with a device or key."""
+    device, details = row.device, row.details
+    afresh = [(why, device, False) for why in ("suspended", "moved", "removed")]
+    known = {
+        "device suspend": [("suspended", device, True)],
+        "device resume": [("suspended", device, False)],
+        "device move": [("moved", device, details.get("to") == ELSEWHERE)],
+        "device remove": [("removed", device, True)],
+        "enroll": afresh if row.verdict == "done" else [],
+        "keys retire": [("key retired", row.kid, True)],
+        "policy state retire": [("state retired", _EVERYBODY, True)],
+        "policy state restore": [("state retired", _EVERYBODY, False)],
+        "policy conditions": [("approval", _EVERYBODY, bool(details.get("approval")))],
+    }
+    return known.get(row.event, [])
