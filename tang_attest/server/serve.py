@@ -17,10 +17,11 @@ import structlog
 from tang_attest import log
 from tang_attest.config import Settings
 from tang_attest.daemon.files import allow_open_files
+from tang_attest.daemon.last_word import LastWord
 from tang_attest.daemon.notify import Notifier
 from tang_attest.daemon.room import fitting_workers
 from tang_attest.daemon.sockets import bind, inherited, port_of
-from tang_attest.daemon.supervisor import ENDS_SERVICE, Supervisor, Work, WorkerSlot
+from tang_attest.daemon.supervisor import Supervisor, Work, WorkerSlot
 from tang_attest.errors import Malformed, TangAttestError
 from tang_attest.keys.secret import load_secret
 from tang_attest.protocol.exchange import multiplies_once
@@ -48,6 +49,8 @@ def serve(load: Callable[[], Settings], world: World, report: Callable[[TangAtte
     machines, metrics = _bind(settings, workers), _bind_metrics(settings, workers)
     console = _bind_console(settings, workers)
 
+    last_word = LastWord(report, ENDING)
+
     def prepare() -> Work:
         current = load()
         log.configure(current.log_format, current.log_level)
@@ -70,12 +73,7 @@ def serve(load: Callable[[], Settings], world: World, report: Callable[[TangAtte
                 tls=tls,
                 console_tls=console_tls,
             )
-            try:
-                run_worker(current, world, listeners, place)
-            except TangAttestError as error:
-                report(error)
-                return ENDS_SERVICE if error.code in ENDING else 1
-            return 0
+            return last_word.run(place, partial(run_worker, current, world, listeners))
 
         return work
 
@@ -83,11 +81,15 @@ def serve(load: Callable[[], Settings], world: World, report: Callable[[TangAtte
         for listener in itertools.chain(*machines, *metrics, *console):
             listener.close()
 
-    started = partial(_started, settings, machines, metrics, console)
+    def started() -> None:
+        last_word.serving()
+        _started(settings, machines, metrics, console)
+
     try:
         code = Supervisor(workers, prepare, started, close, Notifier()).run()
     finally:
         close()
+        last_word.close()
     if code == 0:
         _log.info("stopped")
     return code

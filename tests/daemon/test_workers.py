@@ -5,15 +5,17 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import sqlite3
 import subprocess
 import time
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from tests.cli.forked import command
-from tests.cli.serving import PATIENCE_S, Serving, clean_environment, request, serving
+from tests.cli.serving import PATIENCE_S, Serving, clean_environment, program, request, serving
 from tests.cli.transcript import environment, run
 
 
@@ -205,3 +207,16 @@ def test_listen_fds_of_nobody(count: str, sentence: str, tmp_path: Path) -> None
     """LISTEN_FDS that names no sockets is a setting, not a traceback."""
     (tmp_path / "file").touch()
     assert sentence in refused_sockets(tmp_path / "state", f"{tmp_path}/file", count)
+
+
+@pytest.mark.parametrize("workers", [1, 5])
+def test_an_error_of_every_worker_is_said_once(directory: Path, workers: int) -> None:
+    """A database that none can use ends the start with one error, whichever worker is first, and however they end."""
+    state = directory / "state"
+    with closing(sqlite3.connect(state / "tang-attest.db")) as connection, connection:
+        connection.execute("UPDATE alembic_version SET version_num = '0000'")
+    for _ in range(3):
+        done = program(
+            "--state", state, "serve", "--host", "127.0.0.1", "--port", "0", "--workers", str(workers)
+        )
+        assert (done.returncode, done.stderr.count("(schema-old)")) == (1, 1), done.stderr
