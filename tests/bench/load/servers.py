@@ -24,7 +24,7 @@ from tests.tang.servers import TANGD
 
 #: The program as it is installed.
 PROGRAM: Final = Path(sys.executable).parent / "tang-attest"
-_START_SECONDS: Final = 30.0
+_START_SECONDS: Final = 120.0
 _BACKLOG: Final = 1024
 
 
@@ -112,7 +112,7 @@ def serve(
         yield Server(port, process.pid, time.perf_counter() - begin)
     finally:
         process.terminate()
-        process.wait(20)
+        process.wait(120)
 
 
 def _wait_for(port_file: Path, process: subprocess.Popen[bytes], log: Path, *, tls: bool) -> int:
@@ -147,7 +147,7 @@ def tangd(tang_dir: Path) -> Iterator[int]:
         yield port
     finally:
         process.terminate()
-        process.wait(20)
+        process.wait(120)
 
 
 def init(state: Path) -> None:
