@@ -170,7 +170,8 @@ class Console:
         # The marker is typed in two parts, so that the echo of the command is not taken for its end.
         self.type(f"{command}; echo '{marker[:6]}''{marker[6:]}' $?")
         match = self.wait_for(rf"(?s)\n(.*?){marker} (\d+)", timeout)
-        return match[1].replace("\r", "")
+        # A busy shell prompts after the echo of what was typed, and so before the output.
+        return re.sub(r"(?m)^guest# ", "", match[1].replace("\r", ""))
 
     def close(self) -> None:
         with suppress(OSError):  # a machine that is off hung up already

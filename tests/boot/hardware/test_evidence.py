@@ -121,6 +121,19 @@ def test_what_must_not_come_is_waited_for_without_examining(tmp_path: Path) -> N
             console.stays_without("emergency", 60)
 
 
+def test_a_prompt_that_comes_late_is_no_output(tmp_path: Path) -> None:
+    """A busy shell prompts after the terminal has shown the command."""
+
+    def machine(connection: socket.socket) -> None:
+        typed = connection.recv(1000).decode()
+        marker = "".join(re.findall(r"'([^']*)'", typed))
+        connection.sendall(f"{typed}\nguest# SystemdOptions\r\nSMBIOS\r\n{marker} 0\r\n".encode())
+        wait_for_the_end(connection)
+
+    with console_of(tmp_path, machine) as console:
+        assert console.shell("cat unmeasured") == "SystemdOptions\nSMBIOS\n"
+
+
 @pytest.mark.boot
 @pytest.mark.timeout(2400)
 def test_linux_names_the_place_of_each_processor(tmp_path: Path) -> None:
