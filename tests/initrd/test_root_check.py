@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -394,3 +397,49 @@ def test_a_pin_that_still_asks_has_given_nothing(shell: str, scene: Scene) -> No
     accepted(scene, shell, against="no-attestation")
     (scene.run_directory / "gave-key.4194305").touch()  # above the kernel's highest
     refused(scene, shell, "root was not opened by attestation, but another volume was")
+
+
+@contextmanager
+def trial(scene: Scene, command: str) -> Iterator[None]:
+    """A key that a pin gave is tried by a process that runs *command*, with ``mark`` and ``witness`` as its variables."""
+    run = scene.run_directory
+    run.mkdir(parents=True, exist_ok=True)
+    mark = run / "gave-key.4194305"  # above the kernel's highest: the pin is done
+    mark.touch()
+    script = f'mark={mark} witness={run}/witness.$$; echo "$mark" >"$witness"; echo ready; {command}'
+    with subprocess.Popen(["sh", "-c", script], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        try:
+            yield
+        finally:
+            process.kill()
+
+
+def test_a_key_that_is_tried_in_vain_was_not_given(shell: str, scene: Scene) -> None:
+    """The passphrase was typed meanwhile: the check waits for the end of the trial."""
+    scene.volume(attested=False)
+    scene.mount("254:0")
+    with trial(scene, 'sleep 2; rm "$mark" "$witness"'):
+        accepted(scene, shell, against="no-attestation")
+
+
+def test_a_key_that_is_tried_and_opens_a_volume_was_given(shell: str, scene: Scene) -> None:
+    """The root was opened by a passphrase meanwhile."""
+    scene.volume(attested=False)
+    scene.mount("254:0")
+    attested = scene.run_directory / "attested"
+    with trial(scene, f'sleep 2; mkdir {attested}; echo 254:32 >{attested}/{OTHER}; rm "$witness"'):
+        refused(scene, shell, "root was not opened by attestation, but another volume was")
+
+
+def test_a_trial_without_an_end_gave_its_key(shell: str, scene: Scene) -> None:
+    """The check waits for a limited time, and not for a process that is gone."""
+    script = scene.directory / "lib" / CHECK
+    text = script.read_text()
+    assert "patience=30 " in text
+    script.write_text(text.replace("patience=30 ", "patience=1 "))
+    scene.volume(attested=False)
+    scene.mount("254:0")
+    with trial(scene, "exec sleep 600"):
+        refused(scene, shell, "root was not opened by attestation, but another volume was")
