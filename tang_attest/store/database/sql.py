@@ -94,7 +94,5 @@ def _among_json(element: among, compiler: Any, **options: Any) -> str:
 
 @compiles(among, "postgresql")
 def _among_array(element: among, compiler: Any, **options: Any) -> str:
-    # As in steady().
-    kind = compiler.dialect.type_compiler_instance.process(element.values.type.dialect_impl(compiler.dialect))
-    column, values = (compiler.process(part, **options) for part in (element.column, element.values))
-    return f"{column} = ANY(CAST((SELECT {values}) AS {kind}))"
+    column, values = (compiler.process(part, **options) for part in (element.column, steady(element.values)))
+    return f"{column} = ANY({values})"
