@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,13 +20,20 @@ from tests.store.samples import SELECTION, clock, decision, policy, state, value
 Statement = tuple[str, Any]
 
 
+def _is_for_sqlite(cursor: object, _: str) -> bool:
+    return isinstance(cursor, sqlite3.Cursor)
+
+
 @contextmanager
-def statements() -> Iterator[list[Statement]]:
-    """Every statement that SQLAlchemy sends to a SQLite database meanwhile."""
+def statements(counts: Callable[[object, str], bool] = _is_for_sqlite) -> Iterator[list[Statement]]:
+    """Every statement that SQLAlchemy sends meanwhile, with its parameters as the driver gets them.
+
+    *counts* decides by the driver's cursor and the SQL; by default, those to a SQLite database.
+    """
     seen: list[Statement] = []
 
     def note(_: object, cursor: object, sql: str, parameters: Any, *__: object) -> None:
-        if isinstance(cursor, sqlite3.Cursor):
+        if counts(cursor, sql):
             seen.append((sql, parameters))
 
     sa.event.listen(sa.Engine, "before_cursor_execute", note)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -15,6 +14,7 @@ import sqlalchemy as sa
 from tang_attest.store.database import tables
 from tests.attester import Attester
 from tests.server import Server
+from tests.store.database.test_plans import Statement, statements
 from tests.store.samples import policy
 from tests.web.console.conftest import console_of, enter_at
 from tests.web.console.test_fleet import PAGES_OF_FLEET, fill
@@ -25,23 +25,9 @@ _SEALED, _COPIES = 600, 17
 #: Rows that one step of a plan may read: pages show 50 or 200 rows, and counts end at 1,000, of about every second row.
 _MOST_ROWS: Final = 2500
 
-Statement = tuple[str, Any]
 
-
-@contextmanager
-def statements() -> Iterator[list[Statement]]:
-    """Every query that SQLAlchemy sends meanwhile, with its parameters as the driver gets them."""
-    seen: list[Statement] = []
-
-    def note(_: object, __: object, sql: str, parameters: Any, *___: object) -> None:
-        if sql.lstrip("( ").startswith(("SELECT", "WITH")):
-            seen.append((sql, parameters))
-
-    sa.event.listen(sa.Engine, "before_cursor_execute", note)
-    try:
-        yield seen
-    finally:
-        sa.event.remove(sa.Engine, "before_cursor_execute", note)
+def is_query(_: object, sql: str) -> bool:
+    return sql.lstrip("( ").startswith(("SELECT", "WITH"))
 
 
 def copy(connection: sa.Connection) -> None:
@@ -139,7 +125,7 @@ async def test_no_page_reads_a_whole_table(tmp_path: Path, postgres_url: str) ->
             visitor = await enter_at(server, client, "admin")
             seen: dict[str, list[Statement]] = {}
             for path in (*PAGES_OF_FLEET, "/machines?name=m", "/machines?name=m001", "/policies?name=own-00"):
-                with statements() as asked:
+                with statements(is_query) as asked:
                     assert (await visitor.get(path)).status == 200, path
                 seen[path] = asked
         assert all(seen.values()), "each page asks something"
