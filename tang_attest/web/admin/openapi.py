@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from pydantic import BaseModel
-from pydantic.json_schema import JsonSchemaMode, models_json_schema
+from pydantic.json_schema import GenerateJsonSchema, JsonSchemaMode, JsonSchemaValue, models_json_schema
 
 from tang_attest.ports.admin import Scope
 from tang_attest.web.admin.operation import CSV, JSON, TEXT, Operation
@@ -34,6 +34,23 @@ _REFUSALS: Final = {
     500: "A defect of the server.",
     503: "The server's database is away; nothing changed, trying again is safe.",
 }
+
+
+class _Schemas(GenerateJsonSchema):
+    """Generate the same schemas with each pydantic since 2.10."""
+
+    def dict_schema(self, schema: Any) -> JsonSchemaValue:
+        """Return *schema* of an object; before 2.11 nothing said that any value may be in it."""
+        found = super().dict_schema(schema)
+        return found if "patternProperties" in found else {"additionalProperties": True} | found
+
+    def float_schema(self, schema: Any) -> JsonSchemaValue:
+        """Return *schema* of a number, with 1 for a bound that older versions write as 1.0."""
+        found = super().float_schema(schema)
+        return {
+            key: int(value) if isinstance(value, float) and value.is_integer() else value
+            for key, value in found.items()
+        }
 
 
 def document(operations: Sequence[Operation], url: str) -> dict[str, Any]:
@@ -93,7 +110,7 @@ def _statuses(operation: Operation) -> list[int]:
 
 
 def _parameters(model: type[Body], place: str) -> list[dict[str, Any]]:
-    schema = model.model_json_schema(ref_template=_REFERENCE)
+    schema = model.model_json_schema(ref_template=_REFERENCE, schema_generator=_Schemas)
     required = schema.get("required", [])
     return [
         {"name": name, "in": place, "required": name in required, "schema": _parameter(member)}
@@ -119,7 +136,7 @@ def _schemas(operations: Sequence[Operation]) -> dict[str, Any]:
             taken[operation.body] = "validation"
         models = (model for model in operation.answers.values() if not issubclass(model, str))
         taken |= dict.fromkeys(models, "serialization")
-    _, schema = models_json_schema(list(taken.items()), ref_template=_REFERENCE)
+    _, schema = models_json_schema(list(taken.items()), ref_template=_REFERENCE, schema_generator=_Schemas)
     definitions: dict[str, Any] = schema["$defs"]
     return dict(sorted(definitions.items()))
 
