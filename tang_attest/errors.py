@@ -155,7 +155,7 @@ ACTIONS: Final[dict[str, str]] = {
     "webhook-failed": "Check the URL, and the file of 'serve --webhook-secret'; the history has the rounds that were not reported.",
     "notify-failed": "Correct the receiver in the setting notify, then run 'tang-attest notify test --only NAME' on the server.",
     "program-missing": "Install the named program; tpm2 is in tpm2-tools.",
-    "observation-missing": "Boot the machine once, so that the server has authentic evidence to approve.",
+    "observation-missing": "List refused boots with 'tang-attest observation list' on the server; where the machine has none, boot it once.",
     "observation-ambiguous": "Look at each with 'tang-attest observation show ID', then name the one that you mean with --observation ID.",
     "setting-invalid": "Correct the named setting; 'tang-attest serve --help' explains it.",
     "state-missing": "Run 'tang-attest init' first.",

@@ -1,4 +1,7 @@
-"""The settings and the installation of one command: read and opened for it, closed whatever happens."""
+"""The settings and the installation of one command: read and opened for it, closed whatever happens.
+
+The composition of a server is imported when a command runs: ``--help`` and a wrong option need none.
+"""
 
 from __future__ import annotations
 
@@ -7,12 +10,13 @@ import os
 import sys
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 
-from tang_attest.config import Settings, load_settings, settings_file, settings_in
-from tang_attest.server.compose import Installation, World, opened, password_in_file
+if TYPE_CHECKING:
+    from tang_attest.config import Settings
+    from tang_attest.server.compose import Installation, World
 
 _Result = TypeVar("_Result")
 
@@ -29,6 +33,8 @@ config_option: Final[Callable[[Any], Any]] = click.option(
 
 def configuration(named: Path | None = None) -> Path | None:
     """Return the file of the settings: *named*, that of ``--config`` or TANG_ATTEST_CONFIG, or the default."""
+    from tang_attest.config import settings_file
+
     given: Path | None = click.get_current_context().find_root().params["config"]
     return settings_file(named or given)
 
@@ -39,6 +45,8 @@ def settings(named: Path | None = None, flags: Mapping[str, Any] | None = None) 
     *named* and *flags* are those after the command; they win over those before it.  Raises
     ``setting-invalid``, ``file-unreadable``.
     """
+    from tang_attest.config import load_settings, settings_in
+
     before = click.get_current_context().find_root().params
     given = settings_in(os.environ) | _given(before) | _given(flags or {})
     return load_settings(configuration(named), {**given, "config": None})
@@ -50,6 +58,7 @@ def _given(flags: Mapping[str, Any]) -> dict[str, Any]:
 
 def run(use: Callable[[Installation], Awaitable[_Result]]) -> _Result:
     """Open the installation that the settings name, call *use* with it, and close it."""
+    from tang_attest.server.compose import opened
 
     async def _run() -> _Result:
         async with opened(settings(), at_terminal()) as installation:
@@ -60,10 +69,14 @@ def run(use: Callable[[Installation], Awaitable[_Result]]) -> _Result:
 
 def at_terminal() -> World:
     """Return the real world, in which an operator at a terminal is asked for the TPM owner's password."""
+    from tang_attest.server.compose import World
+
     return World(owner_auth=_owner_auth)
 
 
 def _owner_auth(settings: Settings) -> bytes | None:
+    from tang_attest.server.compose import password_in_file
+
     password = password_in_file(settings)
     if password is not None or not (sys.stdin.isatty() and sys.stderr.isatty()):
         return password

@@ -55,15 +55,29 @@ def test_help_and_completion_import_no_command(use: str) -> None:
     assert not loaded & {"sqlalchemy", "aiohttp", "pydantic", "tpm2_pytss", "cryptography", "structlog"}
 
 
+def test_a_commands_help_imports_no_server() -> None:
+    """``policy --help`` and a wrong option load no database, no web, and no composition of a server."""
+    commands = sorted(LazyGroup.commands_by_name.keys() - {"tangd"})
+    program = "".join(f"import_of({[name]})\n" for name in commands)
+    loaded = loaded_by(
+        "from tang_attest.cli import group\nfrom click.testing import CliRunner\n"
+        "def import_of(command):\n"
+        "    for wrong in ('--help', '--no-such-option'):\n"
+        "        CliRunner().invoke(group, [*command, wrong])\n" + program
+    )
+    assert not loaded & {"sqlalchemy", "aiohttp", "alembic", "asyncpg", "tang_attest.server.compose"}
+
+
 @pytest.mark.parametrize(
     ("module", "unused"),
     [
-        ("installation.serve", {"alembic", "asyncpg", "prometheus_client", "tang_attest.web.admin.wire"}),
-        ("installation.tangd", {"sqlalchemy", "tang_attest.web.wire", "tang_attest.web.admin.wire"}),
-        ("machines.token", {"aiohttp", "alembic", "asyncpg"}),
-        ("offline.checkquote", {"aiohttp", "sqlalchemy"}),
+        ("server.serve", {"alembic", "asyncpg", "prometheus_client", "tang_attest.web.admin.wire"}),
+        ("cli.installation.tangd", {"sqlalchemy", "tang_attest.web.wire", "tang_attest.web.admin.wire"}),
+        ("cli.machines.token", {"aiohttp", "alembic", "asyncpg"}),
+        ("cli.policies.policy", {"sqlalchemy", "aiohttp", "alembic", "asyncpg"}),
+        ("cli.offline.checkquote", {"aiohttp", "sqlalchemy"}),
     ],
 )
 def test_a_command_leaves_out_what_it_rarely_uses(module: str, unused: set[str]) -> None:
     """The schema's migrations, the driver of another database, the admin API: imported where they are used."""
-    assert not loaded_by(f"import tang_attest.cli.{module}") & unused
+    assert not loaded_by(f"import tang_attest.{module}") & unused

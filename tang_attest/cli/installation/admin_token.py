@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from typing import TYPE_CHECKING
 
 import click
 
@@ -10,8 +11,10 @@ from tang_attest.cli import output
 from tang_attest.cli.invocation import run
 from tang_attest.cli.types import Duration
 from tang_attest.ports.admin import AdminToken, Scope
-from tang_attest.server.compose import Installation
 from tang_attest.service.admin.tokens import SCOPES
+
+if TYPE_CHECKING:
+    from tang_attest.server.compose import Installation
 
 
 @click.group("admin-token")

@@ -6,7 +6,7 @@ import asyncio
 from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from click.core import ParameterSource
@@ -17,12 +17,12 @@ from tang_attest.cli.progress import shown
 from tang_attest.cli.types import MOMENT, Head
 from tang_attest.errors import Reason, Refused
 from tang_attest.ports.audit import Archive, AuditEntry, AuditSearch
-from tang_attest.server.audit import archiving
-from tang_attest.server.audit.archiving import Archived
-from tang_attest.server.checkup import check_record
-from tang_attest.server.compose import Installation
-from tang_attest.service.audit.check import AuditCheck
 from tang_attest.service.audit.table import COLUMNS
+
+if TYPE_CHECKING:
+    from tang_attest.server.audit.archiving import Archived
+    from tang_attest.server.compose import Installation
+    from tang_attest.service.audit.check import AuditCheck
 
 
 def _list_options(command: Any) -> Any:
@@ -183,6 +183,7 @@ def archive(file: Path, before: datetime, as_json: bool) -> None:
     \b
     tang-attest audit archive --before 90d /backup/audit-$(date +%F).gz
     """
+    from tang_attest.server.audit import archiving
 
     async def work() -> Archived:
         async with shown("archiving") as progress:
@@ -266,6 +267,8 @@ def verify(
     tang-attest audit verify --expect 812:5f0c...
     tang-attest audit verify --archive audit-2026.gz --kek kek.old-2026-12-01
     """
+    from tang_attest.server.checkup import check_record
+
     if offline and not archives:
         raise click.UsageError("--offline needs --archive FILE")
     if offline:
@@ -303,6 +306,8 @@ def _verify_alone(
     archives: tuple[Path, ...], keks: tuple[Path, ...], expect: tuple[int, bytes] | None, as_json: bool
 ) -> None:
     """Check archives without the record that they are from."""
+    from tang_attest.server.audit import archiving
+
     found, reasons = archiving.check_archives(
         settings().state, archives, keks, lambda _done, _total: None, expect
     )

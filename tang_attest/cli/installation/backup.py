@@ -12,15 +12,12 @@ from typing import BinaryIO
 
 import click
 
-from tang_attest import store
 from tang_attest.cli import output
 from tang_attest.cli.installation.upgraded import say_sealed
 from tang_attest.cli.invocation import settings
 from tang_attest.cli.progress import shown
 from tang_attest.errors import Conflict, NotFound
 from tang_attest.keys.secret import FILE_NAME
-from tang_attest.server import databases
-from tang_attest.server.compose import SystemClock
 
 _path = click.Path(path_type=Path)
 _STDIO = Path("-")
@@ -43,6 +40,9 @@ def backup(file: Path, with_secret: bool, as_json: bool) -> None:
     tang-attest backup /backup/tang-attest-$(date +%F)
     tang-attest backup --with-secret - | age -r age1... > /backup/tang-attest.age
     """
+    from tang_attest.server import databases
+    from tang_attest.server.compose import SystemClock
+
     if as_json and file == _STDIO:
         raise click.UsageError("--json needs a FILE: standard output has the backup")
     current = settings()
@@ -94,6 +94,9 @@ def restore(file: Path, as_json: bool) -> None:
     counts.  The key-encryption key has to be in the state directory already, unless the backup was made
     --with-secret.
     """
+    from tang_attest import store
+    from tang_attest.server import databases
+
     current = settings()
     with _open(file) as source:
         reader = store.Reader(source)

@@ -6,13 +6,10 @@ import asyncio
 
 import click
 
-from tang_attest import store
 from tang_attest.cli import output
 from tang_attest.cli.installation.upgraded import say_sealed, upgrade_as_json
 from tang_attest.cli.invocation import settings
 from tang_attest.cli.progress import shown
-from tang_attest.server import databases
-from tang_attest.server.compose import SystemClock, World
 
 
 @click.group()
@@ -30,6 +27,8 @@ def db() -> None:
 @output.json_option
 def status(as_json: bool) -> None:
     """Show the database's schema and its rows."""
+    from tang_attest import store
+
     found = asyncio.run(store.look(settings().database_url))
     if as_json:
         output.print_json(
@@ -63,6 +62,8 @@ def upgrade(as_json: bool) -> None:
     back. The key-encryption key has to be in the state directory: rows that decide something are sealed under
     it.
     """
+    from tang_attest.server import databases
+
     done = asyncio.run(databases.upgrade(settings(), shown))
     if as_json:
         output.print_json(upgrade_as_json(done))
@@ -84,6 +85,9 @@ def copy(target: str, as_json: bool) -> None:
     every command and server, with the code database-moved, until 'db reclaim'.  Servers that run end within a
     second: stop them first.  The key-encryption key stays where it is.
     """
+    from tang_attest.server import databases
+    from tang_attest.server.compose import SystemClock
+
     current = settings()
     filled = asyncio.run(databases.copy(current, target, SystemClock(), shown))
     rows, upgraded = filled.rows, filled.upgraded
@@ -104,6 +108,9 @@ def reclaim(as_json: bool) -> None:
     Nothing that happened in the copy since then is here.  Stop the servers of the copy first: two databases
     with the same keys would decide about the same machines.
     """
+    from tang_attest.server import databases
+    from tang_attest.server.compose import World
+
     found = asyncio.run(databases.reclaim(settings(), World()))
     place = found.place if found is not None else None
     result = {"reclaimed": found is not None, "copy": place}

@@ -13,7 +13,6 @@ from tang_attest.cli.invocation import at_terminal, config_option, configuration
 from tang_attest.config import DEFAULT_FILE
 from tang_attest.doctor.finding import Finding, Severity, failure, well
 from tang_attest.errors import TangAttestError
-from tang_attest.server.checkup import examine
 
 
 @click.command()
@@ -46,6 +45,8 @@ def _line(sentence: str) -> str:
 
 
 def _look(named: Path | None) -> list[Finding]:
+    from tang_attest.server.checkup import examine
+
     file = configuration(named)
     try:
         current = settings(named)

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from typing import TYPE_CHECKING
 
 import click
 
 from tang_attest.cli import output
 from tang_attest.cli.invocation import at_terminal, settings
-from tang_attest.config import Settings
-from tang_attest.doctor.ownership import chown_command
-from tang_attest.server.initialize import initialize
+
+if TYPE_CHECKING:
+    from tang_attest.config import Settings
 
 
 @click.command()
@@ -23,6 +24,8 @@ def init(as_json: bool) -> None:
     'init' of its own.  Print the signing key's thumbprint: machines that bind a disk compare it ("thp" in the
     pin's configuration).
     """
+    from tang_attest.doctor.ownership import chown_command
+
     current = settings()
     thumbprint = make_state(current)
     if as_json:
@@ -42,4 +45,6 @@ def init(as_json: bool) -> None:
 
 def make_state(current: Settings) -> str:
     """Make the installation that *current* names; return the signing key's thumbprint.  Raises ``state-exists``."""
+    from tang_attest.server.initialize import initialize
+
     return asyncio.run(initialize(current, at_terminal()))

@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
-from cryptography.hazmat.primitives.asymmetric import ec
 
 from tang_attest.cli import output
 from tang_attest.cli.invocation import at_terminal, run, settings
@@ -16,11 +16,15 @@ from tang_attest.cli.types import OfKey
 from tang_attest.errors import Conflict, Malformed, NotFound
 from tang_attest.files import read_file
 from tang_attest.keys.jwk import load_private
-from tang_attest.ports.keys import EncryptedKey
-from tang_attest.server.compose import Installation
-from tang_attest.server.rekeying import Rotated, rotate_secret
 from tang_attest.service.tang.plain import load_json, permits
-from tang_attest.service.tang.server_keys import KeyUse
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    from tang_attest.ports.keys import EncryptedKey
+    from tang_attest.server.compose import Installation
+    from tang_attest.server.rekeying import Rotated
+    from tang_attest.service.tang.server_keys import KeyUse
 
 
 @click.group()
@@ -164,6 +168,7 @@ def rotate_kek(as_json: bool) -> None:
     after an interruption, run it again.  The old key stays beside the new one: backups that were made until
     now need it, and noted heads of the audit record are those of before.
     """
+    from tang_attest.server.rekeying import rotate_secret
 
     async def work() -> Rotated:
         async with shown("moving"):

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
+
+if TYPE_CHECKING:
+    from tang_attest.service.notifications.deliver import Receiver
 
 from tang_attest.cli import output
 from tang_attest.cli.invocation import settings
 from tang_attest.errors import Malformed, NotFound, TangAttestError
-from tang_attest.server.compose import SystemClock
-from tang_attest.server.notify.receivers import console_address, receivers, server_name
-from tang_attest.service.notifications.deliver import Receiver, attempt
-from tang_attest.service.notifications.message import test_message
 
 
 @click.group()
@@ -56,6 +55,10 @@ def test(ctx: click.Context, chosen: tuple[str, ...], as_json: bool) -> None:
     tang-attest notify test
     tang-attest notify test --only phone
     """
+    from tang_attest.server.compose import SystemClock
+    from tang_attest.server.notify.receivers import console_address, receivers, server_name
+    from tang_attest.service.notifications.message import test_message
+
     current = settings()
     known: Mapping[str, Receiver] = receivers(current)
     if not known:
@@ -96,5 +99,7 @@ def test(ctx: click.Context, chosen: tuple[str, ...], as_json: bool) -> None:
 async def _send(
     wanted: Mapping[str, Receiver], message: Mapping[str, object]
 ) -> dict[str, TangAttestError | None]:
+    from tang_attest.service.notifications.deliver import attempt
+
     results = await asyncio.gather(*(attempt(receiver, message) for receiver in wanted.values()))
     return dict(zip(wanted, results, strict=True))

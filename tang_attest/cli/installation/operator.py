@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING
 
 import click
 
 from tang_attest.cli import output
 from tang_attest.cli.invocation import run, settings
 from tang_attest.ports.operators import OperatorRole
-from tang_attest.server.compose import Installation
-from tang_attest.server.console.services import console_address
-from tang_attest.service.operators.accounts import NewLink, OperatorEntry
+
+if TYPE_CHECKING:
+    from tang_attest.server.compose import Installation
+    from tang_attest.service.operators.accounts import NewLink, OperatorEntry
 
 _role_option: Callable[[Callable[..., None]], Callable[..., None]] = click.option(
     "--role",
@@ -123,6 +125,8 @@ def remove(name: str, as_json: bool) -> None:
 
 def _link(name: str, make: Callable[[Installation], Awaitable[NewLink]], as_json: bool) -> None:
     """Print the link that *make* makes; a link that cannot be printed is not made."""
+    from tang_attest.server.console.services import console_address
+
     address = console_address(settings())
     made = run(make)
     link = address.link(made.token)

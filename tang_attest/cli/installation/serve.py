@@ -12,8 +12,6 @@ import click
 from tang_attest.cli import output
 from tang_attest.cli.invocation import at_terminal, config_option, settings
 from tang_attest.config import Settings
-from tang_attest.server import serve as server
-from tang_attest.server.compose import World
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
@@ -86,6 +84,9 @@ def serve(ctx: click.Context, /, named: Path | None, check: bool, **flags: Any) 
     """
     if check:
         ctx.exit(_check(settings(named, flags)))
+    from tang_attest.server import serve as server
+    from tang_attest.server.compose import World
+
     ctx.exit(server.serve(lambda: settings(named, flags), World(), output.error))
 
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from typing import TYPE_CHECKING
 
 import click
 
+if TYPE_CHECKING:
+    from tang_attest.service.machines.overview import Notice
+
 from tang_attest.cli import output
 from tang_attest.cli.invocation import run
-from tang_attest.server.checkup import attention
-from tang_attest.service.machines.overview import Notice, Topic
 
 
 @click.command()
@@ -26,6 +28,9 @@ def status(ctx: click.Context, as_json: bool) -> None:
     \b
     tang-attest status || mail -s "$(hostname): disks" ops
     """
+    from tang_attest.server.checkup import attention
+    from tang_attest.service.machines.overview import Topic
+
     machines, notices = run(attention)
     wanting = sum(notice.attention for notice in notices)
     if as_json:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from tang_attest.cli import output
-from tang_attest.store import Upgraded
+
+if TYPE_CHECKING:
+    from tang_attest.store import Upgraded
 
 
 def say_sealed(upgraded: Upgraded) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -20,13 +20,15 @@ from tang_attest.cli.types import Duration
 from tang_attest.errors import Malformed
 from tang_attest.files import read_file
 from tang_attest.ports.machines import Device, DeviceSearch
-from tang_attest.protocol.coverage import BootPart
 from tang_attest.protocol.enrollment import accept_ak
 from tang_attest.protocol.tpm import AttestationKey, ak_from_pem, public_from_tpmt
-from tang_attest.server.compose import Installation
 from tang_attest.service.machines.grading import graded
-from tang_attest.service.machines.transfers import Move
 from tang_attest.service.unlock.device_keys import find_device_key
+
+if TYPE_CHECKING:
+    from tang_attest.protocol.coverage import BootPart
+    from tang_attest.server.compose import Installation
+    from tang_attest.service.machines.transfers import Move
 
 
 @click.group()

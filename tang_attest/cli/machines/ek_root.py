@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import click
 
@@ -14,11 +14,13 @@ from tang_attest.cli import output
 from tang_attest.cli.invocation import run
 from tang_attest.errors import Malformed, Refused, TangAttestError
 from tang_attest.files import read_file
-from tang_attest.ports.enrollment import EkRoot
 from tang_attest.programs.tpm2 import Tpm2Tools
 from tang_attest.protocol.endorsement.endorsement import MAX_CERTIFICATE, MAX_ROOTS_FILE, EndorsementKey
-from tang_attest.server.compose import Installation
 from tang_attest.service.enrollment.endorsing import endorse
+
+if TYPE_CHECKING:
+    from tang_attest.ports.enrollment import EkRoot
+    from tang_attest.server.compose import Installation
 
 #: NV indices of EK certificates (EK Credential Profile 2.5, section "NV indices"), in the order in which the pin
 #: looks: RSA 2048 and P-256 of the low range; RSA 2048, P-256, P-384, P-521, RSA 3072 and 4096 of the high range.

@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import click
 
@@ -29,10 +29,12 @@ from tang_attest.files import read_file
 from tang_attest.keys.attestation import default_tcti, find_ak, make_ak
 from tang_attest.ports.machines import Device, Reach
 from tang_attest.protocol.enrollment import check_name
-from tang_attest.protocol.tpm import AttestationKey
 from tang_attest.protocol.verification import check_reach
-from tang_attest.server.compose import Installation, operator_name
-from tang_attest.service.rounds.verify import Round
+
+if TYPE_CHECKING:
+    from tang_attest.protocol.tpm import AttestationKey
+    from tang_attest.server.compose import Installation
+    from tang_attest.service.rounds.verify import Round
 
 PUBLIC_KEY: Final = Path("id_tpm.pub")
 #: The longest line that is read as an answer, in bytes.
@@ -138,6 +140,8 @@ class _MenuSession:
             _fail(f"instance {name} not registered", problem)
 
     def _register_as(self, name: str, key: AttestationKey, reach: Reach | None) -> None:
+        from tang_attest.server.compose import operator_name
+
         actor = f"operator:{operator_name()}"
 
         async def register(installation: Installation) -> tuple[Device, Sequence[str]]:

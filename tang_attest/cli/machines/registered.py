@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
@@ -13,7 +13,6 @@ from tang_attest.cli import output
 from tang_attest.cli.invocation import run
 from tang_attest.errors import Malformed
 from tang_attest.files import read_file
-from tang_attest.ports.enrollment import RegisteredEk
 from tang_attest.protocol.endorsement.endorsement import MAX_CERTIFICATE
 from tang_attest.protocol.endorsement.registered import (
     MAX_LIST,
@@ -24,7 +23,10 @@ from tang_attest.protocol.endorsement.registered import (
 )
 from tang_attest.protocol.enrollment import check_name
 from tang_attest.protocol.values.labels import check_labels
-from tang_attest.server.compose import Installation
+
+if TYPE_CHECKING:
+    from tang_attest.ports.enrollment import RegisteredEk
+    from tang_attest.server.compose import Installation
 
 #: Options that say which EK; `device register` takes one of them, or an AK.
 SOURCES: Final = ("ek_sha256", "ek_certificate", "listed")

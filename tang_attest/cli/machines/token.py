@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from datetime import timedelta
+from typing import TYPE_CHECKING
 
 import click
 
@@ -12,12 +13,14 @@ from tang_attest.cli.coverage import accept_option
 from tang_attest.cli.invocation import run
 from tang_attest.cli.renamed import Command, note
 from tang_attest.cli.types import Duration, OfKey, SelectionType
-from tang_attest.ports.enrollment import Token
-from tang_attest.protocol.coverage import BootPart
 from tang_attest.protocol.policy import DEFAULT_CAP_PCR, DEFAULT_SELECTION
 from tang_attest.protocol.values.pcr import Selection
-from tang_attest.server.compose import Installation
 from tang_attest.service.enrollment.tokens import MAX_MACHINES, TokenTerms
+
+if TYPE_CHECKING:
+    from tang_attest.ports.enrollment import Token
+    from tang_attest.protocol.coverage import BootPart
+    from tang_attest.server.compose import Installation
 
 
 class _Create(Command):

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 from rich.console import Console
@@ -25,13 +25,15 @@ from tang_attest.cli.types import Duration, Seconds, SelectionType
 from tang_attest.errors import NotFound
 from tang_attest.files import read_file
 from tang_attest.ports.machines import Reach
-from tang_attest.ports.rounds import PastRound
 from tang_attest.protocol.cap import MAX_TEXTS, Opened, OpenedBy
-from tang_attest.protocol.values.pcr import Selection
 from tang_attest.protocol.verification import RoundOutcome, check_reach
-from tang_attest.server.compose import Installation, operator_name
-from tang_attest.service.rounds.on_demand import OnDemandRounds
 from tang_attest.service.rounds.verify import Round
+
+if TYPE_CHECKING:
+    from tang_attest.ports.rounds import PastRound
+    from tang_attest.protocol.values.pcr import Selection
+    from tang_attest.server.compose import Installation
+    from tang_attest.service.rounds.on_demand import OnDemandRounds
 
 DEFAULT_AK: Final = "0x81010002"
 EXIT_CODES: Final = {RoundOutcome.VERIFIED: 0, RoundOutcome.REFUSED: 1, RoundOutcome.UNREACHABLE: 3}
@@ -115,6 +117,8 @@ def verify(
     tang-attest device verify pi-b
     tang-attest device verify vm1 --tcti swtpm:host=127.0.0.1,port=2321
     """
+    from tang_attest.server.compose import operator_name
+
     if selection is not None and not (record and tcti):
         raise click.UsageError("--selection needs --record and --tcti")
     reach = reach_of(tcti, ak_handle)

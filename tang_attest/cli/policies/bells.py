@@ -6,15 +6,15 @@ import asyncio
 import json
 import os
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from tang_attest.cli import output
 from tang_attest.cli.invocation import settings
-from tang_attest.config import Settings
 from tang_attest.errors import TangAttestError, Unavailable
-from tang_attest.protocol.conditions import Watch
-from tang_attest.server.compose import SystemClock
-from tang_attest.server.courier import SettingsCourier
-from tang_attest.web.webhook import read_secret
+
+if TYPE_CHECKING:
+    from tang_attest.config import Settings
+    from tang_attest.protocol.conditions import Watch
 
 
 def warn_of_silent(policy: str, watch: Watch) -> None:
@@ -36,6 +36,9 @@ def warn_of_silent(policy: str, watch: Watch) -> None:
 
 def ring(policy: str, watch: Watch) -> None:
     """Ring each hook and webhook of *watch* with a test.  Raises ``hook-failed``, ``webhook-failed``."""
+    from tang_attest.server.compose import SystemClock
+    from tang_attest.server.courier import SettingsCourier
+
     courier, actions = SettingsCourier(settings()), list(_bells(watch))
     at = SystemClock().now().isoformat(timespec="seconds")
     body = {"event": "test", "policy": policy, "device": None, "outcome": "test", "code": None, "at": at}
@@ -55,6 +58,8 @@ def _bells(watch: Watch) -> Iterator[str]:
 
 def _check(current: Settings, action: str) -> None:
     """Raise ``hook-failed`` or ``webhook-failed`` for an action that cannot ring; nothing is run or sent."""
+    from tang_attest.web.webhook import read_secret
+
     kind, _, target = action.partition(":")
     if kind == "webhook":
         read_secret(current.webhook_secret)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
@@ -13,9 +13,11 @@ from tang_attest.cli.invocation import run
 from tang_attest.cli.renamed import Command
 from tang_attest.documents import MAX_DOCUMENT, load_yaml
 from tang_attest.files import read_file
-from tang_attest.protocol.changes.change import PolicyChange
-from tang_attest.protocol.changes.dry_run import DryRun, Group
-from tang_attest.server.compose import Installation
+
+if TYPE_CHECKING:
+    from tang_attest.protocol.changes.change import PolicyChange
+    from tang_attest.protocol.changes.dry_run import DryRun, Group
+    from tang_attest.server.compose import Installation
 
 #: Names that a line of a dry run has.
 _NAMED: Final = 5

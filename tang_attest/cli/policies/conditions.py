@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
@@ -17,7 +17,9 @@ from tang_attest.cli.policies.bells import ring, warn_of_silent
 from tang_attest.cli.renamed import Command, Renamed, note, switched
 from tang_attest.cli.types import Duration
 from tang_attest.protocol.conditions import MAX_OPERATORS, Conditions, Watch
-from tang_attest.server.compose import Installation
+
+if TYPE_CHECKING:
+    from tang_attest.server.compose import Installation
 
 
 def spell(conditions: Conditions) -> list[str]:

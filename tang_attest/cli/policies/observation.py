@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import click
 
@@ -13,13 +13,15 @@ from tang_attest.cli.invocation import run
 from tang_attest.cli.policies.states import state_as_json
 from tang_attest.cli.types import Duration
 from tang_attest.errors import TangAttestError
-from tang_attest.ports.policies import Observation
-from tang_attest.protocol.coverage import BootPart
-from tang_attest.protocol.policy import ReferencePolicy
 from tang_attest.protocol.reference_state import COUNTING, ReferenceState
-from tang_attest.server.compose import Installation
-from tang_attest.service.policies.explanation import Explanation
 from tang_attest.service.policies.reference_values import Approval, Waiting
+
+if TYPE_CHECKING:
+    from tang_attest.ports.policies import Observation
+    from tang_attest.protocol.coverage import BootPart
+    from tang_attest.protocol.policy import ReferencePolicy
+    from tang_attest.server.compose import Installation
+    from tang_attest.service.policies.explanation import Explanation
 
 #: Machines that a line names.
 _NAMED: Final = 5

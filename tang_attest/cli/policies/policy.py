@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from typing import TYPE_CHECKING
 
 import click
 
@@ -17,7 +18,9 @@ from tang_attest.cli.types import SelectionType
 from tang_attest.protocol.policy import DEFAULT_CAP_PCR, DEFAULT_SELECTION, ReferencePolicy
 from tang_attest.protocol.reference_state import COUNTING, ReferenceState
 from tang_attest.protocol.values.pcr import Selection
-from tang_attest.server.compose import Installation
+
+if TYPE_CHECKING:
+    from tang_attest.server.compose import Installation
 
 
 @click.group(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
@@ -15,10 +15,12 @@ from tang_attest.cli.policies.change import RENAMED, change_option, describe, re
 from tang_attest.cli.policies.states import hint_retire
 from tang_attest.cli.renamed import Command
 from tang_attest.cli.types import Share
-from tang_attest.ports.policies import RolloutDevice
 from tang_attest.protocol.changes.rollout import WHOLE, Rollout, RolloutPhase
-from tang_attest.server.compose import Installation
 from tang_attest.service.policies.rollouts import RolloutStatus, RolloutTerms
+
+if TYPE_CHECKING:
+    from tang_attest.ports.policies import RolloutDevice
+    from tang_attest.server.compose import Installation
 
 _FORCE_HELP: Final = "Even if machines would be refused."
 #: Seconds between two looks of --watch.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import click
 
@@ -14,9 +14,11 @@ from tang_attest.cli.types import Pcrs
 from tang_attest.files import read_file
 from tang_attest.protocol.signed_values import pcrsig
 from tang_attest.protocol.signed_values.keys import MAX_KEY, StatementForm
-from tang_attest.protocol.signed_values.signer import Signer, Signers
 from tang_attest.protocol.signed_values.statement import inspect
 from tang_attest.service.policies.signers import SignerTerms, describe_signer
+
+if TYPE_CHECKING:
+    from tang_attest.protocol.signed_values.signer import Signer, Signers
 
 
 @click.command("trust-signer")

@@ -7,7 +7,7 @@ import shlex
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
@@ -17,13 +17,15 @@ from tang_attest.cli.invocation import run
 from tang_attest.cli.renamed import Command, Renamed
 from tang_attest.cli.types import Duration
 from tang_attest.files import read_file
-from tang_attest.protocol.coverage import BootPart
 from tang_attest.protocol.eventlog import MAX_LOG_SIZE
-from tang_attest.protocol.policy import ReferencePolicy
 from tang_attest.protocol.reference_state import Life, ReferenceState
 from tang_attest.protocol.values.pcr_file import parse_values
-from tang_attest.server.compose import Installation
 from tang_attest.service.policies.reference_values import Backing
+
+if TYPE_CHECKING:
+    from tang_attest.protocol.coverage import BootPart
+    from tang_attest.protocol.policy import ReferencePolicy
+    from tang_attest.server.compose import Installation
 
 _MAX_VALUES: Final = 64 * 1024
 _POLICY_AND_LABEL: Final = 2
