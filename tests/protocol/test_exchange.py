@@ -127,6 +127,17 @@ def test_a_multiplication_that_fails_is_done_again_by_two_ecdhs(monkeypatch: pyt
     assert key.multiply(multiple(5, curve)) == multiple(35, curve)
 
 
+@pytest.mark.parametrize("name", CURVES)
+def test_a_scalar_of_another_form_is_not_taken(name: str) -> None:
+    """The octets are read at their place in the DER, and only where the DER has the form of the curve's keys."""
+    library = multiplication.library()
+    assert library is not None
+    for other in CURVES.keys() - {name}:
+        private = ec.generate_private_key(CURVES[other].implementation)
+        with pytest.raises(ArithmeticError):
+            Scalar(library, private, CURVES[name])
+
+
 def test_the_copy_of_the_key_is_overwritten(monkeypatch: pytest.MonkeyPatch) -> None:
     """The scalar is in two places: cryptography's OpenSSL, and this one's BIGNUM."""
     private = ec.generate_private_key(ec.SECP256R1())
