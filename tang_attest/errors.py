@@ -66,7 +66,7 @@ ACTIONS: Final[dict[str, str]] = {
     "state-changed": "Look at the states with 'tang-attest policy show', and repeat what still applies.",
     "policy-changed": "Try again; the policy was changed while this evidence was appraised.",
     "key-retired": "Bind the disk again with 'clevis luks attest-regen' on the machine, or run 'tang-attest keys reinstate KID' on the server.",
-    "device-suspended": "See the reason with 'tang-attest device show' on the server; once resolved, run 'tang-attest device resume'.",
+    "device-suspended": "See the reason with 'tang-attest device show DEVICE' on the server; once resolved, run 'tang-attest device resume DEVICE'.",
     "approval-required": "If this unlock is wanted, run 'tang-attest device allow DEVICE --for 30m' on the server; the machine tries again.",
     "device-stale": "If the machine is in good hands, run 'tang-attest device allow DEVICE --for 30m' on the server; it tries again.",
     "device-unreachable": "See that the machine is on, that clevis-attest-agent runs there, and that 'serve' runs here.",
@@ -157,7 +157,7 @@ ACTIONS: Final[dict[str, str]] = {
     "program-missing": "Install the named program; tpm2 is in tpm2-tools.",
     "observation-missing": "List refused boots with 'tang-attest observation list' on the server; where the machine has none, boot it once.",
     "observation-ambiguous": "Look at each with 'tang-attest observation show ID', then name the one that you mean with --observation ID.",
-    "setting-invalid": "Correct the named setting; 'tang-attest serve --help' explains it.",
+    "setting-invalid": "Correct the named setting or option; docs/settings.md and the command's --help explain it.",
     "state-missing": "Run 'tang-attest init' first.",
     "state-exists": "Use the existing state directory, or name an empty one.",
     "schema-old": "Make a backup ('tang-attest backup FILE'), then run 'tang-attest db upgrade'.",
@@ -189,6 +189,11 @@ ACTIONS: Final[dict[str, str]] = {
     "server-tpm-foreign": "Give the server the TPM that made the key; if that was cleared or lost, bind again (docs/how-to/server-tpm.md).",
     "internal": "Report it with the request id; the operator finds the cause in the server's log.",
 }
+
+
+def action_for(code: str | None, device: str, policy: str = "POLICY") -> str:
+    """Return the action of *code* with the names of *device* and *policy* in it; nothing for an unknown code."""
+    return ACTIONS.get(code or "", "").replace(" DEVICE", f" {device}").replace(" POLICY", f" {policy}")
 
 
 @dataclass(frozen=True, slots=True)

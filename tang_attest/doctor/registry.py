@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Final, Protocol
@@ -10,7 +11,7 @@ from cryptography import x509
 
 from tang_attest import store
 from tang_attest.doctor.finding import Finding, failure, problem, warning, well
-from tang_attest.errors import ACTIONS, TangAttestError
+from tang_attest.errors import ACTIONS, TangAttestError, action_for
 from tang_attest.ports.enrollment import EkRoot
 from tang_attest.ports.keys import EncryptedKey
 from tang_attest.ports.machines import Device
@@ -202,20 +203,21 @@ def _device(device: Device, policy: ReferencePolicy, now: datetime) -> Iterator[
             "state-expired",
             "state-used-up",
         ):
-            yield warning(
-                subject, obstacle.sentence, "retire it with 'tang-attest policy retire', or approve again"
+            action = (
+                f"run: tang-attest policy retire {policy.name} {shlex.quote(state.label)}; or approve again"
             )
+            yield warning(subject, obstacle.sentence, action)
     if device.suspension is not None:
-        yield warning(subject, f"it is suspended: {device.suspension.reason}", ACTIONS["device-suspended"])
+        action = action_for("device-suspended", device.name)
+        yield warning(subject, f"it is suspended: {device.suspension.reason}", action)
     if device.last_seen_at is None:
         yield warning(
             subject, "it was never seen", "bind a disk and boot it once, while a passphrase is at hand"
         )
     elif device.last_code not in (None, "ok"):
         when = f"{device.last_seen_at:%Y-%m-%d %H:%M:%S} UTC"
-        yield warning(
-            subject, f"it was refused last, {when}: {device.last_code}", ACTIONS[str(device.last_code)]
-        )
+        action = action_for(device.last_code, device.name, device.policy)
+        yield warning(subject, f"it was refused last, {when}: {device.last_code}", action)
     yield from _unmeasured(subject, device)
     if not device.ek_verified:
         sentence = "no certificate proves that its TPM is one"

@@ -8,7 +8,7 @@
     enrolled
     $ tang-attest token create
     ! tang-attest: a token either records a policy or names an existing one (setting-invalid)
-    ! hint: correct the named setting; 'tang-attest serve --help' explains it
+    ! hint: correct the named setting or option; docs/settings.md and the command's --help explain it
     [1]
 
 Under a command stand the lines of its stdout, those of its stderr after ``! ``, and its exit code when that is not 0.

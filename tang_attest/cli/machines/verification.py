@@ -22,7 +22,7 @@ from rich.table import Table
 from tang_attest.cli import output
 from tang_attest.cli.invocation import run
 from tang_attest.cli.types import Duration, Seconds, SelectionType
-from tang_attest.errors import NotFound
+from tang_attest.errors import NotFound, action_for
 from tang_attest.files import read_file
 from tang_attest.ports.machines import Reach
 from tang_attest.protocol.cap import MAX_TEXTS, Opened, OpenedBy
@@ -170,8 +170,7 @@ def tell(name: str, ended: Round | None) -> int:
 def _next_step(name: str, ended: Round) -> str:
     """Return the action for *name*: that of the first reason, unless an approval would not help."""
     missing = [reason for reason in ended.reasons if reason.code == "cap-missing"]
-    action = (missing or ended.reasons)[0].action
-    return output.decapitalize(action.rstrip(".").replace(" DEVICE", f" {name}"))
+    return output.decapitalize(action_for((missing or ended.reasons)[0].code, name).rstrip("."))
 
 
 def _sentence(ended: Round) -> str:

@@ -11,7 +11,7 @@ from typing import Final, Protocol
 
 from cryptography import x509
 
-from tang_attest.errors import ACTIONS
+from tang_attest.errors import action_for
 from tang_attest.ports.admin import AdminToken
 from tang_attest.ports.enrollment import EkRoot, Token
 from tang_attest.ports.keys import EncryptedKey
@@ -121,7 +121,7 @@ def _machine(device: Device, observation: Observation | None) -> Iterator[Notice
             sentence=f"suspended by {device.suspension.by}: {device.suspension.reason}",
             at=device.suspension.at,
             attention=True,
-            action=_for(device, ACTIONS["device-suspended"]),
+            action=_hint("device-suspended", device),
         )
     if device.last_code not in (None, "ok"):
         code = str(device.last_code)
@@ -148,7 +148,7 @@ def _machine(device: Device, observation: Observation | None) -> Iterator[Notice
             sentence="its running system gives no evidence",
             at=standing.since,
             attention=True,
-            action=_for(device, ACTIONS["device-unreachable"]),
+            action=_hint("device-unreachable", device),
         )
     if device.last_seen_at is None:
         yield _waits(device.name, "was never seen: it opens nothing with this server yet", None)
@@ -159,15 +159,15 @@ def _machine(device: Device, observation: Observation | None) -> Iterator[Notice
 
 
 def _refused(device: Device, sentence: str, code: str, at: datetime | None) -> Notice:
-    action = _for(device, ACTIONS.get(code, ""))
+    action = _hint(code, device)
     return Notice(
         topic=Topic.REFUSED, name=device.name, sentence=sentence, at=at, attention=True, action=action
     )
 
 
-def _for(device: Device, action: str) -> str:
-    """Return *action* as a hint about *device*."""
-    named = action.replace(" DEVICE", f" {device.name}").rstrip(".")
+def _hint(code: str, device: Device) -> str:
+    """Return the action of *code* as a hint about *device*."""
+    named = action_for(code, device.name, device.policy).rstrip(".")
     return named[:1].lower() + named[1:]
 
 

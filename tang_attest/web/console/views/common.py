@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from tang_attest.errors import ACTIONS
 from tang_attest.ports.attention import MOST_COUNTED
 from tang_attest.protocol.coverage import ENFORCED, BootPart
 
@@ -30,11 +29,6 @@ def listed(words: Sequence[str], most: int = 3) -> str:
 def pcrs(numbers: Sequence[int]) -> str:
     """Return ``PCR 4 and PCR 9``."""
     return listed([f"PCR {number}" for number in numbers], 24)
-
-
-def action_for(code: str | None, device: str) -> str:
-    """Return the action of *code* with the device's name in it; nothing for an unknown code."""
-    return ACTIONS.get(code or "", "").replace(" DEVICE", f" {device}")
 
 
 def parts_to_accept() -> list[tuple[str, str]]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final
 
+from tang_attest.errors import action_for
 from tang_attest.ports.attention import Attention, RefusedBoot
 from tang_attest.ports.machines import Device
 from tang_attest.protocol.policy import ReferencePolicy
@@ -14,7 +15,7 @@ from tang_attest.protocol.verification import RoundOutcome
 from tang_attest.service.operators.acts import AllowUnlock, ApproveBoots, RemoveDevice, ResumeDevice
 from tang_attest.service.operators.signed_acts import PendingApproval
 from tang_attest.service.unlock.appraisal import NOT_THE_VALUES
-from tang_attest.web.console.views.common import WAITS_FOR_PERSON, action_for, counted, listed, pcrs
+from tang_attest.web.console.views.common import WAITS_FOR_PERSON, counted, listed, pcrs
 
 _EARLY: Final = datetime.min.replace(tzinfo=UTC)
 
