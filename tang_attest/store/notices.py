@@ -17,6 +17,7 @@ import sqlalchemy as sa
 from tang_attest.ports.audit import AuditEntry
 from tang_attest.ports.notices import Delivery, NoticeGroup, NoticeKind
 from tang_attest.store.database import tables
+from tang_attest.store.database.failures import UnreadableValue
 from tang_attest.store.database.sql import changed
 from tang_attest.store.records.audit_log import read_entry
 
@@ -101,8 +102,14 @@ def dump(group: NoticeGroup) -> dict[str, object]:
 
 
 def load_group(row: Any) -> NoticeGroup:
-    """Return the group of a row."""
-    body = row.body
+    """Return the group of a row.  Raises :class:`UnreadableValue`."""
+    try:
+        return _group_of(row, row.body)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise UnreadableValue("A row of table notice_group was not written by this server") from error
+
+
+def _group_of(row: Any, body: Any) -> NoticeGroup:
     return NoticeGroup(
         row.key,
         NoticeKind(row.kind),

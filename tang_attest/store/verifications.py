@@ -30,7 +30,7 @@ from tang_attest.protocol.cap import Opened
 from tang_attest.protocol.verification import RoundOutcome
 from tang_attest.store import locks
 from tang_attest.store.database import authentic, tables
-from tang_attest.store.database.failures import Tampered
+from tang_attest.store.database.failures import Tampered, UnreadableValue
 from tang_attest.store.decisions import is_step_back, moves_forward
 from tang_attest.store.records import audit_log, devices, nonces
 
@@ -251,7 +251,10 @@ def newest(connection: sa.Connection, device: str, limit: int) -> list[PastRound
     """The newest changes of *device*; none is no error: a removed device keeps its history."""
     query = sa.select(_verification).where(_verification.c.device == device)
     rows = connection.execute(query.order_by(_verification.c.id.desc()).limit(limit)).mappings()
-    return [
-        PastRound(row["device"], row["at"], RoundOutcome(row["outcome"]), row["code"], row["details"])
-        for row in rows
-    ]
+    return [_past(row) for row in rows]
+
+
+def _past(row: sa.RowMapping) -> PastRound:
+    if row["outcome"] not in set(RoundOutcome) or not isinstance(row["details"], dict):
+        raise UnreadableValue(f"Row {row['id']} of table verification was not written by this server")
+    return PastRound(row["device"], row["at"], RoundOutcome(row["outcome"]), row["code"], row["details"])

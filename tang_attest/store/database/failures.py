@@ -43,6 +43,10 @@ class Tampered(Unavailable):
     """The database works and has a row that this server did not write."""
 
 
+class UnreadableValue(ValueError):
+    """A column of a table without seals holds what no column type of ours writes."""
+
+
 def is_away(error: Exception) -> bool:
     """Return True if the database could not be used at all: every other waiting item would fail as well."""
     return isinstance(error, Unavailable) and not isinstance(error, Spoiled | Tampered)
@@ -51,12 +55,15 @@ def is_away(error: Exception) -> bool:
 @contextmanager
 def translate_errors(place: str = "") -> Iterator[None]:
     """Turn the database's errors into ``unavailable``; the cause goes to the log, without statement or
-    values.
+    values.  :class:`UnreadableValue` becomes ``registry-tampered``.
 
     *place* is the path or the URL of the database, without a password: it is for the log, not for clients.
     """
     try:
         yield
+    except UnreadableValue as error:
+        _log.error("registry-tampered: %s", error)
+        raise Tampered("registry-tampered", f"{error}.") from error
     except _database_errors() as error:
         spoiled = isinstance(error, StatementError) and blames_values(error)
         cause = _cause(error, with_message=not spoiled)

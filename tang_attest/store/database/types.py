@@ -15,6 +15,7 @@ from sqlalchemy.types import TypeDecorator
 from tang_attest.protocol.rules import RuleSet, parse_rules
 from tang_attest.protocol.signed_values.signer import Signers, load_signers
 from tang_attest.protocol.values.pcr import Selection
+from tang_attest.store.database.failures import UnreadableValue
 
 #: SQLite makes only an INTEGER PRIMARY KEY count by itself; both hold 64 bits.
 BIG: Final = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
@@ -36,7 +37,12 @@ class Instant(TypeDecorator[datetime]):
 
     def process_result_value(self, value: int | None, dialect: Dialect) -> datetime | None:
         """Microseconds to an aware datetime, UTC."""
-        return None if value is None else EPOCH + value * MICROSECOND
+        if value is None:
+            return None
+        try:
+            return EPOCH + value * MICROSECOND
+        except (TypeError, OverflowError) as error:
+            raise UnreadableValue("A time in the database was not written by this server") from error
 
 
 class Unsigned64(TypeDecorator[int]):
@@ -69,7 +75,12 @@ class JsonText(TypeDecorator[Any]):
 
     def process_result_value(self, value: str | None, dialect: Dialect) -> Any:
         """Text to a JSON-compatible value."""
-        return None if value is None else json.loads(value)
+        if value is None:
+            return None
+        try:
+            return json.loads(value)
+        except (TypeError, ValueError, RecursionError) as error:
+            raise UnreadableValue("A JSON text in the database was not written by this server") from error
 
 
 class PcrText(TypeDecorator[Mapping[int, bytes]]):

@@ -20,6 +20,7 @@ import sqlalchemy as sa
 from tang_attest.ports.audit import EVERYTHING, AuditEntry, AuditSearch
 from tang_attest.store.database import authentic, tables
 from tang_attest.store.database.batched import Batched, Insertion
+from tang_attest.store.database.failures import UnreadableValue
 from tang_attest.store.names import spans
 from tang_attest.store.records.operators import claims
 
@@ -112,5 +113,7 @@ def _actors(actor: str) -> list[str]:
 def read_entry(row: sa.RowMapping) -> tuple[int, AuditEntry]:
     """Return a row's number and its entry."""
     fields: dict[str, Any] = {str(name): value for name, value in row.items()}
+    if not isinstance(fields["details"], dict):
+        raise UnreadableValue(f"Row {fields['id']} of the audit record was not written by this server")
     fields["details"] = {name: value for name, value in fields["details"].items() if name != ROWS}
     return fields.pop("id"), AuditEntry(**fields)

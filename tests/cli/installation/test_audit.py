@@ -17,6 +17,7 @@ from structlog.testing import capture_logs
 
 from tang_attest.protocol.audit_chain import Seal
 from tang_attest.server.sealing import HeadLog
+from tests.attester import Attester
 from tests.cli.installation.test_db import at
 from tests.cli.serving import PATIENCE_S, Serving, program, serving
 from tests.cli.transcript import environment
@@ -376,3 +377,32 @@ def test_an_archive_of_a_changed_record(state: Path, tmp_path: Path) -> None:
     assert (code, "(audit-changed)" in stderr) == (1, True)
     assert [path.name for path in tmp_path.iterdir() if "gz" in path.name] == []
     assert len(json.loads(at(state, "audit", "list", "--json")[0])) == 7
+
+
+_ROUND = "INSERT INTO verification (device, at, outcome, code, details) VALUES ('one', 1, {}, 'ok', {})"
+
+
+@pytest.mark.parametrize(
+    ("statement", "commands"),
+    [
+        ("UPDATE audit SET details = 'no JSON' WHERE id = 7", ("audit", "doctor")),
+        ("UPDATE audit SET details = '[1]' WHERE id = 7", ("audit --json", "audit --csv", "doctor")),
+        ("UPDATE audit SET at = X'00ff' WHERE id = 7", ("audit --json", "doctor")),
+        ("UPDATE audit SET at = 9223372036854775807 WHERE id = 7", ("audit", "doctor")),
+        (_ROUND.format("'invented'", "'{}'"), ("device history one",)),
+        (_ROUND.format("'verified'", "'7'"), ("device history one --json",)),
+        (_ROUND.format("'verified'", "'{'"), ("device history one",)),
+    ],
+)
+def test_a_value_that_cannot_be_read_is_said(state: Path, statement: str, commands: tuple[str, ...]) -> None:
+    """Rows without a seal may hold anything: a command names the code and an action, and is no traceback."""
+    if "verification" in statement:
+        public = state.parent / "ak"
+        public.write_bytes(Attester().ak_public)
+        assert at(state, "device", "register", "one", "--file", str(public), "--policy", "p1")[2] == 0
+    sql(state, statement)
+    for command in commands:
+        stdout, stderr, code = at(state, *command.split())
+        assert code == 1, (stdout, stderr)
+        assert "was not written by this server" in stdout + stderr
+        assert "audit verify" in stdout + stderr
