@@ -44,8 +44,9 @@ os.environ["TANG_ATTEST_CONFIG"] = os.devnull
 
 @pytest.fixture(scope="session", autouse=True)
 def copied_registries() -> Iterator[None]:
-    """New SQLite registries are copies of one, and statements are compiled once."""
-    with pytest.MonkeyPatch.context() as patch, registry.compiled_once():
+    """New SQLite registries are copies of one; statements are compiled once, and migrations run once."""
+    once = registry.compiled_once(), registry.migrated_once(), registry.described_once()
+    with pytest.MonkeyPatch.context() as patch, once[0], once[1], once[2]:
         patch.setattr(store, "upgrade", registry.create)
         yield
 

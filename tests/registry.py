@@ -6,6 +6,9 @@ An empty SQLite registry is copied, because migrating one takes half of a test's
 A whole installation is copied where servers need not differ in their secrets (:class:`Installations`): making one takes a
 third of a server's start.
 
+The migrations run once for each kind of database (:func:`migrated_once`): a restore makes tables too, and a run of all
+migrations takes a third of a second.
+
 Statements are compiled to SQL once for each kind of database (:func:`compiled_once`), as a server does in its life; each test has a
 database of its own, and would compile all of them again.
 """
@@ -13,12 +16,14 @@ database of its own, and would compile all of them again.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
 import pytest
+import sqlalchemy as sa
+from sqlalchemy import event
 from sqlalchemy.dialects.postgresql.asyncpg import PGDialect_asyncpg
 from sqlalchemy.dialects.sqlite.pysqlite import SQLiteDialect_pysqlite
 from sqlalchemy.engine import Engine
@@ -29,11 +34,14 @@ from tang_attest.keys.secret import make_directory
 from tang_attest.server.compose import World
 from tang_attest.server.initialize import initialize
 from tang_attest.store import upgrade
+from tang_attest.store.database import schema
+from tang_attest.store.maintenance import archive
 from tests.fakes import ROW_KEY
 
 _SQLITE: Final = "sqlite:///"
 #: The file; it has tables and no row of ours, so nothing in it depends on a key.
 _empty: list[bytes] = []
+_migrate: Final = schema.upgrade
 
 
 async def create(url: str, key: bytes) -> None:
@@ -94,4 +102,69 @@ def compiled_once() -> Iterator[None]:
             patch.setattr(dialect, "__hash__", lambda self: hash(type(self)))
             patch.setattr(dialect, "__eq__", lambda self, other: type(self) is type(other))
         patch.setattr(Engine, "__init__", init)
+        yield
+
+
+@contextmanager
+def migrated_once() -> Iterator[None]:
+    """Let ``schema.upgrade`` send to a database without tables the statements that it sent to the first of the kind.
+
+    Databases that have tables are migrated.
+    """
+    sent_by_kind: dict[tuple[str, str], list[tuple[str, Any]]] = {}
+
+    def migrate(connection: sa.Connection, to: str = schema.REVISION) -> tuple[str | None, str]:
+        kind = connection.dialect.name, to
+        schema.take_turns(connection)
+        if schema.revision(connection) is not None:
+            return _migrate(connection, to)
+        if kind not in sent_by_kind:
+            with _noted(connection) as sent:
+                result = _migrate(connection, to)
+            sent_by_kind[kind] = sent
+            return result
+        for statement, parameters in sent_by_kind[kind]:
+            connection.exec_driver_sql(statement, parameters or None)
+        return None, to
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(schema, "upgrade", migrate)
+        yield
+
+
+@contextmanager
+def _noted(connection: sa.Connection) -> Iterator[list[tuple[str, Any]]]:
+    """Note the statements that *connection* sends, but those that only look."""
+    sent: list[tuple[str, Any]] = []
+
+    def note(
+        _connection: Any, _cursor: Any, statement: str, parameters: Any, _context: Any, many: bool
+    ) -> None:
+        if not statement.lstrip().startswith(("SELECT", "PRAGMA")):
+            sent.append((statement, list(parameters) if many else parameters))
+
+    event.listen(connection, "before_cursor_execute", note)
+    try:
+        yield sent
+    finally:
+        event.remove(connection, "before_cursor_execute", note)
+
+
+@contextmanager
+def described_once() -> Iterator[None]:
+    """Let a backup ask a SQLite database for its tables only when no database with the very same tables was asked."""
+    original = archive.ours
+    found_by_text: dict[tuple[str, ...], list[sa.Table]] = {}
+
+    def ours(connection: sa.Connection) -> list[sa.Table]:
+        if connection.dialect.name != "sqlite":
+            return original(connection)
+        rows: Sequence[Any] = connection.exec_driver_sql("SELECT name, sql FROM sqlite_master").all()
+        text = tuple(f"{name} {sql}" for name, sql in rows)
+        if text not in found_by_text:
+            found_by_text[text] = original(connection)
+        return found_by_text[text]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(archive, "ours", ours)
         yield

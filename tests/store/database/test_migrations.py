@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
 import sqlalchemy as sa
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 
-from tang_attest.store import SqlStore
+from tang_attest.store import SqlStore, upgrade
 from tang_attest.store.database import schema, tables, versioned
+from tests import registry
+from tests.fakes import ROW_KEY
 
 
 async def test_migrations_make_the_tables(store: SqlStore) -> None:
@@ -46,3 +52,14 @@ async def test_the_newest_revision_is_the_expected_one(store: SqlStore) -> None:
     for script in scripts.walk_revisions():
         assert len(script.revision) == 4
         assert script.revision.isdecimal()
+
+
+async def test_tables_made_anew_in_tests_are_those_of_the_migrations(tmp_path: Path) -> None:
+    """Other tests repeat what the migrations sent once (``tests/registry.py``): statement by statement the same file."""
+    dumps = []
+    with registry.migrated_once():
+        for name in ("migrated", "repeated"):
+            await upgrade(f"sqlite:///{tmp_path / name}", ROW_KEY)
+            with closing(sqlite3.connect(tmp_path / name)) as connection:
+                dumps.append(list(connection.iterdump()))
+    assert dumps[0] == dumps[1]
