@@ -14,11 +14,14 @@ import os
 import random
 import socket
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
 #: Beside the ports of swtpm.py; 32768 and up are ephemeral.
 _PORTS: Final = range(10000, 20000)
+#: The state of a listening socket in proc_net(5).
+_TCP_LISTEN: Final = "0A"
 #: Those of this process: its own lock would not keep it from a second one.
 _mine: Final[set[int]] = set()
 
@@ -59,3 +62,32 @@ def is_free(port: int) -> bool:
         except OSError:
             return False
         return True
+
+
+def listens(pid: int, *ports: int) -> bool:
+    """True when process *pid*, another than this one, itself listens on each of *ports*.
+
+    Connecting would tell less: it could be another test's server that answers, and swtpm serves one client at a time.
+    """
+    try:
+        held = {str(entry.readlink()) for entry in Path(f"/proc/{pid}/fd").iterdir()}
+    except OSError:  # it exited, or closed a descriptor while we looked
+        return False
+    sockets = {name for name in held if name.startswith("socket:")}
+    if len(sockets) < len(ports):
+        return False
+    return set(ports) <= {port for port, inode in _listeners() if f"socket:[{inode}]" in sockets}
+
+
+def _listeners() -> Iterator[tuple[int, str]]:
+    """Yield port and inode of each socket that listens.
+
+    Linux lists these before the others, of which a busy machine has thousands: looking for all takes 6 ms.
+    """
+    with Path("/proc/net/tcp").open() as file:
+        next(file)
+        for line in file:
+            fields = line.split()
+            if fields[3] != _TCP_LISTEN:
+                return
+            yield int(fields[1].rpartition(":")[2], 16), fields[9]

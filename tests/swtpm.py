@@ -21,7 +21,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
-from tests.ports import is_free
+from tests.ports import is_free, listens
 
 #: Below the range from which Linux gives out ephemeral ports (32768 and up), so that no client takes one of them.
 _PORTS: Final = range(20000, 32000, 2)
@@ -154,7 +154,7 @@ class Swtpm:
         for pause in itertools.chain((0.01, 0.02, 0.05), itertools.repeat(0.1)):
             if process.poll() is not None:
                 break
-            if _owns_listener(process.pid, port) and _owns_listener(process.pid, port + 1):
+            if listens(process.pid, port, port + 1):
                 return True
             if time.monotonic() > deadline:
                 break
@@ -198,19 +198,3 @@ class Swtpm:
 
     def _said(self) -> str:
         return self.log.read_text(errors="replace") if self.log.exists() else ""
-
-
-def _owns_listener(pid: int, port: int) -> bool:
-    """True when process *pid* itself listens on *port*.
-
-    Connecting would tell less: it could be another test's TPM that answers, and swtpm serves one client at a time.
-    """
-    inodes = set()
-    for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
-        fields = line.split()
-        if fields[3] == "0A" and fields[1].endswith(f":{port:04X}"):
-            inodes.add(f"socket:[{fields[9]}]")
-    try:
-        return any(str(entry.readlink()) in inodes for entry in Path(f"/proc/{pid}/fd").iterdir())
-    except OSError:  # it exited, or closed a descriptor while we looked
-        return False

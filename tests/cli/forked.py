@@ -17,7 +17,7 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -26,6 +26,8 @@ _ROOT: Final = Path(__file__).parents[2]
 _PR_SET_CHILD_SUBREAPER: Final = 36
 #: Variables that an interpreter or a library reads when it is loaded.
 _READ_AT_LOAD: Final = ("LANG", "LC_", "LD_", "MALLOC_", "OPENSSL_", "PROMETHEUS_", "PYTHON", "SSL_")
+#: SD_LISTEN_FDS_START
+_FIRST_SOCKET: Final = 3
 #: Arguments of :class:`subprocess.Popen` that the zygote does not know.
 _UNKNOWN: Final = ("gid", "group", "extra_groups", "preexec_fn", "process_group", "shell", "umask", "user")
 
@@ -36,14 +38,20 @@ def command(*arguments: str | Path) -> list[str]:
 
 
 class Popen(subprocess.Popen[Any]):
-    """A started program.  One that the zygote cannot imitate is started by :mod:`subprocess` after all."""
+    """A started program.  One that the zygote cannot imitate is started by :mod:`subprocess` after all.
 
-    def __init__(self, arguments: list[str], **options: Any) -> None:
+    A forked one gets *sockets* as a service manager passes them (sd_listen_fds(3)): from descriptor 3 on, and with its own id
+    in LISTEN_PID. The caller's environment has LISTEN_FDS.
+    """
+
+    def __init__(self, arguments: list[str], *, sockets: Sequence[int] = (), **options: Any) -> None:
         self._forked = (
             arguments[:3] == command()
             and not any(options.get(name) for name in _UNKNOWN)
             and _read_at_load(options.get("env") or os.environ) == _read_at_load(os.environ)
         )
+        assert self._forked or not sockets
+        self._sockets = sockets
         self._session = bool(options.get("start_new_session"))
         super().__init__(arguments, **options)
 
@@ -60,10 +68,11 @@ class Popen(subprocess.Popen[Any]):
             "arguments": arguments[2:],
             "environment": dict(os.environ if environment is None else environment),
             "directory": os.fspath(directory or Path.cwd()),
-            "numbers": [0, 1, 2, *passed],
+            "numbers": [0, 1, 2, *passed, *range(_FIRST_SOCKET, _FIRST_SOCKET + len(self._sockets))],
             "session": self._session,
+            "listens": bool(self._sockets),
         }
-        self.pid = _zygote().fork(json.dumps(request).encode(), [*standard, *passed])
+        self.pid = _zygote().fork(json.dumps(request).encode(), [*standard, *passed, *self._sockets])
         self._child_created = True
         self._close_pipe_fds(*pipes)  # type: ignore[attr-defined]
 

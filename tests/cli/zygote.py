@@ -80,6 +80,8 @@ def _become(request: dict[str, Any], descriptors: list[int]) -> None:
     os.chdir(request["directory"])
     os.environ.clear()
     os.environ.update(request["environment"])
+    if request["listens"]:
+        os.environ["LISTEN_PID"] = str(os.getpid())
     time.tzset()
     sys.argv = request["arguments"]
     for number, name in enumerate(("stdin", "stdout", "stderr")):

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.cli import forked
 from tests.cli.forked import command
 from tests.cli.serving import PATIENCE_S, Serving, clean_environment, program, request, serving
 from tests.cli.transcript import environment, run
@@ -159,11 +160,10 @@ def test_a_socket_of_systemd(directory: Path) -> None:
         port = listener.getsockname()[1]
         early = socket.create_connection(("127.0.0.1", port))
         early.sendall(b"GET /adv HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
-        arguments = " ".join(command("--state", directory / "state", "serve", "--workers", "2"))
-        process = subprocess.Popen(
-            ["bash", "-c", f"exec 3<&{listener.fileno()}; LISTEN_PID=$$ LISTEN_FDS=1 exec {arguments}"],
-            pass_fds=[listener.fileno()],
-            env=clean_environment(),
+        process = forked.Popen(
+            command("--state", directory / "state", "serve", "--workers", "2"),
+            sockets=[listener.fileno()],
+            env=clean_environment(LISTEN_FDS="1"),
             stderr=subprocess.DEVNULL,
         )
         try:
@@ -177,36 +177,33 @@ def test_a_socket_of_systemd(directory: Path) -> None:
             early.close()
 
 
-def refused_sockets(state: Path, redirection: str, count: str, *descriptors: int) -> str:
+def refused_sockets(state: Path, descriptor: int, count: str) -> str:
     """Return the stderr of a ``serve`` that refuses what it is passed as systemd passes sockets."""
-    arguments = " ".join(command("--state", state, "serve", "--workers", "1"))
-    done = subprocess.run(
-        ["bash", "-c", f"exec 3<{redirection}; LISTEN_PID=$$ LISTEN_FDS={count} exec {arguments}"],
-        pass_fds=descriptors,
-        env=clean_environment(),
-        capture_output=True,
-        text=True,
-        check=False,
+    done = forked.run(
+        command("--state", state, "serve", "--workers", "1"),
         timeout=PATIENCE_S,
+        sockets=[descriptor],
+        env=clean_environment(LISTEN_FDS=count),
+        text=True,
     )
     assert done.returncode == 1
     assert "(setting-invalid)" in done.stderr
-    return done.stderr
+    return str(done.stderr)
 
 
 def test_a_connection_of_systemd_is_no_listener(directory: Path) -> None:
     """A socket unit with Accept=yes is told apart at once, instead of a server that never says anything."""
     ours, theirs = socket.socketpair()
     with ours, theirs:
-        said = refused_sockets(directory / "state", f"&{ours.fileno()}", "1", ours.fileno())
+        said = refused_sockets(directory / "state", ours.fileno(), "1")
     assert "Accept=no" in said
 
 
 @pytest.mark.parametrize(("count", "sentence"), [("x", "no number"), ("²", "no number"), ("1", "no socket")])
 def test_listen_fds_of_nobody(count: str, sentence: str, tmp_path: Path) -> None:
     """LISTEN_FDS that names no sockets is a setting, not a traceback."""
-    (tmp_path / "file").touch()
-    assert sentence in refused_sockets(tmp_path / "state", f"{tmp_path}/file", count)
+    with (tmp_path / "file").open("wb") as file:
+        assert sentence in refused_sockets(tmp_path / "state", file.fileno(), count)
 
 
 @pytest.mark.parametrize("workers", [1, 5])

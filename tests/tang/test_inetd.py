@@ -18,7 +18,7 @@ from tang_attest.protocol.values.base64url import unb64u
 from tests.cli import forked
 from tests.cli.forked import command
 from tests.cli.serving import PATIENCE_S, clean_environment
-from tests.ports import free_port
+from tests.ports import free_port, listens
 from tests.tang.servers import TANGD, generate, keygen, public, send, thumbprint
 
 ADV = b"GET /adv HTTP/1.1\r\nHost: x\r\n\r\n"
@@ -152,13 +152,9 @@ def listening(arguments: list[str], port: int) -> Iterator[None]:
     )
     try:
         deadline = time.monotonic() + PATIENCE_S
-        while True:
-            try:
-                socket.create_connection(("127.0.0.1", port), timeout=1).close()
-                break
-            except ConnectionRefusedError:
-                assert time.monotonic() < deadline, "nobody listens"
-                time.sleep(0.05)
+        while not listens(process.pid, port):  # a connection would start a program
+            assert time.monotonic() < deadline, "nobody listens"
+            time.sleep(0.05)
         yield
     finally:
         process.terminate()
