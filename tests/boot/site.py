@@ -115,20 +115,22 @@ class Site:
             tpm.run("tpm2", "pcrextend", f"0:sha256={'5a' * 32}")
             self.bind(machine, tpm, name, image, json.loads(token)["token"])
 
+    def pin(self) -> dict[str, object]:
+        """Return the configuration of the pin on a machine, without a name and a token."""
+        pinned = {"spki": pin_of(self._certificate)} if self.https else {}
+        return {"url": self.url, "thp": self._thumbprint.read_text().strip(), **pinned}
+
     def bind(
         self, machine: Machine, tpm: Swtpm, name: str, image: Path, token: str = "", *, sss: bool = False
     ) -> None:
         """``clevis luks bind`` with the machine's TPM, which is on; with *sss*, as the only pin of such a policy."""
-        configuration = {
-            # The machine reaches the first address, this host the second.
-            "url": [self.url, self.url.replace(f"{SERVER}:{SERVER_PORT}", f"127.0.0.1:{self.port}")],
-            "name": name,
-            "thp": self._thumbprint.read_text().strip(),
-        }
+        configuration = self.pin()
+        # The machine reaches the first address, this host the second.
+        url = str(configuration["url"])
+        configuration["url"] = [url, url.replace(f"{SERVER}:{SERVER_PORT}", f"127.0.0.1:{self.port}")]
+        configuration["name"] = name
         if token:
             configuration["token"] = token
-        if self.https:
-            configuration["spki"] = pin_of(self._certificate)
         pin, policy = "attest", json.dumps(configuration)
         if sss:
             pin, policy = "sss", json.dumps({"t": 1, "pins": {"attest": [configuration]}})

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.boot.images.base import base_tree
+from tests.boot.images.base import cloud_tree
 from tests.pin.conftest import Server
 from tests.pin.machine import Completed, Disk, Machine
 
@@ -121,7 +121,7 @@ def test_the_user_data_has_the_script() -> None:
 @pytest.mark.timeout(900)
 def test_cloud_init_accepts_the_user_data(tmp_path: Path) -> None:
     """The schema checker of Debian's cloud-init, in a root of its own; it refuses a misspelled key."""
-    tree, _ = base_tree(("cloud-init",), "cloudinit")
+    tree, _ = cloud_tree()
     good = (EXAMPLE / "user-data.yaml").read_text()
     for text, valid in ((good, True), (good.replace("permissions:", "permision:"), False)):
         file = tree / "tmp" / f"user-data-{os.getpid()}"

@@ -54,6 +54,11 @@ def base_tree(
     return _tree(kind if suite == own_suite() else f"{suite}{kind}", packages, suite, "")
 
 
+def cloud_tree() -> tuple[Path, str]:
+    """Return the root tree of a cloud machine, and the name of this version of it."""
+    return base_tree((*PACKAGES, "cloud-init"), "cloudbase")
+
+
 def suites() -> tuple[str, ...]:
     """Return the suites in which parts of the initrd are tested: this machine's, and the newer one."""
     return (own_suite(),) if own_suite() == NEWER else (own_suite(), NEWER)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from tests.boot.images import cache, emulated
-from tests.boot.images.base import PACKAGES, arm64_tree, base_tree
+from tests.boot.images.base import PACKAGES, arm64_tree, base_tree, cloud_tree
 
 ROOT_UUID: Final = "0f6e5a3c-0000-4000-8000-000000000001"
 SECOND_UUID: Final = "0f6e5a3c-0000-4000-8000-000000000002"
@@ -92,6 +92,12 @@ _MASKED: Final = (
         "systemd-networkd.service",
     ),
 )
+#: cloud-init does what the user data need, and not all of a Debian's first boot.
+_CLOUD: Final = """datasource_list: [NoCloud]
+cloud_init_modules: [write-files, set_hostname]
+cloud_config_modules: [runcmd]
+cloud_final_modules: [scripts-user]
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,6 +109,7 @@ class Variant:
     touched: str = ""  #: a file in the initrd with this content: an initrd that differs
     architecture: str = "amd64"
     python: bool = False  #: Python in the running system, for the prediction
+    cloud: bool = False  #: cloud-init, and a data volume that is there from the second boot on
     suite: str | None = None  #: another Debian than this machine's
 
 
@@ -155,6 +162,8 @@ def build(variant: Variant) -> Built:
 def _base(variant: Variant) -> tuple[Path, str]:
     if variant.architecture == "arm64":
         return arm64_tree()
+    if variant.cloud:
+        return cloud_tree()
     if variant.python:
         return base_tree((*PACKAGES, "python3"), "pythonbase", variant.suite)
     return base_tree(suite=variant.suite)
@@ -178,10 +187,15 @@ def prepare(root: Path, base: Path, variant: Variant) -> None:
     for name, text in _FILES.items():
         _write(root / name, text)
     modules = (*_MODULES, *_MODULES_OF[variant.architecture])
-    _write(root / "etc/initramfs-tools/modules", "".join(f"{name}\n" for name in modules))
     if variant.second:
         with (root / "etc/crypttab").open("a") as file:
             file.write(f"second UUID={SECOND_UUID} none luks,initramfs\n")
+    if variant.cloud:
+        modules += ("vfat", "nls_cp437", "nls_ascii")  # of the disk with the user data
+        with (root / "etc/crypttab").open("a") as file:
+            file.write("data /dev/disk/by-id/virtio-data none luks,initramfs,nofail\n")
+        _write(root / "etc/cloud/cloud.cfg.d/90_image.cfg", _CLOUD)
+    _write(root / "etc/initramfs-tools/modules", "".join(f"{name}\n" for name in modules))
     if variant.touched:
         _write(root / "etc/initramfs-tools/conf.d/touched", f"TOUCHED={variant.touched}\n")
     for name in ("usr/local/sbin/first-init", "etc/initramfs-tools/scripts/init-top/stamp"):
@@ -190,6 +204,9 @@ def prepare(root: Path, base: Path, variant: Variant) -> None:
         link = root / "etc/systemd/system" / unit
         link.unlink(missing_ok=True)
         link.symlink_to("/dev/null")
+    if variant.cloud:
+        (root / "etc/systemd/system/systemd-networkd.service").unlink()
+        chroot(root, "systemctl enable systemd-networkd.service")
     chroot(root, f"printf 'root:{PASSWORD}\\n' | chpasswd")
     if variant.attest:
         install(root, "install-initramfs-tools")
