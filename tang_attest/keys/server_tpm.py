@@ -20,7 +20,6 @@ from typing import Any, Final, TypeVar
 
 from tang_attest.errors import Malformed, Unavailable
 from tang_attest.keys.tpm import OwnerAuthNeeded, Tpm, TpmFailed, WrappedKey
-from tang_attest.protocol.values.advertisement import thumbprint
 from tang_attest.protocol.values.points import Curve, Point
 
 #: Exchanges that may wait.  A TPM answers some ten in a second, and no client is asked to wait for longer
@@ -166,7 +165,7 @@ class TpmExchangeKey:
     def __init__(self, wrapped: WrappedKey, tpm: ServerTpm) -> None:
         self._wrapped, self._tpm = wrapped, tpm
         self.public = wrapped.point()
-        self.kid = thumbprint(self.public.members())
+        self.kid = self.public.thumbprint()
 
     def __repr__(self) -> str:
         return f"TpmExchangeKey({self.kid})"

@@ -28,7 +28,6 @@ from tang_attest.errors import Malformed
 from tang_attest.protocol import multiplication, tpm
 from tang_attest.protocol.challenge import unlock_digest
 from tang_attest.protocol.policy import Permit
-from tang_attest.protocol.values.advertisement import compact, thumbprint
 from tang_attest.protocol.values.points import CURVES, Curve, Point, curve_of
 
 if TYPE_CHECKING:
@@ -43,8 +42,12 @@ class Reply:
 
     def encode(self) -> bytes:
         """Compact JSON with sorted members, byte for byte what tangd answers."""
-        members = {"alg": "ECMR", "key_ops": ["deriveKey"], **self.point.members()}
-        return compact(members)
+        shown = self.point.members()
+        text = (
+            f'{{"alg":"ECMR","crv":"{shown["crv"]}","key_ops":["deriveKey"],'
+            f'"kty":"EC","x":"{shown["x"]}","y":"{shown["y"]}"}}'
+        )
+        return text.encode()
 
 
 class Multiplier(Protocol):
@@ -86,7 +89,7 @@ class ExchangeKey:
         numbers = private.public_key().public_numbers()
         self._private = private
         self.public = Point(curve, numbers.x, numbers.y)
-        self.kid = thumbprint(self.public.members())
+        self.kid = self.public.thumbprint()
         # Made at the first use: many keys are read for their public half alone.
         self._scalar: multiplication.Scalar | None = None
         self._half_inverse = 0
@@ -166,6 +169,6 @@ def respond(permit: Permit, nonce: str, key: Multiplier, x: Point) -> Reply:
     Raises :class:`ValueError` when permit, key and X do not belong together: a programming error, never a
     client's doing.
     """
-    if not tpm.equal(permit.binding, unlock_digest(nonce, key.kid, thumbprint(x.members()))):
+    if not tpm.equal(permit.binding, unlock_digest(nonce, key.kid, x.thumbprint())):
         raise ValueError("the permit was given for another request")
     return Reply(key.multiply(x))

@@ -80,7 +80,7 @@ class ReferenceState:
 
     def differences(self, values: PcrValues) -> tuple[int, ...]:
         """The PCRs, ascending, in which *values* is not this state."""
-        return tuple(pcr for pcr, value in sorted(self.values.items()) if values.get(pcr) != value)
+        return tuple(sorted([pcr for pcr, value in self.values.items() if values.get(pcr) != value]))
 
     def concerns(self, device: str) -> bool:
         """False for a state that is for another device only."""

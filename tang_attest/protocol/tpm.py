@@ -230,8 +230,8 @@ def parse_signature(data: bytes) -> Signature:
         if hash_id not in _HASHES:
             raise Malformed("evidence-unsupported", f"Signature hash {hash_id:#06x} is not accepted.")
         if scheme == "ecdsa":
-            r, s = (int.from_bytes(octets.sized(_MAX_ECC), "big") for _ in "rs")
-            raw = encode_dss_signature(r, s)
+            r = int.from_bytes(octets.sized(_MAX_ECC), "big")
+            raw = encode_dss_signature(r, int.from_bytes(octets.sized(_MAX_ECC), "big"))
         else:
             raw = octets.sized(_MAX_RSA)
     except ValueError as error:
@@ -374,7 +374,7 @@ def verify_signature(key: AttestationKey, signature: Signature, message: bytes) 
     public, algorithm = _verifying_key(key.spki), getattr(hashes, key.hash_name.upper())()
     try:
         if isinstance(public, ec.EllipticCurvePublicKey):
-            public.verify(signature.raw, message, ec.ECDSA(algorithm))
+            public.verify(signature.raw, message, _ecdsa(algorithm.name))
         else:
             # AUTO: TPMs differ in their PSS salt length, and the length is no security parameter of a
             # verifier.
@@ -383,6 +383,12 @@ def verify_signature(key: AttestationKey, signature: Signature, message: bytes) 
             public.verify(signature.raw, message, scheme, algorithm)
     except InvalidSignature:
         raise Refused("signature-invalid", "The quote is not signed by the enrolled AK.") from None
+
+
+@lru_cache
+def _ecdsa(hash_name: str) -> ec.ECDSA:
+    """Return ECDSA with a hash; made anew, it costs as much as the rest of Python's part of a verification."""
+    return ec.ECDSA(getattr(hashes, hash_name.upper())())
 
 
 @lru_cache(maxsize=4096)

@@ -15,11 +15,11 @@ from hypothesis import strategies as st
 from tang_attest.errors import Malformed
 from tang_attest.protocol import exchange, multiplication
 from tang_attest.protocol.challenge import unlock_digest
-from tang_attest.protocol.exchange import ExchangeKey, multiplies_once, respond
+from tang_attest.protocol.exchange import ExchangeKey, Reply, multiplies_once, respond
 from tang_attest.protocol.multiplication import Scalar
 from tang_attest.protocol.policy import Permit
 from tang_attest.protocol.reference_state import ReferenceState
-from tang_attest.protocol.values.advertisement import thumbprint
+from tang_attest.protocol.values.advertisement import compact, thumbprint
 from tang_attest.protocol.values.points import CURVES, Curve, Point, parse_point
 
 #: SP 800-186, section 3.2.1.
@@ -264,6 +264,15 @@ def test_the_reply_is_tangs() -> None:
     assert encoded.startswith(start)
     assert len(encoded) == len(start) + 88 + len('","y":"') + 88 + len('"}')
     assert parse_point(__import__("json").loads(encoded)) == text
+
+
+@pytest.mark.parametrize("curve", CURVES.values(), ids=lambda curve: curve.name)
+def test_a_points_thumbprint_is_that_of_its_jwk(curve: Curve) -> None:
+    """RFC 7638 over the members, also where a coordinate begins with zeros; and the reply is compact, sorted JSON."""
+    for number in range(1, 400):
+        point = multiple(number, curve)
+        assert point.thumbprint() == thumbprint(point.members())
+        assert Reply(point).encode() == compact({"alg": "ECMR", "key_ops": ["deriveKey"], **point.members()})
 
 
 def test_a_key_does_not_print_itself() -> None:

@@ -6,6 +6,7 @@ import hashlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
 
 from tang_attest.errors import Malformed
@@ -58,7 +59,7 @@ class Selection:
         return cls(match[1], tuple(sorted(numbers)))
 
     def __str__(self) -> str:
-        return f"{self.bank}:{','.join(str(pcr) for pcr in self.pcrs)}"
+        return _spelled(self.bank, self.pcrs)
 
     @property
     def size(self) -> int:
@@ -70,22 +71,25 @@ class Selection:
 
         Raises :class:`Malformed` ``evidence-malformed`` when the length is not exactly right.
         """
-        if len(concatenated) != self.size * len(self.pcrs):
+        size = self.size
+        if len(concatenated) != size * len(self.pcrs):
             raise Malformed(
                 "evidence-malformed",
-                f"The PCR values have {len(concatenated)} bytes; {self} needs {self.size * len(self.pcrs)}.",
+                f"The PCR values have {len(concatenated)} bytes; {self} needs {size * len(self.pcrs)}.",
             )
-        return {
-            pcr: concatenated[index * self.size : (index + 1) * self.size]
-            for index, pcr in enumerate(self.pcrs)
-        }
+        return {pcr: concatenated[index * size : (index + 1) * size] for index, pcr in enumerate(self.pcrs)}
 
     def digest(self, values: PcrValues, algorithm: str) -> bytes:
         """The ``pcrDigest`` of TPMS_QUOTE_INFO (TPM 2.0 part 2, section 10.12.1) over *values*.
 
         *algorithm* is the hash of the signing scheme, which is not always the bank's.
         """
-        return hashlib.new(algorithm, b"".join(values[pcr] for pcr in self.pcrs)).digest()
+        return hashlib.new(algorithm, b"".join([values[pcr] for pcr in self.pcrs])).digest()
+
+
+@lru_cache
+def _spelled(bank: str, pcrs: tuple[int, ...]) -> str:
+    return f"{bank}:{','.join(map(str, pcrs))}"
 
 
 def check_values(selection: Selection, values: PcrValues) -> None:

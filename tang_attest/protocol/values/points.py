@@ -6,6 +6,7 @@ exchange.py. Curve parameters: SP 800-186, section 3.2.1; y^2 = x^3 - 3x + b ove
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass
 from typing import Any, Final
@@ -77,6 +78,16 @@ class Point:
             "x": encode_coordinate(self.x, self.curve.size),
             "y": encode_coordinate(self.y, self.curve.size),
         }
+
+    def thumbprint(self) -> str:
+        """The RFC 7638 thumbprint with SHA-256, b64u: that of :func:`~tang_attest.protocol.values.advertisement.thumbprint`
+        for :meth:`members`.
+        """
+        size = self.curve.size
+        x, y = encode_coordinate(self.x, size), encode_coordinate(self.y, size)
+        # Compact JSON as it is: no name and no base64url has a character that JSON escapes.
+        canonical = f'{{"crv":"{self.curve.name}","kty":"EC","x":"{x}","y":"{y}"}}'
+        return b64u(hashlib.sha256(canonical.encode(), usedforsecurity=False).digest())
 
 
 _P256: Final = 2**256 - 2**224 + 2**192 + 2**96 - 1

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
+import time
 from typing import Final
 
 from tang_attest.service.tang.plain import KeySet, KeySetProvider, current_keys
@@ -23,7 +23,7 @@ class RecentKeys:
 
     async def current(self) -> KeySet:
         """Return the keys, which may be ``life_s`` seconds old."""
-        begin = asyncio.get_running_loop().time()
+        begin = time.monotonic()
         if begin >= self._until:
             self._keys = await current_keys(self._provider)
             # From the question, not the answer: a change in between may be missing.

@@ -27,7 +27,6 @@ from tang_attest.protocol.exchange import Multiplier, Reply, respond
 from tang_attest.protocol.policy import Permit
 from tang_attest.protocol.quote import Evidence, VerifiedQuote, verify_quote
 from tang_attest.protocol.signed_values.keys import StatementForm
-from tang_attest.protocol.values.advertisement import thumbprint
 from tang_attest.protocol.values.points import Point, parse_point
 from tang_attest.service.audit.actors import Caller
 from tang_attest.service.audit.refusals import Refusals, describe_refusal, with_log_size
@@ -228,7 +227,7 @@ class Unlock:
         kid, nonce = bound.key.kid, evidence.nonce
         fresh = self._challenges.check(Purpose.UNLOCK, kid, nonce, now)
         # (4) to (9)
-        binding = unlock_digest(nonce, kid, thumbprint(x.members()))
+        binding = unlock_digest(nonce, kid, x.thumbprint())
         return fresh, verify_quote(fresh.enrolled(bound.device), evidence, bound.policy.selection, binding)
 
 
