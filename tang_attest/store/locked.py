@@ -14,6 +14,7 @@ import sqlalchemy as sa
 
 from tang_attest.ports.decisions import Decision
 from tang_attest.store.database import authentic, tables, versioned
+from tang_attest.store.database.composed import Composed
 from tang_attest.store.database.failures import Tampered
 from tang_attest.store.database.sql import among
 from tang_attest.store.records import keys, nonces, policies
@@ -34,23 +35,30 @@ _POLICIES: Final = (
 )
 _ONE_ROW: Final = sa.select(sa.literal_column("1").label("one")).subquery("one_row")
 #: Every fact: policies with their states of the given labels, and beside each of these rows the same three facts.
-_EVERYTHING: Final = sa.select(
-    versioned.VERSION.label("version"),
-    sa.func.array(
-        sa.select(_nonce.c.digest).where(among(_nonce.c.digest, "digests")).scalar_subquery()
-    ).label("used"),
-    sa.func.array(
-        sa.select(_key.c.kid).where(among(_key.c.kid, "kids"), keys.IS_RETIRED).scalar_subquery()
-    ).label("retired"),
-    _rollout.c.id.label("rollout_id"),
-    *authentic.form(_policy).labelled("policy_"),
-    *authentic.form(_state).labelled("state_"),
-).select_from(
-    _ONE_ROW.outerjoin(_policy, _IS_ASKED)
-    .outerjoin(_rollout, _ROLLS)
-    .outerjoin(
-        _state, sa.and_(_state.c.policy_id == _policy.c.id, among(_state.c.label, "labels"), policies.COUNTS)
-    )
+_EVERYTHING: Final = Composed(
+    sa.select(
+        versioned.VERSION.label("version"),
+        sa.func.array(
+            sa.select(_nonce.c.digest).where(among(_nonce.c.digest, "digests")).scalar_subquery()
+        ).label("used"),
+        sa.func.array(
+            sa.select(_key.c.kid).where(among(_key.c.kid, "kids"), keys.IS_RETIRED).scalar_subquery()
+        ).label("retired"),
+        _rollout.c.id.label("rollout_id"),
+        *authentic.form(_policy).labelled("policy_"),
+        *authentic.form(_state).labelled("state_"),
+    ).select_from(
+        _ONE_ROW.outerjoin(_policy, _IS_ASKED)
+        .outerjoin(_rollout, _ROLLS)
+        .outerjoin(
+            _state,
+            sa.and_(_state.c.policy_id == _policy.c.id, among(_state.c.label, "labels"), policies.COUNTS),
+        )
+    ),
+    "digests",
+    "policies",
+    "labels",
+    "kids",
 )
 _POLICY_AT: Final = 4
 _STATE_AT: Final = _POLICY_AT + len(_policy.c)
@@ -129,12 +137,15 @@ def look(connection: sa.Connection, decisions: Sequence[Decision], devices: Rows
 
 
 def _look_at_once(connection: sa.Connection, devices: Rows, wanted: dict[str, Any]) -> LockedRows:
-    rows = connection.execute(_EVERYTHING, wanted).all()
-    found = LockedRows(devices, used=set(rows[0].used), retired=set(rows[0].retired), version=rows[0].version)
+    rows = _EVERYTHING.rows(connection, **wanted)
+    version, used, retired = rows[0][: _POLICY_AT - 1]
+    found = LockedRows(devices, used=set(used), retired=set(retired), version=version)
     for values in rows:
-        if values.policy_id is not None and values.policy_id not in found.policies:
-            _add_policy(connection, found, values[_POLICY_AT:_STATE_AT], values.rollout_id)
-    states = (values[_STATE_AT:] for values in rows if values.state_id is not None)
+        # The id is the first column of each.
+        policy_id, rollout_id = values[_POLICY_AT], values[_POLICY_AT - 1]
+        if policy_id is not None and policy_id not in found.policies:
+            _add_policy(connection, found, values[_POLICY_AT:_STATE_AT], rollout_id)
+    states = (values[_STATE_AT:] for values in rows if values[_STATE_AT] is not None)
     found.counting = policies.only_ours(connection, states)
     return found
 

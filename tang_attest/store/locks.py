@@ -60,14 +60,16 @@ MOVED: Final = (
 # added.
 _DEVICES = Composed(authentic.form(_device).lock.where(among(_device.c.id, "ids")), "ids")
 _IDS: Final = postgresql.ARRAY(sa.BigInteger)
-_STATES = (
+_STATES = Composed(
     sa.select(_state.c.id)
     .where(
         among(_state.c.label, "labels"),
         _state.c.policy_id.in_(sa.select(_device.c.policy_id).where(among(_device.c.id, "ids"))),
     )
     .order_by(_state.c.id)
-    .with_for_update(key_share=True)
+    .with_for_update(key_share=True),
+    "ids",
+    "labels",
 )
 
 
@@ -90,9 +92,10 @@ def _lock_both(raising: bool) -> sa.Select[Any]:
     return sa.select(*devices.c, locked.label("policies")).order_by(devices.c.id)
 
 
-_LOCK_BOTH: Final = {raising: _lock_both(raising) for raising in (False, True)}
+_LOCK_BOTH: Final = {raising: Composed(_lock_both(raising), "ids", "permitting") for raising in (False, True)}
 _LOCK_POLICIES: Final = {
-    raising: _lock_policies(raising).where(among(_policy.c.id, "ids")) for raising in (False, True)
+    raising: Composed(_lock_policies(raising).where(among(_policy.c.id, "ids")), "ids")
+    for raising in (False, True)
 }
 
 
@@ -111,15 +114,15 @@ def take(connection: sa.Connection, decisions: Sequence[Decision]) -> LockedRows
         return look(connection, decisions, take_devices(connection, ids))
     raising = any(decision.raises_version for decision in permits)
     permitting = sorted({decision.device_id for decision in permits})
-    found = connection.execute(_LOCK_BOTH[raising], {"ids": ids, "permitting": permitting}).all()
+    found = _LOCK_BOTH[raising].rows(connection, ids=ids, permitting=permitting)
     rows = _rows(connection, [values[:-1] for values in found])
-    locked = set(found[0].policies) if found else set()
+    locked = set(found[0][-1]) if found else set()  # in each row, all of them
     if not locked.issuperset(judging := policies_of(rows, permits)):
-        connection.execute(_LOCK_POLICIES[raising], {"ids": judging})
+        _LOCK_POLICIES[raising].rows(connection, ids=judging)
     met = (decision.met for decision in permits)
     labels = sorted({state.label for state in met if state is not None and state.changes_when_met})
     if labels:
-        connection.execute(_STATES, {"ids": ids, "labels": labels})
+        _STATES.rows(connection, ids=ids, labels=labels)
     return look(connection, decisions, rows)
 
 

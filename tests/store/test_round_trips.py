@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
-from typing import Self
+from typing import Any, Self
 
 import pytest
 import pytest_asyncio
@@ -16,7 +16,7 @@ from sqlalchemy.util import await_only
 from tang_attest.errors import Conflict
 from tang_attest.ports.decisions import Basis, Decision
 from tang_attest.store import SqlStore, open_store
-from tang_attest.store.database import authentic, postgresql, tables
+from tang_attest.store.database import authentic, composed, postgresql, tables
 from tang_attest.store.records import policies
 from tests.fakes import ROW_KEY
 from tests.postgres import ROLE
@@ -204,26 +204,25 @@ async def test_a_policy_that_is_newer_than_the_wait_for_a_device_is_locked(
         return int(connection.exec_driver_sql(count + mine).scalar_one())
 
     locking: list[str] = []
+    ask = composed.ask
 
-    def note(_: object, __: object, text: str, *___: object) -> None:
-        locking.extend([text] if "FOR SHARE" in text else [])
+    def note(connection: sa.Connection, sql: str, bound: Sequence[Any]) -> Sequence[Any]:
+        locking.extend([sql] if "FOR SHARE" in sql else [])
+        return ask(connection, sql, bound)
 
     moving = asyncio.create_task(other._database.write(move))
     await held.wait()
     decided = await permit(store, 0, 1, recalled=False)
-    sa.event.listen(sa.Engine, "before_cursor_execute", note)
-    try:
-        deciding = asyncio.create_task(store.decisions.decide(decided))
-        async with asyncio.timeout(60):
-            while not await store._database.read(waiting):  # noqa: ASYNC110 - PostgreSQL has no event of it
-                await asyncio.sleep(0.01)
-        await store.policies.add_policy(policy("newer"), entry())
-        go.set()
-        await moving
-        with pytest.raises(Conflict, match="was changed while"):
-            await deciding
-    finally:
-        sa.event.remove(sa.Engine, "before_cursor_execute", note)
+    monkeypatch.setattr(composed, "ask", note)
+    deciding = asyncio.create_task(store.decisions.decide(decided))
+    async with asyncio.timeout(60):
+        while not await store._database.read(waiting):  # noqa: ASYNC110 - PostgreSQL has no event of it
+            await asyncio.sleep(0.01)
+    await store.policies.add_policy(policy("newer"), entry())
+    go.set()
+    await moving
+    with pytest.raises(Conflict, match="was changed while"):
+        await deciding
     assert len(locking) == 2
     for each in (store, other):
         await each.close()

@@ -64,14 +64,12 @@ class Batched:
     def write(self, connection: sa.Connection, *rows: Rows) -> None:
         """Write *rows*, some for each of the writes, in their order; each row has all of its columns."""
         if connection.dialect.name == "postgresql":
-            connection.execute(
-                self._together,
-                {
-                    f"{place}_{name}": [row[name] for row in mine]
-                    for place, (write, mine) in enumerate(zip(self._writes, rows, strict=True))
-                    for name in write.names
-                },
-            )
+            values = {
+                f"{place}_{name}": [row[name] for row in mine]
+                for place, (write, mine) in enumerate(zip(self._writes, rows, strict=True))
+                for name in write.names
+            }
+            self._together.rows(connection, **values)
             return
         for write, mine in zip(self._writes, rows, strict=True):
             if mine:
@@ -80,9 +78,9 @@ class Batched:
                 )
 
     @cached_property
-    def _together(self) -> Any:
+    def _together(self) -> Composed:
         *first, last = (write.together(_given(place, write)) for place, write in enumerate(self._writes))
-        return last.add_cte(*(each.cte(f"write_{place}") for place, each in enumerate(first)))
+        return Composed(last.add_cte(*(each.cte(f"write_{place}") for place, each in enumerate(first))))
 
 
 def _given(place: int, write: Insertion | Update) -> sa.FromClause:

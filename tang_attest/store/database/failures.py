@@ -64,8 +64,8 @@ def translate_errors(place: str = "") -> Iterator[None]:
     except UnreadableValue as error:
         _log.error("registry-tampered: %s", error)
         raise Tampered("registry-tampered", f"{error}.") from error
-    except _database_errors() as error:
-        spoiled = isinstance(error, StatementError) and blames_values(error)
+    except database_errors() as error:
+        spoiled = blames_values(error)
         cause = _cause(error, with_message=not spoiled)
         _log.error(
             "the database failed: %s", f"{cause} ({place})" if place and _concerns_place(error) else cause
@@ -74,24 +74,30 @@ def translate_errors(place: str = "") -> Iterator[None]:
         raise kind("unavailable", "The database could not be used.") from error
 
 
-def _database_errors() -> tuple[type[Exception], ...]:
+def database_errors() -> tuple[type[Exception], ...]:
     """Return the classes of a database's errors.
 
     SQLAlchemy 2.0 hands on what asyncpg raises while it connects; only a process that uses PostgreSQL has loaded it.
     """
     asyncpg = sys.modules.get("asyncpg")
-    own = () if asyncpg is None else (asyncpg.PostgresError, asyncpg.InterfaceError)
+    own = () if asyncpg is None else (asyncpg.PostgresError, asyncpg.InterfaceError, *confused())
     return (SQLAlchemyError, sqlite3.Error, OSError, *own)
+
+
+def confused() -> tuple[type[Exception], ...]:
+    """Return the class of the error of a connection that PostgreSQL has ended while nobody asked, if it is in use."""
+    asyncpg = sys.modules.get("asyncpg")
+    return () if asyncpg is None else (asyncpg.InternalClientError,)
 
 
 def sqlstate(error: BaseException) -> str | None:
     """Return PostgreSQL's code of five characters, if *error* has one."""
-    state = getattr(getattr(error, "orig", None), "sqlstate", None)
+    state = getattr(getattr(error, "orig", error), "sqlstate", None)
     return state if isinstance(state, str) else None
 
 
-def blames_values(error: StatementError) -> bool:
-    """Return True if the statement failed because of the values to be written."""
+def blames_values(error: Exception) -> bool:
+    """Return True if a statement failed because of the values to be written."""
     if isinstance(error, DBAPIError) and error.connection_invalidated:
         return False
     if (state := sqlstate(error)) is not None:
@@ -100,7 +106,7 @@ def blames_values(error: StatementError) -> bool:
         _driver_error(error), ValueError
     ):  # asyncpg cannot encode a value; its class is InterfaceError
         return True
-    return not isinstance(error, OperationalError | InterfaceError)
+    return isinstance(error, StatementError) and not isinstance(error, OperationalError | InterfaceError)
 
 
 def _driver_error(error: BaseException) -> BaseException:

@@ -14,15 +14,16 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy.engine import URL
-from sqlalchemy.exc import DBAPIError
 
 from tang_attest.errors import Malformed, Unavailable
-from tang_attest.store.database.failures import sqlstate, translate_errors
+from tang_attest.store.database.failures import confused, database_errors, sqlstate, translate_errors
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 Work = Callable[[sa.Connection], T]
 
-#: Connections of each process.  The request path has one batch of each kind at a time: finds, server keys, writes; the
+#: Connections of each process, at most.  The request path has one batch of each kind at a time: finds, server keys, writes; the
 #: rest is for enrollments and operators.
 CONNECTIONS: Final = 5
 #: Seconds to get a connection, and seconds that a transaction may take.  A waiting machine gets an error
@@ -39,6 +40,10 @@ CONNECT_S: Final = 5.0
 TRANSACTION_S: Final = 5.0
 _TRIES: Final = 5
 _PAUSE_S: Final = 0.02
+
+#: Beginnings of transactions.
+_WRITE: Final = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE"
+_READ: Final = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
 
 #: Rolled back because of other transactions: serialization failure, deadlock, and a foreign key whose row
 #: went after it was looked up, which the next try will not find.
@@ -70,30 +75,26 @@ class ServerDatabase:
         self._engine: AsyncEngine = create_async_engine(
             "postgresql+asyncpg://",
             async_creator=self._connect,
-            pool_size=CONNECTIONS,
-            max_overflow=0,
-            pool_timeout=CONNECT_S,
+            isolation_level="AUTOCOMMIT",  # transactions begin where _Attempt says
+            poolclass=sa.NullPool,
         )
-        self._reading = self._engine.execution_options(
-            isolation_level="REPEATABLE READ", postgresql_readonly=True
-        )
-        # A transaction of its own for each statement, without two round trips around it.
-        self._looking = self._engine.execution_options(isolation_level="AUTOCOMMIT")
+        self._places = asyncio.Semaphore(CONNECTIONS)
+        self._idle: list[_Held] = []
         self._closed = False
 
     async def look(self, work: Work[T]) -> T:
         """See :class:`~tang_attest.store.database.engine.Database`."""
-        return await self._run(self._looking, work)
+        return await self._run(None, work)
 
     async def read(self, work: Work[T]) -> T:
         """See :class:`~tang_attest.store.database.engine.Database`."""
-        return await self._run(self._reading, work)
+        return await self._run(_READ, work)
 
     async def write(self, work: Work[T]) -> T:
         """See :class:`~tang_attest.store.database.engine.Database`.  *work* may be called again after a
         rollback.
         """
-        return await self._run(self._engine, work)
+        return await self._run(_WRITE, work)
 
     async def erase_log(self) -> None:
         """Do nothing: the server's log, and rows that VACUUM has not reached yet, belong to the server."""
@@ -101,21 +102,55 @@ class ServerDatabase:
     async def close(self) -> None:
         """See :class:`~tang_attest.store.database.engine.Database`."""
         self._closed = True
+        while self._idle:
+            await self._idle.pop().connection.close()
         await self._engine.dispose()
 
-    async def _run(self, engine: AsyncEngine, work: Work[T]) -> T:
+    async def _drop_all(self) -> None:
+        while self._idle:
+            held = self._idle.pop()
+            held.driver.terminate()
+            await held.connection.close()
+
+    async def _run(self, begin: str | None, work: Work[T]) -> T:
         if self._closed:  # the engine itself would connect again
             raise Unavailable("unavailable", "The server is stopping.")
         with translate_errors(self._url.render_as_string(hide_password=True)):
             for number in range(1, self._tries + 1):
-                attempt = _Attempt(engine, self._transaction_s)
-                try:
-                    return await attempt.run(work)
-                except DBAPIError as error:
-                    if number == self._tries or not attempt.may_repeat(error, number):
-                        raise
+                async with self._held() as held:
+                    attempt = _Attempt(held, self._transaction_s)
+                    try:
+                        return await attempt.run(begin, work)
+                    except database_errors() as error:
+                        if number == self._tries or not attempt.may_repeat(error, number):
+                            raise
                 await asyncio.sleep(_PAUSE_S * number)
         raise AssertionError("the last try returned or raised")
+
+    @asynccontextmanager
+    async def _held(self) -> AsyncIterator[_Held]:
+        """Hold a connection.  SQLAlchemy's pool does more for each transaction than the driver does for a query."""
+        async with asyncio.timeout(CONNECT_S):
+            await self._places.acquire()
+        try:
+            held = await self._alive()
+            try:
+                yield held
+            finally:
+                self._idle.append(held)
+                if self._closed or not held.is_usable():
+                    # If one is dead, so are most others: their server was stopped.
+                    await self._drop_all()
+        finally:
+            self._places.release()
+
+    async def _alive(self) -> _Held:
+        """Return the connection that was used last, or a new one."""
+        if self._idle:
+            return self._idle.pop()
+        async with asyncio.timeout(2 * CONNECT_S):
+            connection = await self._engine.connect()
+        return _Held(connection, (await connection.get_raw_connection()).driver_connection)
 
     async def _connect(self) -> Any:
         import asyncpg  # as above
@@ -139,50 +174,69 @@ class ServerDatabase:
             raise Malformed("setting-invalid", f"Setting database: {_first_line(error)}.") from None
 
 
+@dataclass(frozen=True, slots=True)
+class _Held:
+    """A connection of this process, and the driver's connection in it."""
+
+    connection: AsyncConnection
+    driver: Any
+
+    def is_usable(self) -> bool:
+        """Return True if the next transaction may have it."""
+        return not (self.driver.is_closed() or self.driver.is_in_transaction())
+
+
 class _Attempt:
     """One try at one transaction."""
 
-    def __init__(self, engine: AsyncEngine, limit_s: float | None) -> None:
-        self._engine, self._limit_s = engine, limit_s
+    def __init__(self, held: _Held, limit_s: float | None) -> None:
+        self._held, self._driver, self._limit_s = held, held.driver, limit_s
         self._committing = False
         self._expired = False
 
-    async def run(self, work: Work[T]) -> T:
-        """Return the result of *work*, once it is committed."""
-        async with asyncio.timeout(2 * CONNECT_S):
-            connection = await self._engine.connect()
+    async def run(self, begin: str | None, work: Work[T]) -> T:
+        """Return the result of *work*, once it is committed; without *begin* each of its statements is a transaction."""
+        watchdog = None
+        if self._limit_s is not None:
+            watchdog = asyncio.get_running_loop().call_later(self._limit_s, self._expire)
         try:
-            return await self._transact(connection, work)
-        finally:
-            await connection.close()
-
-    def may_repeat(self, error: DBAPIError, number: int) -> bool:
-        """True when nothing of the transaction can have been committed, and another try may do better."""
-        if error.connection_invalidated:
-            return number == 1 and not self._committing and not self._expired
-        return sqlstate(error) in _ROLLED_BACK or (number == 1 and sqlstate(error) == _PLAN_OUTDATED)
-
-    async def _transact(self, connection: AsyncConnection, work: Work[T]) -> T:
-        watchdog = await self._watch(connection)
-        try:
-            async with connection.begin():
-                result = await connection.run_sync(work)
-                self._committing = True
-            return result
+            if begin is None:
+                return await self._held.connection.run_sync(work)
+            return await self._transact(begin, work)
+        except confused():
+            self._driver.terminate()
+            raise
         finally:
             if watchdog is not None:
                 watchdog.cancel()
 
-    async def _watch(self, connection: AsyncConnection) -> asyncio.TimerHandle | None:
-        if self._limit_s is None:
-            return None
-        driver: Any = (await connection.get_raw_connection()).driver_connection
+    def may_repeat(self, error: Exception, number: int) -> bool:
+        """True when nothing of the transaction can have been committed, and another try may do better."""
+        if self._driver.is_closed():
+            return number == 1 and not self._committing and not self._expired
+        return sqlstate(error) in _ROLLED_BACK or (number == 1 and sqlstate(error) == _PLAN_OUTDATED)
 
-        def expire() -> None:
-            self._expired = True
-            driver.terminate()
+    async def _transact(self, begin: str, work: Work[T]) -> T:
+        def within(connection: sa.Connection) -> T:
+            with connection.begin():  # for SQLAlchemy's own statements; it sends nothing
+                return work(connection)
 
-        return asyncio.get_running_loop().call_later(self._limit_s, expire)
+        await self._driver.execute(begin)
+        try:
+            result = await self._held.connection.run_sync(within)
+        except BaseException:
+            if not self._driver.is_closed():
+                await self._driver.execute("ROLLBACK")
+            raise
+        self._committing = True
+        if (ended := await self._driver.execute("COMMIT")) != "COMMIT":
+            # PostgreSQL's answer to the end of a transaction in which a statement failed.
+            raise Unavailable("unavailable", f"The database answered COMMIT with {ended}.")
+        return result
+
+    def _expire(self) -> None:
+        self._expired = True
+        self._driver.terminate()
 
 
 def _first_line(error: Exception) -> str:

@@ -20,7 +20,7 @@ _nonce = tables.nonce
 
 # SQLite has no array of bytes, and a query costs it little; a round trip costs more than a row.
 _ONE: Final = Composed(sa.select(_nonce.c.digest).where(_nonce.c.digest == sa.bindparam("one")), "one")
-_USED: Final = sa.select(_nonce.c.digest).where(among(_nonce.c.digest, "digests"))
+_USED: Final = Composed(sa.select(_nonce.c.digest).where(among(_nonce.c.digest, "digests")), "digests")
 #: Use up digests until their times.  The primary key fails the transaction for one that was used meanwhile.
 USE: Final = Insertion(_nonce, "digest", "expires_at")
 _USE: Final = Batched(USE)
@@ -30,7 +30,7 @@ def used(connection: sa.Connection, digests: Collection[bytes]) -> set[bytes]:
     """Those of *digests* that were used before."""
     if connection.dialect.name == "sqlite":
         return {digest for digest in digests if _ONE.rows(connection, one=digest)}
-    return set(connection.scalars(_USED, {"digests": list(digests)}))
+    return {digest for (digest,) in _USED.rows(connection, digests=list(digests))}
 
 
 def use(connection: sa.Connection, used: Sequence[tuple[bytes, datetime]]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import re
 import time
@@ -281,6 +282,19 @@ async def test_a_read_cannot_write(store: SqlStore) -> None:
     with pytest.raises(Unavailable):
         await store._database.read(lambda connection: connection.exec_driver_sql("DELETE FROM device"))
     assert len(await store.devices.list_devices()) == 1
+
+
+async def test_a_failed_statement_that_nobody_noticed_is_not_committed(store: SqlStore) -> None:
+    """PostgreSQL answers COMMIT with ROLLBACK then, and nothing is written."""
+    await devices(store, 1)
+
+    def work(connection: sa.Connection) -> None:
+        connection.execute(tables.device.update().values(last_code="written"))
+        with contextlib.suppress(sa.exc.DBAPIError):
+            connection.exec_driver_sql("SELECT 1 / 0")
+
+    assert (await refused(store._database.write(work))).code == "unavailable"
+    assert [found.last_code for found in await store.devices.list_devices()] == [None]
 
 
 # --- the server and its users -------------------------------------------------------------------------------------------
