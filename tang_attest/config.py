@@ -36,6 +36,9 @@ VARIABLES: Final = "TANG_ATTEST_"
 #: In the state directory, when no other database is named.
 DATABASE_NAME: Final = "tang-attest.db"
 
+#: Bytes of a file of settings; more is another file.
+_MAX_FILE: Final = 1 << 20
+
 #: An origin whose host is a DNS name.
 _ORIGIN: Final = re.compile(
     r"(?P<scheme>https?)://(?P<host>[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*)(:(?P<port>[0-9]{1,5}))?/?"
@@ -475,7 +478,11 @@ def _sentence(first: Mapping[str, Any]) -> str:
 
 def _read(file: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(file.read_text(encoding="utf-8"))
+        with file.open("rb") as opened:
+            data = opened.read(_MAX_FILE + 1)
+        if len(data) > _MAX_FILE:
+            raise Malformed("setting-invalid", f"File {file} has more than {_MAX_FILE} bytes.")
+        return tomllib.loads(data.decode().replace("\r\n", "\n"))
     except OSError as error:
         raise NotFound("file-unreadable", f"File {file} cannot be read: {error.strerror}.") from None
     except RecursionError:

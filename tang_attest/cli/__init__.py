@@ -171,6 +171,16 @@ def _without_collection() -> Iterator[None]:
         gc.enable()
 
 
+def _check_text(arguments: list[str]) -> None:
+    """Raise :class:`click.UsageError` for bytes that are not UTF-8, which Python keeps as lone surrogates.
+
+    No database takes them, and no output shows them.
+    """
+    for number, argument in enumerate(arguments, 1):
+        if any("\ud800" <= character <= "\udfff" for character in argument):
+            raise click.UsageError(f"argument {number} is not UTF-8")
+
+
 @click.group(
     cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
 )
@@ -224,6 +234,7 @@ def group(**_settings: object) -> None:
 def main() -> None:
     """Run the command; every error a person can act on ends here as two lines on stderr and exit code 1."""
     try:
+        _check_text(sys.argv[1:])
         # Exit code given to ctx.exit() inside of a command; None when the command just returned.
         exit_code = group(prog_name="tang-attest", standalone_mode=False)
         # Now, while it can still be caught: at its end Python could only complain about a reader that left.

@@ -37,6 +37,18 @@ class Duration(click.ParamType):  # type: ignore[type-arg]  # generic since clic
 DURATION: Final = Duration()
 
 
+class Number(click.IntRange):
+    """The number of a row, as a listing prints it: from 1 to what a column of a database holds."""
+
+    name = "integer"
+
+    def __init__(self) -> None:
+        super().__init__(1, (1 << 63) - 1)
+
+    def _describe_range(self) -> str:
+        return "x>=1"
+
+
 class Moment(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.4
     """A time: ISO 8601, as a listing prints it, or a duration before now.
 

@@ -282,3 +282,54 @@ def test_no_cell_is_a_formula(text: str) -> None:
     """A name or an address comes from outside, and a spreadsheet would compute it."""
     ((cell, plain),) = list(csv.reader(io.StringIO(csv_of((text, "plain")), newline="")))[1:]
     assert (cell, plain) == (f"'{text}", "plain")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("device", "show", "pi\udcff"),
+        ("token", "revoke", "\udc80"),
+        ("audit", "list", "--who", "\udcff"),
+        ("policy", "apply", "web", "--file", "\udce4.yaml"),
+    ],
+)
+def test_an_argument_that_is_not_utf_8(arguments: tuple[str, ...]) -> None:
+    """It is told before anything is opened; SQLite, a digest and a file name ended in tracebacks."""
+    stdout, stderr, code = run(*arguments)
+    assert (stdout, code) == ("", 2)
+    assert stderr == f"tang-attest: argument {len(arguments)} is not UTF-8\nhint: run 'tang-attest --help'\n"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("observation", "show"),
+        ("observation", "dismiss"),
+        ("approve", "pi-b", "--observation"),
+        ("audit", "list", "--before"),
+    ],
+)
+@pytest.mark.parametrize("number", ["0", "-1", "9223372036854775808", "9" * 23, "pi-b"])
+def test_a_number_that_no_row_has(arguments: tuple[str, ...], number: str) -> None:
+    """It is an error of the command line; above 64 bits it was an OverflowError of the database."""
+    _, stderr, code = run(*arguments, number)
+    assert code == 2
+    assert "is not in the range" in stderr or "is not a valid integer" in stderr or "no such option" in stderr
+
+
+def test_qualifying_data_longer_than_a_path(tmp_path: Path) -> None:
+    """The system cannot even look for such a file."""
+    (tmp_path / "file").write_bytes(b"x")
+    files = [word for name in ("-u", "-m", "-s") for word in (name, str(tmp_path / "file"))]
+    _, stderr, code = run("checkquote", *files, "-q", "x" * 5000)
+    assert code == 2
+    assert "is neither a file nor at most" in stderr
+
+
+def test_a_file_of_settings_without_an_end(tmp_path: Path) -> None:
+    """It is not read into memory as long as it lasts."""
+    with (tmp_path / "huge.toml").open("wb") as file:
+        file.truncate(1 << 34)
+    _, stderr, code = run("--config", str(tmp_path / "huge.toml"), "device", "list")
+    assert code == 1
+    assert "has more than 1048576 bytes (setting-invalid)" in stderr

@@ -14,7 +14,7 @@ from click.core import ParameterSource
 from tang_attest.cli import output
 from tang_attest.cli.invocation import at_terminal, run, settings
 from tang_attest.cli.progress import shown
-from tang_attest.cli.types import MOMENT, Head
+from tang_attest.cli.types import MOMENT, Head, Number
 from tang_attest.errors import Reason, Refused
 from tang_attest.ports.audit import Archive, AuditEntry, AuditSearch
 from tang_attest.service.audit.table import COLUMNS
@@ -45,7 +45,7 @@ def _list_options(command: Any) -> Any:
         ),
         click.option(
             "--before",
-            type=click.IntRange(1),
+            type=Number(),
             metavar="NO",
             help="Only entries before this number: the next page.",
         ),

@@ -44,7 +44,7 @@ def qualification_bytes(ctx: click.Context, param: click.Parameter, text: str) -
     Fails where *text* could be both, because a planted file must not replace a nonce.
     """
     data = _from_hex(text)
-    if text and Path(text).is_file():
+    if text and _is_file(text):
         if data is not None:
             raise click.BadParameter(
                 f"{text!r} is hex and also a file; write ./{text} for the file", ctx, param
@@ -54,6 +54,13 @@ def qualification_bytes(ctx: click.Context, param: click.Parameter, text: str) -
         what = f"{text!r} is neither a file nor at most {_MAX_QUALIFICATION} bytes of hex"
         raise click.BadParameter(what, ctx, param)
     return data
+
+
+def _is_file(text: str) -> bool:
+    try:
+        return Path(text).is_file()
+    except OSError:  # longer than a path can be
+        return False
 
 
 @click.command()

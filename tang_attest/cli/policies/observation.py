@@ -11,7 +11,7 @@ from tang_attest.cli import output
 from tang_attest.cli.coverage import accept_option, say_coverage
 from tang_attest.cli.invocation import run
 from tang_attest.cli.policies.states import state_as_json
-from tang_attest.cli.types import Duration
+from tang_attest.cli.types import Duration, Number
 from tang_attest.errors import TangAttestError
 from tang_attest.protocol.reference_state import COUNTING, ReferenceState
 from tang_attest.service.policies.reference_values import Approval, Waiting
@@ -81,7 +81,7 @@ def list_observations(device: str | None, limit: int, wide: bool, as_json: bool)
 
 
 @observation.command()
-@click.argument("number", type=click.IntRange(1), metavar="ID")
+@click.argument("number", type=Number(), metavar="ID")
 @output.json_option
 def show(number: int, as_json: bool) -> None:
     """Explain the differences, by PCR and by event.
@@ -122,7 +122,7 @@ def show(number: int, as_json: bool) -> None:
 
 
 @observation.command()
-@click.argument("numbers", type=click.IntRange(1), nargs=-1, metavar="[ID...]")
+@click.argument("numbers", type=Number(), nargs=-1, metavar="[ID...]")
 @click.option("--device", help="All of this machine.")
 @output.json_option
 def dismiss(numbers: tuple[int, ...], device: str | None, as_json: bool) -> None:
@@ -180,7 +180,7 @@ def _differences(entry: Observation, policy: ReferencePolicy) -> tuple[int, ...]
 @click.option(
     "--observation",
     "observation_id",
-    type=int,
+    type=Number(),
     help="The observation to approve; needed when different boots were refused since the last permitted one.",
 )
 @click.option("--only-this-device", is_flag=True, help="Not for the other machines under the same policy.")

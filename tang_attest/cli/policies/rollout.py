@@ -43,7 +43,7 @@ def rollout() -> None:
 @click.option("--label", help="The machines that have this label first.")
 @click.option(
     "--limit",
-    type=click.IntRange(0),
+    type=click.IntRange(0, 1_000_000),
     default=0,
     show_default=True,
     help="How many machines may be refused; one more stops the rollout.",
