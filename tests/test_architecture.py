@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import re
 from collections import Counter, defaultdict
 from functools import cache
@@ -11,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tang_attest import errors
+from tests.docs.sources import ClassShape, expressions, outline, parse_outline
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "tang_attest"
@@ -85,22 +85,8 @@ ONLY_IN = {
 }
 
 
-@cache
-def _nodes(path: Path) -> list[ast.AST]:
-    """Return the syntax tree of *path*, flat; each file is parsed once a run."""
-    return list(ast.walk(ast.parse(path.read_text())))
-
-
-@cache
-def _imports(path: Path) -> set[str]:
-    names: set[str] = set()
-    for node in _nodes(path):
-        if isinstance(node, ast.Import):
-            names |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            names.add(node.module)
-            names |= {f"{node.module}.{alias.name}" for alias in node.names}
-    return names
+def _imports(path: Path) -> frozenset[str]:
+    return outline(path).imports
 
 
 def _layer(path: Path) -> str:
@@ -153,12 +139,8 @@ def _callers() -> dict[str, set[str]]:
     """Return, for each name that is called, the functions, as file:function, that call it."""
     found: dict[str, set[str]] = defaultdict(set)
     for path in FILES:
-        for function in _nodes(path):
-            if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef):
-                for node in ast.walk(function):
-                    if isinstance(node, ast.Call):
-                        name = getattr(node.func, "id", getattr(node.func, "attr", ""))
-                        found[name].add(f"{path.relative_to(PACKAGE)}:{function.name}")
+        for function, name in expressions(path).calls:
+            found[name].add(f"{path.relative_to(PACKAGE)}:{function}")
     return found
 
 
@@ -200,15 +182,11 @@ def test_the_server_is_composed_once() -> None:
 
 def test_every_code_that_is_raised_has_an_action() -> None:
     """A code that nobody explains helps nobody; a code that nobody raises is a lie."""
-    words = set()
+    words: set[str] = set()
     for path in FILES:
         if path.name == "errors.py":
             continue
-        words |= {
-            node.value
-            for node in _nodes(path)
-            if isinstance(node, ast.Constant) and isinstance(node.value, str)
-        }
+        words |= expressions(path).strings
     assert set(errors.ACTIONS) - words == set(), "codes that nothing raises"
 
 
@@ -287,68 +265,34 @@ def test_a_folder_can_be_overlooked() -> None:
 
 
 @cache
-def _classes() -> dict[str, ast.ClassDef]:
+def _classes() -> dict[str, ClassShape]:
     """Return every class, by file and name."""
     return {
-        f"{path.relative_to(ROOT)}:{node.name}": node
+        f"{path.relative_to(ROOT)}:{shape.name}": shape
         for tree in TREES
         for path in (ROOT / tree).rglob("*.py")
-        for node in _nodes(path)
-        if isinstance(node, ast.ClassDef)
+        for shape in outline(path).classes
     }
-
-
-def _functions(node: ast.ClassDef) -> list[ast.FunctionDef | ast.AsyncFunctionDef]:
-    return [item for item in node.body if isinstance(item, ast.FunctionDef | ast.AsyncFunctionDef)]
 
 
 def test_a_class_can_be_overlooked() -> None:
     """A class has at most 20 public methods."""
-    counts = {
-        name: sum(not function.name.startswith("_") for function in _functions(node))
-        for name, node in _classes().items()
-    }
+    counts = {name: shape.public_methods for name, shape in _classes().items()}
+    assert len(counts) > 700
     assert {name: count for name, count in counts.items() if count > MAX_METHODS} == {}
 
 
-def _positional_fields(node: ast.ClassDef) -> int:
-    """Count the fields that a dataclass's constructor takes by position; 0 for any other class."""
-    decorators = [ast.unparse(decorator) for decorator in node.decorator_list]
-    if not any("dataclass" in text for text in decorators) or any(
-        "kw_only=True" in text for text in decorators
-    ):
-        return 0
-    count = 0
-    for item in node.body:
-        if not isinstance(item, ast.AnnAssign):
-            continue
-        kind, value = ast.unparse(item.annotation), ast.unparse(item.value) if item.value else ""
-        if kind == "KW_ONLY":
-            break
-        count += not ("ClassVar" in kind or "init=False" in value or "kw_only=True" in value)
-    return count
-
-
-def _positional_arguments(node: ast.ClassDef) -> int:
-    """Count the arguments that ``__init__`` takes by position, without ``self``."""
-    for function in _functions(node):
-        if function.name == "__init__":
-            return len(function.args.posonlyargs) + len(function.args.args) - 1
-    return 0
-
-
-def _positional(node: ast.ClassDef, by_name: dict[str, ast.ClassDef]) -> int:
+def _positional(shape: ClassShape, by_name: dict[str, ClassShape]) -> int:
     """Count what the constructor takes by position, with the fields of base classes of ours."""
-    bases = [by_name[name] for base in node.bases if (name := ast.unparse(base)) in by_name]
-    inherited = sum(_positional_fields(base) for base in bases) if _positional_fields(node) else 0
-    return max(_positional_arguments(node), _positional_fields(node) + inherited)
+    inherited = sum(by_name[base].fields for base in shape.bases if base in by_name) if shape.fields else 0
+    return max(shape.arguments, shape.fields + inherited)
 
 
 def test_a_constructor_can_be_read() -> None:
     """A constructor takes at most 5 values by position; further ones are named where it is called."""
     classes = _classes()
-    by_name = {name.rpartition(":")[2]: node for name, node in classes.items()}
-    counts = {name: _positional(node, by_name) for name, node in classes.items()}
+    by_name = {shape.name: shape for shape in classes.values()}
+    counts = {name: _positional(shape, by_name) for name, shape in classes.items()}
     assert {name: count for name, count in counts.items() if count > MAX_POSITIONAL} == {}
 
 
@@ -364,25 +308,23 @@ def test_a_constructor_can_be_read() -> None:
 )
 def test_positions_are_counted(source: str, count: int) -> None:
     """The test above counts what it should."""
-    node = ast.parse(source).body[0]
-    assert isinstance(node, ast.ClassDef)
-    assert _positional(node, {}) == count
+    [shape] = parse_outline(source).classes
+    assert _positional(shape, {}) == count
 
 
 def test_roles_are_implemented() -> None:
     """Each role of the store is a Protocol in ports/, and a module of store/roles/ implements it."""
     roles = {
-        node.name
+        shape.name
         for path in (PACKAGE / "ports").glob("*.py")
-        for node in ast.parse(path.read_text()).body
-        if isinstance(node, ast.ClassDef) and re.fullmatch(r"\w+Store", node.name) and node.name != "KeyStore"
+        for shape in outline(path).classes
+        if re.fullmatch(r"\w+Store", shape.name) and shape.name != "KeyStore"
     }
     implemented = {
-        ast.unparse(base)
+        base
         for path in (PACKAGE / "store" / "roles").glob("*.py")
-        for node in ast.parse(path.read_text()).body
-        if isinstance(node, ast.ClassDef)
-        for base in node.bases
+        for shape in outline(path).classes
+        for base in shape.bases
     }
     assert len(roles) == 12
     assert roles <= implemented
