@@ -7,6 +7,7 @@ import gc
 import os
 from collections.abc import AsyncIterator, Generator, Iterator
 from pathlib import Path
+from typing import Final
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -37,6 +38,9 @@ _TEMPLATE = "template_registry"
 
 #: A server that compiles itself at each start takes half as long again; the tests start a few hundred.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
+#: Objects that tests make before a search for garbage; a test of a server makes some thousands.
+_YOUNG: Final = 50_000
 
 #: No test reads the configuration of the machine that runs it; those that need one name a file.
 os.environ["TANG_ATTEST_CONFIG"] = os.devnull
@@ -69,12 +73,25 @@ def lent_rsa_keys() -> Iterator[None]:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_collection() -> Generator[None, object, object]:
-    """Leave modules and collected tests to no search for garbage, now and later: they stay until the end."""
+    """Leave modules and collected tests to no search for garbage, now and later: they stay until the end.
+
+    The garbage of a few tests is found at once: each search among the young goes through what the running test holds.
+    """
     gc.disable()
     try:
         return (yield)
     finally:
+        gc.set_threshold(_YOUNG, 10, 10)
         gc.enable()
+        gc.freeze()
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_unconfigure() -> Generator[None, object, object]:
+    """Leave what pytest's own search for garbage has found alive to no further one: two follow until the process is gone."""
+    try:
+        return (yield)
+    finally:
         gc.freeze()
 
 
