@@ -13,6 +13,7 @@ from tang_attest.config import MailSettings, NtfySettings, Settings, load_settin
 from tang_attest.errors import Malformed, NotFound
 from tang_attest.ports.notices import NoticeKind
 from tang_attest.store.database.engine import parse_url
+from tang_attest.store.database.moved import place_of
 
 
 def refusal(**settings: Any) -> str:
@@ -166,6 +167,13 @@ def test_the_database_is_in_the_state(tmp_path: Path, name: str) -> None:
     url = parse_url(Settings(state=tmp_path / name).database_url)
     assert url.database == f"{tmp_path}/{name}/tang-attest.db"
     assert not url.query
+
+
+@pytest.mark.parametrize("name", ["a?b", "50%25", "a#b", "a b", "a+b", "ä"])
+def test_the_place_of_a_database_is_a_url_of_it(tmp_path: Path, name: str) -> None:
+    """As a message shows it, it can be written into the settings: with each SQLAlchemy that is allowed."""
+    url = Settings(state=tmp_path / name).database_url
+    assert parse_url(place_of(url)).database == parse_url(url).database == f"{tmp_path}/{name}/tang-attest.db"
 
 
 def test_a_relative_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

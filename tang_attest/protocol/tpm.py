@@ -450,9 +450,17 @@ def make_credential(ek: EkPublic, ak_name: bytes, secret: bytes) -> tuple[bytes,
 
     Returns ``(TPM2B_ID_OBJECT, TPM2B_ENCRYPTED_SECRET)``, both with their size fields (part 1, section 24).
     The seed inside comes from the operating system: tpm2_pytss has no parameter for it.
+
+    Raises ``ek-unsupported`` for an EK with AES-256 if tpm2_pytss is older than 3.0, which has no such wrapping.
     """
     public, _ = TPM2B_PUBLIC.unmarshal(ek.public)
-    blob, encrypted_secret = pytss_make_credential(public, secret, TPM2B_NAME(ak_name))
+    try:
+        blob, encrypted_secret = pytss_make_credential(public, secret, TPM2B_NAME(ak_name))
+    except ValueError:
+        raise Refused(
+            "ek-unsupported",
+            "The server's tpm2-pytss cannot wrap for this EK; version 3.0 can for all with AES.",
+        ) from None
     return bytes(blob.marshal()), bytes(encrypted_secret.marshal())
 
 

@@ -273,6 +273,19 @@ def test_an_ek_that_no_credential_can_be_made_for(member: str, value: int) -> No
     assert caught.value.code == "ek-unsupported"
 
 
+def test_an_ek_that_the_library_cannot_wrap_for_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """tpm2-pytss before 3.0 raises ValueError for an EK with AES-256; that is no defect of the server."""
+    attester = Attester()
+
+    def wrap(*_arguments: object) -> None:
+        raise ValueError("Invalid IV size (32) for CFB.")
+
+    monkeypatch.setattr(tpm, "pytss_make_credential", wrap)
+    with pytest.raises(Refused, match="tpm2-pytss cannot wrap for this EK") as caught:
+        tpm.make_credential(tpm.parse_ek(attester.ek_public), b"name", bytes(32))
+    assert caught.value.code == "ek-unsupported"
+
+
 def test_ek_is_no_ak() -> None:
     """An EK cannot sign, and an AK is no EK."""
     attester = Attester()

@@ -65,7 +65,8 @@ def _list_options(command: Any) -> Any:
     return command
 
 
-@click.group(invoke_without_command=True)
+# click before 8.5 does not say that the command may be left out.
+@click.group(invoke_without_command=True, subcommand_metavar="[COMMAND] [ARGS]...")
 @_list_options
 @click.pass_context
 def audit(ctx: click.Context, /, **options: Any) -> None:

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Final, Protocol, TypeVar
+from urllib.parse import unquote
 
 import sqlalchemy as sa
 from sqlalchemy.engine import URL
@@ -35,6 +36,8 @@ READERS: Final = 2
 #: Time that a writer waits for another process that writes.
 BUSY_MS: Final = 5000
 _CHECKPOINT_TRIES: Final = 3
+#: SQLAlchemy before 2.1 leaves the escapes in the path of a URL.  asyncpg gets that path as it is, and reads them itself.
+_ESCAPES_STAY: Final = sa.make_url("sqlite:///%25").database == "%25"
 
 _PRAGMAS: Final = (
     f"busy_timeout={BUSY_MS}",
@@ -81,7 +84,8 @@ def parse_url(text: str) -> URL:
     if backend == "sqlite":
         if not url.database or url.database == ":memory:":
             raise Malformed("setting-invalid", "A SQLite database needs a path: sqlite:////var/lib/....")
-        return url.set(drivername="sqlite")
+        path = unquote(url.database) if _ESCAPES_STAY else url.database
+        return url.set(drivername="sqlite", database=path)
     if backend == "postgresql":
         if url.password is not None or "password" in url.query:
             raise Malformed(

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
+from urllib.parse import quote
 
 import sqlalchemy as sa
 
@@ -55,10 +56,9 @@ def place_of(url: str) -> str:
     """Return *url* as an operator may write it into the settings, without a password.  Raises ``setting-invalid``."""
     parsed = parse_url(url)
     if parsed.get_backend_name() == "sqlite":
-        parsed = parsed.set(database=str(Path(parsed.database or "").absolute()))
-    else:
-        parsed = parsed.set(drivername="postgresql")
-    return parsed.render_as_string(hide_password=True)
+        # By hand, because SQLAlchemy before 2.1 escapes nothing in a path.
+        return f"sqlite:///{quote(str(Path(parsed.database or '').absolute()), safe=' +/')}"
+    return parsed.set(drivername="postgresql").render_as_string(hide_password=True)
 
 
 def mark(connection: sa.Connection, authenticity: Authenticity, place: str, at: datetime) -> None:
