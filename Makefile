@@ -71,13 +71,14 @@ lint: setup ## check style, types and shell scripts; changes nothing
 	$(BIN)/ruff check --quiet
 	$(BIN)/ruff format --check --quiet
 	$(BIN)/mypy --no-error-summary
-	@$(MAKE) --no-print-directory build/shellcheck
-	tools/shell-scripts | xargs --no-run-if-empty $(BIN)/shfmt --diff
+	@$(MAKE) --no-print-directory build/shell-scripts
 
-# Looking at a script follows what it sources, which takes two seconds of a processor for some: done again if one changed.
-ifneq ($(filter build/shellcheck,$(MAKECMDGOALS)),)
-build/shellcheck: .shellcheckrc $(shell tools/shell-scripts)
+# Looking at a script follows what it sources, which takes two seconds of a processor for some, and shfmt takes five for
+# all: done again if one changed.
+ifneq ($(filter build/shell-scripts,$(MAKECMDGOALS)),)
+build/shell-scripts: .shellcheckrc .editorconfig $(shell tools/shell-scripts)
 	tools/shell-scripts | xargs --no-run-if-empty --max-args 1 --max-procs "$$(nproc)" shellcheck
+	tools/shell-scripts | xargs --no-run-if-empty $(BIN)/shfmt --diff
 	@mkdir -p build && touch $@
 endif
 
