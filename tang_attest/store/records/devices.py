@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from datetime import datetime, timedelta
 from typing import Any, Final
 
@@ -63,6 +63,9 @@ _PLAIN: Final = (
     "allowed_until",
     "learned_reset_count",
 )
+
+#: The parts that a grade may name.
+_PARTS: Final = frozenset(BootPart)
 
 #: Begins the `ak_spki` of a row whose AK is in `shared_ak_spki`; no SubjectPublicKeyInfo begins so.
 _NO_KEY: Final = b"shared "
@@ -257,11 +260,26 @@ def kids_of(connection: sa.Connection, ids: Collection[int]) -> dict[int, tuple[
     return {device_id: tuple(kids[device_id]) for device_id in ids}
 
 
+def _readable_grade(found: Any) -> Mapping[str, Any] | None:
+    """Return *found* if it has the form of a grade, else None: its column is not sealed, and it is made again."""
+    if found is None:
+        return None
+    try:
+        readable = isinstance(found["grade"], str) and all(map(str.isprintable, found["reasons"]))
+        if (coverage := found.get("coverage")) is not None:
+            parts = {*coverage["uncovered"], *coverage["accepted"]}
+            readable = readable and isinstance(coverage["line"], str) and parts <= _PARTS
+    except (AttributeError, KeyError, TypeError):
+        return None
+    return found if readable else None
+
+
 def from_row(row: authentic.Row, policy: str, kids: tuple[str, ...]) -> Device:
     """The :class:`Device` of a row, under *policy*."""
     plain = {name: row[name] for name in _PLAIN}
     if row["shared_ak_spki"] is not None:
         plain |= {"ak_spki": row["shared_ak_spki"], "verified_only": True}
+    plain["grade"] = _readable_grade(row["grade"])
     learning = load_learning(row["learning"])
     return Device(
         **plain,

@@ -406,3 +406,29 @@ def test_a_value_that_cannot_be_read_is_said(state: Path, statement: str, comman
         assert code == 1, (stdout, stderr)
         assert "was not written by this server" in stdout + stderr
         assert "audit verify" in stdout + stderr
+
+
+@pytest.mark.parametrize(
+    "grade",
+    [
+        "7",
+        '"self-measured"',
+        "[]",
+        "{}",
+        '{"grade": 1, "reasons": []}',
+        '{"grade": "self-measured", "reasons": 5}',
+        '{"grade": "self-measured", "reasons": [], "coverage": 5}',
+        '{"grade": "x", "reasons": [], "coverage": {"line": "y", "uncovered": ["wheels"], "accepted": []}}',
+    ],
+)
+def test_a_grade_that_cannot_be_read_is_none(state: Path, grade: str) -> None:
+    """The column has no seal, and people read it: it is made again from the evidence, and nothing ends in a traceback."""
+    public = state.parent / "ak"
+    public.write_bytes(Attester().ak_public)
+    assert at(state, "device", "register", "one", "--file", str(public), "--policy", "p1")[2] == 0
+    sql(state, f"UPDATE device SET grade = '{grade}'")  # noqa: S608 - that is the point
+    for command in ("device list", "device list --json", "device show one", "doctor", "status"):
+        stdout, stderr, code = at(state, *command.split())
+        assert code in (0, 1), (stdout, stderr)
+        assert "one" in stdout or command == "status"
+        assert "wheels" not in stdout
