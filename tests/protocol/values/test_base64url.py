@@ -19,7 +19,7 @@ def test_every_value_has_its_text(value: bytes) -> None:
 
 @given(st.text(alphabet="AQgwZz09-_+/=* \n\0é\ud800", max_size=9))
 def test_every_other_text_is_refused(text: str) -> None:
-    """What is read is the one spelling of its value, or it is no base64url."""
+    """Each value has one spelling; another text raises."""
     try:
         value = unb64u(text)
     except ValueError:
