@@ -208,7 +208,7 @@ in
             default = null;
             example = literalExpression "./root.jwe";
             description = ''
-              A JWE that `clevis encrypt attest` made of one of the volume's passphrases: text, without an end of line.
+              A JWE that `clevis encrypt attest` made of one of the volume's passphrases: text, whose end of line does not matter.
               It is no secret: only this machine's TPM and the server together open it.
               Without it the volume's own LUKS2 tokens count, which `clevis luks bind` makes.
             '';

@@ -291,6 +291,43 @@ def test_a_nixos_without_the_scripted_stage_1(nix: Nix, enabled: bool) -> None:
     assert gone is False
 
 
+def removed(apply: str, look: str) -> str:
+    """Return a module with options as mkRemovedOptionModule leaves them: there and hidden.
+
+    *apply* is what a reader gets of the value, *look* what the configuration says of the option ``name``.
+    """
+    return f"""
+{{ lib, config, ... }}:
+let
+  names = [ "extraUtilsCommands" "extraUtilsCommandsTest" "postDeviceCommands" "postMountCommands" "postResumeCommands"
+    "preFailCommands" ];
+  gone = lib.mkOption {{ visible = false; type = lib.types.lines; default = ""; apply = {apply}; }};
+in
+{{
+  options.boot.initrd = lib.genAttrs names (_: gone);
+  config.assertions = map (name: {{ assertion = {look}; message = "boot.initrd.${{name}} was removed"; }}) names;
+}}
+"""
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+@pytest.mark.parametrize(
+    "gone",
+    [
+        removed('_: throw "it is gone"', "true"),
+        removed("value: value", 'config.boot.initrd.${name} == ""'),
+    ],
+    ids=["read", "defined"],
+)
+def test_a_nixos_that_warns_of_removed_options(nix: Nix, gone: str, enabled: bool) -> None:
+    """The usual way to remove an option leaves a hidden one behind, which nothing of ours may read or define."""
+    settings = machine_with(f"{CERTIFICATE} {CLEVIS}", systemd=True) if enabled else "{ }"
+    module = f"{{ imports = [ ({gone}) ({settings}) ]; }}"
+    found = nix.evaluate(module, "{ inherit (r) failed; units = r.initrdUnits; }", scripted=False)
+    assert found["failed"] == []
+    assert ("clevis-attest-answer.service" in found["units"]) is enabled
+
+
 @BOTH
 @pytest.mark.parametrize(
     "definitions",
