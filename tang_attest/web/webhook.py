@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import hmac
-import ssl
 import time
 from pathlib import Path
 from typing import Final
@@ -13,7 +11,7 @@ from typing import Final
 import aiohttp
 
 from tang_attest.errors import Unavailable
-from tang_attest.web.trust import context_for
+from tang_attest.web.trust import connector_for
 
 LIMIT_S: Final = 10.0
 #: The least bytes of a secret; a shorter one could be guessed.
@@ -35,9 +33,7 @@ async def post_signed(secret_file: Path | None, url: str, body: bytes, limit_s: 
         "Tang-Attest-Signature": f"sha256={mac.hexdigest()}",
     }
     limit = aiohttp.ClientTimeout(total=limit_s)
-    # Reading the certificates of the system takes longer than a loop may wait.
-    tls = await asyncio.to_thread(context_for, ssl.Purpose.SERVER_AUTH)
-    connector = aiohttp.TCPConnector(ssl=tls)
+    connector = await connector_for(url)
     try:
         async with (
             aiohttp.ClientSession(

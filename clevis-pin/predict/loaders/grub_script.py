@@ -118,6 +118,8 @@ class _Parser:
     def _read_commands(self, line: str) -> bool:
         pieces = _at_semicolons(line)
         for piece in pieces or ():
+            if len(self.statements) > MAX_STATEMENTS:
+                break  # parse() refuses them
             command = self._without_keywords(piece.strip(SPACE))
             if command:
                 text = " ".join(words(command, self._variables))
@@ -127,10 +129,11 @@ class _Parser:
         return pieces is not None and self._depth >= 0
 
     def _without_keywords(self, command: str) -> str:
-        while match := _KEYWORD.match(command):
+        at = 0
+        while match := _KEYWORD.match(command, at):
             self._depth += {"if": 1, "fi": -1}.get(match[1], 0)
-            command = command[match.end() :]
-        return command
+            at = match.end()
+        return command[at:]
 
 
 def _at_semicolons(line: str) -> list[str] | None:

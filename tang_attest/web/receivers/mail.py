@@ -92,13 +92,14 @@ class MailReceiver:
             raise _failed(f"The mail server was not reached: {type(error).__name__}.") from None
 
     def _connect(self) -> smtplib.SMTP:
-        terms, tls = self._terms, context_for(ssl.Purpose.SERVER_AUTH)
+        terms = self._terms
         if terms.tls == "tls":
+            tls = context_for(ssl.Purpose.SERVER_AUTH)
             return smtplib.SMTP_SSL(terms.host, terms.port, timeout=_STEP_S, context=tls)
         connection = smtplib.SMTP(terms.host, terms.port, timeout=_STEP_S)
         try:
             if terms.tls == "starttls":
-                connection.starttls(context=tls)
+                connection.starttls(context=context_for(ssl.Purpose.SERVER_AUTH))
         except BaseException:
             connection.close()
             raise

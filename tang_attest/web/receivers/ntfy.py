@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import ssl
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
@@ -14,7 +12,7 @@ import aiohttp
 from tang_attest.errors import Unavailable
 from tang_attest.service.notifications.message import subject_line, text_of
 from tang_attest.web.receivers.secrets import read_line
-from tang_attest.web.trust import context_for
+from tang_attest.web.trust import connector_for
 
 _LIMIT_S: Final = 15.0
 #: Bytes of a message; ntfy makes an attachment of a longer one.
@@ -49,11 +47,11 @@ class NtfyReceiver:
         }
         if message["url"]:
             body["click"] = message["url"]
-        tls = await asyncio.to_thread(context_for, ssl.Purpose.SERVER_AUTH)
+        connector = await connector_for(self._url)
         try:
             async with (
                 aiohttp.ClientSession(
-                    connector=aiohttp.TCPConnector(ssl=tls),
+                    connector=connector,
                     timeout=aiohttp.ClientTimeout(total=_LIMIT_S),
                     cookie_jar=aiohttp.DummyCookieJar(),
                 ) as session,
