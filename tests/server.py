@@ -9,7 +9,8 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any, Self
 
-from aiohttp.test_utils import TestClient, TestServer
+from aiohttp import web
+from aiohttp.test_utils import RawTestServer, TestClient
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from tang_attest.config import Settings
@@ -30,7 +31,7 @@ from tang_attest.service.rounds.polls import Polls
 from tang_attest.store import SqlStore
 from tang_attest.web.app import make_app
 from tang_attest.web.gate.limits import Limiter, RequestLimits
-from tang_attest.web.runner import handling
+from tang_attest.web.runner import handling, server_of
 from tests.attester import Attester, members
 from tests.conformance.registered import check_registered
 from tests.fakes import FakeClock, RealRandomness
@@ -51,6 +52,13 @@ class Answer:
     def code(self) -> str:
         """The problem's code, or ``ok``."""
         return self.body.get("code", "ok") if isinstance(self.body, dict) else "ok"
+
+
+class _Listener(RawTestServer):
+    """aiohttp's server for tests, over the server that ``serve`` makes."""
+
+    async def _make_runner(self, debug: bool = True, **options: Any) -> web.ServerRunner:
+        return web.ServerRunner(server_of(self._handler, debug=debug, **options))
 
 
 class Server:
@@ -116,9 +124,9 @@ class Server:
         self.operators, self.console = installation.operators, console_services(installation)
         self.verify, self.watching = served.attestation.verify, served.watching
         self.refusals = served.refusals
-        listener = TestServer(make_app(self.site), scheme="https" if self.tls else "http")
+        listener = _Listener(make_app(self.site), scheme="https" if self.tls else "http")
         await listener.start_server(ssl=self.tls, **handling(self.limiter.limits))
-        self.client = await stack.enter_async_context(TestClient(listener))
+        self.client: TestClient[Any, Any] = await stack.enter_async_context(TestClient(listener))
 
     async def __aexit__(self, *_: object) -> None:
         await self._stack.aclose()

@@ -4,24 +4,24 @@ from __future__ import annotations
 
 import secrets
 import time
+from collections.abc import Awaitable, Callable
 from contextlib import nullcontext
 from dataclasses import KW_ONLY, dataclass, field
 from typing import TYPE_CHECKING, Final
 
 import structlog
 from aiohttp import web
-from aiohttp.typedefs import Handler
 
 from tang_attest.errors import TangAttestError, Unavailable
 from tang_attest.service.audit.actors import Caller
 from tang_attest.service.tang.plain import BODY_LIMIT, KeySetProvider, current_keys
 from tang_attest.web import tang_routes
 from tang_attest.web.admin import PREFIX as ADMIN_PREFIX
-from tang_attest.web.gate.bodies import LIMITER, MAX_BODY, check_encoding, expect_later, read_body
+from tang_attest.web.gate.bodies import LIMITER, check_encoding, check_expectation, read_body
 from tang_attest.web.gate.limits import Limiter
 from tang_attest.web.gate.tls import shown_name
 from tang_attest.web.monitoring.health import Health
-from tang_attest.web.problems import CODE, ROUTE, MethodNotAllowed, hide_server, problem
+from tang_attest.web.problems import CODE, ROUTE, MethodNotAllowed, problem
 from tang_attest.web.tang_routes import handle_adv, handle_rec
 
 if TYPE_CHECKING:  # slow to load, and a server without them does not
@@ -34,6 +34,9 @@ if TYPE_CHECKING:  # slow to load, and a server without them does not
 MAX_LINE: Final = 16 * 1024
 
 _log = structlog.get_logger("web")
+
+#: Returns the answer to a request, and raises nothing.
+Answerer = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,28 +62,21 @@ class Site:
 _AGENT: Final = "/attest/agent/"
 
 
-def make_app(site: Site) -> web.Application:
-    """Return the aiohttp application for *site*."""
-    app = web.Application(client_max_size=MAX_BODY)
-    app[LIMITER] = site.limiter
-    app.on_response_prepare.append(hide_server)
+def make_app(site: Site) -> Answerer:
+    """Return the function that answers each request of *site*, also one whose target is no path (``OPTIONS *``).
 
-    async def answer(request: web.Request) -> web.StreamResponse:
+    It is none of aiohttp's applications: Tang's routes are matched on the raw target, which aiohttp's router has already
+    decoded.
+    """
+
+    async def answer(request: web.BaseRequest) -> web.StreamResponse:
         return await _answer(site, request)
 
-    @web.middleware
-    async def elsewhere(request: web.Request, handler: Handler) -> web.StreamResponse:
-        """Answer and log a target that is no path (``OPTIONS *``, ``CONNECT``) like the rest."""
-        return await (answer if request.match_info.http_exception is not None else handler)(request)
-
-    # Tang's routes are matched on the raw target, which aiohttp's router has already decoded: one route takes
-    # all.  A dot would leave out line ends, for aiohttp to answer.
-    app.middlewares.append(elsewhere)
-    app.router.add_route("*", r"/{target:[\s\S]*}", answer, expect_handler=expect_later)
-    return app
+    return answer
 
 
-async def _answer(site: Site, request: web.Request) -> web.StreamResponse:
+async def _answer(site: Site, request: web.BaseRequest) -> web.StreamResponse:
+    request[LIMITER] = site.limiter
     caller = Caller(request.remote, secrets.token_hex(8))
     started = time.monotonic()
     response = await _respond(site, request, caller)
@@ -106,10 +102,11 @@ async def _answer(site: Site, request: web.Request) -> web.StreamResponse:
     return response
 
 
-async def _respond(site: Site, request: web.Request, caller: Caller) -> web.StreamResponse:
+async def _respond(site: Site, request: web.BaseRequest, caller: Caller) -> web.StreamResponse:
     try:
         site.limiter.admit(caller.address)
         check_encoding(request)
+        check_expectation(request)
         return await _route(site, request, caller)
     except TangAttestError as expected:
         error: TangAttestError = expected
@@ -120,7 +117,7 @@ async def _respond(site: Site, request: web.Request, caller: Caller) -> web.Stre
     return problem(error, caller.request_id)
 
 
-async def _route(site: Site, request: web.Request, caller: Caller) -> web.StreamResponse:
+async def _route(site: Site, request: web.BaseRequest, caller: Caller) -> web.StreamResponse:
     target, admin_prefix = request.raw_path, f"{site.endpoint}{ADMIN_PREFIX}"
     if site.admin is not None and target.startswith(f"{admin_prefix}/"):
         request[ROUTE] = "admin"
@@ -135,7 +132,7 @@ async def _route(site: Site, request: web.Request, caller: Caller) -> web.Stream
         return await _tang(site, request, target, caller)
 
 
-async def _tang(site: Site, request: web.Request, target: str, caller: Caller) -> web.StreamResponse:
+async def _tang(site: Site, request: web.BaseRequest, target: str, caller: Caller) -> web.StreamResponse:
     route = tang_routes.match(request.method, target, site.endpoint)
     if isinstance(route, int):
         return web.Response(status=route)
@@ -152,7 +149,7 @@ async def _tang(site: Site, request: web.Request, target: str, caller: Caller) -
 
 
 async def _attest(
-    site: Site, routes: AttestRoutes, request: web.Request, target: str, caller: Caller
+    site: Site, routes: AttestRoutes, request: web.BaseRequest, target: str, caller: Caller
 ) -> web.StreamResponse:
     from tang_attest.web import attest_routes  # loaded by now: *routes* come from there
 

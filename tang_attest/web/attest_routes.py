@@ -37,6 +37,9 @@ from tang_attest.web.wire import (
 
 _Understood = TypeVar("_Understood")
 
+#: The answer to a point alone; it is never raised.
+_MISSING: Final = Refused("evidence-required", "This key answers only a machine that proves what it booted.")
+
 
 @dataclass(frozen=True, slots=True)
 class AttestRoutes:
@@ -52,15 +55,11 @@ class AttestRoutes:
     agents: Agents
     keys: ServerKeys
 
-    async def rec(self, request: web.Request, caller: Caller, kid: str) -> web.Response:
+    async def rec(self, request: web.BaseRequest, caller: Caller, kid: str) -> web.Response:
         """``POST /rec/{kid}`` for a device's key: a challenge, or Y (docs/protocol.md, section 3)."""
         jwk, evidence = await self._about(request, kid, _point_and_evidence)
         if evidence is None:
-            challenge = await self.unlock.challenge(kid)
-            missing = Refused(
-                "evidence-required", "This key answers only a machine that proves what it booted."
-            )
-            return problem(missing, caller.request_id, challenge)
+            return problem(_MISSING, caller.request_id, await self.unlock.challenge(kid))
         try:
             reply = await self.unlock.respond(kid, jwk, evidence, caller)
         except Refused as refusal:
@@ -69,7 +68,7 @@ class AttestRoutes:
             body=reply.encode(), content_type="application/jwk+json", headers={"Cache-Control": "no-store"}
         )
 
-    async def begin(self, request: web.Request, caller: Caller) -> web.Response:
+    async def begin(self, request: web.BaseRequest, caller: Caller) -> web.Response:
         """``POST /attest/enroll`` (docs/protocol.md, 4.1)."""
         value = parse_json(await read_body(request, MAX_APPLICATION))
         try:
@@ -92,7 +91,7 @@ class AttestRoutes:
             },
         )
 
-    async def propose(self, request: web.Request, _caller: Caller) -> web.Response:
+    async def propose(self, request: web.BaseRequest, _caller: Caller) -> web.Response:
         """``POST /attest/enroll/selection`` (docs/protocol.md, 4.1)."""
         value = parse_json(await read_body(request))
         self.enroll.check_session(value.get("session"))
@@ -100,7 +99,7 @@ class AttestRoutes:
         session, selection, reasons = await self.enroll.propose(body.session, body.event_log)
         return _json(200, {"session": session, "selection": str(selection), "reason": "; ".join(reasons)})
 
-    async def finish(self, request: web.Request, caller: Caller) -> web.Response:
+    async def finish(self, request: web.BaseRequest, caller: Caller) -> web.Response:
         """``POST /attest/enroll/finish`` (docs/protocol.md, 4.2)."""
         value = parse_json(await read_body(request))
         self.enroll.check_session(value.get("session"))
@@ -109,7 +108,7 @@ class AttestRoutes:
         enrolled = await self.keys.enrolled(device)
         return _json(201, enrolled)
 
-    async def announce(self, request: web.Request, caller: Caller, kid: str) -> web.Response:
+    async def announce(self, request: web.BaseRequest, caller: Caller, kid: str) -> web.Response:
         """``POST /attest/announce/{kid}``: a challenge, or the resulting state (docs/protocol.md, 9)."""
         body = await self._about(request, kid, _announced)
         if body is None:
@@ -120,7 +119,7 @@ class AttestRoutes:
             return await _renewed(refusal, caller, kid, self.announcements.challenge)
         return _json(201 if new else 200, {"label": state.label, "state": state.life, "known": not new})
 
-    async def poll(self, request: web.Request, _caller: Caller, kid: str) -> web.Response:
+    async def poll(self, request: web.BaseRequest, _caller: Caller, kid: str) -> web.Response:
         """``POST /attest/agent/{kid}``: held, then a challenge, or 204 (docs/protocol.md, 10.1)."""
         body = await self._about(request, kid, lambda data: validate(PollBody, parse_json(data)))
         challenge = await self.agents.poll(kid, body.ticket)
@@ -128,7 +127,7 @@ class AttestRoutes:
             return web.Response(status=204, headers={"Cache-Control": "no-store"})
         return _json(200, {"challenge": challenge_json(challenge)})
 
-    async def prove(self, request: web.Request, caller: Caller, kid: str) -> web.Response:
+    async def prove(self, request: web.BaseRequest, caller: Caller, kid: str) -> web.Response:
         """``POST /attest/agent/{kid}/evidence``: the outcome of the round (docs/protocol.md, 10.2)."""
         evidence = await self._about(
             request, kid, lambda data: validate(ProveBody, parse_json(data)).evidence()
@@ -143,7 +142,7 @@ class AttestRoutes:
         return response
 
     async def _about(
-        self, request: web.Request, kid: str, understand: Callable[[bytes], _Understood]
+        self, request: web.BaseRequest, kid: str, understand: Callable[[bytes], _Understood]
     ) -> _Understood:
         """Return the body of a request about *kid*, as *understand* reads it.
 
@@ -161,7 +160,7 @@ class AttestRoutes:
             await self.unlock.check_known(kid)
             raise
 
-    async def advertise(self, _request: web.Request, _caller: Caller, kid: str) -> web.Response:
+    async def advertise(self, _request: web.BaseRequest, _caller: Caller, kid: str) -> web.Response:
         """``GET /attest/adv/{kid}`` (docs/protocol.md, section 5)."""
         return web.Response(
             body=await self.keys.device_advertisement(kid), content_type="application/jose+json"

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import secrets
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import Final
 
 from aiohttp import web
+from pydantic_core import to_json
 
 from tang_attest.errors import Conflict, Malformed, NotFound, Refused, TangAttestError, Unavailable
 from tang_attest.protocol.challenge import VERSIONS, Challenge
 from tang_attest.protocol.policy import differing_pcrs
 from tang_attest.protocol.values.sizes import MAX_EVENT_LOG
 
-_ENCODER: Final = json.JSONEncoder(separators=(",", ":"))
 #: The response's key for its problem's code, for the log line.
 CODE: Final = web.ResponseKey("code", str)
 #: The request's key for its route's name, for the metrics.
@@ -72,8 +71,10 @@ class Unread(Malformed):
 
 def status_of(error: TangAttestError) -> int:
     """Return the HTTP status that answers *error*; never 3xx, which stock clients take for success."""
-    by_class = next((status for kind, status, _ in _STATUS_BY_CLASS if isinstance(error, kind)), 500)
-    return _STATUS_BY_CODE.get(error.code, by_class)
+    status = _STATUS_BY_CODE.get(error.code)
+    if status is None:
+        status = next((status for kind, status, _ in _STATUS_BY_CLASS if isinstance(error, kind)), 500)
+    return status
 
 
 def problem(error: TangAttestError, request_id: str, challenge: Challenge | None = None) -> web.Response:
@@ -95,7 +96,7 @@ def problem(error: TangAttestError, request_id: str, challenge: Challenge | None
         headers["Retry-After"] = str(wait)
     response = web.Response(
         status=status,
-        body=_ENCODER.encode(body).encode(),
+        body=to_json(body),  # compact, in a quarter of the time of `json`
         content_type="application/problem+json",
         headers=headers,
     )
@@ -111,7 +112,7 @@ def raw_problem(error: TangAttestError, status: int | None = None) -> bytes:
     *status* is by default the error's own.
     """
     status = status or status_of(error)
-    body = _ENCODER.encode(_members(error, status, secrets.token_hex(8))).encode()
+    body = to_json(_members(error, status, secrets.token_hex(8)))
     wait = _retry_after(error)
     lines = [
         f"HTTP/1.1 {status} {HTTPStatus(status).phrase}",
@@ -142,7 +143,7 @@ def _retry_after(error: TangAttestError) -> object:
     return dict(error.reasons[0].data).get("retry_after")
 
 
-async def hide_server(_request: web.Request, response: web.StreamResponse) -> None:
+async def hide_server(_request: web.BaseRequest, response: web.StreamResponse) -> None:
     """Remove the server's versions from the answer."""
     response.headers.pop("Server", None)
 

@@ -10,11 +10,11 @@ from contextlib import asynccontextmanager, suppress
 from typing import Any, Final
 
 from aiohttp import web
-from aiohttp.typedefs import Handler, Middleware
 
-from tang_attest.web.app import MAX_LINE
+from tang_attest.web.app import MAX_LINE, Answerer
 from tang_attest.web.gate.connections import LimitedSite, answer_single, connection_of
 from tang_attest.web.gate.limits import Limiter, RequestLimits
+from tang_attest.web.problems import hide_server
 
 #: Seconds that a request under way has to end once the server stops.
 _PATIENCE_S: Final = 5
@@ -34,13 +34,34 @@ def handling(limits: RequestLimits) -> dict[str, Any]:
         "max_line_size": MAX_LINE,
         "max_field_size": MAX_LINE,
         "keepalive_timeout": limits.idle_s,
+        "tcp_keepalive": False,  # its first probe is due after hours; no wait for a client is as long
         "lingering_time": _LINGER_S,
         "read_bufsize": _READ_AHEAD,
     }
 
 
+def server_of(answer: Answerer, **options: Any) -> web.Server:
+    """Return aiohttp's server that gets each answer from *answer*, with *options* of :func:`handling`.
+
+    aiohttp's application would find a route, middlewares and signals for each request, and here is one of each.
+    """
+    loop = asyncio.get_running_loop()
+
+    def request(message: Any, payload: Any, protocol: Any, writer: Any, task: Any) -> web.BaseRequest:
+        return _Request(message, payload, protocol, writer, task, loop)
+
+    return web.Server(answer, request_factory=request, **options)
+
+
+class _Request(web.BaseRequest):
+    """A request whose answer does not name the server."""
+
+    async def _prepare_hook(self, response: web.StreamResponse) -> None:
+        await hide_server(self, response)
+
+
 async def run(
-    app: web.Application,
+    app: Answerer,
     sockets: Sequence[socket.socket],
     tls: ssl.SSLContext | None,
     listening: Callable[[], None],
@@ -59,7 +80,7 @@ async def run(
         await under_way.wait(_PATIENCE_S)
 
 
-async def answer_one(app: web.Application, connection: socket.socket, limiter: Limiter) -> None:
+async def answer_one(app: Answerer, connection: socket.socket, limiter: Limiter) -> None:
     """Answer on *connection*, which is there already, until one side ends it."""
     async with _running(app, limiter) as (runner, options, _):
         await answer_single(runner, connection, limiter, options)
@@ -67,14 +88,19 @@ async def answer_one(app: web.Application, connection: socket.socket, limiter: L
 
 @asynccontextmanager
 async def _running(
-    app: web.Application, limiter: Limiter
-) -> AsyncIterator[tuple[web.AppRunner, dict[str, Any], _UnderWay]]:
+    app: Answerer | web.Application, limiter: Limiter
+) -> AsyncIterator[tuple[web.BaseRunner, dict[str, Any], _UnderWay]]:
     """Yield a runner of *app*, its options, and the counter of requests under way."""
-    under_way = _UnderWay()
-    app.middlewares.insert(0, under_way.count)  # around the one that answers by itself
     options = handling(limiter.limits)
-    runner = web.AppRunner(app, shutdown_timeout=_PATIENCE_S, **options)
+    runner: web.BaseRunner
+    if isinstance(app, web.Application):
+        runner = web.AppRunner(app, shutdown_timeout=_PATIENCE_S, **options)
+    else:
+        runner = web.ServerRunner(server_of(app, **options), shutdown_timeout=_PATIENCE_S)
     await runner.setup()
+    under_way = _UnderWay()
+    if (server := runner.server) is not None:
+        server.request_handler = under_way.around(server.request_handler)
     sweep = asyncio.create_task(_sweep(limiter))
     try:
         yield runner, options, under_way
@@ -133,25 +159,23 @@ class _UnderWay:
         self._none = asyncio.Event()
         self._none.set()
 
-    @property
-    def count(self) -> Middleware:
-        """Count a request while it is handled (aiohttp middleware)."""
+    def around(self, answer: Answerer) -> Answerer:
+        """Return *answer*, with a request counted while it is handled."""
 
-        @web.middleware
-        async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
+        async def counted(request: web.BaseRequest) -> web.StreamResponse:
             self._count += 1
             self._none.clear()
             connection = connection_of(request)
             if connection is not None:
                 connection.begun()
             try:
-                return await handler(request)
+                return await answer(request)
             finally:
                 self._count -= 1
                 if not self._count:
                     self._none.set()
 
-        return middleware
+        return counted
 
     async def wait(self, seconds: float) -> None:
         """Wait until no request is under way, or *seconds* have passed."""

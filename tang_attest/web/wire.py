@@ -232,9 +232,8 @@ def validate(model: type[_Model], value: object, code: str = "request-malformed"
     if isinstance(value, dict):
         if issubclass(model, Message):
             value = _known(model, value)
-        for member in value:
-            if member not in model.model_fields:
-                raise Malformed(code, f"{_shown(member)}: Extra inputs are not permitted.")
+        elif (surplus := next((name for name in value if name not in model.model_fields), None)) is not None:
+            raise Malformed(code, f"{_shown(surplus)}: Extra inputs are not permitted.")
     try:
         return model.model_validate(value)
     except ValidationError as error:

@@ -21,7 +21,7 @@ _BEARER: Final = re.compile(r"bearer +([A-Za-z0-9_-]{43})", re.IGNORECASE)
 _log = structlog.get_logger("admin")
 
 
-async def authenticate(tokens: AdminTokens, request: web.Request, caller: Caller) -> Grant:
+async def authenticate(tokens: AdminTokens, request: web.BaseRequest, caller: Caller) -> Grant:
     """Return the grants of the request's token.
 
     Raises ``transport-insecure``, and ``admin-token-invalid`` whatever else is wrong; the log has the cause
@@ -36,7 +36,7 @@ async def authenticate(tokens: AdminTokens, request: web.Request, caller: Caller
         raise
 
 
-def _check_transport(request: web.Request) -> None:
+def _check_transport(request: web.BaseRequest) -> None:
     """Refuse a token that went through a network in the clear, where everybody can read it.
 
     A proxy in front has to be on the server's own host.
@@ -54,7 +54,7 @@ def _is_local(remote: str | None) -> bool:
     return (getattr(address, "ipv4_mapped", None) or address).is_loopback
 
 
-def _token(request: web.Request) -> str:
+def _token(request: web.BaseRequest) -> str:
     headers = request.headers.getall("Authorization", [])
     match = _BEARER.fullmatch(headers[0]) if len(headers) == 1 else None
     if match is None:

@@ -105,7 +105,7 @@ async def perform(
     asker: AdminClient,
     raw: Mapping[str, str],
     query: str,
-    request: web.Request,
+    request: web.BaseRequest,
 ) -> Answer:
     """Answer *request*, which is for *operation*.
 
@@ -134,7 +134,7 @@ def _query(raw: str) -> dict[str, str]:
     return dict(pairs)
 
 
-async def _body(operation: Operation, request: web.Request) -> Body | bytes | None:
+async def _body(operation: Operation, request: web.BaseRequest) -> Body | bytes | None:
     data = await read_body(request, MAX_BODY if operation.media_types else SMALL_BODY)
     if operation.body is None:
         if data:

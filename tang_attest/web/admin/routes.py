@@ -340,7 +340,7 @@ class AdminRoutes:
     administration: Administration
     endpoint: str = ""
 
-    async def answer(self, request: web.Request, target: str, caller: Caller) -> web.Response:
+    async def answer(self, request: web.BaseRequest, target: str, caller: Caller) -> web.Response:
         """Return the answer to a request; *target* is the raw one below :data:`PREFIX`.
 
         Raises every error that an operation documents.

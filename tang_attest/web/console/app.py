@@ -107,16 +107,16 @@ PAGES: Final = (
 
 def make_console(desk: Desk, limiter: Limiter | None = None) -> web.Application:
     """Return the aiohttp application of the console."""
-    events = LiveEvents(desk)
+    events, limits = LiveEvents(desk), limiter or Limiter()
 
     @web.middleware
     async def logged(request: web.Request, handler: Handler) -> web.StreamResponse:
         if desk.forwarded and (address := client_of(request)) is not None:
             request = request.clone(remote=address)
+        request[LIMITER] = limits
         return await _logged(desk, request, handler)
 
     app = web.Application(middlewares=[logged])
-    app[LIMITER] = limiter or Limiter()
     app.on_response_prepare.append(hide_server)
     app.on_response_prepare.append(partial(_add_headers, desk.origin))
     app.on_shutdown.append(events.close)
@@ -190,8 +190,8 @@ async def _logged(desk: Desk, request: web.Request, handler: Handler) -> web.Str
 
 async def _answered(desk: Desk, request: web.Request, handler: Handler) -> web.StreamResponse:
     try:
-        request.app[LIMITER].admit(request.remote)
-        with request.app[LIMITER].work():
+        request[LIMITER].admit(request.remote)
+        with request[LIMITER].work():
             return await handler(request)
     except web.HTTPMethodNotAllowed as error:
         problem: TangAttestError = MethodNotAllowed(request.method, sorted(error.allowed_methods))

@@ -22,24 +22,27 @@ MAX_APPLICATION: Final = 32 * 1024
 
 _IDENTITY: Final = re.compile(r"(?:[ \t,]|identity)*", re.IGNORECASE)
 
-#: The limits of an application.
-LIMITER: Final = web.AppKey("limiter", Limiter)
+#: Errors of a body whose client hung up, or whose chunks cannot be read.
+_UNREADABLE: Final = (ConnectionError, web.RequestPayloadError, HttpProcessingError)
+
+#: The request's key for the limits that its body is read under.
+LIMITER: Final = web.RequestKey("limiter", Limiter)
 
 
-def check_encoding(request: web.Request) -> None:
+def check_encoding(request: web.BaseRequest) -> None:
     """Raise ``encoding-unsupported`` for a compressed body: a few bytes may unpack to any number of them."""
     encodings = ",".join(request.headers.getall("Content-Encoding", ()))
     if encodings and request.body_exists and not _IDENTITY.fullmatch(encodings):
         raise Unread("encoding-unsupported", "The body has a Content-Encoding.")
 
 
-def is_small(request: web.Request) -> bool:
+def is_small(request: web.BaseRequest) -> bool:
     """Return True when the head declares a body of :data:`SMALL_BODY` at most."""
     size = request.content_length
     return size is not None and size <= SMALL_BODY
 
 
-async def read_body(request: web.Request, limit: int = MAX_BODY) -> bytes:
+async def read_body(request: web.BaseRequest, limit: int = MAX_BODY) -> bytes:
     """Return the body of *request*, of at most *limit* bytes.
 
     Raises ``request-too-large``, ``request-slow``, ``unavailable`` when too many bodies are on their way, and
@@ -48,9 +51,9 @@ async def read_body(request: web.Request, limit: int = MAX_BODY) -> bytes:
     size = request.content_length
     if size is not None and size > limit:
         raise _too_large(limit)
-    content, limiter = request.content, request.app[LIMITER]
+    content, limiter = request.content, request[LIMITER]
     if content.is_eof():  # it arrived with the head
-        return await _read(request, limit, None)
+        return _arrived(request, limit)
     connection = connection_of(request)
     with limiter.body(request.remote) as incoming:
         if connection is not None:
@@ -66,31 +69,53 @@ async def read_body(request: web.Request, limit: int = MAX_BODY) -> bytes:
                 connection.begun()
 
 
-async def _read(request: web.Request, limit: int, incoming: Incoming | None) -> bytes:
+def _arrived(request: web.BaseRequest, limit: int) -> bytes:
+    try:
+        body = request.content.read_nowait()
+    except _UNREADABLE:
+        raise _unreadable() from None
+    if len(body) > limit:
+        raise _too_large(limit)
+    return body
+
+
+async def _read(request: web.BaseRequest, limit: int, incoming: Incoming) -> bytes:
     body = bytearray()
     try:
-        if incoming is not None:
-            await _invite(request)
+        await _invite(request)
         while chunk := await request.content.readany():
             if len(body) + len(chunk) > limit:
                 raise _too_large(limit)
-            if incoming is not None:
-                incoming.add(len(chunk))
+            incoming.add(len(chunk))
             body += chunk
-    except (ConnectionError, web.RequestPayloadError, HttpProcessingError):
-        raise Unread("request-malformed", "The body ended early, or its chunks cannot be read.") from None
+    except _UNREADABLE:
+        raise _unreadable() from None
     return bytes(body)
 
 
-async def expect_later(_request: web.Request) -> None:
+def check_expectation(request: web.BaseRequest) -> None:
+    """Raise ``request-malformed`` for an ``Expect`` that cannot be met (RFC 9110, 10.1.1), beside a target that is no path.
+
+    Requests of routes are answered all the same, as tangd does.
+    """
+    expected = "" if request.raw_path.startswith("/") else request.headers.get("Expect", "")
+    if expected and expected.lower() != "100-continue":
+        raise Unread("request-malformed", "Nothing here meets this expectation.")
+
+
+async def expect_later(_request: web.BaseRequest) -> None:
     """Leave ``Expect: 100-continue`` unanswered: :func:`read_body` answers it, if the body is read."""
 
 
-async def _invite(request: web.Request) -> None:
+async def _invite(request: web.BaseRequest) -> None:
     """Answer ``100 Continue`` to a client that waits for it (RFC 9110, 10.1.1)."""
     if request.version == HttpVersion11 and request.headers.get("Expect", "").lower() == "100-continue":
         await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         request.writer.output_size = 0  # the answer has not begun
+
+
+def _unreadable() -> Malformed:
+    return Unread("request-malformed", "The body ended early, or its chunks cannot be read.")
 
 
 def _too_large(limit: int) -> Malformed:

@@ -20,6 +20,7 @@ from typing import Any, Final, cast
 
 import structlog
 from aiohttp import web
+from aiohttp.base_protocol import BaseProtocol
 from aiohttp.streams import StreamReader
 
 from tang_attest.daemon.sockets import BACKLOG
@@ -46,7 +47,19 @@ _SHORT_S: Final = 0.2
 _log = structlog.get_logger("web")
 
 
-class Connection(web.RequestHandler):
+class _SentAtOnce(BaseProtocol):
+    """aiohttp's base of a handler, but for TCP_NODELAY, which an accepted connection has of its listener: set through
+    a transport it costs three system calls and a socket object for each connection.
+    """
+
+    __slots__ = ()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Take the transport."""
+        self.transport = cast(asyncio.Transport, transport)
+
+
+class Connection(web.RequestHandler, _SentAtOnce):
     """aiohttp's handler of a connection, with its client's time, heads and pipelining bounded."""
 
     __slots__ = ("_answered", "_ended", "_head", "_held", "_kept", "_limiter", "_payload", "_seen")
@@ -120,9 +133,15 @@ class Connection(web.RequestHandler):
             if self._kept or self._is_whole():
                 self._keep(data)
                 return
-            size = self._next_size(data)
-            self._feed(data[:size])
+            expects_head = self._expects_head()
+            size = self._next_size(data) if expects_head else MAX_HEAD
+            self._feed(data[:size], expects_head=expects_head)
             data = data[size:]
+
+    def resume_reading(self, *options: bool, **named: bool) -> None:
+        """Go on after a body had too much unread; aiohttp calls it for every piece of a body that is taken."""
+        if self._reading_paused:
+            super().resume_reading(*options, **named)
 
     def eof_received(self) -> bool | None:  # type: ignore[override]  # asyncio.Protocol's own
         """Keep the connection for an answer that is due (true); a body that is not whole will not be."""
@@ -139,8 +158,6 @@ class Connection(web.RequestHandler):
         """Return the number of bytes of *data* to read on: to the end of a head, as far as that is the first
         one in there.
         """
-        if not self._expects_head():
-            return MAX_HEAD
         end = data.find(_END_OF_HEAD, 0, MAX_HEAD)
         return min(MAX_HEAD - self._head, end + len(_END_OF_HEAD) if end >= 0 else MAX_HEAD)
 
@@ -151,8 +168,8 @@ class Connection(web.RequestHandler):
         """Return True when a whole request is here that was not answered yet."""
         return self._request_count > self._answered and self._payload is not None and self._payload.is_eof()
 
-    def _feed(self, piece: bytes) -> None:
-        expects_head, payload = self._expects_head(), self._payload
+    def _feed(self, piece: bytes, *, expects_head: bool) -> None:
+        payload = self._payload
         super().data_received(piece)
         if self._request_count > self._seen:
             if payload is not None and not payload.is_eof():
@@ -232,6 +249,12 @@ class Connection(web.RequestHandler):
             self.transport.write(raw_problem(error, status))
 
 
+def _send_at_once(socket_: socket.socket) -> None:
+    """Let no answer wait for an acknowledgment (TCP_NODELAY).  Connections that a listener accepts inherit it (Linux)."""
+    if socket_.family in (socket.AF_INET, socket.AF_INET6):
+        socket_.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+
 #: Returns the handler of a connection that was counted.
 _Make = Callable[[Held], Connection]
 
@@ -266,6 +289,7 @@ class LimitedSite(web.BaseSite):
         def make(held: Held) -> Connection:
             return Connection(server, self._limiter, held, self._options, loop)
 
+        _send_at_once(self._listener)
         if self._tls is not None:
             self._accepting = _Accepting(self._listener, self._tls, self._limiter, make)
             self._accepting.start()
@@ -307,6 +331,7 @@ async def answer_single(
         single.lost = lost
         return single
 
+    _send_at_once(connection)
     await loop.connect_accepted_socket(lambda: _Gate(make, limiter), connection)
     await lost.wait()
 

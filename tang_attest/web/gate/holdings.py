@@ -73,10 +73,13 @@ class Holdings:
 
     def wait(self, held: Held, seconds: float) -> None:
         """See :meth:`Held.wait`."""
-        self.work(held)
-        if held in self._all and held.cut is not None:
-            held.until = self._clock() + seconds
-            self._waiting.setdefault(held.network, {})[held] = None
+        if held.cut is None or held not in self._all:
+            self.work(held)
+            return
+        held.until = self._clock() + seconds
+        waiting = self._waiting.setdefault(held.network, {})
+        waiting.pop(held, None)  # it is the newest now
+        waiting[held] = None
 
     def work(self, held: Held) -> None:
         """See :meth:`Held.work`."""

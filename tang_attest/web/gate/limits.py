@@ -14,9 +14,9 @@ import math
 import time
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import KW_ONLY, dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import Final
 
@@ -126,6 +126,8 @@ class Limiter:
         self.refused: Counter[str] = Counter()
         self.working = 0
         self._held = Holdings(clock)
+        #: The network that an address counts as; ``None`` for an exempt one.
+        self._network = lru_cache(4096)(partial(_network, exempt=self.limits.exempt))
         self._addresses = TokenBuckets(self.limits.address_rate, ADDRESS_BURST_S, clock=clock)
         self._devices = TokenBuckets(self.limits.device_rate, DEVICE_BURST_S, clock=clock)
         #: Bytes of bodies that are being read, in all and by address.
@@ -143,19 +145,11 @@ class Limiter:
             wait = self._devices.take(kid, network)
             self._check("device", wait, "This address asks too often about this device.")
 
-    @contextmanager
-    def work(self) -> Iterator[None]:
-        """Count a request while the block works on it.  Raises ``unavailable`` when too many are worked
-        on.
+    def work(self) -> AbstractContextManager[None]:
+        """Return the context in which a request is worked on and counted.  Entering it raises ``unavailable`` when too
+        many are worked on.
         """
-        if self.working >= self.limits.requests:
-            self.refused["requests"] += 1
-            raise Unavailable("unavailable", "The server works on too many requests.", retry_after=1)
-        self.working += 1
-        try:
-            yield
-        finally:
-            self.working -= 1
+        return _Working(self)
 
     @contextmanager
     def body(self, address: str | None) -> Iterator[Incoming]:
@@ -205,12 +199,31 @@ class Limiter:
 
     def _limited(self, address: str | None) -> str | None:
         """Return the network that *address* counts as; ``None`` for a Unix socket and an exempt network."""
-        return _network(address, self.limits.exempt) if address else None  # a Unix socket's peer is ''
+        return self._network(address) if address else None  # a Unix socket's peer is ''
 
     def _check(self, limit: str, wait: float, sentence: str) -> None:
         if wait:
             self.refused[limit] += 1
             raise Unavailable("too-many-requests", sentence, retry_after=math.ceil(wait))
+
+
+class _Working(AbstractContextManager[None]):
+    """A request that is worked on."""
+
+    __slots__ = ("_limiter",)
+
+    def __init__(self, limiter: Limiter) -> None:
+        self._limiter = limiter
+
+    def __enter__(self) -> None:
+        limiter = self._limiter
+        if limiter.working >= limiter.limits.requests:
+            limiter.refused["requests"] += 1
+            raise Unavailable("unavailable", "The server works on too many requests.", retry_after=1)
+        limiter.working += 1
+
+    def __exit__(self, *_: object) -> None:
+        self._limiter.working -= 1
 
 
 class Incoming:
@@ -247,7 +260,6 @@ def _add(counter: Counter[str], network: str | None, number: int) -> None:
             del counter[network]
 
 
-@lru_cache(4096)
 def _network(address: str, exempt: tuple[Network, ...]) -> str | None:
     host: IPv4Address | IPv6Address = ip_address(address.partition("%")[0])
     if isinstance(host, IPv6Address):

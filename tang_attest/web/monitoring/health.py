@@ -25,7 +25,7 @@ def make_app(metrics: Metrics, health: Health | None) -> web.Application:
     app = web.Application()
     app.on_response_prepare.append(hide_server)
 
-    async def show(_request: web.Request) -> web.Response:
+    async def show(_request: web.BaseRequest) -> web.Response:
         return web.Response(body=await metrics.text(), headers={"Content-Type": metrics.content_type})
 
     app.router.add_get("/metrics", show)
@@ -41,15 +41,15 @@ class Health:
 
     readiness: Readiness
 
-    def find(self, target: str) -> Callable[[web.Request], Awaitable[web.Response]] | None:
+    def find(self, target: str) -> Callable[[web.BaseRequest], Awaitable[web.Response]] | None:
         """Return the handler of *target*, if it is one of the two."""
         return {_ALIVE: self.alive, _READY: self.ready}.get(target)
 
-    async def alive(self, _request: web.Request) -> web.Response:
+    async def alive(self, _request: web.BaseRequest) -> web.Response:
         """Answer 200: this process answers."""
         return _answer(200, "ok")
 
-    async def ready(self, _request: web.Request) -> web.Response:
+    async def ready(self, _request: web.BaseRequest) -> web.Response:
         """Answer 200, or 503 with the code of the missing part: the database, its schema, the keys."""
         try:
             await self.readiness.check()

@@ -21,6 +21,7 @@ from typing import Any
 
 import aiohttp
 import pytest
+import uvloop
 
 from tang_attest.daemon.sockets import bind, port_of
 from tang_attest.errors import Unavailable
@@ -336,6 +337,24 @@ async def listening(server: Server, tls: ssl.SSLContext | None = None) -> AsyncI
     yield port_of(sockets[0])
     stop.set()
     await task
+
+
+@pytest.mark.parametrize("loop", [asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
+def test_no_answer_waits_for_an_acknowledgment(
+    tmp_path: Path, loop: Callable[[], asyncio.AbstractEventLoop]
+) -> None:
+    """Every connection has TCP_NODELAY: without it the second of two answers waits 40 ms."""
+
+    async def option() -> int:
+        async with started(tmp_path) as server, listening(server) as port, connected(port):
+            await until(lambda: server.limiter.connections == 1)
+            [held] = server.limiter._held._all
+            transport = getattr(held.cut, "__self__")  # noqa: B009 - a method of the transport
+            accepted: socket.socket = transport.get_extra_info("socket")
+            return accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+
+    with asyncio.Runner(loop_factory=loop) as running:
+        assert running.run(option()) == 1
 
 
 HEALTH = b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"
