@@ -12,14 +12,18 @@ from typing import Any, Final
 from aiohttp import web
 
 from tang_attest.web.app import MAX_LINE, Answerer
-from tang_attest.web.gate.connections import LimitedSite, answer_single, connection_of
+from tang_attest.web.gate.connections import Connection, LimitedSite, answer_single, connection_of
 from tang_attest.web.gate.limits import Limiter, RequestLimits
 from tang_attest.web.problems import hide_server
 
 #: Seconds that a request under way has to end once the server stops.
 _PATIENCE_S: Final = 5
+#: Seconds that a connection which was just taken has to send its first bytes once the server stops.
+_ARRIVING_S: Final = 1
 #: Seconds in which the unwanted rest of a body is read, so that its sender sees the answer.
 _LINGER_S: Final = 2
+#: Seconds between two looks for first bytes of connections.
+_LOOK_S: Final = 0.02
 #: Seconds between two looks for connections whose time is over.
 _SWEEP_S: Final = 1
 #: Bytes of a connection that are read ahead.
@@ -77,7 +81,21 @@ async def run(
         await stop.wait()
         for site in sites:
             await site.stop()
+        await _arrive(runner)
         await under_way.wait(_PATIENCE_S)
+
+
+async def _arrive(runner: web.BaseRunner) -> None:
+    """Wait for the first bytes of connections that were taken just before: their clients may be about to send them, and
+    no other process has these connections.
+    """
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + _ARRIVING_S
+    while loop.time() < deadline and runner.server is not None:
+        connections = runner.server.connections
+        if not any(isinstance(each, Connection) and each.is_silent for each in connections):
+            return
+        await asyncio.sleep(_LOOK_S)
 
 
 async def answer_one(app: Answerer, connection: socket.socket, limiter: Limiter) -> None:

@@ -80,6 +80,11 @@ class Connection(web.RequestHandler, _SentAtOnce):
 
     # --- calls of the runner --------------------------------------------------------------------------------
 
+    @property
+    def is_silent(self) -> bool:
+        """True until the first bytes of the client came."""
+        return not self._request_count and not self._head
+
     def begun(self) -> None:
         """Note that a request is being handled."""
         self._held.work()

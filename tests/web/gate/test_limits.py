@@ -360,6 +360,25 @@ def test_no_answer_waits_for_an_acknowledgment(
 HEALTH = b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"
 
 
+async def test_a_connection_that_was_just_taken_is_answered(tmp_path: Path) -> None:
+    """A server that stops has the connection alone, so it waits for the request that is about to come."""
+    [sockets] = bind("127.0.0.1", 0, 1)
+    ready, stop = asyncio.Event(), asyncio.Event()
+    async with started(tmp_path) as server:
+        running = asyncio.create_task(
+            runner.run(make_app(server.site), sockets, None, ready.set, stop, server.limiter)
+        )
+        await ready.wait()
+        async with connected(port_of(sockets[0])) as (reader, writer):
+            await until(lambda: server.limiter.connections == 1)
+            stop.set()
+            for _ in range(10):  # turns of the loop, in which it begins to stop
+                await asyncio.sleep(0)
+            writer.write(HEALTH)
+            assert (await reader.readline()).startswith(b"HTTP/1.1 200 ")
+        await running
+
+
 async def test_connections_of_one_address(tmp_path: Path) -> None:
     """The one too many is told so and closed, others are not; when one goes, the next may come."""
     async with started(tmp_path, address_connections=2) as server, listening(server) as port, connected(port):
