@@ -69,7 +69,7 @@ def test_serves_until_sigterm(directory: Path) -> None:
 
 def test_sigint_is_a_clean_end_too(directory: Path) -> None:
     """Ctrl-C in a terminal gives no traceback."""
-    with serving_started(directory) as server:
+    with serving(directory) as server:
         assert server.stop(signal.SIGINT) == 0
         assert "Traceback" not in server.log.read_text()
 
