@@ -159,7 +159,7 @@ ACTIONS: Final[dict[str, str]] = {
     "observation-ambiguous": "Look at each with 'tang-attest observation show ID', then name the one that you mean with --observation ID.",
     "setting-invalid": "Correct the named setting or option; docs/settings.md and the command's --help explain it.",
     "state-missing": "Run 'tang-attest init' first.",
-    "state-exists": "Use the existing state directory, or name an empty one.",
+    "state-exists": "Use what is there, restore its database with 'tang-attest restore FILE', or name an empty state directory.",
     "schema-old": "Make a backup ('tang-attest backup FILE'), then run 'tang-attest db upgrade'.",
     "schema-new": "Update this program to the version that upgraded the database.",
     "database-moved": "Name the new database in the setting 'database'; to use this one again, run 'tang-attest db reclaim' on the server.",

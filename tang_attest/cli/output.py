@@ -53,7 +53,10 @@ def printable(text: str) -> str:
 
 
 #: Hints in place of actions that are for the programmer of a client.
-_AT_A_SHELL: Final = {"request-malformed": "correct that, and see the command's --help"}
+_AT_A_SHELL: Final = {
+    "request-malformed": "correct that, and see the command's --help",
+    "unavailable": "see the cause above, or run 'tang-attest doctor' on this machine; then try again",
+}
 
 
 def error(problem: TangAttestError) -> None:

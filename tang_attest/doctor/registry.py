@@ -59,12 +59,8 @@ async def look_at_database(url: str) -> tuple[Finding, ...]:
         status = await store.look(url)
         if status.mark is not None:
             raise status.mark.error()
-        if status.schema is None or status.schema < status.needed:
-            sentence = f"the schema is {status.schema or 'missing'}, this program needs {status.needed}"
-            return (problem("database", sentence, ACTIONS["schema-old"]),)
-        if status.schema > status.needed:
-            sentence = f"the schema is {status.schema}, this program knows only {status.needed}"
-            return (problem("database", sentence, ACTIONS["schema-new"]),)
+        if wrong := _schema(status.schema, status.needed):
+            return (wrong,)
         damages = await store.find_damage(url)
     except TangAttestError as error:
         cause = store.describe(error)
@@ -82,6 +78,18 @@ async def look_at_database(url: str) -> tuple[Finding, ...]:
             problem("database", "the server runs with fsync=off", "switch fsync on: it may lose decisions"),
         )
     return (well("database", f"{status.server}, schema {status.schema}, whole"),)
+
+
+def _schema(found: str | None, needed: str) -> Finding | None:
+    if found is None:
+        return problem("database", "it has no tables yet", ACTIONS["state-missing"])
+    if found < needed:
+        sentence = f"the schema is {found}, this program needs {needed}"
+        return problem("database", sentence, ACTIONS["schema-old"])
+    if found > needed:
+        sentence = f"the schema is {found}, this program knows only {needed}"
+        return problem("database", sentence, ACTIONS["schema-new"])
+    return None
 
 
 async def look_at_rows(url: str, key: bytes) -> list[Finding]:

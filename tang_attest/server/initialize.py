@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import stat
+from pathlib import Path
 
 from tang_attest.config import DATABASE_NAME, Settings
 from tang_attest.errors import Conflict
@@ -28,9 +30,23 @@ async def initialize(settings: Settings, world: World | None = None) -> str:
 
 def _refuse_existing(settings: Settings) -> None:
     database = settings.state / DATABASE_NAME
-    if settings.database is None and os.path.lexists(database):
+    if settings.database is None and os.path.lexists(database) and not _holds_nothing(database):
         # Another secret would not open the keys that are in it.
         raise Conflict("state-exists", f"There is a database at {database} already.")
+
+
+def _holds_nothing(database: Path) -> bool:
+    """Return True for the file that an ``init`` leaves which was killed at once, though commands looked at it since.
+
+    It has no byte, or one page without a table (https://sqlite.org/fileformat.html, 1.3 and 1.6: the size in pages is
+    at 28, the number of cells of the page at 103); nothing of it is in a log.
+    """
+    log = database.with_name(f"{DATABASE_NAME}-wal")
+    if not stat.S_ISREG(database.lstat().st_mode) or (log.exists() and log.stat().st_size):
+        return False
+    with database.open("rb") as file:
+        head = file.read(105)
+    return head == b"" or (head[28:32], head[103:]) == (b"\0\0\0\1", b"\0\0")
 
 
 async def _fill(settings: Settings, secret: ServerSecret, world: World | None) -> str:

@@ -35,6 +35,7 @@ Work = Callable[[sa.Connection], T]
 READERS: Final = 2
 #: Time that a writer waits for another process that writes.
 BUSY_MS: Final = 5000
+_LAST_PORT: Final = 65_535
 _CHECKPOINT_TRIES: Final = 3
 #: SQLAlchemy before 2.1 leaves the escapes in the path of a URL.  asyncpg gets that path as it is, and reads them itself.
 _ESCAPES_STAY: Final = sa.make_url("sqlite:///%25").database == "%25"
@@ -78,12 +79,18 @@ def parse_url(text: str) -> URL:
     try:
         url = sa.make_url(text)
         backend = url.get_backend_name()
-    except SQLAlchemyError:
+        has_port = 0 <= (url.port or 0) <= _LAST_PORT
+    except (SQLAlchemyError, ValueError):  # ValueError: a port that is no number
         # The text may hold a password: it is not repeated.
         raise Malformed("setting-invalid", "The database setting is not a URL.") from None
+    if not has_port:
+        raise Malformed("setting-invalid", "The database setting is not a URL: a port is 1 to 65535.")
     if backend == "sqlite":
         if not url.database or url.database == ":memory:":
-            raise Malformed("setting-invalid", "A SQLite database needs a path: sqlite:////var/lib/....")
+            raise Malformed(
+                "setting-invalid",
+                "A SQLite database needs a path, such as sqlite:////var/lib/tang-attest/tang-attest.db.",
+            )
         path = unquote(url.database) if _ESCAPES_STAY else url.database
         return url.set(drivername="sqlite", database=path)
     if backend == "postgresql":

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 import stat
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -77,6 +79,58 @@ def test_a_foreign_database_stays(tmp_path: Path) -> None:
         assert (code, "state-exists" in stderr) == (1, True)
         assert [path.name for path in place.iterdir()] == ["tang-attest.db"]
     assert (tmp_path / "one" / "tang-attest.db").read_text() == "precious"
+
+
+def test_an_init_that_was_killed_at_once_can_be_repeated(tmp_path: Path) -> None:
+    """Its file without a byte is nobody's; doctor and other commands lead to 'init', which refused it."""
+    state = str(tmp_path)
+    (tmp_path / "tang-attest.db").touch(0o600)
+    for command in ("doctor", "device list"):
+        stdout, stderr, code = run("--state", state, *command.split())
+        assert (code, "run 'tang-attest init' first" in stdout + stderr) == (1, True), (
+            command,
+            stdout,
+            stderr,
+        )
+    (tmp_path / "tang-attest.db-wal").write_text("of a database that was there")
+    assert run("--state", state, "init")[2] == 1
+    (tmp_path / "tang-attest.db-wal").unlink()
+    assert run("--state", state, "init")[2] == 0
+    assert run("--state", state, "device", "list")[2] == 0
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://127.0.0.1:99999/x",
+        "postgresql://127.0.0.1:-1/x",
+        "postgresql://[::1/x",
+        "postgresql://a:b:c/x",
+    ],
+)
+def test_a_database_url_with_an_odd_port(tmp_path: Path, url: str) -> None:
+    """It is a wrong setting for each command; it was a traceback of the driver or of SQLAlchemy."""
+    assert run("--state", str(tmp_path / "state"), "init")[2] == 0
+    for command in ("device list", "doctor", "serve --check", "db copy --to"):
+        last = [url] if command.endswith("--to") else []
+        before = [] if last else ["--database", url]
+        stdout, stderr, code = run("--state", str(tmp_path / "state"), *before, *command.split(), *last)
+        assert (code, "database setting is not a URL" in stdout + stderr) == (1, True), stderr
+
+
+@pytest.mark.parametrize("page_size", [512, 4096])
+def test_a_small_database_of_another_program_stays(tmp_path: Path, page_size: int) -> None:
+    """One table is enough."""
+    path = tmp_path / "tang-attest.db"
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute(f"PRAGMA page_size = {page_size}")
+        connection.execute("CREATE VIEW theirs AS SELECT 1")
+        connection.commit()
+    before = path.read_bytes()
+    assert len(before) == page_size
+    _, stderr, code = run("--state", str(tmp_path), "init")
+    assert (code, "state-exists" in stderr) == (1, True)
+    assert path.read_bytes() == before
 
 
 def test_the_thumbprint_is_the_signing_keys(tmp_path: Path) -> None:
