@@ -94,8 +94,11 @@ def run(command: Sequence[str], directory: Path) -> str:
     return done.stdout
 
 
-def search(it: Search) -> Result:
-    """Search all states of *it*.  Raises :class:`ModelError` unless the search was complete or found an error."""
+def search(it: Search, optimization: str = "-O2") -> Result:
+    """Search all states of *it*, with a search compiled with *optimization*.
+
+    Raises :class:`ModelError` unless the search was complete or found an error.
+    """
     live = it.file == "liveness"
     started = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="tang-attest-model-") as name:
@@ -105,7 +108,7 @@ def search(it: Search) -> Result:
         # Statements are not merged (-o3): with a merged array index spin 6.5.2 writes beside the array on its way back.
         run(["spin", "-o3", *it.definitions, "-a", f"{it.file}.pml"], directory)
         kind = ["-DNFAIR=3"] if live else ["-DSAFETY"]
-        run(["cc", "-O2", "-w", *kind, f"-DMEMLIM={_MEMORY_MIB}", "-o", "pan", "pan.c"], directory)
+        run(["cc", optimization, "-w", *kind, f"-DMEMLIM={_MEMORY_MIB}", "-o", "pan", "pan.c"], directory)
         output = run(["./pan", *(["-a", "-f"] if live else []), "-m100000", "-w22"], directory)
     return Result(*verdict(output), time.monotonic() - started)
 

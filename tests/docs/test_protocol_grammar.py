@@ -16,6 +16,7 @@ from tang_attest.protocol.values.base64url import b64u, unb64u
 from tang_attest.protocol.values.pcr import Selection
 from tang_attest.web import attest_routes, tang_routes
 from tests.docs.abnf import Grammar
+from tests.docs.texts import texts
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "protocol.md").read_text()
@@ -125,15 +126,15 @@ def _pin_expression(rule: str) -> re.Pattern[str]:
 def test_the_pin_takes_what_the_grammar_says(rule: str, data: st.DataObject) -> None:
     """Each direction: a text of the grammar, and a text of the pin's expression."""
     pin, grammar = _pin_expression(rule), re.compile(GRAMMAR.expression(rule))
-    text = data.draw(st.from_regex(grammar, fullmatch=True))
+    text = data.draw(texts(grammar))
     assert pin.fullmatch(text), text
-    text = data.draw(st.from_regex(pin, fullmatch=True))
+    text = data.draw(texts(pin))
     # The pin counts a token's characters beside its expression.
     assert grammar.fullmatch(text) or (rule == "token" and len(text) > 128), text
 
 
 @settings(max_examples=200, deadline=None)
-@given(name=st.from_regex(GRAMMAR.expression("device-name"), fullmatch=True))
+@given(name=texts(GRAMMAR.expression("device-name")))
 def test_the_server_takes_each_device_name(name: str) -> None:
     """And no other: the tests of enrollment show that."""
     assert enrollment.check_name(name) == name
@@ -151,7 +152,7 @@ def test_labels_of_states(text: str) -> None:
 
 
 @settings(max_examples=200, deadline=None)
-@given(text=st.from_regex(GRAMMAR.expression("selection"), fullmatch=True))
+@given(text=texts(GRAMMAR.expression("selection")))
 def test_selections_are_ascending_and_distinct(text: str) -> None:
     """The rest of the grammar is in numbers, not in letters."""
     numbers = [int(number) for number in text.partition(":")[2].split(",")]
@@ -160,7 +161,7 @@ def test_selections_are_ascending_and_distinct(text: str) -> None:
 
 
 @settings(max_examples=200, deadline=None)
-@given(text=st.from_regex(GRAMMAR.expression("cap-text"), fullmatch=True))
+@given(text=texts(GRAMMAR.expression("cap-text")))
 def test_texts_of_the_cap(text: str) -> None:
     """Every text of the grammar is read, if its lines are ordered and it is not too long."""
     uuids = [line.partition(" ")[2] for line in text.splitlines()[1:]]
@@ -172,9 +173,9 @@ def test_texts_of_the_cap(text: str) -> None:
 @given(data=st.data())
 def test_targets(data: st.DataObject) -> None:
     """The server's routes, on the raw target."""
-    adv = data.draw(st.from_regex(GRAMMAR.expression("target-adv"), fullmatch=True))
-    rec = data.draw(st.from_regex(GRAMMAR.expression("target-rec"), fullmatch=True))
-    attest = data.draw(st.from_regex(GRAMMAR.expression("target-attest"), fullmatch=True))
+    adv = data.draw(texts(GRAMMAR.expression("target-adv")))
+    rec = data.draw(texts(GRAMMAR.expression("target-rec")))
+    attest = data.draw(texts(GRAMMAR.expression("target-attest")))
     assert tang_routes.match("GET", adv) == tang_routes.Route(
         "adv", adv.strip("/").partition("/")[2].strip("/") or None
     )
