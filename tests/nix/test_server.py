@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from tang_attest.config import Settings, load_settings
+from tests.cli.serving import initialize
 from tests.nix.conftest import units_directory
 from tests.nix.nix import EvaluationError, Nix
 from tools import generate_nix
@@ -322,7 +323,7 @@ def test_the_server_takes_systemds_socket(nix: Nix, tmp_path: Path) -> None:
         "r.config.systemd.services.tang-attest.serviceConfig.ExecStart",
     )
     program, *arguments = command.split()
-    subprocess.run([program, "--state", state, "init"], check=True, capture_output=True, timeout=120)
+    initialize(state)
     activated = subprocess.Popen(
         ["systemd-socket-activate", "--listen", address, program, "--state", state, *arguments],
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
