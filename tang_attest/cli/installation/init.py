@@ -22,7 +22,7 @@ def init(as_json: bool) -> None:
     The kek is the key-encryption key.  A directory that it makes gets mode 0700.  With --database, tables are
     made in that database; each further server of it then gets a copy of the key-encryption key instead of an
     'init' of its own.  Print the signing key's thumbprint: machines that bind a disk compare it ("thp" in the
-    pin's configuration).
+    pin's configuration).  After an interruption, run the same command again.
     """
     from tang_attest.doctor.ownership import chown_command
 

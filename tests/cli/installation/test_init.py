@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 import sqlite3
 import stat
 from collections.abc import Iterator, Sequence
@@ -12,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tang_attest.errors import Unavailable
-from tang_attest.keys.secret import load_secret
+from tang_attest.keys.secret import create_secret, load_secret
 from tang_attest.ports.keys import EncryptedKey
 from tang_attest.service.tang.server_keys import ServerKeys
 from tang_attest.store import KEY_LABEL, open_store
@@ -84,7 +85,7 @@ def test_a_foreign_database_stays(tmp_path: Path) -> None:
 def test_an_init_that_was_killed_at_once_can_be_repeated(tmp_path: Path) -> None:
     """Its file without a byte is nobody's; doctor and other commands lead to 'init', which refused it."""
     state = str(tmp_path)
-    (tmp_path / "tang-attest.db").touch(0o600)
+    (tmp_path / "tang-attest.db").touch(0o644)
     for command in ("doctor", "device list"):
         stdout, stderr, code = run("--state", state, *command.split())
         assert (code, "run 'tang-attest init' first" in stdout + stderr) == (1, True), (
@@ -92,11 +93,53 @@ def test_an_init_that_was_killed_at_once_can_be_repeated(tmp_path: Path) -> None
             stdout,
             stderr,
         )
-    (tmp_path / "tang-attest.db-wal").write_text("of a database that was there")
-    assert run("--state", state, "init")[2] == 1
-    (tmp_path / "tang-attest.db-wal").unlink()
     assert run("--state", state, "init")[2] == 0
     assert run("--state", state, "device", "list")[2] == 0
+    assert stat.S_IMODE((tmp_path / "tang-attest.db").stat().st_mode) == 0o600
+
+
+def test_an_init_that_was_killed_later_is_gone_on_from(tmp_path: Path) -> None:
+    """Its secret stays, with its log of a transaction that ended nowhere; each advice led to another refusal."""
+    state = str(tmp_path)
+    text = create_secret(tmp_path).text()
+    with closing(sqlite3.connect(tmp_path / "tang-attest.db", isolation_level=None)) as killed:
+        killed.executescript(
+            "PRAGMA journal_mode = WAL; PRAGMA cache_size = 1; BEGIN; CREATE TABLE device (id)"
+        )
+        shutil.copytree(tmp_path, tmp_path / "copy")
+    copy = tmp_path / "copy"
+    _, stderr, code = run("--state", str(copy), "device", "list")
+    assert (code, "run 'tang-attest init' first" in stderr) == (1, True)
+    assert run("--state", str(copy), "init")[2] == 0
+    assert (copy / "kek").read_text() == f"{text}\n"
+    assert run("--state", str(copy), "keys", "list")[2] == 0
+    assert run("--state", state, "--database", "sqlite:////nowhere/x.db", "init")[2] == 1
+    assert (tmp_path / "kek").read_text() == f"{text}\n"
+
+
+def test_what_fails_keeps_the_secret_of_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only its own files go."""
+    text = create_secret(tmp_path).text()
+    (tmp_path / "tang-attest.db").touch(0o600)
+
+    async def fails(*_: object, **__: object) -> None:
+        raise Unavailable("unavailable", "The disk is full.")
+
+    monkeypatch.setattr(ServerKeys, "create_signing_key", fails)
+    assert run("--state", str(tmp_path), "init")[2] == 1
+    assert (tmp_path / "kek").read_text() == f"{text}\n"
+
+
+def test_a_database_whose_tables_are_in_its_log_stays(tmp_path: Path) -> None:
+    """A program that was killed, of whose database nothing but one page left the log."""
+    with closing(sqlite3.connect(tmp_path / "tang-attest.db", isolation_level=None)) as theirs:
+        theirs.executescript("PRAGMA journal_mode = WAL; CREATE TABLE theirs (id)")
+        shutil.copytree(tmp_path, tmp_path / "copy")
+    copy = tmp_path / "copy"
+    _, stderr, code = run("--state", str(copy), "init")
+    assert (code, "state-exists" in stderr) == (1, True)
+    with closing(sqlite3.connect(copy / "tang-attest.db")) as theirs:
+        assert theirs.execute("SELECT count(*) FROM theirs").fetchone() == (0,)
 
 
 @pytest.mark.parametrize(
