@@ -27,6 +27,7 @@ from tang_attest.protocol.tpm import ClockInfo
 from tang_attest.protocol.values.labels import check_labels
 from tang_attest.protocol.verification import RoundOutcome
 from tang_attest.store.database import authentic, tables
+from tang_attest.store.database.composed import Composed
 from tang_attest.store.database.sql import among
 from tang_attest.store.database.types import dump_pcrs, load_pcrs
 from tang_attest.store.records import policies
@@ -70,10 +71,11 @@ _PARTS: Final = frozenset(BootPart)
 #: Begins the `ak_spki` of a row whose AK is in `shared_ak_spki`; no SubjectPublicKeyInfo begins so.
 _NO_KEY: Final = b"shared "
 
-_KIDS: Final = (
+_KIDS: Final = Composed(
     sa.select(_key.c.device_id, _key.c.kid)
     .where(among(_key.c.device_id, "ids"), _key.c.retired_at.is_(None))
-    .order_by(_key.c.created_at.desc(), _key.c.kid)
+    .order_by(_key.c.created_at.desc(), _key.c.kid),
+    "ids",
 )
 
 
@@ -255,7 +257,7 @@ def suspension_columns(suspension: Suspension | None) -> dict[str, object]:
 def kids_of(connection: sa.Connection, ids: Collection[int]) -> dict[int, tuple[str, ...]]:
     """The exchange keys of each of the devices *ids* that answer, newest first."""
     kids: dict[int, list[str]] = defaultdict(list)
-    for device_id, kid in connection.execute(_KIDS, {"ids": list(ids)}):
+    for device_id, kid in _KIDS.rows(connection, ids=list(ids)):
         kids[device_id].append(kid)
     return {device_id: tuple(kids[device_id]) for device_id in ids}
 

@@ -25,7 +25,7 @@ _device = tables.device
 _policy = tables.policy
 _rollout = tables.rollout
 
-_BOUND = (
+_BOUND = Composed(
     sa.select(
         *authentic.form(_key).labelled("key_"),
         *authentic.form(_device).labelled("device_"),
@@ -38,11 +38,14 @@ _BOUND = (
         .outerjoin(_policy)
         .outerjoin(_rollout, _rollout.c.under_way == _policy.c.id)
     )
-    .where(among(_key.c.kid, "kids"), _key.c.use == "exchange")
+    .where(among(_key.c.kid, "kids"), _key.c.use == "exchange"),
+    "kids",
 )
 
+#: Places in its rows; a key's kid is the first column.
 _DEVICE_AT = len(_key.c)
 _POLICY_AT = _DEVICE_AT + len(_device.c)
+_ROLLOUT_AT = _POLICY_AT + len(_policy.c)
 
 #: The condition of a retired key.
 IS_RETIRED: Final = _key.c.retired_at.is_not(None)
@@ -214,7 +217,7 @@ def find(
     whole = {each.kid for each in wanted if each not in found}
     read: Read = {}
     if whole:
-        bound, read = _bind(connection, connection.execute(_BOUND, {"kids": sorted(whole)}).all())
+        bound, read = _bind(connection, _BOUND.rows(connection, kids=sorted(whole)))
         for kid, key in bound.items():
             found[Wanted(kid)] = key
             found.setdefault(Wanted(kid, Part.QUESTION), _question(key))
@@ -277,9 +280,9 @@ def _bind(connection: sa.Connection, rows: Sequence[Any]) -> tuple[dict[str, Bou
     bound: dict[str, BoundKey | Tampered] = {}
     for values in rows:
         try:
-            found[values.key_kid] = _check(connection, values)
+            found[values[0]] = _check(connection, values)
         except Tampered as error:
-            bound[values.key_kid] = error
+            bound[values[0]] = error
     ids = {each.device["id"] for each in found.values() if each.device is not None}
     policy_ids = {each.policy["id"] for each in found.values() if each.policy is not None}
     rolling = {each.policy["id"] for each in found.values() if each.policy is not None and each.rolls}
@@ -315,8 +318,9 @@ def _check(connection: sa.Connection, values: Any) -> _Found:
     device = _device_of(connection, key, values)
     if device is None:
         return _Found(key, None, None, rolls=False, version=None)
-    policy = authentic.check(connection, _policy, values[_POLICY_AT : _POLICY_AT + len(_policy.c)])
-    return _Found(key, device, policy, rolls=values.rollout_id is not None, version=values.registry_version)
+    policy = authentic.check(connection, _policy, values[_POLICY_AT:_ROLLOUT_AT])
+    rollout_id, version = values[_ROLLOUT_AT:]
+    return _Found(key, device, policy, rolls=rollout_id is not None, version=version)
 
 
 def _device_of(connection: sa.Connection, key: authentic.Row, values: Any) -> authentic.Row | None:

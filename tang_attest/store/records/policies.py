@@ -18,15 +18,18 @@ from tang_attest.protocol.policy import ReferencePolicy
 from tang_attest.protocol.reference_state import COUNTING, Life, ReferenceState, StateLimits
 from tang_attest.protocol.signed_values.signer import Signers
 from tang_attest.store.database import authentic, tables
+from tang_attest.store.database.composed import Composed
 from tang_attest.store.database.failures import Tampered
 from tang_attest.store.database.sql import among
 
 _policy = tables.policy
 _state = tables.reference_state
 
-_STATES: Final = (
-    sa.select(*authentic.form(_state).raw).where(among(_state.c.policy_id, "ids")).order_by(_state.c.id)
+_STATES: Final = Composed(
+    sa.select(*authentic.form(_state).raw).where(among(_state.c.policy_id, "ids")).order_by(_state.c.id),
+    "ids",
 )
+_POLICY_ID_AT: Final = authentic.form(_state).names.index("policy_id")
 #: The condition of a state that is not retired.
 COUNTS: Final = sa.or_(*(_state.c.life == life for life in sorted(COUNTING)))
 _COUNTING: Final = sa.select(*authentic.form(_state).raw).where(
@@ -150,11 +153,12 @@ def states_if_ours(
     """
     states: dict[int, list[ReferenceState]] = defaultdict(list)
     spoiled: dict[int, Tampered] = {}
-    for values in connection.execute(_STATES, {"ids": list(ids)}):
+    for values in _STATES.rows(connection, ids=list(ids)):
+        policy_id = values[_POLICY_ID_AT]
         try:
-            states[values.policy_id].append(state_from(authentic.check(connection, _state, values)))
+            states[policy_id].append(state_from(authentic.check(connection, _state, values)))
         except Tampered as error:
-            spoiled[values.policy_id] = error
+            spoiled[policy_id] = error
     return {policy_id: spoiled.get(policy_id) or tuple(states[policy_id]) for policy_id in ids}
 
 
