@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,23 +18,31 @@ from tests.cli.transcript import environment, run
 TIME = re.compile(r"20\d\d-\d\d-\d\dT\d\d:\d\d:\d\dZ")
 
 
-@pytest.fixture(autouse=True)
-def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A state with a device under a policy with one state, in a zone that is not UTC."""
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "ak").write_bytes(Attester().ak_public)
-    (tmp_path / "values").write_text(json.dumps({"0": "11" * 32, "7": "22" * 32}))
-    (tmp_path / "more").write_text(json.dumps({"0": "33" * 32, "7": "44" * 32}))
-    (tmp_path / "sums").write_text(f"{'55' * 32}  /usr/bin/true\n")
-    (tmp_path / "change").write_text(
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Files and a state with a device under a policy with one state, for each test to copy."""
+    directory = tmp_path_factory.mktemp("site")
+    (directory / "ak").write_bytes(Attester().ak_public)
+    (directory / "values").write_text(json.dumps({"0": "11" * 32, "7": "22" * 32}))
+    (directory / "more").write_text(json.dumps({"0": "33" * 32, "7": "44" * 32}))
+    (directory / "sums").write_text(f"{'55' * 32}  /usr/bin/true\n")
+    (directory / "change").write_text(
         json.dumps({"add": [{"label": "next", "values": {"0": "66" * 32, "7": "77" * 32}}]})
     )
-    with environment(TZ="Asia/Tokyo"):
+    with contextlib.chdir(directory), environment():
         assert run("init")[2] == 0
         assert run("policy", "create", "web", "--selection", "sha256:0,7")[2] == 0
         assert run("policy", "record", "web", "--file", "values", "--label", "first")[2] == 0
         assert run("policy", "create", "db", "--selection", "sha256:0,7")[2] == 0
         assert run("device", "register", "one", "--file", "ak", "--policy", "web")[2] == 0
+    return directory
+
+
+@pytest.fixture(autouse=True)
+def site(tmp_path: Path, made: Path) -> Iterator[None]:
+    """The files and the state in the current directory, in a zone that is not UTC."""
+    shutil.copytree(made, tmp_path, dirs_exist_ok=True)
+    with contextlib.chdir(tmp_path), environment(TZ="Asia/Tokyo"):
         yield
 
 
