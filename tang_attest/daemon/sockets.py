@@ -28,16 +28,35 @@ def bind(
     Port 0 picks a free one.  Raises ``setting-invalid``, naming *settings*, when an address cannot be bound.
     """
     try:
-        addresses = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-        found = dict.fromkeys((family, address) for family, _, _, _, address in addresses)
+        found = _addresses(host, port)
         for _ in range(_TRIES if port == 0 else 0):
             # Another process may take a free port before it is shared.
             with contextlib.suppress(OSError):
-                return _shares(list(found), port, workers)
-        return _shares(list(found), port, workers)
+                return _shares(found, port, workers)
+        return _shares(found, port, workers)
     except (OSError, OverflowError) as error:
-        sentence = f"{settings}: cannot listen on {host} port {port}: {getattr(error, 'strerror', error)}."
-        raise Malformed("setting-invalid", sentence) from None
+        raise _cannot(host, port, settings, error) from None
+
+
+def check_address(host: str, port: int, settings: str = "Settings host and port") -> None:
+    """Raise as :func:`bind` would for a *host* that is not this machine's; a server that runs may have the port."""
+    try:
+        for family, address in _addresses(host, port):
+            with socket.socket(family, socket.SOCK_STREAM) as free:
+                free.bind((address[0], 0, *address[2:]))
+    except (OSError, OverflowError) as error:
+        raise _cannot(host, port, settings, error) from None
+
+
+def _cannot(host: str, port: int, settings: str, error: Exception) -> Malformed:
+    sentence = f"{settings}: cannot listen on {host} port {port}: {getattr(error, 'strerror', error)}."
+    return Malformed("setting-invalid", sentence)
+
+
+def _addresses(host: str, port: int) -> list[tuple[int, tuple[Any, ...]]]:
+    """Return the family and the address of each socket on *host*.  Raises :class:`OSError`."""
+    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    return list(dict.fromkeys((family, address) for family, _, _, _, address in found))
 
 
 def _shares(

@@ -19,7 +19,7 @@ from tang_attest.server.audit.signatures import signature_check
 from tang_attest.server.certificates import certificate_ends
 from tang_attest.server.compose import Installation, World, composed, opened
 from tang_attest.server.notify.receivers import check_receivers
-from tang_attest.server.serve import check_files
+from tang_attest.server.serve import check_settings
 from tang_attest.service.audit.check import AuditCheck, check_audit
 from tang_attest.service.machines.grading import graded
 from tang_attest.service.machines.overview import Notice, in_order, overview
@@ -78,7 +78,7 @@ async def _look_at_records(installation: Installation) -> list[Finding]:
 
 async def check_start(settings: Settings, world: World) -> tuple[list[TangAttestError], list[str]]:
     """Open all that ``serve`` opens, and serve nothing; return each problem, and the thumbprints otherwise."""
-    problems = list(check_files(settings))
+    problems = list(check_settings(settings))
     thumbprints: list[str] = []
     try:
         async with opened(settings, world) as installation:

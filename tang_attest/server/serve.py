@@ -20,7 +20,7 @@ from tang_attest.daemon.files import allow_open_files
 from tang_attest.daemon.last_word import LastWord
 from tang_attest.daemon.notify import Notifier
 from tang_attest.daemon.room import fitting_workers
-from tang_attest.daemon.sockets import bind, inherited, port_of
+from tang_attest.daemon.sockets import bind, check_address, inherited, port_of
 from tang_attest.daemon.supervisor import Supervisor, Work, WorkerSlot
 from tang_attest.errors import Malformed, TangAttestError
 from tang_attest.keys.secret import load_secret
@@ -156,13 +156,20 @@ def _check_before_work(settings: Settings) -> None:
     _check_directory("tang_dir", settings.tang_dir)
 
 
-def check_files(settings: Settings) -> Iterator[TangAttestError]:
-    """Yield a problem for each file that the settings name and a start, or the first notification, would need."""
+def check_settings(settings: Settings) -> Iterator[TangAttestError]:
+    """Yield a problem for each address and each file of the settings that a start, or the first notification, would need."""
     checks: list[Callable[[], object]] = [
+        partial(check_address, settings.host, settings.port),
         partial(_check_directory, "tang_dir", settings.tang_dir),
         partial(_check_directory, "hook_dir", settings.hook_dir),
         partial(password_in_file, settings),
     ]
+    if (metrics := settings.metrics_address(0)) is not None:
+        checks.append(partial(check_address, *metrics, "Setting metrics_listen"))
+    if settings.console_address is not None:
+        checks.append(partial(check_address, *settings.console_address, "Setting console_listen"))
+    if settings.port_file is not None:
+        checks.append(partial(_check_directory, "port_file", settings.port_file.absolute().parent))
     if settings.webhook_secret is not None:
         checks.append(partial(_check_webhook_secret, settings.webhook_secret))
     if settings.tls_certificate is not None and settings.tls_key is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import socket
 import sqlite3
 import subprocess
 from collections.abc import Iterator
@@ -96,6 +97,35 @@ def test_each_problem_is_said_at_once(home: Path) -> None:
     ):
         assert words in stderr
     assert stderr.count("hint: ") == 5
+
+
+@pytest.mark.parametrize(
+    ("flags", "sentence"),
+    [
+        (
+            "--host 203.0.113.9",
+            "settings host and port: cannot listen on 203.0.113.9 port 7500: Cannot assign",
+        ),
+        ("--host 2001:db8::9 --port 0", "settings host and port: cannot listen on 2001:db8::9 port 0: "),
+        (
+            "--metrics-listen 203.0.113.9:9750",
+            "setting metrics_listen: cannot listen on 203.0.113.9 port 9750: ",
+        ),
+        ("--port-file none/port", "/none is not a directory"),
+    ],
+)
+def test_an_address_that_a_start_could_not_take(home: Path, flags: str, sentence: str) -> None:
+    """Addresses of other machines (TEST-NET-3), and a file in no directory: the check said that the server can start."""
+    _, stderr, code = run("serve", "--check", *flags.split())
+    assert (code, sentence in stderr) == (1, True), stderr
+    assert stderr.count("hint: ") == 1
+
+
+def test_a_port_that_a_running_server_has_is_no_problem(home: Path) -> None:
+    """The check is made beside the service, before it is restarted."""
+    with socket.create_server(("127.0.0.1", 0)) as running:
+        flags = ("--host", "127.0.0.1", "--port", str(running.getsockname()[1]), "--port-file", "port")
+        assert run("serve", "--check", *flags)[2] == 0
 
 
 def test_each_wrong_setting_is_named_at_once(home: Path) -> None:
