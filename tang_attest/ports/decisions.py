@@ -43,7 +43,7 @@ class NewEvidence:
         quoted = self.snapshot
         # 2: the grade covers unmeasured inputs; evidence that was graded before is graded anew.
         head = f"2\n{quoted.selection}\n{bool(quoted.event_log)}\n{self.permitted}\n".encode()
-        return hashlib.sha256(head + b"".join(quoted.values[pcr] for pcr in quoted.selection.pcrs)).digest()
+        return hashlib.sha256(head + b"".join([quoted.values[pcr] for pcr in quoted.selection.pcrs])).digest()
 
 
 @dataclass(frozen=True, slots=True)
