@@ -46,15 +46,16 @@ def test_unsigned(one: int, two: int) -> None:
     assert (stored(Unsigned64(), one) < stored(Unsigned64(), two)) == (one < two)
 
 
+WORDS = st.text(max_size=20)
 JSON = st.recursive(
-    st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.text(),
-    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    st.none() | st.booleans() | st.integers(-(2**53), 2**53) | WORDS,
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(WORDS, inner, max_size=4),
     max_leaves=5,
 )
 
 
 @busy_machine
-@given(st.dictionaries(st.text(), JSON))
+@given(st.dictionaries(WORDS, JSON, max_size=4))
 def test_json(value) -> None:
     """As it was, in ASCII: not even a NUL upsets a database."""
     assert back(JsonText(), value) == value
