@@ -152,7 +152,7 @@ def tangd(tang_dir: Path) -> Iterator[int]:
 
 def init(state: Path) -> None:
     """``tang-attest init``."""
-    subprocess.run([PROGRAM, "--state", state, "init"], check=True, capture_output=True, timeout=60)
+    subprocess.run([PROGRAM, "--state", state, "init"], check=True, capture_output=True, timeout=600)
 
 
 def create_tokens(state: Path, selections: Sequence[str], database: str | None = None) -> list[str]:

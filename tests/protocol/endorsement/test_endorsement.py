@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -952,7 +953,7 @@ def test_real_ek_certificate(manufactured: SoftwareTpm, index: int, handle: int)
     assert [root.label for root in roots] == ["CN=swtpm-localca-rootca", "CN=swtpm-localca"]
     found = endorsement.verify_ek_certificate(certificate, ek.spki, roots[:1], [roots[1].der], _today())
     assert (found.verified, found.root, found.issuer) == (True, "CN=swtpm-localca-rootca", "CN=swtpm-localca")
-    assert found.subject_hint == "id:00001014 swtpm id:20191023"
+    assert re.fullmatch(r"id:00001014 swtpm id:\d{8}", str(found.subject_hint))  # the date is swtpm's version
 
 
 def test_real_ek_certificate_of_the_other_key(manufactured: SoftwareTpm) -> None:
