@@ -77,7 +77,10 @@ def list_devices(
     async def load(installation: Installation) -> list[Device]:
         since = None if stale is None else installation.world.clock.now() - stale
         search = DeviceSearch(policies=policies, labels=labels, refused=refused, silent_since=since)
-        return await graded(installation.store, list(await installation.store.devices.list_devices(search)))
+        found = list(await installation.store.devices.list_devices(search))
+        for policy in () if found else policies:
+            await installation.store.policies.get_policy(policy)  # or it is misspelled
+        return await graded(installation.store, found)
 
     devices = run(load)
     searched = bool(policies or labels or refused or stale)

@@ -54,6 +54,8 @@ def list_observations(device: str | None, limit: int, wide: bool, as_json: bool)
                     (await installation.store.devices.get_device(entry.device)).policy
                 )
             rows.append((entry, _differences(entry, policies[entry.device])))
+        if device is not None and not rows:
+            await installation.store.devices.get_device(device)  # or it is misspelled
         return rows
 
     rows = run(load)
@@ -140,6 +142,7 @@ def dismiss(numbers: tuple[int, ...], device: str | None, as_json: bool) -> None
 
     async def work(installation: Installation) -> list[Observation]:
         if device is not None:
+            await installation.store.devices.get_device(device)
             found = list(await installation.store.policies.list_observations(device, 10_000))
         else:
             found = [await installation.explanations.find(number) for number in sorted(set(numbers))]
