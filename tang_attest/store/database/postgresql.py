@@ -14,8 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
@@ -69,7 +68,7 @@ class ServerDatabase:
             )
         self._transaction_s = None if patient else TRANSACTION_S
         self._tries = 1 if patient else _TRIES  # an operator's work reads a file, which is read once
-        self._url = url
+        self._url, self._place = url, url.render_as_string(hide_password=True)
         # The driver parses the URL itself, so that it means the same as to psql (sslmode, passfile, two hosts
         # ...).
         self._engine: AsyncEngine = create_async_engine(
@@ -115,42 +114,45 @@ class ServerDatabase:
     async def _run(self, begin: str | None, work: Work[T]) -> T:
         if self._closed:  # the engine itself would connect again
             raise Unavailable("unavailable", "The server is stopping.")
-        with translate_errors(self._url.render_as_string(hide_password=True)):
+        with translate_errors(self._place):
             for number in range(1, self._tries + 1):
-                async with self._held() as held:
-                    attempt = _Attempt(held, self._transaction_s)
-                    try:
-                        return await attempt.run(begin, work)
-                    except database_errors() as error:
-                        if number == self._tries or not attempt.may_repeat(error, number):
-                            raise
+                held = await self._take()
+                attempt = _Attempt(held, self._transaction_s)
+                try:
+                    return await attempt.run(begin, work)
+                except database_errors() as error:
+                    if number == self._tries or not attempt.may_repeat(error, number):
+                        raise
+                finally:
+                    await self._give_back(held)
                 await asyncio.sleep(_PAUSE_S * number)
         raise AssertionError("the last try returned or raised")
 
-    @asynccontextmanager
-    async def _held(self) -> AsyncIterator[_Held]:
-        """Hold a connection.  SQLAlchemy's pool does more for each transaction than the driver does for a query."""
+    async def _take(self) -> _Held:
+        """Return the connection that was used last, or a new one, for this caller alone.
+
+        SQLAlchemy's pool does more for each transaction than the driver does for a query.
+        """
         async with asyncio.timeout(CONNECT_S):
             await self._places.acquire()
-        try:
-            held = await self._alive()
-            try:
-                yield held
-            finally:
-                self._idle.append(held)
-                if self._closed or not held.is_usable():
-                    # If one is dead, so are most others: their server was stopped.
-                    await self._drop_all()
-        finally:
-            self._places.release()
-
-    async def _alive(self) -> _Held:
-        """Return the connection that was used last, or a new one."""
         if self._idle:
             return self._idle.pop()
-        async with asyncio.timeout(2 * CONNECT_S):
-            connection = await self._engine.connect()
-        return _Held(connection, (await connection.get_raw_connection()).driver_connection)
+        try:
+            async with asyncio.timeout(2 * CONNECT_S):
+                connection = await self._engine.connect()
+            return _Held(connection, (await connection.get_raw_connection()).driver_connection)
+        except BaseException:
+            self._places.release()
+            raise
+
+    async def _give_back(self, held: _Held) -> None:
+        self._idle.append(held)
+        try:
+            if self._closed or not held.is_usable():
+                # If one is dead, so are most others: their server was stopped.
+                await self._drop_all()
+        finally:
+            self._places.release()
 
     async def _connect(self) -> Any:
         import asyncpg  # as above

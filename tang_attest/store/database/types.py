@@ -23,6 +23,8 @@ BIG: Final = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
 EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 MICROSECOND: Final = timedelta(microseconds=1)
 _OFFSET: Final = 1 << 63
+#: Made once: a decision writes some of these, and `json.dumps` makes one for each.
+_ENCODER: Final = json.JSONEncoder(separators=(",", ":"), sort_keys=True)
 
 
 class Instant(TypeDecorator[datetime]):
@@ -71,7 +73,7 @@ class JsonText(TypeDecorator[Any]):
 
     def process_bind_param(self, value: object, dialect: Dialect) -> str | None:
         """A JSON-compatible value to text."""
-        return None if value is None else json.dumps(value, separators=(",", ":"), sort_keys=True)
+        return None if value is None else _ENCODER.encode(value)
 
     def process_result_value(self, value: str | None, dialect: Dialect) -> Any:
         """Text to a JSON-compatible value."""
