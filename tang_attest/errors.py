@@ -89,7 +89,7 @@ ACTIONS: Final[dict[str, str]] = {
     "token-revoked": "Ask the operator for a new token; this one was withdrawn with 'tang-attest token revoke'.",
     "token-used": "Ask the operator for a new token; if this one was not used by you, remove the device it enrolled.",
     "token-used-up": "Ask the operator for another token; 'tang-attest token list' on the server shows the uses of each.",
-    "name-taken": "Choose another name, or remove the device that has it.",
+    "name-taken": "Choose another name, or remove what has it.",
     "device-exists": "Remove the device that has this TPM key first, or keep using its enrollment.",
     "session-invalid": "Start the enrollment again.",
     "ak-unsuitable": "Create the AK as a restricted signing key, as clevis-attest-enroll does.",

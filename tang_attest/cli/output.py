@@ -70,10 +70,11 @@ def error(problem: TangAttestError) -> None:
 def usage_error(problem: click.UsageError) -> None:
     """A command line that cannot be understood; a bare group shows its help."""
     context, message = problem.ctx, problem.format_message()
+    sentence = re.sub(r"\s*\n\s*", " ", message)  # click lists choices in lines
     if context is not None and message == context.get_help():
         click.echo(message, err=True)
         return
-    say(decapitalize(message.rstrip(".")))
+    say(decapitalize(sentence.rstrip(".")))
     hint(f"run '{context.command_path if context is not None else 'tang-attest'} --help'")
 
 

@@ -333,3 +333,17 @@ def test_a_file_of_settings_without_an_end(tmp_path: Path) -> None:
     _, stderr, code = run("--config", str(tmp_path / "huge.toml"), "device", "list")
     assert code == 1
     assert "has more than 1048576 bytes (setting-invalid)" in stderr
+
+
+@pytest.mark.parametrize("arguments", [("operator", "add", "alice"), ("admin-token", "create", "ci")])
+def test_a_missing_choice_is_one_sentence(arguments: tuple[str, ...]) -> None:
+    """Choices are listed in lines by click, whose ends were printed as backslashes."""
+    _, stderr, code = run(*arguments)
+    assert (code, len(stderr.splitlines())) == (2, 2), stderr
+    assert "\\" not in stderr
+
+
+def test_spaces_of_a_wrong_value_are_shown_as_given() -> None:
+    """Only the ends of lines are click's own."""
+    _, stderr, _ = run("policy", "require-approval", "web", "a  b")
+    assert "'a  b'" in stderr
