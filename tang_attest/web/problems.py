@@ -5,15 +5,18 @@ from __future__ import annotations
 import secrets
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
-from typing import Final
+from typing import Any, Final
 
 from aiohttp import web
-from pydantic_core import to_json
+from pydantic import TypeAdapter
 
 from tang_attest.errors import Conflict, Malformed, NotFound, Refused, TangAttestError, Unavailable
 from tang_attest.protocol.challenge import VERSIONS, Challenge
 from tang_attest.protocol.policy import differing_pcrs
 from tang_attest.protocol.values.sizes import MAX_EVENT_LOG
+
+#: Write a value as compact JSON, in a quarter of the time of ``json``.
+to_json: Final = TypeAdapter[Any](Any).dump_json
 
 #: The response's key for its problem's code, for the log line.
 CODE: Final = web.ResponseKey("code", str)
@@ -96,7 +99,7 @@ def problem(error: TangAttestError, request_id: str, challenge: Challenge | None
         headers["Retry-After"] = str(wait)
     response = web.Response(
         status=status,
-        body=to_json(body),  # compact, in a quarter of the time of `json`
+        body=to_json(body),
         content_type="application/problem+json",
         headers=headers,
     )
