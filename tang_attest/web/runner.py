@@ -18,11 +18,11 @@ from tang_attest.web.problems import hide_server
 
 #: Seconds that a request under way has to end once the server stops.
 _PATIENCE_S: Final = 5
-#: Seconds that a connection which was just taken has to send its first bytes once the server stops.
+#: Seconds that a connection which was just taken has for its first request once the server stops.
 _ARRIVING_S: Final = 1
 #: Seconds in which the unwanted rest of a body is read, so that its sender sees the answer.
 _LINGER_S: Final = 2
-#: Seconds between two looks for first bytes of connections.
+#: Seconds between two looks for connections without a request.
 _LOOK_S: Final = 0.02
 #: Seconds between two looks for connections whose time is over.
 _SWEEP_S: Final = 1
@@ -86,14 +86,14 @@ async def run(
 
 
 async def _arrive(runner: web.BaseRunner) -> None:
-    """Wait for the first bytes of connections that were taken just before: their clients may be about to send them, and
-    no other process has these connections.
+    """Wait for the first requests of connections that were taken just before: their clients may be about to send them,
+    and no other process has these connections.
     """
     loop = asyncio.get_running_loop()
     deadline = loop.time() + _ARRIVING_S
     while loop.time() < deadline and runner.server is not None:
         connections = runner.server.connections
-        if not any(isinstance(each, Connection) and each.is_silent for each in connections):
+        if not any(isinstance(each, Connection) and each.is_unused for each in connections):
             return
         await asyncio.sleep(_LOOK_S)
 

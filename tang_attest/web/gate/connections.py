@@ -81,9 +81,9 @@ class Connection(web.RequestHandler, _SentAtOnce):
     # --- calls of the runner --------------------------------------------------------------------------------
 
     @property
-    def is_silent(self) -> bool:
-        """True until the first bytes of the client came."""
-        return not self._request_count and not self._head
+    def is_unused(self) -> bool:
+        """True until a request came."""
+        return not self._request_count
 
     def begun(self) -> None:
         """Note that a request is being handled."""

@@ -360,7 +360,8 @@ def test_no_answer_waits_for_an_acknowledgment(
 HEALTH = b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"
 
 
-async def test_a_connection_that_was_just_taken_is_answered(tmp_path: Path) -> None:
+@pytest.mark.parametrize("sent", [0, 20], ids=["nothing yet", "a part"])
+async def test_a_connection_that_was_just_taken_is_answered(tmp_path: Path, sent: int) -> None:
     """A server that stops has the connection alone, so it waits for the request that is about to come."""
     [sockets] = bind("127.0.0.1", 0, 1)
     ready, stop = asyncio.Event(), asyncio.Event()
@@ -371,10 +372,11 @@ async def test_a_connection_that_was_just_taken_is_answered(tmp_path: Path) -> N
         await ready.wait()
         async with connected(port_of(sockets[0])) as (reader, writer):
             await until(lambda: server.limiter.connections == 1)
+            writer.write(HEALTH[:sent])
             stop.set()
             for _ in range(10):  # turns of the loop, in which it begins to stop
                 await asyncio.sleep(0)
-            writer.write(HEALTH)
+            writer.write(HEALTH[sent:])
             assert (await reader.readline()).startswith(b"HTTP/1.1 200 ")
         await running
 
