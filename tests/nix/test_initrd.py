@@ -291,6 +291,22 @@ def test_a_nixos_without_the_scripted_stage_1(nix: Nix, enabled: bool) -> None:
     assert gone is False
 
 
+def test_a_quote_comes_after_systemds_own_measurements(nix: Nix) -> None:
+    """systemd 261 extends PCR 0 to 7, 9 and 12 to 14 in the initrd: values would differ by timing."""
+    found = nix.evaluate(machine_with("", systemd=True), "r.initrdUnits")
+    after = {
+        name
+        for line in found["clevis-attest-answer.service"].splitlines()
+        if line.startswith("After=")
+        for name in line.removeprefix("After=").split()
+    }
+    assert {
+        "systemd-pcrnvdone.service",
+        "systemd-pcrosseparator.service",
+        "systemd-pcrphase-initrd.service",
+    } <= after
+
+
 def removed(apply: str, look: str) -> str:
     """Return a module with options as mkRemovedOptionModule leaves them: there and hidden.
 
