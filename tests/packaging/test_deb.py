@@ -263,7 +263,9 @@ def test_an_upgrade_takes_the_database_with_it(shared: Path, suite: str, machine
 
     again = "dpkg --install /srv/*.deb 2>&1 | grep '^tang-attest: ' || true"
     # A busy machine takes longer than two seconds, and the command reports that.
-    said = [line for line in machine.run(again).splitlines() if not re.match("tang-attest: upgrading: ", line)]
+    said = [
+        line for line in machine.run(again).splitlines() if not re.match("tang-attest: upgrading: ", line)
+    ]
     assert said[1:] == [f"tang-attest: upgraded from schema 0009 to {REVISION}"], said
     backup = re.fullmatch(
         r"tang-attest: the database \(schema 0009\) is backed up in (/var/backups/tang-attest/\S+)\.", said[0]
