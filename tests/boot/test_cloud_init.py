@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
@@ -64,9 +65,18 @@ def attached(name: str, path: Path) -> tuple[str, ...]:
     )
 
 
-def test_user_data_enroll_a_machine_whose_volumes_then_open_by_attestation(tmp_path: Path) -> None:
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[World]:
+    """A machine that boots for the first time; its disks are removed after the test."""
+    yield World.new(tmp_path / "world", Variant(cloud=True))
+    for image in tmp_path.rglob("*.img"):
+        image.unlink()
+
+
+def test_user_data_enroll_a_machine_whose_volumes_then_open_by_attestation(
+    world: World, tmp_path: Path
+) -> None:
     """The root's passphrase is typed once, at the first boot, and nothing for the data volume; the second is refused until its state is approved."""
-    world = World.new(tmp_path / "world", Variant(cloud=True))
     volume, seed = tmp_path / "data.img", tmp_path / "seed.img"
     with volume.open("wb") as image:
         image.truncate(64 << 20)
