@@ -151,13 +151,14 @@ async def test_the_last_evidence_is_kept_in_place_of_the_one_before(store: SqlSt
     await enroll(store, "pi-c")
     assert await store.policies.get_evidence("pi-b", permitted=True) is None
     for ticks, words in enumerate(("first", "second"), start=1):
-        new = NewEvidence(Snapshot(SELECTION, values(words), words.encode()), True, {"grade": words})
+        grade = {"grade": words, "reasons": []}
+        new = NewEvidence(Snapshot(SELECTION, values(words), words.encode()), True, grade)
         await store.decisions.decide(decision(device_id, words, ticks, evidence=new))
         kept = await store.policies.get_evidence("pi-b", permitted=True)
         assert kept is not None
         assert (kept.device, kept.snapshot, kept.permitted) == ("pi-b", new.snapshot, True)
         device = await store.devices.get_device("pi-b")
-        assert (device.evidence_digest, device.grade) == (new.digest, {"grade": words})
+        assert (device.evidence_digest, device.grade) == (new.digest, grade)
     [listed] = await store.policies.list_evidence("pi-b")
     assert listed.snapshot == Snapshot(SELECTION, values("second"))  # listings leave the log out
     assert (await store.policies.list_evidence("pi-b", with_logs=True))[0].snapshot.event_log == b"second"
