@@ -59,7 +59,7 @@ check-processes := $(shell echo $$(($$(nproc) * 3 / 2)))
 
 # mypy is one process: beside the tests, and not before them, it leaves no processor idle.
 .PHONY: check
-check: setup ## lint and run the quick tests, in under two minutes
+check: setup ## lint and run the quick tests, in three minutes on two idle processors
 	@$(MAKE) --no-print-directory --jobs=2 lint quick-tests
 
 .PHONY: quick-tests
