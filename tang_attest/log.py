@@ -61,10 +61,7 @@ def _for_eyes() -> structlog.typing.Processor:
         if not _LONG.isdisjoint(event):
             return laid_out(logger, name, event)
         at, level, words = event.pop("timestamp"), event.pop("level"), event.pop("event")
-        # One look at all of the text: it is almost always plain.
-        plain = _is_plain("".join([value for value in event.values() if isinstance(value, str)]))
-        shown = _unquoted if plain else _shown
-        members = " ".join([f"{key}={shown(event[key])}" for key in sorted(event)])
+        members = " ".join([f"{key}={_shown(event[key])}" for key in sorted(event)])
         return f"{at} [{level:9}] {words!s:30} {members}".rstrip(" ")
 
     return render
@@ -76,10 +73,6 @@ def _add_time(
     """Add the time, as structlog's TimeStamper does with ``fmt="iso", utc=True``, in a third of its time."""
     event["timestamp"] = f"{datetime.now(UTC).isoformat()[:-6]}Z"
     return event
-
-
-def _unquoted(value: object) -> str:
-    return value if isinstance(value, str) else repr(value)
 
 
 def _shown(value: object) -> str:

@@ -7,6 +7,7 @@ import time
 from collections.abc import Awaitable, Callable
 from contextlib import nullcontext
 from dataclasses import KW_ONLY, dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import structlog
@@ -68,11 +69,7 @@ def make_app(site: Site) -> Answerer:
     It is none of aiohttp's applications: Tang's routes are matched on the raw target, which aiohttp's router has already
     decoded.
     """
-
-    async def answer(request: web.BaseRequest) -> web.StreamResponse:
-        return await _answer(site, request)
-
-    return answer
+    return partial(_answer, site)
 
 
 async def _answer(site: Site, request: web.BaseRequest) -> web.StreamResponse:

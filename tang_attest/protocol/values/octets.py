@@ -29,13 +29,7 @@ class Octets:
 
     def number(self, size: int) -> int:
         """An unsigned number of *size* bytes."""
-        # As `take` does: most reads are of a number.
-        end = self._at + size
-        if end > len(self._data):
-            raise ValueError("it ends too early")
-        number = int.from_bytes(self._data[self._at : end], "big")
-        self._at = end
-        return number
+        return int.from_bytes(self.take(size), "big")
 
     def numbers(self, form: Struct) -> tuple[Any, ...]:
         """The next numbers, of the sizes that *form* has."""
