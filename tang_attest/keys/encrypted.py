@@ -127,9 +127,8 @@ class EncryptedKeys:
         """Return the JWE *text* encrypted by *new*, with the same header.  Raises ``internal`` when it does
         not open.
         """
-        jwe = copy.copy(_UNREAD)
         try:
-            jwe.deserialize(text, self._key)
+            jwe = _read(text, self._key)
         except (JWException, ValueError, TypeError, KeyError):
             raise Unavailable("internal", "A key was encrypted under another secret.") from None
         made = JWE(jwe.payload, protected=json.dumps(jwe.jose_header))
@@ -214,9 +213,8 @@ class EncryptedKeys:
         return plain
 
     def _decrypt(self, key: EncryptedKey, use: str) -> tuple[bytes, Mapping[str, object]]:
-        jwe = copy.copy(_UNREAD)
         try:
-            jwe.deserialize(key.jwe, self._key)
+            jwe = _read(key.jwe, self._key)
         except JWException:
             raise Unavailable("internal", f"Key {key.kid} was encrypted under another secret.") from None
         if (jwe.jose_header.get("kid"), jwe.jose_header.get("use")) != (key.kid, use):
@@ -244,13 +242,19 @@ class SessionEncryption:
 
     def decrypt(self, text: str) -> bytes | None:
         """Return the payload, or ``None`` if *text* was not encrypted here."""
-        jwe = copy.copy(_UNREAD)
         try:
-            jwe.deserialize(text, self._key)
+            jwe = _read(text, self._key)
         except (JWException, ValueError, TypeError, KeyError):
             return None
         payload: bytes = jwe.payload
         return payload
+
+
+def _read(text: str, key: JWK) -> JWE:
+    """Return the JWE *text*, opened with *key*.  Raises what jwcrypto raises for another text, and for another key."""
+    jwe = copy.copy(_UNREAD)
+    jwe.deserialize(text, key)
+    return jwe
 
 
 def _oct(key: bytes) -> JWK:

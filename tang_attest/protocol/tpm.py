@@ -371,13 +371,14 @@ def verify_signature(key: AttestationKey, signature: Signature, message: bytes) 
             f"The signature says {signature.scheme} with {signature.hash_name}; "
             f"the AK signs {key.scheme} with {key.hash_name}.",
         )
-    public, algorithm = _verifying_key(key.spki), getattr(hashes, key.hash_name.upper())()
+    public = _verifying_key(key.spki)
     try:
         if isinstance(public, ec.EllipticCurvePublicKey):
-            public.verify(signature.raw, message, _ecdsa(algorithm.name))
+            public.verify(signature.raw, message, _ecdsa(key.hash_name))
         else:
             # AUTO: TPMs differ in their PSS salt length, and the length is no security parameter of a
             # verifier.
+            algorithm = getattr(hashes, key.hash_name.upper())()
             pss = padding.PSS(padding.MGF1(algorithm), padding.PSS.AUTO)
             scheme = pss if key.scheme == "rsapss" else padding.PKCS1v15()
             public.verify(signature.raw, message, scheme, algorithm)

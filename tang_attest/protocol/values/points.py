@@ -83,10 +83,9 @@ class Point:
         """The RFC 7638 thumbprint with SHA-256, b64u: that of :func:`~tang_attest.protocol.values.advertisement.thumbprint`
         for :meth:`members`.
         """
-        size = self.curve.size
-        x, y = encode_coordinate(self.x, size), encode_coordinate(self.y, size)
+        shown = self.members()
         # Compact JSON as it is: no name and no base64url has a character that JSON escapes.
-        canonical = f'{{"crv":"{self.curve.name}","kty":"EC","x":"{x}","y":"{y}"}}'
+        canonical = f'{{"crv":"{shown["crv"]}","kty":"EC","x":"{shown["x"]}","y":"{shown["y"]}"}}'
         return b64u(hashlib.sha256(canonical.encode(), usedforsecurity=False).digest())
 
 
