@@ -106,7 +106,7 @@ def load_group(row: Any) -> NoticeGroup:
     try:
         return _group_of(row, row.body)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise UnreadableValue("A row of table notice_group was not written by this server") from error
+        raise UnreadableValue("A row of table notice_group") from error
 
 
 def _group_of(row: Any, body: Any) -> NoticeGroup:

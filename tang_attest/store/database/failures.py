@@ -44,7 +44,10 @@ class Tampered(Unavailable):
 
 
 class UnreadableValue(ValueError):
-    """A column of a table without seals holds what no column type of ours writes."""
+    """A column of a table without seals holds what no column type of ours writes; *subject* names it."""
+
+    def __init__(self, subject: str) -> None:
+        super().__init__(f"{subject} was not written by this server")
 
 
 def is_away(error: Exception) -> bool:

@@ -44,7 +44,7 @@ class Instant(TypeDecorator[datetime]):
         try:
             return EPOCH + value * MICROSECOND
         except (TypeError, OverflowError) as error:
-            raise UnreadableValue("A time in the database was not written by this server") from error
+            raise UnreadableValue("A time in the database") from error
 
 
 class Unsigned64(TypeDecorator[int]):
@@ -82,7 +82,7 @@ class JsonText(TypeDecorator[Any]):
         try:
             return json.loads(value)
         except (TypeError, ValueError, RecursionError) as error:
-            raise UnreadableValue("A JSON text in the database was not written by this server") from error
+            raise UnreadableValue("A JSON text in the database") from error
 
 
 class PcrText(TypeDecorator[Mapping[int, bytes]]):

@@ -114,6 +114,6 @@ def read_entry(row: sa.RowMapping) -> tuple[int, AuditEntry]:
     """Return a row's number and its entry."""
     fields: dict[str, Any] = {str(name): value for name, value in row.items()}
     if not isinstance(fields["details"], dict):
-        raise UnreadableValue(f"Row {fields['id']} of the audit record was not written by this server")
+        raise UnreadableValue(f"Row {fields['id']} of the audit record")
     fields["details"] = {name: value for name, value in fields["details"].items() if name != ROWS}
     return fields.pop("id"), AuditEntry(**fields)
