@@ -50,8 +50,12 @@ os.environ["TANG_ATTEST_CONFIG"] = os.devnull
 @pytest.fixture(scope="session", autouse=True)
 def copied_registries() -> Iterator[None]:
     """New SQLite registries are copies of one; statements are compiled once, and migrations run once."""
-    once = registry.compiled_once(), registry.migrated_once(), registry.described_once()
-    with pytest.MonkeyPatch.context() as patch, once[0], once[1], once[2]:
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        registry.compiled_once(),
+        registry.migrated_once(),
+        registry.described_once(),
+    ):
         patch.setattr(store, "upgrade", registry.create)
         yield
 

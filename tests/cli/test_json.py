@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import re
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.attester import Attester
-from tests.cli.transcript import environment, run
+from tests.cli import sites
+from tests.cli.transcript import run
 
 TIME = re.compile(r"20\d\d-\d\d-\d\dT\d\d:\d\d:\d\dZ")
 
@@ -22,17 +20,11 @@ TIME = re.compile(r"20\d\d-\d\d-\d\dT\d\d:\d\d:\d\dZ")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Files and a state with a device under a policy with one state, for each test to copy."""
     directory = tmp_path_factory.mktemp("site")
-    (directory / "ak").write_bytes(Attester().ak_public)
-    (directory / "values").write_text(json.dumps({"0": "11" * 32, "7": "22" * 32}))
-    (directory / "more").write_text(json.dumps({"0": "33" * 32, "7": "44" * 32}))
-    (directory / "sums").write_text(f"{'55' * 32}  /usr/bin/true\n")
-    (directory / "change").write_text(
-        json.dumps({"add": [{"label": "next", "values": {"0": "66" * 32, "7": "77" * 32}}]})
-    )
-    with contextlib.chdir(directory), environment():
-        assert run("init")[2] == 0
-        assert run("policy", "create", "web", "--selection", "sha256:0,7")[2] == 0
-        assert run("policy", "record", "web", "--file", "values", "--label", "first")[2] == 0
+    with sites.made(directory):
+        Path("more").write_text(json.dumps({"0": "33" * 32, "7": "44" * 32}))
+        Path("change").write_text(
+            json.dumps({"add": [{"label": "next", "values": {"0": "66" * 32, "7": "77" * 32}}]})
+        )
         assert run("policy", "create", "db", "--selection", "sha256:0,7")[2] == 0
         assert run("device", "register", "one", "--file", "ak", "--policy", "web")[2] == 0
     return directory
@@ -41,8 +33,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(autouse=True)
 def site(tmp_path: Path, made: Path) -> Iterator[None]:
     """The files and the state in the current directory, in a zone that is not UTC."""
-    shutil.copytree(made, tmp_path, dirs_exist_ok=True)
-    with contextlib.chdir(tmp_path), environment(TZ="Asia/Tokyo"):
+    with sites.copied(made, tmp_path, TZ="Asia/Tokyo"):
         yield
 
 

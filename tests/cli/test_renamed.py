@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import re
 import shlex
-import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.attester import Attester
-from tests.cli.transcript import environment, run
+from tests.cli import sites
+from tests.cli.transcript import run
 
 OLD_WORDS = (
     *(
@@ -36,25 +34,18 @@ OLD_WORDS = (
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A state with a policy, and the files that the commands read, for each test to copy."""
     directory = tmp_path_factory.mktemp("site")
-    (directory / "ak").write_bytes(Attester().ak_public)
-    (directory / "values").write_text(json.dumps({"0": "11" * 32, "7": "22" * 32}))
-    (directory / "change").write_text(
-        json.dumps({"add": [{"label": "next", "values": {"0": "33" * 32, "7": "44" * 32}}]})
-    )
-    (directory / "allowed").write_text(json.dumps({"files": []}))
-    (directory / "sums").write_text(f"{'55' * 32}  /usr/bin/true\n")
-    with contextlib.chdir(directory), environment():
-        assert run("init")[2] == 0
-        assert run("policy", "create", "web", "--selection", "sha256:0,7")[2] == 0
-        assert run("policy", "record", "web", "--file", "values", "--label", "first")[2] == 0
+    with sites.made(directory):
+        Path("change").write_text(
+            json.dumps({"add": [{"label": "next", "values": {"0": "33" * 32, "7": "44" * 32}}]})
+        )
+        Path("allowed").write_text(json.dumps({"files": []}))
     return directory
 
 
 @pytest.fixture(autouse=True)
 def site(tmp_path: Path, made: Path) -> Iterator[None]:
     """The state and the files in the current directory."""
-    shutil.copytree(made, tmp_path, dirs_exist_ok=True)
-    with contextlib.chdir(tmp_path), environment():
+    with sites.copied(made, tmp_path):
         yield
 
 
