@@ -482,7 +482,7 @@ def _read(file: Path) -> dict[str, Any]:
             data = opened.read(_MAX_FILE + 1)
         if len(data) > _MAX_FILE:
             raise Malformed("setting-invalid", f"File {file} has more than {_MAX_FILE} bytes.")
-        return tomllib.loads(data.decode().replace("\r\n", "\n"))
+        return tomllib.loads(data.decode())
     except OSError as error:
         raise NotFound("file-unreadable", f"File {file} cannot be read: {error.strerror}.") from None
     except RecursionError:

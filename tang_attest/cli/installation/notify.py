@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-if TYPE_CHECKING:
-    from tang_attest.service.notifications.deliver import Receiver
-
 from tang_attest.cli import output
 from tang_attest.cli.invocation import settings
 from tang_attest.errors import Malformed, NotFound, TangAttestError
+
+if TYPE_CHECKING:
+    from tang_attest.service.notifications.deliver import Receiver
 
 
 @click.group()

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 
 import click
 
-if TYPE_CHECKING:
-    from tang_attest.service.machines.overview import Notice
-
 from tang_attest.cli import output
 from tang_attest.cli.invocation import run
+
+if TYPE_CHECKING:
+    from tang_attest.service.machines.overview import Notice
 
 
 @click.command()
