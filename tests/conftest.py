@@ -79,8 +79,9 @@ def lent_rsa_keys() -> Iterator[None]:
 def _import_own_share(session: pytest.Session) -> None:
     """Import a part of the modules of tests first, in each of several processes another one.
 
-    In a fresh checkout the asserts of each module are rewritten, which takes longer than all else of the collection.  Each
-    process finds the other parts in the cache of bytecode when it collects them; in the same order as all.
+    In a fresh checkout the asserts of each module are rewritten, which takes longer than all else of the
+    collection.  Each process finds the other parts in the cache of bytecode when it collects them; in the
+    same order as all.
     """
     name = os.environ.get("PYTEST_XDIST_WORKER", "")
     if session.config.args != session.config.getini("testpaths") or not name:
@@ -95,7 +96,8 @@ def _import_own_share(session: pytest.Session) -> None:
 def pytest_collection(session: pytest.Session) -> Generator[None, object, object]:
     """Leave modules and collected tests to no search for garbage, now and later: they stay until the end.
 
-    The garbage of a few tests is found at once: each search among the young goes through what the running test holds.
+    The garbage of a few tests is found at once: each search among the young goes through what the running
+    test holds.
     """
     gc.disable()
     try:
@@ -109,7 +111,9 @@ def pytest_collection(session: pytest.Session) -> Generator[None, object, object
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_unconfigure() -> Generator[None, object, object]:
-    """Leave what pytest's own search for garbage has found alive to no further one: two follow until the process is gone."""
+    """Leave what pytest's own search for garbage has found alive to no further one: two follow until the
+    process is gone.
+    """
     try:
         return (yield)
     finally:

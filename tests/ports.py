@@ -67,7 +67,8 @@ def is_free(port: int) -> bool:
 def listens(pid: int, *ports: int) -> bool:
     """True when process *pid*, another than this one, itself listens on each of *ports*.
 
-    Connecting would tell less: it could be another test's server that answers, and swtpm serves one client at a time.
+    Connecting would tell less: it could be another test's server that answers, and swtpm serves one client at
+    a time.
     """
     try:
         held = {str(entry.readlink()) for entry in Path(f"/proc/{pid}/fd").iterdir()}

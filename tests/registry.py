@@ -6,8 +6,8 @@ An empty SQLite registry is copied, because migrating one takes half of a test's
 A whole installation is copied where servers need not differ in their secrets (:class:`Installations`): making one takes a
 third of a server's start.
 
-The migrations run once for each kind of database (:func:`migrated_once`): a restore makes tables too, and a run of all
-migrations takes a third of a second.
+The migrations run once for each kind of database (:func:`migrated_once`): a restore makes tables too, and a
+run of all migrations takes a third of a second.
 
 Statements are compiled to SQL once for each kind of database (:func:`compiled_once`), as a server does in its life; each test has a
 database of its own, and would compile all of them again.
@@ -107,7 +107,8 @@ def compiled_once() -> Iterator[None]:
 
 @contextmanager
 def migrated_once() -> Iterator[None]:
-    """Let ``schema.upgrade`` send to a database without tables the statements that it sent to the first of the kind.
+    """Let ``schema.upgrade`` send to a database without tables the statements that it sent to the first of
+    the kind.
 
     Databases that have tables are migrated.
     """
@@ -152,7 +153,9 @@ def _noted(connection: sa.Connection) -> Iterator[list[tuple[str, Any]]]:
 
 @contextmanager
 def described_once() -> Iterator[None]:
-    """Let a backup ask a SQLite database for its tables only when no database with the very same tables was asked."""
+    """Let a backup ask a SQLite database for its tables only when no database with the very same tables was
+    asked.
+    """
     original = archive.ours
     found_by_text: dict[tuple[str, ...], list[sa.Table]] = {}
 

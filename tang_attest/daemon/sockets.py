@@ -39,7 +39,7 @@ def bind(
 
 
 def check_address(host: str, port: int, settings: str = "Settings host and port") -> None:
-    """Raise as :func:`bind` would for a *host* that is not this machine's; a server that runs may have the port."""
+    """Raise as :func:`bind` would for a *host* that is not this machine's; a running server may have the port."""
     try:
         for family, address in _addresses(host, port):
             with socket.socket(family, socket.SOCK_STREAM) as free:

@@ -41,8 +41,8 @@ from tang_attest.service.unlock.exchanging import run_in_tpm
 #: Opened keys kept ready.  One costs about 3 KB; opening one costs about as much as an exchange.
 _CACHE_SIZE: Final = 4096
 
-#: A JWE before it is read; only copies of it are.  A new one copies all that jwcrypto knows of headers, which takes twice
-#: as long as the decryption.
+#: A JWE before it is read; only copies of it are.  A new one copies all that jwcrypto knows of headers, which
+#: takes twice as long as the decryption.
 _UNREAD: Final = JWE(algs=["dir", "A256GCM"])
 
 #: The content type of a key that a TPM wrapped; PKCS #8 has none.
@@ -251,7 +251,7 @@ class SessionEncryption:
 
 
 def _read(text: str, key: JWK) -> JWE:
-    """Return the JWE *text*, opened with *key*.  Raises what jwcrypto raises for another text, and for another key."""
+    """Return the JWE *text*, opened with *key*.  Raises what jwcrypto raises for another text or key."""
     jwe = copy.copy(_UNREAD)
     jwe.deserialize(text, key)
     return jwe

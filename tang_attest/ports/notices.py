@@ -55,8 +55,8 @@ class NoticeGroup:
     """Equal events.
 
     ``members`` has the name and the last time (ISO 8601) of each event by its identity; ``beyond`` counts events that
-    had no room there.  ``page`` is as the events have it.  The last of ``step`` messages was made at ``told_at``; the
-    next is due at ``due_at``.
+    had no room there.  ``page`` is as the events have it.  The last of ``step`` messages was made at
+    ``told_at``; the next is due at ``due_at``.
     """
 
     key: str

@@ -8,8 +8,8 @@ A process uses it for a curve only after a test with a key of its own: the produ
 :mod:`tang_attest.protocol.exchange` computes with two ECDHs.  A Python without such a libcrypto (built in, hidden, or
 older than 3.0) keeps the two.
 
-The scalar goes from DER into a BIGNUM, and never into a Python integer; the bytes between are overwritten, and the
-BIGNUM is when its key goes.
+The scalar goes from DER into a BIGNUM, and never into a Python integer; the bytes between are overwritten,
+and the BIGNUM is when its key goes.
 """
 
 from __future__ import annotations
@@ -124,15 +124,16 @@ def library() -> ctypes.CDLL | None:
 def _number(lib: ctypes.CDLL, private: ec.EllipticCurvePrivateKey, curve: Curve) -> c_void_p:
     """Return a new BIGNUM with the scalar of *private*.
 
-    OpenSSL's own reader takes longer than a multiplication, so the octets are pointed at instead: they follow a head of
-    known form (RFC 5915, section 3).
+    OpenSSL's own reader takes longer than a multiplication, so the octets are pointed at instead: they follow
+    a head of known form (RFC 5915, section 3).
     """
     der = private.private_bytes(
         serialization.Encoding.DER,
         serialization.PrivateFormat.TraditionalOpenSSL,
         serialization.NoEncryption(),
     )
-    # SEQUENCE with a length of one octet, or of more, whose number is in the first; then version 1 and an OCTET STRING.
+    # SEQUENCE with a length of one octet, or of more, whose number is in the first; then version 1 and an
+    # OCTET STRING.
     at = 2 + (der[1] & 0x7F if der[1] & 0x80 else 0)
     start = at + len(_VERSION_1) + 2
     fits = der[at:start] == _VERSION_1 + bytes((_OCTET_STRING, curve.size)) and start + curve.size <= len(der)

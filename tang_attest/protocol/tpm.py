@@ -452,7 +452,7 @@ def make_credential(ek: EkPublic, ak_name: bytes, secret: bytes) -> tuple[bytes,
     Returns ``(TPM2B_ID_OBJECT, TPM2B_ENCRYPTED_SECRET)``, both with their size fields (part 1, section 24).
     The seed inside comes from the operating system: tpm2_pytss has no parameter for it.
 
-    Raises ``ek-unsupported`` for an EK with AES-256 if tpm2_pytss is older than 3.0, which has no such wrapping.
+    Raises ``ek-unsupported`` for an EK with AES-256 if tpm2_pytss is older than 3.0, which cannot wrap it.
     """
     public, _ = TPM2B_PUBLIC.unmarshal(ek.public)
     try:

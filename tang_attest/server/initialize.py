@@ -36,9 +36,10 @@ async def initialize(settings: Settings, world: World | None = None) -> str:
 
 
 async def _was_begun(settings: Settings) -> bool:
-    """Return True where the database in the state directory is a file that holds nothing, as a killed ``init`` leaves it.
+    """Return True where the database in the state directory is a file that holds nothing, as a killed
+    ``init`` leaves it.
 
-    Raises ``state-exists`` for any other that is there: another secret would not open the keys that are in it.
+    Raises ``state-exists`` for any other that is there: another secret would not open its keys.
     """
     database = settings.state / DATABASE_NAME
     if settings.database is not None or not _is_there(database):
@@ -57,7 +58,7 @@ def _is_there(path: Path) -> bool:
 def _holds_nothing(database: Path) -> bool:
     """Return True for a file without a byte, or with one page without a table, whatever is in its log.
 
-    https://sqlite.org/fileformat.html, 1.3 and 1.6: the size in pages is at 28, the number of cells of a page at 103.
+    https://sqlite.org/fileformat.html, 1.3 and 1.6: the size in pages is at 28, a page's number of cells at 103.
     """
     if not stat.S_ISREG(database.lstat().st_mode):
         return False
@@ -78,7 +79,7 @@ async def _fill(settings: Settings, secret: ServerSecret, world: World | None) -
 
 
 def _discard(settings: Settings, made: Sequence[str]) -> None:
-    """Remove half an installation, *made* and the database: it would neither work nor let the next ``init`` begin."""
+    """Remove half an installation, *made* and the database: it would not work, nor let ``init`` begin."""
     names = [*made]
     if settings.database is None:
         names += [DATABASE_NAME, f"{DATABASE_NAME}-wal", f"{DATABASE_NAME}-shm"]

@@ -157,7 +157,9 @@ def _check_before_work(settings: Settings) -> None:
 
 
 def check_settings(settings: Settings) -> Iterator[TangAttestError]:
-    """Yield a problem for each address and each file of the settings that a start, or the first notification, would need."""
+    """Yield a problem for each address and each file of the settings that a start, or the first notification,
+    would need.
+    """
     checks: list[Callable[[], object]] = [
         partial(check_address, settings.host, settings.port),
         partial(_check_directory, "tang_dir", settings.tang_dir),

@@ -64,10 +64,11 @@ _AGENT: Final = "/attest/agent/"
 
 
 def make_app(site: Site) -> Answerer:
-    """Return the function that answers each request of *site*, also one whose target is no path (``OPTIONS *``).
+    """Return the function that answers each request of *site*, also one whose target is no path
+    (``OPTIONS *``).
 
-    It is none of aiohttp's applications: Tang's routes are matched on the raw target, which aiohttp's router has already
-    decoded.
+    It is none of aiohttp's applications: Tang's routes are matched on the raw target, which aiohttp's router
+    has already decoded.
     """
     return partial(_answer, site)
 

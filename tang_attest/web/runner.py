@@ -47,7 +47,7 @@ def handling(limits: RequestLimits) -> dict[str, Any]:
 def server_of(answer: Answerer, **options: Any) -> web.Server:
     """Return aiohttp's server that gets each answer from *answer*, with *options* of :func:`handling`.
 
-    aiohttp's application would find a route, middlewares and signals for each request, and here is one of each.
+    aiohttp's application would find a route, middlewares and signals for each request; here each is one.
     """
     loop = asyncio.get_running_loop()
 
@@ -86,8 +86,8 @@ async def run(
 
 
 async def _arrive(runner: web.BaseRunner) -> None:
-    """Wait for the first requests of connections that were taken just before: their clients may be about to send them,
-    and no other process has these connections.
+    """Wait for the first requests of connections that were taken just before: their clients may be about to
+    send them, and no other process has these connections.
     """
     loop = asyncio.get_running_loop()
     deadline = loop.time() + _ARRIVING_S

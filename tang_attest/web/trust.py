@@ -27,7 +27,7 @@ def context_for(purpose: ssl.Purpose) -> ssl.SSLContext:
 
 
 async def connector_for(url: str) -> aiohttp.TCPConnector:
-    """Return a connector for a session that asks *url* alone; certificates are read only if it is one of https.
+    """Return a connector for a session that asks *url* alone; certificates are read for https alone.
 
     Reading those of the system takes longer than a loop may wait.
     """

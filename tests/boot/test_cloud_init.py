@@ -1,4 +1,6 @@
-"""A cloud machine with the user data of contrib/cloud-init: enrolled by its first boot, opened by attestation from then on."""
+"""A cloud machine with the user data of contrib/cloud-init: enrolled by its first boot, opened by attestation
+from then on.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,9 @@ _MACHINE: Final = "web-1"
 
 
 def user_data(site: Site) -> str:
-    """Return the example with this server's address and token, and with a root to bind before the data volume."""
+    """Return the example with this server's address and token, and with a root to bind before the data
+    volume.
+    """
     site.operator("policy", "create", "webservers", "--selection", SELECTION)
     terms = ("--policy", "webservers", "--machines", "2", "--name", "web-*", "--allow-unverified-ek")
     token = json.loads(site.operator("token", "create", *terms, "--json"))["token"]
@@ -76,7 +80,9 @@ def world(tmp_path: Path) -> Iterator[World]:
 def test_user_data_enroll_a_machine_whose_volumes_then_open_by_attestation(
     world: World, tmp_path: Path
 ) -> None:
-    """The root's passphrase is typed once, at the first boot, and nothing for the data volume; the second is refused until its state is approved."""
+    """The root's passphrase is typed once, at the first boot, and nothing for the data volume; the second is
+    refused until its state is approved.
+    """
     volume, seed = tmp_path / "data.img", tmp_path / "seed.img"
     with volume.open("wb") as image:
         image.truncate(64 << 20)

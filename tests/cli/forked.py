@@ -40,8 +40,8 @@ def command(*arguments: str | Path) -> list[str]:
 class Popen(subprocess.Popen[Any]):
     """A started program.  One that the zygote cannot imitate is started by :mod:`subprocess` after all.
 
-    A forked one gets *sockets* as a service manager passes them (sd_listen_fds(3)): from descriptor 3 on, and with its own id
-    in LISTEN_PID. The caller's environment has LISTEN_FDS.
+    A forked one gets *sockets* as a service manager passes them (sd_listen_fds(3)): from descriptor 3 on, and
+    with its own id in LISTEN_PID. The caller's environment has LISTEN_FDS.
     """
 
     def __init__(self, arguments: list[str], *, sockets: Sequence[int] = (), **options: Any) -> None:

@@ -2,9 +2,9 @@
 
 ``python -m tests.cli.zygote FD`` takes requests from the socket FD (:mod:`tests.cli.forked` sends them).  A child gets the
 arguments, environment, directory and descriptors of its request, and runs the program as ``python -m tang_attest`` does,
-to the interpreter's end: threads are waited for, and what was registered for the end is called. Two things are different.
-Databases have more time (:mod:`tests.store.patience`). And objects are not taken apart one by one at last: in a copy of this process
-that costs 70 ms of a processor, more than most programs do.
+to the interpreter's end: threads are waited for, and what was registered for the end is called. Two things
+are different. Databases have more time (:mod:`tests.store.patience`). And objects are not taken apart one by
+one at last: in a copy of this process that costs 70 ms of a processor, more than most programs do.
 """
 
 from __future__ import annotations

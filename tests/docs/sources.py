@@ -1,7 +1,8 @@
-"""Facts of Python sources that tests of the program's shape and prose look at; a file is parsed once in each process.
+"""Facts of Python sources that tests of the program's shape and prose look at; a file is parsed once in each
+process.
 
-Facts are kept instead of trees: the nodes of all trees are two million objects, through which every search for garbage of a
-run would go.
+Facts are kept instead of trees: the nodes of all trees are two million objects, through which every search
+for garbage of a run would go.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ _BLOCKS: Final = ("body", "orelse", "finalbody", "handlers", "cases")
 class ClassShape:
     """The bases of a class, its public methods, and the values that its constructor takes by position.
 
-    *fields* are those of a dataclass, and 0 for another class; *arguments* are those of its own ``__init__``, without ``self``.
+    *fields* are those of a dataclass, and 0 for another class; *arguments* are those of its own ``__init__``,
+    without ``self``.
     """
 
     name: str
@@ -34,7 +36,9 @@ class ClassShape:
 
 @dataclass(frozen=True, kw_only=True)
 class Outline:
-    """The classes of a module at any depth, its docstrings with their lines, and the modules and names that it imports."""
+    """The classes of a module at any depth, its docstrings with their lines, and the modules and names that
+    it imports.
+    """
 
     classes: tuple[ClassShape, ...]
     docstrings: tuple[tuple[int, str], ...]
@@ -43,7 +47,7 @@ class Outline:
 
 @dataclass(frozen=True, kw_only=True)
 class Expressions:
-    """The string constants of a module, and for each function in it the names that it calls, those inside it included."""
+    """The string constants of a module, and for each function in it the names that it calls, with those inside it."""
 
     strings: frozenset[str]
     calls: tuple[tuple[str, str], ...]
@@ -86,7 +90,9 @@ def expressions(path: Path) -> Expressions:
 
 
 def statements(tree: ast.Module) -> Iterator[ast.AST]:
-    """Yield *tree*, each statement in it at any depth, and the handlers and cases between them; expressions have none."""
+    """Yield *tree*, each statement in it at any depth, and the handlers and cases between them; expressions
+    have none.
+    """
     waiting: list[ast.AST] = [tree]
     while waiting:
         node = waiting.pop()

@@ -20,7 +20,8 @@ OPENER = re.compile(r"(what|whatever|who|whom|whoever|whose|whether|how|which|wh
 SENTENCE = re.compile(
     r"(?:^|[.:;!?]\s+|\n\n|\n\s*[*-] )((?:What|Whatever|Who|Whom|Whoever|Whose|Whether|How|Which|Where|Why)\b[^.?]*\.)"
 )
-#: A line of Python with a comment that may open so; few lines are like it, and finding comments needs a tokenizer.
+#: A line of Python with a comment that may open so; few lines are like it, and finding comments needs a
+#: tokenizer.
 COMMENT = re.compile(
     r"#[#: ]*(?i:what|who|whether|how|which|where|why)|#.*\b(?:What|Who|Whether|How|Which|Where|Why)"
 )

@@ -1,6 +1,8 @@
-"""Strategies for texts that a regular expression takes, with few draws: a run of characters of one class is one draw.
+"""Strategies for texts that a regular expression takes, with few draws: a run of characters of one class is
+one draw.
 
-Hypothesis' own ``from_regex`` draws each character by itself, a hundred draws for a key's hash; its texts cost ten times as much.
+Hypothesis' own ``from_regex`` draws each character by itself, a hundred draws for a key's hash; its texts
+cost ten times as much.
 """
 
 from __future__ import annotations
@@ -23,7 +25,8 @@ _CATEGORIES: Final = {op.CATEGORY_DIGIT: string.digits}
 def texts(expression: str | re.Pattern[str]) -> st.SearchStrategy[str]:
     """Return the texts that the whole *expression* takes.
 
-    It has literals, classes without negation, groups, alternatives and repetitions.  Raises :class:`AssertionError` for others.
+    It has literals, classes without negation, groups, alternatives and repetitions.  Raises
+    :class:`AssertionError` for others.
     """
     pattern = re.compile(expression)
     return _sequence(list(parser.parse(pattern.pattern))).filter(lambda text: bool(pattern.fullmatch(text)))
@@ -53,7 +56,8 @@ def _repeated(inner: list[Any], least: int, most: int) -> st.SearchStrategy[str]
         inner = list(inner[0][1][-1])
     if len(inner) == 1 and inner[0][0] is op.IN:
         alphabet = _alphabet(inner[0][1])
-        # A byte for each character: ``text`` looks in each constant of the program for characters outside the alphabet.
+        # A byte for each character: ``text`` looks in each constant of the program for characters outside the
+        # alphabet.
         return st.binary(min_size=least, max_size=most).map(
             lambda data: "".join(alphabet[byte % len(alphabet)] for byte in data)
         )

@@ -28,7 +28,9 @@ def test_each_property_is_broken_by_a_mutant() -> None:
     "it", [Search("safety", "RACE", 6), Search("liveness"), Search("liveness", "STRICT_CLOCK")], ids=str
 )
 def test_a_search_tells_a_mutant_from_the_model(it: Search) -> None:
-    """The quick ones; `make model` runs all.  Compiling takes longer than these searches, so little is optimized."""
+    """The quick ones; `make model` runs all.  Compiling takes longer than these searches, so little is
+    optimized.
+    """
     assert search(it, "-Og").broken == bool(it.mutant)
 
 

@@ -268,7 +268,9 @@ def test_the_reply_is_tangs() -> None:
 
 @pytest.mark.parametrize("curve", CURVES.values(), ids=lambda curve: curve.name)
 def test_a_points_thumbprint_is_that_of_its_jwk(curve: Curve) -> None:
-    """RFC 7638 over the members, also where a coordinate begins with zeros; and the reply is compact, sorted JSON."""
+    """RFC 7638 over the members, also where a coordinate begins with zeros; and the reply is compact, sorted
+    JSON.
+    """
     for number in range(1, 400):
         point = multiple(number, curve)
         assert point.thumbprint() == thumbprint(point.members())

@@ -80,8 +80,8 @@ class Point:
         }
 
     def thumbprint(self) -> str:
-        """The RFC 7638 thumbprint with SHA-256, b64u: that of :func:`~tang_attest.protocol.values.advertisement.thumbprint`
-        for :meth:`members`.
+        """The RFC 7638 thumbprint with SHA-256, b64u: that of
+        :func:`~tang_attest.protocol.values.advertisement.thumbprint` for :meth:`members`.
         """
         shown = self.members()
         # Compact JSON as it is: no name and no base64url has a character that JSON escapes.

@@ -1,8 +1,8 @@
 """Statements of the request path, composed once.
 
 For each execution, SQLAlchemy looks up the text that it composed before, and makes a context, a cursor and rows with
-names: some ten times the time that SQLite itself takes, and four times that of PostgreSQL's driver.  A :class:`Composed`
-statement keeps its text and the conversions of its parameters, and asks the driver.
+names: some ten times the time that SQLite itself takes, and four times that of PostgreSQL's driver.  A
+:class:`Composed` statement keeps its text and the conversions of its parameters, and asks the driver.
 
 Rows are sequences in the order of the columns, and unconverted: a query has columns of
 :attr:`~tang_attest.store.database.authentic.Form.raw`, or of types that the driver reads by itself.
@@ -19,8 +19,8 @@ from sqlalchemy.engine import Dialect
 
 
 class _Text(NamedTuple):
-    """A statement for one kind of database: ``order`` has its parameters, each with its conversion; ``fixed`` the values
-    that the statement has itself, which are converted with the others.
+    """A statement for one kind of database: ``order`` has its parameters, each with its conversion; ``fixed``
+    the values that the statement has itself, which are converted with the others.
     """
 
     sql: str
@@ -49,7 +49,7 @@ class Composed:
         return ask(connection, text.sql, bound)
 
     def write(self, connection: sa.Connection, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Run the statement for each of *rows*, on SQLite: elsewhere many rows are one statement (batched.py)."""
+        """Run the statement for each of *rows*, on SQLite: elsewhere rows share a statement (batched.py)."""
         text = self._text(connection.dialect)
         _driver(connection).executemany(text.sql, [text.bind(row) for row in rows])
 

@@ -37,7 +37,8 @@ READERS: Final = 2
 BUSY_MS: Final = 5000
 _LAST_PORT: Final = 65_535
 _CHECKPOINT_TRIES: Final = 3
-#: SQLAlchemy before 2.1 leaves the escapes in the path of a URL.  asyncpg gets that path as it is, and reads them itself.
+#: SQLAlchemy before 2.1 leaves the escapes in the path of a URL.  asyncpg gets that path as it is, and reads
+#: them itself.
 _ESCAPES_STAY: Final = sa.make_url("sqlite:///%25").database == "%25"
 
 _PRAGMAS: Final = (

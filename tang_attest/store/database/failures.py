@@ -88,7 +88,7 @@ def database_errors() -> tuple[type[Exception], ...]:
 
 
 def confused() -> tuple[type[Exception], ...]:
-    """Return the class of the error of a connection that PostgreSQL has ended while nobody asked, if it is in use."""
+    """Return the class of the error of a connection that PostgreSQL ended while nobody asked, if in use."""
     asyncpg = sys.modules.get("asyncpg")
     return () if asyncpg is None else (asyncpg.InternalClientError,)
 

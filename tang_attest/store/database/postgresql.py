@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 Work = Callable[[sa.Connection], T]
 
-#: Connections of each process, at most.  The request path has one batch of each kind at a time: finds, server keys, writes; the
-#: rest is for enrollments and operators.
+#: Connections of each process, at most.  The request path has one batch of each kind at a time: finds, server
+#: keys, writes; the rest is for enrollments and operators.
 CONNECTIONS: Final = 5
 #: Seconds to get a connection, and seconds that a transaction may take.  A waiting machine gets an error
 #: after that.
@@ -197,7 +197,7 @@ class _Attempt:
         self._expired = False
 
     async def run(self, begin: str | None, work: Work[T]) -> T:
-        """Return the result of *work*, once it is committed; without *begin* each of its statements is a transaction."""
+        """Return the result of *work*, once it is committed; without *begin* each statement is one."""
         watchdog = None
         if self._limit_s is not None:
             watchdog = asyncio.get_running_loop().call_later(self._limit_s, self._expire)

@@ -263,7 +263,7 @@ def kids_of(connection: sa.Connection, ids: Collection[int]) -> dict[int, tuple[
 
 
 def _readable_grade(found: Any) -> Mapping[str, Any] | None:
-    """Return *found* if it has the form of a grade, else None: its column is not sealed, and it is made again."""
+    """Return *found* if it has the form of a grade, else None: its column has no seal; it is made again."""
     if found is None:
         return None
     try:

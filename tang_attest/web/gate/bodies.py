@@ -94,7 +94,8 @@ async def _read(request: web.BaseRequest, limit: int, incoming: Incoming) -> byt
 
 
 def check_expectation(request: web.BaseRequest) -> None:
-    """Raise ``request-malformed`` for an ``Expect`` that cannot be met (RFC 9110, 10.1.1), beside a target that is no path.
+    """Raise ``request-malformed`` for an ``Expect`` that cannot be met (RFC 9110, 10.1.1), beside a target
+    that is no path.
 
     Requests of routes are answered all the same, as tangd does.
     """

@@ -48,8 +48,8 @@ _log = structlog.get_logger("web")
 
 
 class _SentAtOnce(BaseProtocol):
-    """aiohttp's base of a handler, but for TCP_NODELAY, which an accepted connection has of its listener: set through
-    a transport it costs three system calls and a socket object for each connection.
+    """aiohttp's base of a handler, but for TCP_NODELAY, which an accepted connection has of its listener: set
+    through a transport it costs three system calls and a socket object for each connection.
     """
 
     __slots__ = ()
@@ -255,7 +255,7 @@ class Connection(web.RequestHandler, _SentAtOnce):
 
 
 def _send_at_once(socket_: socket.socket) -> None:
-    """Let no answer wait for an acknowledgment (TCP_NODELAY).  Connections that a listener accepts inherit it (Linux)."""
+    """Let no answer wait for an acknowledgment (TCP_NODELAY).  Accepted connections inherit it (Linux)."""
     if socket_.family in (socket.AF_INET, socket.AF_INET6):
         socket_.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 

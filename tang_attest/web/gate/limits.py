@@ -146,8 +146,8 @@ class Limiter:
             self._check("device", wait, "This address asks too often about this device.")
 
     def work(self) -> AbstractContextManager[None]:
-        """Return the context in which a request is worked on and counted.  Entering it raises ``unavailable`` when too
-        many are worked on.
+        """Return the context in which a request is worked on and counted.  Entering it raises ``unavailable``
+        when too many are worked on.
         """
         return _Working(self)
 

@@ -422,7 +422,9 @@ def test_a_value_that_cannot_be_read_is_said(state: Path, statement: str, comman
     ],
 )
 def test_a_grade_that_cannot_be_read_is_none(state: Path, grade: str) -> None:
-    """The column has no seal, and people read it: it is made again from the evidence, and nothing ends in a traceback."""
+    """The column has no seal, and people read it: it is made again from the evidence, and nothing ends in a
+    traceback.
+    """
     public = state.parent / "ak"
     public.write_bytes(Attester().ak_public)
     assert at(state, "device", "register", "one", "--file", str(public), "--policy", "p1")[2] == 0

@@ -115,7 +115,9 @@ def test_each_problem_is_said_at_once(home: Path) -> None:
     ],
 )
 def test_an_address_that_a_start_could_not_take(home: Path, flags: str, sentence: str) -> None:
-    """Addresses of other machines (TEST-NET-3), and a file in no directory: the check said that the server can start."""
+    """Addresses of other machines (TEST-NET-3), and a file in no directory: the check said that the server
+    can start.
+    """
     _, stderr, code = run("serve", "--check", *flags.split())
     assert (code, sentence in stderr) == (1, True), stderr
     assert stderr.count("hint: ") == 1

@@ -55,7 +55,9 @@ async def test_the_newest_revision_is_the_expected_one(store: SqlStore) -> None:
 
 
 async def test_tables_made_anew_in_tests_are_those_of_the_migrations(tmp_path: Path) -> None:
-    """Other tests repeat what the migrations sent once (``tests/registry.py``): statement by statement the same file."""
+    """Other tests repeat what the migrations sent once (``tests/registry.py``): statement by statement the
+    same file.
+    """
     dumps = []
     with registry.migrated_once():
         for name in ("migrated", "repeated"):
