@@ -17,7 +17,7 @@ from tang_attest.config import DEFAULT_FILE, Settings
 from tang_attest.errors import ACTIONS
 from tang_attest.web.admin.routes import document
 from tools import generate_nix
-from tools.generate_manual import EXIT_CODES, manual
+from tools.generate_manual import EXIT_CODES, manual, root
 from tools.protocol_tables import filled
 
 ROOT = Path(__file__).parent.parent
@@ -62,8 +62,7 @@ def settings() -> str:
 
 def cli() -> str:
     """The help of every command."""
-    names = group.context_settings["help_option_names"]
-    context = click.Context(group, info_name="tang-attest", help_option_names=names, terminal_width=100)
+    context = root(terminal_width=100)
     rows = "".join(f"| {code} | {meaning} |\n" for code, meaning in EXIT_CODES.items())
     preface = f"## Exit codes\n\n| code | meaning |\n|---|---|\n{rows}"
     return "\n".join([f"# The command line\n\n{MADE}", preface, *_help(group, context)])

@@ -11,7 +11,7 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Iterator
-from typing import Final
+from typing import Any, Final
 
 import click
 
@@ -95,7 +95,7 @@ docs/threat-model.md in the source says what this protects against, and what not
 
 def manual() -> str:
     """The page, in man(7)."""
-    context = click.Context(group, info_name="tang-attest")
+    context = root()
     parts = [_HEAD.format(version=__version__), ".SH DESCRIPTION\n", _prose(group)]
     parts.append(".SH OPTIONS\n")
     parts += _options(group, context)
@@ -105,9 +105,17 @@ def manual() -> str:
     return "".join(parts) + _TAIL.replace("{exit_status}", exit_status())
 
 
+def root(**settings: Any) -> click.Context:
+    """The context of the whole program, with more *settings* of :class:`click.Context`.
+
+    A command keeps the help option of the first context that asks for it, so each context has to name it alike.
+    """
+    return click.Context(group, info_name="tang-attest", **group.context_settings, **settings)
+
+
 def pages() -> dict[str, str]:
     """A page for each command and each group of commands, by its file name; `man tang-attest device verify` finds it."""
-    context = click.Context(group, info_name="tang-attest")
+    context = root()
     return {_file_name(child): _page(command, child) for command, child in _all(group, context)}
 
 

@@ -10,6 +10,7 @@ import pytest
 from click.testing import CliRunner
 
 from tang_attest.cli import LazyGroup, group
+from tools.generate_manual import root
 
 
 def loaded_by(statement: str) -> set[str]:
@@ -37,7 +38,7 @@ def test_help_lists_every_command() -> None:
 
 def test_a_name_is_completed() -> None:
     """The completion offers commands with their help, and the options of the program."""
-    context = click.Context(group)
+    context = root()
     assert [(item.value, item.help) for item in group.shell_complete(context, "tan")] == [
         ("tangd", LazyGroup.commands_by_name["tangd"].help)
     ]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import click
@@ -22,6 +24,16 @@ def test_generated_documents_are_current(name: str) -> None:
     assert (ROOT / name).read_text() == DOCUMENTS[name](), (
         f"run: .venv/bin/python -m tools.generate_docs  ({name})"
     )
+
+
+@pytest.mark.slow
+def test_generated_documents_are_made_in_any_order() -> None:
+    """A command keeps its help option from the first page that shows it; the manual names it as the help does."""
+    program = "from tools.generate_docs import DOCUMENTS, manual, cli; manual(); print(cli(), end='')"
+    made = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert made.stdout == (ROOT / "docs" / "cli.md").read_text()
 
 
 def _anchors(path: Path) -> set[str]:
