@@ -47,7 +47,8 @@ def parse_json(body: bytes, bounds: Bounds = BOUNDS) -> dict[str, Any]:
     """Return the JSON object in *body*, which is UTF-8 without a byte order mark (RFC 8259, 8.1).
 
     Raises :class:`Malformed` ``request-malformed`` for anything but one object, for a repeated member, NaN,
-    Infinity, a number of more than 32 characters, and, before anything is parsed, for a body beyond *bounds*.
+    Infinity, half of a surrogate pair, a number of more than 32 characters, and, before anything is parsed,
+    for a body beyond *bounds*.
     """
     try:
         check_bounds(body, bounds)
@@ -55,6 +56,8 @@ def parse_json(body: bytes, bounds: Bounds = BOUNDS) -> dict[str, Any]:
         raise Malformed("request-malformed", f"The body is too much: {error}.") from None
     try:
         value = _DECODER.decode(body.decode())
+        if b"\\u" in body:  # UTF-8 has no half of a pair
+            _check_pairs(value)
     except (ValueError, RecursionError) as error:
         reason = str(error) if isinstance(error, _Strict) else "it is not JSON"
         raise Malformed("request-malformed", f"The body cannot be read: {reason}.") from None
@@ -65,6 +68,14 @@ def parse_json(body: bytes, bounds: Bounds = BOUNDS) -> dict[str, Any]:
 
 class _Strict(ValueError):
     pass
+
+
+def _check_pairs(value: object) -> None:
+    r"""Refuse half of a surrogate pair (``"\ud800"``), which no database, digest and answer can hold."""
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        raise _Strict("it has half of a surrogate pair") from None
 
 
 def _no_repetition(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -143,19 +142,4 @@ async def _body(operation: Operation, request: web.BaseRequest) -> Body | bytes 
     if request.content_type not in operation.media_types:
         known = " or ".join(operation.media_types)
         raise Malformed("media-type-unsupported", f"The body has to be {known}.")
-    return (
-        data
-        if request.content_type == TEXT
-        else validate(operation.body, _text(parse_json(data, ADMIN_BOUNDS)))
-    )
-
-
-def _text(value: dict[str, Any]) -> dict[str, Any]:
-    r"""Return *value*; refuse half of a surrogate pair (``"\ud800"``), which no database and no answer can
-    hold.
-    """
-    try:
-        json.dumps(value, ensure_ascii=False).encode()
-    except UnicodeEncodeError:
-        raise Malformed("request-malformed", "The body has half of a surrogate pair.") from None
-    return value
+    return data if request.content_type == TEXT else validate(operation.body, parse_json(data, ADMIN_BOUNDS))

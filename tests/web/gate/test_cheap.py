@@ -139,6 +139,27 @@ async def test_an_unknown_token_is_told_first(server: Server, attester: Attester
     assert (answer.status, answer.code) == (400, "request-malformed")
 
 
+@pytest.mark.parametrize(
+    ("target", "member"),
+    [
+        ("/attest/enroll", "token"),
+        ("/attest/enroll/finish", "session"),
+        ("/attest/enroll/selection", "session"),
+        ("/rec/{}", "kty"),
+        ("/attest/announce/{}", "nonce"),
+        ("/attest/agent/{}", "ticket"),
+        ("/attest/agent/{}/evidence", "nonce"),
+    ],
+)
+async def test_half_of_a_surrogate_pair_is_no_defect(
+    server: Server, attester: Attester, target: str, member: str
+) -> None:
+    """400 to any client, also where a value is looked at before the rest of its body."""
+    kid = await server.enroll(attester)
+    answer = await server.post(target.format(kid), f'{{"{member}":"\\ud800"}}'.encode())
+    assert (answer.status, answer.code) == (400, "request-malformed")
+
+
 async def test_a_foreign_session_is_told_first(server: Server) -> None:
     """403, before evidence is decoded."""
     for body in ({"session": "x" * 100, "surplus": 1}, {"session": None}, {}):
@@ -186,6 +207,9 @@ async def test_an_open_key_takes_a_point(tmp_path: Path) -> None:
         b'{"a":1.' + b"1" * 100_000 + b"}",
         b'{"a":1,"a":2}',
         b'{"a":NaN}',
+        rb'{"a":"\ud800"}',
+        rb'{"a":["x\udfff"]}',
+        rb'{"\ud83d\ud83d":1}',
         b'{"a":"]"}' + b"[" * 40,
         b'{"a":' * 33 + b"1" + b"}" * 33,
         b'{"a":[' + b"{}," * 300 + b"{}]}",
@@ -198,6 +222,11 @@ def test_json_is_utf_8_and_bounded(body: bytes) -> None:
     with pytest.raises(Malformed) as caught:
         parse_json(body)
     assert caught.value.code == "request-malformed"
+
+
+def test_pairs_of_surrogates_are_text() -> None:
+    """JSON escapes a character beyond U+FFFF as two; a backslash before them makes none of them."""
+    assert parse_json(rb'{"a":"\ud83d\ude00","b":"\\ud800"}') == {"a": "\U0001f600", "b": "\\ud800"}
 
 
 def test_brackets_in_strings_are_no_depth() -> None:
