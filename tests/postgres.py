@@ -180,6 +180,9 @@ class Postgres:
             *(_BINARIES / "initdb", "-D", data, "-U", ROLE, "-E", "UTF8", "--locale=C.UTF-8"),
             *("--auth-local=trust", "--auth-host=scram-sha-256", "--no-instructions"),
         )
+        self._configure()
+
+    def _configure(self) -> None:
         settings = {
             "port": str(self.port),
             "listen_addresses": "127.0.0.1",
@@ -188,7 +191,7 @@ class Postgres:
             "shared_buffers": "32MB",
         }
         text = "".join(f"{name} = '{value}'\n" for name, value in (settings | self._settings).items())
-        (data / "postgresql.auto.conf").write_text(text)
+        (self.directory / "data" / "postgresql.auto.conf").write_text(text)
 
     def _wait(self) -> None:
         deadline = time.monotonic() + _PATIENCE_S
@@ -198,6 +201,20 @@ class Postgres:
                 return
             time.sleep(0.02)
         raise RuntimeError(f"PostgreSQL does not start:\n{(self.directory / 'log').read_text()}")
+
+
+class Replica(Postgres):
+    """A server that begins as a copy of *primary*, which has to be stopped, and takes no writes; it follows nobody."""
+
+    def __init__(self, primary: Postgres) -> None:
+        super().__init__(primary._parent)
+        self._primary = primary
+
+    def _init(self) -> None:
+        data = self.directory / "data"
+        subprocess.run(["cp", "-a", self._primary.directory / "data", data], check=True, timeout=_PATIENCE_S)
+        (data / "standby.signal").touch()
+        self._configure()
 
 
 class _Psql:

@@ -7,7 +7,8 @@ Rules of this module:
 * A write is READ COMMITTED: each compare-and-set checks its condition again under the row's lock.  A read is
   one snapshot (REPEATABLE READ, read only), so that the queries of one answer agree.
 * A transaction that PostgreSQL rolled back because of others is repeated, a few times.  A connection that was
-  found dead is replaced once.  A COMMIT without an answer is never repeated.
+  found dead is replaced once, and so is one that begins no transaction, such as one to a server that became a
+  replica.  A COMMIT without an answer is never repeated.
 """
 
 from __future__ import annotations
@@ -40,8 +41,12 @@ TRANSACTION_S: Final = 5.0
 _TRIES: Final = 5
 _PAUSE_S: Final = 0.02
 
-#: Beginnings of transactions.
-_WRITE: Final = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE"
+#: Seconds that the server has to let connections go when this process stops.
+GOODBYE_S: Final = 2.0
+
+#: Beginnings of transactions.  A decision counts once it is on the disk; the default of the cluster, or of a
+#: connection that a pooler lends, may be another.
+_WRITE: Final = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; SET LOCAL synchronous_commit TO on"
 _READ: Final = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
 
 #: Rolled back because of other transactions: serialization failure, deadlock, and a foreign key whose row
@@ -101,8 +106,13 @@ class ServerDatabase:
     async def close(self) -> None:
         """See :class:`~tang_attest.store.database.engine.Database`."""
         self._closed = True
-        while self._idle:
-            await self._idle.pop().connection.close()
+        try:
+            async with asyncio.timeout(GOODBYE_S):
+                while self._idle:
+                    await self._idle[-1].driver.close()
+                    await self._idle.pop().connection.close()
+        except database_errors():  # also the time that is over
+            await self._drop_all()
         await self._engine.dispose()
 
     async def _drop_all(self) -> None:
@@ -133,8 +143,11 @@ class ServerDatabase:
 
         SQLAlchemy's pool does more for each transaction than the driver does for a query.
         """
-        async with asyncio.timeout(CONNECT_S):
-            await self._places.acquire()
+        try:
+            async with asyncio.timeout(CONNECT_S):
+                await self._places.acquire()
+        except TimeoutError:
+            raise TimeoutError(f"no connection was free for {CONNECT_S:g} seconds") from None
         if self._idle:
             return self._idle.pop()
         try:
@@ -157,23 +170,31 @@ class ServerDatabase:
     async def _connect(self) -> Any:
         import asyncpg  # as above
 
-        limit_ms = 0 if self._transaction_s is None else int(self._transaction_s * 1000)
         try:
-            return await asyncpg.connect(
+            driver = await asyncpg.connect(
                 self._url.set(drivername="postgresql").render_as_string(hide_password=False),
                 timeout=CONNECT_S,
-                server_settings={
-                    "application_name": "tang-attest",
-                    # A decision counts once it is on the disk; the cluster's default may be another.
-                    "synchronous_commit": "on",
-                    # So that the server, too, gives up a lock or a wait without a waiting client.
-                    "statement_timeout": str(limit_ms),
-                    "idle_in_transaction_session_timeout": str(2 * limit_ms),
-                },
+                server_settings={"application_name": "tang-attest"},
             )
         except (ValueError, asyncpg.InterfaceError) as error:
             # The driver names the part of the URL or the environment that it cannot read.
             raise Malformed("setting-invalid", f"Setting database: {_first_line(error)}.") from None
+        try:
+            await driver.execute(self._limits(), timeout=CONNECT_S)
+        except BaseException:
+            driver.terminate()
+            raise
+        return driver
+
+    def _limits(self) -> str:
+        """Return the statements by which the server, too, gives up a lock or a wait without a waiting client.
+
+        They are no parameters of the connection's start: PgBouncer refuses those, or takes and ignores them.
+        """
+        limit_ms = 0 if self._transaction_s is None else int(self._transaction_s * 1000)
+        return (
+            f"SET statement_timeout TO {limit_ms}; SET idle_in_transaction_session_timeout TO {2 * limit_ms}"
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,7 +206,8 @@ class _Held:
 
     def is_usable(self) -> bool:
         """Return True if the next transaction may have it."""
-        return not (self.driver.is_closed() or self.driver.is_in_transaction())
+        driver = self.driver
+        return not (driver.is_closed() or driver.is_in_transaction() or self.connection.in_transaction())
 
 
 class _Attempt:
@@ -223,7 +245,12 @@ class _Attempt:
             with connection.begin():  # for SQLAlchemy's own statements; it sends nothing
                 return work(connection)
 
-        await self._driver.execute(begin)
+        try:
+            await self._driver.execute(begin)
+        except BaseException:
+            # Nor will the next transaction begin here, and a new connection may lead to another server.
+            self._driver.terminate()
+            raise
         try:
             result = await self._held.connection.run_sync(within)
         except BaseException:

@@ -19,9 +19,9 @@ from sqlalchemy.util import await_only
 from tang_attest.errors import Malformed, TangAttestError, Unavailable
 from tang_attest.protocol.reference_state import Life
 from tang_attest.store import SqlStore, look, open_store, upgrade
-from tang_attest.store.database import authentic, postgresql, schema, tables
+from tang_attest.store.database import authentic, composed, postgresql, schema, tables
 from tests.fakes import ROW_KEY
-from tests.postgres import Postgres, away
+from tests.postgres import Postgres, Replica, away
 from tests.store.conftest import Opener
 from tests.store.samples import clock, decision, device, entry, key, policy, state
 
@@ -118,6 +118,58 @@ async def test_a_restarted_server(store: SqlStore, postgres: Postgres) -> None:
     postgres.start()
     await store.decisions.decide(decision(device_id, "n", 1))
     assert await store.decisions.find_key("k0") is not None
+
+
+async def test_a_server_that_became_a_replica(store: SqlStore, url: str, postgres: Postgres) -> None:
+    """A connection that takes no write is left for another one, which finds the new primary."""
+    (device_id,) = await devices(store, 1)
+    postgres.stop()
+    with Replica(postgres) as replica:
+        places = f"host={postgres.directory},{replica.directory}&port={postgres.port},{replica.port}"
+        other = await open_store(f"{url.partition('?')[0]}?{places}", ROW_KEY)
+        assert await other.decisions.find_key("k0") is not None
+        assert (await refused(other.decisions.decide(decision(device_id, "n", 1)))).code == "unavailable"
+        postgres.start()
+        await other.decisions.decide(decision(device_id, "n", 1))
+        await other.close()
+    assert [row.request_id for _, row in await store.audit.list_audit() if row.event == "unlock"] == ["n"]
+
+
+async def test_a_stop_does_not_wait_for_a_frozen_server(
+    url: str, postgres: Postgres, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Connections are let go after a moment."""
+    monkeypatch.setattr(postgresql, "GOODBYE_S", 0.1)
+    store = await open_store(url, ROW_KEY)
+    await asyncio.gather(store.decisions.find_key("k0"), store.keys.list_keys(), store.devices.list_devices())
+    postgres.freeze()
+    try:
+        await asyncio.wait_for(store.close(), _PATIENCE_S / 2)
+    finally:
+        postgres.thaw()
+
+
+async def test_every_connection_is_taken(
+    store: SqlStore, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The wait ends, and the log says what was waited for."""
+    go, taken, every = asyncio.Event(), 0, asyncio.Event()
+
+    def hold(_: sa.Connection) -> None:
+        nonlocal taken
+        taken += 1
+        if taken == postgresql.CONNECTIONS:
+            every.set()
+        await_only(go.wait())
+
+    holding = [asyncio.create_task(store._database.look(hold)) for _ in range(postgresql.CONNECTIONS)]
+    await every.wait()
+    monkeypatch.setattr(postgresql, "CONNECT_S", 0.1)
+    with caplog.at_level(logging.ERROR):
+        assert (await refused(store.decisions.find_key("k0"))).code == "unavailable"
+    go.set()
+    await asyncio.gather(*holding)
+    assert "no connection was free for 0.1 seconds" in caplog.text
 
 
 async def test_no_connection_is_left(
@@ -297,6 +349,13 @@ async def test_a_failed_statement_that_nobody_noticed_is_not_committed(store: Sq
     assert [found.last_code for found in await store.devices.list_devices()] == [None]
 
 
+async def test_a_look_leaves_no_transaction(store: SqlStore) -> None:
+    """SQLAlchemy begins one with its first statement; the next caller gets a connection without it."""
+    await store._database.look(lambda connection: connection.exec_driver_sql("SELECT 1").scalar_one())
+    await devices(store, 1)
+    assert len(await store.devices.list_devices()) == 1
+
+
 # --- the server and its users -------------------------------------------------------------------------------------------
 
 
@@ -368,11 +427,52 @@ async def test_every_connection_flushes(postgres: Postgres, url: str) -> None:
     name = re.findall(r"/(\w+)\?", url)[0]
     postgres.sql(f"ALTER DATABASE {name} SET synchronous_commit = off")
     store = await open_store(url, ROW_KEY)
-    shown = await store._database.write(
-        lambda connection: connection.exec_driver_sql("SHOW synchronous_commit").scalar_one()
-    )
-    assert shown == "on"
+
+    def shown(connection: sa.Connection) -> dict[str, str]:
+        names = ("synchronous_commit", "statement_timeout", "idle_in_transaction_session_timeout")
+        query = "SELECT setting FROM pg_settings WHERE name = $1"
+        return {name: composed.ask(connection, query, [name])[0][0] for name in names}
+
+    limit_ms = int(postgresql.TRANSACTION_S * 1000)
+    assert await store._database.write(shown) == {
+        "synchronous_commit": "on",
+        "statement_timeout": str(limit_ms),
+        "idle_in_transaction_session_timeout": str(2 * limit_ms),
+    }
+    # As of a pooler that resets connections.
+    reset = "SET synchronous_commit TO off"
+    await store._database.look(lambda connection: composed.ask(connection, reset, []))
+    assert (await store._database.write(shown))["synchronous_commit"] == "on"
     await store.close()
+
+
+#: Parameters of a connection's start that PgBouncer takes; with any other it ends the connection, or
+#: swallows the parameter where it was told to.
+_TAKEN_BY_POOLERS: Final = frozenset(
+    {b"user", b"database", b"application_name", b"client_encoding", b"datestyle", b"timezone"}
+)
+
+
+async def test_a_pooler_takes_the_start_of_a_connection() -> None:
+    """Nothing that decides is left to parameters that PgBouncer ignores."""
+    first: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+
+    async def take(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        size = int.from_bytes(await reader.readexactly(4), "big")
+        message = await reader.readexactly(size - 4)
+        if not first.done():
+            first.set_result(message)
+        writer.close()
+
+    async with await asyncio.start_server(take, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        url = f"postgresql://guest@127.0.0.1:{port}/registry?sslmode=disable"
+        assert (await refused(open_store(url, ROW_KEY))).code == "unavailable"
+    # Version 3.0, then names and values, each ended by NUL (PostgreSQL, 55.7: StartupMessage).
+    version, names = (await first)[:4], (await first)[4:].split(b"\0")[::2]
+    assert version == b"\0\3\0\0"
+    assert {name for name in names if name} <= _TAKEN_BY_POOLERS
+    assert b"user" in names
 
 
 async def test_the_log_has_no_values(store: SqlStore, caplog: pytest.LogCaptureFixture) -> None:
