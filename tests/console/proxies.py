@@ -15,7 +15,6 @@ import asyncio
 import json
 import os
 import re
-import ssl
 import sys
 import tempfile
 from collections.abc import AsyncIterator
@@ -149,8 +148,7 @@ async def look(browser: Browser, fleet: Fleet, program: Path, trust: Trust, work
 
 async def ask_from_elsewhere(origin: str, trust: Trust) -> None:
     """Ask for a page from :data:`ELSEWHERE`, and claim to be at :data:`FORGED`."""
-    context = ssl.create_default_context(cafile=trust.authority)
-    connector = TCPConnector(ssl=context, local_addr=(ELSEWHERE, 0))
+    connector = TCPConnector(ssl=trust.client_context(), local_addr=(ELSEWHERE, 0))
     address = origin.replace(HOST, "127.0.0.1")
     headers = {"Host": HOST, "X-Forwarded-For": FORGED}
     async with (

@@ -43,6 +43,15 @@ class Trust:
         context.load_cert_chain(self.certificate, self.key)
         return context
 
+    def client_context(self) -> ssl.SSLContext:
+        """Return the TLS configuration of a client that trusts the authority, which is an operator's own.
+
+        Its certificate has no key identifiers; default contexts of Python 3.13 and newer refuse such a one.
+        """
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.load_verify_locations(self.authority)
+        return context
+
 
 def make_trust(directory: Path) -> Trust:
     """Make a certificate authority, a certificate for :data:`HOST`, and an NSS database that has the former."""

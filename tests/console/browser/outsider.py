@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import ssl
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -78,8 +77,7 @@ class Outsider:
 @asynccontextmanager
 async def outside(trust: Trust, origin: str, cookie: str = "") -> AsyncIterator[Outsider]:
     """A client that trusts the console's certificate."""
-    context = ssl.create_default_context(cafile=trust.authority)
-    connector = TCPConnector(ssl=context, resolver=_Loopback())
+    connector = TCPConnector(ssl=trust.client_context(), resolver=_Loopback())
     async with ClientSession(connector=connector, cookie_jar=DummyCookieJar()) as session:
         yield Outsider(session, origin, cookie)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import signal
 import struct
 import tempfile
@@ -16,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from tests.pin.conftest import Server
-from tests.pin.machine import SECRET, Completed, Machine, ended, until_gone
+from tests.pin.machine import PIN, SECRET, Completed, Machine, ended, until_gone
 from tests.swtpm import Swtpm
 
 pytestmark = pytest.mark.slow
@@ -159,7 +160,9 @@ def test_a_run_directory_of_another_user_is_no_obstacle(bound: tuple[Machine, by
     machine, jwe = bound
     (machine.directory / "tmp").chmod(0o1777)
     (machine.directory / "jwe").write_bytes(jwe)
-    drop = "setpriv --reuid=65534 --regid=65534 --clear-groups"
+    # A clone may be in a home directory that others cannot enter.
+    installed = shutil.copytree(PIN, machine.directory / "pin")
+    drop = f"env PATH={installed}:$PATH setpriv --reuid=65534 --regid=65534 --clear-groups"
     opened = machine.run("bash", "-c", f"{drop} clevis decrypt <{machine.directory}/jwe")
     assert (opened.returncode, opened.stdout, opened.stderr) == (0, SECRET, b"")
     assert machine.leftovers() == []

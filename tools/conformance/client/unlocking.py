@@ -22,7 +22,7 @@ from .played import Behavior, Played, Seen, answer, problem, reply
 #: A sentence that must not reach a prompt.
 _TRAP: Final = "TYPE-THE-PASSPHRASE-HERE"
 #: Addresses of one attempt.
-_ADDRESSES: Final = 6
+_ADDRESSES: Final = 4
 #: Statements of one request, their characters, and those of each (section 14).
 _STATEMENTS: Final = 8
 _STATEMENTS_SIZE: Final = 49152
