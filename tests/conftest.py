@@ -8,22 +8,20 @@ import gc
 import os
 from collections.abc import AsyncIterator, Generator, Iterator
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import pytest
 from hypothesis import HealthCheck, settings
 
-from tang_attest.protocol.exchange import ExchangeKey
-from tang_attest.protocol.values.points import Point
-from tang_attest.store import store, upgrade
-from tests import registry
-from tests.attester import Attester
-from tests.fakes import ROW_KEY
-from tests.keys import rsa_keys
-from tests.nix.nix import evaluator_in_words
-from tests.postgres import Postgres
-from tests.server import Server
-from tests.store import patience
+# The process that hands out the tests runs none.  It reads this file before it starts those that do, so a fixture
+# imports its part of the program itself.
+if TYPE_CHECKING:
+    from tang_attest.protocol.exchange import ExchangeKey
+    from tang_attest.protocol.values.points import Point
+    from tests import registry
+    from tests.attester import Attester
+    from tests.postgres import Postgres
+    from tests.server import Server
 
 # The time of an example, or of making it, says only how busy the machine is.  Examples are the same in each run of a version: a
 # failure is then that of a change, and happens before it lands.  --hypothesis-profile=explore draws others.
@@ -50,11 +48,15 @@ os.environ["TANG_ATTEST_CONFIG"] = os.devnull
 @pytest.fixture(scope="session", autouse=True)
 def copied_registries() -> Iterator[None]:
     """New SQLite registries are copies of one; statements are compiled once, and migrations run once."""
+    from tang_attest.store import store
+    from tests import registry
+
     with (
         pytest.MonkeyPatch.context() as patch,
         registry.compiled_once(),
         registry.migrated_once(),
         registry.described_once(),
+        registry.introspected_once(),
     ):
         patch.setattr(store, "upgrade", registry.create)
         yield
@@ -63,6 +65,8 @@ def copied_registries() -> Iterator[None]:
 @pytest.fixture(scope="session", autouse=True)
 def patient_databases() -> Iterator[None]:
     """A transaction that a busy machine delays is late, and not refused."""
+    from tests.store import patience
+
     with pytest.MonkeyPatch.context() as patch:
         for module, name, value in patience.limits():
             patch.setattr(module, name, value)
@@ -72,6 +76,8 @@ def patient_databases() -> Iterator[None]:
 @pytest.fixture(autouse=True)
 def lent_rsa_keys() -> Iterator[None]:
     """RSA keys that a test draws are lent to it."""
+    from tests.keys import rsa_keys
+
     with rsa_keys.lent():
         yield
 
@@ -122,12 +128,18 @@ def pytest_unconfigure() -> Generator[None, object, object]:
 
 def pytest_report_header() -> str:
     """Name the Nix library that the tests of nix/ use."""
+    from tests.nix.nix import evaluator_in_words
+
     return f"nix: evaluated with {evaluator_in_words()}"
 
 
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[Postgres]:
     """One PostgreSQL server for the session."""
+    from tang_attest.store import upgrade
+    from tests.fakes import ROW_KEY
+    from tests.postgres import Postgres
+
     with Postgres() as server:
         server.create(name=_TEMPLATE)
         asyncio.run(upgrade(server.url(_TEMPLATE), ROW_KEY))
@@ -153,12 +165,16 @@ def empty_postgres_url(postgres: Postgres) -> Iterator[str]:
 @pytest.fixture(scope="session")
 def installations() -> registry.Installations:
     """Installations that may have one secret."""
+    from tests import registry
+
     return registry.Installations()
 
 
 @pytest.fixture
 async def server(tmp_path: Path, installations: registry.Installations) -> AsyncIterator[Server]:
     """A server without plain Tang."""
+    from tests.server import Server
+
     async with Server(tmp_path / "state", installations=installations) as started:
         yield started
 
@@ -166,12 +182,16 @@ async def server(tmp_path: Path, installations: registry.Installations) -> Async
 @pytest.fixture
 def attester() -> Attester:
     """A machine with a P-256 AK."""
+    from tests.attester import Attester
+
     return Attester()
 
 
 @pytest.fixture
 def exchanges(monkeypatch: pytest.MonkeyPatch) -> list[Point]:
     """Every X that was multiplied by a private key."""
+    from tang_attest.protocol.exchange import ExchangeKey
+
     seen: list[Point] = []
     original = ExchangeKey.multiply
 
