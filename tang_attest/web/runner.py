@@ -18,7 +18,8 @@ from tang_attest.web.problems import hide_server
 
 #: Seconds that a request under way has to end once the server stops.
 _PATIENCE_S: Final = 5
-#: Seconds that a connection which was just taken has for its first request once the server stops.
+#: Seconds that a connection which was just taken, or is being heard, has for its first request when the server
+#: stops.
 _ARRIVING_S: Final = 1
 #: Seconds in which the unwanted rest of a body is read, so that its sender sees the answer.
 _LINGER_S: Final = 2
@@ -87,13 +88,14 @@ async def run(
 
 async def _arrive(runner: web.BaseRunner) -> None:
     """Wait for the first requests of connections that were taken just before: their clients may be about to
-    send them, and no other process has these connections.
+    send them, and no other process has these connections.  Older ones without a request are kept by clients
+    in reserve, and by load balancers.
     """
     loop = asyncio.get_running_loop()
     deadline = loop.time() + _ARRIVING_S
     while loop.time() < deadline and runner.server is not None:
         connections = runner.server.connections
-        if not any(isinstance(each, Connection) and each.is_unused for each in connections):
+        if not any(isinstance(each, Connection) and each.is_arriving(_ARRIVING_S) for each in connections):
             return
         await asyncio.sleep(_LOOK_S)
 

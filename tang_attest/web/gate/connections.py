@@ -62,7 +62,17 @@ class _SentAtOnce(BaseProtocol):
 class Connection(web.RequestHandler, _SentAtOnce):
     """aiohttp's handler of a connection, with its client's time, heads and pipelining bounded."""
 
-    __slots__ = ("_answered", "_ended", "_head", "_held", "_kept", "_limiter", "_payload", "_seen")
+    __slots__ = (
+        "_answered",
+        "_ended",
+        "_head",
+        "_heard_at",
+        "_held",
+        "_kept",
+        "_limiter",
+        "_payload",
+        "_seen",
+    )
 
     def __init__(
         self,
@@ -77,13 +87,13 @@ class Connection(web.RequestHandler, _SentAtOnce):
         self._answered = self._seen = self._head = 0
         self._payload: StreamReader | None = None
         self._kept, self._ended = b"", False
+        self._heard_at = loop.time()
 
     # --- calls of the runner --------------------------------------------------------------------------------
 
-    @property
-    def is_unused(self) -> bool:
-        """True until a request came."""
-        return not self._request_count
+    def is_arriving(self, seconds: float) -> bool:
+        """Return True until a request came, if the connection or bytes of it came in the last *seconds*."""
+        return not self._request_count and self._loop.time() - self._heard_at < seconds
 
     def begun(self) -> None:
         """Note that a request is being handled."""
@@ -132,8 +142,10 @@ class Connection(web.RequestHandler, _SentAtOnce):
         if not data:  # aiohttp goes on with the bytes it has
             super().data_received(data)
             return
-        if not self._seen and handshakes.is_tls(data):
-            handshakes.FAILED.note(self._held.address, handshakes.HTTPS_TO_HTTP)
+        if not self._seen:
+            self._heard_at = self._loop.time()
+            if handshakes.is_tls(data):
+                handshakes.FAILED.note(self._held.address, handshakes.HTTPS_TO_HTTP)
         while data and not self._force_close:
             if self._kept or self._is_whole():
                 self._keep(data)
@@ -250,6 +262,7 @@ class Connection(web.RequestHandler, _SentAtOnce):
         self._write(error, status)
 
     def _write(self, error: TangAttestError, status: int) -> None:
+        self._limiter.unhandled[status, error.code] += 1
         if self.transport is not None:
             self.transport.write(raw_problem(error, status))
 

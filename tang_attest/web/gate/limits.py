@@ -124,6 +124,8 @@ class Limiter:
     ) -> None:
         self.limits = limits or RequestLimits()
         self.refused: Counter[str] = Counter()
+        #: Answers to requests that no handler saw, by status and code; the metrics take them.
+        self.unhandled: Counter[tuple[int, str]] = Counter()
         self.working = 0
         self._held = Holdings(clock)
         #: The network that an address counts as; ``None`` for an exempt one.

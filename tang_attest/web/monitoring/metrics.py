@@ -69,7 +69,7 @@ class Metrics:
     content_type: Final = CONTENT_TYPE_PLAIN_0_0_4
 
     def __init__(self, limiter: Limiter, sources: Sources | None) -> None:
-        self._sources = sources
+        self._limiter, self._sources = limiter, sources
         self._registry = CollectorRegistry()
         ProcessCollector(registry=self._registry)
         self._registry.register(_Pulled(limiter, sources))
@@ -118,6 +118,9 @@ class Metrics:
 
     async def text(self) -> bytes:
         """Return every metric in Prometheus's text format."""
+        while self._limiter.unhandled:
+            (status, code), count = self._limiter.unhandled.popitem()
+            self._requests.labels("none", status, code).inc(count)
         if self._sources is not None:
             await self._look(self._sources)
         return generate_latest(self._registry)

@@ -381,6 +381,39 @@ async def test_a_connection_that_was_just_taken_is_answered(tmp_path: Path, sent
         await running
 
 
+async def test_a_connection_in_reserve_holds_up_no_stop(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its client has had the time for a request; another that is just being heard still has it."""
+    monkeypatch.setattr(runner, "_ARRIVING_S", 200.0)
+    [sockets] = bind("127.0.0.1", 0, 1)
+    ready, stop = asyncio.Event(), asyncio.Event()
+    async with started(tmp_path) as server:
+        running = asyncio.create_task(
+            runner.run(make_app(server.site), sockets, None, ready.set, stop, server.limiter)
+        )
+        await ready.wait()
+        async with connected(port_of(sockets[0])), connected(port_of(sockets[0])) as (reader, writer):
+            await until(lambda: server.limiter.connections == 2)
+            for held in server.limiter._held._all:
+                transport = getattr(held.cut, "__self__")  # noqa: B009 - a method of the transport
+                transport.get_protocol()._heard_at -= 200
+            writer.write(HEALTH[:20])
+            await until(lambda: _is_heard(server))
+            stop.set()
+            for _ in range(10):  # turns of the loop, in which it begins to stop
+                await asyncio.sleep(0)
+            writer.write(HEALTH[20:])
+            assert (await reader.readline()).startswith(b"HTTP/1.1 200 ")
+            await asyncio.wait_for(running, 100)
+
+
+def _is_heard(server: Server) -> bool:
+    """Return True once one of the connections was heard less than the patched time ago."""
+    transports = [getattr(held.cut, "__self__") for held in server.limiter._held._all]  # noqa: B009 - as above
+    return any(transport.get_protocol().is_arriving(100) for transport in transports)
+
+
 async def test_connections_of_one_address(tmp_path: Path) -> None:
     """The one too many is told so and closed, others are not; when one goes, the next may come."""
     async with started(tmp_path, address_connections=2) as server, listening(server) as port, connected(port):

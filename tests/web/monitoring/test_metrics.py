@@ -17,6 +17,7 @@ from tests.attester import Attester
 from tests.cli.serving import PATIENCE_S, initialize, program, request, serving
 from tests.server import Server
 from tests.service.rounds.test_verify import enroll, prove
+from tests.web.gate.test_limits import connected, listening
 
 Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
 
@@ -71,6 +72,28 @@ async def test_what_happened_is_counted(server: Server, attester: Attester) -> N
     assert total(samples, "tang_attest_devices", seen="never") == 1
     assert total(samples, "tang_attest_ready") == 1
     assert total(samples, "process_open_fds") > 3
+
+
+@pytest.mark.parametrize(
+    ("sent", "status", "code"),
+    [
+        (b"SSH-2.0-OpenSSH_9.2\r\n", "400", "request-malformed"),
+        (b"GET /adv HTTP/1.1\r\n\r\n", "400", "request-malformed"),
+        (b"GET /adv HTTP/1.1\r\nHost: t\r\n" + b"A: %b\r\n" % (b"x" * 9000) * 4, "431", "request-too-large"),
+    ],
+    ids=["another protocol", "no host", "long head"],
+)
+async def test_an_answer_that_no_handler_gave_is_counted(
+    server: Server, sent: bytes, status: str, code: str
+) -> None:
+    """Once, however often it is scraped."""
+    async with listening(server) as port, connected(port) as (reader, writer):
+        writer.write(sent)
+        assert (await reader.read()).startswith(f"HTTP/1.1 {status} ".encode())
+    for _ in range(2):
+        samples = parse(await exposition(server))
+        answers = "tang_attest_requests_total"
+        assert total(samples, answers, route="none", status=status, code=code) == total(samples, answers) == 1
 
 
 async def test_rounds_of_running_machines_are_counted(server: Server, attester: Attester) -> None:
