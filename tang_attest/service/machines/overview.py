@@ -286,7 +286,7 @@ def _rotated(keys: Sequence[tuple[EncryptedKey, str | None]]) -> Iterator[Notice
             yield Notice(
                 topic=Topic.ENDS,
                 name=device or "server",
-                sentence=f"{key.use} key {key.kid} was rotated, and still answers",
+                sentence=f"{key.use} key {key.kid} was rotated, and is not retired",
                 at=key.rotated_at,
                 attention=False,
             )
