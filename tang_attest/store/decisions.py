@@ -62,6 +62,11 @@ def write(connection: sa.Connection, items: Sequence[Decision | AuditEntry]) -> 
     return outcomes
 
 
+def are_brief(items: Sequence[Decision | AuditEntry]) -> bool:
+    """Return True if short statements write *items*: none has an event log, which takes a millisecond to seal."""
+    return not any(isinstance(item, Decision) and (item.evidence or item.observation) for item in items)
+
+
 class _Batch:
     """The rows that *decisions* are about, as they are once the decisions before are written."""
 

@@ -8,12 +8,14 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
+import greenlet  # type: ignore[import-untyped]  # a package of its own has its types
 import pytest
 import pytest_asyncio
 from sqlalchemy.util import await_only
 
 from tang_attest.service.audit.chain import AuditSealer
 from tang_attest.store import SqlStore, open_store
+from tang_attest.store.database.engine import SqliteDatabase
 from tests import registry
 from tests.fakes import ROW_KEY, FakeClock
 from tests.store.samples import NOW
@@ -92,14 +94,16 @@ def sealer(store: SqlStore, clock: FakeClock) -> AuditSealer:
 class Stall:
     """Holds the first call of a function, after it has done its work, until it is let go.
 
-    The call is inside a transaction: what happens meanwhile is the race.  With SQLite it runs in a thread, which
-    waits; with PostgreSQL in the event loop, where waiting has to let others run.
+    The call is inside a transaction: what happens meanwhile is the race.  In a thread (SQLite) it waits there.  In the
+    event loop waiting has to let others run: PostgreSQL's driver awaits, and SQLite's transaction is held at its commit,
+    which is the part that a thread has.
     """
 
     def __init__(self) -> None:
         self._first = threading.Lock()
         self._entered = threading.Event()
         self._go = threading.Event()
+        self._at_commit = False
 
     def around(self, function: Callable[P, R]) -> Callable[P, R]:
         """*function*, stalled."""
@@ -107,18 +111,34 @@ class Stall:
         def stalled(*args: P.args, **kwargs: P.kwargs) -> R:
             result = function(*args, **kwargs)
             if self._first.acquire(blocking=False):
-                self._entered.set()
-                assert self._wait_here(), "nobody let go"
+                self._hold()
             return result
 
         return stalled
 
-    def _wait_here(self) -> bool:
-        try:
-            asyncio.get_running_loop()
-        except RuntimeError:
-            return self._go.wait(_PATIENCE_S)
-        return await_only(asyncio.to_thread(self._go.wait, _PATIENCE_S))
+    def around_commit(self, commit: Callable[P, R]) -> Callable[P, R]:
+        """*commit*, held before its work, if it is that of a held call."""
+
+        def held(*args: P.args, **kwargs: P.kwargs) -> R:
+            if self._at_commit:
+                self._at_commit = False
+                self._wait()
+            return commit(*args, **kwargs)
+
+        return held
+
+    def _hold(self) -> None:
+        if not _in_event_loop():
+            self._wait()
+        elif greenlet.getcurrent().parent is not None:  # of PostgreSQL's driver
+            self._entered.set()
+            assert await_only(asyncio.to_thread(self._go.wait, _PATIENCE_S)), "nobody let go"
+        else:
+            self._at_commit = True
+
+    def _wait(self) -> None:
+        self._entered.set()
+        assert self._go.wait(_PATIENCE_S), "nobody let go"
 
     async def entered(self) -> None:
         """Wait until the call is held."""
@@ -129,9 +149,18 @@ class Stall:
         self._go.set()
 
 
+def _in_event_loop() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
+
+
 @pytest.fixture
-def stall() -> Iterator[Stall]:
+def stall(monkeypatch: pytest.MonkeyPatch) -> Iterator[Stall]:
     """A :class:`Stall` that lets go when the test fails."""
     stall = Stall()
+    monkeypatch.setattr(SqliteDatabase, "_commit", stall.around_commit(SqliteDatabase._commit))
     yield stall
     stall.go()

@@ -3,7 +3,8 @@
 The functions (``devices``, ``policies``, ...) are written once, without ``async``.  PostgreSQL runs them
 through asyncpg and ``run_sync``.  SQLite runs them in a thread of its own, because there every statement is a
 function call of some microseconds: aiosqlite sends each to its thread and back and takes six times as long
-(measured: 470 us against 80 us a statement).
+(measured: 470 us against 80 us a statement).  Short work of the request path runs in the event loop
+(docs/decisions/store/0049-the-event-loop-writes.md).
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import os
 import sqlite3
 import stat
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Final, Protocol, TypeVar
 from urllib.parse import unquote
@@ -33,10 +34,14 @@ Work = Callable[[sa.Connection], T]
 
 #: A reader never waits for the writer (WAL), so two are enough: the request path and the operator.
 READERS: Final = 2
+#: Connections beside those of the readers: the writing thread's, and two that the event loop uses.
+_OTHERS: Final = 3
 #: Time that a writer waits for another process that writes.
 BUSY_MS: Final = 5000
 _LAST_PORT: Final = 65_535
 _CHECKPOINT_TRIES: Final = 3
+#: The bits of SQLite's result codes that have the primary one.
+_PRIMARY: Final = 0xFF
 #: SQLAlchemy before 2.1 leaves the escapes in the path of a URL.  asyncpg gets that path as it is, and reads
 #: them itself.
 _ESCAPES_STAY: Final = sa.make_url("sqlite:///%25").database == "%25"
@@ -63,6 +68,9 @@ class Database(Protocol):
 
     async def write(self, work: Work[T]) -> T:
         """Run *work*; its changes are durable on return, or undone when it raises."""
+
+    async def write_briefly(self, work: Work[T]) -> T:
+        """Run *work*, a few short statements, as :meth:`write` does."""
 
     async def erase_log(self) -> None:
         """Leave nothing of deleted rows in a log that this process can reach."""
@@ -116,7 +124,10 @@ def connect(url: URL, *, create: bool = False, patient: bool = False) -> Databas
 
 
 class SqliteDatabase:
-    """One file.  One thread writes, so that this process never waits for its own lock; others read."""
+    """One file.  One thread writes, so that this process never waits for its own lock; others read.
+
+    The event loop writes what is short, while that thread has nothing to do.
+    """
 
     def __init__(self, url: URL, *, create: bool) -> None:
         path = Path(url.database or "")
@@ -125,12 +136,17 @@ class SqliteDatabase:
         elif not _is_file(path):
             raise Unavailable("state-missing", f"There is no database at {path}.")
         self._place = str(path)
-        self._engine = sa.create_engine(url, pool_size=READERS + 2, max_overflow=0)
+        self._engine = sa.create_engine(url, pool_size=READERS + _OTHERS, max_overflow=0)
         #: For :meth:`look`; statements of :mod:`~tang_attest.store.database.composed` only, so no transaction begins.
         self._looking: sa.Connection | None = None
+        #: For :meth:`write_briefly`; it never waits for a lock.
+        self._jotting: sa.Connection | None = None
         sa.event.listen(self._engine, "connect", _prepare_connection)
         sa.event.listen(self._engine, "begin", _begin)
         self._writer = ThreadPoolExecutor(1, "tang-attest-write")
+        #: The last job of the thread that writes.  Once it is done, all are.
+        self._last_job: Future[Any] = Future()
+        self._last_job.set_result(None)
         self._readers = ThreadPoolExecutor(READERS, "tang-attest-read")
         self._closed = False
 
@@ -149,19 +165,40 @@ class SqliteDatabase:
 
     async def write(self, work: Work[T]) -> T:
         """See :class:`Database`.  When the caller is cancelled, the work is still done."""
-        return await self._run(self._writer, lambda: self._transact(work, write=True))
+        return await self._run_in_writer(lambda: self._transact(work, write=True))
+
+    async def write_briefly(self, work: Work[T]) -> T:
+        """See :class:`Database`.  It runs in the event loop, and the writing thread only commits; both would wait for the
+        interpreter at each statement otherwise.
+
+        While another process writes, or this one in its thread, the work waits in the thread as any other.
+        """
+        with translate_errors(self._place):
+            if (connection := await self._begin_at_once()) is not None:
+                transaction = connection.begin()  # for SQLAlchemy's own statements; it sends nothing
+                try:
+                    result = work(connection)
+                except BaseException:
+                    self._end_jotting(connection)
+                    raise
+                # Nothing is awaited before the thread has this job, so that no other comes before it: one would wait
+                # for the lock that this transaction holds.
+                await self._run_in_writer(lambda: self._commit(connection, transaction))
+                return result
+        return await self.write(work)
 
     async def erase_log(self) -> None:
         """Move the write-ahead log into the file and cut it to nothing."""
-        await self._run(self._writer, self._checkpoint)
+        await self._run_in_writer(self._checkpoint)
 
     async def close(self) -> None:
         """See :class:`Database`."""
         self._closed = True
         for executor in (self._writer, self._readers):
             await asyncio.to_thread(executor.shutdown)
-        if self._looking is not None:
-            self._looking.close()
+        for connection in (self._looking, self._jotting):
+            if connection is not None:
+                connection.close()
         await asyncio.to_thread(self._engine.dispose)
 
     async def _run(self, executor: ThreadPoolExecutor, job: Callable[[], T]) -> T:
@@ -169,16 +206,57 @@ class SqliteDatabase:
             raise Unavailable("unavailable", "The server is stopping.")
         return await asyncio.get_running_loop().run_in_executor(executor, job)
 
+    async def _run_in_writer(self, job: Callable[[], T]) -> T:
+        """Run *job* in the thread that writes, also when the caller is cancelled meanwhile."""
+        if self._closed:
+            raise Unavailable("unavailable", "The server is stopping.")
+        self._last_job = submitted = self._writer.submit(job)
+        return await asyncio.shield(asyncio.wrap_future(submitted))
+
+    async def _begin_at_once(self) -> sa.Connection | None:
+        """Return a connection that has begun to write; ``None`` when somebody else writes, or is about to."""
+        if self._jotting is None and not self._closed:
+            self._jotting = await self._run(self._readers, self._connect_without_patience)  # may have to wait
+        if self._jotting is None or self._closed or not self._last_job.done():
+            return None
+        try:
+            _driver(self._jotting).execute("BEGIN IMMEDIATE")
+        except sqlite3.OperationalError as error:
+            if getattr(error, "sqlite_errorcode", 0) & _PRIMARY == sqlite3.SQLITE_BUSY:
+                return None
+            raise
+        return self._jotting
+
+    def _connect_without_patience(self) -> sa.Connection:
+        connection = self._engine.connect().execution_options(tang_attest_begin=None)  # for _begin
+        _driver(connection).execute("PRAGMA busy_timeout=0")
+        return connection
+
+    def _commit(self, connection: sa.Connection, transaction: sa.Transaction) -> None:
+        try:
+            with transaction:
+                pass
+        except BaseException:
+            self._end_jotting(connection)
+            raise
+
+    def _end_jotting(self, connection: sa.Connection) -> None:
+        """Undo the changes of :meth:`write_briefly`, and use another connection from now on."""
+        self._jotting = None
+        connection.invalidate()
+        connection.close()
+
     def _transact(self, work: Work[T], *, write: bool) -> T:
         with translate_errors(self._place), self._engine.connect() as connection:
-            connection.execution_options(tang_attest_write=write)  # for _begin
+            connection.execution_options(
+                tang_attest_begin="BEGIN IMMEDIATE" if write else "BEGIN"
+            )  # for _begin
             with connection.begin():
                 return work(connection)
 
     def _checkpoint(self) -> None:
         with translate_errors(self._place), self._engine.connect() as connection:
-            raw = connection.connection.driver_connection
-            assert isinstance(raw, sqlite3.Connection)  # noqa: S101 - for the type checker
+            raw = _driver(connection)
             for _ in range(_CHECKPOINT_TRIES):
                 blocked, _, _ = raw.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
                 if not blocked:
@@ -207,6 +285,13 @@ class AuthenticDatabase:
         """See :class:`Database`."""
         bound, transaction = self._authenticity.bind(work)
         result = await self._database.write(bound)
+        transaction.commit()
+        return result
+
+    async def write_briefly(self, work: Work[T]) -> T:
+        """See :class:`Database`."""
+        bound, transaction = self._authenticity.bind(work)
+        result = await self._database.write_briefly(bound)
         transaction.commit()
         return result
 
@@ -254,5 +339,12 @@ def _prepare_connection(connection: DBAPIConnection, _record: object) -> None:
 
 def _begin(connection: sa.Connection) -> None:
     """Begin.  A writer takes the lock now: a lock taken later cannot wait, it fails (SQLITE_BUSY_SNAPSHOT)."""
-    write = connection.get_execution_options().get("tang_attest_write", False)
-    connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")
+    statement = connection.get_execution_options().get("tang_attest_begin", "BEGIN")
+    if statement is not None:
+        connection.exec_driver_sql(statement)
+
+
+def _driver(connection: sa.Connection) -> sqlite3.Connection:
+    raw = connection.connection.driver_connection
+    assert isinstance(raw, sqlite3.Connection)  # noqa: S101 - for the type checker
+    return raw

@@ -100,6 +100,10 @@ class ServerDatabase:
         """
         return await self._run(_WRITE, work)
 
+    async def write_briefly(self, work: Work[T]) -> T:
+        """See :class:`~tang_attest.store.database.engine.Database`."""
+        return await self.write(work)
+
     async def erase_log(self) -> None:
         """Do nothing: the server's log, and rows that VACUUM has not reached yet, belong to the server."""
 

@@ -32,7 +32,8 @@ class WriteQueue(Batcher[Written, None]):
         return [await self._write_alone(item) for item in items]
 
     async def _write_together(self, items: Sequence[Written]) -> Sequence[Exception | None]:
-        return await self._database.write(lambda connection: decisions.write(connection, items))
+        write = self._database.write_briefly if decisions.are_brief(items) else self._database.write
+        return await write(lambda connection: decisions.write(connection, items))
 
     async def _write_alone(self, item: Written) -> Exception | None:
         try:

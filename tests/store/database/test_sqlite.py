@@ -8,16 +8,21 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
 import pytest
+from sqlalchemy.engine.default import DefaultDialect
 
 from tang_attest.errors import Malformed, Unavailable
-from tang_attest.store import SqlStore, open_store
+from tang_attest.ports.decisions import NewEvidence, Snapshot
+from tang_attest.store import SqlStore, decisions, open_store
 from tang_attest.store.database import engine, schema
+from tang_attest.store.records import nonces
 from tests.fakes import ROW_KEY
-from tests.store.samples import decision, device, entry, key, policy
+from tests.store.conftest import Stall
+from tests.store.samples import SELECTION, decision, device, entry, key, policy, values
 
 ROOT = Path(__file__).parents[3]
 
@@ -212,6 +217,141 @@ async def _outcome(call) -> str:
     except Unavailable as error:
         return error.sentence
     return "written"
+
+
+# --- short work in the event loop ---------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def threads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The threads in which decisions were written, in their order."""
+    found: list[str] = []
+    write = decisions.write
+
+    def noting(connection, items):
+        found.append(threading.current_thread().name)
+        return write(connection, items)
+
+    monkeypatch.setattr(decisions, "write", noting)
+    return found
+
+
+def inner(store: SqlStore) -> engine.SqliteDatabase:
+    """The database under the check of its seals."""
+    assert isinstance(store._database, engine.AuthenticDatabase)
+    assert isinstance(store._database._database, engine.SqliteDatabase)
+    return store._database._database
+
+
+async def test_a_decision_is_written_in_the_event_loop(tmp_path: Path, threads: list[str]) -> None:
+    """Without a thread at each statement; evidence, which takes long to seal, is written in the thread."""
+    store, _ = await make(tmp_path)
+    await store.decisions.decide(decision(1, "n1", 1))
+    await store.decisions.decide(
+        decision(1, "n2", 2, evidence=NewEvidence(Snapshot(SELECTION, values()), True))
+    )
+    await store.close()
+    assert [name.startswith("tang-attest-write") for name in threads] == [False, True]
+
+
+async def test_a_decision_that_finds_the_lock_taken_waits_in_the_thread(
+    tmp_path: Path, threads: list[str]
+) -> None:
+    """The event loop goes on meanwhile, and the decision is written once the other process is done."""
+    store, _ = await make(tmp_path)
+    lock = sqlite3.connect(tmp_path / "registry.db", isolation_level=None)
+    lock.execute("BEGIN IMMEDIATE")
+    decided = asyncio.create_task(store.decisions.decide(decision(1, "n1", 1)))
+    assert await store.decisions.find_key("k1") is not None
+    await asyncio.sleep(0.05)
+    assert not decided.done()
+    lock.rollback()
+    lock.close()
+    await decided
+    await store.decisions.decide(decision(1, "n2", 2))
+    await store.close()
+    assert [name.startswith("tang-attest-write") for name in threads] == [True, False]
+
+
+async def test_a_decision_waits_for_the_thread_of_its_own_process(
+    tmp_path: Path, threads: list[str], stall: Stall
+) -> None:
+    """A transaction that was begun before work of the thread would hold the lock that this work waits for."""
+    store, _ = await make(tmp_path)
+    held = stall.around(lambda: None)
+    working = asyncio.create_task(inner(store)._run_in_writer(held))
+    await stall.entered()
+    decided = asyncio.create_task(store.decisions.decide(decision(1, "n1", 1)))
+    await asyncio.sleep(0.05)
+    assert not decided.done()
+    stall.go()
+    await asyncio.gather(working, decided)
+    await store.close()
+    assert [name.startswith("tang-attest-write") for name in threads] == [True]
+
+
+async def test_a_caller_that_leaves_during_the_commit_leaves_no_lock(tmp_path: Path, stall: Stall) -> None:
+    """The commit that it waited for is made, and the next decision and other processes can write."""
+    store, url = await make(tmp_path)
+    leaving = asyncio.create_task(inner(store).write_briefly(stall.around(lambda _: None)))
+    await stall.entered()
+    leaving.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await leaving
+    stall.go()
+    await store.decisions.decide(decision(1, "n1", 1))
+    other = await open_store(url, ROW_KEY)
+    await other.decisions.decide(decision(1, "n2", 2))
+    await other.close()
+    await store.close()
+
+
+async def test_a_caller_that_leaves_before_the_thread_begins_leaves_its_work(
+    tmp_path: Path, stall: Stall
+) -> None:
+    """Work that waits for the thread is done all the same: so the last job of the thread is done when all are."""
+    store, _ = await make(tmp_path)
+    held = stall.around(lambda: None)
+    working = asyncio.create_task(store._database.write(lambda _: held()))
+    await stall.entered()
+    leaving = asyncio.create_task(store.policies.add_policy(policy("other"), entry()))
+    await asyncio.sleep(0)
+    leaving.cancel()
+    await asyncio.gather(leaving, return_exceptions=True)
+    stall.go()
+    await working
+    await store.decisions.decide(decision(1, "n1", 1))
+    assert {found.name for found in await store.policies.list_policies()} == {"policy", "other"}
+    await store.close()
+
+
+@pytest.mark.parametrize("fails", ["the work", "the commit"])
+async def test_short_work_that_fails_is_undone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails: str
+) -> None:
+    """Nothing of it is left, and what is written next is written."""
+    store, _ = await make(tmp_path)
+    await store.decisions.decide(decision(1, "n1", 1))
+    with monkeypatch.context() as patch:
+        if fails == "the commit":
+            patch.setattr(DefaultDialect, "do_commit", _fail)
+        else:
+            patch.setattr(nonces, "used", _fail)
+        with pytest.raises(Unavailable):
+            await store.decisions.decide(decision(1, "n2", 2))
+    assert [row.request_id for _, row in await store.audit.list_audit(limit=1) if row.event == "unlock"] == [
+        "n1"
+    ]
+    lock = sqlite3.connect(tmp_path / "registry.db", isolation_level=None)
+    lock.execute("BEGIN IMMEDIATE")
+    lock.rollback()
+    lock.close()
+    await store.decisions.decide(decision(1, "n2", 2))
+    await store.close()
+
+
+def _fail(*_: object) -> None:
+    raise sqlite3.OperationalError("disk I/O error")
 
 
 # --- opening --------------------------------------------------------------------------------------------------------
