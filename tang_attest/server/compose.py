@@ -248,7 +248,7 @@ def _compose(store: Store, secret: ServerSecret, settings: Settings, world: Worl
         rollouts=Rollouts(store, clock, random, author),
         admin_tokens=AdminTokens(store.admin_tokens, clock, random, author),
         operators=Operators(store.operators, clock, random, author),
-        keys=ServerKeys(store, private_keys, clock, author.actor),
+        keys=ServerKeys(store, private_keys, clock, author.actor, lasts_s=world.keys_last_s),
     )
 
 

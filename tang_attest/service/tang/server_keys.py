@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -94,7 +95,8 @@ class ServerKeys:
     """Keys that belong to no device, and the advertisements they sign.
 
     With *open_keys* the open exchange keys are advertised and answer without evidence (plain Tang); without,
-    they are as if they were not there.
+    they are as if they were not there.  *lasts_s* are the seconds for which servers go on with open keys that
+    they read (recent_keys.py).
     """
 
     def __init__(
@@ -105,9 +107,10 @@ class ServerKeys:
         actor: str,
         *,
         open_keys: bool = False,
+        lasts_s: float = 0,
     ) -> None:
         self._store, self._keys, self._clock, self._actor = store, keys, clock, actor
-        self._open_keys = open_keys
+        self._open_keys, self._lasts_s = open_keys, lasts_s
         self._stored: Sequence[EncryptedKey] = ()
         self._key_set = KeySet(())
 
@@ -222,6 +225,8 @@ class ServerKeys:
     async def retire(self, kid: str, *, force: bool = False) -> KeyUse:
         """Let a key answer no more, on every server; return its use until now.
 
+        For an open exchange key this takes as long as a server may answer with keys that it read before.
+
         Raises ``not-found``, ``key-retired``, ``key-last``, and ``key-in-use`` (unless *force*) when the newest
         boot of its machine used it.
         """
@@ -230,6 +235,8 @@ class ServerKeys:
             raise Conflict("key-in-use", f"The newest boot of '{used.device}' opened a disk with this key.")
         entry = self._entry("keys retire", kid, device=used.device)
         await self._store.keys.retire_key(kid, entry.at, entry)
+        if used.device is None and used.use == "exchange":
+            await asyncio.sleep(self._lasts_s)
         return used
 
     async def reinstate(self, kid: str) -> KeyUse:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 
 import pytest
 
 from tang_attest.errors import Unavailable
 from tang_attest.service.tang.plain import KeySet
 from tang_attest.service.tang.recent_keys import RecentKeys
+from tang_attest.service.tang.server_keys import ServerKeys
+from tests.server import Server, new_x
 
 
 class Counting:
@@ -55,3 +58,14 @@ async def test_a_failure_is_not_kept() -> None:
     provider.away = False
     await keys.current()
     assert provider.asked == 4
+
+
+async def test_a_retired_key_answers_nobody_once_it_is_retired(tmp_path: Path) -> None:
+    """`keys retire` ends when no server can go on with an open key that it read before."""
+    async with Server(tmp_path / "state", plain_tang=True) as server:
+        first, _ = [await server.keys.import_key(new_x(), "exchange", rotated=False) for _ in range(2)]
+        recent = RecentKeys(server.keys, life_s=0.2)
+        assert (await recent.current()).find(first) is not None
+        operators = ServerKeys(server.store, server.private_keys, server.clock, "operator", lasts_s=0.2)
+        await operators.retire(first)
+        assert (await recent.current()).find(first) is None
