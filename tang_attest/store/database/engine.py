@@ -82,8 +82,8 @@ class Database(Protocol):
 def parse_url(text: str) -> URL:
     """A database URL: ``sqlite:///PATH`` or ``postgresql://...``, with or without a driver's name.
 
-    Raises ``setting-invalid``, also for a password: a URL is seen in process lists, unit files and shell
-    histories.
+    Raises ``setting-invalid``, also for a password or passphrase: a URL is seen in process lists, unit files, logs
+    and shell histories.
     """
     try:
         url = sa.make_url(text)
@@ -107,6 +107,11 @@ def parse_url(text: str) -> URL:
             raise Malformed(
                 "setting-invalid",
                 "The database URL has a password in it: put it into a password file (passfile=...).",
+            )
+        if "sslpassword" in url.query:
+            raise Malformed(
+                "setting-invalid",
+                "The database URL has the passphrase of sslkey in it: take it off the key, which only the service reads.",
             )
         return url.set(drivername="postgresql+asyncpg")
     raise Malformed("setting-invalid", f"The database is '{backend}'; SQLite and PostgreSQL are supported.")

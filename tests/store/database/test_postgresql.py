@@ -388,7 +388,11 @@ async def test_a_password_file(password_url: tuple[str, Path], caplog: pytest.Lo
 
 async def test_a_password_in_the_wrong_place(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """In the URL or in the environment, where others see it, it is refused."""
-    for wrong in ("postgresql://tang:hunter2@host/db", "postgresql://tang@host/db?password=hunter2"):
+    for wrong in (
+        "postgresql://tang:hunter2@host/db",
+        "postgresql://tang@host/db?password=hunter2",
+        "postgresql://tang@host/db?sslkey=/etc/db.key&sslpassword=hunter2",
+    ):
         error = await refused(open_store(wrong, ROW_KEY))
         assert error.code == "setting-invalid"
         assert "hunter2" not in str(error.reasons)
