@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Final
 import pytest
 from hypothesis import HealthCheck, settings
 
+from tests.running import reports
+
 # The process that hands out the tests runs none.  It reads this file before it starts those that do, so a fixture
 # imports its part of the program itself.
 if TYPE_CHECKING:
@@ -124,6 +126,11 @@ def pytest_unconfigure() -> Generator[None, object, object]:
         return (yield)
     finally:
         gc.freeze()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Send few reports."""
+    reports.thin_out(config)
 
 
 def pytest_report_header() -> str:
