@@ -29,6 +29,22 @@ _ATTEMPTS: Final = 50
 _START_SECONDS: Final = 120.0
 
 
+def end(process: subprocess.Popen[bytes]) -> None:
+    """End the swtpm *process*, and wait until it has ended.
+
+    swtpm 0.10 misses a SIGTERM that comes while its client disconnects: it then runs in a loop until the next one.
+    """
+    for _ in range(20):
+        process.terminate()
+        try:
+            process.wait(0.5)
+        except subprocess.TimeoutExpired:
+            continue
+        return
+    process.kill()
+    process.wait()
+
+
 class Swtpm:
     """One software TPM 2.0; a context manager that starts it on entry and stops it on exit.
 
@@ -121,12 +137,7 @@ class Swtpm:
         """Cut the TPM's power."""
         if self._process is None:
             return
-        self._process.terminate()
-        try:
-            self._process.wait(5)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+        end(self._process)
         self._process = None
 
     def restart(self, *, orderly: bool = True) -> None:

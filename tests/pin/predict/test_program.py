@@ -31,14 +31,10 @@ from tests.protocol.eventlog import writer as w
 ROOT = PIN.parent
 #: Every Python of this machine that may be that of an enrolled one.
 PYTHONS = sorted(
-    {
-        *(path for version in ("3.11", "3.12", "3.13") for path in Path("/usr/bin").glob(f"python{version}")),
-        *(
-            path
-            for version in (11, 12, 13)
-            for path in Path.home().glob(f".pyenv/versions/3.{version}.*/bin/python3")
-        ),
-    }
+    path
+    for directory, pattern in (("/usr/bin", "python3.*"), (Path.home(), ".pyenv/versions/3.*/bin/python3"))
+    for path in Path(directory).glob(pattern)
+    if (minor := re.search(r"/(?:python)?3\.(\d+)(?:\.\d+/bin/python3)?$", str(path))) and int(minor[1]) >= 11
 )
 
 

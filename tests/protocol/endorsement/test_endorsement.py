@@ -31,6 +31,7 @@ from tang_attest.protocol.x509.keys import public_key, verify_signature
 from tang_attest.protocol.x509.loose import read_certificate
 from tests.protocol.endorsement import ek_pki as pki
 from tests.protocol.endorsement.ek_pki import NOW, Issued
+from tests.swtpm import end
 
 SHA1 = hashes.SHA1()  # noqa: S303 - that it is refused is what is tested
 VECTORS = Path(__file__).parents[2] / "vectors" / "ek"
@@ -921,7 +922,7 @@ def _running(directory: Path) -> Iterator[str]:
                 time.sleep(0.01)
             yield f"swtpm:path={socket}"
         finally:
-            process.terminate()
+            end(process)
 
 
 def _listens(socket: Path) -> bool:

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from tests.protocol.eventlog.writer import SIZES
+from tests.swtpm import end
 
 _STARTUP, _PCR_READ, _PCR_EXTEND = 0x144, 0x17E, 0x182
 _PASSWORD_SESSION = struct.pack(">IIHBH", 9, 0x40000009, 0, 0, 0)
@@ -62,7 +63,7 @@ def started_tpm(directory: Path, *, locality: int | None, hcrtm: bytes | None) -
                 tpm.command(_STARTUP, bytes(2))
                 yield tpm
         finally:
-            process.terminate()
+            end(process)
 
 
 def _connected(path: Path) -> socket.socket:
