@@ -133,7 +133,7 @@ async def _route(site: Site, request: web.BaseRequest, caller: Caller) -> web.St
 async def _tang(site: Site, request: web.BaseRequest, target: str, caller: Caller) -> web.StreamResponse:
     route = tang_routes.match(request.method, target, site.endpoint)
     if isinstance(route, int):
-        return web.Response(status=route)
+        return tang_routes.unmatched(route, target, site.endpoint)
     request[ROUTE] = route.name
     if route.kid is None or route.name == "adv":
         return await handle_adv(site.advertised, route.kid)

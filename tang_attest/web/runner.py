@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import Any, Final
 
-from aiohttp import web
+from aiohttp import HttpVersion10, HttpVersion11, web
 
 from tang_attest.web.app import MAX_LINE, Answerer
 from tang_attest.web.gate.connections import Connection, LimitedSite, answer_single, connection_of
@@ -53,9 +53,22 @@ def server_of(answer: Answerer, **options: Any) -> web.Server:
     loop = asyncio.get_running_loop()
 
     def request(message: Any, payload: Any, protocol: Any, writer: Any, task: Any) -> web.BaseRequest:
-        return _Request(message, payload, protocol, writer, task, loop)
+        return _Request(_as_spoken(message), payload, protocol, writer, task, loop)
 
     return web.Server(answer, request_factory=request, **options)
+
+
+def _as_spoken(message: Any) -> Any:
+    """Return *message*, in a version of HTTP that this server speaks: the answer repeats it.
+
+    Another version is the last of its connection, and so is HTTP/1.0 with chunks, whose framing is in doubt
+    (RFC 9112, 6.1).
+    """
+    if message.version == HttpVersion11:
+        return message
+    if message.version != HttpVersion10:
+        return message._replace(version=HttpVersion11, should_close=True)
+    return message._replace(should_close=True) if message.chunked else message
 
 
 class _Request(web.BaseRequest):

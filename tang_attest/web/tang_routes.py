@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from functools import lru_cache
+from http import HTTPStatus
 from typing import Final, Literal
 
 from aiohttp import web
@@ -41,6 +42,15 @@ def match(method: str, raw_target: str, endpoint: str = "") -> Route | int:
         return 404
     route = Route("rec", found["rec"]) if found["rec"] else Route("adv", found["adv"])
     return route if method == _METHODS[route.name] else 405
+
+
+def unmatched(status: int, raw_target: str, endpoint: str = "") -> web.Response:
+    """Return tangd's empty answer with *status* of :func:`match`; 405 has ``Allow`` (RFC 9110, 15.5.6)."""
+    headers = {}
+    if status == HTTPStatus.METHOD_NOT_ALLOWED:
+        found = _pattern(endpoint.strip("/")).fullmatch(raw_target)
+        headers["Allow"] = _METHODS["rec" if found is not None and found["rec"] else "adv"]
+    return web.Response(status=status, headers=headers)
 
 
 @lru_cache

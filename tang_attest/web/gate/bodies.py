@@ -20,6 +20,7 @@ MAX_BODY: Final = 256 * 1024
 SMALL_BODY: Final = 4 * 1024
 MAX_APPLICATION: Final = 32 * 1024
 
+_CHUNKED: Final = "chunked"
 _IDENTITY: Final = re.compile(r"(?:[ \t,]|identity)*", re.IGNORECASE)
 
 #: Errors of a body whose client hung up, or whose chunks cannot be read.
@@ -30,10 +31,15 @@ LIMITER: Final = web.RequestKey("limiter", Limiter)
 
 
 def check_encoding(request: web.BaseRequest) -> None:
-    """Raise ``encoding-unsupported`` for a compressed body: a few bytes may unpack to any number of them."""
+    """Raise ``encoding-unsupported`` for a compressed body: a few bytes may unpack to any number of them.
+
+    A transfer coding other than ``chunked`` would compress it as well (RFC 9112, 7).
+    """
     encodings = ",".join(request.headers.getall("Content-Encoding", ()))
     if encodings and request.body_exists and not _IDENTITY.fullmatch(encodings):
         raise Unread("encoding-unsupported", "The body has a Content-Encoding.")
+    if request.headers.get("Transfer-Encoding", _CHUNKED).lower() != _CHUNKED:
+        raise Unread("encoding-unsupported", "The body has a Transfer-Encoding other than chunked.")
 
 
 def is_small(request: web.BaseRequest) -> bool:

@@ -325,3 +325,58 @@ async def test_no_answer_names_the_server(server: Server, attester: Attester) ->
         ("OPTIONS", "/"),
     ):
         assert "Server" not in (await server.request(method, target)).headers, target
+
+
+@pytest.mark.parametrize("method", ["HEAD", "OPTIONS", "DELETE", "PATCH"])
+@pytest.mark.parametrize(
+    ("target", "allowed"), [("/adv", "GET"), ("/adv/{kid}", "GET"), (f"/rec/{UNKNOWN}", "POST")]
+)
+async def test_a_wrong_method_of_tangs_routes_is_told_the_right_one(
+    server: Server, method: str, target: str, allowed: str
+) -> None:
+    """405 as empty as tangd's, with Allow (RFC 9110, 15.5.6)."""
+    answer = await server.request(method, target.format(kid=UNKNOWN))
+    assert (answer.status, answer.body, answer.headers["Allow"]) == (405, b"", allowed)
+
+
+HEALTH = b"GET /healthz %b\r\nHost: x\r\nConnection: keep-alive\r\n%b\r\n"
+
+
+@pytest.mark.parametrize(
+    ("request_", "version", "stays"),
+    [
+        (HEALTH % (b"HTTP/1.1", b""), b"1.1", True),
+        (HEALTH % (b"HTTP/1.0", b""), b"1.0", True),
+        (HEALTH % (b"HTTP/2.0", b""), b"1.1", False),
+        (HEALTH % (b"HTTP/0.9", b""), b"1.1", False),
+        (HEALTH % (b"HTTP/1.1", b"Transfer-Encoding: chunked\r\n") + b"0\r\n\r\n", b"1.1", True),
+        (HEALTH % (b"HTTP/1.0", b"Transfer-Encoding: chunked\r\n") + b"0\r\n\r\n", b"1.0", False),
+    ],
+    ids=["1.1", "1.0", "2.0", "0.9", "1.1 with chunks", "1.0 with chunks"],
+)
+async def test_an_answer_is_of_a_version_that_is_spoken(
+    server: Server, request_: bytes, version: bytes, stays: bool
+) -> None:
+    """Another version, and framing in doubt, end the connection (RFC 9112, 2.3 and 6.1)."""
+    reader, writer = await asyncio.open_connection(server.client.host, server.client.port)
+    try:
+        writer.write(request_ + HEALTH.replace(b"keep-alive", b"close") % (b"HTTP/1.1", b""))
+        assert (await reader.readline()) == b"HTTP/%b 200 OK\r\n" % version
+        rest = await reader.read()
+        assert rest.count(b"HTTP/1.1 200 OK\r\n") == stays
+    finally:
+        writer.close()
+        with suppress(ConnectionError):
+            await writer.wait_closed()
+
+
+@pytest.mark.parametrize("coding", ["gzip, chunked", "GZIP,chunked", "deflate, chunked", "x, chunked"])
+async def test_a_transfer_coding_is_refused(server: Server, attester: Attester, coding: str) -> None:
+    """It is not unpacked, and not taken for the body."""
+    kid = await server.enroll(attester)
+    async with asked(
+        server, f"POST /rec/{kid} HTTP/1.1\nTransfer-Encoding: {coding}", b"0\r\n\r\n"
+    ) as reader:
+        status, headers, problem = await answer_of(reader)
+    assert (status, problem["code"]) == (415, "encoding-unsupported")
+    assert headers["connection"] == "close"
