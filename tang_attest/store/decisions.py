@@ -123,8 +123,9 @@ class _Batch:
         before, after = self._held.devices[device_id], self._devices[device_id]
         assert isinstance(before, authentic.Row)  # noqa: S101 - for the type checker: none but these are accepted
         changes = {name: after[name] for name in locks.MOVED if after[name] != before[name]}
-        seal = authentic.resealed(self._connection, _device, before, changes)[authentic.SEAL]
-        return {"id": device_id, **{name: after[name] for name in locks.MOVED}, authentic.SEAL: seal}
+        changed = authentic.resealed(self._connection, _device, before, changes)
+        written = authentic.after(self._connection, _device, before, changed)
+        return {name: written[name] for name in ("id", *locks.MOVED, authentic.SEAL)}
 
     def _outdated(self, item: Decision) -> TangAttestError | None:
         """Return the reason that the rows which *item* was appraised by do not count."""

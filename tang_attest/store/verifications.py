@@ -109,7 +109,7 @@ def _write_change(
     columns, asked, news = _columns(item, change), row["wanted_at"] is not None, _news(row, item)
     changed_columns = authentic.resealed(connection, _device, row, columns)
     connection.execute(_SAME_AS_BEFORE.values(changed_columns), {"device_id": item.device_id})
-    rows[item.device_id] = authentic.after(_device, row, changed_columns)
+    rows[item.device_id] = authentic.after(connection, _device, row, changed_columns)
     name = str(row["name"])
     if change.outcome or asked or news is not None:
         _append(connection, name, item)

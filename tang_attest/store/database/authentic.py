@@ -452,13 +452,17 @@ def resealed(
     return {**changes, SEAL: _sign(connection, shape, raw, row.serial, version)}
 
 
-def after(table: sa.Table, row: Row, changed: Mapping[str, object]) -> Row:
-    """*row* once it was written as :func:`resealed` says."""
-    shape = form(table)
+def after(connection: sa.Connection, table: sa.Table, row: Row, changed: Mapping[str, object]) -> Row:
+    """*row* once it was written as :func:`resealed` says; its next reader need not check the seal that was just made."""
+    shape, authenticity = form(table), _transaction(connection).authenticity
     raw = row.raw | {name: shape.encode(name, value) for name, value in changed.items()}
     seal = raw[SEAL]
     version = int.from_bytes(seal[_SERIAL : _SERIAL + _VERSION], "big")
-    return Row(dict(row) | dict(changed), raw, row.serial, version)
+    typed = dict(row) | {name: shape.decode(name, raw[name]) for name in changed}
+    written = Row(typed, raw, row.serial, version)
+    authenticity.known.pop((table.name, tuple(row.raw.values())), None)
+    authenticity.keep((table.name, tuple(raw.values())), written)
+    return written
 
 
 def delete(connection: sa.Connection, table: sa.Table, where: sa.ColumnElement[bool]) -> int:

@@ -395,3 +395,30 @@ async def test_rows_that_are_gone_are_found(url: str, store: SqlStore, intruder:
     found = {(each.table, each.key) for each in (await check_rows(url, ROW_KEY)).findings}
     assert {table for table, _ in found} == {"token", "reference_state"}
     assert ("reference_state", "recorded") in found
+
+
+async def test_a_row_is_not_checked_again_by_the_process_that_sealed_it(
+    store: SqlStore, open_another: Opener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A decision seals its device's row; the next reader of the same contents has it as another process reads it."""
+    await fill(store)
+    moved = await store.devices.get_device("pi-b")
+    await store.devices.get_device("pi-c")
+    await store.decisions.decide(decision(moved.id, "n2", 2))
+    other = await open_another()
+    checked: list[str] = []
+    verify = authentic._verify
+
+    def noting(connection, shape, values):
+        checked.append(shape.name)
+        return verify(connection, shape, values)
+
+    monkeypatch.setattr(authentic, "_verify", noting)
+    mine = await store._database.read(lambda connection: authentic.load(connection, tables.device))
+    assert "device" not in checked
+    theirs = await other._database.read(lambda connection: authentic.load(connection, tables.device))
+    assert "device" in checked
+    assert mine == theirs
+    assert [(row.raw, row.serial, row.version) for row in mine] == [
+        (row.raw, row.serial, row.version) for row in theirs
+    ]
