@@ -349,6 +349,23 @@ async def test_a_failed_statement_that_nobody_noticed_is_not_committed(store: Sq
     assert [found.last_code for found in await store.devices.list_devices()] == [None]
 
 
+async def test_a_commit_without_an_answer_is_not_repeated(store: SqlStore, postgres: Postgres) -> None:
+    """It may have been committed: the caller hears that it failed, and the work is not done a second time."""
+    await devices(store, 1)
+    tries = 0
+
+    def work(connection: sa.Connection) -> None:
+        nonlocal tries
+        tries += 1
+        connection.execute(tables.device.update().values(last_code="written"))
+        own = connection.exec_driver_sql("SELECT pg_backend_pid()").scalar_one()
+        postgres.sql(f"SELECT pg_terminate_backend({int(own)})")
+
+    assert (await refused(store._database.write(work))).code == "unavailable"
+    assert tries == 1
+    assert [found.last_code for found in await store.devices.list_devices()] == [None]
+
+
 async def test_a_look_leaves_no_transaction(store: SqlStore) -> None:
     """SQLAlchemy begins one with its first statement; the next caller gets a connection without it."""
     await store._database.look(lambda connection: connection.exec_driver_sql("SELECT 1").scalar_one())
