@@ -75,6 +75,15 @@ def patient_databases() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="session", autouse=True)
+def shared_rsa_keys(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """The processes of a run make each RSA key once."""
+    from tests.keys import rsa_keys
+
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        rsa_keys.share(tmp_path_factory.getbasetemp().parent)
+
+
 @pytest.fixture(autouse=True)
 def lent_rsa_keys() -> Iterator[None]:
     """RSA keys that a test draws are lent to it."""

@@ -12,7 +12,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,9 @@ class Serving:
     process: subprocess.Popen[bytes]
     port: int
     log: Path
+    #: Bytes of the log that were read, and the records in them.
+    _read: int = field(default=0, init=False)
+    _records: list[dict[str, Any]] = field(default_factory=list, init=False)
 
     def stop(self, number: int = signal.SIGTERM) -> int:
         """Send a signal; the exit code."""
@@ -39,8 +42,12 @@ class Serving:
 
     def records(self) -> list[dict[str, Any]]:
         """The log, which has to be JSON line by line; a line that is still being written comes later."""
-        whole, _, _ = self.log.read_text().rpartition("\n")
-        return [json.loads(line) for line in whole.splitlines()]
+        with self.log.open("rb") as log:
+            log.seek(self._read)
+            whole, end, _ = log.read().rpartition(b"\n")
+        self._records += [json.loads(line) for line in whole.splitlines()]
+        self._read += len(whole + end)
+        return [dict(record) for record in self._records]
 
     def listening(self) -> dict[str, Any]:
         """The record of the start; the port file is there before it, and a worker may log before its supervisor."""

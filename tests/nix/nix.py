@@ -41,7 +41,8 @@ class Nix:
     def _run(self, *command: str) -> str:
         result = subprocess.run(
             command,
-            env=os.environ | private_nix(self.directory),
+            # An evaluation ends sooner than a search for garbage pays.
+            env=os.environ | private_nix(self.directory) | {"GC_DONT_GC": "1"},
             capture_output=True,
             text=True,
             check=False,
