@@ -145,10 +145,7 @@ class OperatorStore(Protocol):
         """Return a passkey, revoked ones too."""
 
     async def list_passkeys(self) -> Sequence[Passkey]:
-        """Return every passkey, revoked ones too."""
-
-    async def list_genuine_passkeys(self) -> Sequence[Passkey]:
-        """Return the passkeys whose rows this server wrote; the others are logged and left out."""
+        """Return every passkey whose row this server wrote, revoked ones too."""
 
     async def add_session(
         self, session: StoredSession, credential_id: bytes, sign_count: int, audit: AuditEntry

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeVar
 
+from tang_attest.errors import Unavailable
 from tang_attest.ports.admin import AdminTokenStore
 from tang_attest.ports.attention import AttentionStore
 from tang_attest.ports.audit import AuditStore
@@ -17,6 +18,21 @@ from tang_attest.ports.notices import NoticeStore
 from tang_attest.ports.operators import OperatorStore, SignedActStore
 from tang_attest.ports.policies import PolicyStore
 from tang_attest.ports.rounds import RoundStore
+
+T = TypeVar("T")
+
+
+async def if_ours(reading: Awaitable[T]) -> T | None:
+    """Return the result of *reading*, or ``None`` if it met a row that this server did not write.
+
+    For reads of one row of many: the store has logged and counted it, and the others go on.
+    """
+    try:
+        return await reading
+    except Unavailable as error:
+        if error.code != "registry-tampered":
+            raise
+        return None
 
 
 @dataclass(frozen=True, slots=True)

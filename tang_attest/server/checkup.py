@@ -22,7 +22,7 @@ from tang_attest.server.notify.receivers import check_receivers
 from tang_attest.server.serve import check_settings
 from tang_attest.service.audit.check import AuditCheck, check_audit
 from tang_attest.service.machines.grading import graded
-from tang_attest.service.machines.overview import Notice, in_order, overview
+from tang_attest.service.machines.overview import Notice, in_order, whole_overview
 from tang_attest.store import KEY_LABEL, check_rows, open_store
 
 
@@ -105,7 +105,7 @@ async def _check_keys(installation: Installation) -> list[str]:
 async def attention(installation: Installation) -> tuple[int, list[Notice]]:
     """Return the number of machines, and the notices of the screen ``status``."""
     now = installation.world.clock.now()
-    machines, notices = await overview(installation.store, now)
+    machines, notices = await whole_overview(installation.store, now)
     return machines, in_order([*notices, *certificate_ends(installation.settings, now)])
 
 

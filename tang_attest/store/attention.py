@@ -17,7 +17,7 @@ from tang_attest.protocol.changes.rollout import Rollout, RolloutOutcome
 from tang_attest.protocol.policy import ReferencePolicy
 from tang_attest.protocol.reference_state import ReferenceState
 from tang_attest.store.database import authentic, tables
-from tang_attest.store.database.sql import among
+from tang_attest.store.database.sql import among, full_page
 from tang_attest.store.records import devices, policies, rollouts
 
 _device, _policy, _state = tables.device, tables.policy, tables.reference_state
@@ -33,14 +33,9 @@ _NEWEST: Final = (
     .group_by(_observation.c.device_id)
     .subquery()
 )
-_REFUSED_BOOTS: Final = sa.select(
-    _observation.c.device_id,
-    _observation.c.id,
-    _observation.c.at,
-    _observation.c.code,
-    _observation.c.selection,
-    _observation.c.pcr_values,
-).join(_NEWEST, _NEWEST.c.id == _observation.c.id)
+_REFUSED_BOOTS: Final = sa.select(*authentic.form(_observation).raw).join(
+    _NEWEST, _NEWEST.c.id == _observation.c.id
+)
 
 
 def attention(connection: sa.Connection, limit: int) -> Attention:
@@ -69,9 +64,12 @@ def attention(connection: sa.Connection, limit: int) -> Attention:
 
 
 def _refused_boots(connection: sa.Connection, ids: Collection[int]) -> dict[int, RefusedBoot]:
+    found = connection.execute(_REFUSED_BOOTS, {"ids": list(ids)})
     return {
-        row.device_id: RefusedBoot(row.id, row.at, row.code, row.selection, row.pcr_values)
-        for row in connection.execute(_REFUSED_BOOTS, {"ids": list(ids)})
+        row["device_id"]: RefusedBoot(
+            *(row[name] for name in ("id", "at", "code", "selection", "pcr_values"))
+        )
+        for row, _ in authentic.ours(connection, _observation, found)
     }
 
 
@@ -79,10 +77,8 @@ def _announced(connection: sa.Connection, limit: int) -> tuple[tuple[str, Refere
     query = sa.select(*authentic.form(_state).raw, _policy.c.name.label("policy_name"))
     query = query.join_from(_state, _policy).where(tables.PROPOSED)
     rows = connection.execute(query.order_by(_state.c.created_at.desc()).limit(limit)).all()
-    return tuple(
-        (values.policy_name, policies.state_from(authentic.check(connection, _state, values[:-1])))
-        for values in rows
-    )
+    found = authentic.ours(connection, _state, rows)
+    return tuple((values.policy_name, policies.state_from(row)) for row, values in found)
 
 
 def _stopped(connection: sa.Connection, limit: int) -> tuple[Rollout, ...]:
@@ -92,16 +88,29 @@ def _stopped(connection: sa.Connection, limit: int) -> tuple[Rollout, ...]:
 
 
 def page_devices(connection: sa.Connection, after: str, limit: int, beginning: str) -> list[Device]:
-    """Return a page of devices, by name."""
-    where = _after(connection, _device.c.name, after, beginning)
-    return devices.choose(connection, *where, limit=limit)
+    """Return a page of devices, by name; without rows that are not ours."""
+    return full_page(
+        lambda last, count: _names(connection, _device, after if last is None else last, beginning, count),
+        lambda names: devices.load(connection, *names) if names else [],
+        limit,
+    )
 
 
 def page_policies(connection: sa.Connection, after: str, limit: int, beginning: str) -> list[ReferencePolicy]:
-    """Return a page of policies, by name."""
-    names = sa.select(_policy.c.name).where(*_after(connection, _policy.c.name, after, beginning))
-    found = connection.scalars(names.order_by(_policy.c.name).limit(limit)).all()
-    return policies.load(connection, *found) if found else []
+    """Return a page of policies, by name; without rows that are not ours."""
+    return full_page(
+        lambda last, count: _names(connection, _policy, after if last is None else last, beginning, count),
+        lambda names: policies.load(connection, *names) if names else [],
+        limit,
+    )
+
+
+def _names(
+    connection: sa.Connection, table: sa.Table, after: str, beginning: str, limit: int
+) -> Sequence[str]:
+    """Return the next names of *table* that begin with *beginning*."""
+    names = sa.select(table.c.name).where(*_after(connection, table.c.name, after, beginning))
+    return connection.scalars(names.order_by(table.c.name).limit(limit)).all()
 
 
 def _after(

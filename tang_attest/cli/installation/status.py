@@ -22,7 +22,7 @@ def status(ctx: click.Context, as_json: bool) -> None:
 
     On one screen: machines that are refused, suspended or silent; observations, announcements and states that
     wait; rollouts; the ends of tokens, certificates, trust anchors and limited approvals; rotated keys that
-    still answer.  The exit code is 1 when something wants a person, and 0 when nothing does.
+    still answer; and tables with rows that this server did not write.  The exit code is 1 when something wants a person, and 0 when nothing does.
     'tang-attest doctor' examines the installation itself.
 
     \b

@@ -46,14 +46,15 @@ def list_observations(device: str | None, limit: int, wide: bool, as_json: bool)
     """
 
     async def load(installation: Installation) -> list[tuple[Observation, tuple[int, ...]]]:
+        from tang_attest.ports.store import if_ours
+
         rows = []
-        policies: dict[str, ReferencePolicy] = {}
+        policies: dict[str, ReferencePolicy | None] = {}
         for entry in await installation.store.policies.list_observations(device, limit):
             if entry.device not in policies:
-                policies[entry.device] = await installation.store.policies.get_policy(
-                    (await installation.store.devices.get_device(entry.device)).policy
-                )
-            rows.append((entry, _differences(entry, policies[entry.device])))
+                policies[entry.device] = await if_ours(_policy_of(installation, entry.device))
+            if (policy := policies[entry.device]) is not None:
+                rows.append((entry, _differences(entry, policy)))
         if device is not None and not rows:
             await installation.store.devices.get_device(device)  # or it is misspelled
         return rows
@@ -169,6 +170,12 @@ def _explanation_as_json(found: Explanation) -> dict[str, object]:
         "changes": [change.as_json() for change in found.changes],
         "doubts": list(found.doubts),
     }
+
+
+async def _policy_of(installation: Installation, device: str) -> ReferencePolicy:
+    return await installation.store.policies.get_policy(
+        (await installation.store.devices.get_device(device)).policy
+    )
 
 
 def _differences(entry: Observation, policy: ReferencePolicy) -> tuple[int, ...]:

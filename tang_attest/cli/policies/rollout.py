@@ -202,9 +202,11 @@ def _move(policy: str, as_json: bool, move: Callable[[Installation], Awaitable[R
 async def _load(installation: Installation, policy: str | None) -> list[RolloutStatus]:
     if policy is not None:
         return [await installation.rollouts.status(policy)]
+    from tang_attest.ports.store import if_ours
+
     found = []
     for known in await installation.store.policies.list_policies():
-        newest = await installation.store.policies.get_rollout(known.name)
+        newest = await if_ours(installation.store.policies.get_rollout(known.name))
         if newest is not None and not newest.over:
             found.append(await installation.rollouts.status(known.name))
     return found

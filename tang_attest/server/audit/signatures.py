@@ -14,6 +14,6 @@ async def signature_check(store: HasOperators) -> Callable[..., SignatureCheck]:
     """Return a maker of :class:`SignatureCheck` over the passkeys whose rows this server wrote."""
     keys = {
         each.credential_id: SignerKey(each.operator, each.public_key, each.created_at, each.revoked_at)
-        for each in await store.operators.list_genuine_passkeys()
+        for each in await store.operators.list_passkeys()
     }
     return partial(SignatureCheck, keys)

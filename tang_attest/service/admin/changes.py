@@ -8,6 +8,7 @@ operator.
 from __future__ import annotations
 
 from tang_attest.ports.admin import Scope
+from tang_attest.ports.store import if_ours
 from tang_attest.ports.world import Clock, Randomness
 from tang_attest.protocol.changes.dry_run import DryRun
 from tang_attest.service.admin.tokens import AdminClient
@@ -44,7 +45,7 @@ class AdministeredChanges:
         found = []
         for policy in await self._store.policies.list_policies():
             if asker.grant.covers(policy.name):
-                newest = await self._store.policies.get_rollout(policy.name)
+                newest = await if_ours(self._store.policies.get_rollout(policy.name))
                 if newest is not None and not newest.over:
                     found.append(await self.status(asker, policy.name))
         return found

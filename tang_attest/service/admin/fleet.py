@@ -18,12 +18,7 @@ from tang_attest.ports.keys import KeyStore
 from tang_attest.ports.machines import Device
 from tang_attest.ports.policies import Observation
 from tang_attest.ports.store import (
-    HasAdminTokens,
     HasDecisions,
-    HasDevices,
-    HasEnrollment,
-    HasKeys,
-    HasPolicies,
 )
 from tang_attest.ports.world import Clock, Randomness
 from tang_attest.protocol.endorsement.registered import EkEntry
@@ -34,13 +29,13 @@ from tang_attest.service.enrollment.ek_roots import EkRoots
 from tang_attest.service.enrollment.registered import RegisteredEks
 from tang_attest.service.enrollment.tokens import EnrollmentTokens, TokenTerms
 from tang_attest.service.machines.devices import DeviceAdministration
-from tang_attest.service.machines.overview import Notice, overview
+from tang_attest.service.machines.overview import CountingStore, Notice, whole_overview
 from tang_attest.service.machines.transfers import DeviceTransfers
 from tang_attest.service.policies.explanation import Explanations
 from tang_attest.service.policies.reference_values import ReferenceValues
 
 
-class FleetStore(HasAdminTokens, HasDecisions, HasDevices, HasEnrollment, HasKeys, HasPolicies, Protocol):
+class FleetStore(CountingStore, HasDecisions, Protocol):
     """The roles of the store that these operations need."""
 
 
@@ -56,7 +51,7 @@ class AdministeredFleet:
     async def status(self, asker: AdminClient) -> tuple[int, list[Notice]]:
         """Return what wants a person, and what ends when; it is about every policy."""
         asker.grant.require_every_policy()
-        return await overview(self._store, self._clock.now())
+        return await whole_overview(self._store, self._clock.now())
 
     # --- tokens ---------------------------------------------------------------------------------------------
 

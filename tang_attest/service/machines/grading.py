@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from tang_attest.ports.machines import Device
-from tang_attest.ports.store import HasPolicies
+from tang_attest.ports.store import HasPolicies, if_ours
 from tang_attest.service.unlock.appraisal import grade_of
 
 
@@ -26,10 +26,12 @@ def _has_coverage(device: Device) -> bool:
 
 
 async def _graded(store: HasPolicies, device: Device) -> Device:
-    evidence = await store.policies.get_evidence(device.name, permitted=True)
+    evidence = await if_ours(store.policies.get_evidence(device.name, permitted=True))
     if evidence is None:
         return device
-    policy = await store.policies.get_policy(device.policy)
+    policy = await if_ours(store.policies.get_policy(device.policy))
+    if policy is None:
+        return device
     accepted = next((state.accepted for state in policy.states if state.label == device.last_state), ())
     found = await asyncio.to_thread(
         grade_of, evidence.snapshot, ek_verified=device.ek_verified, cap_pcr=policy.cap_pcr, accepted=accepted

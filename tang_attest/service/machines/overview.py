@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
@@ -17,7 +17,7 @@ from tang_attest.ports.enrollment import EkRoot, Token
 from tang_attest.ports.keys import EncryptedKey
 from tang_attest.ports.machines import Device
 from tang_attest.ports.policies import Observation
-from tang_attest.ports.store import HasAdminTokens, HasDevices, HasEnrollment, HasKeys, HasPolicies
+from tang_attest.ports.store import HasAdminTokens, HasDevices, HasEnrollment, HasKeys, HasPolicies, if_ours
 from tang_attest.protocol.changes.rollout import WHOLE, Rollout, RolloutPhase
 from tang_attest.protocol.policy import ReferencePolicy
 from tang_attest.protocol.reference_state import COUNTING, Life, ReferenceState
@@ -41,6 +41,7 @@ class Topic(StrEnum):
     WAITING = "waiting"
     ROLLOUT = "rollout"
     ENDS = "ends"
+    DATABASE = "database"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,7 +67,7 @@ async def overview(store: OverviewStore, now: datetime) -> tuple[int, list[Notic
     """Return the number of machines, and the notices in the order of their topics.  Raises errors of the store."""
     devices = await store.devices.list_devices()
     policies = await store.policies.list_policies()
-    rollouts = [await store.policies.get_rollout(policy.name) for policy in policies]
+    rollouts = [await if_ours(store.policies.get_rollout(policy.name)) for policy in policies]
     notices = [
         *_machines(devices, await store.policies.list_observations(limit=_OBSERVATIONS)),
         *(notice for policy in policies for notice in _states(policy, now)),
@@ -78,6 +79,35 @@ async def overview(store: OverviewStore, now: datetime) -> tuple[int, list[Notic
         *_rotated(await store.keys.list_keys()),
     ]
     return len(devices), in_order(notices)
+
+
+class CountingStore(OverviewStore, Protocol):
+    """A store that counts the rows which it did not write."""
+
+    def tampered(self) -> Mapping[str, int]:
+        """Count the reads of rows that this server did not write, by table."""
+
+
+async def whole_overview(store: CountingStore, now: datetime) -> tuple[int, list[Notice]]:
+    """Return :func:`overview`, and a notice of each table that has rows which this server did not write.
+
+    Those rows are in no other notice.
+    """
+    before = store.tampered()
+    machines, notices = await overview(store, now)
+    foreign = [
+        Notice(
+            topic=Topic.DATABASE,
+            name=f"table {table}",
+            sentence="has rows that this server did not write; they are left out here (registry-tampered)",
+            at=None,
+            attention=True,
+            action="see them with 'tang-attest doctor' and 'tang-attest audit verify', and find out who wrote to the database",
+        )
+        for table, count in store.tampered().items()
+        if count > before.get(table, 0)
+    ]
+    return machines, in_order([*notices, *foreign])
 
 
 def in_order(notices: Iterable[Notice]) -> list[Notice]:

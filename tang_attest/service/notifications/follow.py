@@ -13,6 +13,7 @@ from typing import Final, Protocol
 
 import structlog
 
+from tang_attest.ports.audit import AuditEntry
 from tang_attest.ports.notices import NoticeBook, NoticeKind, Occurrence
 from tang_attest.ports.store import HasAudit, HasNotices
 from tang_attest.ports.world import Clock
@@ -65,7 +66,7 @@ class NoticeFollower:
         if final is not None:
             page = await self._store.notices.list_notable(after, final, now - OLDEST, _PAGE)
             up_to = page[-1][0] if len(page) == _PAGE else final
-            events = [event for number, entry in page if (event := event_of(number, entry)) is not None]
+            events = [event for number, entry in page if (event := _event_of(number, entry)) is not None]
         moved = up_to if events or up_to - cursor >= _PAGE else None
         self._read_up_to = up_to
         if moved is None and not await self._store.notices.has_due_notices(now):
@@ -95,6 +96,15 @@ class NoticeFollower:
             book.move_cursor(to)
             _add_all(book, events, now)
         return publish(book, now, self._receivers, self._compose)
+
+
+def _event_of(number: int, entry: AuditEntry) -> Occurrence | None:
+    """Return the event of an entry; one whose details make no sense is logged, and wants nobody."""
+    try:
+        return event_of(number, entry)
+    except Exception as error:  # noqa: BLE001 - one entry must not end the messages about all later ones
+        _log.error("entry-unreadable", entry=number, reason=type(error).__name__)
+        return None
 
 
 def _begin(book: NoticeBook, start: int) -> None:

@@ -13,7 +13,7 @@ from tang_attest.ports.audit import AuditEntry
 from tang_attest.ports.decisions import Snapshot
 from tang_attest.ports.machines import Device, DeviceSearch, Learning
 from tang_attest.ports.policies import Observation
-from tang_attest.ports.store import HasDevices, HasPolicies
+from tang_attest.ports.store import HasDevices, HasPolicies, if_ours
 from tang_attest.ports.world import Clock
 from tang_attest.protocol.coverage import BootPart, acceptance, assess, require_covered
 from tang_attest.protocol.enrollment import check_name
@@ -225,9 +225,12 @@ class ReferenceValues:
             if device.name == name:
                 continue
             try:
-                other = Waiting(*await self._candidate(device.name, None, capped=capped))
+                candidate = await if_ours(self._candidate(device.name, None, capped=capped))
             except (Conflict, NotFound):
                 continue
+            if candidate is None:
+                continue
+            other = Waiting(*candidate)
             if other.observation.snapshot.selection == other.policy.selection and self._news(other) == wanted:
                 found.append(other)
         return found

@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 from typing import Final, Protocol
 
 from tang_attest.errors import TangAttestError
-from tang_attest.ports.store import HasPolicies, HasRounds
+from tang_attest.ports.store import HasPolicies, HasRounds, if_ours
 from tang_attest.ports.world import Clock
 from tang_attest.protocol.conditions import Watch
 from tang_attest.service.rounds.polls import Polls
@@ -73,6 +73,8 @@ class Watching:
         silent = await self._store.rounds.list_silent(name, before, now, BATCH)
         if not silent:
             return
-        policy = await self._store.policies.get_policy(name)
+        policy = await if_ours(self._store.policies.get_policy(name))
+        if policy is None:
+            return
         for device in silent:
-            await self._verify.unreachable(device, policy, before)
+            await if_ours(self._verify.unreachable(device, policy, before))

@@ -15,6 +15,7 @@ Rules of this module:
 * A write reads the row first, under its lock, and checks it, so that no foreign change is sealed along with
   its own.
 * A row is read as its columns hold it and checked before its types read it.
+* A row that this server did not write is logged and counted.  It ends the read of that one row, and no listing.
 * ``version`` rises with each change that is not only :data:`MOVING`.  Changes are reported to the audit
   record (audit_log.py), which is sealed: a row that is older than the record says was restored
   (row_check.py). A process refuses, besides, a row that is older than one it has seen.
@@ -30,7 +31,7 @@ import logging
 import os
 import time
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from typing import Any, Final, TypeVar
 
@@ -39,7 +40,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.types import TypeDecorator
 
 from tang_attest.store.database import tables
-from tang_attest.store.database.failures import Tampered
+from tang_attest.store.database.failures import Tampered, UnreadableValue
 
 T = TypeVar("T")
 Work = Callable[[sa.Connection], T]
@@ -101,6 +102,8 @@ _REMEMBERED: Final = 100_000
 #: Rows of these tables are remembered, so many of them in all; others are long, or read once.
 _KEPT: Final = frozenset({"policy", "reference_state", "device", "sealed_key", "rollout"})
 _KNOWN: Final = 1024
+#: Seconds after which a row that is read each second is logged again.
+_TOLD_AGAIN_S: Final = 60.0
 #: A version that no row reaches: that of one that was removed.
 REMOVED: Final = 1 << 62
 
@@ -128,6 +131,8 @@ class Authenticity:
         # serial -> the newest version seen, and when; rows that never changed are not here.
         self._floors: OrderedDict[bytes, tuple[int, float]] = OrderedDict()
         self._found: Counter[str] = Counter()
+        # sentence -> when it was logged
+        self._told: dict[str, float] = {}
         #: Rows with a valid seal, by the contents of all their columns: most requests read the same rows
         #: again.
         self.known: dict[tuple[str, tuple[Any, ...]], Row] = {}
@@ -141,7 +146,11 @@ class Authenticity:
 
         def bound(connection: sa.Connection) -> T:
             transaction.begin()
-            return work(connection.execution_options(**{_OPTION: transaction}))
+            try:
+                return work(connection.execution_options(**{_OPTION: transaction}))
+            except UnreadableValue as error:  # of a column that is read without its row
+                self.report("other", f"{error}.")
+                raise Tampered("registry-tampered", f"{error}.") from error
 
         return bound, transaction
 
@@ -175,13 +184,20 @@ class Authenticity:
             self.known.clear()
         self.known[name] = row
 
-    def count(self, table: str) -> None:
-        """Count a row of *table* without a valid seal."""
+    def report(self, table: str, sentence: str) -> None:
+        """Count a row of *table* that this server did not write, and log *sentence*, once in :data:`_TOLD_AGAIN_S`."""
         self._found[table] += 1
+        now = time.monotonic()
+        if now - self._told.get(sentence, -_TOLD_AGAIN_S) < _TOLD_AGAIN_S:
+            return
+        if len(self._told) >= _KNOWN:
+            self._told.clear()
+        self._told[sentence] = now
+        _log.error("registry-tampered: %s", sentence)
 
     def found(self) -> dict[str, int]:
-        """Count the reads of rows without a valid seal, by table; every table is there."""
-        return {name: self._found[name] for name in SEALED}
+        """Count the reads of rows that this server did not write, by table; every table is there."""
+        return dict.fromkeys(tables.metadata.tables, 0) | self._found
 
 
 class Transaction:
@@ -250,7 +266,8 @@ class Form:
         parts = [raw[name] for name in ("name", "label") if raw.get(name) is not None][:1] or [
             raw[key] for key in self.keys
         ]
-        return " ".join(part.hex()[:16] if isinstance(part, bytes) else str(part) for part in parts)
+        words = " ".join(part.hex()[:16] if isinstance(part, bytes) else str(part) for part in parts)
+        return words.encode(errors="backslashreplace").decode()  # SQLite holds texts that are not UTF-8
 
     def is_row(self, raw: Mapping[str, Any]) -> Any:
         """The condition that only this row meets."""
@@ -330,7 +347,10 @@ def _verify(connection: sa.Connection, shape: Form, values: Sequence[Any]) -> Ro
     if (seal := genuine(_transaction(connection).authenticity, shape, raw)) is None:
         raise tampered(connection, shape, raw, "is not what this server wrote")
     return Row(
-        _read(shape, raw), raw, seal[:_SERIAL], int.from_bytes(seal[_SERIAL : _SERIAL + _VERSION], "big")
+        _read(connection, shape, raw),
+        raw,
+        seal[:_SERIAL],
+        int.from_bytes(seal[_SERIAL : _SERIAL + _VERSION], "big"),
     )
 
 
@@ -341,11 +361,11 @@ def is_ours(connection: sa.Connection, table: sa.Table, values: Sequence[Any]) -
     return genuine(_transaction(connection).authenticity, shape, raw) is not None
 
 
-def _read(shape: Form, raw: Mapping[str, Any]) -> dict[str, Any]:
+def _read(connection: sa.Connection, shape: Form, raw: Mapping[str, Any]) -> dict[str, Any]:
     try:
         return shape.read(raw)
     except Exception as error:  # a column outside of the seal; its type reports the error
-        raise Tampered("registry-tampered", _sentence(shape, raw, "cannot be read")) from error
+        raise tampered(connection, shape, raw, "cannot be read") from error
 
 
 def _seal(raw: Mapping[str, Any]) -> bytes | None:
@@ -354,15 +374,10 @@ def _seal(raw: Mapping[str, Any]) -> bytes | None:
 
 
 def tampered(connection: sa.Connection, shape: Form, raw: Mapping[str, Any], why: str) -> Tampered:
-    """Return the error about a row without a valid seal; log and count it."""
-    _transaction(connection).authenticity.count(shape.name)
-    sentence = _sentence(shape, raw, why)
-    _log.error("registry-tampered: %s", sentence)
+    """Return the error about a row that this server did not write; log and count it."""
+    sentence = f"Row '{shape.describe(raw)}' of table {shape.name} {why}."
+    _transaction(connection).authenticity.report(shape.name, sentence)
     return Tampered("registry-tampered", sentence)
-
-
-def _sentence(shape: Form, raw: Mapping[str, Any], why: str) -> str:
-    return f"Row '{shape.describe(raw)}' of table {shape.name} {why}."
 
 
 def load(
@@ -375,6 +390,33 @@ def load(
     """Return the rows that meet *where*.  Raises ``registry-tampered`` when one of them has no valid seal."""
     query = form(table).lock if lock else sa.select(*form(table).raw)
     return rows(connection, query.where(*where).order_by(*order_by), table)
+
+
+def ours(
+    connection: sa.Connection, table: sa.Table, found: Iterable[Sequence[Any]]
+) -> Iterator[tuple[Row, Any]]:
+    """Yield each row of *found*, whose first columns are :attr:`Form.raw` of *table*, with its values.
+
+    Rows without a valid seal are logged, counted and left out: a listing, a message or a round of others goes on.
+    """
+    width = len(form(table).names)
+    for values in found:
+        try:
+            row = check(connection, table, values[:width])
+        except Tampered:
+            continue
+        yield row, values
+
+
+def load_ours(
+    connection: sa.Connection,
+    table: sa.Table,
+    *where: sa.ColumnElement[bool],
+    order_by: Sequence[Any] = (),
+) -> list[Row]:
+    """Return the rows that meet *where* and have a valid seal; see :func:`ours`."""
+    query = sa.select(*form(table).raw).where(*where).order_by(*order_by)
+    return [row for row, _ in ours(connection, table, connection.execute(query))]
 
 
 def rows(
@@ -391,6 +433,49 @@ def one(connection: sa.Connection, table: sa.Table, *where: sa.ColumnElement[boo
     """The one row that meets *where*, if there is one.  Raises ``registry-tampered``."""
     found = load(connection, table, *where)
     return found[0] if found else None
+
+
+# --- rows without seals -------------------------------------------------------------------------------------
+
+
+class PlainForm(Form):
+    """Reads a table whose rows have no seals: history and messages for people, which decide nothing."""
+
+    def readable(
+        self, connection: sa.Connection, found: Iterable[Any], make: Callable[[dict[str, Any]], T]
+    ) -> Iterator[T]:
+        """Yield what *make* makes of each row of *found*, whose columns are ``raw``.
+
+        A row that no program of ours can have written is logged, counted and left out: what its columns hold, or
+        a ValueError, KeyError, TypeError or AttributeError of *make*, shows that.
+        """
+        for values in found:
+            raw = dict(zip(self.names, values, strict=True))
+            try:
+                made = make(self.read(raw))
+            except (AttributeError, KeyError, TypeError, ValueError, ArithmeticError, RecursionError):
+                tampered(connection, self, raw, "was not written by this server")
+            else:
+                yield made
+
+    def read(self, raw: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the row as its types read it.  Raises the errors of the types."""
+        for value in raw.values():
+            if isinstance(value, str):
+                value.encode()  # SQLite holds texts that are not UTF-8
+        typed = super().read(raw)
+        for column in self.table.c:
+            if (value := typed[column.name]) is None:
+                readable = column.nullable
+            elif isinstance(column.type, sa.Text):
+                readable = isinstance(value, str)
+            elif isinstance(column.type, sa.Integer):
+                readable = isinstance(value, int)
+            else:
+                readable = True  # its type has read it
+            if not readable:
+                raise ValueError(column.name)
+        return typed
 
 
 # --- writing ------------------------------------------------------------------------------------------------

@@ -338,8 +338,14 @@ def _prepare_connection(connection: DBAPIConnection, _record: object) -> None:
     """Set the options that SQLite forgets with each connection."""
     raw: Any = connection
     raw.isolation_level = None  # transactions begin where _begin says, not where Python guesses
+    raw.text_factory = _text
     for pragma in _PRAGMAS:
         raw.execute(f"PRAGMA {pragma}")
+
+
+def _text(stored: bytes) -> str:
+    """Return a text of the database.  One that is not UTF-8 is a value like another, and fails no query of others."""
+    return stored.decode("utf-8", "surrogateescape")
 
 
 def _begin(connection: sa.Connection) -> None:

@@ -88,9 +88,9 @@ def refuse(connection: sa.Connection, authenticity: Authenticity | None) -> None
     if authenticity is not None and not hmac.compare_digest(
         found.seal, _seal(authenticity, found.place, found.at)
     ):
-        raise Unavailable(
-            "registry-tampered", "The mark that this database was copied away is not this server's own."
-        )
+        sentence = "The mark that this database was copied away is not this server's own."
+        authenticity.report(_TABLE.name, sentence)
+        raise Unavailable("registry-tampered", sentence)
     raise found.error()
 
 

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final, TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Dialect
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.types import TypeDecorator, TypeEngine
+
+T = TypeVar("T")
+
+#: Rows of a query that fills up a page: any number of them may be left out.
+_FEWEST: Final = 100
 
 
 def insert_new(connection: sa.Connection, table: sa.Table, values: Mapping[str, object]) -> bool:
@@ -26,6 +31,24 @@ def insert_new(connection: sa.Connection, table: sa.Table, values: Mapping[str, 
 def _insert_unless_there(table: sa.Table, dialect: str) -> sa.Insert:
     insert = postgresql.insert if dialect == "postgresql" else sqlite.insert
     return insert(table).on_conflict_do_nothing()
+
+
+def full_page(
+    read: Callable[[Any | None, int], Sequence[Any]], keep: Callable[[Sequence[Any]], Sequence[T]], limit: int
+) -> list[T]:
+    """Return *limit* values, or fewer at the end: what *keep* leaves out makes no page shorter.
+
+    *read* returns at most so many rows after a row, or the first ones; *keep* makes at most one value of each.
+    """
+    found: list[T] = []
+    last, count = None, limit
+    while len(found) < limit:
+        rows = read(last, count)
+        found += keep(rows)
+        if len(rows) < count:
+            break
+        last, count = rows[-1], max(limit - len(found), _FEWEST)
+    return found[:limit]
 
 
 def changed(connection: sa.Connection, statement: sa.Update | sa.Delete) -> int:

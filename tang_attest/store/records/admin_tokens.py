@@ -41,7 +41,7 @@ def find(connection: sa.Connection, digest: bytes) -> AdminToken | None:
 def load(connection: sa.Connection) -> list[AdminToken]:
     """Every token, newest first."""
     newest_first = [_token.c.created_at.desc(), _token.c.name]
-    return [_from_row(row) for row in authentic.load(connection, _token, order_by=newest_first)]
+    return [_from_row(row) for row in authentic.load_ours(connection, _token, order_by=newest_first)]
 
 
 def revoke(connection: sa.Connection, name: str, at: datetime) -> None:

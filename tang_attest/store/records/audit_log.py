@@ -13,6 +13,7 @@ index.
 from __future__ import annotations
 
 import operator
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import sqlalchemy as sa
@@ -20,7 +21,8 @@ import sqlalchemy as sa
 from tang_attest.ports.audit import EVERYTHING, AuditEntry, AuditSearch
 from tang_attest.store.database import authentic, tables
 from tang_attest.store.database.batched import Batched, Insertion
-from tang_attest.store.database.failures import UnreadableValue
+from tang_attest.store.database.sql import full_page
+from tang_attest.store.database.types import BIG
 from tang_attest.store.names import spans
 from tang_attest.store.records.operators import claims
 
@@ -35,6 +37,8 @@ _KINDS: Final = ("operator", "console", "token", "device")
 #: Append entries, as :func:`rows` has them.
 APPEND: Final = Insertion(_audit, *(column.name for column in _audit.c if column.name != "id"))
 _APPEND: Final = Batched(APPEND)
+#: Reads entries.
+READ: Final = authentic.PlainForm(_audit)
 
 
 def append(connection: sa.Connection, *entries: AuditEntry) -> None:
@@ -60,15 +64,20 @@ def newest(
     before: int | None = None,
     search: AuditSearch = EVERYTHING,
 ) -> list[tuple[int, AuditEntry]]:
-    """The newest entries that meet *search*, with their row numbers; see :class:`~tang_attest.ports.audit.AuditStore`."""
-    query = (
-        sa.select(_audit).order_by(_audit.c.id.desc()).limit(limit).where(*_conditions(connection, search))
-    )
-    if before is not None:
-        query = query.where(_audit.c.id < before)
+    """The newest entries that meet *search*, with their row numbers; see :class:`~tang_attest.ports.audit.AuditStore`.
+
+    Entries that no program of ours can have written are left out: ``audit verify`` names them.
+    """
+    query = sa.select(*READ.raw).order_by(_audit.c.id.desc()).where(*_conditions(connection, search))
     if device is not None:
         query = query.where(sa.or_(*(span.condition() for span in spans(connection, device, search.until))))
-    return [read_entry(row) for row in connection.execute(query).mappings()]
+
+    def read(last: Any, count: int) -> Sequence[Any]:
+        end = before if last is None else last.id
+        older = query if end is None else query.where(_audit.c.id < sa.literal(end, BIG))
+        return connection.execute(older.limit(count)).all()
+
+    return full_page(read, lambda found: list(READ.readable(connection, found, read_entry)), limit)
 
 
 def _conditions(connection: sa.Connection, search: AuditSearch) -> list[sa.ColumnElement[bool]]:
@@ -110,10 +119,8 @@ def _actors(actor: str) -> list[str]:
     return [actor] if named else [f"{kind}:{actor}" for kind in _KINDS]
 
 
-def read_entry(row: sa.RowMapping) -> tuple[int, AuditEntry]:
-    """Return a row's number and its entry."""
-    fields: dict[str, Any] = {str(name): value for name, value in row.items()}
-    if not isinstance(fields["details"], dict):
-        raise UnreadableValue(f"Row {fields['id']} of the audit record")
+def read_entry(row: Mapping[str, Any]) -> tuple[int, AuditEntry]:
+    """Return a row's number and its entry.  Raises AttributeError for one whose details are no object."""
+    fields = dict(row)
     fields["details"] = {name: value for name, value in fields["details"].items() if name != ROWS}
     return fields.pop("id"), AuditEntry(**fields)

@@ -113,7 +113,7 @@ def _no_key(name: str) -> bytes:
 
 
 def load(connection: sa.Connection, *names: str) -> list[Device]:
-    """The devices *names*, or all of them, by name."""
+    """The devices *names*, or all of them, by name; without rows that are not ours."""
     return _load(connection, *([_device.c.name.in_(names)] if names else []))
 
 
@@ -153,16 +153,17 @@ def _load(
 ) -> list[Device]:
     query = sa.select(*authentic.form(_device).raw, tables.policy.c.name.label("policy_name"))
     query = query.join(tables.policy).where(*where).order_by(order).limit(limit)
-    found = connection.execute(query).all()
-    rows = [(authentic.check(connection, _device, values[:-1]), values.policy_name) for values in found]
+    found = authentic.ours(connection, _device, connection.execute(query).all())
+    rows = [(row, values.policy_name) for row, values in found]
     kids = kids_of(connection, [row["id"] for row, _ in rows])
     return [from_row(row, policy, kids[row["id"]]) for row, policy in rows]
 
 
 def get(connection: sa.Connection, name: str) -> Device:
-    """The device *name*.  Raises ``not-found``."""
+    """The device *name*.  Raises ``not-found``, ``registry-tampered``."""
     for device in load(connection, name):
         return device
+    authentic.load(connection, _device, _device.c.name == name)
     raise NotFound("not-found", f"There is no device '{name}'.")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import fields
 from datetime import datetime
 
@@ -16,6 +17,7 @@ _registered = tables.registered_ek
 _root = tables.ek_root
 _COLUMNS = tuple(field.name for field in fields(RegisteredEk))
 _ROOT_COLUMNS = tuple(field.name for field in fields(EkRoot))
+_BY_LABEL = (_root.c.label, _root.c.fingerprint)
 
 
 def add(connection: sa.Connection, new: RegisteredEk) -> bool:
@@ -44,7 +46,9 @@ def find(connection: sa.Connection, ek_sha256: bytes) -> RegisteredEk | None:
 
 def load(connection: sa.Connection) -> list[RegisteredEk]:
     """Every registered EK, by name."""
-    return [_from_row(row) for row in authentic.load(connection, _registered, order_by=[_registered.c.name])]
+    return [
+        _from_row(row) for row in authentic.load_ours(connection, _registered, order_by=[_registered.c.name])
+    ]
 
 
 def use(connection: sa.Connection, ek_sha256: bytes, at: datetime) -> None:
@@ -82,16 +86,15 @@ def add_root(connection: sa.Connection, root: EkRoot) -> None:
 def find_roots(connection: sa.Connection, subject: bytes, fingerprint: str) -> list[EkRoot]:
     """The roots with that subject or fingerprint, and those whose subject is not known."""
     wanted = sa.or_(_root.c.subject == subject, _root.c.subject.is_(None), _root.c.fingerprint == fingerprint)
-    return _read_roots(connection, wanted)
+    return _roots(authentic.load(connection, _root, wanted, order_by=_BY_LABEL))
 
 
 def load_roots(connection: sa.Connection) -> list[EkRoot]:
-    """Every root, by label."""
-    return _read_roots(connection)
+    """Every root, by label; without rows that are not ours."""
+    return _roots(authentic.load_ours(connection, _root, order_by=_BY_LABEL))
 
 
-def _read_roots(connection: sa.Connection, *where: sa.ColumnElement[bool]) -> list[EkRoot]:
-    rows = authentic.load(connection, _root, *where, order_by=[_root.c.label, _root.c.fingerprint])
+def _roots(rows: Iterable[authentic.Row]) -> list[EkRoot]:
     return [EkRoot(**{name: row[name] for name in _ROOT_COLUMNS}) for row in rows]
 
 

@@ -38,21 +38,26 @@ def keep(connection: sa.Connection, device_id: int, at: datetime, new: NewEviden
 
 
 def load(connection: sa.Connection, policy: str, *, with_logs: bool) -> list[LastEvidence]:
-    """The newest evidence of every device under *policy*, by name.  Raises ``not-found``."""
+    """The newest evidence of every device under *policy*, by name, without rows that are not ours.
+
+    Raises ``not-found``.
+    """
     query = _QUERY.order_by(_device.c.name, _evidence.c.at)
     query = query.where(_device.c.policy_id == policies.find_id(connection, policy))
     newest = {values.device_name: values for values in connection.execute(query)}
-    return [_from_row(connection, values, with_log=with_logs) for values in newest.values()]
+    found = authentic.ours(connection, _evidence, newest.values())
+    return [_from_row(row, values, with_log=with_logs) for row, values in found]
 
 
 def get(connection: sa.Connection, device: str, *, permitted: bool) -> LastEvidence | None:
-    """The evidence of *device* that was *permitted*, or refused.  Raises ``not-found``."""
+    """The evidence of *device* that was *permitted*, or refused.  Raises ``not-found``, ``registry-tampered``."""
     mine = sa.and_(_device.c.id == devices.find_id(connection, device), _evidence.c.permitted == permitted)
     values = connection.execute(_QUERY.where(mine)).one_or_none()
-    return None if values is None else _from_row(connection, values)
+    if values is None:
+        return None
+    return _from_row(authentic.check(connection, _evidence, values[:-1]), values)
 
 
-def _from_row(connection: sa.Connection, values: Any, *, with_log: bool = True) -> LastEvidence:
-    row = authentic.check(connection, _evidence, values[:-1])
+def _from_row(row: authentic.Row, values: Any, *, with_log: bool = True) -> LastEvidence:
     snapshot = Snapshot(row["selection"], row["pcr_values"], row["event_log"] if with_log else b"")
     return LastEvidence(values.device_name, row["at"], snapshot, row["permitted"])

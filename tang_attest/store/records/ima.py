@@ -10,6 +10,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from tang_attest.ports.policies import ImaRequirement
+from tang_attest.protocol.conditions import Conditions
 from tang_attest.store.database import authentic, tables
 from tang_attest.store.database.failures import Tampered
 from tang_attest.store.records import policies
@@ -32,8 +33,12 @@ def require(connection: sa.Connection, policy: str, required: ImaRequirement | N
 
 
 def forget_unused(connection: sa.Connection) -> None:
-    """Delete requirements without a policy."""
-    in_use = {watched.conditions.ima for watched in policies.load_conditions(connection)}
+    """Delete requirements without a policy; none while a policy's row is not ours, which may need one."""
+    try:
+        rows = authentic.load(connection, tables.policy, tables.policy.c.conditions.is_not(None))
+    except Tampered:
+        return
+    in_use = {Conditions.from_json(row["conditions"]).ima for row in rows}
     for known in connection.scalars(sa.select(_requirement.c.digest)).all():
         if known not in in_use:
             authentic.delete(connection, _requirement, _requirement.c.digest == known)

@@ -75,23 +75,27 @@ def add(connection: sa.Connection, key: EncryptedKey, device_id: int | None) -> 
 
 
 def load(connection: sa.Connection, *kids: str) -> list[tuple[EncryptedKey, str | None]]:
-    """The keys *kids*, or every key, with its device's name, newest first."""
+    """The keys *kids*, or every key, with its device's name, newest first; without rows that are not ours."""
     query = sa.select(*authentic.form(_key).labelled("key_"), *authentic.form(_device).labelled("device_"))
     query = query.select_from(_key.outerjoin(_device)).order_by(_key.c.created_at.desc(), _key.c.kid)
     if kids:
         query = query.where(_key.c.kid.in_(kids))
     found = []
-    for values in connection.execute(query):
-        key = authentic.check(connection, _key, values[:_DEVICE_AT])
-        device = _device_of(connection, key, values)
+    for key, values in authentic.ours(connection, _key, connection.execute(query)):
+        try:
+            device = _device_of(connection, key, values)
+        except Tampered:  # it is logged and counted
+            continue
         found.append((_sealed(key, device), None if device is None else device["name"]))
     return found
 
 
 def get(connection: sa.Connection, kid: str) -> tuple[EncryptedKey, str | None]:
-    """The key *kid*, with its device's name.  Raises ``not-found``."""
+    """The key *kid*, with its device's name.  Raises ``not-found``, ``registry-tampered``."""
     for found in load(connection, kid):
         return found
+    for key in authentic.load(connection, _key, _key.c.kid == kid):
+        authentic.load(connection, _device, _device.c.id == key["device_id"])
     raise _missing(kid)
 
 

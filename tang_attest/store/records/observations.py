@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Any, Final
 
 import sqlalchemy as sa
@@ -11,6 +11,7 @@ from tang_attest.errors import NotFound
 from tang_attest.ports.decisions import Decision, Snapshot
 from tang_attest.ports.policies import Observation
 from tang_attest.store.database import authentic, tables
+from tang_attest.store.database.sql import full_page
 from tang_attest.store.records import devices
 
 _device = tables.device
@@ -54,9 +55,12 @@ def load(
 ) -> list[Observation]:
     """The newest observations, perhaps only those of *device*, *before* an id, or of devices *under*
     policies.
+
+    Rows that are not ours are left out, so that they hide no other machine's.  Of *device* they are an error: raises
+    ``registry-tampered``.
     """
     query = sa.select(*authentic.form(_observation).raw, _device.c.name.label("device_name"))
-    query = query.join_from(_observation, _device).order_by(_observation.c.id.desc()).limit(limit)
+    query = query.join_from(_observation, _device).order_by(_observation.c.id.desc())
     if device is not None:
         query = query.where(_device.c.id == devices.find_id(connection, device))
     if before is not None:
@@ -64,11 +68,20 @@ def load(
     if under is not None:
         named = sa.select(tables.policy.c.id).where(tables.policy.c.name.in_(under))
         query = query.where(_device.c.policy_id.in_(named))
-    return [_from_row(connection, values) for values in connection.execute(query)]
+
+    def read(last: Any, count: int) -> Sequence[Any]:
+        older = query if last is None else query.where(_observation.c.id < last.id)
+        return connection.execute(older.limit(count)).all()
+
+    def keep(found: Sequence[Any]) -> list[Observation]:
+        if device is not None:
+            return [_from_row(authentic.check(connection, _observation, each[:-1]), each) for each in found]
+        return [_from_row(*each) for each in authentic.ours(connection, _observation, found)]
+
+    return full_page(read, keep, limit)
 
 
-def _from_row(connection: sa.Connection, values: Any) -> Observation:
-    row = authentic.check(connection, _observation, values[:-1])
+def _from_row(row: authentic.Row, values: Any) -> Observation:
     return Observation(
         id=row["id"],
         device=values.device_name,

@@ -105,11 +105,11 @@ def add_learned_state(connection: sa.Connection, policy_id: int, state: Referenc
 
 
 def load(connection: sa.Connection, *names: str) -> list[ReferencePolicy]:
-    """The policies *names*, or all of them, by name."""
+    """The policies *names*, or all of them, by name; without those that have a row which is not ours."""
     where = [_policy.c.name.in_(names)] if names else []
-    rows = authentic.load(connection, _policy, *where, order_by=[_policy.c.name])
-    states = states_of(connection, [row["id"] for row in rows])
-    return [from_row(row, states[row["id"]]) for row in rows]
+    rows = authentic.load_ours(connection, _policy, *where, order_by=[_policy.c.name])
+    found = states_if_ours(connection, [row["id"] for row in rows])
+    return [from_row(row, states) for row in rows if not isinstance(states := found[row["id"]], Tampered)]
 
 
 def from_row(row: authentic.Row, states: tuple[ReferenceState, ...]) -> ReferencePolicy:
@@ -127,9 +127,9 @@ def from_row(row: authentic.Row, states: tuple[ReferenceState, ...]) -> Referenc
 
 
 def get(connection: sa.Connection, name: str) -> ReferencePolicy:
-    """The policy *name*.  Raises ``not-found``."""
-    for policy in load(connection, name):
-        return policy
+    """The policy *name*.  Raises ``not-found``, ``registry-tampered``."""
+    for row in authentic.load(connection, _policy, _policy.c.name == name):
+        return from_row(row, states_of(connection, [row["id"]])[row["id"]])
     raise NotFound("not-found", f"There is no policy '{name}'.")
 
 
@@ -290,9 +290,9 @@ def write_signers(connection: sa.Connection, policy_id: int, signers: Signers) -
 
 
 def load_conditions(connection: sa.Connection) -> list[Watched]:
-    """The policies that have conditions, by name; without their states."""
+    """The policies that have conditions, by name; without their states, and without rows that are not ours."""
     has_some = _policy.c.conditions.is_not(None)
-    rows = authentic.load(connection, _policy, has_some, order_by=[_policy.c.name])
+    rows = authentic.load_ours(connection, _policy, has_some, order_by=[_policy.c.name])
     return [Watched(row["name"], Conditions.from_json(row["conditions"])) for row in rows]
 
 

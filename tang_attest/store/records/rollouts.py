@@ -197,14 +197,13 @@ def newest(connection: sa.Connection, policy: str) -> Rollout | None:
 
 
 def device_outcomes(connection: sa.Connection, rollout_id: int) -> list[RolloutDevice]:
-    """Return the devices that passed or were refused, by name."""
-    query = sa.select(
-        _device.c.name, _device_outcomes.c.outcome, _device_outcomes.c.about, _device_outcomes.c.at
-    )
+    """Return the devices that passed or were refused, by name; without rows that are not ours."""
+    query = sa.select(*authentic.form(_device_outcomes).raw, _device.c.name)
     query = query.join_from(_device_outcomes, _device).where(_device_outcomes.c.rollout_id == rollout_id)
+    found = connection.execute(query.order_by(_device.c.name))
     return [
-        RolloutDevice(row.name, RolloutOutcome(row.outcome), row.about, row.at)
-        for row in connection.execute(query.order_by(_device.c.name))
+        RolloutDevice(values.name, RolloutOutcome(row["outcome"]), row["about"], row["at"])
+        for row, values in authentic.ours(connection, _device_outcomes, found)
     ]
 
 

@@ -34,7 +34,7 @@ def find(connection: sa.Connection, digest: bytes) -> Token | None:
 def load(connection: sa.Connection) -> list[Token]:
     """Every token, newest first."""
     newest_first = [_token.c.created_at.desc(), _token.c.digest]
-    return [_from_row(row) for row in authentic.load(connection, _token, order_by=newest_first)]
+    return [_from_row(row) for row in authentic.load_ours(connection, _token, order_by=newest_first)]
 
 
 def use(connection: sa.Connection, digest: bytes, at: datetime) -> None:

@@ -30,12 +30,11 @@ class SqlNoticeBook(NoticeBook):
 
     def __init__(self, connection: sa.Connection) -> None:
         self._connection = connection
-        row = connection.execute(sa.select(_cursor).with_for_update()).one_or_none()
-        if row is None:
+        found = notices.read_cursor(connection)
+        if found is None:
             # Of two servers that begin now, one fails here, and begins again.
             connection.execute(_cursor.insert(), {"place": _THE_ROW, "audit_id": -1})
-        self._audit_id: int = -1 if row is None else row.audit_id
-        self._checked_at: datetime | None = None if row is None else row.checked_at
+        self._audit_id, self._checked_at = found or (-1, None)
 
     def cursor(self) -> int | None:
         return None if self._audit_id < 0 else self._audit_id
@@ -52,8 +51,7 @@ class SqlNoticeBook(NoticeBook):
         self._connection.execute(_cursor.update().values(checked_at=at))
 
     def group(self, key: str) -> NoticeGroup | None:
-        row = self._connection.execute(sa.select(_group).where(_group.c.key == key)).one_or_none()
-        return None if row is None else notices.load_group(row)
+        return notices.find_group(self._connection, key)
 
     def count_groups(self, kind: NoticeKind) -> int:
         query = sa.select(sa.func.count()).select_from(_group).where(_group.c.kind == kind.value)
@@ -70,8 +68,7 @@ class SqlNoticeBook(NoticeBook):
             self._connection.execute(_group.insert(), {"key": group.key, **row})
 
     def due(self, now: datetime) -> Sequence[NoticeGroup]:
-        query = sa.select(_group).where(_group.c.due_at <= now).order_by(_group.c.due_at).limit(_DUE)
-        return [notices.load_group(row) for row in self._connection.execute(query)]
+        return notices.due_groups(self._connection, now, _DUE)
 
     def forget(self, now: datetime) -> None:
         self._connection.execute(_group.delete().where(_group.c.due_at.is_(None), _group.c.known_until < now))

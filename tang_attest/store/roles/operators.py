@@ -56,9 +56,6 @@ class SqlOperators(Role, OperatorStore):
     async def list_passkeys(self) -> Sequence[Passkey]:
         return await self._database.read(passkeys.load)
 
-    async def list_genuine_passkeys(self) -> Sequence[Passkey]:
-        return await self._database.read(passkeys.load_genuine)
-
     async def add_session(
         self, session: StoredSession, credential_id: bytes, sign_count: int, audit: AuditEntry
     ) -> None:

@@ -362,7 +362,7 @@ class AddedEkRoots(EkRootList):
 class NoticeView(View):
     """One line of the status."""
 
-    topic: Literal["refused", "suspended", "silent", "waiting", "rollout", "ends"]
+    topic: Literal["refused", "suspended", "silent", "waiting", "rollout", "ends", "database"]
     name: str
     sentence: str
     at: datetime | None

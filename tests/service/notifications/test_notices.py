@@ -4,22 +4,27 @@ from __future__ import annotations
 
 import asyncio
 import re
+import sqlite3
 from collections.abc import AsyncIterator, Mapping
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, closing
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import pytest
 import pytest_asyncio
 
 from tang_attest.config import Settings
 from tang_attest.errors import Unavailable
+from tang_attest.ports.audit import AuditEntry
 from tang_attest.ports.notices import NoticeKind, Occurrence
 from tang_attest.ports.rounds import RoundRecord
 from tang_attest.protocol.verification import RoundOutcome
 from tang_attest.server.notify.receivers import receivers
+from tang_attest.service.notifications import follow
 from tang_attest.service.notifications.deliver import TRIES, Deliveries, Receiver
+from tang_attest.service.notifications.events import event_of
 from tang_attest.service.notifications.follow import NoticeFollower
 from tang_attest.service.notifications.grouping import GROUPS, PAUSE, WAITING
 from tang_attest.service.notifications.message import compose
@@ -331,3 +336,43 @@ async def test_events_beside_the_record(office: Office) -> None:
             [Occurrence(**{name: getattr(event, name) for name in event.__slots__} | {"at": later})]
         )
         assert await office.work(seconds=3600) == []
+
+
+async def test_a_damaged_entry_ends_no_later_message(
+    office: Office, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is skipped, said once and counted, and no turn is made again because of it."""
+    await office.refused("pi-1")
+    await office.server.store.audit.append(
+        AuditEntry(office.server.clock.now(), "unlock", "x", "refused", "pcr-mismatch")
+    )
+    with closing(sqlite3.connect(office.server.directory / "tang-attest.db")) as connection, connection:
+        connection.execute("UPDATE audit SET details = 'not JSON' WHERE actor = 'x'")
+    await office.refused("pi-2", b"a second kernel")
+    assert sorted(message["names"] for message in await office.work()) == [["pi-1"], ["pi-2"]]
+    await office.refused("pi-3", b"a third kernel")
+    assert [message["names"] for message in await office.work()] == [["pi-3"]]
+    assert caplog.text.count("of table audit was not written by this server.") == 1
+    assert office.server.store.tampered()["audit"] == 1
+    assert office.server.site.metrics is not None
+    assert (
+        'tang_attest_registry_tampered_total{table="audit"} 1.0'
+        in (await office.server.site.metrics.text()).decode()
+    )
+
+
+async def test_an_entry_that_makes_no_sense_ends_no_later_message(
+    office: Office, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A defect in reading one entry is logged, and the entries after it make messages."""
+    read = event_of
+
+    def failing(number: int, entry: AuditEntry) -> Occurrence | None:
+        if entry.device == "pi-1":
+            raise RecursionError
+        return read(number, entry)
+
+    monkeypatch.setattr(follow, "event_of", failing)
+    await office.refused("pi-1")
+    await office.refused("pi-2", b"another kernel")
+    assert [message["names"] for message in await office.work()] == [["pi-2"]]

@@ -58,6 +58,11 @@ async def listed(store: SqlStore) -> object:
     return [found for found in await store.devices.list_devices() if found.name == "pi-b"]
 
 
+async def keys_of_it(store: SqlStore) -> object:
+    """The machine's key among all."""
+    return [key for key, _ in await store.keys.list_keys() if key.kid == KID]
+
+
 async def archived_versions(store: SqlStore) -> object:
     """The versions below which no row counts."""
     return await store._database.read(row_check.checked_archived)
@@ -73,7 +78,7 @@ READERS: dict[str, list[Callable[[SqlStore], Awaitable[object]]]] = {
     ],
     "reference_state": [recorded],
     "device": [bound, listed],
-    "sealed_key": [bound, lambda store: store.keys.list_keys()],
+    "sealed_key": [bound, lambda store: store.keys.get_key(KID), keys_of_it],
     "token": [
         lambda store: store.enrollment.find_token(digest("token")),
         lambda store: store.enrollment.find_token(b"x" + digest("token")),
@@ -121,6 +126,11 @@ READERS: dict[str, list[Callable[[SqlStore], Awaitable[object]]]] = {
     "audit_archive": [lambda store: store.audit.list_archives()],
     "audit_version": [archived_versions],
 }
+
+
+async def numbered(store: SqlStore, number: int) -> object:
+    """The observation of that number among all."""
+    return [found for found in await store.policies.list_observations() if found.id == number]
 
 
 async def outcome(call: Awaitable[object]) -> object:
@@ -209,7 +219,7 @@ async def newest_row(store: SqlStore, form: authentic.Form) -> dict[str, Any]:
 
 @pytest.mark.parametrize("table", sorted(set(READERS) - {"evidence", "rollout_device", "ima_progress"}))
 async def test_an_inserted_row_decides_nothing(store: SqlStore, intruder: Intruder, table: str) -> None:
-    """A copy of a row of ours, with its seal, under another key, is not a row of ours."""
+    """A copy of a row of ours, with its seal, under another key, is not a row of ours; it is counted."""
     await fill(store)
     form = authentic.SEALED[table]
     raw = await newest_row(store, form)
@@ -232,23 +242,24 @@ async def test_an_inserted_row_decides_nothing(store: SqlStore, intruder: Intrud
         "sealed_key": lambda: store.decisions.find_key("x"),
         "token": lambda: store.enrollment.find_token(b"x"),
         "admin_token": lambda: store.admin_tokens.find_admin_token(b"x"),
-        "observation": store.policies.list_observations,
+        "observation": lambda: numbered(store, 77),
         "rollout": lambda: store.policies.get_rollout("policy"),
         "ima_requirement": lambda: store.rounds.find_ima_requirement("x"),
-        "ek_root": store.enrollment.list_ek_roots,
-        "registered_ek": store.enrollment.list_registered_eks,
+        "ek_root": lambda: store.enrollment.find_ek_roots(b"subject", "x"),
+        "registered_ek": lambda: store.enrollment.find_registered_ek(b"x"),
         "notification": lambda: store.rounds.take_notifications(10),
         "operator": lambda: store.operators.get_operator("x"),
         "operator_link": lambda: store.operators.find_link(b"x"),
         "passkey": lambda: store.operators.find_passkey(b"x"),
         "operator_session": lambda: store.operators.find_session(b"x"),
         "act_request": lambda: store.signed_acts.find_request("x"),
-        "pending_approval": store.signed_acts.list_approvals,
+        "pending_approval": lambda: store.signed_acts.find_approval(b"x"),
         "audit_archive": store.audit.list_archives,
         "audit_version": lambda: archived_versions(store),
     }
-    expected = None if table == "notification" else "registry-tampered"
+    expected = None if table in ("notification", "observation") else "registry-tampered"
     assert await outcome(asked[table]()) == expected
+    assert store.tampered()[table] >= 1
 
 
 async def test_others_are_served_meanwhile(store: SqlStore, intruder: Intruder) -> None:
@@ -305,7 +316,7 @@ async def test_a_row_that_is_not_ours_is_logged_and_counted(
     """By table and name, without what is in it."""
     await fill(store)
     assert not any(store.tampered().values())
-    assert set(store.tampered()) == set(authentic.SEALED)
+    assert set(store.tampered()) == set(tables.metadata.tables)
     intruder.do("UPDATE reference_state SET life = 'active', pcr_values = '{}' WHERE label = 'recorded'")
     with suppress(TangAttestError):
         await store.decisions.find_key(KID)

@@ -42,7 +42,8 @@ def load(connection: sa.Connection) -> list[Operator]:
     """The operators that were not removed, by name."""
     there = _operator.c.removed_at.is_(None)
     return [
-        operator_of(row) for row in authentic.load(connection, _operator, there, order_by=[_operator.c.name])
+        operator_of(row)
+        for row in authentic.load_ours(connection, _operator, there, order_by=[_operator.c.name])
     ]
 
 
@@ -73,7 +74,7 @@ def find_link(connection: sa.Connection, digest: bytes) -> RegistrationLink | No
 def load_links(connection: sa.Connection) -> list[RegistrationLink]:
     """The links that were not used, oldest first."""
     unused = _link.c.used_at.is_(None)
-    rows = authentic.load(connection, _link, unused, order_by=[_link.c.created_at, _link.c.digest])
+    rows = authentic.load_ours(connection, _link, unused, order_by=[_link.c.created_at, _link.c.digest])
     return [_link_of(row) for row in rows]
 
 

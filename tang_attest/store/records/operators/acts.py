@@ -42,7 +42,7 @@ def use_request(connection: sa.Connection, number: str, at: datetime) -> None:
 
 def load_pending(connection: sa.Connection) -> list[StoredApproval]:
     """The pending approvals, oldest first."""
-    rows = authentic.load(connection, _pending, order_by=[_pending.c.created_at, _pending.c.number])
+    rows = authentic.load_ours(connection, _pending, order_by=[_pending.c.created_at, _pending.c.number])
     return [_approval_of(row) for row in rows]
 
 

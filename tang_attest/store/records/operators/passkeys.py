@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
 from dataclasses import asdict, fields
 from datetime import datetime
 
@@ -11,7 +10,6 @@ import sqlalchemy as sa
 from tang_attest.errors import Conflict, Refused
 from tang_attest.ports.operators import Passkey
 from tang_attest.store.database import authentic, tables
-from tang_attest.store.database.failures import Tampered
 
 _passkey = tables.passkey
 _COLUMNS = tuple(field.name for field in fields(Passkey))
@@ -30,18 +28,9 @@ def find(connection: sa.Connection, credential_id: bytes) -> Passkey | None:
 
 
 def load(connection: sa.Connection) -> list[Passkey]:
-    """Every passkey, oldest first."""
+    """Every passkey, oldest first; without rows that are not ours."""
     oldest_first = [_passkey.c.created_at, _passkey.c.credential_id]
-    return [_from_row(row) for row in authentic.load(connection, _passkey, order_by=oldest_first)]
-
-
-def load_genuine(connection: sa.Connection) -> list[Passkey]:
-    """The passkeys whose rows have a valid seal; the others are logged and counted."""
-    found = []
-    for values in connection.execute(sa.select(*authentic.form(_passkey).raw)):
-        with suppress(Tampered):
-            found.append(_from_row(authentic.check(connection, _passkey, values)))
-    return found
+    return [_from_row(row) for row in authentic.load_ours(connection, _passkey, order_by=oldest_first)]
 
 
 def revoke(connection: sa.Connection, operator: str, at: datetime) -> None:

@@ -34,7 +34,9 @@ def find(connection: sa.Connection, digest: bytes) -> StoredSession | None:
 def load(connection: sa.Connection) -> list[StoredSession]:
     """The sessions that were not ended, oldest first."""
     running = _session.c.ended_at.is_(None)
-    rows = authentic.load(connection, _session, running, order_by=[_session.c.created_at, _session.c.digest])
+    rows = authentic.load_ours(
+        connection, _session, running, order_by=[_session.c.created_at, _session.c.digest]
+    )
     return [_from_row(row) for row in rows]
 
 
