@@ -26,7 +26,8 @@ from pydantic import (
     model_validator,
 )
 
-from tang_attest.errors import Malformed, NotFound, Reason
+from tang_attest.errors import Malformed, Reason
+from tang_attest.files import read_path
 
 #: Read by the service and by every command, unless another file is named.
 DEFAULT_FILE: Final = Path("/etc/tang-attest.toml")
@@ -478,13 +479,11 @@ def _sentence(first: Mapping[str, Any]) -> str:
 
 def _read(file: Path) -> dict[str, Any]:
     try:
-        with file.open("rb") as opened:
-            data = opened.read(_MAX_FILE + 1)
-        if len(data) > _MAX_FILE:
-            raise Malformed("setting-invalid", f"File {file} has more than {_MAX_FILE} bytes.")
+        data = read_path(file, _MAX_FILE)
+    except Malformed as error:
+        raise Malformed("setting-invalid", error.sentence) from None
+    try:
         return tomllib.loads(data.decode())
-    except OSError as error:
-        raise NotFound("file-unreadable", f"File {file} cannot be read: {error.strerror}.") from None
     except RecursionError:
         raise Malformed("setting-invalid", f"File {file} is nested too deeply.") from None
     except ValueError as error:  # tomllib's own, no UTF-8, and a number of thousands of digits

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import gc
 import importlib
-import os
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import ClassVar, NamedTuple, cast
+from typing import ClassVar, Final, NamedTuple, cast
 
 import click
 from click.shell_completion import CompletionItem
 
 from tang_attest import __version__
 from tang_attest.cli import output
-from tang_attest.errors import TangAttestError
+from tang_attest.errors import Reason, TangAttestError, Unavailable
 
 
 class _Lazy(NamedTuple):
@@ -24,6 +23,10 @@ class _Lazy(NamedTuple):
 
     target: str
     help: str
+
+
+#: The most foreign rows that a command names.
+_NAMED: Final = 20
 
 
 class LazyGroup(click.Group):
@@ -236,9 +239,15 @@ def main() -> None:
     try:
         _check_text(sys.argv[1:])
         # Exit code given to ctx.exit() inside of a command; None when the command just returned.
-        exit_code = group(prog_name="tang-attest", standalone_mode=False)
+        foreign: dict[str, None] = {}
+        exit_code = group(prog_name="tang-attest", standalone_mode=False, obj=foreign)
         # Now, while it can still be caught: at its end Python could only complain about a reader that left.
         sys.stdout.flush()
+        if foreign:
+            # They were left out of what was shown.
+            named = (Reason("registry-tampered", sentence) for sentence in list(foreign)[:_NAMED])
+            output.error(Unavailable.because(*named))
+            exit_code = exit_code or 1
     except TangAttestError as error:
         output.error(error)
         sys.exit(1)
@@ -253,11 +262,11 @@ def main() -> None:
         sys.exit(130)
     except BrokenPipeError:
         # Drop the rest of the buffer, instead of failing again at the end.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        output.drop()
         sys.exit(1)
     except OSError as error:
         click.echo(f"tang-attest: cannot write the output: {error.strerror}", err=True)
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        output.drop()
         sys.exit(1)
     else:
         sys.exit(exit_code or 0)

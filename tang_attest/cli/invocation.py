@@ -57,14 +57,26 @@ def _given(flags: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def run(use: Callable[[Installation], Awaitable[_Result]]) -> _Result:
-    """Open the installation that the settings name, call *use* with it, and close it."""
+    """Open the installation that the settings name, call *use* with it, and close it.
+
+    Rows of its database that *use* left out, because this server did not write them, are noted for the end of the
+    command (:func:`foreign_rows`).
+    """
     from tang_attest.server.compose import opened
 
     async def _run() -> _Result:
         async with opened(settings(), at_terminal()) as installation:
-            return await use(installation)
+            result = await use(installation)
+            foreign_rows().update(dict.fromkeys(installation.store.foreign_rows()))
+            return result
 
     return asyncio.run(_run())
+
+
+def foreign_rows() -> dict[str, None]:
+    """Return the sentences on foreign rows that this command has met; each once, in their order."""
+    noted: dict[str, None] = click.get_current_context().find_root().ensure_object(dict)
+    return noted
 
 
 def at_terminal() -> World:

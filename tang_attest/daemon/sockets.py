@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import itertools
 import os
 import socket
@@ -15,6 +16,8 @@ from tang_attest.errors import Malformed
 BACKLOG: Final = 1024
 #: Further tries to share a free port.
 _TRIES: Final = 5
+#: Codes of reasons against an address that an operator can remove.
+_CODES: Final = {errno.EADDRINUSE: "address-taken", errno.EACCES: "port-privileged"}
 #: sd_listen_fds(3): the first descriptor that systemd passes.
 _FIRST_INHERITED: Final = 3
 
@@ -25,7 +28,8 @@ def bind(
     """Return, for each of *workers*, a listening socket on every address of *host*, all on one port.
 
     Several sockets on one port share its connections (SO_REUSEPORT); with one worker the port is exclusive.
-    Port 0 picks a free one.  Raises ``setting-invalid``, naming *settings*, when an address cannot be bound.
+    Port 0 picks a free one.  Raises ``address-taken``, ``port-privileged`` and ``setting-invalid``, naming *settings*,
+    when an address cannot be bound.
     """
     try:
         found = _addresses(host, port)
@@ -38,19 +42,18 @@ def bind(
         raise _cannot(host, port, settings, error) from None
 
 
-def check_address(host: str, port: int, settings: str = "Settings host and port") -> None:
-    """Raise as :func:`bind` would for a *host* that is not this machine's; a running server may have the port."""
+def try_address(host: str, port: int, settings: str = "Settings host and port") -> None:
+    """Raise as :func:`bind` would now; nothing listens, so that no client meets it."""
     try:
         for family, address in _addresses(host, port):
-            with socket.socket(family, socket.SOCK_STREAM) as free:
-                free.bind((address[0], 0, *address[2:]))
+            _bound(family, address, shared=False).close()
     except (OSError, OverflowError) as error:
         raise _cannot(host, port, settings, error) from None
 
 
 def _cannot(host: str, port: int, settings: str, error: Exception) -> Malformed:
     sentence = f"{settings}: cannot listen on {host} port {port}: {getattr(error, 'strerror', error)}."
-    return Malformed("setting-invalid", sentence)
+    return Malformed(_CODES.get(getattr(error, "errno", 0), "setting-invalid"), sentence)
 
 
 def _addresses(host: str, port: int) -> list[tuple[int, tuple[Any, ...]]]:
@@ -127,6 +130,16 @@ def port_of(listener: socket.socket) -> int:
 
 
 def _listen(family: int, address: tuple[object, ...], *, shared: bool) -> socket.socket:
+    listener = _bound(family, address, shared=shared)
+    try:
+        listener.listen(BACKLOG)
+    except OSError:
+        listener.close()
+        raise
+    return listener
+
+
+def _bound(family: int, address: tuple[object, ...], *, shared: bool) -> socket.socket:
     listener = socket.socket(family, socket.SOCK_STREAM)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -136,7 +149,6 @@ def _listen(family: int, address: tuple[object, ...], *, shared: bool) -> socket
             # As asyncio does: :: is IPv6 only, and IPv4 needs 0.0.0.0.
             listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         listener.bind(address)
-        listener.listen(BACKLOG)
         listener.setblocking(False)
     except OSError:
         listener.close()

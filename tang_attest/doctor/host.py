@@ -14,7 +14,8 @@ from typing import Final
 from cryptography import x509
 
 from tang_attest.config import Settings
-from tang_attest.daemon.sockets import bind
+from tang_attest.daemon.sockets import try_address
+from tang_attest.doctor.asking import ask
 from tang_attest.doctor.finding import Finding, failure, problem, warning, well
 from tang_attest.errors import TangAttestError
 from tang_attest.keys.secret import load_secret
@@ -26,8 +27,6 @@ _LOW: Final = 1 << 30
 _FULL: Final = 64 << 20
 #: A certificate that ends sooner was not renewed in time.
 _RENEWED_BEFORE: Final = timedelta(days=14)
-_ANYWHERE: Final = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - where to ask a server that listens there
-_PATIENCE_S: Final = 5
 
 
 def look_at_host(settings: Settings, now: datetime) -> Iterator[Finding]:
@@ -137,12 +136,9 @@ def _port(settings: Settings) -> Finding:
             "name the file of that server's settings with --config, or restart the server with these",
         )
     try:
-        for listener in bind(settings.host, settings.port, 1)[0]:
-            listener.close()
+        try_address(settings.host, settings.port)
     except TangAttestError as error:
-        return problem(
-            "port", error.sentence, "stop what listens there, or change the settings host and port"
-        )
+        return failure("port", error)
     return warning("port", f"nothing listens at {where}", "start it: systemctl start tang-attest")
 
 
@@ -154,18 +150,7 @@ def _answers_otherwise(settings: Settings, *, tls: bool) -> bool:
 
 
 def _ask(settings: Settings, *, tls: bool) -> int:
-    host = _ANYWHERE.get(settings.host, settings.host)
-    connection: http.client.HTTPConnection
-    if not tls:
-        connection = http.client.HTTPConnection(host, settings.port, timeout=_PATIENCE_S)
-    else:
-        # Only an answer is checked here; the server's identity is for its clients to check.
-        context = ssl._create_unverified_context()  # noqa: S323, SLF001 - the standard library's own name for it
-        if settings.tls_client_ca is not None:
-            context.maximum_version = ssl.TLSVersion.TLSv1_2  # the refusal comes before our request
-        connection = http.client.HTTPSConnection(host, settings.port, timeout=_PATIENCE_S, context=context)
-    try:
-        connection.request("GET", f"{settings.endpoint}/healthz")
-        return connection.getresponse().status
-    finally:
-        connection.close()
+    demanded = settings.tls_client_ca is not None
+    return ask(
+        settings.host, settings.port, f"{settings.endpoint}/healthz", tls=tls, demands_clients=demanded
+    )[0]

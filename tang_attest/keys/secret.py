@@ -16,7 +16,8 @@ from typing import Final
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-from tang_attest.errors import Conflict, Malformed, NotFound
+from tang_attest.errors import Conflict, Malformed, NotFound, TangAttestError
+from tang_attest.files import writing
 
 _SIZE: Final = 32
 #: The name of the systemd credential that replaces the file (LoadCredential= or LoadCredentialEncrypted=).
@@ -90,7 +91,8 @@ def replace_secret(directory: Path) -> Path:
 def keep_secret(directory: Path, secret: ServerSecret, name: str = FILE_NAME) -> None:
     """Write *secret* to the file *name* in *directory*, mode 0400, durable on return.
 
-    Raises ``state-exists``, and ``file-unreadable`` when it cannot be written; then there is no file.
+    Raises ``state-exists``, and ``file-unreadable`` or ``file-unwritable`` when it cannot be made or written; then there
+    is no file.
     """
     path = directory / name
     try:
@@ -100,14 +102,15 @@ def keep_secret(directory: Path, secret: ServerSecret, name: str = FILE_NAME) ->
     except OSError as error:
         raise NotFound("file-unreadable", f"File {path} cannot be made: {error.strerror}.") from None
     try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(secret.text().encode() + b"\n")
-            file.flush()
-            os.fsync(file.fileno())
-        _sync(directory)
-    except OSError as error:
+        with writing(path):
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(secret.text().encode() + b"\n")
+                file.flush()
+                os.fsync(file.fileno())
+            _sync(directory)
+    except TangAttestError:
         path.unlink(missing_ok=True)
-        raise NotFound("file-unreadable", f"File {path} cannot be written: {error.strerror}.") from None
+        raise
 
 
 def _sync(directory: Path) -> None:

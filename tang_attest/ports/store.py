@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
@@ -173,6 +173,9 @@ class Store(
 
     def tampered(self) -> Mapping[str, int]:
         """Count the reads of rows that this server did not write, by table; every table is there."""
+
+    def foreign_rows(self) -> Sequence[str]:
+        """Return sentences on rows that were read lately and that this server did not write."""
 
     async def remember_versions(self) -> int:
         """From now on refuse rows that are older than the audit record says; return the number of rows that

@@ -3,27 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from tang_attest.config import Settings
-from tang_attest.doctor.finding import Finding, Severity, failure, well
+from tang_attest.doctor.addresses import look_at_addresses
+from tang_attest.doctor.finding import Finding, Severity, failure, problem, well
 from tang_attest.doctor.host import look_at_host
 from tang_attest.doctor.ownership import look_at_owners
 from tang_attest.doctor.registry import look_at_database, look_at_records, look_at_rows
 from tang_attest.doctor.server_tpm import look_at_server_tpm
-from tang_attest.errors import Reason, TangAttestError, Unavailable
+from tang_attest.errors import ACTIONS, Reason, TangAttestError, Unavailable
 from tang_attest.keys.secret import ServerSecret, load_secret
+from tang_attest.keys.tang_dir import TangDirectory
 from tang_attest.protocol.audit_chain import KEY_LABEL as AUDIT_LABEL
 from tang_attest.server.audit.archiving import check_archives, compare, met
 from tang_attest.server.audit.signatures import signature_check
 from tang_attest.server.certificates import certificate_ends
 from tang_attest.server.compose import Installation, World, composed, opened
 from tang_attest.server.notify.receivers import check_receivers
-from tang_attest.server.serve import check_settings
+from tang_attest.server.serve import addresses, check_settings
 from tang_attest.service.audit.check import AuditCheck, check_audit
 from tang_attest.service.machines.grading import graded
 from tang_attest.service.machines.overview import Notice, in_order, whole_overview
 from tang_attest.store import KEY_LABEL, check_rows, open_store
+from tang_attest.store.database.authentic import SEALED
 
 
 async def examine(settings: Settings, world: World, file: Path | None = None) -> list[Finding]:
@@ -70,14 +74,28 @@ async def _look_inside(settings: Settings, secret: ServerSecret, world: World) -
 
 async def _look_at_records(installation: Installation) -> list[Finding]:
     now = installation.world.clock.now()
+    store = installation.store
     try:
-        return list(await look_at_records(installation.store, installation.private_keys, now, graded))
+        found = await look_at_records(store, installation.private_keys, now, graded)
     except TangAttestError as error:
         return [failure("records", error)]
+    met = {name for name, count in store.tampered().items() if count}
+    if met - set(SEALED):  # those of sealed tables have a finding already
+        found += [problem("rows", each, ACTIONS["registry-tampered"]) for each in store.foreign_rows()]
+    return found
 
 
-async def check_start(settings: Settings, world: World) -> tuple[list[TangAttestError], list[str]]:
-    """Open all that ``serve`` opens, and serve nothing; return each problem, and the thumbprints otherwise."""
+@dataclass(frozen=True, slots=True)
+class StartCheck:
+    """Problems that a start would have; thumbprints of the signing keys, and *notes* on what already runs."""
+
+    problems: Sequence[TangAttestError]
+    thumbprints: Sequence[str]
+    notes: Sequence[str]
+
+
+async def check_start(settings: Settings, world: World) -> StartCheck:
+    """Open all that ``serve`` opens, bind its addresses, and serve nothing."""
     problems = list(check_settings(settings))
     thumbprints: list[str] = []
     try:
@@ -87,7 +105,19 @@ async def check_start(settings: Settings, world: World) -> tuple[list[TangAttest
         # A drop-in tangd needs no installation of ours.
         if settings.tang_dir is None or error.code != "state-missing":
             problems.append(error)
-    return problems, thumbprints
+    own = [*thumbprints, *_thumbprints_of_directory(settings.tang_dir)]
+    taken, notes = look_at_addresses(settings, addresses(settings), own)
+    return StartCheck([*taken, *problems], thumbprints, notes)
+
+
+def _thumbprints_of_directory(path: Path | None) -> Sequence[str]:
+    """Return the thumbprints of a Tang directory; an empty one gets its keys at the start, and not now."""
+    if path is None or not any(path.glob("*.jwk")):
+        return ()
+    try:
+        return TangDirectory(path).current().thumbprints
+    except TangAttestError:
+        return ()
 
 
 async def _check_keys(installation: Installation) -> list[str]:

@@ -20,8 +20,9 @@ from tang_attest.daemon.files import allow_open_files
 from tang_attest.daemon.last_word import LastWord
 from tang_attest.daemon.notify import Notifier
 from tang_attest.daemon.room import fitting_workers
-from tang_attest.daemon.sockets import bind, check_address, inherited, port_of
+from tang_attest.daemon.sockets import bind, inherited, port_of
 from tang_attest.daemon.supervisor import Supervisor, Work, WorkerSlot
+from tang_attest.doctor.addresses import Address, Listener
 from tang_attest.errors import Malformed, TangAttestError
 from tang_attest.keys.secret import load_secret
 from tang_attest.protocol.exchange import multiplies_once
@@ -156,20 +157,24 @@ def _check_before_work(settings: Settings) -> None:
     _check_directory("tang_dir", settings.tang_dir)
 
 
+def addresses(settings: Settings) -> list[Address]:
+    """Return the addresses on which a start listens."""
+    found = [Address(Listener.MACHINES, settings.host, settings.port, "Settings host and port")]
+    for worker in range(count_workers(settings)):
+        if (metrics := settings.metrics_address(worker)) is not None:
+            found.append(Address(Listener.METRICS, *metrics, "Setting metrics_listen"))
+    if settings.console_address is not None:
+        found.append(Address(Listener.CONSOLE, *settings.console_address, "Setting console_listen"))
+    return found
+
+
 def check_settings(settings: Settings) -> Iterator[TangAttestError]:
-    """Yield a problem for each address and each file of the settings that a start, or the first notification,
-    would need.
-    """
+    """Yield a problem for each file of the settings that a start, or the first notification, would need."""
     checks: list[Callable[[], object]] = [
-        partial(check_address, settings.host, settings.port),
         partial(_check_directory, "tang_dir", settings.tang_dir),
         partial(_check_directory, "hook_dir", settings.hook_dir),
         partial(password_in_file, settings),
     ]
-    if (metrics := settings.metrics_address(0)) is not None:
-        checks.append(partial(check_address, *metrics, "Setting metrics_listen"))
-    if settings.console_address is not None:
-        checks.append(partial(check_address, *settings.console_address, "Setting console_listen"))
     if settings.port_file is not None:
         checks.append(partial(_check_directory, "port_file", settings.port_file.absolute().parent))
     if settings.webhook_secret is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import sqlalchemy as sa
 
@@ -87,6 +87,10 @@ class SqlStore:
     def tampered(self) -> Mapping[str, int]:
         """Count the reads of rows that this server did not write, by table; every table is there."""
         return self._authenticity.found()
+
+    def foreign_rows(self) -> Sequence[str]:
+        """Return sentences on rows that were read lately and that this server did not write."""
+        return self._authenticity.sentences()
 
     async def remember_versions(self) -> int:
         """From now on refuse rows that are older than the audit record says; return the number of rows that

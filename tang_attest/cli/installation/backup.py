@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, cast
 
 import click
 
@@ -16,7 +16,8 @@ from tang_attest.cli import output
 from tang_attest.cli.installation.upgraded import say_sealed
 from tang_attest.cli.invocation import settings
 from tang_attest.cli.progress import shown
-from tang_attest.errors import Conflict, NotFound
+from tang_attest.errors import Conflict, NotFound, TangAttestError
+from tang_attest.files import NamedFile, reading, writing
 from tang_attest.keys.secret import FILE_NAME
 
 _path = click.Path(path_type=Path)
@@ -66,7 +67,13 @@ def _new_file(path: Path) -> Iterator[BinaryIO]:
     if path == _STDIO:
         if sys.stdout.isatty():
             raise click.UsageError("a backup is not for a terminal; name a file, or use a pipe")
-        yield sys.stdout.buffer
+        try:
+            with writing("standard output"):
+                yield cast(BinaryIO, NamedFile(sys.stdout.buffer, "standard output"))
+                sys.stdout.flush()
+        except TangAttestError:
+            output.drop()
+            raise
         return
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
@@ -75,8 +82,8 @@ def _new_file(path: Path) -> Iterator[BinaryIO]:
     except OSError as error:
         raise NotFound("file-unreadable", f"File {path} cannot be made: {error.strerror}.") from None
     try:
-        with os.fdopen(descriptor, "wb") as file:
-            yield file
+        with writing(path), os.fdopen(descriptor, "wb") as file:
+            yield cast(BinaryIO, NamedFile(file, path))
             file.flush()
             os.fsync(file.fileno())
     except BaseException:
@@ -113,11 +120,9 @@ def restore(file: Path, as_json: bool) -> None:
 @contextmanager
 def _open(path: Path) -> Iterator[BinaryIO]:
     if path == _STDIO:
-        yield sys.stdin.buffer
+        yield cast(BinaryIO, NamedFile(sys.stdin.buffer, "standard input"))
         return
-    try:
+    with reading(path):
         file = path.open("rb")
-    except OSError as error:
-        raise NotFound("file-unreadable", f"File {path} cannot be read: {error.strerror}.") from None
     with file:
-        yield file
+        yield cast(BinaryIO, NamedFile(file, path))

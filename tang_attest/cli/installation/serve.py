@@ -95,12 +95,14 @@ def _check(current: Settings) -> int:
     from tang_attest.server.checkup import check_start  # slow to load, and not needed to answer
     from tang_attest.web.gate.tls import spki_pin
 
-    problems, thumbprints = asyncio.run(check_start(current, at_terminal()))
-    for problem in problems:
+    found = asyncio.run(check_start(current, at_terminal()))
+    for problem in found.problems:
         output.error(problem)
-    if problems:
+    for note in found.notes:
+        output.say(note)
+    if found.problems:
         return 1
-    for thumbprint in thumbprints:
+    for thumbprint in found.thumbprints:
         output.say(f"signing key: {thumbprint}")
     if current.tls_certificate is not None:
         output.say(f"key of the TLS certificate: {spki_pin(current.tls_certificate)}")

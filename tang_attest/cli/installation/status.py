@@ -38,7 +38,11 @@ def status(ctx: click.Context, as_json: bool) -> None:
             {
                 "attention": bool(wanting),
                 "machines": machines,
-                **{topic.value: [_as_json(n) for n in notices if n.topic is topic] for topic in Topic},
+                **{
+                    topic.value: [_as_json(n) for n in notices if n.topic is topic]
+                    for topic in Topic
+                    if topic is not Topic.DATABASE or any(n.topic is topic for n in notices)
+                },
             }
         )
     else:

@@ -25,7 +25,7 @@ from tang_attest.cli.machines.verification import (
 )
 from tang_attest.config import DATABASE_NAME
 from tang_attest.errors import Conflict, NotFound, TangAttestError, Unavailable
-from tang_attest.files import read_file
+from tang_attest.files import read_file, writing
 from tang_attest.keys.attestation import default_tcti, find_ak, make_ak
 from tang_attest.ports.machines import Device, Reach
 from tang_attest.protocol.enrollment import check_name
@@ -192,8 +192,9 @@ class _MenuSession:
 def _write_public(public: bytes) -> None:
     """Write ``id_tpm.pub``, unless it is there.  Raises ``file-exists`` when it holds another key, ``file-unreadable``."""
     try:
-        with PUBLIC_KEY.open("xb") as file:
+        with PUBLIC_KEY.open("xb") as file, writing(PUBLIC_KEY):
             file.write(public)
+            file.flush()
     except FileExistsError:
         if read_file(PUBLIC_KEY, _MAX_LINE) != public:
             sentence = f"File {PUBLIC_KEY} holds another key; move it away."

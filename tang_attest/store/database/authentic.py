@@ -195,6 +195,10 @@ class Authenticity:
         self._told[sentence] = now
         _log.error("registry-tampered: %s", sentence)
 
+    def sentences(self) -> list[str]:
+        """Return a sentence on each row that was reported lately, once."""
+        return list(self._told)
+
     def found(self) -> dict[str, int]:
         """Count the reads of rows that this server did not write, by table; every table is there."""
         return dict.fromkeys(tables.metadata.tables, 0) | self._found

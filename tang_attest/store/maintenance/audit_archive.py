@@ -34,6 +34,7 @@ from typing import BinaryIO, Final, cast
 import sqlalchemy as sa
 
 from tang_attest.errors import Conflict, NotFound, Refused
+from tang_attest.files import NamedFile, writing
 from tang_attest.ports.audit import Archive, AuditEntry
 from tang_attest.protocol.audit_chain import Row, Seal, SealCheck
 from tang_attest.store.database import authentic, tables
@@ -327,9 +328,9 @@ def _new_file(path: Path) -> Iterator[BinaryIO]:
     except OSError as error:
         raise NotFound("file-unreadable", f"Cannot create {part}: {error.strerror}.") from None
     try:
-        with os.fdopen(descriptor, "wb") as raw:
+        with writing(part), os.fdopen(descriptor, "wb") as raw:
             with gzip.GzipFile(filename="", fileobj=raw, mode="wb", mtime=0) as file:
-                yield cast(BinaryIO, file)
+                yield cast(BinaryIO, NamedFile(cast(BinaryIO, file), part))
             raw.flush()
             os.fsync(raw.fileno())
         _publish(part, path)

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
 import socket
 import sqlite3
 import subprocess
+import threading
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tang_attest.config import Settings
+from tang_attest.daemon import sockets, unit
 from tang_attest.doctor import ownership
 from tang_attest.doctor.finding import Severity
 from tang_attest.doctor.host import look_at_host
@@ -24,16 +27,17 @@ from tests.cli.installation.test_doctor import NOW, about
 from tests.cli.installation.test_serve import self_signed
 from tests.cli.serving import initialize, serving
 from tests.cli.transcript import environment, run
+from tests.ports import free_port
 
 NOBODY = 65534
 
 
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A directory with an installation in ``state``."""
+    """A directory with an installation in ``state``, which listens where nobody else does."""
     monkeypatch.chdir(tmp_path)
     initialize(tmp_path / "state")
-    with environment():
+    with environment(TANG_ATTEST_PORT="0"):
         yield tmp_path
 
 
@@ -103,7 +107,7 @@ def test_each_problem_is_said_at_once(home: Path) -> None:
     ("flags", "sentence"),
     [
         (
-            "--host 203.0.113.9",
+            "--host 203.0.113.9 --port 7500",
             "settings host and port: cannot listen on 203.0.113.9 port 7500: Cannot assign",
         ),
         ("--host 2001:db8::9 --port 0", "settings host and port: cannot listen on 2001:db8::9 port 0: "),
@@ -123,15 +127,105 @@ def test_an_address_that_a_start_could_not_take(home: Path, flags: str, sentence
     assert stderr.count("hint: ") == 1
 
 
-def test_a_port_that_a_running_server_has_is_no_problem(home: Path) -> None:
-    """The check is made beside the service, before it is restarted."""
-    with socket.create_server(("127.0.0.1", 0)) as running:
-        flags = ("--host", "127.0.0.1", "--port", str(running.getsockname()[1]), "--port-file", "port")
-        assert run("serve", "--check", *flags)[2] == 0
+def test_the_running_service_is_no_problem(home: Path) -> None:
+    """The check is made beside the service, before it is restarted, also with other settings."""
+    certificate, key = self_signed(home, "one")
+    tls = ("--tls-certificate", certificate, "--tls-key", key)
+    console = ("--console-listen", f"127.0.8.3:{free_port()}", "--metrics-listen", f"127.0.8.3:{free_port()}")
+    flags = ("--host", "127.0.8.3", *console, "--workers", "1")
+    with serving(home, *flags, "--console-url", "https://localhost") as server:
+        for more in ((), tls, ("--endpoint", "elsewhere")):
+            checked = ("--port", server.port, *flags, "--console-url", "https://localhost", *more)
+            _, stderr, code = run("serve", "--check", *(str(word) for word in checked))
+            assert (
+                code,
+                f"127.0.8.3 port {server.port} is held by a server of this installation" in stderr,
+            ) == (0, True), stderr
+            assert stderr.count("restart it to use these settings") == 3
+            assert "the server can start" in stderr
+    (home / "other").mkdir()
+    initialize(home / "other/state")
+    with serving(home / "other", "--host", "127.0.8.3") as server:
+        _, stderr, code = run("serve", "--check", "--host", "127.0.8.3", "--port", str(server.port))
+        assert (code, "(address-taken)" in stderr) == (1, True), "a server with other keys is another one"
 
 
-def test_each_wrong_setting_is_named_at_once(home: Path) -> None:
+@pytest.mark.parametrize("setting", ["port", "metrics_listen", "console_listen"])
+def test_a_port_that_another_program_has(home: Path, setting: str) -> None:
+    """It is named with its setting, the system's reason, and the action; the check said that the server can start."""
+    with socket.create_server(("127.0.8.4", 0)) as other:
+        port = other.getsockname()[1]
+        answering = threading.Thread(target=hang_up, args=(other,), daemon=True)
+        answering.start()
+        flags = {"port": f"--host 127.0.8.4 --port {port}"}.get(setting) or (
+            f"--port 0 --{setting.replace('_', '-')} 127.0.8.4:{port} --workers 1"
+        )
+        if setting == "console_listen":
+            flags += " --console-url https://localhost"
+        _, stderr, code = run("serve", "--check", *flags.split())
+        other.shutdown(socket.SHUT_RDWR)
+        answering.join()
+    named = "settings host and port" if setting == "port" else f"setting {setting}"
+    assert code == 1
+    assert (
+        f"{named}: cannot listen on 127.0.8.4 port {port}: Address already in use (address-taken)" in stderr
+    )
+    assert "hint: stop the program that listens there ('ss -ltnp' names it)" in stderr
+
+
+def hang_up(listener: socket.socket) -> None:
+    """Accept connections until the listener is shut, and answer none."""
+    with suppress(OSError):
+        while True:
+            listener.accept()[0].close()
+
+
+def test_a_port_that_only_root_may_bind(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Said for the service's user, although root runs the check; not if the unit has the capability, or a socket unit."""
+    home.chmod(0o755)
+    given(home)
+    asked: list[int] = []
+
+    def refuse(family: int, address: tuple[Any, ...], *, shared: bool) -> socket.socket:
+        asked.append(os.geteuid())
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    monkeypatch.setattr(sockets, "_bound", refuse)
+    _, stderr, code = run("serve", "--check", "--port", "80")
+    assert (code, asked) == (1, [NOBODY])
+    assert (
+        "settings host and port: cannot listen on 0.0.0.0 port 80: Permission denied (port-privileged)"
+        in stderr
+    )
+    assert "hint: choose a port above 1023, or give the service CAP_NET_BIND_SERVICE" in stderr
+    for granted in ({"AmbientCapabilities": "cap_net_bind_service"}, {"ActiveState": "active"}):
+        shown = home / "systemctl"
+        shown.write_text(
+            "#!/bin/sh\ncase $3 in "
+            + " ".join(f"--property={name}) echo {value};;" for name, value in granted.items())
+            + " esac\n"
+        )
+        shown.chmod(0o755)
+        monkeypatch.setenv("PATH", f"{home}:{os.environ['PATH']}")
+        monkeypatch.setattr(unit, "_BOOTED", home)
+        assert run("serve", "--check", "--port", "80")[2] == 0
+    assert os.geteuid() == 0
+
+
+def test_a_tangd_with_the_same_keys_is_no_problem(home: Path) -> None:
+    """The order of docs/how-to/move-from-tang.md: the check comes before the old server stops."""
+    (home / "tang").mkdir()
+    flags = ("--plain-tang", "--tang-dir", home / "tang", "--host", "127.0.8.5")
+    (home / "elsewhere").mkdir()
+    with serving(home / "elsewhere", *flags) as server:
+        words = ("--state", "none", "serve", "--check", *flags, "--port", server.port)
+        _, stderr, code = run(*(str(word) for word in words))
+        assert (code, "is held by a server of this installation" in stderr) == (0, True), stderr
+
+
+def test_each_wrong_setting_is_named_at_once(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An operator corrects the file once, not once for each line."""
+    monkeypatch.delenv("TANG_ATTEST_PORT")
     file = home / "settings.toml"
     file.write_text('port = 70000\nnonsense = 1\nworkers = "many"\n')
     _, stderr, code = run("serve", "--check", "--config", str(file))
