@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shlex
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -13,6 +14,7 @@ from typing import BinaryIO, cast
 import click
 
 from tang_attest.cli import output
+from tang_attest.cli.installation.init import hint_at_owners
 from tang_attest.cli.installation.upgraded import say_sealed
 from tang_attest.cli.invocation import settings
 from tang_attest.cli.progress import shown
@@ -79,6 +81,13 @@ def _new_file(path: Path) -> Iterator[BinaryIO]:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     except FileExistsError:
         raise Conflict("file-exists", f"There is a file {path} already.") from None
+    except PermissionError as error:
+        # The command of the package goes on as the service's user, who writes to few places.
+        raise NotFound(
+            "file-unreadable",
+            f"File {path} cannot be made: {error.strerror}. "
+            f"Let the shell make it: (umask 077; tang-attest backup - >{shlex.quote(str(path))}).",
+        ) from None
     except OSError as error:
         raise NotFound("file-unreadable", f"File {path} cannot be made: {error.strerror}.") from None
     try:
@@ -115,6 +124,7 @@ def restore(file: Path, as_json: bool) -> None:
     output.hint(
         f"all is as it was at {reader.head.get('made_at')}; what was removed or used up since then is back"
     )
+    hint_at_owners(current.state)
 
 
 @contextmanager

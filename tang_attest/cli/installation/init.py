@@ -11,6 +11,8 @@ from tang_attest.cli import output
 from tang_attest.cli.invocation import at_terminal, settings
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from tang_attest.config import Settings
 
 
@@ -24,8 +26,6 @@ def init(as_json: bool) -> None:
     'init' of its own.  Print the signing key's thumbprint: machines that bind a disk compare it ("thp" in the
     pin's configuration).  After an interruption, run the same command again.
     """
-    from tang_attest.doctor.ownership import chown_command
-
     current = settings()
     thumbprint = make_state(current)
     if as_json:
@@ -34,13 +34,20 @@ def init(as_json: bool) -> None:
         output.say(f"state made in {current.state}")
         output.say("the signing key's thumbprint, to compare when a disk is bound:")
         click.echo(thumbprint)
-    if (command := chown_command(current.state)) is not None:
-        output.hint(
-            f"the state directory belongs to the service's user, its new files do not: run '{command}'"
-        )
+    hint_at_owners(current.state)
     output.hint(
         f"keep a copy of {current.state}/kek apart from the database's backups; one without the other opens nothing"
     )
+
+
+def hint_at_owners(state: Path) -> None:
+    """Name the command that gives the service the files of *state* that belong to others, if there are some."""
+    from tang_attest.doctor.ownership import chown_command
+
+    if (command := chown_command(state)) is not None:
+        output.hint(
+            f"the state directory belongs to the service's user, and files in it do not: run '{command}'"
+        )
 
 
 def make_state(current: Settings) -> str:

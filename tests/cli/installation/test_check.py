@@ -310,6 +310,40 @@ def test_a_kek_of_root_is_a_problem(home: Path) -> None:
     assert (code, f"hint: run 'chown nobody: {state}/kek'" in stdout) == (1, True)
 
 
+def test_a_restored_state_names_the_owner_of_its_kek(home: Path) -> None:
+    """The kek that root copied back is root's: the service could not start, and `restore` says so."""
+    state = given(home)
+    assert run("backup", "first")[2] == 0
+    (state / "tang-attest.db").unlink()
+    os.chown(state / "kek", 0, 0)
+    _, stderr, code = run("restore", "first")
+    assert code == 0
+    assert (
+        "the state directory belongs to the service's user, and files in it do not: run 'chown nobody: "
+        in stderr
+    )
+    assert f"{state.relative_to(home)}/kek" in stderr
+
+
+def test_a_backup_where_the_service_may_not_write_names_the_way(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An installed command runs as the service's user; the shell that root has makes the file."""
+    really = os.open
+
+    def refusing(path: Any, *rest: Any, **more: Any) -> int:
+        if str(path) == "my backups/first":
+            raise PermissionError(13, "Permission denied")
+        return really(path, *rest, **more)
+
+    monkeypatch.setattr(os, "open", refusing)
+    _, stderr, code = run("backup", "my backups/first")
+    assert (code, "(file-unreadable)" in stderr) == (1, True)
+    assert "Let the shell make it: (umask 077; tang-attest backup - >'my backups/first')" in " ".join(
+        stderr.split()
+    )
+
+
 def test_many_files_of_root_are_given_at_once(home: Path) -> None:
     """A restored directory has more files than a command line should name."""
     state = given(home)
