@@ -325,6 +325,10 @@ def _new_file(path: Path) -> Iterator[BinaryIO]:
         descriptor = os.open(
             part, os.O_CREAT | os.O_TRUNC | os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600
         )
+    except PermissionError as error:
+        # The command of the package goes on as the service's user, who writes to few places.
+        sentence = f"Cannot create {part}: {error.strerror}. Name a directory of the service's user."
+        raise NotFound("file-unreadable", sentence) from None
     except OSError as error:
         raise NotFound("file-unreadable", f"Cannot create {part}: {error.strerror}.") from None
     try:

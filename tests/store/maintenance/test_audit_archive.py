@@ -7,9 +7,11 @@ import gzip
 import hashlib
 import hmac
 import json
+import os
 from collections.abc import AsyncIterator
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 import pytest_asyncio
@@ -236,6 +238,26 @@ async def test_an_interrupted_run_is_repeated(
     await refused("archive-elsewhere", take_out(url, stretch))
     assert await numbers(sealed) == [4, 5, 6]
     assert "audit-changed" not in codes(await check(sealed, clock))
+
+
+async def test_a_directory_that_the_service_may_not_write_to(
+    url: str, sealed: SqlStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is taken out, and the error leads to a directory of the service's user, as whom the command goes on."""
+    really = os.open
+
+    def refusing(path: Any, *rest: Any, **more: Any) -> int:
+        if str(path) == str(tmp_path / "a.gz.part"):
+            raise PermissionError(13, "Permission denied")
+        return really(path, *rest, **more)
+
+    before = await numbers(sealed)
+    monkeypatch.setattr(os, "open", refusing)
+    with pytest.raises(TangAttestError) as caught:
+        await write(url, tmp_path / "a.gz")
+    assert caught.value.code == "file-unreadable"
+    assert caught.value.sentence.endswith("Permission denied. Name a directory of the service's user.")
+    assert (await numbers(sealed), files(tmp_path)) == (before, [])
 
 
 async def test_files_follow_each_other_under_another_secret(
