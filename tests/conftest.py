@@ -14,6 +14,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from tests.running import reports
+from tests.running.left_out import is_left_out
 
 # The process that hands out the tests runs none.  It reads this file before it starts those that do, so a fixture
 # imports its part of the program itself.
@@ -105,8 +106,16 @@ def _import_own_share(session: pytest.Session) -> None:
         return
     number, count = int(name.removeprefix("gw")), int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
     for path in sorted(session.config.rootpath.glob("tests/**/test_*.py"))[number::count]:
+        if is_left_out(path, session.config.option.markexpr):
+            continue
         with contextlib.suppress(pytest.Collector.CollectError):  # the collection says it
             _ = pytest.Module.from_parent(session, path=path).obj
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Import no file of which no test runs."""
+    is_tests = collection_path.suffix == ".py" and collection_path.name.startswith("test_")
+    return True if is_tests and is_left_out(collection_path, config.option.markexpr) else None
 
 
 @pytest.hookimpl(wrapper=True)

@@ -90,8 +90,8 @@ def settled(server: Serving, before: int) -> list[dict[str, Any]]:
 
 def is_connected(port: int) -> bool:
     """Return True if the server at *port* has a connection, or one waits for it (proc(5): ESTABLISHED, CLOSE_WAIT)."""
-    rows = (row.split() for row in Path("/proc/net/tcp").read_text().splitlines()[1:])
-    return any(row[1].endswith(f":{port:04X}") and row[3] in {"01", "08"} for row in rows)
+    rows = Path("/proc/net/tcp").read_text()
+    return re.search(rf"^ *\d+: \w+:{port:04X} \w+:\w+ (01|08) ", rows, re.MULTILINE) is not None
 
 
 def alarming(server: Serving) -> list[str]:
