@@ -72,10 +72,16 @@ def _web_address(value: str) -> str:
     """Return *value*, when it is an address of the web without secrets in it."""
     try:
         parts = urlsplit(value)
-        host, _ = parts.hostname, parts.port
+        host, port = parts.hostname, parts.port
     except ValueError:
         raise ValueError("it is not a URL") from None
-    if parts.scheme not in ("http", "https") or not host or not value.isprintable() or " " in value:
+    if (
+        parts.scheme not in ("http", "https")
+        or not host
+        or port == 0
+        or not value.isprintable()
+        or " " in value
+    ):
         raise ValueError("it is a URL such as https://example.org/x")
     if parts.username is not None or parts.password is not None:
         raise ValueError("a URL has no user and no password; a secret is in a file")

@@ -9,18 +9,44 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 from tang_attest.errors import Malformed, Reason
 
 #: A hook is a program of the server's hook directory, never a path: who may write policies may not choose
 #: programs.
-_ACTION: Final = re.compile(r"log|suspend|hook:[A-Za-z0-9][A-Za-z0-9._-]{0,62}|webhook:https?://[!-~]{1,500}")
+_ACTION: Final = re.compile(
+    r"log|suspend|hook:[A-Za-z0-9][A-Za-z0-9._-]{0,62}|webhook:(?i:https?)://[!-~]{1,500}"
+)
 MAX_ACTIONS: Final = 8
 MAX_INTERVAL_S: Final = 7 * 86400
 MAX_MISSES: Final = 1000
 MAX_JITTER: Final = 50
 #: The most operators that a policy can require.
 MAX_OPERATORS: Final = 5
+
+
+def check_new_actions(before: Watch | None, after: Watch | None) -> None:
+    """Check the actions of *after* that *before* does not have, more closely than what is stored already.
+
+    Raises ``setting-invalid`` for a webhook at a URL with an impossible host or port, or with a user.
+    """
+    for action in sorted(_actions(after) - _actions(before)):
+        if action.startswith("webhook:") and not _is_address(action.removeprefix("webhook:")):
+            sentence = "The URL of a webhook has a host, a port of 1 to 65535 or none, and no user."
+            raise Malformed("setting-invalid", sentence)
+
+
+def _actions(watch: Watch | None) -> frozenset[str]:
+    return frozenset() if watch is None else frozenset({*watch.on_refused, *watch.on_unreachable})
+
+
+def _is_address(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        return bool(parts.hostname) and parts.port != 0 and parts.username is None and parts.password is None
+    except ValueError:  # a port above 65535, or brackets without an address
+        return False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

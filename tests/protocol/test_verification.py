@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 
 from tang_attest.errors import Malformed, Refused
 from tang_attest.protocol.challenge import announce_digest, unlock_digest, verify_digest
-from tang_attest.protocol.conditions import Conditions, Watch
+from tang_attest.protocol.conditions import Conditions, Watch, check_new_actions
 from tang_attest.protocol.policy import ReferencePolicy
 from tang_attest.protocol.reference_state import Life, ReferenceState, StateLimits
 from tang_attest.protocol.values.pcr import Selection
@@ -149,6 +150,18 @@ def test_a_watch_that_makes_no_sense(changes: dict[str, Any]) -> None:
     with pytest.raises(Malformed) as caught:
         Watch(**changes)
     assert caught.value.code == "setting-invalid"
+
+
+@pytest.mark.parametrize(
+    "url", ["http://a:99999/x", "http://a:0/x", "http://[::1/x", "http://me:secret@a/x", "https:///x"]
+)
+def test_a_new_webhook_at_no_address(url: str) -> None:
+    """It is refused when it is given, and not when a policy of before is read: its machines go on unlocking."""
+    watch = Watch(on_refused=(f"webhook:{url}",))
+    with pytest.raises(Malformed, match="URL of a webhook"):
+        check_new_actions(None, watch)
+    check_new_actions(watch, replace(watch, interval_s=5))
+    check_new_actions(None, Watch(on_refused=("webhook:HTTPS://[::1]:8443/x?y", "log")))
 
 
 def test_jitter_spreads_evenly() -> None:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from tang_attest.ports.audit import AuditEntry
 from tang_attest.ports.policies import ImaRequirement, PolicyStore
 from tang_attest.ports.world import Clock
-from tang_attest.protocol.conditions import Conditions
+from tang_attest.protocol.conditions import Conditions, check_new_actions
 from tang_attest.protocol.ima import Requirement
 from tang_attest.service.audit.actors import Author
 from tang_attest.service.policies.operators import require_operators
@@ -23,11 +23,12 @@ class PolicyConditions:
         """Set a policy's conditions.
 
         Only an operator at the server lowers the number of operators who have to sign: raises
-        ``operators-required`` for others, and ``not-found``.
+        ``operators-required`` for others, ``not-found``, and ``setting-invalid`` for a new webhook's URL.
         """
         before = await self._store.get_policy(policy)
         if conditions.operators < before.conditions.operators and not self._author.at_server:
             require_operators(before, self._author)
+        check_new_actions(before.conditions.watch, conditions.watch)
         details = {"policy": policy, **conditions.as_json()}
         await self._store.set_conditions(policy, conditions, self._entry("policy conditions", details))
 

@@ -110,6 +110,7 @@ def test_no_server(machine: Machine, server: Server, name: str, jwe: bytes, tmp_
     [
         ("spk=x", "line 2: 'spk' is not known"),
         ("url=ftp://x", "line 2: url is not an http or https URL"),
+        ("url=HTTP://x:70000", "line 2: http://x:70000: its port is not 1 to 65535"),
         ("kid=short", "line 2: kid is not a thumbprint"),
         ("spki=md5//x", "line 2: spki is not what curl"),
         ("ak=0x80000000", "line 2: ak is not a persistent handle"),
