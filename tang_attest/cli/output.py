@@ -59,6 +59,31 @@ _AT_A_SHELL: Final = {
 }
 
 
+#: Words of the sentence of ``not-found`` -> the command that lists what exists; the first match counts.
+_LISTED_BY: Final = (
+    (" no receiver ", "notify list"),
+    (" no rollout", "policy rollout status"),
+    (" no signer ", "policy signers POLICY"),
+    (" no state ", "policy show POLICY"),
+    (" no admin token ", "admin-token list"),
+    (" no such token", "token list"),
+    (" no device ", "device list"),
+    (" no policy ", "policy list"),
+    (" no operator ", "operator list"),
+    (" no root ", "ek-root list"),
+    (" no key ", "keys list"),
+    ("No EK is registered ", "device registered"),
+)
+
+
+def _hint_for(problem: TangAttestError) -> str:
+    if problem.code == "not-found":
+        for words, command in _LISTED_BY:
+            if words in problem.sentence:
+                return f"run 'tang-attest {command}' to see what exists, and check the name"
+    return _AT_A_SHELL.get(problem.code) or decapitalize(problem.action.rstrip("."))
+
+
 def drop() -> None:
     """Drop what standard output still has to write, instead of failing again at the end."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -69,7 +94,7 @@ def error(problem: TangAttestError) -> None:
     for index, reason in enumerate(problem.reasons):
         sentence = reason.sentence.rstrip(".")
         say(f"{decapitalize(sentence)} ({reason.code})" if index == 0 else f"  {decapitalize(sentence)}")
-    hint(_AT_A_SHELL.get(problem.code) or decapitalize(problem.action.rstrip(".")))
+    hint(_hint_for(problem))
 
 
 def usage_error(problem: click.UsageError) -> None:

@@ -23,7 +23,7 @@ import structlog
 
 from tang_attest import log
 from tang_attest.cli import main, output
-from tang_attest.errors import Malformed, Reason, Refused
+from tang_attest.errors import Malformed, NotFound, Reason, Refused
 from tests.cli import forked
 from tests.cli.forked import command
 from tests.cli.serving import PATIENCE_S, clean_environment
@@ -347,3 +347,17 @@ def test_spaces_of_a_wrong_value_are_shown_as_given() -> None:
     """Only the ends of lines are click's own."""
     _, stderr, _ = run("policy", "require-approval", "web", "a  b")
     assert "'a  b'" in stderr
+
+
+def test_what_is_not_found_leads_to_a_command_that_lists(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each of these commands exists; a sentence about another thing keeps the general hint."""
+    for words, listing in output._LISTED_BY:
+        hints: list[str] = []
+        monkeypatch.setattr(output, "hint", hints.append)
+        output.error(NotFound("not-found", f"There is{words}'x'." if words[0] == " " else f"{words}for 'x'."))
+        assert hints == [f"run 'tang-attest {listing}' to see what exists, and check the name"]
+        assert run(*listing.split()[:3], "--help")[2] == 0, listing
+    hints = []
+    monkeypatch.setattr(output, "hint", hints.append)
+    output.error(NotFound("not-found", "This session is over already."))
+    assert hints == ["list what exists, and check the name"]
