@@ -39,10 +39,13 @@ class Nix:
     directory: Path
 
     def _run(self, *command: str) -> str:
+        environment = os.environ | private_nix(self.directory)
+        if evaluator() == ("", ""):
+            # An evaluation with lib.nix ends before a search for garbage pays; one of a whole NixOS needs the memory.
+            environment["GC_DONT_GC"] = "1"
         result = subprocess.run(
             command,
-            # An evaluation ends sooner than a search for garbage pays.
-            env=os.environ | private_nix(self.directory) | {"GC_DONT_GC": "1"},
+            env=environment,
             capture_output=True,
             text=True,
             check=False,
