@@ -64,7 +64,7 @@ class Registrations:
     _made: dict[bytes, list[_Registration]] = field(default_factory=dict)
     #: Numbers of entries by the operator's name.
     _links: dict[str, list[int]] = field(default_factory=dict)
-    _revoked: dict[str, list[int]] = field(default_factory=dict)
+    _revoked: dict[str, list[tuple[int, datetime]]] = field(default_factory=dict)
     _uses: list[_Use] = field(default_factory=list)
 
     def copy(self) -> Registrations:
@@ -91,7 +91,7 @@ class Registrations:
         if entry["event"] in _LINKS:
             self._links.setdefault(str(name), []).append(number)
         if entry["event"] in _REVOKED:
-            self._revoked.setdefault(str(name), []).append(number)
+            self._revoked.setdefault(str(name), []).append((number, at))
 
     def use(self, entry: Mapping[str, Any], credential: bytes, nonce: str) -> None:
         """Note a signature that holds."""
@@ -141,9 +141,18 @@ class Registrations:
         return None
 
     def _revocation(self, made: _Registration) -> int | None:
-        """Return the first entry that revokes *made*."""
+        """Return the first entry that revokes *made*; one that was not read is compared by its time.
+
+        Its number is not known, and an archive of before it may have been read.
+        """
+        unread = made.entry == _UNREAD
         return min(
-            (number for number in self._revoked.get(made.operator, ()) if number > made.entry), default=None
+            (
+                number
+                for number, at in self._revoked.get(made.operator, ())
+                if (at > made.at if unread else number > made.entry)
+            ),
+            default=None,
         )
 
     def _has_link(self, made: _Registration, unread: datetime | None) -> bool:
@@ -151,10 +160,12 @@ class Registrations:
         link = max(
             (number for number in self._links.get(made.operator, ()) if number < made.entry), default=None
         )
-        if link is None:
-            return _is_before(made.at - _LINK_AGE, unread)
         every = itertools.chain.from_iterable(self._made.values())
-        return not any(each.operator == made.operator and link < each.entry < made.entry for each in every)
+        if link is not None and not any(
+            each.operator == made.operator and link < each.entry < made.entry for each in every
+        ):
+            return True
+        return _is_before(made.at - _LINK_AGE, unread)  # the link may be in an archive that was not read
 
     def _use_fault(self, use: _Use, begun: int, key: SignerKey, unread: datetime | None) -> str | None:
         """Return the fault of *use*, whose signature is first in entry *begun*.

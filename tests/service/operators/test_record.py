@@ -408,3 +408,45 @@ def test_a_passkey_of_an_archive_is_revoked_after_it() -> None:
     found.use({"id": 13, **act}, b"old", "a nonce")
     named = [(each.code, dict(each.data).get("entry")) for each in found.findings(keys, unread)]
     assert named == [("registry-tampered", None), ("act-forged", 12)]
+
+
+def test_an_archive_that_is_missing_between_two_others() -> None:
+    """Entries before and after it were read: they neither revoke what it registers nor lack the link that it has."""
+    day, unread = timedelta(days=1), datetime(2026, 2, 1, tzinfo=UTC)
+    keys = {
+        b"second": SignerKey("alice", b"key", unread - day, None),
+        b"third": SignerKey("alice", b"other", unread + timedelta(minutes=10), None),
+    }
+    act = {"event": "device allow", "actor": "console:alice"}
+
+    def registered(number: int, credential: bytes, key: bytes, at: datetime) -> None:
+        details = {"credential": b64u(credential), "public_key": b64u(key)}
+        found.note({"id": number, "event": "operator register", "actor": "console:alice"}, at, details)
+
+    found = Registrations()
+    # The first file: a link, a passkey, and their end.
+    found.note(
+        {"id": 1, "event": "operator add", "actor": "operator:root"}, unread - 9 * day, {"name": "alice"}
+    )
+    registered(2, b"first", b"gone", unread - 9 * day)
+    found.note(
+        {"id": 3, "event": "operator reset", "actor": "operator:root"}, unread - 8 * day, {"name": "alice"}
+    )
+    registered(4, b"next", b"gone too", unread - 8 * day)
+    # The second is missing: it has the passkey "second", and the link of "third". Then the third.
+    found.use({"id": 30, **act}, b"second", "a nonce")
+    registered(31, b"third", b"other", unread + timedelta(minutes=10))
+    found.use({"id": 32, **act}, b"third", "another nonce")
+    assert list(found.findings(keys, unread)) == []
+    # With every file read, each of these is a fault; and so is what comes later than the missing one.
+    assert {each.code for each in found.findings(keys, None)} == {"registry-tampered", "act-forged"}
+    found.note(
+        {"id": 40, "event": "operator reset", "actor": "operator:root"}, unread + day, {"name": "alice"}
+    )
+    found.use({"id": 41, **act}, b"second", "a late nonce")
+    named = [(each.code, dict(each.data).get("entry")) for each in found.findings(keys, unread)]
+    assert ("act-forged", 41) in named
+    assert ("act-forged", 30) not in named
+    registered(50, b"fourth", b"x", unread + 9 * day)
+    registered(51, b"fifth", b"y", unread + 9 * day)
+    assert ("act-forged", 51) in [(e.code, dict(e.data).get("entry")) for e in found.findings(keys, unread)]
