@@ -84,7 +84,11 @@ def test_every_import_is_a_declared_dependency():
     assert imported_packages(ROOT / "tang_attest") - allowed == set()
 
 
-@pytest.mark.parametrize("requirement", RUNTIME + DEV + BUILD, ids=str)
+@pytest.mark.parametrize(
+    "requirement",
+    [each for each in RUNTIME + DEV + BUILD if each.marker is None or each.marker.evaluate()],
+    ids=str,
+)
 def test_lock_satisfies_pyproject(requirement: Requirement):
     """The lock pins every declared dependency, within its bounds; `make lock` brings it up to date."""
     version = locked().get(canonicalize_name(requirement.name))
