@@ -203,15 +203,17 @@ def stopped(tpm: Swtpm) -> Iterator[None]:
 def test_a_tpm_that_hangs_is_named_in_time(bound: tuple[Machine, bytes], limit: str, seconds: int) -> None:
     """On the console too; nothing of ours goes on waiting, and the disk opens when the TPM is back."""
     machine, jwe = bound
+    # The other limits are far away, so that a busy machine is told from a limit that does not count.
+    limits = dict.fromkeys(("CLEVIS_ATTEST_TOTAL_TIMEOUT", "CLEVIS_ATTEST_TPM_TIMEOUT"), "900")
     with stopped(machine.tpm):
         begun = time.monotonic()
-        refused = machine.decrypt(jwe, **{limit: str(seconds)})
+        refused = machine.decrypt(jwe, **(limits | {limit: str(seconds)}))
         took = time.monotonic() - begun
     assert (refused.returncode, refused.stdout) == (1, b"")
     line = f"tang-attest: the TPM does not answer ({machine.tpm.tcti}): switch the machine off and on"
     assert refused.stderr.decode() == line + "\n"
     assert line in machine.console
-    assert took < 18  # the limit for the TPM without its setting is 20 s
+    assert took < 200
     assert machine.last["code"] == "tpm"
     assert machine.decrypt(jwe).stdout == SECRET
     assert machine.leftovers() == []
@@ -243,11 +245,12 @@ def test_a_tpm_that_hangs_does_not_hold_up_the_end(bound: tuple[Machine, bytes])
 def test_a_tcti_that_hangs_is_a_tpm_that_hangs(bound: tuple[Machine, bytes]) -> None:
     """Any program may be between the pin and the TPM."""
     machine, jwe = bound
-    silent = {"TPM2TOOLS_TCTI": "cmd:exec sleep 20", "CLEVIS_ATTEST_TPM_TIMEOUT": "1"}
+    limits = {"CLEVIS_ATTEST_TPM_TIMEOUT": "1", "CLEVIS_ATTEST_TOTAL_TIMEOUT": "900"}
+    silent = {"TPM2TOOLS_TCTI": "cmd:exec sleep 900", **limits}
     begun = time.monotonic()
     refused = machine.decrypt(jwe, **silent)
-    assert time.monotonic() - begun < 18
-    assert b"the TPM does not answer (cmd:exec sleep 20)" in refused.stderr
+    assert time.monotonic() - begun < 200
+    assert b"the TPM does not answer (cmd:exec sleep 900)" in refused.stderr
 
 
 @pytest.mark.parametrize("command", ["enroll", "status", "agent"])
