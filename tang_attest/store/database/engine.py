@@ -13,6 +13,7 @@ import asyncio
 import os
 import sqlite3
 import stat
+import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -38,6 +39,9 @@ READERS: Final = 2
 _OTHERS: Final = 3
 #: Time that a writer waits for another process that writes.
 BUSY_MS: Final = 5000
+#: Time between two looks whether it still does.
+_PROBE_S: Final = 0.001
+_BEGIN_TO_WRITE: Final = "BEGIN IMMEDIATE"
 _LAST_PORT: Final = 65_535
 _CHECKPOINT_TRIES: Final = 3
 #: The bits of SQLite's result codes that have the primary one.
@@ -225,9 +229,9 @@ class SqliteDatabase:
         if self._jotting is None or self._closed or not self._last_job.done():
             return None
         try:
-            _driver(self._jotting).execute("BEGIN IMMEDIATE")
+            _driver(self._jotting).execute(_BEGIN_TO_WRITE)
         except sqlite3.OperationalError as error:
-            if getattr(error, "sqlite_errorcode", 0) & _PRIMARY == sqlite3.SQLITE_BUSY:
+            if _is_busy(error):
                 return None
             raise
         return self._jotting
@@ -254,7 +258,7 @@ class SqliteDatabase:
     def _transact(self, work: Work[T], *, write: bool) -> T:
         with translate_errors(self._place), self._engine.connect() as connection:
             connection.execution_options(
-                tang_attest_begin="BEGIN IMMEDIATE" if write else "BEGIN"
+                tang_attest_begin=_BEGIN_TO_WRITE if write else "BEGIN"
             )  # for _begin
             with connection.begin():
                 return work(connection)
@@ -351,8 +355,38 @@ def _text(stored: bytes) -> str:
 def _begin(connection: sa.Connection) -> None:
     """Begin.  A writer takes the lock now: a lock taken later cannot wait, it fails (SQLITE_BUSY_SNAPSHOT)."""
     statement = connection.get_execution_options().get("tang_attest_begin", "BEGIN")
-    if statement is not None:
+    if statement == _BEGIN_TO_WRITE:
+        _take_lock(connection)
+    elif statement is not None:
         connection.exec_driver_sql(statement)
+
+
+def _take_lock(connection: sa.Connection) -> None:
+    """Begin to write, and try again each millisecond while another process writes, for the time of ``busy_timeout``.
+
+    SQLite itself would look less and less often, at last each 100 ms: a process that writes one batch after the other
+    leaves gaps far shorter than that, and the others would starve.
+    """
+    raw = _driver(connection)
+    (patience_ms,) = raw.execute("PRAGMA busy_timeout").fetchone()
+    deadline = time.monotonic() + patience_ms / 1000
+    raw.execute("PRAGMA busy_timeout=0")
+    try:
+        while True:
+            try:
+                connection.exec_driver_sql(_BEGIN_TO_WRITE)
+            except sa.exc.OperationalError as error:
+                if not _is_busy(error.orig) or time.monotonic() >= deadline:
+                    raise
+            else:
+                return
+            time.sleep(_PROBE_S)
+    finally:
+        raw.execute(f"PRAGMA busy_timeout={patience_ms}")
+
+
+def _is_busy(error: BaseException | None) -> bool:
+    return getattr(error, "sqlite_errorcode", 0) & _PRIMARY == sqlite3.SQLITE_BUSY
 
 
 def _driver(connection: sa.Connection) -> sqlite3.Connection:

@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from sqlalchemy.engine.default import DefaultDialect
@@ -193,6 +194,27 @@ async def test_a_locked_database_is_unavailable_for_the_whole_batch(
     lock.rollback()
     lock.close()
     await store.decisions.decide(decision(1, "n1", 1))
+    await store.close()
+
+
+async def test_a_writer_looks_for_a_free_lock_each_millisecond(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Gaps between the batches of another worker are short; SQLite itself would sleep up to 100 ms and miss them."""
+    store, _ = await make(tmp_path)
+    lock = sqlite3.connect(tmp_path / "registry.db", isolation_level=None, check_same_thread=False)
+    lock.execute("BEGIN IMMEDIATE")
+    looks: list[float] = []
+
+    def sleep(seconds: float) -> None:
+        looks.append(seconds)
+        if len(looks) == 20:
+            lock.rollback()
+
+    monkeypatch.setattr(engine, "time", SimpleNamespace(sleep=sleep, monotonic=time.monotonic))
+    await store.decisions.decide(decision(1, "n1", 1))
+    assert looks == [0.001] * 20
+    lock.close()
     await store.close()
 
 
