@@ -12,8 +12,10 @@ import threading
 import time
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
+import sqlalchemy as sa
 from sqlalchemy.engine.default import DefaultDialect
 
 from tang_attest.errors import Malformed, Unavailable
@@ -155,7 +157,7 @@ async def test_a_reader_that_blocks_the_erasure_is_told(tmp_path: Path) -> None:
     reader = sqlite3.connect(tmp_path / "registry.db", isolation_level=None)
     reader.execute("BEGIN")
     reader.execute("SELECT count(*) FROM device").fetchone()
-    await _shorten_wait(store)
+    _shorten_wait(store)
     with pytest.raises(Unavailable, match="is made, but another process"):
         await store.devices.remove_device("d1", entry())
     assert await store.devices.list_devices() == []
@@ -163,12 +165,12 @@ async def test_a_reader_that_blocks_the_erasure_is_told(tmp_path: Path) -> None:
     await store.close()
 
 
-async def _shorten_wait(store: SqlStore) -> None:
-    def work(connection):
-        connection.exec_driver_sql("PRAGMA busy_timeout=50")
+def _shorten_wait(store: SqlStore) -> None:
+    def prepare(connection, *_):
+        connection.execute("PRAGMA busy_timeout=50")
 
-    await store._database.write(work)
-    await store._database.read(work)
+    database: Any = store._database
+    sa.event.listen(database._database._engine, "checkout", prepare)
 
 
 # --- when it is away ------------------------------------------------------------------------------------------------
@@ -179,7 +181,7 @@ async def test_a_locked_database_is_unavailable_for_the_whole_batch(
 ) -> None:
     """Every caller is told, once, without SQL; afterwards everything works."""
     store, _ = await make(tmp_path)
-    await _shorten_wait(store)
+    _shorten_wait(store)
     lock = sqlite3.connect(tmp_path / "registry.db", isolation_level=None)
     lock.execute("BEGIN IMMEDIATE")
     calls = [store.decisions.decide(decision(1, f"n{tick}", tick)) for tick in range(1, 5)]
