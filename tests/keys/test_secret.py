@@ -11,7 +11,7 @@ import pytest
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-from tang_attest.errors import Conflict, Malformed, NotFound, TangAttestError
+from tang_attest.errors import Conflict, Malformed, NotFound, TangAttestError, Unavailable
 from tang_attest.keys.secret import CREDENTIAL, ServerSecret, create_secret, load_secret
 
 
@@ -90,7 +90,7 @@ def test_a_secret_that_cannot_be_written_leaves_no_file(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(NotFound) as refused:
+    with pytest.raises(Unavailable) as refused:
         create_secret(tmp_path)
     assert refused.value.sentence == f"File {tmp_path}/kek cannot be written: No space left on device."
     assert list(tmp_path.iterdir()) == []
