@@ -40,7 +40,7 @@ _OTHERS: Final = 3
 #: Time that a writer waits for another process that writes.
 BUSY_MS: Final = 5000
 #: Time between two looks whether it still does.
-_PROBE_S: Final = 0.001
+_LOOK_MS: Final = 1
 _BEGIN_TO_WRITE: Final = "BEGIN IMMEDIATE"
 _LAST_PORT: Final = 65_535
 _CHECKPOINT_TRIES: Final = 3
@@ -362,15 +362,15 @@ def _begin(connection: sa.Connection) -> None:
 
 
 def _take_lock(connection: sa.Connection) -> None:
-    """Begin to write, and try again each millisecond while another process writes, for the time of ``busy_timeout``.
+    """Begin to write, and look each millisecond while another process writes, for the time of ``busy_timeout``.
 
-    SQLite itself would look less and less often, at last each 100 ms: a process that writes one batch after the other
-    leaves gaps far shorter than that, and the others would starve.
+    SQLite itself looks less and less often the longer it may wait, at last each 100 ms: a process that writes one batch
+    after the other leaves gaps far shorter than that, and the others would starve.
     """
     raw = _driver(connection)
     (patience_ms,) = raw.execute("PRAGMA busy_timeout").fetchone()
     deadline = time.monotonic() + patience_ms / 1000
-    raw.execute("PRAGMA busy_timeout=0")
+    raw.execute(f"PRAGMA busy_timeout={_LOOK_MS}")
     try:
         while True:
             try:
@@ -380,7 +380,6 @@ def _take_lock(connection: sa.Connection) -> None:
                     raise
             else:
                 return
-            time.sleep(_PROBE_S)
     finally:
         raw.execute(f"PRAGMA busy_timeout={patience_ms}")
 
