@@ -231,7 +231,7 @@ NOT_AT_UNLOCK = {
     "backup-damaged", "backup-foreign", "secret-missing", "audit-changed", "audit-cut", "audit-unsealed",
     "file-exists", "file-unreadable", "permission-denied", "database-moved", "document-invalid", "rules-invalid", "key-malformed",
     "archive-damaged", "archive-elsewhere", "archive-foreign", "audit-archived", "key-in-use", "key-last", "key-not-retired",
-    "policy-in-use", "policy-same", "policy-unfit",
+    "policy-in-use", "policy-same", "policy-unfit", "address-taken", "file-unwritable", "port-privileged",
     "act-changed", "act-expired", "act-forged", "act-reused", "act-unknown", "act-used", "check-runs", "form-expired",
     "form-malformed", "link-expired", "link-invalid", "link-used", "notify-failed", "operator-same",
     "operators-required", "origin-foreign", "passkey-invalid", "passkey-unknown", "role-missing", "sign-in-required",
