@@ -100,4 +100,4 @@ def test_user_data_enroll_a_machine_whose_volumes_then_open_by_attestation(
             assert console.wait_for(REFUSED)[1] == "policy-empty"
             site.approve(_MACHINE)
             console.wait_for(UNLOCKED)
-            assert "data root" in console.wait_for(f"{ROOT_IS_OPEN}: [^,]*")[0]
+            assert "data root" in console.wait_for(f"{ROOT_IS_OPEN}: [^,]*,")[0]

@@ -61,8 +61,7 @@ def what_changed(world: World) -> set[str]:
     ("what", "pcr", "meaning", "told"),
     [
         pytest.param("command line", 9, "command line", {"the kernel command line"}, id="command line"),
-        # QEMU writes the initrd's size into the kernel's header.
-        pytest.param("initrd", 9, "initrd", {"the initrd", "a boot application"}, id="initrd"),
+        pytest.param("initrd", 9, "initrd", {"the initrd"}, id="initrd"),
         pytest.param("kernel", 4, "kernel", {"a boot application"}, id="kernel"),
     ],
 )
@@ -88,7 +87,9 @@ def test_a_changed_boot_is_refused_until_it_is_approved(
             assert f"tang-attest approve {NAME}" in refused[2]
             open_by_passphrase(console)
             assert cap_texts(console) == BY_PASSPHRASE
-        assert what_changed(world) == told
+        # QEMU before version 10 writes the initrd's size into the kernel's header.
+        beside = {"a boot application"} if what == "initrd" else set()
+        assert told <= what_changed(world) <= told | beside
         world.site.approve(NAME)
         with world.boot(**changes) as console:
             console.wait_for(UNLOCKED)

@@ -111,7 +111,9 @@ def _modules(root: Path, phases: bool) -> str:
     """Return dracut's modules for systemd in *root*, in a list of modules; newer versions have more of them."""
     there = sorted(path.name[2:] for path in (root / "usr/lib/dracut/modules.d").iterdir())
     wanted = ["systemd", "systemd-cryptsetup", "systemd-networkd", "systemd-ask-password", "systemd-udevd"]
-    if phases and (root / "usr/lib/systemd/systemd-pcrphase").exists():
+    # systemd 255 renamed the program.
+    programs = (root / f"usr/lib/systemd/systemd-{name}" for name in ("pcrphase", "pcrextend"))
+    if phases and any(program.exists() for program in programs):
         wanted.append("systemd-pcrphase")
     return f" {' '.join(name for name in wanted if name in there)} "
 

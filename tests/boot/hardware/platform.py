@@ -69,11 +69,14 @@ _VIRT: Final = (
     *(*_PROCESSOR, "-cpu", "cortex-a57", "-m", "768"),
 )
 
+#: Debian 13's AAVMF_CODE.fd is the build without Secure Boot, and has no driver for a TPM: it measures nothing.
+_SECURE_AAVMF: Final = Path("/usr/share/AAVMF/AAVMF_CODE.secboot.fd")
+
 EDK2_ARM64: Final = Platform(
     architecture="arm64",
     emulator="qemu-system-aarch64",
     board=_VIRT,
-    firmware=Path("/usr/share/AAVMF/AAVMF_CODE.fd"),
+    firmware=_SECURE_AAVMF if _SECURE_AAVMF.exists() else Path("/usr/share/AAVMF/AAVMF_CODE.fd"),
     variables=Path("/usr/share/AAVMF/AAVMF_VARS.fd"),
     tpm="tpm-tis-device",
     console="ttyAMA0",

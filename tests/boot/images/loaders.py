@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import struct
 import subprocess
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -10,9 +11,14 @@ from pathlib import Path
 from typing import Final
 
 from tests.boot.images import cache
-from tests.boot.images.base import arm64_tree
+from tests.boot.images.base import arm64_tree, own_suite
 
-_PACKAGES: Final = ("grub-efi-amd64-bin", "systemd-boot-efi")
+#: Debian 12's GRUB is packaged otherwise than newer ones, and has commands for EFI alone.
+_IS_BOOKWORM: Final = own_suite() == "bookworm"
+_PACKAGES: Final = (
+    "grub-efi-amd64-bin" if _IS_BOOKWORM else "grub-efi-amd64-unsigned",
+    "systemd-boot-efi",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,8 +59,8 @@ def pc() -> Programs:
         root=cache.entry("loaders", cache.key("1", *_PACKAGES), _unpack, keep=1),
         architecture="x64",
         grub="x86_64-efi",
-        linux="linuxefi",
-        initrd="initrdefi",
+        linux="linuxefi" if _IS_BOOKWORM else "linux",
+        initrd="initrdefi" if _IS_BOOKWORM else "initrd",
         objcopy="objcopy",
     )
 
@@ -163,12 +169,20 @@ LOADERS: Final[dict[str, Callable[[Path, System, Programs], None]]] = {
 
 def unify(target: Path, stub: Path, sections: Mapping[str, Path], objcopy: str = "objcopy") -> None:
     """Make a unified kernel image: systemd's *stub* with *sections* (systemd-stub(7) of version 252) in it."""
-    command, address = [objcopy], _FIRST_SECTION
+    command, address = [objcopy], _image_base(stub) + _FIRST_SECTION
     for name, contents in sections.items():
         command += [f"--add-section=.{name}={contents}", f"--change-section-vma=.{name}={address:#x}"]
         address += -(-contents.stat().st_size // _ALIGNMENT) * _ALIGNMENT
     target.parent.mkdir(parents=True, exist_ok=True)
     subprocess.run([*command, str(stub), str(target)], check=True)
+
+
+def _image_base(program: Path) -> int:
+    """Return the ImageBase of an EFI program, a PE32+ file; the stub has one since version 254, which objcopy adds."""
+    data = program.read_bytes()
+    (header,) = struct.unpack_from("<I", data, 0x3C)
+    (base,) = struct.unpack_from("<Q", data, header + 0x30)
+    return int(base)
 
 
 #: Beyond every section of the stub itself.
