@@ -60,7 +60,7 @@ check-processes := $(shell echo $$(($$(nproc) * 2)))
 
 # mypy is one process: beside the tests, and not before them, it leaves no processor idle.
 .PHONY: check
-check: setup ## lint and run the quick tests, in two minutes on two idle processors
+check: setup ## lint and run the quick tests, in two and a half minutes on two idle processors
 	@$(MAKE) --no-print-directory --jobs=2 lint quick-tests
 
 .PHONY: quick-tests
