@@ -123,8 +123,7 @@ class _Batch:
         before, after = self._held.devices[device_id], self._devices[device_id]
         assert isinstance(before, authentic.Row)  # noqa: S101 - for the type checker: none but these are accepted
         changes = {name: after[name] for name in locks.MOVED if after[name] != before[name]}
-        changed = authentic.resealed(self._connection, _device, before, changes)
-        written = authentic.after(self._connection, _device, before, changed)
+        written = authentic.after(self._connection, _device, before, changes)
         return {name: written[name] for name in ("id", *locks.MOVED, authentic.SEAL)}
 
     def _outdated(self, item: Decision) -> TangAttestError | None:

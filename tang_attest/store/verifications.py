@@ -108,9 +108,10 @@ def _write_change(
         item.suspend is not None and row["suspended_at"] is None,
     )
     columns, asked, news = _columns(item, change), row["wanted_at"] is not None, _news(row, item)
-    changed_columns = authentic.resealed(connection, _device, row, columns)
+    written = authentic.after(connection, _device, row, columns)
+    changed_columns = {name: written[name] for name in (*columns, authentic.SEAL)}
     connection.execute(_SAME_AS_BEFORE.values(changed_columns), {"device_id": item.device_id})
-    rows[item.device_id] = authentic.after(connection, _device, row, changed_columns)
+    rows[item.device_id] = written
     name = str(row["name"])
     if change.outcome or asked or news is not None:
         _append(connection, name, item)

@@ -532,26 +532,34 @@ def resealed(
     connection: sa.Connection, table: sa.Table, row: Row, changes: Mapping[str, object]
 ) -> dict[str, object]:
     """*changes* of *row*, which is locked, with the seal that it has with them.  *row* is as before."""
-    shape = form(table)
+    raw, _ = _reseal(connection, form(table), row, changes)
+    return {**changes, SEAL: raw[SEAL]}
+
+
+def after(connection: sa.Connection, table: sa.Table, row: Row, changes: Mapping[str, object]) -> Row:
+    """*row*, which is locked, as it is with *changes* and the seal that it has with them.
+
+    Its next reader need not check the seal that was just made.
+    """
+    shape, authenticity = form(table), _transaction(connection).authenticity
+    raw, version = _reseal(connection, shape, row, changes)
+    typed = dict(row) | {name: shape.decode(name, raw[name]) for name in (*changes, SEAL)}
+    written = Row(typed, raw, row.serial, version)
+    authenticity.known.pop((table.name, tuple(row.raw.values())), None)
+    authenticity.keep((table.name, tuple(raw.values())), written)
+    return written
+
+
+def _reseal(
+    connection: sa.Connection, shape: Form, row: Row, changes: Mapping[str, object]
+) -> tuple[dict[str, Any], int]:
+    """Return *row* with *changes* and their seal, as its columns hold it, and its version."""
     raw = row.raw | {name: shape.encode(name, value) for name, value in changes.items()}
     version = row.version
     if not shape.moving.issuperset(changes):
         version += 1
         _transaction(connection).note(shape, raw, row.serial, version)
-    return {**changes, SEAL: _sign(connection, shape, raw, row.serial, version)}
-
-
-def after(connection: sa.Connection, table: sa.Table, row: Row, changed: Mapping[str, object]) -> Row:
-    """*row* once it was written as :func:`resealed` says; its next reader need not check the seal that was just made."""
-    shape, authenticity = form(table), _transaction(connection).authenticity
-    raw = row.raw | {name: shape.encode(name, value) for name, value in changed.items()}
-    seal = raw[SEAL]
-    version = int.from_bytes(seal[_SERIAL : _SERIAL + _VERSION], "big")
-    typed = dict(row) | {name: shape.decode(name, raw[name]) for name in changed}
-    written = Row(typed, raw, row.serial, version)
-    authenticity.known.pop((table.name, tuple(row.raw.values())), None)
-    authenticity.keep((table.name, tuple(raw.values())), written)
-    return written
+    return raw | {SEAL: _sign(connection, shape, raw, row.serial, version)}, version
 
 
 def delete(connection: sa.Connection, table: sa.Table, where: sa.ColumnElement[bool]) -> int:
