@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from tests.boot.images import cache
+from tests.boot.images.base import own_suite
 
 #: The distributions that packages are built for, the older first.
 SUITES: Final = ("bookworm", "trixie")
@@ -21,13 +22,6 @@ SOURCES: Final = [
     for path in (Path("/etc/apt/sources.list"), Path("/etc/apt/sources.list.d/debian.sources"))
     if path.exists() and path.stat().st_size
 ]
-
-
-def own_suite() -> str:
-    """The codename of this machine's Debian."""
-    found = re.search(r"^VERSION_CODENAME=(\w+)", Path("/etc/os-release").read_text(), re.MULTILINE)
-    assert found
-    return found[1]
 
 
 def sources(suite: str) -> dict[str, str]:

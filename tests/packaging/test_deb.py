@@ -13,8 +13,9 @@ import pytest
 import tang_attest
 from tang_attest.store.database.schema import REVISION
 from tests.boot.images import cache
+from tests.boot.images.base import own_suite
 from tests.packaging import machines
-from tests.packaging.machines import SUITES, Machine, own_suite
+from tests.packaging.machines import SUITES, Machine
 
 DRACUT = "clevis-dracut-attest"
 NAMES = ["clevis-initramfs-attest", "clevis-pin-attest", "tang-attest"]

@@ -8,6 +8,7 @@ import pytest
 
 import tang_attest
 from tests.boot.images import cache
+from tests.boot.images.base import own_suite
 from tests.packaging import machines
 
 #: Kilobytes of everything below /, but what apt keeps and the tree that is installed from.
@@ -22,7 +23,7 @@ def test_a_server_gets_what_it_runs_and_stays_small(tmp_path: Path) -> None:
 
     A system with systemd gets the service's user and unit, and the state belongs to that user.
     """
-    with machines.machine(tmp_path, machines.own_suite()) as machine:
+    with machines.machine(tmp_path, own_suite()) as machine:
         before = int(
             machine.run(
                 "apt-get --quiet update >/dev/null; apt-get --quiet --yes install --no-install-recommends python3 systemd "

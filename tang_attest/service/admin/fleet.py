@@ -17,9 +17,7 @@ from tang_attest.ports.enrollment import EkRoot, RegisteredEk, Token
 from tang_attest.ports.keys import KeyStore
 from tang_attest.ports.machines import Device
 from tang_attest.ports.policies import Observation
-from tang_attest.ports.store import (
-    HasDecisions,
-)
+from tang_attest.ports.store import HasDecisions
 from tang_attest.ports.world import Clock, Randomness
 from tang_attest.protocol.endorsement.registered import EkEntry
 from tang_attest.protocol.policy import ReferencePolicy
